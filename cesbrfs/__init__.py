@@ -1,0 +1,1 @@
+"""Reads the backups of a Cloudogu EcoSystem: library and mount program."""

@@ -1,0 +1,1 @@
+"""Snapshots <-> backups, dogus, points of data: the only part that speaks both languages."""

@@ -1,0 +1,44 @@
+"""Backup IDs and dogu names as names of folders.  Pure.
+
+What could not be a name, or would be taken for one of ours, is percent-escaped byte by byte: ``/``,
+NUL, ``%``, a leading ``.`` or ``_``, and the reserved words.  What is longer than a name may be is
+cut, and ``~`` and eight hex digits of its SHA-256 follow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+from cesbrfs.repo.model import NAME_MAX
+
+LATEST: Final = b"latest"
+BACKUP_JSON: Final = b"backup.json"
+INSTANCE: Final = b"_instance"
+SNAPSHOTS: Final = b"_snapshots"
+CONFIGURATION: Final = b"configuration"
+VOLUMES: Final = b"volumes"
+REGISTRY_JSON: Final = b"registry.json"
+DOGU_JSON: Final = b"dogu.json"
+STATUS_FOLDER: Final = b".cesbrfs"
+
+_RESERVED: Final = frozenset({LATEST, BACKUP_JSON})
+_NEVER: Final = frozenset(b"/%\0")
+_NOT_FIRST: Final = frozenset(b"._")
+_HASH_DIGITS: Final = 8
+
+
+def folder_name(text: str) -> bytes:
+    """Return the folder name that stands for a Backup ID or a dogu (at most 255 bytes)."""
+    raw = text.encode("utf-8", "surrogateescape")
+    whole_word = raw in _RESERVED
+    name = b"".join(
+        b"%%%02X" % byte
+        if byte in _NEVER or (at == 0 and (whole_word or byte in _NOT_FIRST))
+        else bytes((byte,))
+        for at, byte in enumerate(raw)
+    )
+    if len(name) > NAME_MAX:
+        digest = hashlib.sha256(raw).hexdigest()[:_HASH_DIGITS].encode()
+        name = name[: NAME_MAX - len(digest) - 1] + b"~" + digest
+    return name

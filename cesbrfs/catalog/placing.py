@@ -1,0 +1,276 @@
+"""Placing: where below its backup each part of a snapshot is shown.
+
+A snapshot whose tags ``kind=`` and ``dogu=`` say what it holds is placed by them.  Any other is
+placed by rules over the paths it holds, and by what dogu.json and registry JSON say themselves.  What no
+rule places is shown whole, never hidden.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from cesbrfs.catalog import names
+from cesbrfs.catalog.backups import Backup, tag_value
+from cesbrfs.errors import CesbrError, UsageError
+from cesbrfs.repo.model import NAME_MAX, Node, Snapshot
+from cesbrfs.repo.repository import Repository
+
+KINDS: Final = ("metadata", "volumes", "configuration", "registry")
+
+_DEPTH: Final = 6
+_FOLDERS: Final = 512
+"""Folders looked into, at most, to find the places in a snapshot that no tag describes."""
+_DOCUMENT_MAX: Final = 16 << 20
+"""A dogu.json or registry JSON larger than this (bytes) is not read to find out whose it is."""
+_REGISTRY_ROOTS: Final = ("config", "dogu", "dogu_v2")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Paths that match `match` hold `kind`; its groups ``dogu`` and ``volume`` say whose."""
+
+    match: re.Pattern[str]
+    kind: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UsageError(
+                f"A rule's kind is {self.kind!r}; it must be one of {', '.join(KINDS)}."
+            )
+
+
+DEFAULT_RULES: Final = (
+    Rule(re.compile(r"(?:.*/)?ces/(?P<dogu>[^/]+)/volumes/(?P<volume>[^/]+)"), "volumes"),
+    Rule(re.compile(r"(?:.*/)?etc/(?:ces|cesapp)"), "configuration"),
+    Rule(re.compile(r"(?:.*/)?(?P<dogu>[^/]+)/dogu\.json"), "metadata"),
+    Rule(re.compile(r"/?dogu\.json"), "metadata"),
+    Rule(re.compile(r"(?:.*/)?(?P<dogu>[^/]+)/registry\.json"), "registry"),
+    Rule(re.compile(r"/?registry\.json"), "registry"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """One part of a snapshot: shown at `path` below the backup, `source` in the snapshot."""
+
+    path: tuple[bytes, ...]
+    snapshot: Snapshot
+    node: Node
+    source: str
+
+
+@dataclass(slots=True)
+class Layout:
+    """Everything a backup shows: its placements by path, and the snapshots shown whole."""
+
+    placed: dict[tuple[bytes, ...], Placement] = field(default_factory=dict)
+    whole: list[Snapshot] = field(default_factory=list)
+
+    def claim(self, placement: Placement) -> bool:
+        """Take the place unless another part stands there, above or below it, or it is no path."""
+        path = placement.path
+        if not all(0 < len(part) <= NAME_MAX for part in path):
+            return False
+        for taken in self.placed:
+            shared = min(len(taken), len(path))
+            if taken[:shared] == path[:shared]:
+                return False
+        self.placed[path] = placement
+        return True
+
+
+async def lay_out(
+    repository: Repository, backup: Backup, rules: Sequence[Rule] = DEFAULT_RULES
+) -> Layout:
+    """Place the parts of every snapshot of `backup`; the newest claims its places first."""
+    layout = Layout()
+    for snapshot in reversed(backup.snapshots):
+        try:
+            found, complete = await _Placer(repository, snapshot, rules).place()
+        except CesbrError:  # its trees cannot be read: shown, and its reader gets the error
+            found, complete = [], False
+        claimed = [layout.claim(placement) for placement in found]
+        if not (found and complete and all(claimed)):
+            layout.whole.append(snapshot)
+    return layout
+
+
+async def locate(repository: Repository, snapshot: Snapshot, path: str) -> Node | None:
+    """Find what was backed up as `path` in the snapshot's tree.
+
+    It is at that path; else at the root's entry with its base name (relative backups); else, if it
+    is the snapshot's only path, it is the root itself (backups of ``.``), a node without a name.
+    """
+    parts = [part.encode() for part in path.split("/") if part not in ("", ".")]
+    root = Node(
+        name=b"", type="dir", mode=0o40755, mtime_ns=snapshot.time_ns, subtree=snapshot.tree
+    )
+    if not parts:
+        return root
+    top = await repository.root(snapshot)
+    node = top.nodes.get(parts[0])
+    for part in parts[1:]:
+        if node is None or node.subtree is None:
+            node = None
+            break
+        node = (await repository.tree(node.subtree)).nodes.get(part)
+    if node is None:
+        node = top.nodes.get(parts[-1])
+    if node is None and len(snapshot.paths) == 1:
+        node = root
+    return node
+
+
+class _Placer:
+    """Finds the places of one snapshot's parts."""
+
+    def __init__(self, repository: Repository, snapshot: Snapshot, rules: Sequence[Rule]) -> None:
+        self._repository = repository
+        self._snapshot = snapshot
+        self._rules = rules
+        self._kind = tag_value(snapshot, "kind")
+        self._dogu = tag_value(snapshot, "dogu")
+        self._found: list[Placement] = []
+        self._complete = True
+        self._folders = 0
+
+    async def place(self) -> tuple[list[Placement], bool]:
+        """Return the places, and whether they show all that the snapshot holds."""
+        for path in self._snapshot.paths:
+            node = await locate(self._repository, self._snapshot, path)
+            if node is None:  # it was asked for, but nothing was there to back up
+                continue
+            if not await self._by_tags(path, node):
+                await self._by_rules(path, node, depth=0)
+        return self._found, self._complete
+
+    def _add(self, path: Sequence[bytes], node: Node, source: str) -> bool:
+        self._found.append(Placement(tuple(path), self._snapshot, node, source))
+        return True
+
+    async def _by_tags(self, path: str, node: Node) -> bool:
+        """Place what the snapshot's own tags describe; False when they do not."""
+        owner = names.folder_name(self._dogu) if self._dogu else names.INSTANCE
+        if self._kind == "metadata" and self._dogu and node.type == "file":
+            return self._add((owner, names.DOGU_JSON), node, path)
+        if self._kind == "registry" and node.type == "file":
+            return self._add((owner, names.REGISTRY_JSON), node, path)
+        if self._kind == "configuration":
+            return self._add((owner, names.CONFIGURATION, *_below(path, "etc", node)), node, path)
+        if self._kind == "volumes" and self._dogu:
+            *_, last = path.rstrip("/").split("/")
+            if last == "volumes" and node.type == "dir":
+                for child in (await self._children(node)).values():
+                    self._add((owner, names.VOLUMES, child.name), child, _join(path, child))
+                return True
+            return self._add((owner, names.VOLUMES, *_volume(path, node)), node, path)
+        return False
+
+    async def _by_rules(self, path: str, node: Node, depth: int) -> None:
+        """Place `node` by the first rule that matches, or what lies below it."""
+        for rule in self._rules:
+            if (match := rule.match.fullmatch(path)) and await self._by_rule(
+                rule.kind, match, path, node
+            ):
+                return
+        if node.type != "dir" or depth >= _DEPTH or self._folders >= _FOLDERS:
+            self._complete = False
+            return
+        children = await self._children(node)
+        if not children:
+            self._complete = False
+        for child in children.values():
+            await self._by_rules(_join(path, child), child, depth + 1)
+
+    async def _by_rule(self, kind: str, match: re.Match[str], path: str, node: Node) -> bool:
+        dogu = self._dogu or match.groupdict().get("dogu")
+        if kind in ("metadata", "registry"):
+            if node.type != "file":
+                return False
+            dogu = self._dogu or await self._owner(kind, node) or dogu
+        if dogu is None and kind in ("volumes", "metadata"):
+            return False
+        owner = names.folder_name(dogu) if dogu and dogu != "_instance" else names.INSTANCE
+        if kind == "volumes":
+            volume = match.groupdict().get("volume")
+            name = node.name or (volume or "").encode()
+            return bool(name) and self._add((owner, names.VOLUMES, name), node, path)
+        if kind == "configuration":
+            return self._add((owner, names.CONFIGURATION, *_below(path, "etc", node)), node, path)
+        leaf = names.DOGU_JSON if kind == "metadata" else names.REGISTRY_JSON
+        return self._add((owner, leaf), node, path)
+
+    async def _owner(self, kind: str, node: Node) -> str | None:
+        """Ask a dogu.json or registry JSON whose it is; None when it does not say."""
+        if node.size > _DOCUMENT_MAX:
+            return None
+        try:
+            content = await self._repository.open_file(node)
+            document = json.loads(await content.read(0, content.size))
+        except (CesbrError, ValueError):
+            return None
+        if not isinstance(document, dict):
+            return None
+        return dogu_of_metadata(document) if kind == "metadata" else owner_of_registry(document)
+
+    async def _children(self, node: Node) -> dict[bytes, Node]:
+        self._folders += 1
+        if node.subtree is None:
+            return {}
+        if node.name:
+            return (await self._repository.tree(node.subtree)).nodes
+        return (await self._repository.root(self._snapshot)).nodes
+
+
+def dogu_of_metadata(document: dict[str, object]) -> str | None:
+    """Return the simple name in a dogu.json (its keys in any case), None without one."""
+    for key, value in document.items():
+        if key.lower() == "name" and isinstance(value, str):
+            return value.rpartition("/")[2] or None
+    return None
+
+
+def owner_of_registry(document: dict[str, object]) -> str | None:
+    """Return the dogu that all keys of a registry JSON are about, else ``_instance``.
+
+    None when the keys are no registry keys.
+    """
+    owners: set[str] = set()
+    for key in document:
+        parts = key.strip("/").split("/")
+        if parts[0] in _REGISTRY_ROOTS and len(parts) > 1:
+            owners.add(parts[1])
+        elif parts[0] == "blueprint":
+            owners.add("_")
+        else:
+            return None
+    if len(owners) == 1:
+        (owner,) = owners
+        return "_instance" if owner.startswith("_") or owner == "backup" else owner
+    return "_instance" if owners else None
+
+
+def _join(path: str, child: Node) -> str:
+    return f"{path.rstrip('/')}/{child.name.decode('utf-8', 'surrogateescape')}"
+
+
+def _below(path: str, marker: str, node: Node) -> tuple[bytes, ...]:
+    """Return the path from its last part `marker` on, else its base name."""
+    parts = [part for part in path.split("/") if part not in ("", ".", "..")]
+    if marker in parts:
+        at = len(parts) - 1 - parts[::-1].index(marker)
+        return tuple(part.encode("utf-8", "surrogateescape") for part in parts[at:])
+    return (node.name or b"files",)
+
+
+def _volume(path: str, node: Node) -> tuple[bytes, ...]:
+    """Return what follows ``volumes/`` in the path, else its base name."""
+    _, found, rest = path.rpartition("/volumes/")
+    parts = [part for part in rest.split("/") if part not in ("", ".", "..")] if found else []
+    if len(parts) > 1:
+        return tuple(part.encode("utf-8", "surrogateescape") for part in parts)
+    return (node.name or (parts[0].encode("utf-8", "surrogateescape") if parts else b"files"),)

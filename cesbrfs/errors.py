@@ -1,0 +1,140 @@
+"""The one exception tree: each class carries its exit code and its errno.
+
+A message is one sentence that says what happened, to what, and what to do about it; it never holds
+a secret.  The exit codes are restic's (0 ok, 1 error, 2 usage, 3 partial, 10 no repository,
+11 locked, 12 wrong key, 130 interrupted), the errno is what a reader of the mount gets.
+"""
+
+from __future__ import annotations
+
+import errno
+
+
+class CesbrError(Exception):
+    """Something the user can be told in one sentence; the base of all our errors."""
+
+    exit_code: int = 1
+    errno: int = errno.EIO
+
+    @property
+    def message(self) -> str:
+        """The sentence for the user."""
+        return str(self.args[0]) if self.args else type(self).__name__
+
+
+class UsageError(CesbrError):
+    """The command line or a setting cannot be used as given."""
+
+    exit_code = 2
+    errno = errno.EINVAL
+
+
+class NotFoundError(CesbrError):
+    """A backup, path or snapshot that was asked for does not exist."""
+
+    errno = errno.ENOENT
+
+
+class NotAFolderError(CesbrError):
+    """A path goes through something that is not a folder."""
+
+    errno = errno.ENOTDIR
+
+
+class IsAFolderError(CesbrError):
+    """A folder stands where a file was asked for."""
+
+    errno = errno.EISDIR
+
+
+class PartialError(CesbrError):
+    """The work was done, but not for everything that was asked for."""
+
+    exit_code = 3
+
+
+class InterruptedByUserError(CesbrError):
+    """The user stopped the command; what it had begun was ended cleanly."""
+
+    exit_code = 130
+    errno = errno.EINTR
+
+
+class RepositoryError(CesbrError):
+    """The repository cannot be used."""
+
+
+class RepositoryMissingError(RepositoryError):
+    """There is no repository at the configured address, and nothing that could have been one."""
+
+    exit_code = 10
+    errno = errno.ENOENT
+
+
+class RepositoryLockedError(RepositoryError):
+    """Another process holds a lock that the command would need."""
+
+    exit_code = 11
+    errno = errno.EBUSY
+
+
+class WrongKeyError(RepositoryError):
+    """The repository is there, but the configured encryption key does not open it."""
+
+    exit_code = 12
+    errno = errno.EACCES
+
+
+class RepositoryDamagedError(RepositoryError):
+    """The repository lost a part that nothing may put back blindly, such as its config."""
+
+
+class RepositoryDeniedError(RepositoryError):
+    """The storage refuses access to the repository."""
+
+    errno = errno.EACCES
+
+
+class RepositoryUnreachableError(RepositoryError):
+    """The storage does not answer."""
+
+
+class DamagedError(RepositoryError):
+    """A file of the repository does not hold what its name, its MAC or its format promise."""
+
+
+class BlobMissingError(RepositoryError):
+    """No index names the blob, or no pack that should hold it does."""
+
+
+class StorageError(RepositoryError):
+    """The storage failed on one file."""
+
+
+class FileMissingError(StorageError):
+    """A file of the repository does not exist (any more)."""
+
+    errno = errno.ENOENT
+
+
+class ResticError(CesbrError):
+    """The restic binary is missing, too old, or failed in a way of its own."""
+
+
+class BackupRunningError(CesbrError):
+    """Another backup of this instance is running."""
+
+    exit_code = 11
+    errno = errno.EBUSY
+
+
+class RegistryError(CesbrError):
+    """The registry cannot be read or written."""
+
+
+class DoguError(CesbrError):
+    """A dogu.json does not hold what its format promises."""
+
+
+class MountError(CesbrError):
+    """The mount cannot be made or ended."""

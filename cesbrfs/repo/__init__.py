@@ -1,0 +1,1 @@
+"""Reads a restic repository; knows no backup, dogu, FUSE or shell."""

@@ -1,0 +1,87 @@
+"""What was read stays near: values in memory within a bound of bytes, one flight for each key."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+import trio
+
+_K = TypeVar("_K", bound=Hashable)
+_V = TypeVar("_V")
+
+
+class _Flight(Generic[_V]):
+    """One load under way, and those who wait for it."""
+
+    __slots__ = ("done", "error", "landed", "value")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.landed = False
+        self.value: _V | None = None
+        self.error: Exception | None = None
+
+
+class Cache(Generic[_K, _V]):
+    """Keeps the most recently used values whose sizes sum up to at most `capacity` bytes.
+
+    `size` measures a value in bytes.  Tasks that ask for the same missing key at the same time
+    share one load; when the loading task is cancelled, the next waiter loads instead.
+    """
+
+    def __init__(self, capacity: int, size: Callable[[_V], int]) -> None:
+        self.capacity = capacity
+        self.used = 0
+        self._size = size
+        self._values: OrderedDict[_K, _V] = OrderedDict()
+        self._flights: dict[_K, _Flight[_V]] = {}
+
+    def peek(self, key: _K) -> _V | None:
+        """Return the value if it is here, without waiting."""
+        value = self._values.get(key)
+        if value is not None:
+            self._values.move_to_end(key)
+        return value
+
+    def put(self, key: _K, value: _V) -> None:
+        """Keep `value`, and let go of the least recently used ones beyond the bound."""
+        size = self._size(value)
+        if key in self._values or size > self.capacity:
+            return
+        self._values[key] = value
+        self.used += size
+        while self.used > self.capacity:
+            _, oldest = self._values.popitem(last=False)
+            self.used -= self._size(oldest)
+
+    async def get(self, key: _K, load: Callable[[], Awaitable[_V]]) -> _V:
+        """Return the value of `key`, loading it if it is not here; raises what `load` raises."""
+        while (value := self.peek(key)) is None:
+            flight = self._flights.get(key)
+            if flight is None:
+                return await self._load(key, load)
+            await flight.done.wait()
+            if flight.landed:
+                return flight.value  # type: ignore[return-value]  # landed: the value is there
+            if flight.error is not None:
+                # A fresh exception: one object raised in many tasks would chain their tracebacks.
+                raise type(flight.error)(*flight.error.args) from flight.error
+        return value
+
+    async def _load(self, key: _K, load: Callable[[], Awaitable[_V]]) -> _V:
+        flight: _Flight[_V] = _Flight()
+        self._flights[key] = flight
+        try:
+            value = await load()
+            flight.value, flight.landed = value, True
+            self.put(key, value)
+        except Exception as error:
+            flight.error = error
+            raise
+        else:
+            return value
+        finally:  # also on trio.Cancelled, where neither value nor error is set: a waiter retries
+            del self._flights[key]
+            flight.done.set()

@@ -1,0 +1,140 @@
+"""Blobs and packs: what lies behind a place in a pack, decoded and checked.  Pure.
+
+A pack is ``blobs | sealed header | u32le header length``.  A blob is one record; in format 2 its
+plaintext may be a zstd frame.  A blob's ID is the SHA-256 of what it finally says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import threading
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+import zstandard
+
+from cesbrfs.errors import DamagedError
+from cesbrfs.repo.crypto import OVERHEAD, Keys, open_record
+
+HEADER_MAX: Final = 16 << 20
+UNPACKED_MAX: Final = 1 << 30
+"""No snapshot or index file is larger than this once decompressed."""
+
+_PLAIN: Final = struct.Struct("<BI32s")
+_PACKED: Final = struct.Struct("<BII32s")
+_CHUNK: Final = 1 << 20
+_COMPRESSED: Final = 2
+
+
+class BlobType(IntEnum):
+    """What a blob holds; an ID is only unique together with it."""
+
+    DATA = 0
+    TREE = 1
+
+
+class Place(NamedTuple):
+    """Where a blob lies: `length` bytes at `offset` of a pack; `plain` is its final length.
+
+    `pack` is the pack's ID in 32 bytes.
+    """
+
+    pack: bytes
+    offset: int
+    length: int
+    plain: int
+    compressed: bool
+
+
+class _Local(threading.local):
+    """One decompressor a thread: zstd's contexts must not be shared."""
+
+    def __init__(self) -> None:
+        self.zstd = zstandard.ZstdDecompressor()
+
+
+_local = _Local()
+
+
+def decode_blob(keys: Keys, blob: bytes, raw: bytes | memoryview, place: Place) -> bytes:
+    """Open the record `raw` found at `place` and check that it is the blob `blob` (32 bytes).
+
+    Raises DamagedError when MAC, compression, length or SHA-256 are not what they must be.
+    """
+    plain = open_record(keys, raw)
+    if place.compressed:
+        plain = _decompress(plain, place.plain)
+    if len(plain) != place.plain or hashlib.sha256(plain).digest() != blob:
+        raise DamagedError(
+            f"Blob {blob.hex()[:8]} in pack {place.pack.hex()[:8]} does not hold what its ID"
+            " promises; run 'cesbr check --read-data'."
+        )
+    return plain
+
+
+def _decompress(data: bytes, length: int) -> bytes:
+    """Decompress a blob's zstd frame, whose length the index knows (in bytes)."""
+    try:
+        # python-zstandard lets a frame that states its size outgrow `max_output_size`: ask first.
+        stated = zstandard.get_frame_parameters(data).content_size
+        if stated not in (length, zstandard.CONTENTSIZE_UNKNOWN):
+            raise DamagedError(f"A blob unpacks to {stated} bytes where {length} are expected.")
+        if not length:
+            return b""
+        return _local.zstd.decompress(data, max_output_size=length, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise DamagedError(f"A blob's compressed data cannot be read ({error}).") from error
+
+
+def decode_unpacked(keys: Keys, raw: bytes) -> bytes:
+    """Open a snapshot or index file: a record of JSON, or of ``0x02`` and zstd-compressed JSON."""
+    plain = open_record(keys, raw)
+    if plain[:1] in (b"{", b"["):
+        return plain
+    if plain[:1] != bytes((_COMPRESSED,)):
+        raise DamagedError("A file of the repository is neither JSON nor compressed JSON.")
+    parts: list[bytes] = []
+    size = 0
+    try:
+        with _local.zstd.stream_reader(plain[1:]) as reader:
+            while chunk := reader.read(_CHUNK):
+                size += len(chunk)
+                if size > UNPACKED_MAX:
+                    raise DamagedError("A file of the repository unpacks to over 1 GiB.")
+                parts.append(chunk)
+    except zstandard.ZstdError as error:
+        raise DamagedError(f"A file's compressed data cannot be read ({error}).") from error
+    return b"".join(parts)
+
+
+def header_length(tail: bytes, pack_size: int) -> int:
+    """Tell from a pack's last four bytes how long its sealed header is."""
+    length = int.from_bytes(tail[-4:], "little")
+    if len(tail) < 4 or not OVERHEAD < length <= min(HEADER_MAX, pack_size - 4):  # noqa: PLR2004 - u32
+        raise DamagedError("A pack's header length cannot be right; run 'cesbr check'.")
+    return length
+
+
+def parse_header(keys: Keys, pack: bytes, sealed: bytes) -> list[tuple[BlobType, bytes, Place]]:
+    """Read a pack's header: the type, ID and place of each of its blobs, in order."""
+    plain = open_record(keys, sealed)
+    found: list[tuple[BlobType, bytes, Place]] = []
+    at = offset = 0
+    try:
+        while at < len(plain):
+            compressed = bool(plain[at] & 2)
+            if plain[at] > 3:  # noqa: PLR2004 - the four entry types are 0 to 3
+                raise DamagedError(f"A pack's header has an entry of type {plain[at]}.")
+            if compressed:
+                kind, length, size, blob = _PACKED.unpack_from(plain, at)
+                at += _PACKED.size
+            else:
+                kind, length, blob = _PLAIN.unpack_from(plain, at)
+                size = length - OVERHEAD
+                at += _PLAIN.size
+            found.append((BlobType(kind & 1), blob, Place(pack, offset, length, size, compressed)))
+            offset += length
+    except struct.error as error:
+        raise DamagedError("A pack's header ends in the middle of an entry.") from error
+    return found

@@ -1,0 +1,58 @@
+"""The storage protocol: a repository's files by type and name, read-only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Final, NamedTuple, Protocol
+
+_NAME: Final = re.compile(r"[0-9a-f]{64}")
+
+
+class FileType(StrEnum):
+    """The kinds of files in a repository; the value is the folder's name (``config`` is a file)."""
+
+    CONFIG = "config"
+    KEY = "keys"
+    SNAPSHOT = "snapshots"
+    INDEX = "index"
+    PACK = "data"
+    LOCK = "locks"
+
+
+class FileInfo(NamedTuple):
+    """One file: its name (64 hex digits) and its size in bytes."""
+
+    name: str
+    size: int
+
+
+def is_file_name(name: str) -> bool:
+    """Tell whether restic gives its files such names; temporary files have others."""
+    return _NAME.fullmatch(name) is not None
+
+
+class Storage(Protocol):
+    """Reads the files of one repository.
+
+    Every method may raise RepositoryDeniedError, RepositoryUnreachableError or StorageError, and
+    can be cancelled at any time.
+    """
+
+    shown: str
+    """The repository's address as it may be shown: without secrets."""
+
+    async def list(self, kind: FileType) -> Sequence[FileInfo]:
+        """List the files of one kind by their proper names; [] where there is no such folder."""
+
+    async def read(
+        self, kind: FileType, name: str = "", offset: int = 0, length: int | None = None
+    ) -> bytes:
+        """Read `length` bytes from `offset` of a file, or all of it.
+
+        Raises FileMissingError when it does not exist and DamagedError when it is too short.
+        """
+
+    async def aclose(self) -> None:
+        """Give back connections and descriptors."""

@@ -1,0 +1,50 @@
+"""A repository in memory: the shipped fake, for tests of everything that reads a Storage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import trio
+
+from cesbrfs.errors import DamagedError, FileMissingError
+from cesbrfs.repo.storage.base import FileInfo, FileType, is_file_name
+
+
+class MemoryStorage:
+    """Holds files in a dict; `reads` counts and `fail` breaks reads by (kind, name)."""
+
+    def __init__(self, shown: str = "memory") -> None:
+        self.shown = shown
+        self.files: dict[tuple[FileType, str], bytes] = {}
+        self.fail: dict[tuple[FileType, str], Exception] = {}
+        self.reads: list[tuple[FileType, str, int, int | None]] = []
+
+    async def list(self, kind: FileType) -> Sequence[FileInfo]:
+        """List the files of one kind."""
+        await trio.lowlevel.checkpoint()
+        return [
+            FileInfo(name, len(data))
+            for (held, name), data in self.files.items()
+            if held is kind and is_file_name(name)
+        ]
+
+    async def read(
+        self, kind: FileType, name: str = "", offset: int = 0, length: int | None = None
+    ) -> bytes:
+        """Read a part of a file, or all of it."""
+        await trio.lowlevel.checkpoint()
+        self.reads.append((kind, name, offset, length))
+        if error := self.fail.get((kind, name)):
+            raise error
+        try:
+            data = self.files[kind, name]
+        except KeyError:
+            raise FileMissingError(f"{kind}/{name} does not exist.") from None
+        if length is None:
+            return data[offset:]
+        if offset + length > len(data):
+            raise DamagedError(f"{kind}/{name} ends at byte {len(data)}, before its content does.")
+        return data[offset : offset + length]
+
+    async def aclose(self) -> None:
+        """Nothing to give back."""

@@ -1,0 +1,391 @@
+"""What backups look like as a file system: the one tree that mount, shell and restore walk.
+
+Every entry carries a `Node`, so that a folder of ours has attributes in the same way as a file of
+restic's.  Our own folders change while backups come and go; what lies below a placement never does.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import trio
+
+from cesbrfs.catalog import names
+from cesbrfs.catalog.backups import BARE_TAG, Backup, Backups, group
+from cesbrfs.catalog.placing import DEFAULT_RULES, Layout, Placement, Rule, lay_out
+from cesbrfs.catalog.status import Report, Reports, describe
+from cesbrfs.errors import IsAFolderError, NotAFolderError, NotFoundError
+from cesbrfs.paths import show, unshow
+from cesbrfs.repo.model import Node, Snapshot
+from cesbrfs.repo.repository import FileContent, Repository
+
+REFRESH_SECONDS: Final = 1.0
+"""A listing of snapshots is used again for this long."""
+_ID_DIGITS: Final = 8
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One name in the tree, with the attributes in `node`; `node.name` may differ from `name`."""
+
+    name: bytes
+    node: Node
+
+
+@dataclass(slots=True, eq=False)
+class Stored(Entry):
+    """What lies in a snapshot.  `top` marks a snapshot's own root."""
+
+    snapshot: Snapshot
+    top: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Folder(Entry):
+    """A folder of ours; `load` returns what it holds now."""
+
+    load: Callable[[], Awaitable[Mapping[bytes, Entry]]]
+
+
+@dataclass(slots=True, eq=False)
+class Document(Entry):
+    """A file of ours, whose bytes are `content`."""
+
+    content: bytes
+
+
+@dataclass(slots=True, eq=False)
+class Link(Entry):
+    """A symlink of ours; its target is in `node.target`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where a path led: the names from the root on, and the entry there."""
+
+    parts: tuple[bytes, ...]
+    entry: Entry
+
+    @property
+    def shown(self) -> str:
+        """The path as people see it."""
+        return "/" + "/".join(show(part) for part in self.parts)
+
+
+@dataclass(slots=True)
+class _Shape:
+    """A backup laid out, for as long as its snapshots stay the same."""
+
+    identity: frozenset[str]
+    told: Report
+    layout: Layout
+    entries: dict[bytes, Entry] = field(default_factory=dict)
+
+
+class View:
+    """The tree over one repository.
+
+    `clock` returns seconds and paces how often snapshots are listed again.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        *,
+        rules: Sequence[Rule] = DEFAULT_RULES,
+        backup_tag: re.Pattern[str] = BARE_TAG,
+        uid: int = 0,
+        gid: int = 0,
+        clock: Callable[[], float] = trio.current_time,
+    ) -> None:
+        self.repository: Final = repository
+        self.reports: Final = Reports(repository)
+        self._rules = rules
+        self._tag = backup_tag
+        self._uid, self._gid = uid, gid
+        self._clock = clock
+        self._backups: Backups | None = None
+        self._listed_at = 0.0
+        self._listing = trio.Lock()
+        self._shapes: dict[str, _Shape] = {}
+        self._top: tuple[Backups, dict[bytes, Entry]] | None = None
+        self.root: Final = self._folder(b"", 0, self._root)
+
+    async def backups(self, max_age: float = REFRESH_SECONDS) -> Backups:
+        """Return all backups as they were at most `max_age` seconds ago."""
+        asked = self._clock()
+        if self._backups is not None and asked - self._listed_at < max_age:
+            return self._backups
+        async with self._listing:
+            # Others may have listed while this task waited for the lock.
+            if self._backups is None or self._listed_at < asked:
+                began = self._clock()
+                snapshots = await self.repository.snapshots()
+                if self._backups is None or not _same(self._backups, snapshots):
+                    self._backups = group(snapshots, self._tag)
+                    kept = {backup.id for backup in self._backups.by_name.values()}
+                    for gone in self._shapes.keys() - kept:
+                        del self._shapes[gone]
+                self._listed_at = began
+            return self._backups
+
+    async def latest(self) -> Backup | None:
+        """Return the backup that ``latest`` stands for."""
+        return await self.reports.latest(await self.backups())
+
+    async def find_backup(self, wanted: str) -> Backup:
+        """Return a backup by ID, folder name, unique beginning, or ``latest``.
+
+        Raises NotFoundError when there is none.
+        """
+        if wanted == names.LATEST.decode():
+            backup = await self.latest()
+            if backup is None:
+                raise NotFoundError(
+                    "There is no complete backup yet; make one with 'cesbr backup'."
+                )
+            return backup
+        return (await self.backups()).find(wanted)
+
+    async def layout(self, backup: Backup) -> Layout:
+        """Return where everything of `backup` is shown."""
+        return (await self._shape(backup)).layout
+
+    async def dogus(self, backup: Backup) -> list[str]:
+        """Return the folder names of the dogus that `backup` shows, sorted, as people see them."""
+        entries = (await self._shape(backup)).entries
+        ours = (names.INSTANCE, names.SNAPSHOTS)
+        return sorted(
+            show(name)
+            for name, entry in entries.items()
+            if name not in ours and stat.S_ISDIR(entry.node.mode)
+        )
+
+    # Walking
+
+    async def children(self, entry: Entry) -> Mapping[bytes, Entry]:
+        """Return what a folder holds, by name; NotAFolderError for anything else."""
+        if isinstance(entry, Folder):
+            return await entry.load()
+        nodes = await self._nodes(entry)
+        assert isinstance(entry, Stored)
+        return {name: Stored(name, node, entry.snapshot) for name, node in nodes.items()}
+
+    async def child(self, entry: Entry, name: bytes) -> Entry | None:
+        """Return one entry of a folder, None when it has no such name."""
+        if isinstance(entry, Folder):
+            return (await entry.load()).get(name)
+        node = (await self._nodes(entry)).get(name)
+        assert isinstance(entry, Stored)
+        return Stored(name, node, entry.snapshot) if node else None
+
+    async def _nodes(self, entry: Entry) -> dict[bytes, Node]:
+        if not isinstance(entry, Stored) or entry.node.type != "dir":
+            raise NotAFolderError(f"{show(entry.name)!r} is not a folder.")
+        if entry.top:
+            return (await self.repository.root(entry.snapshot)).nodes
+        if entry.node.subtree is None:
+            return {}
+        return (await self.repository.tree(entry.node.subtree)).nodes
+
+    async def content(self, entry: Entry) -> FileContent | Document:
+        """Return something to read a regular file's bytes from; IsAFolderError for a folder."""
+        if isinstance(entry, Document):
+            return entry
+        if stat.S_ISDIR(entry.node.mode):
+            raise IsAFolderError(f"{show(entry.name)!r} is a folder.")
+        return await self.repository.open_file(entry.node)
+
+    async def resolve(self, path: str, start: Sequence[bytes] = ()) -> Located:
+        """Follow `path` from the names `start`, or from the root when it begins with ``/``.
+
+        Each part may be written as it is or escaped as listings show it; ``..`` goes up, and the
+        link ``latest`` is followed, no link of a backup is.  Raises NotFoundError, NotAFolderError.
+        """
+        parts: list[bytes] = [] if path.startswith("/") else list(start)
+        entry: Entry = await self._descend(parts)
+        for part in path.split("/"):
+            if part in ("", "."):
+                continue
+            if part == "..":
+                parts = parts[:-1]
+                entry = await self._descend(parts)
+                continue
+            name, entry = await self._step(parts, entry, part)
+            if isinstance(entry, Link):
+                name = entry.node.target
+                entry = await self._descend([*parts, name])
+            parts.append(name)
+        return Located(tuple(parts), entry)
+
+    async def at(self, parts: Sequence[bytes]) -> Entry:
+        """Return the entry at these names from the root on; NotFoundError when there is none."""
+        return await self._descend(parts)
+
+    async def _descend(self, parts: Sequence[bytes]) -> Entry:
+        entry: Entry = self.root
+        for at, part in enumerate(parts):
+            found = await self.child(entry, part)
+            if found is None:
+                raise NotFoundError(f"There is no {_joined(parts[: at + 1])}.")
+            entry = found
+        return entry
+
+    async def _step(self, parts: list[bytes], entry: Entry, part: str) -> tuple[bytes, Entry]:
+        literal = part.encode("utf-8", "surrogateescape")
+        meant = unshow(part)
+        found = await self.child(entry, literal)
+        if meant is None or meant == literal:
+            if found is None:
+                raise NotFoundError(f"There is no {_joined([*parts, literal])}.")
+            return literal, found
+        escaped = await self.child(entry, meant)
+        if found is not None and escaped is not None:
+            raise NotFoundError(
+                f"{part!r} names two entries of {_joined(parts)}; write it with \\x5c for each"
+                " backslash."
+            )
+        if escaped is not None:
+            return meant, escaped
+        if found is not None:
+            return literal, found
+        raise NotFoundError(f"There is no {_joined([*parts, meant])}.")
+
+    # Our own folders
+
+    def _folder(
+        self,
+        name: bytes,
+        time_ns: int,
+        load: Callable[[], Awaitable[Mapping[bytes, Entry]]],
+    ) -> Folder:
+        return Folder(name, self._own(name, stat.S_IFDIR | 0o555, time_ns), load)
+
+    def _own(
+        self, name: bytes, mode: int, time_ns: int, size: int = 0, target: bytes = b""
+    ) -> Node:
+        kind = {stat.S_IFDIR: "dir", stat.S_IFLNK: "symlink"}.get(stat.S_IFMT(mode), "file")
+        return Node(
+            name=name,
+            type=kind,  # type: ignore[arg-type]  # one of three literals
+            mode=mode,
+            mtime_ns=time_ns,
+            atime_ns=time_ns,
+            ctime_ns=time_ns,
+            uid=self._uid,
+            gid=self._gid,
+            size=size,
+            target=target,
+        )
+
+    def _fixed(self, name: bytes, time_ns: int, entries: Mapping[bytes, Entry]) -> Folder:
+        async def load() -> Mapping[bytes, Entry]:
+            return entries
+
+        return self._folder(name, time_ns, load)
+
+    async def _root(self) -> Mapping[bytes, Entry]:
+        backups = await self.backups()
+        if self._top is not None and self._top[0] is backups:
+            return self._top[1]
+        entries: dict[bytes, Entry] = {
+            name: self._folder(name, backup.time_ns, partial(self._backup, backup))
+            for name, backup in backups.by_name.items()
+        }
+        if backups.loose:
+            newest = max(s.time_ns for s in backups.loose)
+            entries[names.SNAPSHOTS] = self._fixed(names.SNAPSHOTS, newest, _whole(backups.loose))
+        latest = await self.reports.latest(backups)
+        if latest is not None:
+            node = self._own(
+                names.LATEST,
+                stat.S_IFLNK | 0o777,
+                latest.time_ns,
+                size=len(latest.name),
+                target=latest.name,
+            )
+            entries[names.LATEST] = Link(names.LATEST, node)
+        self._top = (backups, entries)
+        return entries
+
+    async def _backup(self, backup: Backup) -> Mapping[bytes, Entry]:
+        now = (await self.backups()).by_name.get(backup.name)
+        return (await self._shape(now)).entries if now else {}
+
+    async def _shape(self, backup: Backup) -> _Shape:
+        shape = self._shapes.get(backup.id)
+        if shape is None or shape.identity != backup.identity:
+            told = await self.reports.of(backup)
+            layout = await lay_out(self.repository, backup, self._rules)
+            shape = _Shape(backup.identity, told, layout)
+            shape.entries = self._entries(backup, shape)
+            self._shapes[backup.id] = shape
+        return shape
+
+    def _entries(self, backup: Backup, shape: _Shape) -> dict[bytes, Entry]:
+        text = json.dumps(describe(backup, shape.told, shape.layout), indent=2) + "\n"
+        content = text.encode()
+        node = self._own(names.BACKUP_JSON, stat.S_IFREG | 0o444, backup.time_ns, size=len(content))
+        entries: dict[bytes, Entry] = {
+            names.BACKUP_JSON: Document(names.BACKUP_JSON, node, content)
+        }
+        entries.update(self._nest(backup.time_ns, shape.layout.placed))
+        if shape.layout.whole:
+            entries[names.SNAPSHOTS] = self._fixed(
+                names.SNAPSHOTS, backup.time_ns, _whole(shape.layout.whole)
+            )
+        return entries
+
+    def _nest(
+        self, time_ns: int, placed: Mapping[tuple[bytes, ...], Placement]
+    ) -> dict[bytes, Entry]:
+        """Turn placements by path into folders within folders."""
+        entries: dict[bytes, Entry] = {}
+        deeper: dict[bytes, dict[tuple[bytes, ...], Placement]] = {}
+        for path, placement in placed.items():
+            if len(path) == 1:
+                node = placement.node
+                entries[path[0]] = Stored(path[0], node, placement.snapshot, top=not node.name)
+            else:
+                deeper.setdefault(path[0], {})[path[1:]] = placement
+        for name in sorted(deeper):
+            entries[name] = self._fixed(name, time_ns, self._nest(time_ns, deeper[name]))
+        return entries
+
+
+def _whole(snapshots: Sequence[Snapshot]) -> dict[bytes, Entry]:
+    """Return whole snapshots by short ID, by full ID where short ones are alike."""
+    short = [s.id[:_ID_DIGITS] for s in snapshots]
+    entries: dict[bytes, Entry] = {}
+    for snapshot in snapshots:
+        digits = snapshot.id[:_ID_DIGITS]
+        name = (snapshot.id if short.count(digits) > 1 else digits).encode()
+        node = Node(
+            name=name,
+            type="dir",
+            mode=stat.S_IFDIR | 0o755,
+            mtime_ns=snapshot.time_ns,
+            atime_ns=snapshot.time_ns,
+            ctime_ns=snapshot.time_ns,
+            subtree=snapshot.tree,
+        )
+        entries[name] = Stored(name, node, snapshot, top=True)
+    return entries
+
+
+def _same(backups: Backups, snapshots: Sequence[Snapshot]) -> bool:
+    """Tell whether `backups` was made of exactly these snapshots."""
+    held = {s.id for s in backups.loose}
+    for backup in backups.by_name.values():
+        held |= backup.identity
+    return held == {s.id for s in snapshots}
+
+
+def _joined(parts: Sequence[bytes]) -> str:
+    return "/" + "/".join(show(part) for part in parts)
