@@ -1,8 +1,8 @@
 """Placing: where below its backup each part of a snapshot is shown.
 
 A snapshot whose tags ``kind=`` and ``dogu=`` say what it holds is placed by them.  Any other is
-placed by rules over the paths it holds, and by what dogu.json and registry JSON say themselves.  What no
-rule places is shown whole, never hidden.
+placed by rules over the paths it holds, and by what dogu.json and registry JSON say themselves.
+What no rule places is shown whole, never hidden.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Rule:
             )
 
 
-DEFAULT_RULES: Final = (
+DEFAULT_RULES: Final[tuple[Rule, ...]] = (
     Rule(re.compile(r"(?:.*/)?ces/(?P<dogu>[^/]+)/volumes/(?P<volume>[^/]+)"), "volumes"),
     Rule(re.compile(r"(?:.*/)?etc/(?:ces|cesapp)"), "configuration"),
     Rule(re.compile(r"(?:.*/)?(?P<dogu>[^/]+)/dogu\.json"), "metadata"),

@@ -1,0 +1,1 @@
+"""The mount: a virtual tree, served through FUSE."""

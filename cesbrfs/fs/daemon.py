@@ -1,0 +1,113 @@
+"""Going to the background, and telling those who wait that the mount answers."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import logging.handlers
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+_SYSLOG: Final = "/dev/log"
+
+
+class Starter:
+    """Starts work in the background; the foreground process ends once `ready` was called.
+
+    Forking comes before any thread, event loop or FUSE session, none of which survive it.
+    """
+
+    def __init__(self) -> None:
+        self._report: int | None = None
+
+    def in_background(self, work: Callable[[], int]) -> int:
+        """Run `work` in a child of its own session; return its exit code, 0 once it is ready."""
+        receiving, sending = os.pipe2(os.O_CLOEXEC)
+        child = os.fork()
+        if child:
+            os.close(sending)
+            return _await_report(receiving, child)
+        code = 1
+        try:
+            os.close(receiving)
+            os.setsid()
+            self._report = sending
+            code = work()
+        finally:
+            self._tell(code)
+            # What a forked child must not do: run the parent's exit handlers.
+            logging.shutdown()
+            os._exit(code)
+
+    def ready(self) -> None:
+        """Say that the mount answers: to systemd, and to the waiting foreground process."""
+        notify_systemd("READY=1")
+        if self._report is not None:
+            with open(os.devnull, "r+b") as nothing:
+                for descriptor in (0, 1, 2):
+                    os.dup2(nothing.fileno(), descriptor)
+            os.chdir("/")
+            self._tell(0)
+
+    def _tell(self, code: int) -> None:
+        if self._report is None:
+            return
+        sys.stderr.flush()
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._report, bytes((code,)))
+        os.close(self._report)
+        self._report = None
+
+
+def _await_report(receiving: int, child: int) -> int:
+    try:
+        told = os.read(receiving, 1)
+    except KeyboardInterrupt:
+        os.kill(child, signal.SIGTERM)
+        os.waitpid(child, 0)
+        return 130
+    finally:
+        os.close(receiving)
+    if told:
+        return told[0]
+    _, status = os.waitpid(child, 0)  # it died without a word
+    return os.waitstatus_to_exitcode(status) or 1
+
+
+def notify_systemd(message: str) -> None:
+    """Send `message` to the service manager, if there is one (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to:
+        to.sendto(message.encode(), address)
+
+
+def log_to(file: str | None, *, background: bool, cache_dir: Path, debug: bool) -> None:
+    """Send log lines to `file`, to stderr in the foreground, else to syslog or the cache folder."""
+    handler: logging.Handler
+    if file is not None:
+        handler = logging.FileHandler(file, encoding="utf-8")
+    elif not background:
+        handler = logging.StreamHandler()
+    elif os.path.exists(_SYSLOG):
+        handler = logging.handlers.SysLogHandler(
+            _SYSLOG, facility=logging.handlers.SysLogHandler.LOG_DAEMON
+        )
+    else:
+        cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handler = logging.FileHandler(cache_dir / "mount.log", encoding="utf-8")
+    stamped = isinstance(handler, logging.handlers.SysLogHandler)
+    form = (
+        "cesbrfs[%(process)d]: %(message)s" if stamped else "%(asctime)s %(levelname)s %(message)s"
+    )
+    handler.setFormatter(logging.Formatter(form))
+    logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler])
+    logging.getLogger("pyfuse3").setLevel(logging.WARNING)

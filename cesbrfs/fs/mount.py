@@ -1,0 +1,120 @@
+"""The life of a mount: opened, served until a signal or an unmount ends it, and taken away."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable
+from typing import Final
+
+import pyfuse3
+import trio
+
+from cesbrfs.access import Access
+from cesbrfs.catalog.placing import DEFAULT_RULES, Rule
+from cesbrfs.errors import MountError
+from cesbrfs.fs import pump
+from cesbrfs.fs.daemon import notify_systemd
+from cesbrfs.fs.mountpoint import SUBTYPE
+from cesbrfs.fs.operations import Operations, Presentation
+from cesbrfs.fs.options import MountOptions
+from cesbrfs.fs.tree import VirtualTree
+from cesbrfs.repo.repository import Repository
+from cesbrfs.repo.storage import open_storage
+from cesbrfs.settings import Settings
+from cesbrfs.view import View
+
+_log = logging.getLogger(__name__)
+
+_STOP_SECONDS: Final = 5.0
+"""How long running requests may take after the mount was told to end."""
+
+
+async def serve(
+    settings: Settings,
+    access: Access,
+    mountpoint: str,
+    options: MountOptions,
+    ready: Callable[[], None],
+) -> None:
+    """Mount the repository's backups on `mountpoint` and serve them until told to end.
+
+    `ready` is called once the mount answers.  Raises what opening the repository raises, and
+    MountError when FUSE refuses.
+    """
+    repository = await Repository.open(
+        open_storage(access), access.key, cache_bytes=settings.cache_size
+    )
+    try:
+        rules = DEFAULT_RULES
+        if settings.rules is not None:
+            rules = tuple(Rule(rule.match, rule.kind) for rule in settings.rules)
+        view = View(
+            repository,
+            rules=rules,
+            backup_tag=settings.backup_tag,
+            uid=os.getuid() if options.uid is None else options.uid,
+            gid=os.getgid() if options.gid is None else options.gid,
+        )
+        await view.backups()
+        presentation = Presentation(options.uid, options.gid, options.xattrs)
+        operations = Operations(VirtualTree(view), presentation)
+        _init(operations, mountpoint, access.shown, options)
+        try:
+            await _run(view, ready)
+        finally:
+            notify_systemd("STOPPING=1")
+            # Lazily where it is busy: who still has a file open keeps it, nothing stays behind.
+            pyfuse3.close(unmount=True)
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _STOP_SECONDS):
+            await repository.aclose()
+
+
+def _init(operations: Operations, mountpoint: str, source: str, options: MountOptions) -> None:
+    fuse_options = {
+        f"fsname={source.replace(',', '_').encode('ascii', 'replace').decode()}",
+        f"subtype={SUBTYPE}",
+        "ro",
+        "nosuid",
+        "nodev",
+        "default_permissions",
+    }
+    if options.allow_other:
+        fuse_options.add("allow_other")
+    try:
+        pyfuse3.init(operations, mountpoint, fuse_options)
+    except RuntimeError as error:
+        hint = "that /dev/fuse can be opened and fusermount3 is installed"
+        if options.allow_other and os.getuid():
+            hint += ", and that /etc/fuse.conf has 'user_allow_other'"
+        raise MountError(f"{mountpoint} could not be mounted ({error}); see {hint}.") from error
+    pump.install()
+
+
+async def _run(view: View, ready: Callable[[], None]) -> None:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_obey_signals, view, nursery.cancel_scope)
+        ready()
+        await pyfuse3.main()
+        nursery.cancel_scope.cancel()
+
+
+async def _obey_signals(
+    view: View,
+    scope: trio.CancelScope,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """End the mount on SIGTERM and SIGINT; look for new backups on SIGHUP."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+        task_status.started()
+        async for number in received:
+            if number == signal.SIGHUP:
+                await view.backups(max_age=0)
+                continue
+            _log.info("Ending on %s.", signal.Signals(number).name)
+            pyfuse3.terminate()
+            await trio.sleep(_STOP_SECONDS)
+            _log.warning("Requests still run %g s after the mount was told to end.", _STOP_SECONDS)
+            scope.cancel()

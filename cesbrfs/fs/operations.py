@@ -1,0 +1,214 @@
+"""The FUSE requests: thin handlers over the virtual tree, and the only place that answers errors.
+
+A handler never dies: whatever goes wrong becomes an errno for the one who asked, and a log line.
+What is stored in a snapshot never changes, so the kernel may keep it for as long as it likes; our
+own folders are asked for again after a second.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar, cast
+
+import pyfuse3
+
+from cesbrfs.errors import CesbrError
+from cesbrfs.fs.tree import Inode, VirtualTree, blocks, errno_of
+
+_log = logging.getLogger(__name__)
+
+_H = TypeVar("_H", bound=Callable[..., Coroutine[Any, Any, Any]])
+
+FIXED_SECONDS: Final = 86_400.0
+"""How long the kernel may keep what can never change."""
+CHANGING_SECONDS: Final = 1.0
+_BLOCK_SIZE: Final = 4096
+_IO_SIZE: Final = 128 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Presentation:
+    """How the mount shows what it serves.
+
+    `uid` and `gid` replace the recorded owners where they are not None; without `xattrs` the
+    kernel is told that there are none at all.
+    """
+
+    uid: int | None = None
+    gid: int | None = None
+    xattrs: bool = True
+
+
+def _handler(handle: _H) -> _H:
+    """Count the request, and turn every error into an errno."""
+    name = handle.__name__
+
+    @functools.wraps(handle)
+    async def guarded(self: Operations, *args: Any) -> Any:
+        requests = self.tree.requests
+        requests[name] = requests.get(name, 0) + 1
+        try:
+            return await handle(self, *args)
+        except pyfuse3.FUSEError:
+            raise
+        except CesbrError as error:
+            number = errno_of(error)
+            if number not in (errno.ENOENT, errno.ESTALE):
+                self.tree.errors += 1
+                _log.error("%s: %s", name, error)
+            raise pyfuse3.FUSEError(number) from error
+        except Exception as error:
+            self.tree.errors += 1
+            _log.exception("%s failed in a way that was not foreseen", name)
+            raise pyfuse3.FUSEError(errno_of(error)) from error
+
+    return cast("_H", guarded)
+
+
+class Operations(pyfuse3.Operations):
+    """Answers the kernel's requests from a `VirtualTree`."""
+
+    supports_dot_lookup = False  # there is no export over NFS
+    enable_writeback_cache = False
+    enable_acl = False
+
+    def __init__(self, tree: VirtualTree, presentation: Presentation) -> None:
+        super().__init__()
+        self.tree: Final = tree
+        self._shown: Final = presentation
+
+    def _attributes(self, inode: Inode) -> pyfuse3.EntryAttributes:
+        known = inode.attributes
+        if known is not None:
+            return known  # type: ignore[return-value]  # only set below
+        node = inode.entry.node
+        made = pyfuse3.EntryAttributes()
+        made.st_ino = inode.number
+        made.generation = 0
+        made.st_mode = node.mode
+        made.st_nlink = node.links
+        made.st_uid = node.uid if self._shown.uid is None else self._shown.uid
+        made.st_gid = node.gid if self._shown.gid is None else self._shown.gid
+        made.st_rdev = node.rdev
+        made.st_size = node.size
+        made.st_blksize = _IO_SIZE
+        made.st_blocks = blocks(node.size)
+        made.st_mtime_ns = node.mtime_ns
+        made.st_atime_ns = node.atime_ns
+        made.st_ctime_ns = node.ctime_ns
+        seconds = FIXED_SECONDS if inode.fixed else CHANGING_SECONDS
+        made.attr_timeout = seconds
+        made.entry_timeout = seconds
+        inode.attributes = made
+        return made
+
+    @_handler
+    async def lookup(
+        self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        """Find one name; a name that is not there is remembered as such where nothing changes."""
+        inode = await self.tree.lookup(parent_inode, name)
+        if inode is None:
+            if not self.tree.inode(parent_inode).fixed:
+                raise pyfuse3.FUSEError(errno.ENOENT)
+            missing = pyfuse3.EntryAttributes()
+            missing.st_ino = 0
+            missing.entry_timeout = FIXED_SECONDS
+            return missing
+        self.tree.remember(inode)
+        return self._attributes(inode)
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        """Take back what the kernel no longer holds."""
+        for number, lookups in inode_list:
+            self.tree.forget(number, lookups)
+
+    @_handler
+    async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        """Tell an inode's attributes."""
+        return self._attributes(self.tree.inode(inode))
+
+    @_handler
+    async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
+        """Tell a symlink's target."""
+        node = self.tree.inode(inode).entry.node
+        if node.type != "symlink":
+            raise pyfuse3.FUSEError(errno.EINVAL)
+        return node.target
+
+    @_handler
+    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
+        """Take down what a folder holds, for the listing that follows."""
+        return await self.tree.open_folder(inode)
+
+    @_handler
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        """List a folder with attributes from `start_id` on, as much as the kernel takes."""
+        for next_id, name, inode in self.tree.list_folder(fh, start_id):
+            # The kernel counts a lookup for every name that it took.
+            if not pyfuse3.readdir_reply(token, name, self._attributes(inode), next_id):
+                break
+            self.tree.remember(inode)
+
+    @_handler
+    async def releasedir(self, fh: int) -> None:
+        """End a listing."""
+        self.tree.close_folder(fh)
+
+    @_handler
+    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        """Open a file for reading; the kernel keeps its pages from one opening to the next."""
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise pyfuse3.FUSEError(errno.EROFS)
+        handle, true_size = await self.tree.open_file(inode)
+        # Where the recorded size is wrong, only unbuffered reading reaches the true end.
+        return pyfuse3.FileInfo(fh=handle, keep_cache=true_size, direct_io=not true_size)
+
+    @_handler
+    async def read(self, fh: int, off: int, size: int) -> bytes:
+        """Read from an open file."""
+        return await self.tree.read(fh, off, size)
+
+    async def flush(self, fh: int) -> None:
+        """Nothing is ever written."""
+
+    @_handler
+    async def release(self, fh: int) -> None:
+        """Close a file."""
+        self.tree.close_file(fh)
+
+    @_handler
+    async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
+        """Name an inode's extended attributes."""
+        if not self._shown.xattrs:
+            raise pyfuse3.FUSEError(errno.ENOSYS)
+        return [name for name, _ in self.tree.inode(inode).entry.node.xattrs]
+
+    @_handler
+    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        """Tell one extended attribute."""
+        if not self._shown.xattrs:
+            raise pyfuse3.FUSEError(errno.ENOSYS)
+        for held, value in self.tree.inode(inode).entry.node.xattrs:
+            if held == name:
+                return value
+        raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
+
+    @_handler
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        """Tell the repository's size as that of a full file system."""
+        space = await self.tree.space()
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = _BLOCK_SIZE
+        data.f_frsize = _BLOCK_SIZE
+        data.f_blocks = -(-space.stored_bytes // _BLOCK_SIZE)
+        data.f_bfree = data.f_bavail = 0
+        data.f_files = space.blobs
+        data.f_ffree = data.f_favail = 0
+        data.f_namemax = 255
+        return data
