@@ -1,0 +1,151 @@
+"""Everything read through the mount equals what restic itself restores."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from cesbrfs.access import Access
+from cesbrfs.backup import plan_backup, run_backup
+from cesbrfs.catalog.placing import lay_out
+from cesbrfs.ces.instance import Instance as CesInstance
+from cesbrfs.ces.registry import FileRegistry
+from cesbrfs.repo.repository import Repository
+from cesbrfs.repo.storage import open_storage
+from cesbrfs.restic import Restic
+from cesbrfs.view import View
+from tests.compare import Record, differences, records
+from tests.mount.conftest import Mount
+from tests.sample.instance import Instance, build
+
+
+def restore_all(restic: Path, access: Access, snapshot: str, target: Path) -> None:
+    """Restore one snapshot whole with restic itself."""
+    subprocess.run(
+        [restic, "restore", snapshot, "--target", target, "-q", "--no-lock"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env={
+            "RESTIC_REPOSITORY": access.url,
+            "RESTIC_PASSWORD": access.key.value.decode(),
+            "HOME": str(target.parent),
+            "PATH": "/usr/bin:/bin",
+        },
+    )
+
+
+def initialise(restic: Path, access: Access, version: int) -> None:
+    """Make a repository of a format."""
+    subprocess.run(
+        [restic, "init", "--repository-version", str(version), "-q"],
+        check=True,
+        env={"RESTIC_REPOSITORY": access.url, "RESTIC_PASSWORD": access.key.value.decode()},
+    )
+
+
+async def _back_up(instance: Instance, restic: Path, dogus: Sequence[str] | None) -> str:
+    access = instance.access
+    repository = await Repository.open(open_storage(access), access.key)
+    ces = CesInstance(instance.root, FileRegistry(instance.registry))
+    driver = await Restic.open(access, binary=str(restic))
+    plan = await plan_backup(ces, dogus)
+    result = await run_backup(plan, instance=ces, restic=driver, repository=repository)
+    return result.id
+
+
+async def _placed(access: Access, backup_id: str) -> list[tuple[Path, str, str]]:
+    """Return (path below the backup, snapshot ID, path in the snapshot) of every placement."""
+    repository = await Repository.open(open_storage(access), access.key)
+    backup = await View(repository).find_backup(backup_id)
+    layout = await lay_out(repository, backup)
+    assert not layout.whole
+    return [
+        (Path(*(part.decode() for part in path)), placement.snapshot.id, placement.source)
+        for path, placement in layout.placed.items()
+    ]
+
+
+def _compare_all(
+    instance: Instance,
+    restic: Path,
+    newer: Path,
+    mount: Callable[..., Mount],
+    scratch: Path,
+    dogus: Sequence[str] | None = None,
+) -> int:
+    access = instance.access
+    backup_id = trio.run(_back_up, instance, restic, dogus)
+    placed = trio.run(_placed, access, backup_id)
+    restored = {snapshot: scratch / snapshot[:8] for _, snapshot, _ in placed}
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [
+            pool.submit(restore_all, newer, access, snapshot, target)
+            for snapshot, target in restored.items()
+        ]
+        for job in jobs:
+            job.result()
+    backup = mount(access).path / backup_id
+    compared = 0
+    for shown, snapshot, source in placed:
+        ours = records(str(backup / shown))
+        theirs = records(str(restored[snapshot]) + source)
+        found = differences(*as_far_as_restic_goes(ours, theirs, Path(source)))
+        assert not found, f"{shown}:\n" + "\n".join(found)
+        compared += len(ours)
+    return compared
+
+
+def as_far_as_restic_goes(
+    ours: dict[bytes, Record], theirs: dict[bytes, Record], source: Path
+) -> tuple[dict[bytes, Record], dict[bytes, Record]]:
+    """Leave out what `restic restore` cannot do, and hold that against the live files instead.
+
+    It joins hard links of regular files only, and its times end in the year 2262 (2^63 ns).
+    """
+    live = records(str(source)) if source.exists() else {}
+    for path, record in ours.items():
+        beyond = record.mtime_ns >= 1 << 63
+        if beyond:
+            assert record.mtime_ns == live[path].mtime_ns
+        joined = bool(record.twins) and not stat.S_ISREG(record.mode)
+        if joined:
+            assert record.twins == live[path].twins
+        if beyond or joined:
+            common = replace(record, mtime_ns=0, twins=frozenset())
+            ours = {**ours, path: common}
+            theirs = {**theirs, path: replace(theirs[path], mtime_ns=0, twins=frozenset())}
+    return ours, theirs
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_tiny_instance_equals_restore(
+    version: int,
+    restic_binary: Path,
+    restic_new: Path,
+    make_instance: Callable[[Path], Instance],
+    mount: Callable[..., Mount],
+    tmp_path: Path,
+) -> None:
+    """Every oddity, backed up by either restic in either format, reads as restic restores it."""
+    instance = make_instance(tmp_path / "instance")
+    initialise(restic_binary, instance.access, version)
+    assert (
+        _compare_all(instance, restic_binary, restic_new, mount, tmp_path / "restored", ["redmine"])
+        > 100
+    )
+
+
+def test_full_instance_equals_restore(
+    restic_new: Path, mount: Callable[..., Mount], tmp_path: Path
+) -> None:
+    """Every one of thousands of real files reads as restic restores it."""
+    instance = build(tmp_path / "instance", scale="full")
+    initialise(restic_new, instance.access, 2)
+    assert _compare_all(instance, restic_new, restic_new, mount, tmp_path / "restored") > 2000
