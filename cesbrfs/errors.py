@@ -138,3 +138,7 @@ class DoguError(CesbrError):
 
 class MountError(CesbrError):
     """The mount cannot be made or ended."""
+
+
+class RestoreError(CesbrError):
+    """A file, or the whole target, cannot be written by a restore."""

@@ -18,12 +18,13 @@ import trio
 
 from cesbrfs.catalog import names
 from cesbrfs.catalog.backups import BARE_TAG, Backup, Backups, group
-from cesbrfs.catalog.placing import DEFAULT_RULES, Layout, Placement, Rule, lay_out
+from cesbrfs.catalog.placing import Layout, Placement, lay_out
 from cesbrfs.catalog.status import Report, Reports, describe
-from cesbrfs.errors import IsAFolderError, NotAFolderError, NotFoundError
+from cesbrfs.errors import BlobMissingError, IsAFolderError, NotAFolderError, NotFoundError
 from cesbrfs.paths import show, unshow
-from cesbrfs.repo.model import Node, Snapshot
+from cesbrfs.repo.model import Node, Snapshot, Tree
 from cesbrfs.repo.repository import FileContent, Repository
+from cesbrfs.rules import DEFAULT_RULES, Rule
 
 REFRESH_SECONDS: Final = 1.0
 """A listing of snapshots is used again for this long."""
@@ -185,14 +186,27 @@ class View:
         assert isinstance(entry, Stored)
         return Stored(name, node, entry.snapshot) if node else None
 
+    async def refused(self, entry: Entry) -> tuple[str, ...]:
+        """Return what was recorded in a folder and no folder can hold: names, with the reasons."""
+        if isinstance(entry, Folder):
+            return ()
+        return (await self._tree(entry)).refused
+
     async def _nodes(self, entry: Entry) -> dict[bytes, Node]:
+        return (await self._tree(entry)).nodes
+
+    async def _tree(self, entry: Entry) -> Tree:
         if not isinstance(entry, Stored) or entry.node.type != "dir":
             raise NotAFolderError(f"{show(entry.name)!r} is not a folder.")
-        if entry.top:
-            return (await self.repository.root(entry.snapshot)).nodes
-        if entry.node.subtree is None:
-            return {}
-        return (await self.repository.tree(entry.node.subtree)).nodes
+        try:
+            if entry.top:
+                return await self.repository.root(entry.snapshot)
+            if entry.node.subtree is None:
+                return Tree({})
+            return await self.repository.tree(entry.node.subtree)
+        except BlobMissingError as error:
+            await self.repository.raise_if_forgotten(entry.snapshot, error)
+            raise
 
     async def content(self, entry: Entry) -> FileContent | Document:
         """Return something to read a regular file's bytes from; IsAFolderError for a folder."""
@@ -200,7 +214,8 @@ class View:
             return entry
         if stat.S_ISDIR(entry.node.mode):
             raise IsAFolderError(f"{show(entry.name)!r} is a folder.")
-        return await self.repository.open_file(entry.node)
+        snapshot = entry.snapshot if isinstance(entry, Stored) else None
+        return await self.repository.open_file(entry.node, snapshot)
 
     async def resolve(self, path: str, start: Sequence[bytes] = ()) -> Located:
         """Follow `path` from the names `start`, or from the root when it begins with ``/``.

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from cesbrfs.catalog import names
 from cesbrfs.catalog.backups import Backup, tag_value
-from cesbrfs.errors import CesbrError, UsageError
+from cesbrfs.errors import CesbrError
 from cesbrfs.repo.model import NAME_MAX, Node, Snapshot
 from cesbrfs.repo.repository import Repository
-
-KINDS: Final = ("metadata", "volumes", "configuration", "registry")
+from cesbrfs.rules import DEFAULT_RULES, Rule
 
 _DEPTH: Final = 6
 _FOLDERS: Final = 512
@@ -28,29 +27,7 @@ _DOCUMENT_MAX: Final = 16 << 20
 """A dogu.json or registry JSON larger than this (bytes) is not read to find out whose it is."""
 _REGISTRY_ROOTS: Final = ("config", "dogu", "dogu_v2")
 
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """Paths that match `match` hold `kind`; its groups ``dogu`` and ``volume`` say whose."""
-
-    match: re.Pattern[str]
-    kind: str
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise UsageError(
-                f"A rule's kind is {self.kind!r}; it must be one of {', '.join(KINDS)}."
-            )
-
-
-DEFAULT_RULES: Final[tuple[Rule, ...]] = (
-    Rule(re.compile(r"(?:.*/)?ces/(?P<dogu>[^/]+)/volumes/(?P<volume>[^/]+)"), "volumes"),
-    Rule(re.compile(r"(?:.*/)?etc/(?:ces|cesapp)"), "configuration"),
-    Rule(re.compile(r"(?:.*/)?(?P<dogu>[^/]+)/dogu\.json"), "metadata"),
-    Rule(re.compile(r"/?dogu\.json"), "metadata"),
-    Rule(re.compile(r"(?:.*/)?(?P<dogu>[^/]+)/registry\.json"), "registry"),
-    Rule(re.compile(r"/?registry\.json"), "registry"),
-)
+_Names = tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +68,8 @@ async def lay_out(
     for snapshot in reversed(backup.snapshots):
         try:
             found, complete = await _Placer(repository, snapshot, rules).place()
+        except RepositoryUnreachableError:  # it may be back in a moment: nothing is settled
+            raise
         except CesbrError:  # its trees cannot be read: shown, and its reader gets the error
             found, complete = [], False
         claimed = [layout.claim(placement) for placement in found]
@@ -99,30 +78,66 @@ async def lay_out(
     return layout
 
 
-async def locate(repository: Repository, snapshot: Snapshot, path: str) -> Node | None:
-    """Find what was backed up as `path` in the snapshot's tree.
+async def locate(repository: Repository, snapshot: Snapshot) -> tuple[dict[str, Node], bool]:
+    """Find what was backed up as each of the snapshot's paths; tell whether that is all it holds.
 
-    It is at that path; else at the root's entry with its base name (relative backups); else, if it
-    is the snapshot's only path, it is the root itself (backups of ``.``), a node without a name.
+    restic stores an absolute path as it is, a relative one without its beginning, and of ``.`` only
+    the content.  So a path is found at the longest end of it that the tree has; the only path of a
+    snapshot that holds more than that is the root itself, a node without a name.  Paths that lead
+    to one place (restic renames the second ``x`` of ``a/x b/x``) cannot be told apart.
     """
-    parts = [part.encode() for part in path.split("/") if part not in ("", ".")]
-    root = Node(
+    held: dict[_Names, list[tuple[str, Node]]] = {}
+    for path in dict.fromkeys(snapshot.paths):
+        for at, node in await _find(repository, snapshot, path):
+            held.setdefault(at, []).append((path, node))
+    whole = await _covers(repository, snapshot, held.keys())
+    if len(snapshot.paths) == 1 and not (held and whole):
+        return {snapshot.paths[0]: _root(snapshot)}, True
+    found = {path: node for alike in held.values() if len(alike) == 1 for path, node in alike}
+    return found, whole and all(len(alike) == 1 for alike in held.values())
+
+
+async def _find(repository: Repository, snapshot: Snapshot, path: str) -> list[tuple[_Names, Node]]:
+    """Return where in the tree the longest end of `path` lies, and what lies there, or []."""
+    names_in_path = tuple(part.encode() for part in path.split("/") if part not in ("", "."))
+    if not names_in_path:
+        return [((), _root(snapshot))]
+    top = (await repository.root(snapshot)).nodes
+    for start in range(len(names_in_path)):
+        at = names_in_path[start:]
+        node = top.get(at[0])
+        for name in at[1:]:
+            if node is None or node.subtree is None:
+                node = None
+                break
+            node = (await repository.tree(node.subtree)).nodes.get(name)
+        if node is not None:
+            return [(at, node)]
+    return []
+
+
+async def _covers(repository: Repository, snapshot: Snapshot, held: Collection[_Names]) -> bool:
+    """Tell whether everything in the snapshot lies at or below the places `held`."""
+    if () in held:
+        return True
+    leading = {at[:length] for at in held for length in range(1, len(at))}
+    folders = [((), (await repository.root(snapshot)).nodes)]
+    while folders:
+        above, nodes = folders.pop()
+        for name, node in nodes.items():
+            at = (*above, name)
+            if at in held:
+                continue
+            if at not in leading or node.subtree is None:
+                return False
+            folders.append((at, (await repository.tree(node.subtree)).nodes))
+    return True
+
+
+def _root(snapshot: Snapshot) -> Node:
+    return Node(
         name=b"", type="dir", mode=0o40755, mtime_ns=snapshot.time_ns, subtree=snapshot.tree
     )
-    if not parts:
-        return root
-    top = await repository.root(snapshot)
-    node = top.nodes.get(parts[0])
-    for part in parts[1:]:
-        if node is None or node.subtree is None:
-            node = None
-            break
-        node = (await repository.tree(node.subtree)).nodes.get(part)
-    if node is None:
-        node = top.nodes.get(parts[-1])
-    if node is None and len(snapshot.paths) == 1:
-        node = root
-    return node
 
 
 class _Placer:
@@ -140,10 +155,8 @@ class _Placer:
 
     async def place(self) -> tuple[list[Placement], bool]:
         """Return the places, and whether they show all that the snapshot holds."""
-        for path in self._snapshot.paths:
-            node = await locate(self._repository, self._snapshot, path)
-            if node is None:  # it was asked for, but nothing was there to back up
-                continue
+        located, self._complete = await locate(self._repository, self._snapshot)
+        for path, node in located.items():
             if not await self._by_tags(path, node):
                 await self._by_rules(path, node, depth=0)
         return self._found, self._complete
@@ -206,12 +219,14 @@ class _Placer:
 
     async def _owner(self, kind: str, node: Node) -> str | None:
         """Ask a dogu.json or registry JSON whose it is; None when it does not say."""
-        if node.size > _DOCUMENT_MAX:
-            return None
         try:
             content = await self._repository.open_file(node)
+            if content.size > _DOCUMENT_MAX:
+                return None
             document = json.loads(await content.read(0, content.size))
-        except (CesbrError, ValueError):
+        except RepositoryUnreachableError:
+            raise
+        except (CesbrError, ValueError, RecursionError):
             return None
         if not isinstance(document, dict):
             return None

@@ -10,7 +10,8 @@ from typing import Final
 from cesbrfs.catalog.backups import Backup, Backups, tag_value
 from cesbrfs.catalog.manifest import FILE_NAME, Manifest, parse_manifest
 from cesbrfs.catalog.placing import Layout
-from cesbrfs.errors import CesbrError, DamagedError
+from cesbrfs.errors import CesbrError, DamagedError, RepositoryUnreachableError
+from cesbrfs.paths import show
 from cesbrfs.repo.model import Snapshot, format_time
 from cesbrfs.repo.repository import Repository
 
@@ -48,6 +49,8 @@ async def report(repository: Repository, backup: Backup) -> Report:
         return Report(Status.INCOMPLETE if backup.ours else Status.UNVERIFIED, None)
     try:
         manifest = await read_manifest(repository, backup.manifest)
+    except RepositoryUnreachableError:  # it may be back in a moment: nothing is settled
+        raise
     except CesbrError as error:
         _log.warning("The manifest of backup %s cannot be read: %s", backup.id, error)
         return Report(Status.INCOMPLETE, None)
@@ -56,9 +59,14 @@ async def report(repository: Repository, backup: Backup) -> Report:
 
 def judge(manifest: Manifest, backup: Backup) -> Status:
     """Compare what the manifest promises with the snapshots that are there."""
-    there = {s.id for s in backup.snapshots} | {s.original for s in backup.snapshots}
+    there = _there(backup)
     whole = all(point.snapshot in there and not point.failed for point in manifest.points)
     return Status.COMPLETE if whole else Status.INCOMPLETE
+
+
+def _there(backup: Backup) -> set[str]:
+    """Return the IDs by which a manifest may name the snapshots that are there."""
+    return {name for s in backup.snapshots for name in (s.id, s.original) if name}
 
 
 async def read_manifest(repository: Repository, snapshot: Snapshot) -> Manifest:
@@ -90,6 +98,8 @@ class Reports:
     async def latest(self, backups: Backups) -> Backup | None:
         """Return the newest complete backup, else the newest unverified one, else None."""
         unverified: Backup | None = None
+        for gone in self._known.keys() - {backup.id for backup in backups.by_name.values()}:
+            del self._known[gone]
         for backup in reversed(backups.by_name.values()):
             status = (await self.of(backup)).status
             if status is Status.COMPLETE:
@@ -108,7 +118,7 @@ def describe(backup: Backup, told: Report, layout: Layout | None = None) -> dict
     by_snapshot = {point.snapshot: point for point in promised if point.snapshot}
     where: dict[str, list[str]] = {}
     for path, placement in layout.placed.items() if layout else ():
-        shown = b"/".join(path).decode("utf-8", "replace")
+        shown = "/".join(show(part) for part in path)
         where.setdefault(placement.snapshot.id, []).append(shown)
     points: list[dict[str, object]] = []
     for snapshot in backup.snapshots:
@@ -127,7 +137,7 @@ def describe(backup: Backup, told: Report, layout: Layout | None = None) -> dict
                 else [],
             }
         )
-    there = {s.id for s in backup.snapshots} | {s.original for s in backup.snapshots}
+    there = _there(backup)
     missing = [
         {
             "kind": point.kind,

@@ -12,7 +12,6 @@ import pyfuse3
 import trio
 
 from cesbrfs.access import Access
-from cesbrfs.catalog.placing import DEFAULT_RULES, Rule
 from cesbrfs.errors import MountError
 from cesbrfs.fs import pump
 from cesbrfs.fs.daemon import notify_systemd
@@ -47,12 +46,9 @@ async def serve(
         open_storage(access), access.key, cache_bytes=settings.cache_size
     )
     try:
-        rules = DEFAULT_RULES
-        if settings.rules is not None:
-            rules = tuple(Rule(rule.match, rule.kind) for rule in settings.rules)
         view = View(
             repository,
-            rules=rules,
+            rules=settings.rules,
             backup_tag=settings.backup_tag,
             uid=os.getuid() if options.uid is None else options.uid,
             gid=os.getgid() if options.gid is None else options.gid,

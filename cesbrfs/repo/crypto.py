@@ -28,6 +28,8 @@ _TAG: Final = 16
 _NO_NONCE: Final = bytes(_NONCE)
 _SCRYPT_MEMORY: Final = 1 << 30
 """No key file may ask for more memory than this (restic's own need 32 MiB)."""
+_SCRYPT_WORK: Final = 1 << 26
+"""Nor for a larger product of its parameters (restic's own: about 2**20, half a second)."""
 
 
 class BadMacError(DamagedError):
@@ -49,11 +51,16 @@ def derive(password: bytes, key_file: KeyFile) -> Keys:
     Raises DamagedError when the file's parameters are none that scrypt can work with.
     """
     cost, block, parallel, salt = key_file.N, key_file.r, key_file.p, key_file.salt
-    if key_file.kdf != "scrypt" or not cost or not block or not parallel or salt is None:
+    if (
+        key_file.kdf != "scrypt"
+        or salt is None
+        or not all(number and number > 0 for number in (cost, block, parallel))
+    ):
         raise DamagedError("A key file does not say how its key is derived; run 'cesbr check'.")
+    assert cost and block and parallel
     memory = 128 * block * (cost + parallel + 2)
-    if memory > _SCRYPT_MEMORY:
-        raise DamagedError("A key file asks for over 1 GiB to derive its key; it is not restic's.")
+    if memory > _SCRYPT_MEMORY or cost * block * parallel > _SCRYPT_WORK:
+        raise DamagedError("A key file asks for too much work to derive its key; no restic did so.")
     try:
         raw = hashlib.scrypt(
             password, salt=salt, n=cost, r=block, p=parallel, maxmem=memory + 4096, dklen=64
@@ -78,13 +85,16 @@ def _keys(master: MasterKey) -> Keys:
 
 
 def open_record(keys: Keys, record: bytes | memoryview) -> bytes:
-    """Verify and decrypt one record.  Raises BadMacError when it is not what was written."""
+    """Verify and decrypt one record.
+
+    Raises BadMacError when it is not what was written, DamagedError when it cannot be a record.
+    """
     if len(record) < OVERHEAD:
-        raise BadMacError(f"A record of {len(record)} bytes is too short to be one.")
+        raise DamagedError(f"A record of {len(record)} bytes is too short to be one.")
     view = memoryview(record)
     nonce, sealed, tag = bytes(view[:_NONCE]), view[_NONCE:-_TAG], bytes(view[-_TAG:])
     if nonce == _NO_NONCE:  # restic refuses it too: no writer ever draws it
-        raise BadMacError("A record has the nonce zero, which nothing writes.")
+        raise DamagedError("A record has the nonce zero, which nothing writes.")
     aes = Cipher(AES(keys.mac_k), ECB()).encryptor()  # noqa: S305 - one block, as Poly1305-AES asks
     try:
         Poly1305.verify_tag(keys.mac_r + aes.update(nonce), sealed, tag)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from array import array
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from cesbrfs.errors import DamagedError
 from cesbrfs.repo.crypto import OVERHEAD
@@ -27,20 +27,17 @@ _FANOUT: Final = 1 << 16
 _U32: Final = (1 << 32) - 1
 
 
-class Segment:
-    """The rows of one index file; pack numbers count within `packs` (IDs of 32 bytes)."""
+class Segment(NamedTuple):
+    """The rows of one index file, joined; pack numbers count within `packs` (IDs of 32 bytes)."""
 
-    __slots__ = ("packs", "rows")
-
-    def __init__(self, packs: list[bytes], rows: list[tuple[bytes, int, int, int, int]]) -> None:
-        self.packs = packs
-        self.rows = rows
+    packs: list[bytes]
+    rows: bytes
 
 
 def parse_segment(data: bytes, name: str) -> Segment:
     """Read an opened index file; DamagedError when an entry cannot be right."""
     packs: list[bytes] = []
-    rows: list[tuple[bytes, int, int, int, int]] = []
+    rows = bytearray()
     for number, pack in enumerate(parse_index(data, f"index file {name[:8]}").packs or ()):
         packs.append(parse_id(pack.id))
         for blob in pack.blobs or ():
@@ -54,10 +51,10 @@ def parse_segment(data: bytes, name: str) -> Segment:
             if blob.uncompressed_length:
                 flags |= _COMPRESSED
                 plain = blob.uncompressed_length
-            if not (0 <= blob.offset <= _U32 and OVERHEAD <= blob.length <= _U32 >= plain):
+            if not (0 <= blob.offset <= _U32 and OVERHEAD <= blob.length <= _U32 >= plain >= 0):
                 raise DamagedError(f"Index file {name[:8]} has a blob at an impossible place.")
-            rows.append((parse_id(blob.id), flags, blob.offset, blob.length, plain))
-    return Segment(packs, rows)
+            rows += _ROW.pack(parse_id(blob.id), flags, blob.offset, blob.length, plain)
+    return Segment(packs, bytes(rows))
 
 
 class Index:
@@ -70,7 +67,7 @@ class Index:
         self.stored_bytes = 0
         for segment in self.segments.values():
             local = [numbers.setdefault(pack, len(numbers)) for pack in segment.packs]
-            for blob, flags, offset, length, plain in segment.rows:
+            for blob, flags, offset, length, plain in _ROW.iter_unpack(segment.rows):
                 flags = flags & ~_PACK_MASK | local[flags & _PACK_MASK]  # noqa: PLW2901 - renumbered
                 rows.append(_ROW.pack(blob, flags, offset, length, plain))
         rows = _unique(rows)

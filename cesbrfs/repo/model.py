@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import re
 import stat
+import sys
 from collections.abc import Mapping
 from typing import Final, Literal, TypeVar
 
@@ -21,7 +22,10 @@ NodeType = Literal["file", "dir", "symlink", "dev", "chardev", "fifo", "socket"]
 
 ID_BYTES: Final = 32
 NAME_MAX: Final = 255
+_HEX: Final = 2 * ID_BYTES
 _NS: Final = 1_000_000_000
+_U32: Final = (1 << 32) - 1
+_U64: Final = (1 << 64) - 1
 
 _T = TypeVar("_T")
 
@@ -295,6 +299,11 @@ def _node(raw: _RawNode) -> Node:
     target = b""
     if kind == "symlink":
         target = raw.linktarget_raw or (raw.linktarget or "").encode()
+    numbers = (raw.size, raw.links, raw.inode, raw.device_id, raw.device)
+    if not all(0 <= number <= _U64 for number in numbers if number) or not all(
+        0 <= number <= _U32 for number in (raw.uid, raw.gid, raw.mode) if number
+    ):
+        raise ValueError("one of its numbers cannot be right")
     return Node(
         name=name,
         type=kind,  # type: ignore[arg-type]  # it is a key of _FORMATS
@@ -332,7 +341,8 @@ def _permissions(go_mode: int) -> int:
 
 def _ids(content: list[str]) -> bytes:
     joined = bytes.fromhex("".join(content))
-    if len(joined) != ID_BYTES * len(content):
+    # The length of each, too: `fromhex` passes over white space.
+    if {len(blob) for blob in content} != {_HEX} or len(joined) != ID_BYTES * len(content):
         raise ValueError("its content names no blobs")
     return joined
 
@@ -343,7 +353,7 @@ def parse_id(text: str) -> bytes:
         value = bytes.fromhex(text)
     except ValueError:
         value = b""
-    if len(value) != ID_BYTES:
+    if len(value) != ID_BYTES or len(text) != _HEX:  # `fromhex` passes over white space
         raise DamagedError(f"{text!r} is no ID of a repository's file or blob; run 'cesbr check'.")
     return value
 
@@ -371,7 +381,10 @@ def unquote(text: str) -> bytes:
         if byte:
             parts.append(bytes((int(byte, 16),)))
         elif short or long:
-            parts.append(chr(int(short or long, 16)).encode())
+            code = int(short or long, 16)
+            if code > sys.maxunicode:
+                raise ValueError(f"its name has the code point {code:#x}, which does not exist")
+            parts.append(chr(code).encode())
         elif octal:
             parts.append(bytes((int(octal, 8),)))
         elif simple in _SIMPLE:
@@ -386,7 +399,10 @@ def unquote(text: str) -> bytes:
 
 
 _TIME: Final = re.compile(
-    r"(\d{4}-\d\d-\d\d)[Tt](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9})\d*)?(?:[Zz]|([+-])(\d\d):(\d\d))"
+    r"(\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01]))[Tt]"
+    r"([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d{1,9})\d*)?"
+    r"(?:[Zz]|([+-])([01]\d|2[0-3]):([0-5]\d))",
+    re.ASCII,
 )
 
 

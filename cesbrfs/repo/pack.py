@@ -23,7 +23,8 @@ UNPACKED_MAX: Final = 1 << 30
 
 _PLAIN: Final = struct.Struct("<BI32s")
 _PACKED: Final = struct.Struct("<BII32s")
-_CHUNK: Final = 1 << 20
+_PIECE: Final = 4096
+"""Decompressed at a time where the result's length is unknown; it unpacks to 128 MiB at most."""
 _COMPRESSED: Final = 2
 
 
@@ -62,15 +63,22 @@ def decode_blob(keys: Keys, blob: bytes, raw: bytes | memoryview, place: Place) 
 
     Raises DamagedError when MAC, compression, length or SHA-256 are not what they must be.
     """
-    plain = open_record(keys, raw)
-    if place.compressed:
-        plain = _decompress(plain, place.plain)
-    if len(plain) != place.plain or hashlib.sha256(plain).digest() != blob:
+    try:
+        plain = open_record(keys, raw)
+        if place.compressed:
+            plain = _decompress(plain, place.plain)
+        _check_content(plain, place.plain, blob)
+    except DamagedError as error:
         raise DamagedError(
-            f"Blob {blob.hex()[:8]} in pack {place.pack.hex()[:8]} does not hold what its ID"
-            " promises; run 'cesbr check --read-data'."
-        )
+            f"Blob {blob.hex()[:8]} in pack {place.pack.hex()[:8]} is damaged ({error.message})"
+            " Run 'cesbr check --read-data'."
+        ) from error
     return plain
+
+
+def _check_content(plain: bytes, length: int, blob: bytes) -> None:
+    if len(plain) != length or hashlib.sha256(plain).digest() != blob:
+        raise DamagedError("Its content has another SHA-256.")
 
 
 def _decompress(data: bytes, length: int) -> bytes:
@@ -94,17 +102,25 @@ def decode_unpacked(keys: Keys, raw: bytes) -> bytes:
         return plain
     if plain[:1] != bytes((_COMPRESSED,)):
         raise DamagedError("A file of the repository is neither JSON nor compressed JSON.")
+    return _decompress_unknown(memoryview(plain)[1:])
+
+
+def _decompress_unknown(data: memoryview) -> bytes:
+    """Decompress a zstd frame whose length nobody tells, with nothing after it."""
     parts: list[bytes] = []
-    size = 0
+    size = at = 0
+    frame = _local.zstd.decompressobj()
     try:
-        with _local.zstd.stream_reader(plain[1:]) as reader:
-            while chunk := reader.read(_CHUNK):
-                size += len(chunk)
-                if size > UNPACKED_MAX:
-                    raise DamagedError("A file of the repository unpacks to over 1 GiB.")
-                parts.append(chunk)
+        while at < len(data) and not frame.eof:
+            parts.append(frame.decompress(data[at : at + _PIECE]))
+            at += _PIECE
+            size += len(parts[-1])
+            if size > UNPACKED_MAX:
+                raise DamagedError("A file of the repository unpacks to over 1 GiB.")
     except zstandard.ZstdError as error:
         raise DamagedError(f"A file's compressed data cannot be read ({error}).") from error
+    if not frame.eof or frame.unused_data or at < len(data):
+        raise DamagedError("A file's compressed data does not end where the file does.")
     return b"".join(parts)
 
 
@@ -133,6 +149,8 @@ def parse_header(keys: Keys, pack: bytes, sealed: bytes) -> list[tuple[BlobType,
                 kind, length, blob = _PLAIN.unpack_from(plain, at)
                 size = length - OVERHEAD
                 at += _PLAIN.size
+            if length < OVERHEAD:
+                raise DamagedError(f"A pack's header has a blob of {length} bytes.")
             found.append((BlobType(kind & 1), blob, Place(pack, offset, length, size, compressed)))
             offset += length
     except struct.error as error:

@@ -8,6 +8,7 @@ index be listed once more before it counts as missing.
 from __future__ import annotations
 
 import bisect
+import hashlib
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,6 +23,7 @@ from cesbrfs.errors import (
     CesbrError,
     DamagedError,
     FileMissingError,
+    NotFoundError,
     RepositoryDamagedError,
     RepositoryMissingError,
     StorageError,
@@ -72,9 +74,8 @@ async def open_keys(storage: Storage, password: Secret) -> Keys:
     unreadable: CesbrError | None = None
     for file in files:
         try:
-            key_file = parse_key_file(
-                await storage.read(FileType.KEY, file.name), f"key file {file.name[:8]}"
-            )
+            raw = _genuine(await storage.read(FileType.KEY, file.name), FileType.KEY, file.name)
+            key_file = parse_key_file(raw, f"key file {file.name[:8]}")
             return await trio.to_thread.run_sync(open_master_key, key_file, password.value)
         except BadMacError:
             continue
@@ -87,6 +88,18 @@ async def open_keys(storage: Storage, password: Secret) -> Keys:
         f"The encryption key is wrong for the repository at {storage.shown}: none of its"
         f" {len(files)} keys is opened by it; set the key this repository was made with."
     )
+
+
+def _genuine(raw: bytes, kind: FileType, name: str) -> bytes:
+    """Return a whole file's content if its name is its SHA-256, as it must be; else DamagedError.
+
+    A MAC alone does not tell one file of the repository from another.
+    """
+    if hashlib.sha256(raw).hexdigest() != name:
+        raise DamagedError(
+            f"{kind.value}/{name[:8]} does not hold what its name promises; run 'cesbr check'."
+        )
+    return raw
 
 
 async def _has_config(storage: Storage) -> bool:
@@ -168,24 +181,46 @@ class Repository:
 
         A snapshot file that cannot be read is left out, logged and named in `damaged`.
         """
-        listed = {file.name for file in await self.storage.list(FileType.SNAPSHOT)}
+        listed = await self._list(FileType.SNAPSHOT)
         for name in self._snapshots.keys() - listed:
             del self._snapshots[name]
         missing = [name for name in listed if name not in self._snapshots]
 
         async def load(name: str) -> None:
             try:
-                raw = await self.storage.read(FileType.SNAPSHOT, name)
+                raw = await self._read(FileType.SNAPSHOT, name)
                 self._snapshots[name] = parse_snapshot(decode_unpacked(self._keys, raw), name)
             except FileMissingError:
                 pass  # forgotten since it was listed
             except (DamagedError, StorageError) as error:
-                self._note_damage(f"snapshots/{name}", error)
+                self._note_damage(FileType.SNAPSHOT, name, error)
+            else:
+                self.damaged.pop(f"{FileType.SNAPSHOT}/{name}", None)
 
         await _each(load, missing)
         return sorted(self._snapshots.values(), key=lambda s: (s.time_ns, s.id))
 
-    def _note_damage(self, file: str, error: CesbrError) -> None:
+    async def raise_if_forgotten(self, snapshot: Snapshot, error: BlobMissingError) -> None:
+        """Raise NotFoundError in the place of `error` when `snapshot` is not there any more."""
+        if all(held.id != snapshot.id for held in await self.snapshots()):
+            raise NotFoundError(
+                f"Snapshot {snapshot.id[:8]} was forgotten meanwhile, and its data removed."
+            ) from error
+
+    async def _list(self, kind: FileType) -> set[str]:
+        """Return the names of the files of one kind; what is gone is not damaged any more."""
+        listed = {file.name for file in await self.storage.list(kind)}
+        for file in list(self.damaged):
+            folder, _, name = file.partition("/")
+            if folder == kind and name not in listed:
+                del self.damaged[file]
+        return listed
+
+    async def _read(self, kind: FileType, name: str) -> bytes:
+        return _genuine(await self.storage.read(kind, name), kind, name)
+
+    def _note_damage(self, kind: FileType, name: str, error: CesbrError) -> None:
+        file = f"{kind}/{name}"
         if file not in self.damaged:
             _log.warning("%s is left out: %s", file, error)
         self.damaged[file] = error.message
@@ -199,7 +234,7 @@ class Repository:
         async with self._listing:
             if self._index is not None and self._listings > seen:
                 return self._index
-            listed = {file.name for file in await self.storage.list(FileType.INDEX)}
+            listed = await self._list(FileType.INDEX)
             known = self._index.segments if self._index else {}
             segments: dict[str, Segment] = {n: s for n, s in known.items() if n in listed}
             missing = sorted(listed - segments.keys())
@@ -211,7 +246,9 @@ class Repository:
                 except FileMissingError:
                     pass  # replaced since it was listed
                 except (DamagedError, StorageError) as error:
-                    self._note_damage(f"index/{name}", error)
+                    self._note_damage(FileType.INDEX, name, error)
+                else:
+                    self.damaged.pop(f"{FileType.INDEX}/{name}", None)
 
             await _each(load, missing)
             if self._index is None or segments.keys() != known.keys():
@@ -220,7 +257,8 @@ class Repository:
             return self._index
 
     def _segment(self, raw: bytes, name: str) -> Segment:
-        return parse_segment(decode_unpacked(self._keys, raw), name)
+        genuine = _genuine(raw, FileType.INDEX, name)
+        return parse_segment(decode_unpacked(self._keys, genuine), name)
 
     async def tree(self, tree_id: bytes) -> Tree:
         """Return the folder of this ID (32 bytes).
@@ -257,12 +295,17 @@ class Repository:
         if not any(name in tree.nodes for name in (b".", b"/")):
             return tree
         nodes: dict[bytes, Node] = {}
+        refused = list(tree.refused)
         for name, node in tree.nodes.items():
-            if name in (b".", b"/") and node.subtree is not None:
-                nodes.update((await self.tree(node.subtree)).nodes)
-            else:
+            if name not in (b".", b"/"):
                 nodes[name] = node
-        return Tree(nodes, tree.refused)
+            elif node.subtree is not None:
+                inner = await self.tree(node.subtree)
+                nodes.update(inner.nodes)
+                refused += inner.refused
+            else:
+                refused.append(f"{name.decode()!r}: no folder can hold this name")
+        return Tree(nodes, tuple(refused))
 
     async def data(self, blob: bytes) -> bytes:
         """Return the content of a data blob (ID of 32 bytes), checked."""
@@ -274,30 +317,36 @@ class Repository:
         seen = self._listings
         try:
             return await self._load_from(index.places(kind, blob), kind, blob)
-        except (BlobMissingError, FileMissingError):
+        except BlobMissingError:  # packs may have been written anew since the index was listed
             index = await self._relist(seen)
-            try:
-                return await self._load_from(index.places(kind, blob), kind, blob)
-            except FileMissingError as error:
-                raise BlobMissingError(
-                    f"No pack that should hold {_blob_name(kind, blob)} is left in"
-                    f" {self.storage.shown}; run 'cesbr check'."
-                ) from error
+            return await self._load_from(index.places(kind, blob), kind, blob)
 
     async def _load_from(self, places: Sequence[Place], kind: BlobType, blob: bytes) -> bytes:
-        """Return the blob from the first place that holds it; raise the last place's error."""
+        """Return the blob from the first place that holds it.
+
+        Raises BlobMissingError when it has no place or one of its packs is gone, else the last
+        place's error.
+        """
         if not places:
             raise BlobMissingError(
                 f"No index of {self.storage.shown} names {_blob_name(kind, blob)}; run"
                 " 'cesbr check'."
             )
-        *others, last = places
-        for place in others:
+        failed: list[CesbrError] = []
+        for place in places:
             try:
                 return await self._load_at(place, blob)
-            except (DamagedError, FileMissingError, StorageError) as error:
-                _log.warning("%s; trying its next place", error)
-        return await self._load_at(last, blob)
+            except (DamagedError, StorageError) as error:
+                failed.append(error)
+                if len(failed) < len(places):
+                    _log.warning("%s; trying its next place", error)
+        for error in failed:
+            if isinstance(error, FileMissingError):
+                raise BlobMissingError(
+                    f"No pack that should hold {_blob_name(kind, blob)} holds it in"
+                    f" {self.storage.shown}; run 'cesbr check'."
+                ) from error
+        raise failed[-1]
 
     async def _load_at(self, place: Place, blob: bytes) -> bytes:
         name = place.pack.hex()
@@ -306,12 +355,19 @@ class Repository:
             return await trio.to_thread.run_sync(decode_blob, self._keys, blob, raw, place)
         return decode_blob(self._keys, blob, raw, place)
 
-    async def open_file(self, node: Node) -> FileContent:
+    async def open_file(self, node: Node, snapshot: Snapshot | None = None) -> FileContent:
         """Prepare a file's content for reading.
 
-        Raises BlobMissingError when no index names one of its blobs.
+        Raises BlobMissingError when no index names one of its blobs; NotFoundError when that is
+        because `snapshot`, in which it lies, was forgotten.
         """
-        return FileContent(self, node.blobs, await self._lengths(node.blobs))
+        blobs = node.blobs
+        try:
+            return FileContent(self, blobs, await self._lengths(blobs), snapshot)
+        except BlobMissingError as error:
+            if snapshot is not None:
+                await self.raise_if_forgotten(snapshot, error)
+            raise
 
     async def _lengths(self, blobs: list[bytes]) -> list[int]:
         index = await self.index()
@@ -337,8 +393,15 @@ def _blob_name(kind: BlobType, blob: bytes) -> str:
 class FileContent:
     """The content of one file.  `size` is the sum of its blobs in bytes: the truth about it."""
 
-    def __init__(self, repository: Repository, blobs: list[bytes], lengths: list[int]) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        blobs: list[bytes],
+        lengths: list[int],
+        snapshot: Snapshot | None,
+    ) -> None:
         self._repository = repository
+        self._snapshot = snapshot
         self._blobs = blobs
         self._ends = list(itertools.accumulate(lengths))
         self.size: Final = self._ends[-1] if self._ends else 0
@@ -352,13 +415,29 @@ class FileContent:
         start = self._ends[at - 1] if at else 0
         parts: list[bytes | memoryview] = []
         while start < end:
-            blob = await self._repository.data(self._blobs[at])
+            blob = await self._blob(at, self._ends[at] - start)
             first, last = max(offset - start, 0), min(end - start, len(blob))
             whole = first == 0 and last == len(blob)
             parts.append(blob if whole else memoryview(blob)[first:last])
             start = self._ends[at]
             at += 1
         return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
+
+    async def _blob(self, at: int, length: int) -> bytes:
+        """Return the blob at position `at`, which must have `length` bytes."""
+        try:
+            blob = await self._repository.data(self._blobs[at])
+        except BlobMissingError as error:
+            if self._snapshot is not None:
+                await self._repository.raise_if_forgotten(self._snapshot, error)
+            raise
+        if len(blob) != length:  # another index file told another length
+            raise DamagedError(
+                f"The index files disagree about the length of"
+                f" {_blob_name(BlobType.DATA, self._blobs[at])}; rewrite them with"
+                " 'restic repair index'."
+            )
+        return blob
 
 
 async def _each(work: Callable[[str], Awaitable[None]], names: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ from cesbrfs.restic import Restic
 from cesbrfs.view import View
 from tests.compare import Record, differences, records
 from tests.mount.conftest import Mount
+from tests.restic_repo import create
 from tests.sample.instance import Instance, build
 
 
@@ -38,15 +39,6 @@ def restore_all(restic: Path, access: Access, snapshot: str, target: Path) -> No
             "HOME": str(target.parent),
             "PATH": "/usr/bin:/bin",
         },
-    )
-
-
-def initialise(restic: Path, access: Access, version: int) -> None:
-    """Make a repository of a format."""
-    subprocess.run(
-        [restic, "init", "--repository-version", str(version), "-q"],
-        check=True,
-        env={"RESTIC_REPOSITORY": access.url, "RESTIC_PASSWORD": access.key.value.decode()},
     )
 
 
@@ -135,7 +127,7 @@ def test_tiny_instance_equals_restore(
 ) -> None:
     """Every oddity, backed up by either restic in either format, reads as restic restores it."""
     instance = make_instance(tmp_path / "instance")
-    initialise(restic_binary, instance.access, version)
+    create(restic_binary, instance.repository, version=version, password=instance.key)
     assert (
         _compare_all(instance, restic_binary, restic_new, mount, tmp_path / "restored", ["redmine"])
         > 100
@@ -147,5 +139,5 @@ def test_full_instance_equals_restore(
 ) -> None:
     """Every one of thousands of real files reads as restic restores it."""
     instance = build(tmp_path / "instance", scale="full")
-    initialise(restic_new, instance.access, 2)
+    create(restic_new, instance.repository, password=instance.key)
     assert _compare_all(instance, restic_new, restic_new, mount, tmp_path / "restored") > 2000

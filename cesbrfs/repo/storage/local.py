@@ -48,10 +48,10 @@ class LocalStorage:
         try:
             with os.scandir(top) as entries:
                 for entry in entries:
-                    if is_file_name(entry.name):
-                        found.append(FileInfo(entry.name, entry.stat().st_size))
-                    elif kind is FileType.PACK and entry.is_dir():
-                        found.extend(self._packs(entry.path))
+                    if kind is FileType.PACK and entry.is_dir():
+                        found.extend(self._files(entry.path))
+                    else:
+                        found.extend(_file(entry))
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -59,13 +59,12 @@ class LocalStorage:
         return found
 
     @staticmethod
-    def _packs(folder: str) -> Sequence[FileInfo]:
-        with os.scandir(folder) as entries:
-            return [
-                FileInfo(entry.name, entry.stat().st_size)
-                for entry in entries
-                if is_file_name(entry.name)
-            ]
+    def _files(folder: str) -> Sequence[FileInfo]:
+        try:
+            with os.scandir(folder) as entries:
+                return [file for entry in entries for file in _file(entry)]
+        except FileNotFoundError:
+            return ()
 
     async def read(
         self, kind: FileType, name: str = "", offset: int = 0, length: int | None = None
@@ -121,3 +120,13 @@ class LocalStorage:
 
     async def aclose(self) -> None:
         """Nothing is kept open."""
+
+
+def _file(entry: os.DirEntry[str]) -> Sequence[FileInfo]:
+    """Return what is listed for `entry`: nothing where it is none of restic's, or gone already."""
+    if not is_file_name(entry.name):
+        return ()
+    try:
+        return (FileInfo(entry.name, entry.stat().st_size),)
+    except FileNotFoundError:
+        return ()

@@ -1,0 +1,29 @@
+"""Instance -> backup: one restic snapshot per point of data, and a manifest at the end.
+
+`plan_backup` says what would be backed up and asks only the instance; `run_backup` does it.  What
+fails is reported by its path and does not keep the rest from being backed up.
+"""
+
+from cesbrfs.backup.plan import plan_backup
+from cesbrfs.backup.points import (
+    BackupPlan,
+    BackupResult,
+    Failure,
+    LeftOut,
+    PointResult,
+    PointStep,
+)
+from cesbrfs.backup.run import Step, new_backup_id, run_backup
+
+__all__ = [
+    "BackupPlan",
+    "BackupResult",
+    "Failure",
+    "LeftOut",
+    "PointResult",
+    "PointStep",
+    "Step",
+    "new_backup_id",
+    "plan_backup",
+    "run_backup",
+]

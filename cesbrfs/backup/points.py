@@ -1,0 +1,137 @@
+"""What a backup consists of: the steps that are planned, and what became of each.  Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from cesbrfs.paths import for_json
+
+Kind = Literal["metadata", "registry", "volumes", "configuration", "manifest"]
+Status = Literal["complete", "incomplete"]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A path (a file's, a document's, a registry key) that is not in the backup, and why."""
+
+    path: bytes
+    error: str
+
+    def as_json(self) -> dict[str, object]:
+        """Return ``{path, error}``, and ``path_b64`` for a path that is not UTF-8."""
+        return {**for_json(self.path, "path"), "error": self.error}
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A path that needs no backup, and why."""
+
+    path: bytes
+    reason: str
+
+    def as_json(self) -> dict[str, object]:
+        """Return ``{path, reason}``, and ``path_b64`` for a path that is not UTF-8."""
+        return {**for_json(self.path, "path"), "reason": self.reason}
+
+
+@dataclass(frozen=True, slots=True)
+class PointStep:
+    """One point of data to back up; `dogu` is None for the instance's own.
+
+    Either `paths`, folders that are backed up as they are, or a `document`, a file's name whose
+    content is made at the time (or is `content`, when it is known).  Neither: nothing is left that
+    can be backed up.  `failed` is what should be part of the point and cannot.
+    """
+
+    kind: Kind
+    dogu: str | None
+    paths: tuple[Path, ...] = ()
+    document: str | None = None
+    content: bytes | None = field(default=None, repr=False)
+    failed: tuple[Failure, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+
+    def tags(self, backup_id: str) -> tuple[str, ...]:
+        """Return the tags of the point's snapshot."""
+        owner = () if self.dogu is None else (f"dogu={self.dogu}",)
+        return (backup_id, f"kind={self.kind}", *owner)
+
+    def as_json(self) -> dict[str, object]:
+        """Return the step as ``--dry-run --json`` shows it."""
+        return {
+            "kind": self.kind,
+            "dogu": self.dogu,
+            "paths": [str(path) for path in self.paths] or [self.document] * bool(self.document),
+            "failed": [failure.as_json() for failure in self.failed],
+            "left_out": [left_out.as_json() for left_out in self.left_out],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class BackupPlan:
+    """All steps of a backup but the manifest; `left_out` belongs to none of them."""
+
+    steps: tuple[PointStep, ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+    def as_json(self) -> dict[str, object]:
+        """Return the plan as ``--dry-run --json`` shows it."""
+        return {
+            "steps": [step.as_json() for step in self.steps],
+            "left_out": [left_out.as_json() for left_out in self.left_out],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PointResult:
+    """What became of a point: its snapshot's ID (None: no snapshot), sizes in bytes."""
+
+    kind: Kind
+    dogu: str | None
+    snapshot: str | None = None
+    files: int = 0
+    bytes: int = 0
+    added: int = 0
+    failed: tuple[Failure, ...] = ()
+
+    def as_json(self) -> dict[str, object]:
+        """Return the point as ``backup --json`` shows it."""
+        return {
+            "kind": self.kind,
+            "dogu": self.dogu,
+            "snapshot": self.snapshot,
+            "files": self.files,
+            "bytes": self.bytes,
+            "added": self.added,
+            "failed": [failure.as_json() for failure in self.failed],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class BackupResult:
+    """A backup that ran to its end.  `failed` holds all failures, those of the points too."""
+
+    id: str
+    points: tuple[PointResult, ...]
+    failed: tuple[Failure, ...]
+
+    @property
+    def status(self) -> Status:
+        """``complete`` when nothing failed."""
+        return "incomplete" if self.failed else "complete"
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 3 when something is missing."""
+        return 3 if self.failed else 0
+
+    def as_json(self) -> dict[str, object]:
+        """Return ``{id, status, points, failed}``."""
+        return {
+            "id": self.id,
+            "status": self.status,
+            "points": [point.as_json() for point in self.points],
+            "failed": [failure.as_json() for failure in self.failed],
+        }

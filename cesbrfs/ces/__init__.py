@@ -1,0 +1,1 @@
+"""Cloudogu's world: dogus, the registry, the instance; knows no repository format."""

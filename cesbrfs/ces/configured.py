@@ -1,0 +1,88 @@
+"""What the keys under ``/config/backup`` say about the repository of an instance's backups."""
+
+from __future__ import annotations
+
+import os.path
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from cesbrfs.access import Secret
+from cesbrfs.ces.registry import Registry
+from cesbrfs.errors import UsageError
+
+KEY: Final = "/config/backup/encryption_key"
+
+_BACKUP: Final = "/config/backup"
+_ADDRESSES: Final[Mapping[str, str]] = {
+    "local": "local_config/path",
+    "sftp": "sftp_config/address",
+    "s3": "s3_bucket_config/address",
+}
+_S3_SECRETS: Final[Mapping[str, str]] = {
+    "AWS_ACCESS_KEY_ID": "access_key_id",
+    "AWS_SECRET_ACCESS_KEY": "secret_access_key",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredRepository:
+    """An address in restic's form, the registry key that said it, variables its storage needs."""
+
+    url: str = field(repr=False)
+    key: str
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+def decode_secret(value: str) -> bytes:
+    """Turn a secret value of the registry into its bytes, every one of them."""
+    return value.encode()
+
+
+async def configured_key(registry: Registry) -> Secret | None:
+    """Return the encryption key, byte for byte; None when the registry has none."""
+    value = await registry.get(KEY)
+    return Secret(decode_secret(value)) if value else None
+
+
+async def configured_repository(registry: Registry) -> ConfiguredRepository | None:
+    """Return the repository that the registry names, None when it names no type of one.
+
+    The type may be in any case and the address with or without its scheme, as both are met in the
+    wild.  UsageError names a key that is missing or wrong.
+    """
+    written = ((await registry.get(f"{_BACKUP}/backup_type")) or "").strip()
+    kind = written.lower()
+    if not kind:
+        return None
+    if kind not in _ADDRESSES:
+        raise UsageError(
+            f"{_BACKUP}/backup_type in the registry {registry.address} is {written!r}; set it to "
+            "local, SFTP or S3."
+        )
+    key = f"{_BACKUP}/{_ADDRESSES[kind]}"
+    address = ((await registry.get(key)) or "").strip()
+    scheme, colon, rest = address.partition(":")
+    if colon and scheme.lower() == kind:
+        address = rest
+    if not address:
+        raise UsageError(
+            f"The registry {registry.address} has the backup_type {written} but no address; "
+            f"set {key}."
+        )
+    if kind == "local":
+        if not address.startswith("/"):
+            raise UsageError(
+                f"{key} in the registry {registry.address} is not an absolute path; set one."
+            )
+        return ConfiguredRepository(_absolute(address), key)
+    environment = {}
+    for variable, name in _S3_SECRETS.items() if kind == "s3" else ():
+        value = ((await registry.get(f"{_BACKUP}/s3_bucket_config/{name}")) or "").strip()
+        if value:
+            environment[variable] = decode_secret(value).decode()
+    return ConfiguredRepository(f"{kind}:{address}", key, environment)
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(path)

@@ -1,0 +1,102 @@
+"""A dogu's description, its dogu.json: which volumes it has and which of them need backup.
+
+Real files mix the case of their keys and Cloudogu's tools, written in Go, read them without regard
+to it; so does this module.  Pure parsing; the format is that of cesapp-lib's ``core.Dogu``.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Final
+
+from cesbrfs.errors import DoguError
+
+PRIVATE_VOLUME: Final = "_private"
+"""The folder beside a dogu's volumes that holds its private key, the only copy there is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A volume that the description declares; `path` is its place inside the container."""
+
+    name: str
+    path: str = ""
+    owner: str = ""
+    group: str = ""
+    needs_backup: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Dogu:
+    """What a dogu.json says; `name` is ``namespace/simple``."""
+
+    name: str
+    version: str
+    volumes: tuple[Volume, ...] = ()
+
+    @property
+    def simple_name(self) -> str:
+        """The part of the name that counts on an instance."""
+        return self.name.rpartition("/")[2]
+
+
+def parse_dogu(text: str) -> Dogu:
+    """Read a dogu.json; DoguError when it is none."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DoguError(f"The dogu.json is not JSON ({error}); install the dogu again.") from error
+    dogu = _fields(found, "the dogu.json")
+    name = _text(dogu, "name")
+    if not name.rpartition("/")[2]:
+        raise DoguError("The dogu.json has no Name; install the dogu again.")
+    declared = dogu.get("volumes", [])
+    if not isinstance(declared, list):
+        raise DoguError("Volumes in the dogu.json is no list; install the dogu again.")
+    return Dogu(name, _text(dogu, "version"), tuple(_volume(entry) for entry in declared))
+
+
+def _fields(found: object, what: str) -> dict[str, object]:
+    """Return an object's fields under lower-case names; of two that differ in case, the last.
+
+    As in Go, a field that is null counts as not there.
+    """
+    if not isinstance(found, dict):
+        raise DoguError(f"A JSON object is missing where {what} needs one; install the dogu again.")
+    return {key.lower(): value for key, value in found.items() if value is not None}
+
+
+def _text(fields: dict[str, object], name: str) -> str:
+    value = fields.get(name, "")
+    if not isinstance(value, str) or not _is_unicode(value):
+        raise DoguError(f"{name.title()} in the dogu.json is no text; install the dogu again.")
+    return value
+
+
+def _is_unicode(text: str) -> bool:
+    """Tell whether `text` can be written down: JSON's escapes can build halves of characters."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def _volume(entry: object) -> Volume:
+    fields = _fields(entry, "a volume in the dogu.json")
+    name = _text(fields, "name")
+    if name in {"", ".", ".."} or "/" in name or "\0" in name:
+        raise DoguError(
+            f"The dogu.json declares a volume {name!r}, which cannot be a folder's name; "
+            "install the dogu again."
+        )
+    # Unset means true: cesapp-lib's code decides so, whatever its documentation says.
+    needs_backup = fields.get("needsbackup", True)
+    if not isinstance(needs_backup, bool):
+        raise DoguError(
+            f"NeedsBackup of the volume {name} is neither true nor false; install the dogu again."
+        )
+    return Volume(
+        name=name,
+        path=_text(fields, "path"),
+        owner=_text(fields, "owner"),
+        group=_text(fields, "group"),
+        needs_backup=needs_backup,
+    )

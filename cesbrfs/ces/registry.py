@@ -1,0 +1,257 @@
+"""The registry of an instance: keys such as ``/config/redmine/logging/root`` and their values.
+
+Keys begin with ``/``; their parts form folders, and a key is either a value or a folder.  Values
+are UTF-8 text, kept byte for byte.  `FileRegistry` is the embedded registry: a folder whose files
+mirror the keys.  Another implementation (CES has etcd, v2 keys API) needs the same five methods.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import Final, Protocol
+
+import trio
+
+from cesbrfs.errors import RegistryError
+
+_TEMPORARY: Final = ".cesbr-new-"  # where a value is written before it takes its name
+
+
+class Registry(Protocol):
+    """Where an instance keeps its settings and what it knows of its dogus."""
+
+    @property
+    def address(self) -> str:
+        """Where the registry is, as people are told."""
+        ...
+
+    async def get(self, key: str) -> str | None:
+        """Return the value of `key`, None when there is no such key."""
+        ...
+
+    async def read(self, prefix: str) -> dict[str, str]:
+        """Return all keys at and below `prefix` with their values, sorted, maybe none."""
+        ...
+
+    async def children(self, prefix: str) -> list[str]:
+        """Return the names right below the folder `prefix`, sorted.
+
+        etcd hides names that begin with ``_`` here, as it does in `read`: ask for those by name.
+        """
+        ...
+
+    async def set(self, key: str, value: str) -> None:
+        """Give `key` a value; readers see the old one or the new one, whole."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Remove `key`, or do nothing when it does not exist."""
+        ...
+
+
+def parts_of(key: str) -> tuple[str, ...]:
+    """Split `key` into its parts; RegistryError for a key that no registry can hold.
+
+    The leading slash may be missing and one at the end is allowed, so ``/`` has no parts.
+    """
+    parts = tuple(key.removeprefix("/").removesuffix("/").split("/"))
+    if parts == ("",):
+        return ()
+    for part in parts:
+        if part in {"", ".", ".."} or "\0" in part or part.startswith(_TEMPORARY):
+            raise RegistryError(
+                f"{key!r} is no registry key; write it as names with one slash between them."
+            )
+    return parts
+
+
+class FileRegistry:
+    """A registry in the folder `path`: ``PATH/config/backup/active`` holds exactly the value.
+
+    A folder that does not exist is an empty registry; the first `set` creates it, readable for its
+    owner alone, as values may be secrets.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def address(self) -> str:
+        """The folder's path."""
+        return str(self.path)
+
+    async def get(self, key: str) -> str | None:
+        """Return the value of `key`; RegistryError for a folder and for bytes that are no UTF-8."""
+        return await trio.to_thread.run_sync(self._get, key)
+
+    async def read(self, prefix: str) -> dict[str, str]:
+        """Return all keys at and below `prefix`; RegistryError names one that is unreadable."""
+        return await trio.to_thread.run_sync(self._read, prefix)
+
+    async def children(self, prefix: str) -> list[str]:
+        """Return the names right below `prefix`; none for a value and for what does not exist."""
+        return await trio.to_thread.run_sync(self._children, parts_of(prefix))
+
+    async def set(self, key: str, value: str) -> None:
+        """Write `value` beside its place, flush it to the disk and rename it over the old one."""
+        # Not abandoned when cancelled: the thread ends by itself and leaves no half-made file.
+        await trio.to_thread.run_sync(self._set, key, value)
+
+    async def delete(self, key: str) -> None:
+        """Remove `key` and the folders that it leaves empty; RegistryError for a folder of keys."""
+        await trio.to_thread.run_sync(self._delete, key)
+
+    def _file(self, parts: tuple[str, ...]) -> Path:
+        return self.path.joinpath(*parts)
+
+    def _get(self, key: str) -> str | None:
+        parts = parts_of(key)
+        if not parts:
+            raise RegistryError(f"{key!r} is the whole registry, not a key; name one.")
+        try:
+            data = self._file(parts).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except IsADirectoryError:
+            raise RegistryError(
+                f"The registry key {_join(parts)} is a folder of keys, not a value; "
+                "name a key below it."
+            ) from None
+        except (OSError, ValueError) as error:
+            raise self._failed("read", parts, error) from error
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            raise RegistryError(
+                f"The registry key {_join(parts)} does not hold UTF-8 text; set its value again."
+            ) from None
+
+    def _read(self, prefix: str) -> dict[str, str]:
+        found: dict[str, str] = {}
+        # Walked without recursion: no depth of folders can exhaust the stack.
+        waiting = [parts_of(prefix)]
+        while waiting:
+            parts = waiting.pop()
+            kind = self._kind(parts)
+            if kind == "folder":
+                waiting.extend((*parts, name) for name in self._children(parts))
+            elif kind == "value":
+                value = self._get(_join(parts))
+                if value is not None:  # else deleted since it was listed
+                    found[_join(parts)] = value
+        return dict(sorted(found.items()))
+
+    def _kind(self, parts: tuple[str, ...]) -> str | None:
+        """Tell a folder from a value; None when there is neither."""
+        file = self._file(parts)
+        try:
+            mode = file.lstat().st_mode
+            if stat.S_ISDIR(mode) or (not parts and file.is_dir()):
+                return "folder"
+            # A link to a value is followed; one to a folder could lead round in a circle.
+            if stat.S_ISREG(mode) or (stat.S_ISLNK(mode) and file.is_file()):
+                return "value"
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError) as error:
+            raise self._failed("read", parts, error) from error
+        raise RegistryError(
+            f"The registry's {file} is neither a value nor a folder of values; remove it."
+        )
+
+    def _children(self, parts: tuple[str, ...]) -> list[str]:
+        try:
+            names = os.listdir(self._file(parts))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except (OSError, ValueError) as error:
+            raise self._failed("list", parts, error) from error
+        for name in names:
+            if any("\udc80" <= char <= "\udcff" for char in name):
+                raise RegistryError(
+                    f"The registry folder {self._file(parts)} has a name that is not UTF-8, "
+                    f"{os.fsencode(name)!r}; rename it."
+                )
+        return sorted(name for name in names if not name.startswith(_TEMPORARY))
+
+    def _set(self, key: str, value: str) -> None:
+        parts = parts_of(key)
+        if not parts:
+            raise RegistryError(f"{key!r} is the whole registry, not a key; name one.")
+        file = self._file(parts)
+        try:
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _replace(file, value.encode())
+        except IsADirectoryError:
+            raise RegistryError(
+                f"The registry key {_join(parts)} cannot be set, it is a folder of keys; "
+                "delete those first."
+            ) from None
+        except (FileExistsError, NotADirectoryError):
+            raise RegistryError(
+                f"The registry key {_join(parts)} cannot be set, a part of it is a value, "
+                "not a folder; delete that first."
+            ) from None
+        except (OSError, ValueError) as error:
+            raise self._failed("set", parts, error) from error
+
+    def _delete(self, key: str) -> None:
+        parts = parts_of(key)
+        file = self._file(parts)
+        try:
+            if self._kind(parts) == "folder":
+                raise RegistryError(
+                    f"The registry key {_join(parts)} is a folder of keys; delete them one by one."
+                )
+            file.unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except (OSError, ValueError) as error:
+            raise self._failed("delete", parts, error) from error
+        # An emptied folder is no key, and it would keep its name from becoming a value.
+        for parent in list(file.parents)[: len(parts) - 1]:
+            try:
+                parent.rmdir()
+            except OSError:
+                break
+
+    def _failed(self, verb: str, parts: tuple[str, ...], error: Exception) -> RegistryError:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        return RegistryError(
+            f"Cannot {verb} the registry key {_join(parts)} in {self.path}: {reason}; "
+            "see to the folder's permissions and its disk."
+        )
+
+
+def _join(parts: tuple[str, ...]) -> str:
+    return "/" + "/".join(parts)
+
+
+def _replace(file: Path, data: bytes) -> None:
+    """Give `file` new content, atomically and durably; a file that exists keeps its mode."""
+    try:
+        mode = stat.S_IMODE(file.stat().st_mode)
+    except FileNotFoundError:
+        mode = 0o600
+    new = file.with_name(_TEMPORARY + secrets.token_hex(8))
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with open(descriptor, "wb") as stream:
+            os.fchmod(stream.fileno(), mode)
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        new.replace(file)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        raise
+    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

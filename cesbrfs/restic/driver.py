@@ -1,0 +1,377 @@
+"""The restic commands that this project uses, for one repository."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import trio
+
+from cesbrfs.access import Access
+from cesbrfs.errors import (
+    CesbrError,
+    NotFoundError,
+    RepositoryDamagedError,
+    RepositoryUnreachableError,
+    ResticError,
+    UsageError,
+)
+from cesbrfs.restic.binary import Version, find_restic, read_version
+from cesbrfs.restic.environment import (
+    environment,
+    flags,
+    has_usable_cache,
+    passed_bytes,
+    passed_key,
+)
+from cesbrfs.restic.events import (
+    BackupSummary,
+    CheckReport,
+    Event,
+    Failed,
+    ItemError,
+    Status,
+    Summary,
+    check_errors,
+    parse_event,
+    plain,
+    without_elapsed,
+)
+from cesbrfs.restic.failure import classify, is_hopeless, retry_reason
+from cesbrfs.restic.process import Ended, Ending, Line, run
+from cesbrfs.restic.sources import absolute, backup_flags, item_errors, split_missing
+
+PROBE_DEADLINE: Final = 30.0
+"""Seconds for a look at the repository's state."""
+INIT_DEADLINE: Final = 120.0
+_INIT_LINGER: Final = 15.0
+SILENCE: Final = 600.0
+"""Seconds that a long call may go on without any progress."""
+
+_RETRIES: Final = 3
+"""Retries of restic that a short call waits for; restic itself goes on for 15 minutes."""
+_REST_VARIABLES: Final = Version(0, 16, 1)
+_SECRET_NAME: Final = ("SECRET", "PASSWORD", "TOKEN", "KEY")
+_PARTIAL: Final = 3
+
+OnEvent = Callable[[Event], None]
+OnText = Callable[[str], None]
+
+
+class _Config(msgspec.Struct):
+    """What of ``restic cat config`` is of interest."""
+
+    id: str
+
+
+@dataclass(slots=True)
+class _Ears:
+    """Listens to one restic process: what it says, whether it gets on, whether to go on."""
+
+    on_event: OnEvent | None = None
+    on_text: OnText | None = None
+    retries: float = math.inf
+    """How many retries to wait for."""
+    seen_retries: int = field(default=0, init=False)
+
+    def stdout(self, line: bytes) -> Line:
+        """Take one line of stdout."""
+        event = parse_event(line)
+        if event is not None and self.on_event is not None:
+            self.on_event(event)
+            return Line(keep=False, progress=_progress(event))
+        text = plain(line)
+        if self.on_text is not None and text:
+            self.on_text(text)
+        return Line(progress=without_elapsed(text))
+
+    def stderr(self, line: bytes) -> Line:
+        """Take one line of stderr."""
+        event = parse_event(line)
+        if isinstance(event, Failed) and self.on_event is not None:
+            self.on_event(event)
+            return Line(keep=False, progress=event)
+        text = plain(line)
+        reason = retry_reason(text)
+        if reason is not None:
+            self.seen_retries += 1
+            tired = self.retries < math.inf and is_hopeless(reason)
+            return Line(hopeless=tired or self.seen_retries >= self.retries)
+        if self.on_text is not None and text and event is None:
+            self.on_text(text)
+        return Line(progress=text)
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What one backup told: its totals, and the items that it could not read."""
+
+    on_event: OnEvent | None
+    summary: Summary | None = None
+    failed: dict[str, Failed] = field(default_factory=dict)
+
+    def __call__(self, event: Event) -> None:
+        """Take one event and hand it on."""
+        if isinstance(event, Summary):
+            self.summary = event
+        elif isinstance(event, Failed):
+            before = self.failed.get(event.item)
+            if before is None or event.reason:  # archival comes after scan, and says as much
+                self.failed[event.item] = event
+        if self.on_event is not None:
+            self.on_event(event)
+
+
+def _progress(event: Event) -> object:
+    """Return what changes of `event` when restic gets on; its clock does not count."""
+    if isinstance(event, Status):
+        return (event.total_files, event.total_bytes, event.files_done, event.bytes_done)
+    return event
+
+
+class Restic:
+    """One restic program and one repository.
+
+    Every method may raise what `classify` makes of a failure, ResticError when the program cannot
+    be run, and RepositoryUnreachableError when it made no progress for too long.  A cancelled call
+    interrupts restic, waits until its lock is gone, and leaves no process behind.
+    """
+
+    def __init__(
+        self,
+        binary: Path,
+        version: Version,
+        access: Access,
+        *,
+        cache_dir: Path | None = None,
+        silence: float = SILENCE,
+    ) -> None:
+        """Drive `binary`; `cache_dir` is restic's cache, `silence` see `SILENCE`."""
+        self.binary: Final = binary
+        self.version: Final = version
+        self.access: Final = access
+        self._silence: Final = silence
+        self._environment: Final = environment(
+            access, cache_dir=cache_dir, knows_rest_variables=version >= _REST_VARIABLES
+        )
+
+    def __repr__(self) -> str:
+        return f"Restic({self.binary}, {self.version}, {self.access.shown})"
+
+    @classmethod
+    async def open(
+        cls, access: Access, *, binary: str | None = None, cache_dir: Path | None = None
+    ) -> Restic:
+        """Find restic, ask its version, and return it for `access`; no repository is touched."""
+        found = await find_restic(binary)
+        return cls(found, await read_version(found), access, cache_dir=cache_dir)
+
+    async def probe(self) -> str:
+        """Open the repository, without a lock, and return its id.
+
+        Raises RepositoryMissingError, WrongKeyError, RepositoryDeniedError,
+        RepositoryDamagedError or RepositoryUnreachableError.  A repository that lost only its
+        config looks missing from here: see `cesbrfs.readiness`.
+        """
+        ended = await self._short(["cat", "config", "--no-lock"], PROBE_DEADLINE)
+        try:
+            return msgspec.json.decode(ended.stdout, type=_Config).id
+        except msgspec.MsgspecError as error:
+            raise RepositoryDamagedError(
+                f"The config of the repository at {self.access.shown} holds no id; put it back from"
+                " a copy of the repository."
+            ) from error
+
+    async def init(self) -> str:
+        """Create the repository and return its id.
+
+        The caller has made sure that nothing is there: 0.14 would spoil a repository that has lost
+        only its config.  `cesbrfs.readiness` is that caller.
+        """
+        # A ^C between its two files would leave a key without a config: a damaged repository.
+        await self._short(["init"], INIT_DEADLINE, linger=_INIT_LINGER)
+        return await self.probe()
+
+    async def backup(
+        self,
+        paths: Sequence[str | bytes] = (),
+        *,
+        tags: Sequence[str],
+        host: str | None = None,
+        parent: str | None = None,
+        time: str | None = None,
+        exclude: Sequence[str | bytes] = (),
+        stdin: tuple[str, bytes] | None = None,
+        dry_run: bool = False,
+        on_event: OnEvent | None = None,
+    ) -> BackupSummary:
+        """Save `paths`, or the one file ``(name, content)`` of `stdin`, as one snapshot.
+
+        Paths are literal, of any bytes and any number; `exclude` are literal paths below them.
+        `time` is ``YYYY-MM-DD HH:MM:SS``, local.  What could not be read is in the result's
+        `errors`, and so are paths that do not exist; NotFoundError is raised when none does.
+        """
+        command = ["backup", "--json"]
+        command += backup_flags(tags=tags, host=host, parent=parent, time=time, exclude=exclude)
+        if dry_run:
+            command.append("--dry-run")
+        heard = _Heard(on_event)
+        if stdin is not None:
+            if paths or not stdin[0] or "/" in stdin[0]:
+                # 0.18.0 fails on a name with folders: "unable to save snapshot: open /x".
+                raise UsageError("A backup from memory takes one bare file name and no paths.")
+            command += ["--stdin", "--stdin-filename", stdin[0]]
+            with passed_bytes(stdin[1]) as source:
+                return await self._backup(command, heard, stdin=source)
+        if not paths:
+            raise UsageError("Nothing to back up: no path was given.")
+        wanted = [absolute(path) for path in paths]
+        there, missing = await trio.to_thread.run_sync(split_missing, wanted)
+        if not there:
+            raise NotFoundError(
+                f"Nothing to back up: {os.fsdecode(wanted[0])!r} does not exist"
+                + (f", nor do the other {len(wanted) - 1} paths." if wanted[1:] else ".")
+            )
+        with passed_bytes(b"".join(path + b"\0" for path in there)) as listed:
+            command += ["--files-from-raw", f"/dev/fd/{listed}"]
+            return await self._backup(command, heard, there, missing, pass_fds=(listed,))
+
+    async def _backup(
+        self,
+        command: Sequence[str],
+        heard: _Heard,
+        paths: Sequence[bytes] = (),
+        missing: Mapping[bytes, str] = {},
+        *,
+        stdin: int = subprocess.DEVNULL,
+        pass_fds: Sequence[int] = (),
+    ) -> BackupSummary:
+        """Run a backup; `missing` are the paths that are known not to be there."""
+        ended = await self._run(command, _Ears(on_event=heard), stdin=stdin, pass_fds=pass_fds)
+        if ended.ending is not Ending.ITSELF or ended.exit_code not in (0, _PARTIAL):
+            raise self._failure(command, ended)
+        if heard.summary is None:
+            raise ResticError(
+                f"restic ended its backup to {self.access.shown} without a summary; look with"
+                " 'cesbr backups' whether it is there."
+            )
+        errors = dict(missing)
+        for path in paths:
+            if path + b" does not exist, skipping" in ended.stderr:  # gone since we looked
+                errors[path] = "does not exist"
+        errors |= await trio.to_thread.run_sync(item_errors, heard.failed)
+        if ended.exit_code == _PARTIAL and not errors:
+            errors[b""] = "restic could not read everything and does not say what"
+        return BackupSummary(
+            snapshot_id="" if heard.summary.dry_run else heard.summary.snapshot_id,
+            totals=heard.summary,
+            errors=tuple(ItemError(path, message) for path, message in errors.items()),
+        )
+
+    async def check(
+        self,
+        *,
+        read_data: bool = False,
+        read_data_subset: str | None = None,
+        on_line: OnText | None = None,
+    ) -> CheckReport:
+        """Check the repository's structure, and its packs with `read_data` or a subset.
+
+        `read_data_subset` is restic's: ``1/5``, ``10%``, ``500M``.  `on_line` gets its words.
+        Needs the lock: raises RepositoryLockedError where another process holds one.
+        """
+        # Not --json: there, restic tells no progress, and 0.14 knows none.
+        command = ["check"]
+        if read_data_subset is not None:
+            command.append(f"--read-data-subset={read_data_subset}")
+        elif read_data:
+            command.append("--read-data")
+        ended = await self._run(command, _Ears(on_text=on_line))
+        if ended.ending is Ending.ITSELF:
+            if ended.exit_code == 0:
+                return CheckReport()
+            if b"repository contains errors" in ended.stderr:
+                text = self._clean(ended.stderr + b"\n" + ended.stdout)
+                return CheckReport(check_errors(plain(x.encode()) for x in text.splitlines()))
+        raise self._failure(command, ended)
+
+    async def unlock(self, *, remove_all: bool = False) -> str:
+        """Remove locks that no process holds any more, or all; return what restic says of it."""
+        command = ["unlock", "--remove-all"] if remove_all else ["unlock"]
+        ended = await self._run(command, _Ears())
+        if ended.ending is not Ending.ITSELF or ended.exit_code != 0:
+            raise self._failure(command, ended)
+        return plain(ended.stdout)
+
+    async def _short(
+        self, command: Sequence[str], deadline: float, *, linger: float = 0.0
+    ) -> Ended:
+        """Run a call that waits for no slow storage, and return its success."""
+        ears = _Ears(retries=_RETRIES)
+        ended = await self._run(command, ears, deadline=deadline, linger=linger)
+        if ended.ending is not Ending.ITSELF or ended.exit_code != 0:
+            raise self._failure(command, ended)
+        return ended
+
+    async def _run(
+        self,
+        command: Sequence[str],
+        ears: _Ears,
+        *,
+        deadline: float = math.inf,
+        stdin: int = subprocess.DEVNULL,
+        pass_fds: Sequence[int] = (),
+        linger: float = 0.0,
+    ) -> Ended:
+        """Run one command; the key goes along, exit codes are left to the caller."""
+        with passed_key(self.access.key) as (variables, key_fds):
+            line = [str(self.binary), *flags(self.access)]
+            if not await trio.to_thread.run_sync(has_usable_cache, self._environment):
+                line.append("--no-cache")
+            return await run(
+                [*line, *command],
+                env=self._environment | variables,
+                stdin=stdin,
+                pass_fds=(*pass_fds, *key_fds),
+                on_stdout=ears.stdout,
+                on_stderr=ears.stderr,
+                deadline=deadline,
+                silence=self._silence,
+                linger=linger,
+            )
+
+    def _failure(self, command: Sequence[str], ended: Ended) -> CesbrError:
+        """Return the error that `ended` means."""
+        text, shown = self._clean(ended.stderr), self.access.shown
+        if ended.ending is not Ending.ITSELF:
+            # What it tried in vain tells more than its last words, which are about the signal.
+            reasons = [why for line in text.splitlines() if (why := retry_reason(line))]
+            if reasons:
+                return classify(
+                    self.version, 1, f"Fatal: unable to open repository at x: {reasons[-1]}", shown
+                )
+            return RepositoryUnreachableError(
+                f"restic {command[0]} made no progress on the repository at {shown} and was ended;"
+                " check whether its storage answers."
+            )
+        return classify(self.version, ended.exit_code, text, shown)
+
+    def _clean(self, output: bytes) -> str:
+        """Return `output` as text without the secrets that restic might have repeated."""
+        text = output.decode("utf-8", "replace").replace(self.access.url, self.access.shown)
+        secrets = [self.access.key.value.decode("utf-8", "replace")]
+        secrets += [
+            value
+            for name, value in self.access.environment.items()
+            if any(part in name for part in _SECRET_NAME)
+        ]
+        for secret in secrets:
+            if len(secret) >= 4:  # noqa: PLR2004 - shorter ones would blot out words
+                text = text.replace(secret, "***")
+        return text

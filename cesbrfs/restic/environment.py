@@ -1,0 +1,162 @@
+"""What a restic process inherits: a clean environment, and the key through a descriptor."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from cesbrfs.access import Access, Secret
+from cesbrfs.errors import UsageError
+
+_INHERITED: Final = re.compile(
+    "PATH|HOME|USER|LOGNAME|TMPDIR|TZ|XDG_.*|SSH_(AUTH_SOCK|AGENT_PID)|KRB5.*"
+    "|SSL_CERT_(FILE|DIR)|GO(GC|MAXPROCS|MEMLIMIT|DEBUG)|RESTIC_CACHE_DIR"
+    "|(?i:(HTTPS?|ALL|NO|FTP)_PROXY)"
+)
+"""What the processes of restic may take from ours.
+
+Everything else stays behind, above all the RESTIC_* variables of a user who also runs restic by
+hand: they would name another repository, another key, or (RESTIC_HOST) hide snapshots.
+"""
+
+_OURS: Final = re.compile(
+    "RESTIC_(FROM_)?(REPOSITORY|PASSWORD)(_FILE|_COMMAND)?|RESTIC_HOST|RESTIC_PROGRESS_FPS"
+)
+"""Variables that the driver alone sets."""
+
+_FLAGS: Final = {"RESTIC_CACERT": "--cacert", "RESTIC_TLS_CLIENT_CERT": "--tls-client-cert"}
+"""Variables that 0.14 knows only as flags; they hold paths, not secrets."""
+
+_PROGRESS_A_SECOND: Final = "2"
+_BYTE_ORDER_MARKS: Final = (b"\xef\xbb\xbf", b"\xfe\xff", b"\xff\xfe")
+_PIPE_BYTES: Final = 4096
+"""What fits into any pipe without a reader."""
+
+
+def inherited(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the part of the environment that restic may see, with English messages."""
+    given = os.environ if environ is None else environ
+    kept = {name: value for name, value in given.items() if _INHERITED.fullmatch(name)}
+    return kept | {"LC_ALL": "C"}
+
+
+def repository_address(access: Access, *, knows_rest_variables: bool) -> str:
+    """Return the address as this restic needs it.
+
+    Before 0.16.1 restic did not know RESTIC_REST_USERNAME and RESTIC_REST_PASSWORD: there they
+    become the address' user info, which the address of a repository may have at any version.
+    """
+    user = access.environment.get("RESTIC_REST_USERNAME", "")
+    password = access.environment.get("RESTIC_REST_PASSWORD", "")
+    found = re.fullmatch(r"(rest:https?://)([^@/]*/.*|[^@/]*)", access.url)
+    if knows_rest_variables or not found or not (user or password):
+        return access.url
+    return f"{found[1]}{quote(user, safe='')}:{quote(password, safe='')}@{found[2]}"
+
+
+def environment(
+    access: Access, *, cache_dir: Path | None = None, knows_rest_variables: bool = True
+) -> dict[str, str]:
+    """Return the environment of a restic process for `access`; the key is not in it.
+
+    The address goes here, not to the command line, which everybody may read: it may hold a
+    password.
+    """
+    env = inherited()
+    env |= {name: value for name, value in access.environment.items() if not _OURS.fullmatch(name)}
+    env["RESTIC_REPOSITORY"] = repository_address(access, knows_rest_variables=knows_rest_variables)
+    env["RESTIC_PROGRESS_FPS"] = _PROGRESS_A_SECOND
+    if cache_dir is not None:
+        env["RESTIC_CACHE_DIR"] = str(cache_dir)
+    return env
+
+
+def flags(access: Access) -> list[str]:
+    """Return the global flags for `access`: its options, and what 0.14 takes only as a flag."""
+    found = [
+        part
+        for name, flag in _FLAGS.items()
+        if (value := access.environment.get(name))
+        for part in (flag, value)
+    ]
+    for name, value in access.options.items():
+        found += ["--option", f"{name}={value}"]
+    return found
+
+
+def has_usable_cache(env: Mapping[str, str]) -> bool:
+    """Tell whether restic's cache can be written; 0.19 fails where older ones only complain."""
+    if found := env.get("RESTIC_CACHE_DIR"):
+        folder = Path(found)
+    elif found := env.get("XDG_CACHE_HOME"):
+        folder = Path(found, "restic")
+    elif found := env.get("HOME"):
+        folder = Path(found, ".cache", "restic")
+    else:
+        return False
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.R_OK | os.W_OK | os.X_OK)
+
+
+def is_read_exactly(key: bytes) -> bool:
+    """Tell whether restic would read `key` from a file byte for byte.
+
+    It trims white space, in Unicode's meaning, drops a byte order mark and decodes UTF-16.
+    """
+    text = key.decode("utf-8", "surrogateescape")
+    return text == text.strip() and not key.startswith(_BYTE_ORDER_MARKS)
+
+
+@contextmanager
+def passed_key(key: Secret) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
+    """Give the variables and the descriptors by which a child gets `key`, byte for byte.
+
+    The descriptor is a pipe that is empty once restic has read it, so what restic starts (ssh,
+    rclone) finds nothing in it.  A key that restic would alter when it reads it from a file goes
+    through the environment.  Raises UsageError for a key that can go neither way.
+    """
+    value = key.value
+    if not value:
+        raise UsageError(
+            "The encryption key is empty; set it with --password-file, RESTIC_PASSWORD or the"
+            " registry's /config/backup/encryption_key."
+        )
+    if not is_read_exactly(value) or len(value) > _PIPE_BYTES:
+        if b"\0" in value:
+            raise UsageError(
+                "The encryption key cannot be handed to restic: it holds a NUL byte and white"
+                " space around it; use another key."
+            )
+        yield {"RESTIC_PASSWORD": os.fsdecode(value)}, ()
+        return
+    reader, writer = os.pipe()
+    try:
+        try:
+            os.write(writer, value)
+        finally:
+            os.close(writer)
+        yield {"RESTIC_PASSWORD_FILE": f"/dev/fd/{reader}"}, (reader,)
+    finally:
+        os.close(reader)
+
+
+@contextmanager
+def passed_bytes(data: bytes) -> Iterator[int]:
+    """Give a descriptor, at its start, of a file in memory that holds `data`."""
+    descriptor = os.memfd_create("cesbrfs")
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        yield descriptor
+    finally:
+        os.close(descriptor)

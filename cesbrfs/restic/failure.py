@@ -1,0 +1,242 @@
+"""What a failure of restic means: by exit code where the version has them, else by its text.
+
+The texts are those that 0.14.0, 0.18.0 and 0.19.1 print.  A repository counts as missing only when
+restic says that its config was *not found*: before 0.17 it asks "Is there a repository at the
+following location?" after a refusal and after a dead connection, too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from cesbrfs.errors import (
+    CesbrError,
+    InterruptedByUserError,
+    RepositoryDamagedError,
+    RepositoryDeniedError,
+    RepositoryLockedError,
+    RepositoryMissingError,
+    RepositoryUnreachableError,
+    ResticError,
+    StorageError,
+    UsageError,
+    WrongKeyError,
+)
+from cesbrfs.restic.binary import Version
+from cesbrfs.restic.events import ExitError, parse_event, plain
+
+_CODES_10_11: Final = Version(0, 17, 0)
+_CODE_12: Final = Version(0, 17, 1)
+_INTERRUPTED: Final = 130
+
+_NOT_FOUND: Final = re.compile(
+    r"unable to open config file: (?:"
+    r"l?stat .*: no such file or directory"  # local
+    r"|(?:l?stat.*: )?file does not exist"  # sftp
+    r"|<config/> does not exist"  # rest, rclone
+    r"|(?:Stat: )?The specified key does not exist\.?"  # s3
+    r")$",
+    re.MULTILINE | re.IGNORECASE,
+)
+_DENIED: Final = re.compile(
+    r"permission denied|operation not permitted|access ?denied|read-only file system"
+    r"|HTTP response \(40[137]\)|\b40[13] (?:Unauthorized|Forbidden)"
+    r"|SignatureDoesNotMatch|InvalidAccessKeyId|Host key verification failed",
+    re.IGNORECASE,
+)
+_WRONG_KEY: Final = re.compile(r"wrong password or no key found")
+_LOCKED: Final = re.compile(r"repository is already locked(?: exclusively)?(?: (by PID [^\n]*))?")
+_NO_KEY: Final = re.compile(r"an empty password is not|an empty password is not allowed")
+_DAMAGED: Final = re.compile(
+    r"config or key \S+ is damaged|config file has zero size|ciphertext verification failed"
+    r"|LoadRaw\(<key/.*invalid data returned|Unmarshal: invalid character"
+    r"|invalid data returned|repository contains errors|unsupported repository version"
+    r"|config cannot be loaded: (?:invalid|unexpected end of JSON)"
+)
+_EXISTS: Final = re.compile(r"config file already exists|repository already contains keys")
+_FULL: Final = re.compile(r"no space left on device|disk quota exceeded|507 Insufficient Storage")
+_BAD_ADDRESS: Final = re.compile(
+    r"parsing repository location failed|invalid backend|Bucket name cannot|invalid bucket name",
+    re.IGNORECASE,
+)
+_UNREACHABLE: Final = re.compile(
+    r"unable to open (?:config file|repository at)|create repository at .* failed"
+    r"|connection re(?:fused|set)|no such host|timed? ?out|network is unreachable|no route to host"
+    r"|unable to start the sftp session|HTTP response \(5\d\d\)|x509:|not a directory"
+    r"|connection lost|broken pipe|unexpected EOF|transport endpoint|input/output error",
+    re.IGNORECASE,
+)
+
+_RETRY: Final = re.compile(r"returned error, retrying after [^:]*: (.*)")
+_SUBPROCESS: Final = re.compile(r"(?:subprocess [^:]+|rclone): (.*)")
+_NOISE: Final = re.compile(
+    r"unable to open cache|signal \S+ received|\S*context canceled|Is there a repository at"
+    r"|If the repository is in a local directory|using temporary cache|.*/\S+\.go:\d+$"
+    r"|[\w./()*-]+\.[\w.()*]+$|lock was created at|storage ID|the `unlock` command"
+    r"|repo already locked, waiting"
+)
+_FRAME: Final = re.compile(
+    r"^(?:Fatal: |repository does not exist: |unable to open config file: |config cannot be loaded:"
+    r" |unable to open repository at .*?: (?=[a-zA-Z/])|create repository at .*? failed: )"
+)
+
+_SENTENCE: Final = 300
+"""Characters of restic's own words that go into a message."""
+
+
+def retry_reason(text: str) -> str | None:
+    """Return why restic tries again, where `text` is a line that says so."""
+    found = _RETRY.search(text)
+    return found[1] if found else None
+
+
+def is_hopeless(reason: str) -> bool:
+    """Tell whether another try cannot end better than the one that failed for `reason`."""
+    return bool(_DENIED.search(reason) or _BAD_ADDRESS.search(reason) or "not a dir" in reason)
+
+
+def failure_text(stderr: str) -> str:
+    """Return the part of `stderr` that says why restic failed, a line a reason.
+
+    Complaints that do not end it, about its cache for instance, would mislead: a message that is
+    marked as fatal wins, together with what ssh or rclone said.
+    """
+    fatal: list[str] = []
+    helpers: list[str] = []
+    others: list[str] = []
+    retries: list[str] = []
+    for raw in stderr.splitlines():
+        line = raw.strip()
+        event = parse_event(line.encode())
+        if isinstance(event, ExitError):
+            fatal += [part for part in event.message.splitlines() if not _NOISE.match(part)]
+        elif event is not None or not line or "context canceled" in line:
+            continue
+        elif line.startswith("Fatal: "):
+            fatal.append(line)
+        elif found := _SUBPROCESS.match(line):
+            helpers.append(found[1])
+        elif reason := retry_reason(line):
+            retries.append(reason)
+        elif not _NOISE.match(line):
+            others.append(line)
+    return "\n".join(helpers + (fatal or others[-20:] + retries[-1:]))
+
+
+def _told(text: str) -> str:
+    """Return restic's reason in one line, without the frames around it."""
+    lines = text.splitlines()
+    reason = next((line for line in reversed(lines) if line.startswith("Fatal: ")), "")
+    reason = reason or (lines[-1] if lines else "")
+    if lines and "sftp session" in reason:
+        reason = lines[0]  # what ssh said; restic only knows that it ended
+    while (shorter := _FRAME.sub("", reason, count=1)) != reason:
+        reason = shorter
+    return reason[:_SENTENCE].rstrip(".") or "no reason given"
+
+
+def classify(version: Version, exit_code: int, stderr_text: str, url_shown: str) -> CesbrError:
+    """Return the error that a failed restic of `version` means.
+
+    `stderr_text` is all it printed there, free of secrets; `url_shown` names the repository in the
+    message.
+    """
+    text = failure_text("\n".join(plain(line.encode()) for line in stderr_text.splitlines()))
+    if version >= _CODES_10_11 and exit_code in _BY_CODE_10_11:
+        return _BY_CODE_10_11[exit_code](url_shown, text)
+    if version >= _CODE_12 and exit_code == WrongKeyError.exit_code:
+        return _wrong_key(url_shown, text)
+    if exit_code == _INTERRUPTED:
+        return InterruptedByUserError("restic was interrupted and has ended cleanly.")
+    if exit_code < 0:
+        return ResticError(
+            f"restic was ended by signal {-exit_code} while it worked on {url_shown}; if the system"
+            " ran out of memory, its log says so."
+        )
+    for pattern, make in _BY_TEXT:
+        if pattern.search(text):
+            return make(url_shown, text)
+    return ResticError(f"restic failed on {url_shown} (exit code {exit_code}): {_told(text)}.")
+
+
+def _missing(url: str, _text: str) -> CesbrError:
+    return RepositoryMissingError(
+        f"There is no repository at {url}; create it with 'cesbr init' or correct the address."
+    )
+
+
+def _wrong_key(url: str, _text: str) -> CesbrError:
+    return WrongKeyError(
+        f"The encryption key is wrong for the repository at {url}; set the key this repository was"
+        " made with."
+    )
+
+
+def _locked(url: str, text: str) -> CesbrError:
+    found = _LOCKED.search(text)
+    holder = f" {found[1]}" if found and found[1] else ""
+    return RepositoryLockedError(
+        f"The repository at {url} is locked{holder}; wait for that to end, or remove a lock that"
+        " was left behind with 'cesbr unlock'."
+    )
+
+
+def _no_key(url: str, _text: str) -> CesbrError:
+    return UsageError(f"The encryption key for {url} is empty; set the key of the repository.")
+
+
+def _damaged(url: str, text: str) -> CesbrError:
+    return RepositoryDamagedError(
+        f"The repository at {url} is damaged ({_told(text)}); run 'cesbr check', and put damaged"
+        " files back from a copy of the repository."
+    )
+
+
+def _exists(url: str, _text: str) -> CesbrError:
+    return ResticError(f"There is a repository at {url} already; it is kept as it is.")
+
+
+def _full(url: str, _text: str) -> CesbrError:
+    return StorageError(f"The storage of the repository at {url} is full; make room and try again.")
+
+
+def _denied(url: str, text: str) -> CesbrError:
+    return RepositoryDeniedError(
+        f"The repository at {url} refuses access ({_told(text)}); check its credentials and"
+        " permissions."
+    )
+
+
+def _bad_address(url: str, text: str) -> CesbrError:
+    return UsageError(f"{url} is no address of a repository ({_told(text)}); correct it.")
+
+
+def _unreachable(url: str, text: str) -> CesbrError:
+    return RepositoryUnreachableError(
+        f"The repository at {url} cannot be reached ({_told(text)}); check the address and the"
+        " connection."
+    )
+
+
+_Make = Callable[[str, str], CesbrError]
+
+_BY_CODE_10_11: Final[dict[int, _Make]] = {
+    RepositoryMissingError.exit_code: _missing,
+    RepositoryLockedError.exit_code: _locked,
+}
+
+_BY_TEXT: Final[tuple[tuple[re.Pattern[str], _Make], ...]] = (
+    (_WRONG_KEY, _wrong_key),
+    (_LOCKED, _locked),
+    (_NO_KEY, _no_key),
+    (_DAMAGED, _damaged),
+    (_EXISTS, _exists),
+    (_FULL, _full),
+    (_DENIED, _denied),
+    (_NOT_FOUND, _missing),
+    (_BAD_ADDRESS, _bad_address),
+    (_UNREACHABLE, _unreachable),
+)
+"""The first that fits: a refusal comes before "not found", so it never counts as missing."""

@@ -1,0 +1,292 @@
+"""Runs one program to its end, or ends it cleanly: drained pipes, deadlines, no process left.
+
+restic keeps a lock in the repository while it works.  It takes the lock back when it is
+interrupted, but not when it is killed, and not when a closed pipe kills it: so it gets SIGINT
+first, and both of its pipes are read to their end however the call ends.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+import trio
+
+from cesbrfs.errors import ResticError
+
+GRACE: Final = 20.0
+"""Seconds that an interrupted restic gets to take its lock back (it needs well under one)."""
+
+_TERMINATE_GRACE: Final = 3.0
+_PIPE_GRACE: Final = 2.0
+"""Seconds for what restic started (ssh, rclone) to close the pipes after restic's end."""
+_TICK: Final = 5.0
+"""Seconds between two looks at whether a silent restic still reads anything."""
+_TRICKLE: Final = 4096
+"""Bytes read within a tick that count as progress: more than an idle program's own wake-ups."""
+_CHUNK: Final = 64 << 10
+_KEPT_LINES: Final = 2000
+
+
+class Ending(Enum):
+    """How a call came to its end."""
+
+    ITSELF = auto()
+    DEADLINE = auto()
+    """It took longer than it may."""
+    SILENCE = auto()
+    """It made no progress for longer than it may."""
+    HOPELESS = auto()
+    """A line of its output said that waiting is of no use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """One finished process; `stdout` and `stderr` hold the last lines that no handler consumed."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+    ending: Ending = Ending.ITSELF
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What a handler makes of one line of output."""
+
+    keep: bool = True
+    """Whether it belongs to what `Ended` returns."""
+    progress: object = None
+    """Equal to the one before: no progress.  None: the line says nothing about it."""
+    hopeless: bool = False
+    """Whether to end the process now."""
+
+
+Handler = Callable[[bytes], Line]
+
+
+def _keep_line(line: bytes) -> Line:
+    return Line(progress=line)
+
+
+async def run(
+    command: Sequence[str | bytes],
+    *,
+    env: Mapping[str, str],
+    stdin: int = subprocess.DEVNULL,
+    pass_fds: Sequence[int] = (),
+    on_stdout: Handler = _keep_line,
+    on_stderr: Handler = _keep_line,
+    deadline: float = math.inf,
+    silence: float = math.inf,
+    grace: float = GRACE,
+    linger: float = 0.0,
+) -> Ended:
+    """Run `command` and return how it ended; never leaves a process behind.
+
+    `deadline` and `silence` are seconds, for the whole call and without progress.  After either,
+    and when the caller is cancelled, the process is interrupted and has `grace` seconds to end
+    before it is killed.  A handler's exception ends the process the same way and is raised here.
+    `linger` are seconds that a cancelled call may take to end by itself, before it is interrupted.
+    Raises ResticError when the program cannot be started.
+    """
+    try:
+        process = await trio.lowlevel.open_process(
+            command,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=env,
+            pass_fds=pass_fds,
+            # A ^C at the terminal is for us alone: restic's ssh must live until the lock is gone.
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ResticError(
+            f"{os.fsdecode(command[0])} cannot be started ({error.strerror}); check the setting"
+            " 'restic'."
+        ) from error
+    call = _Call(process, deadline=deadline, silence=silence, grace=grace, linger=linger)
+    return await call.finish(on_stdout, on_stderr)
+
+
+class _Call:
+    """One running process, its two pipes and its watchdog."""
+
+    def __init__(
+        self,
+        process: trio.Process,
+        *,
+        deadline: float,
+        silence: float,
+        grace: float,
+        linger: float,
+    ) -> None:
+        now = trio.current_time()
+        self._process = process
+        self._deadline = now + deadline
+        self._silence = silence
+        self._grace = grace
+        self._linger = linger
+        self._last_progress = now
+        self._bytes_read = 0
+        self._waiting = trio.CancelScope()
+        self._ending = Ending.ITSELF
+        self._failure: BaseException | None = None
+
+    def progressed(self) -> None:
+        """Note that the process is getting on."""
+        self._last_progress = trio.current_time()
+
+    def give_up(self, failure: BaseException | None) -> None:
+        """End the process now: because of `failure`, or as hopeless."""
+        self._failure = self._failure or failure
+        self._ending = Ending.HOPELESS
+        self._waiting.cancel()
+
+    async def finish(self, on_stdout: Handler, on_stderr: Handler) -> Ended:
+        """Wait for the end, bring it about where it does not come, and close the pipes."""
+        out = _Pipe(self._process.stdout, on_stdout, self)
+        err = _Pipe(self._process.stderr, on_stderr, self)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(out.drain)
+            nursery.start_soon(err.drain)
+            try:
+                await self._wait()
+            finally:
+                if self._process.returncode is None:
+                    await self._stop()
+                await _close_pipes(out, err)
+        if self._failure is not None:
+            raise self._failure
+        return Ended(
+            # None: killed, yet stuck in the kernel (a dead network folder).
+            -signal.SIGKILL if self._process.returncode is None else self._process.returncode,
+            out.kept(),
+            err.kept(),
+            self._ending,
+        )
+
+    async def _wait(self) -> None:
+        """Return when the process has ended or has to be ended."""
+        tick = min(_TICK, self._silence / 4)
+        while True:
+            now = trio.current_time()
+            until = min(self._deadline, now + tick)
+            with trio.CancelScope(deadline=until) as self._waiting:
+                if self._ending is Ending.HOPELESS:  # said so before this scope was there
+                    return
+                await self._process.wait()
+                return
+            if self._ending is Ending.HOPELESS:
+                return
+            now = trio.current_time()
+            if now >= self._deadline:
+                self._ending = Ending.DEADLINE
+                return
+            self._look_at_reads()
+            if now - self._last_progress >= self._silence:
+                self._ending = Ending.SILENCE
+                return
+
+    def _look_at_reads(self) -> None:
+        """Count bytes that the process has read as progress.
+
+        `check` says nothing while it walks a large tree, nor does a backup while it loads a large
+        index, but both read; a restic whose storage hangs does not.
+        """
+        try:
+            with open(f"/proc/{self._process.pid}/io", "rb") as file:
+                read = int(file.readline().split()[1])
+        except (OSError, IndexError, ValueError):
+            return  # ended, or a kernel without it: its lines are all there is to go by
+        if read - self._bytes_read >= _TRICKLE:
+            self.progressed()
+        self._bytes_read = read
+
+    async def _stop(self) -> None:
+        """Interrupt the process; terminate and kill it when it does not end by that."""
+        with trio.CancelScope(shield=True):
+            if self._ending is Ending.ITSELF:  # cancelled
+                with trio.move_on_after(self._linger):
+                    await self._process.wait()
+                    return
+            for number, seconds in (
+                (signal.SIGINT, self._grace),
+                (signal.SIGTERM, _TERMINATE_GRACE),
+            ):
+                self._process.send_signal(number)
+                with trio.move_on_after(seconds):
+                    await self._process.wait()
+                    return
+            # The whole group: what it started must not keep the storage or the pipes.
+            os.killpg(self._process.pid, signal.SIGKILL)
+            with trio.move_on_after(_TERMINATE_GRACE):
+                await self._process.wait()
+
+
+class _Pipe:
+    """Reads one pipe to its end, whatever is cancelled, and hands on its lines."""
+
+    def __init__(
+        self, stream: trio.abc.ReceiveStream | None, handler: Handler, call: _Call
+    ) -> None:
+        assert stream is not None, "the process was started with pipes"
+        self._stream = stream
+        self._handler: Handler | None = handler
+        self._call = call
+        self._kept: deque[bytes] = deque(maxlen=_KEPT_LINES)
+        self._progress: object = None
+        self.shield = trio.CancelScope(shield=True)
+        self.ended = trio.Event()
+
+    def kept(self) -> bytes:
+        """Return the lines that were kept."""
+        return b"\n".join(self._kept)
+
+    async def drain(self) -> None:
+        """Read until the end."""
+        parts: list[bytes] = []
+        with self.shield:
+            async with self._stream:
+                while chunk := await self._stream.receive_some(_CHUNK):
+                    first, *more = bytes(chunk).split(b"\n")
+                    parts.append(first)
+                    for next_part in more:
+                        self._line(b"".join(parts))
+                        parts = [next_part]
+        self._line(b"".join(parts))
+        self.ended.set()
+
+    def _line(self, line: bytes) -> None:
+        if self._handler is None or not line:
+            return
+        try:
+            made = self._handler(line)
+        except BaseException as failure:  # noqa: BLE001 - raised where the process is awaited
+            self._handler = None
+            self._call.give_up(failure)
+            return
+        if made.keep:
+            self._kept.append(line)
+        if made.progress is not None and made.progress != self._progress:
+            self._progress = made.progress
+            self._call.progressed()
+        if made.hopeless:
+            self._call.give_up(None)
+
+
+async def _close_pipes(*pipes: _Pipe) -> None:
+    """Read the pipes to their end, but do not wait for a grandchild that holds them."""
+    with trio.CancelScope(shield=True), trio.move_on_after(_PIPE_GRACE):
+        for pipe in pipes:
+            await pipe.ended.wait()
+    for pipe in pipes:
+        pipe.shield.cancel()

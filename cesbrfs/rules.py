@@ -1,0 +1,36 @@
+"""Rules by path: what the snapshots of other tools hold, which carry no tags that say so.  Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from cesbrfs.errors import UsageError
+
+KINDS: Final = ("metadata", "volumes", "configuration", "registry")
+"""What a rule can say that a path holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Whole paths that match `match` hold `kind`; its groups ``dogu`` and ``volume`` say whose."""
+
+    match: re.Pattern[str]
+    kind: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UsageError(
+                f"A rule's kind is {self.kind!r}; it must be one of {', '.join(KINDS)}."
+            )
+
+
+DEFAULT_RULES: Final[tuple[Rule, ...]] = (
+    Rule(re.compile(r"(?:.*/)?ces/(?P<dogu>[^/]+)/volumes/(?P<volume>[^/]+)"), "volumes"),
+    Rule(re.compile(r"(?:.*/)?etc/(?:ces|cesapp)"), "configuration"),
+    Rule(re.compile(r"(?:.*/)?(?P<dogu>[^/]+)/dogu\.json"), "metadata"),
+    Rule(re.compile(r"/?dogu\.json"), "metadata"),
+    Rule(re.compile(r"(?:.*/)?(?P<dogu>[^/]+)/registry\.json"), "registry"),
+    Rule(re.compile(r"/?registry\.json"), "registry"),
+)

@@ -1,0 +1,292 @@
+"""What is configured: flags, then the environment, a TOML file, the CES registry, defaults.
+
+`load` reads all but the registry and touches no network; `Settings.resolve` adds what the registry
+knows, `Settings.access` obtains the encryption key.  Each value remembers where it came from.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from cesbrfs.access import Access, Secret, redact
+from cesbrfs.errors import UsageError
+from cesbrfs.password import Password, read_text
+from cesbrfs.rules import DEFAULT_RULES, KINDS, Rule
+from cesbrfs.sources import SYSTEM_CONFIG, Flags, Given, Layers
+
+if TYPE_CHECKING:  # both import trio, which no completion of a command line should wait for
+    from cesbrfs.ces.instance import Instance
+    from cesbrfs.ces.registry import Registry
+
+__all__ = ["Flags", "Settings", "load"]
+
+DEFAULT_CACHE_SIZE: Final = 128 << 20
+DEFAULT_BACKUP_TAG: Final = "(?P<id>[^=]+)"
+
+_PASSED: Final = re.compile(
+    "(AWS_|B2_|AZURE_|GOOGLE_|OS_|ST_|RCLONE_|RESTIC_REST_).*"
+    "|RESTIC_(CACERT|TLS_CLIENT_CERT|COMPRESSION|PACK_SIZE|READ_CONCURRENCY)"
+)
+"""Variables that the storage or restic itself understands."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings in force.  `sources` tells for each field where its value came from."""
+
+    repository: str | None = field(repr=False)
+    password: Password | None
+    registry: str
+    root: Path
+    auto_init: bool
+    restic: str | None
+    """The restic program, None to look for ``restic`` in the PATH."""
+    cache_dir: Path
+    cache_size: int
+    """Bytes of memory for blobs."""
+    options: Mapping[str, str] = field(repr=False)
+    environment: Mapping[str, str] = field(repr=False)
+    """Variables for the storage; their values may be secrets."""
+    backup_tag: re.Pattern[str]
+    """Matches a whole tag that is a Backup ID, its group ``id``."""
+    rules: tuple[Rule, ...]
+    """Rules by path: the built-in ones, or those that were set in their place."""
+    config_file: Path | None
+    sources: Mapping[str, str] = field(repr=False)
+
+    def open_registry(self) -> Registry:
+        """Return the configured registry; one that does not exist is empty."""
+        from cesbrfs.ces.registry import FileRegistry  # noqa: PLC0415 - imports trio
+
+        if "://" in self.registry:
+            raise UsageError(
+                f"The registry {redact(self.registry)} ({self.sources['registry']}) is of a kind "
+                "this version cannot read; say the folder of a file registry."
+            )
+        return FileRegistry(Path(self.registry))
+
+    def instance(self) -> Instance:
+        """Return the instance below the configured root, with its registry."""
+        from cesbrfs.ces.instance import Instance  # noqa: PLC0415 - imports trio
+
+        return Instance(self.root, self.open_registry())
+
+    async def resolve(self, registry: Registry | None = None) -> Settings:
+        """Return these settings with what the registry adds to them.
+
+        Asks nothing when the repository and the key are known.  UsageError names a key that cannot
+        be used; what is configured nowhere stays None.
+        """
+        if self.repository is not None and self.password is not None:
+            return self
+        from cesbrfs.ces import configured  # noqa: PLC0415 - imports trio
+
+        registry = registry or self.open_registry()
+        settings = self
+        if settings.repository is None:
+            found = await configured.configured_repository(registry)
+            if found:
+                # Credentials in the environment count as a whole, never mixed with others.
+                own = "AWS_ACCESS_KEY_ID" in self.environment
+                settings = replace(
+                    settings,
+                    repository=found.url,
+                    environment={**({} if own else found.environment), **self.environment},
+                    sources={**settings.sources, "repository": f"registry {found.key}"},
+                )
+        if settings.password is None:
+            key = await configured.configured_key(registry)
+            if key:
+                settings = replace(
+                    settings,
+                    password=Password(value=key),
+                    sources={**settings.sources, "password": f"registry {configured.KEY}"},
+                )
+        return settings
+
+    async def access(self) -> Access:
+        """Return how to reach the repository, reading the key's file or running its command.
+
+        UsageError says what to set when there is no repository or no key.
+        """
+        settings = await self.resolve()
+        if settings.repository is None:
+            raise UsageError(
+                "No repository is configured; say --repo URL, set RESTIC_REPOSITORY, set "
+                f"'repository' in {self.config_file or SYSTEM_CONFIG}, or set "
+                f"/config/backup/backup_type and its address in the registry {self.registry}."
+            )
+        if settings.password is None:
+            raise UsageError(
+                "No encryption key is configured; say --password-file FILE, set RESTIC_PASSWORD, "
+                f"set 'password_file' in {self.config_file or SYSTEM_CONFIG}, or set "
+                f"/config/backup/encryption_key in the registry {self.registry}."
+            )
+        return Access(
+            url=settings.repository,
+            key=await settings.password.obtain(settings.sources["password"]),
+            options=settings.options,
+            environment=settings.environment,
+        )
+
+    def describe(self) -> dict[str, dict[str, object]]:
+        """Return each setting's ``value`` and ``source`` for people and JSON, without secrets."""
+        shown: dict[str, object] = {
+            "repository": redact(self.repository) if self.repository is not None else None,
+            "password": "***" if self.password else None,
+            "registry": redact(self.registry),
+            "root": str(self.root),
+            "auto_init": self.auto_init,
+            "restic": self.restic,
+            "cache_dir": str(self.cache_dir),
+            "cache_size": self.cache_size,
+            "options": sorted(self.options),
+            "backup_tag": self.backup_tag.pattern,
+            "rules": [{"match": rule.match.pattern, "kind": rule.kind} for rule in self.rules],
+        }
+        return {
+            name: {"value": value, "source": self.sources.get(name, "default")}
+            for name, value in shown.items()
+        }
+
+
+def load(flags: Flags, environ: Mapping[str, str]) -> Settings:
+    """Read flags, environment and the TOML file; UsageError names what cannot be used."""
+    layers = Layers(flags, environ)
+    repository = _repository(layers)
+    password = _password(layers)
+    root_given, registry = layers.first("root"), layers.first("registry")
+    root = root_given.path() if root_given else Path("/")
+    auto_init, restic = layers.first("auto_init"), layers.first("restic")
+    cache_dir, cache_size = layers.first("cache_dir"), layers.first("cache_size")
+    return Settings(
+        repository=repository.repository() if repository else None,
+        password=password,
+        registry=_registry_address(registry) if registry else str(root / "var/lib/cesbr/registry"),
+        root=root,
+        auto_init=auto_init.flag() if auto_init else True,
+        restic=_program(restic) if restic else None,
+        cache_dir=cache_dir.path() if cache_dir else _default_cache(environ),
+        cache_size=cache_size.size() if cache_size else DEFAULT_CACHE_SIZE,
+        options=_options(layers, flags.options),
+        environment={name: value for name, value in environ.items() if _PASSED.fullmatch(name)},
+        backup_tag=_backup_tag(layers.first("backup_tag")),
+        rules=_rules(layers),
+        config_file=layers.file,
+        sources=layers.sources,
+    )
+
+
+def _repository(layers: Layers) -> Given | None:
+    """Find the repository's address; of restic's own two variables only one may be set."""
+    given = layers.from_flag("repository") or layers.from_environment("CESBR_REPOSITORY")
+    if given is None:
+        given = layers.from_environment("RESTIC_REPOSITORY")
+        file = layers.from_environment("RESTIC_REPOSITORY_FILE")
+        if given and file:
+            raise UsageError(f"{given.where} and {file.where} are both set; unset one of them.")
+        if file:
+            text = read_text(file.path(), "file of RESTIC_REPOSITORY_FILE")
+            given = replace(file, value=os.fsdecode(text))
+    given = given or layers.from_file("repository")
+    if given:
+        layers.sources["repository"] = given.source
+    return given
+
+
+def _password(layers: Layers) -> Password | None:
+    """Find where the key comes from; as with restic, a file or a command goes before the value."""
+    environment = layers.from_environment
+    for file, command, plain in (
+        (layers.from_flag("password_file"), None, None),
+        (environment("CESBR_PASSWORD_FILE"), environment("CESBR_PASSWORD_COMMAND"), None),
+        (
+            environment("RESTIC_PASSWORD_FILE"),
+            environment("RESTIC_PASSWORD_COMMAND"),
+            environment("RESTIC_PASSWORD"),
+        ),
+        (layers.from_file("password_file"), layers.from_file("password_command"), None),
+    ):
+        if file and command:
+            raise UsageError(f"{file.where} and {command.where} are both set; unset one of them.")
+        given = file or command or plain
+        if given:
+            layers.sources["password"] = given.source
+        if file:
+            return Password(file=file.path())
+        if command:
+            return Password(command=command.text())
+        if plain:
+            return Password(value=Secret(os.fsencode(plain.text())))
+    return None
+
+
+def _registry_address(given: Given) -> str:
+    return given.text() if "://" in given.text() else str(given.path())
+
+
+def _program(given: Given) -> str:
+    """Return a program's name, which the PATH resolves, or its absolute path."""
+    return str(given.path()) if "/" in given.text() else given.text()
+
+
+def _default_cache(environ: Mapping[str, str]) -> Path:
+    xdg, home = environ.get("XDG_CACHE_HOME", ""), environ.get("HOME")
+    if xdg.startswith("/"):  # the XDG specification has relative ones ignored
+        return Path(xdg, "cesbrfs")
+    return Path(home, ".cache/cesbrfs") if home else Path("/var/cache/cesbrfs")
+
+
+def _options(layers: Layers, flags: tuple[str, ...]) -> dict[str, str]:
+    options: dict[str, str] = {}
+    given = layers.from_file("options")
+    if given:
+        if not isinstance(given.value, dict):
+            raise UsageError(f"{given.where} is not a table; write [options].")
+        for key, value in given.value.items():
+            if not isinstance(value, str | int):
+                raise UsageError(f"The option {key!r} of {given.where} is not a text; quote it.")
+            options[key] = str(value).lower() if isinstance(value, bool) else str(value)
+        layers.sources["options"] = given.source
+    for option in flags:
+        key, equals, value = option.partition("=")
+        if not key or not equals:
+            raise UsageError(f"The option {key!r} has no value; write it as key=value.")
+        options[key] = value
+        layers.sources["options"] = "flag"
+    return options
+
+
+def _backup_tag(given: Given | None) -> re.Pattern[str]:
+    pattern = given.pattern() if given else re.compile(DEFAULT_BACKUP_TAG)
+    if given and "id" not in pattern.groupindex:
+        raise UsageError(
+            f"{given.where} has no group 'id'; write (?P<id>...) around the Backup ID."
+        )
+    return pattern
+
+
+def _rules(layers: Layers) -> tuple[Rule, ...]:
+    given = layers.from_file("rules")
+    if given is None:
+        return DEFAULT_RULES
+    if not isinstance(given.value, list):
+        raise UsageError(f"{given.where} is not a list of tables; write [[rules]].")
+    layers.sources["rules"] = given.source
+    rules = []
+    for number, entry in enumerate(given.value, 1):
+        one = f"rule {number}"
+        if not isinstance(entry, dict) or entry.keys() != {"match", "kind"}:
+            raise UsageError(f"{given.where}: {one} needs 'match' and 'kind', nothing else.")
+        if entry["kind"] not in KINDS:
+            raise UsageError(
+                f"{given.where}: the kind of {one} is unknown; use one of {', '.join(KINDS)}."
+            )
+        match = replace(given, value=entry["match"], name=f"match of {one}")
+        rules.append(Rule(match.pattern(), entry["kind"]))
+    return tuple(rules)

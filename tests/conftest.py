@@ -1,0 +1,99 @@
+"""What every test shares: both restic binaries, a clean environment, the sample instance."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from tests.sample.instance import Instance, build
+
+_PROJECT = Path(__file__).resolve().parent.parent
+_OUTSIDE = dict(os.environ)  # as it was before any test took something away
+_TAKEN_AWAY = ("RESTIC_", "CESBR_", "AWS_")
+_NEW_SINCE = (0, 17)
+
+
+def _missing(reason: str) -> NoReturn:
+    """Skip the test; in CI, where everything has to be there, fail it."""
+    if _OUTSIDE.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@functools.cache
+def _version(binary: Path) -> tuple[int, ...]:
+    """Ask the restic at `binary` for its version, ``(0, 14, 0)``."""
+    said = subprocess.run([binary, "version"], check=True, capture_output=True, text=True).stdout
+    found = re.match(r"restic (\d+)\.(\d+)\.(\d+)", said)
+    assert found, f"{binary} version says {said!r}"
+    return tuple(int(number) for number in found.groups())
+
+
+@pytest.fixture(scope="session")
+def restic_old() -> Path:
+    """The restic of Debian 12: no exit codes 10 to 12, little JSON."""
+    found = shutil.which("restic", path=_OUTSIDE.get("PATH"))
+    if found is None:
+        _missing("no restic on PATH; `make install` installs it")
+    if _version(Path(found)) >= _NEW_SINCE:
+        _missing(f"{found} is a new restic; the old one, before 0.17, is the one of Debian 12")
+    return Path(found)
+
+
+@pytest.fixture(scope="session")
+def restic_new() -> Path:
+    """A restic with the exit codes 10 to 12 and JSON errors, 0.18 or newer."""
+    given = _OUTSIDE.get("CESBR_TEST_RESTIC_NEW")
+    found = Path(given) if given else _PROJECT / ".tools/restic-new/usr/bin/restic"
+    if not found.exists():
+        _missing(f"no newer restic at {found}; `.ci/newer-restic` fetches it")
+    return found
+
+
+@pytest.fixture(params=["old", "new"])
+def restic_binary(request: pytest.FixtureRequest) -> Path:
+    """Each restic in turn: the test runs once with the old one and once with the new one."""
+    found: Path = request.getfixturevalue(f"restic_{request.param}")
+    return found
+
+
+def _isolate(patch: pytest.MonkeyPatch, home: Path, environment: Mapping[str, str]) -> None:
+    """Point every place that we or restic keep things in below `home`, and forget settings."""
+    home.mkdir(exist_ok=True)
+    for name in environment:
+        if name.startswith(_TAKEN_AWAY):
+            patch.delenv(name, raising=False)
+    patch.setenv("HOME", str(home))
+    patch.setenv("XDG_CACHE_HOME", str(home / ".cache"))
+    patch.setenv("XDG_CONFIG_HOME", str(home / ".config"))
+    patch.setenv("RESTIC_CACHE_DIR", str(home / ".cache/restic"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _isolated_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what session-wide fixtures start out of the user's home, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        _isolate(patch, tmp_path_factory.mktemp("session") / "home", dict(os.environ))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def isolated_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the test a home of its own, returned, and none of the caller's settings."""
+    home = tmp_path / "home"
+    _isolate(monkeypatch, home, dict(os.environ))
+    return home
+
+
+@pytest.fixture(scope="session")
+def make_instance() -> Callable[[Path], Instance]:
+    """Build the tiny sample instance under a folder of the test's choice."""
+    return functools.partial(build, scale="tiny")

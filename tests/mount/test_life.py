@@ -1,0 +1,223 @@
+"""How a mount begins, ends and survives."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cesbrfs.access import Access, Secret
+from tests.mount.conftest import Mount, environment
+from tests.restic_repo import ResticRepo, create
+
+_SECONDS = 30
+
+
+@pytest.fixture(scope="module")
+def repo(restic_new: Path, tmp_path_factory: pytest.TempPathFactory) -> ResticRepo:
+    """One backup, read by all tests and changed by none."""
+    top = tmp_path_factory.mktemp("life")
+    volume = top / "var/lib/ces/redmine/volumes/files"
+    volume.mkdir(parents=True)
+    (volume / "note.txt").write_text("hello\n")
+    (volume / "big").write_bytes(os.urandom(2 << 20))
+    for number in range(200):
+        (volume / f"n{number:03}").write_text("x" * number)
+    made = create(restic_new, top / "repo")
+    made.backup(volume, tags=["b1"])
+    return made
+
+
+def run(access: Access, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the mount program until it returns."""
+    return subprocess.run(
+        [sys.executable, "-m", "cesbrfs", *arguments],
+        env=environment(access),
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+        check=False,
+    )
+
+
+def is_mounted(path: Path) -> bool:
+    """Tell whether the kernel has a mount at `path`."""
+    with open("/proc/self/mountinfo", encoding="utf-8") as lines:
+        return any(line.split(" ")[4] == str(path) for line in lines)
+
+
+def serving(path: Path) -> list[int]:
+    """Return the processes whose command line names `path`."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            if os.fsencode(path) in Path("/proc", pid, "cmdline").read_bytes().split(b"\0"):
+                found.append(int(pid))
+    return found
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Wait for another process to bring something about; fail when it does not."""
+    deadline = time.monotonic() + _SECONDS
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)  # polls another process, which tells nobody when it ends
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A folder to mount on; whatever still serves it in the end is taken away."""
+    path = tmp_path / "backups"
+    path.mkdir()
+    yield path
+    for pid in serving(path):
+        os.kill(pid, signal.SIGKILL)
+    if is_mounted(path):
+        subprocess.run(["fusermount3", "-uz", path], check=True)
+
+
+def test_the_daemon_returns_once_the_mount_answers(repo: ResticRepo, place: Path) -> None:
+    """The program ends with 0 when files can be read; fusermount3 -u leaves nothing behind."""
+    done = run(repo.access, place)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (place / "b1/redmine/volumes/files/note.txt").read_text() == "hello\n"
+    subprocess.run(["fusermount3", "-u", place], check=True)
+    wait_until(lambda: not serving(place))
+    assert not is_mounted(place)
+    assert os.listdir(place) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_end_it_cleanly(
+    repo: ResticRepo, mount: Callable[..., Mount], number: signal.Signals
+) -> None:
+    """SIGTERM and SIGINT unmount and exit 0, in the middle of use."""
+    made = mount(repo.access)
+    (made.path / "b1/redmine/volumes/files/note.txt").read_bytes()
+    assert made.stop(number) == 0
+    assert not made.mounted
+
+
+def test_a_busy_mount_ends_too(repo: ResticRepo, mount: Callable[..., Mount]) -> None:
+    """With a file still open, SIGTERM ends the process and takes the mount away."""
+    made = mount(repo.access)
+    file = os.open(made.path / "b1/redmine/volumes/files/big", os.O_RDONLY)
+    try:
+        assert len(os.read(file, 1000)) == 1000
+        assert made.stop() == 0
+        assert not made.mounted
+    finally:
+        with contextlib.suppress(OSError):  # nobody is left to tell of the closing
+            os.close(file)
+
+
+def test_after_a_crash_the_next_start_mends(
+    repo: ResticRepo, mount: Callable[..., Mount], place: Path
+) -> None:
+    """A mount whose process was killed stays visible as broken, and is replaced."""
+    assert run(repo.access, place).returncode == 0
+    (pid,) = serving(place)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not serving(place))
+    with pytest.raises(OSError, match=r"not connected|connection abort"):
+        os.listdir(place)
+    assert run(repo.access, place).returncode == 0
+    assert "b1" in os.listdir(place)
+
+
+def test_sighup_looks_for_new_backups(repo: ResticRepo, mount: Callable[..., Mount]) -> None:
+    """SIGHUP does not end the mount."""
+    made = mount(repo.access)
+    made.process.send_signal(signal.SIGHUP)
+    assert "b1" in os.listdir(made.path)
+    assert made.process.poll() is None
+
+
+def test_clients_killed_at_any_moment_do_no_harm(
+    repo: ResticRepo, mount: Callable[..., Mount]
+) -> None:
+    """After readers were killed in the middle of requests, the mount answers."""
+    made = mount(repo.access)
+    for number in range(40):
+        reader = subprocess.Popen(
+            ["grep", "-r", "hello", made.path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            reader.wait(number / 1000)
+        reader.kill()
+        reader.wait()
+    assert (made.path / "b1/redmine/volumes/files/note.txt").read_text() == "hello\n"
+
+
+def test_mount_takes_the_form_of_fstab(repo: ResticRepo, place: Path) -> None:
+    """What mount(8) passes is understood: the repository first, and options that mean nothing."""
+    key = place.parent / "key"
+    key.write_text(repo.password)
+    bare = Access("", Secret(b""))
+    done = subprocess.run(
+        [sys.executable, "-m", "cesbrfs", repo.folder, place, "-o",
+         f"ro,dev,suid,_netdev,nofail,x-systemd.automount,password_file={key}"],
+        env={k: v for k, v in environment(bare).items() if not k.startswith("RESTIC_")},
+        capture_output=True, text=True, timeout=_SECONDS, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "b1" in os.listdir(place)
+
+
+class TestRefusals:
+    """What cannot be mounted is refused with a sentence and an exit code, and nothing is left."""
+
+    def refuse(self, access: Access, code: int, text: str, *arguments: str | Path) -> None:
+        """Run the program and hold its answer against `code` and `text`."""
+        done = run(access, *arguments)
+        assert done.returncode == code, done.stderr
+        assert text in done.stderr
+        assert done.stderr.startswith("cesbrfs: ")
+        assert done.stderr.count("\n") == 1
+
+    def test_missing_mountpoint(self, repo: ResticRepo, tmp_path: Path) -> None:
+        """A mountpoint that is not there."""
+        self.refuse(repo.access, 1, "does not exist", tmp_path / "nowhere")
+
+    def test_file_as_mountpoint(self, repo: ResticRepo, tmp_path: Path) -> None:
+        """A mountpoint that is a file."""
+        (tmp_path / "file").touch()
+        self.refuse(repo.access, 1, "is not a folder", tmp_path / "file")
+
+    def test_mounted_already(self, repo: ResticRepo, mount: Callable[..., Mount]) -> None:
+        """A folder that is a mountpoint already."""
+        made = mount(repo.access)
+        self.refuse(repo.access, 1, "already a mountpoint", made.path)
+        assert "b1" in os.listdir(made.path)
+
+    @pytest.mark.parametrize("where", [".", "data", ".."])
+    def test_over_the_repository(self, repo: ResticRepo, where: str) -> None:
+        """A mount on, in or over the repository would hide it or stand in it."""
+        self.refuse(repo.access, 1, "overlaps the repository", repo.folder / where)
+
+    def test_no_repository(self, place: Path, tmp_path: Path) -> None:
+        """A repository that does not exist is error 10, and nothing is created."""
+        missing = Access(str(tmp_path / "missing"), Secret(b"key"))
+        self.refuse(missing, 10, "There is no repository", place)
+        assert not (tmp_path / "missing").exists()
+
+    def test_wrong_key(self, repo: ResticRepo, place: Path) -> None:
+        """A wrong key is error 12, naming the repository and not the key."""
+        wrong = Access(repo.access.url, Secret(b"not the key"))
+        self.refuse(wrong, 12, str(repo.folder), place)
+        assert "not the key" not in run(wrong, place).stderr
+
+    def test_writable(self, repo: ResticRepo, place: Path) -> None:
+        """Backups cannot be mounted for writing."""
+        self.refuse(repo.access, 2, "cannot be written", place, "-o", "rw")
+
+    def test_unknown_option(self, repo: ResticRepo, place: Path) -> None:
+        """An unknown -o option is named."""
+        self.refuse(repo.access, 2, "-o colour=red", place, "-o", "colour=red")

@@ -1,0 +1,101 @@
+"""The handlers without a kernel: called as coroutines over a real repository."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import pyfuse3
+import pytest
+
+from cesbrfs.fs.operations import Operations, Presentation
+from cesbrfs.fs.tree import VirtualTree
+from cesbrfs.view import View
+from tests.restic_repo import ResticRepo, create
+
+NOBODY = cast("pyfuse3.RequestContext", None)
+"""No handler looks at who asks; the kernel has checked."""
+
+
+@dataclass
+class Kernel:
+    """Stands where the kernel does: takes `room` names of a listing, then refuses."""
+
+    room: int = 1_000_000
+    taken: list[tuple[bytes, pyfuse3.EntryAttributes]] = field(default_factory=list)
+    last: int = 0
+
+    def reply(
+        self, _token: object, name: bytes, attributes: pyfuse3.EntryAttributes, next_id: int
+    ) -> bool:
+        """Take one name, as pyfuse3.readdir_reply does."""
+        if len(self.taken) >= self.room:
+            return False
+        self.taken.append((name, attributes))
+        self.last = next_id
+        return True
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    """What listings are told to."""
+    made = Kernel()
+    monkeypatch.setattr(pyfuse3, "readdir_reply", made.reply)
+    return made
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A volume of a dogu, with a bit of everything."""
+    top = tmp_path_factory.mktemp("instance")
+    volume = top / "var/lib/ces/redmine/volumes/files"
+    (volume / "empty").mkdir(parents=True)
+    (volume / "note.txt").write_text("hello\n")
+    (volume / "big").write_bytes(os.urandom(3 << 20))
+    (volume / "twin").hardlink_to(volume / "note.txt")
+    (volume / "link").symlink_to("note.txt")
+    os.setxattr(volume / "note.txt", "user.colour", b"green")
+    for number in range(50):
+        (volume / f"n{number:02}").write_text(f"{number}")
+    return top
+
+
+@pytest.fixture(scope="session")
+def shared(restic_new: Path, source: Path, tmp_path_factory: pytest.TempPathFactory) -> ResticRepo:
+    """One backup of `source`, read by all tests and changed by none."""
+    repo = create(restic_new, tmp_path_factory.mktemp("repository") / "repo")
+    repo.backup(source / "var/lib/ces/redmine/volumes/files", tags=["b1"])
+    return repo
+
+
+@pytest.fixture
+async def operations(shared: ResticRepo) -> Operations:
+    """The handlers over the shared repository."""
+    return Operations(VirtualTree(View(await shared.open())), Presentation())
+
+
+async def walk(operations: Operations, *names: bytes) -> pyfuse3.EntryAttributes:
+    """Look names up one below the other, from the root on."""
+    found = await operations.getattr(pyfuse3.ROOT_INODE, NOBODY)
+    for name in names:
+        found = await operations.lookup(found.st_ino, name, NOBODY)
+        assert found.st_ino, name
+    return found
+
+
+async def listing(operations: Operations, kernel: Kernel, inode: int) -> list[bytes]:
+    """List a folder as the kernel does: again and again until nothing comes."""
+    handle = await operations.opendir(inode, NOBODY)
+    names: list[bytes] = []
+    start = 0
+    while True:
+        kernel.taken.clear()
+        await operations.readdir(handle, start, cast("Any", None))
+        if not kernel.taken:
+            break
+        names += [name for name, _ in kernel.taken]
+        start = kernel.last
+    await operations.releasedir(handle)
+    return names

@@ -1,0 +1,264 @@
+"""Everything odd that a file system can hold, in one folder: what a backup must not stumble over.
+
+`plant` makes the files.  `dress` adds those with modes, owners and attributes after the volume's
+files were given to their owner, for that takes setuid bits and capabilities away.  `set_times` is
+last, as any change sets the time anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.sample.files import Scale
+
+NAMES: tuple[bytes, ...] = (
+    b"with space",
+    b" leading and trailing ",
+    b"it's",
+    b'double "quotes"',
+    b"""both ' and " of them""",
+    b"WR[1].txt",
+    b"WR1.txt",  # what the pattern WR[1].txt would match
+    b"star*",
+    b"question?",
+    b"back\\slash",
+    b"back\\x41slash",
+    b"new\nline",
+    b"tab\there",
+    b"carriage\rreturn",
+    b"bell\x07 and escape \x1b[31m",
+    b"not utf-8 \xff\xfe\xc3",
+    b"latin-1 \xe4\xf6\xfc",
+    b"-leading-dash",
+    b"--help",
+    b".leading-dot",
+    b"...",
+    b"_underscore",
+    b"latest",
+    b"%41",
+    b"100%",
+    b"$HOME",
+    b"~",
+    b"{a,b}",
+    b"semi;colon & | > <",
+    b"#hash",
+    "emoji \N{ROCKET}".encode(),
+    "composed \N{LATIN SMALL LETTER E WITH ACUTE}".encode(),
+    "combined e\N{COMBINING ACUTE ACCENT}".encode(),
+    "\N{RIGHT-TO-LEFT OVERRIDE}right to left".encode(),
+    b"L" * 255,
+    ("\N{EURO SIGN}" * 85).encode(),  # 255 bytes, 85 characters
+)
+
+TIMES_NS: dict[str, int] = {
+    "nanoseconds": 1_700_000_000_123_456_789,
+    "one nanosecond": 1_700_000_000_000_000_001,
+    "epoch": 0,
+    "before the epoch": -1_000_000_000_000_000_001,
+    "1902": -2_145_916_800_000_000_000,
+    "after 2038": 4_000_000_000_987_654_321,
+    "2400": 13_569_465_600_000_000_000,
+}
+
+HOLE_BYTES = {"tiny": 2 << 20, "full": 32 << 20}
+_MODES: dict[str, int] = {
+    "setuid": 0o4755,
+    "setgid": 0o2755,
+    "sticky": 0o1644,
+    "all bits": 0o7777,
+    "write only": 0o200,
+    "read only": 0o400,
+}
+_NOBODY = 65534
+_BIG_ID = 3_000_000_000  # owners are 32 bits, without a sign
+
+
+def _bytes_path(folder: Path, name: bytes) -> Path:
+    return folder / os.fsdecode(name)
+
+
+@contextlib.contextmanager
+def _allowed(notes: list[str], what: str) -> Iterator[None]:
+    """Note it when the machine refuses `what`: not root, or a file system without it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EINVAL}:
+            raise
+        notes.append(f"{what}: {error.strerror}")
+
+
+def plant(folder: Path, scale: Scale) -> list[str]:
+    """Make the odd files below `folder`; return what this machine did not allow."""
+    notes: list[str] = []
+    for part in (_names, _links, _shapes, _special, _times):
+        below = folder / part.__name__.removeprefix("_")
+        below.mkdir(parents=True)
+        part(below, scale, notes)
+    return notes
+
+
+def _names(folder: Path, scale: Scale, notes: list[str]) -> None:
+    for name in NAMES:
+        _bytes_path(folder, name).write_bytes(b"content of " + name)
+    inside = _bytes_path(folder, b"folder [1] \xff 'odd'\n")
+    inside.mkdir()
+    _bytes_path(inside, b"file * \\ \xfe").write_text("in an odd folder")
+    deep = folder
+    for depth in range(40):
+        deep /= f"level {depth}"
+        deep.mkdir()
+    (deep / "bottom").write_text("far down")
+    crowded = folder / "crowded"
+    crowded.mkdir()
+    for number in range(2000 if scale == "full" else 30):
+        (crowded / f"{number:05}").touch()
+
+
+def _links(folder: Path, scale: Scale, notes: list[str]) -> None:
+    (folder / "here").mkdir()
+    (folder / "there").mkdir()
+    first = folder / "here/one"
+    first.write_text("one file, three names")
+    (folder / "here/two").hardlink_to(first)
+    (folder / "there/three").hardlink_to(first)
+    (folder / "to a file").symlink_to("here/one")
+    (folder / "to a folder").symlink_to("here")
+    (folder / "upwards").symlink_to("../links/there/three")
+    (folder / "absolute").symlink_to("/etc/hostname")
+    (folder / "dangling").symlink_to("nothing/here")
+    (folder / "to itself").symlink_to("to itself")
+    (folder / "long").symlink_to("x/" * 1000 + "y")
+    os.symlink(b"not \xff utf-8\n", os.fsencode(folder) + b"/to odd bytes \xfe")
+    with _allowed(notes, "hard link to a symbolic link"):
+        os.link(folder / "to a file", folder / "again", follow_symlinks=False)
+
+
+def _shapes(folder: Path, scale: Scale, notes: list[str]) -> None:
+    hole = HOLE_BYTES[scale]
+    for name, parts in {
+        "hole at the start": (hole, b"end"),
+        "hole in the middle": (b"start", hole, b"end"),
+        "hole at the end": (b"start", hole),
+        "nothing but a hole": (hole,),
+    }.items():
+        with (folder / name).open("wb") as out:
+            for part in parts:
+                if isinstance(part, int):
+                    out.truncate(out.seek(part, os.SEEK_CUR))
+                else:
+                    out.write(part)
+    (folder / "empty file").touch()
+    (folder / "empty folder").mkdir()
+    (folder / "one byte").write_bytes(b"\0")
+    (folder / "no line end").write_text("a line that does not end")
+
+
+def _special(folder: Path, scale: Scale, notes: list[str]) -> None:
+    os.mkfifo(folder / "fifo")
+    for name, kind, major, minor in (
+        ("null", stat.S_IFCHR, 1, 3),
+        ("loop", stat.S_IFBLK, 7, 0),
+        ("large numbers", stat.S_IFCHR, 511, 70000),
+    ):
+        with _allowed(notes, f"device node {name}"):
+            os.mknod(folder / name, kind | 0o600, os.makedev(major, minor))
+    # A socket's address holds at most 108 bytes: reach the folder through its descriptor.
+    descriptor = os.open(folder, os.O_PATH)
+    try:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(f"/proc/self/fd/{descriptor}/socket")
+    finally:
+        os.close(descriptor)
+
+
+def _times(folder: Path, scale: Scale, notes: list[str]) -> None:
+    for name in TIMES_NS:
+        (folder / name).write_text(name)
+
+
+def dress(folder: Path) -> list[str]:
+    """Add modes, owners and attributes below `folder`; return what was not allowed."""
+    notes: list[str] = []
+    for part in (_modes, _owners, _attributes):
+        below = folder / part.__name__.removeprefix("_")
+        below.mkdir()
+        part(below, notes)
+    return notes
+
+
+def _modes(folder: Path, notes: list[str]) -> None:
+    for name, mode in _MODES.items():
+        (folder / name).write_text(name)
+        (folder / name).chmod(mode)
+    (folder / "sticky folder").mkdir()
+    (folder / "sticky folder").chmod(0o1777)
+    (folder / "setgid folder").mkdir()
+    (folder / "setgid folder").chmod(0o2775)
+    if os.geteuid() != 0:
+        notes.append("files of mode 0000: nobody but root could back them up")
+        (folder / "write only").unlink()
+        return
+    (folder / "nothing allowed").write_text("0000")
+    (folder / "nothing allowed").chmod(0)
+    (folder / "closed folder").mkdir()
+    (folder / "closed folder/inside").write_text("inside")
+    (folder / "closed folder").chmod(0)
+
+
+def _owners(folder: Path, notes: list[str]) -> None:
+    for name, uid, gid in (
+        ("root", 0, 0),
+        ("nobody", _NOBODY, _NOBODY),
+        ("unknown", 12345, 54321),
+        ("large ids", _BIG_ID, _BIG_ID),
+    ):
+        (folder / name).write_text(name)
+        with _allowed(notes, f"owner {uid}:{gid}"):
+            os.chown(folder / name, uid, gid)
+
+
+def acl(*entries: tuple[int, int, int]) -> bytes:
+    """Return a POSIX ACL of (tag, permissions, id) as the kernel keeps it (acl_ea.h)."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+_NO_ID = 0xFFFFFFFF
+_ACL = acl((1, 6, _NO_ID), (2, 4, _NOBODY), (4, 4, _NO_ID), (16, 4, _NO_ID), (32, 0, _NO_ID))
+# struct vfs_cap_data, revision 2, effective: cap_net_bind_service (linux/capability.h).
+_CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
+
+
+def _attributes(folder: Path, notes: list[str]) -> None:
+    for name, attribute, value in (
+        ("user", "user.comment", "a comment, \N{ROCKET}".encode()),
+        ("empty value", "user.empty", b""),
+        ("binary value", "user.binary", bytes(range(256))),
+        ("long value", "user.long", b"v" * 2000),
+        ("acl", "system.posix_acl_access", _ACL),
+        ("trusted", "trusted.sample", b"only root sees it"),
+        ("capability", "security.capability", _CAPABILITY),
+    ):
+        (folder / name).write_text(name)
+        with _allowed(notes, f"attribute {attribute}"):
+            os.setxattr(folder / name, attribute, value)
+    (folder / "folder").mkdir()
+    with _allowed(notes, "attributes of folders"):
+        os.setxattr(folder / "folder", "user.comment", b"a folder's")
+        os.setxattr(folder / "folder", "system.posix_acl_default", _ACL)
+
+
+def set_times(folder: Path) -> list[str]:
+    """Give the files for it their odd times, last of all; return what was refused."""
+    notes: list[str] = []
+    for name, time_ns in TIMES_NS.items():
+        with _allowed(notes, f"time {name}"):
+            os.utime(folder / "times" / name, ns=(time_ns, time_ns))
+    return notes

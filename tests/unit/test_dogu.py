@@ -1,0 +1,75 @@
+"""dogu.json as real ones are written, and as damaged ones are."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cesbrfs.ces.dogu import Volume, parse_dogu
+from cesbrfs.errors import DoguError
+from tests.sample.dogus import DOGUS, Dogu
+
+
+@pytest.mark.parametrize("dogu", DOGUS, ids=lambda dogu: dogu.name)
+@pytest.mark.parametrize("v1", [False, True], ids=["v2", "v1"])
+def test_reads_real_dogus(dogu: Dogu, v1: bool) -> None:
+    """Names, versions and volumes come out alike for both forms and for keys of any case."""
+    found = parse_dogu(dogu.document(v1=v1))
+    assert (found.name, found.simple_name) == (f"official/{dogu.name}", dogu.name)
+    assert found.version == dogu.version
+    assert found.volumes == tuple(
+        Volume(v.name, v.path, str(dogu.uid), str(dogu.gid), v.saved) for v in dogu.volumes
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "needs_backup"),
+    [
+        ('{"Name": "v"}', True),
+        ('{"Name": "v", "NeedsBackup": null}', True),
+        ('{"Name": "v", "needsBACKUP": true}', True),
+        ('{"NAME": "v", "needsbackup": false}', False),
+        ('{"name": "v", "NeedsBackup": true, "needsbackup": false}', False),
+        ('{"name": "v", "needsbackup": false, "NeedsBackup": null}', False),
+    ],
+)
+def test_needs_backup_unless_it_says_no(written: str, needs_backup: bool) -> None:
+    """Unset and null mean true; of two that differ in case the last counts, as in Go."""
+    (volume,) = parse_dogu(f'{{"Name": "n/d", "Volumes": [{written}]}}').volumes
+    assert volume == Volume("v", needs_backup=needs_backup)
+
+
+@pytest.mark.parametrize("volumes", ["null", "[]"])
+def test_a_dogu_may_have_no_volumes(volumes: str) -> None:
+    """Go writes a list that was never made as null."""
+    assert parse_dogu(f'{{"Name": "n/d", "Volumes": {volumes}}}').volumes == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"Version": "1"}',
+        '{"Name": "official/"}',
+        '{"Name": 7}',
+        '{"Name": "n/d", "Volumes": {}}',
+        '{"Name": "n/d", "Volumes": ["data"]}',
+        '{"Name": "n/d", "Volumes": [{"Name": "v", "NeedsBackup": "false"}]}',
+        "[" * 100_000,
+    ],
+)
+def test_refuses_what_is_no_description(text: str) -> None:
+    """Damage is an error of its own, whatever form it has."""
+    with pytest.raises(DoguError):
+        parse_dogu(text)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc", "nul\0", "half \ud83d"])
+def test_refuses_volumes_that_lead_elsewhere(name: str) -> None:
+    """A volume's name is one folder's, so no dogu.json can reach out of the dogu."""
+    with pytest.raises(DoguError):
+        parse_dogu(json.dumps({"Name": "n/d", "Volumes": [{"Name": name}]}))
