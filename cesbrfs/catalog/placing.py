@@ -15,7 +15,7 @@ from typing import Final
 
 from cesbrfs.catalog import names
 from cesbrfs.catalog.backups import Backup, tag_value
-from cesbrfs.errors import CesbrError
+from cesbrfs.errors import CesbrError, RepositoryUnreachableError
 from cesbrfs.repo.model import NAME_MAX, Node, Snapshot
 from cesbrfs.repo.repository import Repository
 from cesbrfs.rules import DEFAULT_RULES, Rule
@@ -88,8 +88,8 @@ async def locate(repository: Repository, snapshot: Snapshot) -> tuple[dict[str, 
     """
     held: dict[_Names, list[tuple[str, Node]]] = {}
     for path in dict.fromkeys(snapshot.paths):
-        for at, node in await _find(repository, snapshot, path):
-            held.setdefault(at, []).append((path, node))
+        if place := await _find(repository, snapshot, path):
+            held.setdefault(place[0], []).append((path, place[1]))
     whole = await _covers(repository, snapshot, held.keys())
     if len(snapshot.paths) == 1 and not (held and whole):
         return {snapshot.paths[0]: _root(snapshot)}, True
@@ -97,14 +97,16 @@ async def locate(repository: Repository, snapshot: Snapshot) -> tuple[dict[str, 
     return found, whole and all(len(alike) == 1 for alike in held.values())
 
 
-async def _find(repository: Repository, snapshot: Snapshot, path: str) -> list[tuple[_Names, Node]]:
-    """Return where in the tree the longest end of `path` lies, and what lies there, or []."""
-    names_in_path = tuple(part.encode() for part in path.split("/") if part not in ("", "."))
-    if not names_in_path:
-        return [((), _root(snapshot))]
+async def _find(
+    repository: Repository, snapshot: Snapshot, path: str
+) -> tuple[_Names, Node] | None:
+    """Return where in the tree the longest end of `path` lies, and what lies there."""
+    parts = tuple(part.encode() for part in path.split("/") if part not in ("", "."))
+    if not parts:
+        return (), _root(snapshot)
     top = (await repository.root(snapshot)).nodes
-    for start in range(len(names_in_path)):
-        at = names_in_path[start:]
+    for start in range(len(parts)):
+        at = parts[start:]
         node = top.get(at[0])
         for name in at[1:]:
             if node is None or node.subtree is None:
@@ -112,8 +114,8 @@ async def _find(repository: Repository, snapshot: Snapshot, path: str) -> list[t
                 break
             node = (await repository.tree(node.subtree)).nodes.get(name)
         if node is not None:
-            return [(at, node)]
-    return []
+            return at, node
+    return None
 
 
 async def _covers(repository: Repository, snapshot: Snapshot, held: Collection[_Names]) -> bool:
@@ -121,6 +123,7 @@ async def _covers(repository: Repository, snapshot: Snapshot, held: Collection[_
     if () in held:
         return True
     leading = {at[:length] for at in held for length in range(1, len(at))}
+    folders: list[tuple[_Names, dict[bytes, Node]]]
     folders = [((), (await repository.root(snapshot)).nodes)]
     while folders:
         above, nodes = folders.pop()

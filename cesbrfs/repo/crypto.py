@@ -51,14 +51,11 @@ def derive(password: bytes, key_file: KeyFile) -> Keys:
     Raises DamagedError when the file's parameters are none that scrypt can work with.
     """
     cost, block, parallel, salt = key_file.N, key_file.r, key_file.p, key_file.salt
-    if (
-        key_file.kdf != "scrypt"
-        or salt is None
-        or not all(number and number > 0 for number in (cost, block, parallel))
-    ):
+    if key_file.kdf != "scrypt" or not cost or not block or not parallel or salt is None:
         raise DamagedError("A key file does not say how its key is derived; run 'cesbr check'.")
-    assert cost and block and parallel
     memory = 128 * block * (cost + parallel + 2)
+    if min(cost, block, parallel) < 0:
+        raise DamagedError("A key file has a negative parameter; no restic wrote it.")
     if memory > _SCRYPT_MEMORY or cost * block * parallel > _SCRYPT_WORK:
         raise DamagedError("A key file asks for too much work to derive its key; no restic did so.")
     try:

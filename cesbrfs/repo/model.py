@@ -318,13 +318,17 @@ def _node(raw: _RawNode) -> Node:
         size=(raw.size or 0) if kind == "file" else len(target),
         links=raw.links or 1,
         target=target,
-        xattrs=tuple((x.name.encode(), x.value or b"") for x in raw.extended_attributes or ()),
+        xattrs=_xattrs(raw.extended_attributes) if raw.extended_attributes else (),
         rdev=raw.device or 0,
         content=_ids(raw.content) if raw.content else b"",
         subtree=parse_id(raw.subtree) if kind == "dir" and raw.subtree else None,
         user=raw.user or "",
         group=raw.group or "",
     )
+
+
+def _xattrs(raw: list[_RawXattr]) -> tuple[tuple[bytes, bytes], ...]:
+    return tuple((x.name.encode(), x.value or b"") for x in raw)
 
 
 def _permissions(go_mode: int) -> int:
@@ -399,11 +403,11 @@ def unquote(text: str) -> bytes:
 
 
 _TIME: Final = re.compile(
-    r"(\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01]))[Tt]"
-    r"([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d{1,9})\d*)?"
-    r"(?:[Zz]|([+-])([01]\d|2[0-3]):([0-5]\d))",
+    r"(\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d)"
+    r"(?:\.(\d{1,9}))?(?:Z|([+-](?:[01]\d|2[0-3]):[0-5]\d))",
     re.ASCII,
 )
+_SCALE: Final = tuple(10 ** (9 - digits) for digits in range(10))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -425,17 +429,27 @@ def _day(text: str) -> int:
     )
 
 
+@functools.lru_cache(maxsize=4096)
+def _second(text: str) -> int:
+    """Return the second of ``YYYY-MM-DDTHH:MM:SS`` counted from 1970, before its zone."""
+    return (
+        _day(text[:10]) * 86_400 + int(text[11:13]) * 3_600 + int(text[14:16]) * 60 + int(text[17:])
+    )
+
+
 def parse_time(text: str) -> int:
     """Turn an RFC 3339 time into nanoseconds since 1970; DamagedError when it is none."""
     match = _TIME.fullmatch(text)
     if match is None:
         raise DamagedError(f"{text!r} is no time as restic writes it; run 'cesbr check'.")
-    day, hour, minute, second, fraction, sign, zone_hours, zone_minutes = match.groups()
-    seconds = _day(day) * 86_400 + int(hour) * 3_600 + int(minute) * 60 + int(second)
-    if sign:
-        zone = int(zone_hours) * 3_600 + int(zone_minutes) * 60
-        seconds += -zone if sign == "+" else zone
-    return seconds * _NS + (int(fraction.ljust(9, "0")) if fraction else 0)
+    second, fraction, zone = match.groups()
+    time_ns = _second(second) * _NS
+    if fraction:
+        time_ns += int(fraction) * _SCALE[len(fraction)]
+    if zone is None:
+        return time_ns
+    offset = (int(zone[1:3]) * 3_600 + int(zone[4:]) * 60) * _NS
+    return time_ns - offset if zone[0] == "+" else time_ns + offset
 
 
 def format_time(time_ns: int) -> str:

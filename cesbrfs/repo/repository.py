@@ -340,12 +340,11 @@ class Repository:
                 failed.append(error)
                 if len(failed) < len(places):
                     _log.warning("%s; trying its next place", error)
-        for error in failed:
-            if isinstance(error, FileMissingError):
-                raise BlobMissingError(
-                    f"No pack that should hold {_blob_name(kind, blob)} holds it in"
-                    f" {self.storage.shown}; run 'cesbr check'."
-                ) from error
+        if any(isinstance(error, FileMissingError) for error in failed):
+            raise BlobMissingError(
+                f"No pack that should hold {_blob_name(kind, blob)} holds it in"
+                f" {self.storage.shown}; run 'cesbr check'."
+            ) from failed[-1]
         raise failed[-1]
 
     async def _load_at(self, place: Place, blob: bytes) -> bytes:
