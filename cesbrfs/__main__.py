@@ -81,11 +81,15 @@ def _mount(
 
     from cesbrfs.fs.daemon import log_to  # noqa: PLC0415 - as above
     from cesbrfs.fs.mountpoint import check_mountpoint  # noqa: PLC0415 - as above
+    from cesbrfs.repo.ahead import derive_ahead  # noqa: PLC0415 - as above
     from cesbrfs.repo.storage import local_folder  # noqa: PLC0415 - as above
 
     async def run() -> None:
         access = await settings.access()
-        real = check_mountpoint(mountpoint, local_folder(access.url))
+        folder = local_folder(access.url)
+        real = check_mountpoint(mountpoint, folder)
+        if folder is not None:
+            derive_ahead(folder, access.key.value)  # takes as long as all the imports
         from cesbrfs.fs.mount import serve  # noqa: PLC0415 - needs FUSE, which errors above do not
 
         log_to(

@@ -86,7 +86,7 @@ def _init(operations: Operations, mountpoint: str, source: str, options: MountOp
         if options.allow_other and os.getuid():
             hint += ", and that /etc/fuse.conf has 'user_allow_other'"
         raise MountError(f"{mountpoint} could not be mounted ({error}); see {hint}.") from error
-    pump.install()
+    pump.install(operations.is_busy)
 
 
 async def _run(view: View, ready: Callable[[], None]) -> None:

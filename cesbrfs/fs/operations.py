@@ -52,6 +52,7 @@ def _handler(handle: _H) -> _H:
     async def guarded(self: Operations, *args: Any) -> Any:
         requests = self.tree.requests
         requests[name] = requests.get(name, 0) + 1
+        self.running += 1
         try:
             return await handle(self, *args)
         except pyfuse3.FUSEError:
@@ -66,6 +67,8 @@ def _handler(handle: _H) -> _H:
             self.tree.errors += 1
             _log.exception("%s failed in a way that was not foreseen", name)
             raise pyfuse3.FUSEError(errno_of(error)) from error
+        finally:
+            self.running -= 1
 
     return cast("_H", guarded)
 
@@ -80,7 +83,12 @@ class Operations(pyfuse3.Operations):
     def __init__(self, tree: VirtualTree, presentation: Presentation) -> None:
         super().__init__()
         self.tree: Final = tree
+        self.running = 0
         self._shown: Final = presentation
+
+    def is_busy(self) -> bool:
+        """Tell whether a request waits for something, so that other tasks need their turn."""
+        return self.running > 0
 
     def _attributes(self, inode: Inode) -> pyfuse3.EntryAttributes:
         known = inode.attributes
@@ -175,7 +183,8 @@ class Operations(pyfuse3.Operations):
         return await self.tree.read(fh, off, size)
 
     async def flush(self, fh: int) -> None:
-        """Nothing is ever written."""
+        """Nothing is ever written: said once, and the kernel asks no more."""
+        raise pyfuse3.FUSEError(errno.ENOSYS)
 
     @_handler
     async def release(self, fh: int) -> None:

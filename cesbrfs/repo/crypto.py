@@ -8,6 +8,7 @@ after its tag was verified.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -67,7 +68,11 @@ def derive(password: bytes, key_file: KeyFile) -> Keys:
     return Keys(raw[:32], raw[32:48], raw[48:64])
 
 
-def open_master_key(key_file: KeyFile, password: bytes) -> Keys:
+def open_master_key(
+    key_file: KeyFile,
+    password: bytes,
+    derive: Callable[[bytes, KeyFile], Keys] = derive,
+) -> Keys:
     """Open the master key in `key_file`; BadMacError when the password is not its own."""
     master = parse_master_key(open_record(derive(password, key_file), key_file.data or b""))
     return _keys(master)

@@ -29,6 +29,7 @@ from cesbrfs.errors import (
     StorageError,
     WrongKeyError,
 )
+from cesbrfs.repo.ahead import derived
 from cesbrfs.repo.cache import Cache
 from cesbrfs.repo.crypto import BadMacError, Keys, open_master_key, open_record
 from cesbrfs.repo.index import Index, Segment, parse_segment
@@ -76,7 +77,7 @@ async def open_keys(storage: Storage, password: Secret) -> Keys:
         try:
             raw = _genuine(await storage.read(FileType.KEY, file.name), FileType.KEY, file.name)
             key_file = parse_key_file(raw, f"key file {file.name[:8]}")
-            return await trio.to_thread.run_sync(open_master_key, key_file, password.value)
+            return await trio.to_thread.run_sync(open_master_key, key_file, password.value, derived)
         except BadMacError:
             continue
         except (DamagedError, FileMissingError) as error:

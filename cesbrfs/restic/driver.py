@@ -44,13 +44,20 @@ from cesbrfs.restic.events import (
     without_elapsed,
 )
 from cesbrfs.restic.failure import classify, is_hopeless, retry_reason
-from cesbrfs.restic.process import Ended, Ending, Line, run
-from cesbrfs.restic.sources import absolute, backup_flags, item_errors, split_missing
+from cesbrfs.restic.process import GRACE, Ended, Ending, Line, run
+from cesbrfs.restic.sources import (
+    PathLike,
+    absolute,
+    backup_flags,
+    item_errors,
+    split_missing,
+)
 
 PROBE_DEADLINE: Final = 30.0
 """Seconds for a look at the repository's state."""
 INIT_DEADLINE: Final = 120.0
 _INIT_LINGER: Final = 15.0
+_SHORT_GRACE: Final = 2.0
 SILENCE: Final = 600.0
 """Seconds that a long call may go on without any progress."""
 
@@ -151,12 +158,17 @@ class Restic:
         *,
         cache_dir: Path | None = None,
         silence: float = SILENCE,
+        grace: float = GRACE,
     ) -> None:
-        """Drive `binary`; `cache_dir` is restic's cache, `silence` see `SILENCE`."""
+        """Drive `binary`; `cache_dir` is restic's cache, `silence` and `grace` are seconds.
+
+        See `SILENCE`, and `GRACE` for what an interrupted restic gets to end by itself.
+        """
         self.binary: Final = binary
         self.version: Final = version
         self.access: Final = access
         self._silence: Final = silence
+        self._grace: Final = grace
         self._environment: Final = environment(
             access, cache_dir=cache_dir, knows_rest_variables=version >= _REST_VARIABLES
         )
@@ -200,13 +212,13 @@ class Restic:
 
     async def backup(
         self,
-        paths: Sequence[str | bytes] = (),
+        paths: Sequence[PathLike] = (),
         *,
         tags: Sequence[str],
         host: str | None = None,
         parent: str | None = None,
         time: str | None = None,
-        exclude: Sequence[str | bytes] = (),
+        exclude: Sequence[PathLike] = (),
         stdin: tuple[str, bytes] | None = None,
         dry_run: bool = False,
         on_event: OnEvent | None = None,
@@ -314,7 +326,9 @@ class Restic:
     ) -> Ended:
         """Run a call that waits for no slow storage, and return its success."""
         ears = _Ears(retries=_RETRIES)
-        ended = await self._run(command, ears, deadline=deadline, linger=linger)
+        # No lock is at stake: an ssh that hangs keeps newer restics from ending when interrupted.
+        grace = min(self._grace, _SHORT_GRACE)
+        ended = await self._run(command, ears, deadline=deadline, linger=linger, grace=grace)
         if ended.ending is not Ending.ITSELF or ended.exit_code != 0:
             raise self._failure(command, ended)
         return ended
@@ -328,6 +342,7 @@ class Restic:
         stdin: int = subprocess.DEVNULL,
         pass_fds: Sequence[int] = (),
         linger: float = 0.0,
+        grace: float | None = None,
     ) -> Ended:
         """Run one command; the key goes along, exit codes are left to the caller."""
         with passed_key(self.access.key) as (variables, key_fds):
@@ -344,6 +359,7 @@ class Restic:
                 deadline=deadline,
                 silence=self._silence,
                 linger=linger,
+                grace=self._grace if grace is None else grace,
             )
 
     def _failure(self, command: Sequence[str], ended: Ended) -> CesbrError:

@@ -10,10 +10,12 @@ from typing import Final
 from cesbrfs.errors import UsageError
 from cesbrfs.restic.events import Failed, bytes_of_path
 
+PathLike = str | bytes | os.PathLike[str]
+
 _PATTERN_SIGNS: Final = str.maketrans({char: "\\" + char for char in "\\*?["})
 
 
-def absolute(path: str | bytes) -> bytes:
+def absolute(path: PathLike) -> bytes:
     """Return `path` from the root: restic reports what it was given, relative to its own folder."""
     found = os.fsencode(path)
     return found if found.startswith(b"/") else os.path.join(os.getcwdb(), found)
@@ -70,7 +72,7 @@ def backup_flags(
     host: str | None,
     parent: str | None,
     time: str | None,
-    exclude: Sequence[str | bytes],
+    exclude: Sequence[PathLike],
 ) -> list[str]:
     """Return the flags of a backup; `exclude` are literal paths.
 

@@ -1,0 +1,281 @@
+"""The state of a repository, and its initialisation: the two tables of the seed, in one place.
+
+=================  ==============  ==========================================================
+repository         encryption key  reaction
+=================  ==============  ==========================================================
+uninitialised      any             initialised with the configured address and key, and said so
+initialised        incorrect       fails: the message names the repository and the key
+initialised        correct         left as it is; the command goes on
+=================  ==============  ==========================================================
+
+Uninitialised means more than "no config": a repository that has lost only its config still holds
+keys, snapshots, index or data, and restic 0.14's ``init`` would add a second master key to it,
+after which nothing opens it any more.  Such a repository is damaged; and what is damaged, refuses
+access or does not answer is never initialised.
+
+Our reader and restic both tell the state, and tell the same: the reader where only reading follows,
+restic where it runs anyway.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import trio
+
+from cesbrfs.access import Access
+from cesbrfs.errors import (
+    CesbrError,
+    DamagedError,
+    FileMissingError,
+    RepositoryDamagedError,
+    RepositoryDeniedError,
+    RepositoryError,
+    RepositoryLockedError,
+    RepositoryMissingError,
+    RepositoryUnreachableError,
+    StorageError,
+    WrongKeyError,
+)
+from cesbrfs.repo.repository import DEFAULT_CACHE_BYTES, Repository
+from cesbrfs.repo.storage import FileType, Storage, local_folder, open_storage
+from cesbrfs.restic import Restic
+
+Say = Callable[[str], None]
+"""Tells the user one sentence."""
+OpenRestic = Callable[[], Awaitable[Restic]]
+"""Opens restic for the same access, when it turns out to be needed."""
+
+_OTHERS_TURN: Final = 150.0
+"""Seconds to wait for another process that initialises the same repository."""
+_LOOK_AGAIN: Final = 0.05
+
+
+class State(StrEnum):
+    """What a repository is found to be."""
+
+    READY = "ready"
+    MISSING = "missing"
+    WRONG_KEY = "wrong key"
+    DAMAGED = "damaged"
+    DENIED = "denied"
+    UNREACHABLE = "unreachable"
+
+
+_STATES: Final[tuple[tuple[type[RepositoryError], State], ...]] = (
+    (RepositoryMissingError, State.MISSING),
+    (WrongKeyError, State.WRONG_KEY),
+    (RepositoryDeniedError, State.DENIED),
+    (RepositoryUnreachableError, State.UNREACHABLE),
+    (RepositoryDamagedError, State.DAMAGED),
+    (DamagedError, State.DAMAGED),
+    (FileMissingError, State.DAMAGED),
+    (StorageError, State.UNREACHABLE),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A repository's state, and the error that a command on it ends with unless it is ready."""
+
+    state: State
+    error: CesbrError | None = None
+
+
+def _verdict(error: RepositoryError) -> Verdict:
+    """Return the verdict that `error` means; an error that is about no state is raised again."""
+    for kind, state in _STATES:
+        if isinstance(error, kind):
+            return Verdict(state, error)
+    raise error
+
+
+async def by_reader(access: Access) -> Verdict:
+    """Tell the state by our own reading; starts no process and changes nothing.
+
+    Raises UsageError for an address that cannot be read.
+    """
+    verdict, repository = await _look(access)
+    if repository is not None:
+        await repository.aclose()
+    return verdict
+
+
+async def _look(
+    access: Access, cache_bytes: int = DEFAULT_CACHE_BYTES
+) -> tuple[Verdict, Repository | None]:
+    """Tell the state, and keep the repository open where it is ready."""
+    async with AsyncExitStack() as closing:
+        storage = open_storage(access)
+        closing.push_async_callback(storage.aclose)
+        try:
+            repository = await _open(storage, access, cache_bytes)
+        except RepositoryError as error:
+            return _verdict(error), None
+        closing.pop_all()
+        return Verdict(State.READY), repository
+
+
+async def _open(storage: Storage, access: Access, cache_bytes: int) -> Repository:
+    """Open the repository as restic does, which looks at the config's size before the key."""
+    try:
+        return await Repository.open(storage, access.key, cache_bytes=cache_bytes)
+    except WrongKeyError:
+        if await storage.read(FileType.CONFIG):
+            raise
+        raise RepositoryDamagedError(
+            f"The repository at {access.shown} is damaged: its file 'config' is empty; put it back"
+            " from a copy of the repository."
+        ) from None
+
+
+async def by_restic(restic: Restic) -> Verdict:
+    """Tell the state by restic's exit code, or by its text where the version has no such code.
+
+    restic cannot tell a repository that lost its config from one that never was, nor one without
+    key files from a wrong key: where it says either, our reader looks, too.
+    """
+    try:
+        await restic.probe()
+    except RepositoryError as error:
+        verdict = _verdict(error)
+    else:
+        return Verdict(State.READY)
+    if verdict.state is State.MISSING:
+        return await by_reader(restic.access)
+    if verdict.state is State.WRONG_KEY:
+        seen = await by_reader(restic.access)
+        return seen if seen.state is State.DAMAGED else verdict
+    return verdict
+
+
+async def ensure_ready(
+    access: Access,
+    *,
+    open_restic: OpenRestic,
+    auto_init: bool,
+    say: Say,
+    through_restic: bool = False,
+) -> bool:
+    """See that a command can work on the repository; True when it has just been initialised.
+
+    With `auto_init` a missing one is initialised and `say` is told; `through_restic` asks restic
+    for the state, for a command that runs it anyway.  Raises the error of every other state.
+    """
+    verdict = await (by_restic(await open_restic()) if through_restic else by_reader(access))
+    if verdict.error is None:
+        return False
+    if not auto_init or not _may_change(verdict):
+        raise verdict.error
+    return await _initialise_alone(access, open_restic, say)
+
+
+async def open_ready(
+    access: Access,
+    *,
+    open_restic: OpenRestic,
+    auto_init: bool,
+    say: Say,
+    cache_bytes: int = DEFAULT_CACHE_BYTES,
+) -> Repository:
+    """Do what `ensure_ready` does, and return the repository opened for reading.
+
+    Cheaper than the two one after the other: deriving the key takes most of the time of both.
+    """
+    verdict, repository = await _look(access, cache_bytes)
+    if repository is not None:
+        return repository
+    assert verdict.error is not None, "what cannot be opened has an error"
+    if not auto_init or not _may_change(verdict):
+        raise verdict.error
+    await _initialise_alone(access, open_restic, say)
+    return await Repository.open(open_storage(access), access.key, cache_bytes=cache_bytes)
+
+
+async def initialise(access: Access, *, open_restic: OpenRestic, say: Say) -> bool:
+    """Create the repository; one that is there is kept, and `say` is told which of the two.
+
+    True when it has been created.  Raises the error of every other state.
+    """
+    if await _initialise_alone(access, open_restic, say):
+        return True
+    say(f"The repository at {access.shown} is initialised already; it is kept as it is.")
+    return False
+
+
+def _may_change(verdict: Verdict) -> bool:
+    """Tell whether the state may be another one when no other process initialises.
+
+    Half an initialisation, with a key and no config yet, looks like a damaged repository.
+    """
+    return verdict.state in (State.MISSING, State.DAMAGED)
+
+
+async def _initialise_alone(access: Access, open_restic: OpenRestic, say: Say) -> bool:
+    """Initialise the repository unless it is ready by now; True when this did it."""
+    async with _only_one(access):
+        before = await by_reader(access)
+        if before.error is None:
+            return False
+        if before.state is not State.MISSING:
+            raise before.error
+        restic = await open_restic()
+        try:
+            await restic.init()
+        except CesbrError:
+            if (await by_reader(access)).error is None:  # another host was faster
+                return False
+            raise
+        after = await by_reader(access)
+        if after.error is not None:
+            raise after.error
+    say(
+        f"There was no repository at {access.shown}: it has been initialised with the configured"
+        " address and encryption key."
+    )
+    return True
+
+
+@asynccontextmanager
+async def _only_one(access: Access) -> AsyncIterator[None]:
+    """Keep other processes of this machine from initialising the same repository meanwhile.
+
+    Two ``init`` of restic 0.14 at once leave two master keys and a config that only one of them
+    opens.  The name of a socket is the lock: it needs no file, and ends with its process.
+    """
+    name = _lock_name(access)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as held:
+        with trio.move_on_after(_OTHERS_TURN) as waiting:
+            while not _bound(held, name):  # noqa: ASYNC110 - what ends is another process
+                await trio.sleep(_LOOK_AGAIN)
+        if waiting.cancelled_caught:
+            raise RepositoryLockedError(
+                f"Another process has been initialising the repository at {access.shown} for"
+                f" {_OTHERS_TURN:.0f} s; look at it, then try again."
+            )
+        yield
+
+
+def _lock_name(access: Access) -> bytes:
+    """Return the address of the socket that stands for the repository's place."""
+    folder = local_folder(access.url)
+    place = access.shown if folder is None else os.path.realpath(folder)
+    return b"\0cesbrfs-init-" + hashlib.sha256(os.fsencode(place)).hexdigest().encode()
+
+
+def _bound(held: socket.socket, name: bytes) -> bool:
+    try:
+        held.bind(name)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return False
+        raise
+    return True

@@ -1,0 +1,170 @@
+"""Where every chosen path lands: below a folder of its own, or in its place on the instance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cesbrfs.catalog import names
+from cesbrfs.errors import NotFoundError, UsageError
+from cesbrfs.paths import show
+from cesbrfs.restore.selection import Item, Selection
+from cesbrfs.view import Entry, Folder, View
+
+_DOGUS: Final = (b"var", b"lib", b"ces")
+_ETC: Final = b"etc"
+_TO_A_FOLDER: Final = "restore it to a folder with --target and take from there what you need."
+
+
+@dataclass(frozen=True, slots=True)
+class ToFolder:
+    """Restore below `path`: as shown below the backup, or below the Backup ID if several."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class InPlace:
+    """Restore to where the data lives on the instance whose root is `root`.
+
+    Volumes go to ``ROOT/var/lib/ces/<dogu>/volumes/<volume>``, the configuration to ``ROOT/etc``.
+    """
+
+    root: Path = Path("/")
+
+
+Target = ToFolder | InPlace
+
+
+def folder_of(target: Target) -> Path:
+    """Return the folder below which everything is written."""
+    return target.path if isinstance(target, ToFolder) else target.root
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What is not restored, by its names below the target (or the backup), and why."""
+
+    parts: tuple[bytes, ...]
+    reason: str
+
+    @property
+    def path(self) -> bytes:
+        """The names joined."""
+        return b"/".join(self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Landing:
+    """One thing to restore: its names below the target, and the entry behind each of them.
+
+    Folders that are in no backup, such as ``var`` in place, have no entry.
+    """
+
+    parts: tuple[bytes, ...]
+    entries: tuple[Entry | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Landings:
+    """All of a selection; `root` stands for the target, `left_out` is not restored in place."""
+
+    root: Entry | None
+    found: tuple[Landing, ...]
+    left_out: tuple[Refused, ...] = ()
+
+
+async def land(view: View, selection: Selection, target: Target) -> Landings:
+    """Find out where `selection` lands.
+
+    Raises NotFoundError when something is gone from the repository, and UsageError for what has no
+    place on an instance.
+    """
+    several = len(selection.backups) > 1
+    if isinstance(target, InPlace):
+        if several:
+            raise UsageError(
+                "Only one backup can be restored in place; choose paths of one, or name a --target."
+            )
+        return await _in_place(view, selection)
+    found: list[Landing] = []
+    for item in selection.items:
+        chain = await _chain(view, item)
+        parts = (item.backup, *item.parts) if several else item.parts
+        found.append(Landing(parts, chain if several else chain[1:]))
+    root = view.root if several else await view.at(selection.backups)
+    return Landings(root, tuple(found))
+
+
+async def _chain(view: View, item: Item) -> tuple[Entry, ...]:
+    """Return the entries on the way to `item`, from its backup's on."""
+    entry: Entry = view.root
+    chain: list[Entry] = []
+    for name in (item.backup, *item.parts):
+        found = await view.child(entry, name)
+        if found is None:
+            shown = "/".join(show(part) for part in (item.backup, *item.parts))
+            raise NotFoundError(f"There is no /{shown} any more; choose again.")
+        chain.append(found)
+        entry = found
+    return tuple(chain)
+
+
+async def _in_place(view: View, selection: Selection) -> Landings:
+    found: list[Landing] = []
+    left_out: list[Refused] = []
+    for item in selection.items:
+        waiting = [(item.parts, (await _chain(view, item))[1:])]
+        if item.backup == names.SNAPSHOTS:
+            raise UsageError(f"A snapshot of no backup has no place here; {_TO_A_FOLDER}")
+        while waiting:
+            parts, chain = waiting.pop()
+            place = place_on_instance(parts)
+            entry = chain[-1] if chain else await view.at((item.backup,))
+            if place == () and isinstance(entry, Folder):
+                children = await view.children(entry)
+                waiting += [((*parts, n), (*chain, children[n])) for n in sorted(children)[::-1]]
+            elif place and isinstance(place, tuple):
+                found.append(Landing(place, _aligned(chain, len(place))))
+            else:
+                reason = place if isinstance(place, str) else f"It has no place; {_TO_A_FOLDER}"
+                if parts == item.parts:
+                    shown = "/".join(show(part) for part in parts)
+                    raise UsageError(f"{shown} cannot be restored in place: {reason}")
+                left_out.append(Refused(parts, reason))
+    return Landings(None, tuple(found), tuple(left_out))
+
+
+def _aligned(chain: Sequence[Entry], length: int) -> tuple[Entry | None, ...]:
+    """Return the last `length` entries, with None before where there are fewer."""
+    missing: list[Entry | None] = [None] * (length - len(chain))
+    return tuple([*missing, *chain][-length:])
+
+
+def place_on_instance(  # noqa: PLR0911 - one for each kind of place
+    parts: Sequence[bytes],
+) -> tuple[bytes, ...] | str:
+    """Return where names below a backup belong below an instance's root.
+
+    ``()`` means that each thing in that folder has a place of its own, a sentence that it has none.
+    """
+    match tuple(parts):
+        case (names.BACKUP_JSON,):
+            return "it describes the backup and is no part of the instance."
+        case (names.SNAPSHOTS, *_):
+            return f"where snapshots shown whole belong is not known; {_TO_A_FOLDER}"
+        case (_, names.REGISTRY_JSON):
+            return f"the registry is written by its own tools; {_TO_A_FOLDER}"
+        case (_, names.DOGU_JSON):
+            return (
+                f"install the dogu in this version instead; to read its dogu.json, {_TO_A_FOLDER}"
+            )
+        case () | (_,) | (names.INSTANCE, names.CONFIGURATION) | (_, names.VOLUMES):
+            return ()
+        case (names.INSTANCE, names.CONFIGURATION, b"etc", *rest):
+            return (_ETC, *rest)
+        case (dogu, names.VOLUMES, *rest) if dogu != names.INSTANCE and b"%" not in dogu:
+            return (*_DOGUS, dogu, names.VOLUMES, *rest)
+    return f"where it belongs on the instance is not known; {_TO_A_FOLDER}"

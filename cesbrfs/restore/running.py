@@ -1,0 +1,301 @@
+"""Carrying out a plan: content read here, many files at a time, and written by threads."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing
+from functools import partial
+from itertools import islice
+from typing import Final, TypeVar
+
+import trio
+
+from cesbrfs.errors import (
+    CesbrError,
+    RepositoryDeniedError,
+    RepositoryUnreachableError,
+    RestoreError,
+)
+from cesbrfs.restore import steps
+from cesbrfs.restore.attributes import Notes
+from cesbrfs.restore.ground import open_target, tell
+from cesbrfs.restore.planning import PlannedFile, PlannedFolder, RestorePlan
+from cesbrfs.restore.report import Failure, Progress, RestoreReport
+from cesbrfs.restore.steps import Done, Job, Outcome, Site
+from cesbrfs.restore.writing import NewFile
+from cesbrfs.view import Document, Entry, View
+
+_WORKERS: Final = 8
+_SMALL_BYTES: Final = 256 << 10
+"""Files up to this size are held in memory and written many in one thread hop."""
+_SMALL_BLOBS: Final = 4
+_BATCH_FILES: Final = 64
+_BATCH_BYTES: Final = 2 << 20
+_FOLDERS: Final = 64
+"""Folders made in one thread hop, just before what is in them."""
+_LINKS: Final = 256
+_GROUP: Final = 4
+"""Blobs of a large file read at the same time, while those before are written."""
+_HOPELESS_AFTER: Final = 16
+"""Failures in a row that would befall every further file, until no more are tried."""
+_HOPELESS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+
+_T = TypeVar("_T")
+
+
+async def execute(
+    view: View,
+    plan: RestorePlan,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> RestoreReport:
+    """Carry out `plan`, once; a file that fails is told in the report and does not end it.
+
+    Cancelled, it leaves what is finished, and no temporary files.  Raises RestoreError when the
+    target cannot be opened.
+    """
+    run = _Run(view, plan, on_progress)
+    target = await trio.to_thread.run_sync(partial(open_target, plan.target, create=True))
+    return await run.run(Site(target, plan.overwrite, run.notes))
+
+
+class _Run:
+    """One restore."""
+
+    def __init__(
+        self, view: View, plan: RestorePlan, on_progress: Callable[[Progress], None] | None
+    ) -> None:
+        self.notes: Final = Notes()
+        self._view = view
+        self._plan = plan
+        self._on_progress = on_progress
+        self._report = RestoreReport(plan.target, left_out=plan.left_out)
+        self._report.skipped = plan.will_skip
+        self._report.failed = [Failure(r.path, r.reason) for r in plan.refused]
+        self._files = 0
+        self._bytes = 0
+        self._hopeless = 0
+        self._given_up: str | None = None
+
+    async def run(self, site: Site) -> RestoreReport:
+        """Do it all; closes the target."""
+        try:
+            await self._write(site, self._fresh(site))
+            await self._link(site)
+        finally:  # interrupted, too: no folder stays closed to those who may use it
+            with trio.CancelScope(shield=True):
+                folders = self._plan.order[:0:-1]
+                await trio.to_thread.run_sync(steps.dress_folders, site, folders)
+                await trio.to_thread.run_sync(steps.close, site)
+        self._report.warnings = self.notes.sentences()
+        if self._plan.sockets:
+            self._report.warnings.append(
+                f"{self._plan.sockets} sockets are not restored; the programs that listen on them"
+                " make them anew."
+            )
+        return self._report
+
+    # What is to be written
+
+    async def _fresh(self, site: Site) -> AsyncGenerator[PlannedFile, None]:
+        """Make the folders, and yield what is to be written in each, but for further links."""
+        order = iter(self._plan.order)
+        yielding = list(islice(order, 1))  # the target itself is there
+        while yielding:
+            for folder in yielding:
+                for file in folder.files:
+                    if file.writes and not file.follows and not folder.lost:
+                        yield file
+            yielding = list(islice(order, _FOLDERS))
+            if yielding:
+                await self._make(site, yielding)
+
+    async def _make(self, site: Site, folders: Sequence[PlannedFolder]) -> None:
+        made, failed = await trio.to_thread.run_sync(steps.make_folders, site, folders)
+        self._report.folders += made
+        for folder, error in failed:
+            self._fail(folder.path, f"{_said(error)} Nothing in this folder was restored.")
+
+    async def _write(self, site: Site, files: AsyncGenerator[PlannedFile, None]) -> None:
+        """Write files, small ones in batches, several of them at the same time."""
+        send, receive = trio.open_memory_channel[list[PlannedFile]](0)
+        async with trio.open_nursery() as nursery:
+            for _ in range(_WORKERS):
+                nursery.start_soon(self._work, site, receive.clone())
+            receive.close()
+            async with send, aclosing(files):
+                batch: list[PlannedFile] = []
+                held = 0
+                async for file in files:
+                    if file.size > _SMALL_BYTES:
+                        await send.send([file])
+                        continue
+                    batch.append(file)
+                    held += file.size
+                    if len(batch) >= _BATCH_FILES or held >= _BATCH_BYTES:
+                        await send.send(batch)
+                        batch, held = [], 0
+                if batch:
+                    await send.send(batch)
+
+    async def _work(
+        self, site: Site, receive: trio.MemoryReceiveChannel[list[PlannedFile]]
+    ) -> None:
+        async with receive:
+            async for batch in receive:
+                jobs: list[Job] = []
+                for file in batch:
+                    job = await self._read(site, file)
+                    if job is not None:
+                        jobs.append(job)
+                if jobs:
+                    done = await trio.to_thread.run_sync(steps.write_files, site, jobs)
+                    for job, outcome in zip(jobs, done, strict=True):
+                        size = sum(map(len, job.content))
+                        self._settle(job.file, outcome, size)
+                        self._bytes += size
+                self._tell()
+
+    async def _read(self, site: Site, file: PlannedFile) -> Job | None:
+        """Return a small file with its content; a large one is written at once."""
+        if self._given_up is not None:
+            self._settle(file, RestoreError(self._given_up))
+            return None
+        try:
+            entry = await self._entry(file)
+            if isinstance(entry, Document):
+                return Job(file, entry, [entry.content])
+            blobs = entry.node.blobs
+            if entry.node.size <= _SMALL_BYTES and len(blobs) <= _SMALL_BLOBS:
+                return Job(file, entry, await self._blobs(blobs))
+            await self._write_large(site, file, entry, blobs)
+        except (OSError, CesbrError) as error:
+            self._settle(file, error)
+        return None
+
+    async def _entry(self, file: PlannedFile) -> Entry:
+        folder = file.folder.entry
+        entry = await self._view.child(folder, file.name) if folder else None
+        if entry is None:
+            raise RestoreError("It is gone from the repository since it was planned; choose again.")
+        return entry
+
+    async def _blobs(self, blobs: Sequence[bytes]) -> list[bytes]:
+        data = self._view.repository.data
+        if len(blobs) == 1:
+            return [await data(blobs[0])]
+        return await _together([partial(data, blob) for blob in blobs])
+
+    async def _write_large(
+        self, site: Site, file: PlannedFile, entry: Entry, blobs: Sequence[bytes]
+    ) -> None:
+        """Write one file in steps: while some blobs are written, the next ones are read."""
+        loaded = await self._blobs(blobs[:_GROUP])
+        descent, new = await trio.to_thread.run_sync(steps.begin, site, file)
+        try:
+            for at in range(_GROUP, len(blobs) + _GROUP, _GROUP):
+                read = partial(self._blobs, blobs[at : at + _GROUP])
+                _, loaded = await _together([partial(self._put, new, loaded), read])
+            outcome = await trio.to_thread.run_sync(steps.finish, site, new, file, entry)
+            self._settle(file, outcome, new.size)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(steps.end, descent, new)
+
+    async def _put(self, new: NewFile, loaded: list[bytes]) -> list[bytes]:
+        """Write blobs; return them."""
+        await trio.to_thread.run_sync(steps.write_blobs, new, loaded)
+        self._bytes += sum(map(len, loaded))
+        self._tell()
+        return loaded
+
+    # Hard links
+
+    async def _link(self, site: Site) -> None:
+        """Make further names of one file, and a file of its own where that fails."""
+        followers = (f for folder in self._plan.order if not folder.lost for f in folder.files)
+        pending = [file for file in followers if file.writes and file.follows]
+        while pending:
+            unlinked: list[PlannedFile] = []
+            for at in range(0, len(pending), _LINKS):
+                files = pending[at : at + _LINKS]
+                outcomes = await trio.to_thread.run_sync(steps.link_files, site, files)
+                for file, outcome in zip(files, outcomes, strict=True):
+                    if isinstance(outcome, Done):
+                        self._settle(file, outcome)
+                        self._report.linked += outcome is Done.WRITTEN
+                    else:
+                        unlinked.append(file)
+                self._tell()
+            # The first of each group is written, and the next round links the others to it.
+            leaders: dict[int, PlannedFile] = {}
+            pending = []
+            for file in unlinked:
+                assert file.links is not None
+                if id(file.links) in leaders:
+                    pending.append(file)
+                else:
+                    leaders[id(file.links)] = file
+                    file.links.leader, file.links.written = file, None
+            await self._write(site, _iterate(leaders.values()))
+
+    # Keeping count
+
+    def _settle(self, file: PlannedFile, outcome: Outcome, size: int = 0) -> None:
+        """Count a file that is done, one way or the other."""
+        self._files += 1
+        if outcome is Done.WRITTEN:
+            self._hopeless = 0
+            self._report.files += 1
+            self._report.bytes += size
+        elif outcome is Done.SKIPPED:
+            self._report.skipped += 1
+        else:
+            assert not isinstance(outcome, Done)
+            self._fail(file.path, _said(outcome))
+            if _is_hopeless(outcome) and self._given_up is None:
+                self._hopeless += 1
+                if self._hopeless >= _HOPELESS_AFTER:
+                    self._given_up = f"Not tried any more after others failed. {_said(outcome)}"
+
+    def _fail(self, path: bytes, error: str) -> None:
+        self._report.failed.append(Failure(path, error))
+
+    def _tell(self) -> None:
+        if self._on_progress:
+            plan = self._plan
+            self._on_progress(Progress(self._files, self._bytes, plan.files, plan.bytes))
+
+
+def _said(error: OSError | CesbrError) -> str:
+    return tell(error) if isinstance(error, OSError) else error.message
+
+
+def _is_hopeless(error: OSError | CesbrError) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in _HOPELESS
+    return isinstance(error, (RepositoryUnreachableError, RepositoryDeniedError))
+
+
+async def _iterate(files: Iterable[PlannedFile]) -> AsyncGenerator[PlannedFile, None]:
+    for file in files:
+        yield file
+
+
+async def _together(calls: Sequence[Callable[[], Awaitable[_T]]]) -> list[_T]:
+    """Return what the calls return, made at the same time; raise the first error as itself."""
+    results: dict[int, _T] = {}
+    failed: list[OSError | CesbrError] = []
+
+    async def run(at: int, call: Callable[[], Awaitable[_T]]) -> None:
+        try:
+            results[at] = await call()
+        except (OSError, CesbrError) as error:
+            failed.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for at, call in enumerate(calls):
+            nursery.start_soon(run, at, call)
+    if failed:
+        raise failed[0]
+    return [results[at] for at in range(len(calls))]

@@ -1,0 +1,233 @@
+"""The steps of a restore that work on the target: many small ones in one go.  Blocking.
+
+Each is called in a thread, and looks between two files whether it was cancelled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+import msgspec
+import trio
+
+from cesbrfs.errors import CesbrError, RestoreError
+from cesbrfs.repo.model import Node
+from cesbrfs.restore.attributes import Clothing, Notes
+from cesbrfs.restore.ground import Descent, lookup, tell
+from cesbrfs.restore.planning import Action, Overwrite, PlannedFile, PlannedFolder
+from cesbrfs.restore.writing import (
+    AppearedError,
+    NewEntry,
+    NewFile,
+    NewLink,
+    NewSpecial,
+    dress_folder,
+    make_folder,
+)
+from cesbrfs.view import Document, Entry, Stored
+
+_FOLDER_MODE = stat.S_IFDIR | 0o755
+_FILE_MODE = stat.S_IFREG | 0o644
+
+
+class Done(Enum):
+    """How a file ended that did not fail."""
+
+    WRITTEN = auto()
+    SKIPPED = auto()
+
+
+Outcome = Done | OSError | CesbrError
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What every step needs: the open target, the rule about existing files, and the notes."""
+
+    target: int
+    overwrite: Overwrite
+    notes: Notes
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One file to write whole: `content` holds its blobs, nothing for links and special files."""
+
+    file: PlannedFile
+    entry: Entry
+    content: Sequence[bytes]
+
+
+def clothing(entry: Entry | None, name: bytes, path: bytes) -> Clothing:
+    """Return the attributes for `entry`; what is ours can be written to by its owner."""
+    if entry is None:
+        now = time.time_ns()
+        node = Node(name=name, type="dir", mode=_FOLDER_MODE, mtime_ns=now, atime_ns=now)
+    elif isinstance(entry, Stored):
+        node = entry.node
+    else:
+        mode = _FOLDER_MODE if stat.S_ISDIR(entry.node.mode) else _FILE_MODE
+        node = msgspec.structs.replace(entry.node, mode=mode)
+    return Clothing(node, path, owned=isinstance(entry, Stored) and not entry.top)
+
+
+def digests(entry: Entry) -> Sequence[bytes]:
+    """Return the SHA-256 that the blobs of a regular file must have."""
+    if isinstance(entry, Document):
+        return [hashlib.sha256(entry.content).digest()]
+    return entry.node.blobs
+
+
+def make_folders(
+    site: Site, folders: Iterable[PlannedFolder]
+) -> tuple[int, list[tuple[PlannedFolder, OSError | CesbrError]]]:
+    """Make the folders that do not exist; return how many were made, and the failures.
+
+    Those in a folder that failed are lost with it.
+    """
+    made = 0
+    failed: list[tuple[PlannedFolder, OSError | CesbrError]] = []
+    with Descent(site.target) as descent:
+        for folder in folders:
+            trio.from_thread.check_cancelled()
+            assert folder.parent is not None
+            if folder.parent.lost:
+                folder.lost = True
+            elif not folder.exists:
+                try:
+                    created = make_folder(descent.open(folder.parent.parts), folder.name)
+                except (OSError, RestoreError) as error:
+                    folder.lost = True
+                    failed.append((folder, error))
+                    continue
+                folder.exists = True
+                folder.dressed = created
+                made += created
+    return made, failed
+
+
+def dress_folders(site: Site, folders: Iterable[PlannedFolder]) -> None:
+    """Give folders their attributes, now that nothing in them will change any more."""
+    with Descent(site.target) as descent:
+        for folder in folders:
+            if folder.exists and folder.dressed and not folder.lost:
+                wear = clothing(folder.entry, folder.name, folder.path)
+                try:
+                    dress_folder(descent.open(folder.parts), wear, site.notes)
+                except OSError as error:
+                    reason = tell(error)
+                    site.notes.add(f"A folder's attributes could not be set ({reason})", wear.path)
+
+
+def write_files(site: Site, jobs: Iterable[Job]) -> list[Outcome]:
+    """Write each job's file; return how it went, in the same order."""
+    with Descent(site.target) as descent:
+        return list(_each(site, descent, jobs))
+
+
+def _each(site: Site, descent: Descent, jobs: Iterable[Job]) -> Iterator[Outcome]:
+    for job in jobs:
+        trio.from_thread.check_cancelled()
+        try:
+            folder = descent.open(job.file.folder.parts)
+            if not stat.S_ISREG(job.entry.node.mode):
+                yield _write_special(site, folder, job)
+                continue
+            new = NewFile(folder)
+            try:
+                for blob in job.content:
+                    new.write(blob)
+                yield finish(site, new, job.file, job.entry)
+            finally:
+                new.discard()
+        except (OSError, CesbrError) as error:
+            yield error
+
+
+def _write_special(site: Site, folder: int, job: Job) -> Outcome:
+    file = job.file
+    new = NewSpecial(folder, clothing(job.entry, file.name, file.path), site.notes)
+    try:
+        return _place(site, new, file)
+    finally:
+        new.discard()
+
+
+def finish(site: Site, new: NewFile, file: PlannedFile, entry: Entry) -> Outcome:
+    """Check a file whose content was written, dress it, and put it in its place."""
+    new.finish(digests(entry), clothing(entry, file.name, file.path), site.notes)
+    return _place(site, new, file)
+
+
+def _place(site: Site, new: NewEntry, file: PlannedFile) -> Done:
+    replace = file.action is Action.OVERWRITE
+    identity = new.identity if file.links is not None else None
+    if replace and site.overwrite is Overwrite.IF_NEWER:
+        status = lookup(new.folder, file.name)  # it may have been changed since
+        if status and not site.overwrite.replaces(status.st_mtime_ns, file.mtime_ns):
+            return Done.SKIPPED
+    try:
+        new.place(file.name, replace=replace)
+    except AppearedError:
+        if site.overwrite is Overwrite.NEVER:
+            return Done.SKIPPED
+        raise
+    if file.links is not None and file.links.leader is file:
+        file.links.written = identity
+    return Done.WRITTEN
+
+
+def link_files(site: Site, files: Iterable[PlannedFile]) -> list[Outcome]:
+    """Link each file to the one written for it; an error means that it has to be written."""
+    found: list[Outcome] = []
+    with Descent(site.target) as there, Descent(site.target) as here:
+        for file in files:
+            trio.from_thread.check_cancelled()
+            links = file.links
+            if links is None or links.leader is None or links.written is None:
+                found.append(RestoreError("The file to link to was not restored."))
+                continue
+            try:
+                source = there.open(links.leader.folder.parts)
+                folder = here.open(file.folder.parts)
+                new = NewLink(folder, source, links.leader.name, links.written)
+                try:
+                    found.append(_place(site, new, file))
+                finally:
+                    new.discard()
+            except (OSError, RestoreError) as error:
+                found.append(error)
+    return found
+
+
+def begin(site: Site, file: PlannedFile) -> tuple[Descent, NewFile]:
+    """Open a new file for writing in several steps; give both to `end` whatever happens."""
+    descent = Descent(site.target)
+    try:
+        return descent, NewFile(descent.open(file.folder.parts))
+    except BaseException:
+        descent.close()
+        raise
+
+
+def end(descent: Descent, new: NewFile) -> None:
+    """Close what `begin` opened, and take the temporary file away."""
+    new.discard()
+    descent.close()
+
+
+def write_blobs(new: NewFile, blobs: Iterable[bytes]) -> None:
+    """Add blobs to a file."""
+    for blob in blobs:
+        new.write(blob)
+
+
+def close(site: Site) -> None:
+    """Close the target."""
+    os.close(site.target)
