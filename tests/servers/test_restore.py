@@ -1,0 +1,171 @@
+"""Restores from real repositories, held against what restic itself restores."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cesbrfs.errors import UsageError
+from cesbrfs.repo.pack import BlobType
+from cesbrfs.restore import Overwrite, RestoreReport, ToFolder, execute, plan, select
+from cesbrfs.view import View
+from tests.compare import Record, differences, records
+from tests.restic_repo import ResticRepo, create
+from tests.sample.instance import Instance
+from tests.sample.oddities import HOLE_BYTES
+
+_VOLUMES = ("files", "plugins", "localConfig")
+
+
+@pytest.fixture(scope="session")
+def sample(
+    tmp_path_factory: pytest.TempPathFactory, make_instance: Callable[[Path], Instance]
+) -> Instance:
+    """The sample instance; no test changes it."""
+    return make_instance(tmp_path_factory.mktemp("restore") / "instance")
+
+
+def _back_up(repo: ResticRepo, sample: Instance) -> str:
+    """Back up the volumes of redmine, with everything odd, as one snapshot."""
+    volumes = [sample.volume("redmine", name) for name in _VOLUMES]
+    return repo.backup(*volumes, tags=["B1", "kind=volumes", "dogu=redmine"])
+
+
+async def _restore(
+    repo: ResticRepo, path: str, target: Path, overwrite: Overwrite = Overwrite.NEVER
+) -> RestoreReport:
+    view = View(await repo.open())
+    selection = select([await view.resolve(path)])
+    return await execute(view, await plan(view, selection, ToFolder(target), overwrite))
+
+
+def _without_sockets(found: dict[bytes, Record]) -> dict[bytes, Record]:
+    """Leave out what restic does not restore."""
+    return {path: record for path, record in found.items() if not path.endswith(b"/socket")}
+
+
+def _as_restic(found: dict[bytes, Record]) -> dict[bytes, Record]:
+    """Forget what restic does not restore itself: hard links of symlinks, times after 2262."""
+    return {
+        path: record if stat.S_ISREG(record.mode) else replace(record, twins=frozenset())
+        for path, record in found.items()
+        if not path.endswith(b"/times/2400")
+    }
+
+
+def _all(top: Path) -> dict[bytes, Record]:
+    """Describe the volumes below `top`, which holds other things as well."""
+    found: dict[bytes, Record] = {}
+    for name in _VOLUMES:
+        for path, record in records(str(top / name)).items():
+            found[name.encode() + b"/" + path] = record
+    return _without_sockets(found)
+
+
+async def test_equals_what_restic_restores(
+    restic_binary: Path, restic_new: Path, sample: Instance, tmp_path: Path
+) -> None:
+    """Everything odd that any restic backed up is restored as the newer restic restores it."""
+    repo = create(restic_binary, tmp_path / "repo")
+    snapshot = _back_up(repo, sample)
+    theirs = tmp_path / "theirs"
+    repo.using(restic_new).run("restore", snapshot, "--target", theirs)
+    report = await _restore(repo, "/B1", tmp_path / "ours")
+    assert (report.failed, report.warnings, report.exit_code) == ([], [], 0)
+    expected = _all(theirs / sample.volume("redmine", ".").relative_to("/"))
+    assert len(expected) > 100
+    ours = _all(tmp_path / "ours/redmine/volumes")
+    assert differences(_as_restic(ours), _as_restic(expected)) == []
+
+
+async def test_equals_what_was_backed_up(
+    restic_new: Path, sample: Instance, tmp_path: Path
+) -> None:
+    """Nothing is lost on the way from the instance to the repository and back, holes neither."""
+    repo = create(restic_new, tmp_path / "repo")
+    _back_up(repo, sample)
+    await _restore(repo, "/B1", tmp_path / "ours")
+    ours = tmp_path / "ours/redmine/volumes"
+    assert differences(_all(ours), _all(sample.volume("redmine", "."))) == []
+    shapes = ours / sample.oddities.relative_to(sample.volume("redmine", ".")) / "shapes"
+    holes = [path for path in shapes.iterdir() if "hole" in path.name]
+    assert len(holes) == 4
+    assert all(path.stat().st_blocks * 512 < HOLE_BYTES["tiny"] // 4 for path in holes)
+
+
+async def test_restoring_over_a_restored_tree(
+    restic_binary: Path, sample: Instance, tmp_path: Path
+) -> None:
+    """By the default nothing is touched; with always, everything is as backed up again."""
+    repo = create(restic_binary, tmp_path / "repo")
+    _back_up(repo, sample)
+    target = tmp_path / "ours"
+    first = await _restore(repo, "/B1/redmine", target)
+    once = _all(target / "redmine/volumes")
+    again = await _restore(repo, "/B1/redmine", target)
+    assert (again.files, again.skipped, again.failed) == (0, first.files, [])
+    spoilt = target / "redmine/volumes/files/oddities/names/WR[1].txt"
+    spoilt.write_text("spoilt")
+    spoilt.chmod(0o777)
+    over = await _restore(repo, "/B1/redmine", target, Overwrite.ALWAYS)
+    assert (over.files, over.skipped, over.failed) == (first.files, 0, [])
+    assert differences(_all(target / "redmine/volumes"), once) == []
+
+
+async def test_names_are_literal(restic_new: Path, sample: Instance, tmp_path: Path) -> None:
+    """A name that is a pattern for another file restores itself and nothing else."""
+    repo = create(restic_new, tmp_path / "repo")
+    _back_up(repo, sample)
+    folder = "/B1/redmine/volumes/files/oddities/names"
+    await _restore(repo, f"{folder}/WR[1].txt", tmp_path / "ours")
+    restored = tmp_path / "ours/redmine/volumes/files/oddities/names"
+    assert [path.name for path in restored.iterdir()] == ["WR[1].txt"]
+    assert (restored / "WR[1].txt").read_bytes() == b"content of WR[1].txt"
+
+
+async def test_flipped_bits_lose_one_file(restic_binary: Path, tmp_path: Path) -> None:
+    """One damaged blob in a real pack fails one file, where restic gives up the whole restore."""
+    source = tmp_path / "ces/redmine/volumes/files"
+    source.mkdir(parents=True)
+    for number in range(20):
+        (source / f"{number}").write_bytes(os.urandom(3000))
+    repo = create(restic_binary, tmp_path / "repo")
+    repo.backup(source, tags=["B1"])
+    view = View(await repo.open())
+    located = await view.resolve("/B1/redmine/volumes/files/7")
+    (blob,) = located.entry.node.blobs
+    (place,) = (await view.repository.index()).places(BlobType.DATA, blob)
+    name = place.pack.hex()
+    pack = repo.folder / "data" / name[:2] / name
+    raw = bytearray(pack.read_bytes())
+    raw[place.offset + 100] ^= 0x10
+    pack.chmod(0o600)
+    pack.write_bytes(raw)
+    report = await _restore(repo, "/B1", tmp_path / "ours")
+    assert [failure.path for failure in report.failed] == [b"redmine/volumes/files/7"]
+    assert report.exit_code == 3
+    restored = tmp_path / "ours/redmine/volumes/files"
+    assert {path.name for path in restored.iterdir()} == {str(n) for n in range(20)} - {"7"}
+    assert all(
+        path.read_bytes() == (source / path.name).read_bytes() for path in restored.iterdir()
+    )
+
+
+async def test_the_repository_is_kept_out_of(restic_new: Path, tmp_path: Path) -> None:
+    """A target in the repository, or a repository in the target's way, is refused."""
+    source = tmp_path / "ces/redmine/volumes/files"
+    source.mkdir(parents=True)
+    (source / "config").write_text("a file")
+    repo = create(restic_new, tmp_path / "out/redmine/volumes/files")
+    repo.backup(source, tags=["B1"])
+    before = records(str(repo.folder))
+    with pytest.raises(UsageError, match="repository"):
+        await _restore(repo, "/B1", repo.folder / "restored")
+    report = await _restore(repo, "/B1/redmine", tmp_path / "out", Overwrite.ALWAYS)
+    assert [failure.path for failure in report.failed] == [b"redmine/volumes/files"]
+    assert differences(records(str(repo.folder)), before) == []
