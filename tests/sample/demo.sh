@@ -73,10 +73,15 @@ iso='2026/02/installation medium.iso'
 run cp "$work/mount/latest/redmine/volumes/files/$iso" "$work/copy.iso"
 run cmp "$work/copy.iso" "$files/$iso"
 
-heading 'All versions of one file, and one of them restored'
-run cesbr versions redmine/volumes/files/report.txt
-run cesbr restore --yes --backup latest redmine/volumes/files/report.txt --target "$work/restored"
-run cmp "$work/restored/redmine/volumes/files/report.txt" "$files/report.txt"
+heading 'What became of a file from one backup to the next'
+report=redmine/volumes/files/report.txt
+code=0
+run diff "$work/mount/${ids[0]}/$report" "$work/mount/latest/$report" || code=$?
+[ "$code" = 1 ] || fail 'The two backups should hold two contents of the report.'
+
+heading 'One file restored'
+run cesbr restore --yes --backup latest "$report" --target "$work/restored"
+run cmp "$work/restored/$report" "$files/report.txt"
 
 heading 'A wrong encryption key is told from a wrong address'
 echo 'not the key' >"$work/wrong"

@@ -1,0 +1,57 @@
+# `make help` tells what there is.  Everything works in a fresh clone on Debian 12.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PY := .venv/bin/python
+ARGS ?=
+
+# Named after the place: a checkout that was moved or copied is installed anew.
+INSTALLED := .venv/installed-in$(subst /,-,$(CURDIR))
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install check test demo bench docs clean system newer-restic
+
+help: ## Show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+
+install: $(INSTALLED) ## Install cesbr and cesbrfs into .venv/bin, with all they need
+
+$(INSTALLED): pyproject.toml .ci/constraints.txt | system
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than Python 3.11; name a newer one: make PYTHON=…" >&2; exit 1; }
+	@test -e $@ || { echo "Making .venv with $(PYTHON)"; $(PYTHON) -m venv --clear .venv; }
+	@# pyfuse3 comes as source.  What builds it is installed first, pinned like the rest.
+	$(PY) -m pip install -qq --constraint .ci/constraints.txt \
+	  pip setuptools setuptools_scm wheel Cython
+	$(PY) -m pip install -qq --constraint .ci/constraints.txt --no-build-isolation \
+	  --editable '.[dev]'
+	@touch $@
+
+system:
+	@.ci/provide
+
+newer-restic:
+	@.ci/newer-restic
+
+check: install ## Lint, formatting, types, and the arrows between the modules
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+	.venv/bin/lint-imports
+
+test: install newer-restic ## Run all tests (ARGS="tests/unit -x" for some of them)
+	$(PY) -m pytest $(ARGS)
+
+demo: install ## See it at work: a sample instance, backups, the mount, a restore
+	@tests/sample/demo.sh
+
+bench: install newer-restic ## Measure against restic's own mount and restore
+	$(PY) tests/bench/run.py $(ARGS)
+
+docs: install ## Check that the links of the documentation lead somewhere
+	$(PY) -m pytest --quiet tests/unit/test_docs.py
+
+clean: ## Remove what was installed, fetched and cached here
+	rm -rf .venv .tools build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .import_linter_cache
+	find cesbrfs shell tests -name __pycache__ -type d -prune -exec rm -rf {} +

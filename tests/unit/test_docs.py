@@ -1,0 +1,49 @@
+"""The documentation's links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+_PROJECT = Path(__file__).resolve().parents[2]
+_PAGES = sorted([*_PROJECT.glob("*.md"), *_PROJECT.glob("docs/**/*.md")])
+_CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\(<?([^)\s>]+)>?\)")
+
+
+def _anchors(page: Path) -> set[str]:
+    """Return the anchors that a page's headings get: lower case, dashes, little else."""
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ +(.+?) *$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def _broken(page: Path) -> list[str]:
+    """Return the links of `page` that lead to no file of the project or to no heading."""
+    found = []
+    for link in _LINK.findall(_CODE.sub("", page.read_text())):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = unquote(link).partition("#")
+        target = page.parent / path if path else page
+        if not target.exists() or (anchor and anchor not in _anchors(target)):
+            found.append(link)
+    return found
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=lambda page: str(page.relative_to(_PROJECT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link names a file that exists and a heading that is in it."""
+    assert _broken(page) == []
+
+
+def test_broken_links_are_seen(tmp_path: Path) -> None:
+    """A missing file and a missing heading are found, code and other sites are left alone."""
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# A `small` page\n[a](gone.md) [b](#a-small-page) [c](page.md#no) `[d](x)` [e](http://x)\n"
+    )
+    assert _broken(page) == ["gone.md", "page.md#no"]
