@@ -76,7 +76,6 @@ _STATES: Final[tuple[tuple[type[RepositoryError], State], ...]] = (
     (RepositoryDeniedError, State.DENIED),
     (RepositoryUnreachableError, State.UNREACHABLE),
     (RepositoryDamagedError, State.DAMAGED),
-    (DamagedError, State.DAMAGED),
     (FileMissingError, State.DAMAGED),
     (StorageError, State.UNREACHABLE),
 )
@@ -135,6 +134,10 @@ async def _open(storage: Storage, access: Access, cache_bytes: int) -> Repositor
             f"The repository at {access.shown} is damaged: its file 'config' is empty; put it back"
             " from a copy of the repository."
         ) from None
+    except DamagedError as error:  # of one file, which does not say of what
+        raise RepositoryDamagedError(
+            f"The repository at {access.shown} is damaged: {error.message}"
+        ) from error
 
 
 async def by_restic(restic: Restic) -> Verdict:

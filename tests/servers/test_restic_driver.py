@@ -1,0 +1,465 @@
+"""The restic driver with real restics, the oldest and a new one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from cesbrfs.access import Access, Secret
+from cesbrfs.errors import (
+    CesbrError,
+    NotFoundError,
+    RepositoryDeniedError,
+    RepositoryLockedError,
+    RepositoryMissingError,
+    RepositoryUnreachableError,
+    ResticError,
+    UsageError,
+    WrongKeyError,
+)
+from cesbrfs.repo.model import Snapshot
+from cesbrfs.repo.repository import Repository
+from cesbrfs.repo.storage import open_storage
+from cesbrfs.restic import Event, Restic, Status, Summary, Version, find_restic, read_version
+from tests.restic_repo import PASSWORD, create
+from tests.rights import children, for_everyone, give_away, open_folder, without_rights
+
+KEY = Secret(PASSWORD.encode())
+WRONG_KEY = Secret(b"another key")
+
+
+@pytest.fixture
+def empty_repository(restic_binary: Path, tmp_path: Path) -> Path:
+    """An initialised repository without snapshots, which the test may spoil."""
+    return create(restic_binary, tmp_path / "repository").folder
+
+
+@pytest.fixture
+async def restic(restic_binary: Path, empty_repository: Path) -> Restic:
+    """Each restic on an empty repository."""
+    return await Restic.open(Access(str(empty_repository), KEY), binary=str(restic_binary))
+
+
+async def snapshots(restic: Restic) -> list[Snapshot]:
+    repository = await Repository.open(open_storage(restic.access), restic.access.key)
+    try:
+        return await repository.snapshots()
+    finally:
+        await repository.aclose()
+
+
+def write_files(folder: Path, names: Iterable[bytes]) -> list[bytes]:
+    """Write a file for each name and return their paths."""
+    folder.mkdir(exist_ok=True)
+    paths = [os.path.join(os.fsencode(folder), name) for name in names]
+    for path in paths:
+        Path(os.fsdecode(path)).write_bytes(b"x")
+    return paths
+
+
+def unreadable(top: Path, names: Iterable[bytes]) -> Path:
+    """Make a folder of things that cannot be read, folders where the name says so, and a file."""
+    top.mkdir()
+    (top / "readable").write_bytes(b"x")
+    for name in names:
+        path = top / os.fsdecode(name)
+        if name.endswith(b"/"):
+            path.mkdir()
+        else:
+            path.write_bytes(b"y")
+        path.chmod(0)
+    return top
+
+
+def endless(folder: Path) -> Path:
+    """Return a file that takes hours to back up and no space: a hole."""
+    (folder / "endless").touch()
+    os.truncate(folder / "endless", 1 << 40)
+    return folder / "endless"
+
+
+def packs(restic: Restic) -> list[Path]:
+    return [path for path in Path(restic.access.url, "data").glob("*/*") if path.is_file()]
+
+
+def spoil(path: Path) -> None:
+    """Overwrite four bytes amidst a file."""
+    path.chmod(0o600)
+    with path.open("r+b") as file:
+        file.seek(100)
+        file.write(b"\0\0\0\0")
+
+
+def locks(restic: Restic) -> list[str]:
+    return os.listdir(Path(restic.access.url, "locks"))
+
+
+class TestProgram:
+    """Which program is run."""
+
+    async def test_it_is_found_and_says_its_version(self, restic_binary: Path) -> None:
+        """By its path, and old and new ones can be told apart."""
+        found = await find_restic(str(restic_binary))
+        assert found == restic_binary
+        assert (await read_version(found)) >= Version(0, 14)
+
+    async def test_the_setting_may_be_a_name_or_be_missing(
+        self, restic_old: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Then PATH decides."""
+        monkeypatch.setenv("PATH", str(restic_old.parent))
+        assert await find_restic() == restic_old
+        assert await find_restic(restic_old.name) == restic_old
+
+    async def test_none_at_all_says_how_to_get_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A machine without restic is told what to install, a wrong setting what to set."""
+        monkeypatch.setenv("PATH", "/nonexistent")
+        with pytest.raises(ResticError, match="install"):
+            await find_restic()
+        with pytest.raises(ResticError, match="/no/restic is no program"):
+            await find_restic("/no/restic")
+
+    @pytest.mark.parametrize(
+        ("answer", "told"),
+        [
+            ("echo restic 0.13.1 compiled with go1.18", "0.14.0 is the oldest"),
+            ("echo borg 2.0", "no version of restic"),
+            ("exit 7", "exit code 7"),
+        ],
+    )
+    async def test_others_are_refused(self, tmp_path: Path, answer: str, told: str) -> None:
+        """Too old a restic, another program, a broken one."""
+        program = tmp_path / "restic"
+        program.write_text(f"#!/bin/sh\n{answer}\n")
+        program.chmod(0o755)
+        with pytest.raises(ResticError, match=told):
+            await Restic.open(Access("/x", KEY), binary=str(program))
+
+
+class TestKey:
+    """The key gets there byte for byte, and nowhere else."""
+
+    @pytest.mark.parametrize("key", [b" pw\n", b"two\nlines\xff"], ids=["environment", "pipe"])
+    async def test_any_key_is_used_exactly(
+        self, restic_binary: Path, tmp_path: Path, key: bytes
+    ) -> None:
+        """Our reader, which derives the key from these bytes, opens what restic made."""
+        access = Access(str(tmp_path / "new"), Secret(key))
+        restic = await Restic.open(access, binary=str(restic_binary))
+        made = await restic.init()
+        repository = await Repository.open(open_storage(access), access.key)
+        assert repository.id == made
+        await repository.aclose()
+
+    async def test_neither_key_nor_address_are_in_the_command_line(
+        self, restic: Restic, tmp_path: Path
+    ) -> None:
+        """Everybody on the machine can read it; the key does not even stand in the environment."""
+        seen: list[bytes] = []
+        environ: list[bytes] = []
+        with trio.CancelScope() as scope:
+
+            def look(event: Event) -> None:
+                for pid in children():
+                    seen.append(Path(f"/proc/{pid}/cmdline").read_bytes())
+                    environ.append(Path(f"/proc/{pid}/environ").read_bytes())
+                scope.cancel()
+
+            await restic.backup([endless(tmp_path)], tags=["t"], on_event=look)
+        assert any(b"backup" in line for line in seen)
+        assert all(KEY.value not in line for line in seen + environ)
+        assert all(restic.access.url.encode() not in line for line in seen)
+        assert KEY.value.decode() not in repr(restic)
+
+
+class TestBackup:
+    """Snapshots of paths and of bytes in memory."""
+
+    async def test_it_saves_what_it_was_given(self, restic: Restic, tmp_path: Path) -> None:
+        """Tags, host and paths arrive, totals come back, and progress is told as it goes."""
+        (tmp_path / "s").mkdir()
+        (tmp_path / "s/file").write_bytes(b"content")
+        events: list[Event] = []
+        summary = await restic.backup(
+            [tmp_path / "s"],
+            tags=["an-id", "kind=volumes"],
+            host="the-host",
+            time="2026-11-22 21:30:00",
+            on_event=events.append,
+        )
+        (snapshot,) = await snapshots(restic)
+        assert snapshot.id.startswith(summary.snapshot_id)
+        assert snapshot.tags == ("an-id", "kind=volumes")
+        assert snapshot.hostname == "the-host"
+        assert (summary.errors, summary.partial) == ((), False)
+        assert summary.totals.files_new == 1
+        assert summary.totals.total_bytes_processed == 7
+        assert isinstance(events[-1], Summary)
+        assert locks(restic) == []
+
+    async def test_paths_are_literal_bytes_of_any_number(
+        self, restic: Restic, tmp_path: Path
+    ) -> None:
+        """Patterns, newlines, dashes, no UTF-8, and more of them than would fit beside flags."""
+        names = [b"*", b"-x", b"new\nline", b"$HOME", b"\xff\xfe", b" ", b"#c", b"[1]"]
+        names += [b"%0200d" % number for number in range(1000)]
+        paths = write_files(tmp_path / "many", names)
+        write_files(tmp_path / "many", [b"unwanted"])
+        summary = await restic.backup(paths, tags=["t"])
+        assert summary.errors == ()
+        assert summary.totals.files_new == len(names)
+        (snapshot,) = await snapshots(restic)
+        assert len(snapshot.paths) == len(names)
+
+    async def test_excluded_paths_are_literal(self, restic: Restic, tmp_path: Path) -> None:
+        """``WR[1]`` excludes that one and not ``WR1``."""
+        for name in ("WR[1]", "WR1", "a*", "ab"):
+            (tmp_path / "s" / name).mkdir(parents=True)
+            (tmp_path / "s" / name / "file").touch()
+        skipped = [tmp_path / "s/WR[1]", tmp_path / "s/a*"]
+        summary = await restic.backup([tmp_path / "s"], tags=["t"], exclude=skipped)
+        assert summary.totals.files_new == 2
+
+    async def test_bytes_in_memory_become_a_file(self, restic: Restic) -> None:
+        """A document is saved without lying on any disk, and the snapshot says where."""
+        content = os.urandom(3 << 20)
+        summary = await restic.backup(stdin=("manifest.json", content), tags=["t"], host="h")
+        (snapshot,) = await snapshots(restic)
+        assert list(snapshot.paths) == ["/manifest.json"]
+        assert summary.totals.total_bytes_processed == len(content)
+        dumped = await trio.run_process(
+            [restic.binary, "-r", restic.access.url, "dump", "latest", "manifest.json"],
+            env={**os.environ, "RESTIC_PASSWORD": KEY.value.decode()},
+            capture_stdout=True,
+        )
+        assert dumped.stdout == content
+
+    async def test_a_dry_run_saves_nothing(self, restic: Restic, tmp_path: Path) -> None:
+        """It has totals, but no snapshot, though restic prints an id."""
+        (tmp_path / "file").write_bytes(b"content")
+        summary = await restic.backup([tmp_path / "file"], tags=["t"], dry_run=True)
+        assert (summary.snapshot_id, summary.totals.files_new) == ("", 1)
+        assert await snapshots(restic) == []
+
+    async def test_a_missing_path_is_an_error_of_the_result(
+        self, restic: Restic, tmp_path: Path
+    ) -> None:
+        """Old restics call that a success and say nothing in JSON."""
+        (tmp_path / "file").touch()
+        gone = os.fsencode(tmp_path / "gone\xff")
+        summary = await restic.backup([tmp_path / "file", gone], tags=["t"])
+        assert summary.partial
+        assert [(error.path, error.message) for error in summary.errors] == [
+            (gone, "does not exist")
+        ]
+        assert len(await snapshots(restic)) == 1
+
+    async def test_nothing_to_save_is_an_error(self, restic: Restic, tmp_path: Path) -> None:
+        """All paths missing, no path at all, a name in memory that some versions cannot take."""
+        with pytest.raises(NotFoundError, match="gone"):
+            await restic.backup([tmp_path / "gone"], tags=["t"])
+        with pytest.raises(UsageError, match="no path"):
+            await restic.backup([], tags=["t"])
+        with pytest.raises(UsageError, match="bare file name"):
+            await restic.backup(stdin=("a/b", b""), tags=["t"])
+        assert await snapshots(restic) == []
+
+    async def test_what_cannot_be_read_is_named_by_its_true_bytes(
+        self, restic_binary: Path, empty_repository: Path
+    ) -> None:
+        """The rest is saved; each path stands once, with a reason, whatever restic says of it."""
+        names = [b"file", b"b\xff\xc3d", b"folder/", b"f\xe2\x82/"]
+        with open_folder() as folder:
+            source = unreadable(folder / "s", names)
+            repository = shutil.move(empty_repository, folder / "repository")
+            give_away(folder)
+            binary = for_everyone(restic_binary, folder)
+            with without_rights():
+                restic = await Restic.open(Access(str(repository), KEY), binary=str(binary))
+                summary = await restic.backup([source], tags=["t"])
+        assert summary.partial
+        assert summary.totals.files_new == 1
+        assert len(summary.snapshot_id) >= 8
+        found = {error.path: error.message for error in summary.errors}
+        assert set(found) == {
+            os.path.join(os.fsencode(source), name.rstrip(b"/")) for name in names
+        }
+        assert all("permission denied" in message for message in found.values())
+
+
+class TestStopping:
+    """A call that is given up leaves no process and no lock."""
+
+    async def test_cancelling_a_backup(self, restic: Restic, tmp_path: Path) -> None:
+        """Amidst the work, with its lock held: the lock goes, and so does restic."""
+        held: list[str] = []
+        with trio.CancelScope() as scope:
+
+            def stop_at_work(event: Event) -> None:
+                if isinstance(event, Status) and event.bytes_done:
+                    held.extend(locks(restic))
+                    scope.cancel()
+
+            await restic.backup([endless(tmp_path)], tags=["t"], on_event=stop_at_work)
+        assert scope.cancelled_caught
+        assert len(held) == 1
+        assert locks(restic) == []
+        assert children() == []
+        assert await snapshots(restic) == []
+        assert (await restic.check()).ok
+
+    async def test_cancelling_an_initialisation_leaves_none_half_done(
+        self, restic_binary: Path, tmp_path: Path
+    ) -> None:
+        """A key without a config would count as damaged for ever."""
+        access = Access(str(tmp_path / "new"), KEY)
+        restic = await Restic.open(access, binary=str(restic_binary))
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(restic.init)
+                while not children():  # noqa: ASYNC110 - a process cannot set an event
+                    await trio.sleep(0.001)
+                scope.cancel()
+        assert children() == []
+        assert await restic.probe()
+
+    async def test_a_storage_that_hangs_is_given_up(self, restic_binary: Path) -> None:
+        """The error names the repository, and nothing that restic started stays."""
+        access = Access("sftp:host:/x", KEY, {"sftp.command": "sh -c 'cat >/dev/null'"})
+        binary = await find_restic(str(restic_binary))
+        restic = Restic(binary, await read_version(binary), access, silence=1.0, grace=0.5)
+        with pytest.raises(RepositoryUnreachableError, match=r"no progress .* sftp:host:/x"):
+            await restic.backup(stdin=("x", b""), tags=["t"])
+        assert children() == []
+
+
+class TestLocks:
+    """Locks that are held, and those left behind."""
+
+    async def test_a_held_lock_is_told_and_a_dead_one_removed(
+        self, restic: Restic, tmp_path: Path
+    ) -> None:
+        """`check` needs the lock that a backup holds; killed, the backup leaves it to `unlock`."""
+        process = await trio.lowlevel.open_process(
+            [restic.binary, "backup", "-r", restic.access.url, endless(tmp_path)],
+            env={**os.environ, "RESTIC_PASSWORD": KEY.value.decode()},
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            while not locks(restic):  # noqa: ASYNC110 - another process' file
+                await trio.sleep(0.01)
+            with pytest.raises(RepositoryLockedError, match=rf"PID {process.pid} on"):
+                await restic.check()
+            await restic.unlock()
+            assert len(locks(restic)) == 1, "a lock that is held stays"
+        finally:
+            process.kill()
+            await process.wait()
+        await restic.unlock()
+        assert locks(restic) == []
+
+    async def test_all_locks_can_be_removed(self, restic: Restic) -> None:
+        """Even those of another machine, which nobody can tell to be dead."""
+        (Path(restic.access.url, "locks") / ("ab" * 32)).write_bytes(b"not even a lock")
+        await restic.unlock(remove_all=True)
+        assert locks(restic) == []
+
+
+class TestCheck:
+    """What `check` finds."""
+
+    async def test_damage_is_reported_not_raised(self, restic: Restic, tmp_path: Path) -> None:
+        """A sound repository, a flipped byte that only reading finds, a pack that is gone."""
+        (tmp_path / "file").write_bytes(os.urandom(5000))
+        await restic.backup([tmp_path / "file"], tags=["t"])
+        lines: list[str] = []
+        report = await restic.check(read_data=True, on_line=lines.append)
+        assert report.ok
+        assert any("no errors were found" in line for line in lines)
+        pack = max(packs(restic), key=lambda path: path.stat().st_size)
+        spoil(pack)
+        assert (await restic.check()).ok
+        (error, *_) = (await restic.check(read_data_subset="1/1")).errors
+        assert pack.name[:8] in error
+        pack.unlink()
+        assert any(pack.name in error for error in (await restic.check()).errors)
+
+    async def test_a_wrong_key_is_no_report(
+        self, restic_binary: Path, empty_repository: Path
+    ) -> None:
+        """What keeps `check` from checking is raised."""
+        access = Access(str(empty_repository), WRONG_KEY)
+        restic = await Restic.open(access, binary=str(restic_binary))
+        with pytest.raises(WrongKeyError, match=str(empty_repository)):
+            await restic.check()
+
+
+_S3_DENIED = b'<?xml version="1.0"?><Error><Code>AccessDenied</Code><Message>No</Message></Error>'
+
+
+@asynccontextmanager
+async def answering(status: str, body: bytes = b"") -> AsyncIterator[str]:
+    """Serve `status` for every HTTP request; gives host and port."""
+
+    async def serve(stream: trio.SocketStream) -> None:
+        asked = b""
+        async for data in stream:
+            asked += data
+            while b"\r\n\r\n" in asked:
+                head, _, asked = asked.partition(b"\r\n\r\n")
+                size = len(body)
+                answer = f"HTTP/1.1 {status}\r\nContent-Length: {size}\r\n\r\n".encode()
+                await stream.send_all(answer + (b"" if head.startswith(b"HEAD") else body))
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        yield f"127.0.0.1:{listener.socket.getsockname()[1]}"
+        nursery.cancel_scope.cancel()
+
+
+class TestStorages:
+    """What a look at a remote repository means: only "not found" is missing."""
+
+    @pytest.mark.parametrize(
+        ("url", "status", "kind"),
+        [
+            ("rest:http://u:topsecret@{}/", "404 Not Found", RepositoryMissingError),
+            ("rest:http://u:topsecret@{}/", "401 Unauthorized", RepositoryDeniedError),
+            ("rest:http://u:topsecret@{}/", "403 Forbidden", RepositoryDeniedError),
+            ("s3:http://{}/bucket", "404 Not Found", RepositoryMissingError),
+            ("s3:http://{}/bucket", "403 Forbidden", RepositoryDeniedError),
+        ],
+    )
+    async def test_answers_of_http(
+        self, restic_binary: Path, url: str, status: str, kind: type[CesbrError]
+    ) -> None:
+        """By exit code or by text, with the password of the address left out of the message."""
+        environ = {
+            "AWS_ACCESS_KEY_ID": "id",
+            "AWS_SECRET_ACCESS_KEY": "topsecret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+        async with answering(status, _S3_DENIED if "403" in status else b"") as place:
+            access = Access(url.format(place), KEY, environment=environ)
+            restic = await Restic.open(access, binary=str(restic_binary))
+            with pytest.raises(CesbrError) as raised:
+                await restic.probe()
+        assert raised.type is kind
+        assert place in raised.value.message
+        assert "topsecret" not in raised.value.message
+
+    async def test_nobody_answers(self, restic_binary: Path) -> None:
+        """A closed port is told within seconds; restic itself would try for 15 minutes."""
+        access = Access("rest:http://127.0.0.1:1/", KEY)
+        restic = await Restic.open(access, binary=str(restic_binary))
+        with pytest.raises(RepositoryUnreachableError, match="connection refused"):
+            await restic.probe()
+        assert children() == []
