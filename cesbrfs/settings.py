@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # both import trio, which no completion of a command line sho
 
 __all__ = ["Flags", "Settings", "load"]
 
-DEFAULT_CACHE_SIZE: Final = 128 << 20
+DEFAULT_CACHE_SIZE: Final = 64 << 20
 DEFAULT_BACKUP_TAG: Final = "(?P<id>[^=]+)"
 
 _PASSED: Final = re.compile(

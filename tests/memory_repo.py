@@ -11,7 +11,8 @@ import base64
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from cesbrfs.repo.crypto import Keys, derive, seal_record
 from cesbrfs.repo.model import KeyFile
 from cesbrfs.repo.pack import BlobType
 from cesbrfs.repo.repository import Repository
-from cesbrfs.repo.storage import FileType
+from cesbrfs.repo.storage import FileInfo, FileType
 from cesbrfs.repo.storage.memory import MemoryStorage
 
 PASSWORD: Final = b"in memory"
@@ -43,12 +44,33 @@ class Blob:
     compressed: bool
 
 
+class WatchedStorage(MemoryStorage):
+    """Counts its listings by kind, and calls `before_read` with kind and name of what is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listings: Counter[FileType] = Counter()
+        self.before_read: Callable[[FileType, str], object] = lambda _kind, _name: None
+
+    async def list(self, kind: FileType) -> Sequence[FileInfo]:
+        """List as the memory does."""
+        self.listings[kind] += 1
+        return await super().list(kind)
+
+    async def read(
+        self, kind: FileType, name: str = "", offset: int = 0, length: int | None = None
+    ) -> bytes:
+        """Read as the memory does, after `before_read`."""
+        self.before_read(kind, name)
+        return await super().read(kind, name, offset, length)
+
+
 class MemoryRepo:
     """Builds a repository in `storage`; what was saved since the last `flush` is not in it yet."""
 
     def __init__(self, version: int = 2, password: bytes = PASSWORD) -> None:
         self.version: Final = version
-        self.storage: Final = MemoryStorage()
+        self.storage: Final = WatchedStorage()
         self.keys: Final = Keys(bytes(range(32)), bytes(range(16)), bytes(range(100, 116)))
         self._nonces = itertools.count(1)
         self._pending: list[Blob] = []

@@ -15,6 +15,7 @@ from cesbrfs.access import Access
 from cesbrfs.errors import MountError
 from cesbrfs.fs import pump
 from cesbrfs.fs.daemon import notify_systemd
+from cesbrfs.fs.kernel import device_of, tune
 from cesbrfs.fs.mountpoint import SUBTYPE
 from cesbrfs.fs.operations import Operations, Presentation
 from cesbrfs.fs.options import MountOptions
@@ -43,7 +44,10 @@ async def serve(
     MountError when FUSE refuses.
     """
     repository = await Repository.open(
-        open_storage(access), access.key, cache_bytes=settings.cache_size
+        open_storage(access),
+        access.key,
+        cache_bytes=settings.cache_size,
+        cache_dir=settings.cache_dir,
     )
     try:
         view = View(
@@ -58,7 +62,7 @@ async def serve(
         operations = Operations(VirtualTree(view), presentation)
         _init(operations, mountpoint, access.shown, options)
         try:
-            await _run(view, ready)
+            await _run(view, mountpoint, ready)
         finally:
             notify_systemd("STOPPING=1")
             # Lazily where it is busy: who still has a file open keeps it, nothing stays behind.
@@ -89,9 +93,13 @@ def _init(operations: Operations, mountpoint: str, source: str, options: MountOp
     pump.install(operations.is_busy)
 
 
-async def _run(view: View, ready: Callable[[], None]) -> None:
+async def _run(view: View, mountpoint: str, ready: Callable[[], None]) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(_obey_signals, view, nursery.cancel_scope)
+        view.repository.blobs.read_ahead_in(nursery)
+        device = device_of(mountpoint)
+        if device is not None:
+            tune(device)
         ready()
         await pyfuse3.main()
         nursery.cancel_scope.cancel()

@@ -87,13 +87,10 @@ class Operations(pyfuse3.Operations):
         self._shown: Final = presentation
 
     def is_busy(self) -> bool:
-        """Tell whether a request waits for something, so that other tasks need their turn."""
-        return self.running > 0
+        """Tell whether a request waits, or data is read ahead: other tasks need their turn."""
+        return self.running > 0 or self.tree.view.repository.blobs.fetching > 0
 
     def _attributes(self, inode: Inode) -> pyfuse3.EntryAttributes:
-        known = inode.attributes
-        if known is not None:
-            return known  # type: ignore[return-value]  # only set below
         node = inode.entry.node
         made = pyfuse3.EntryAttributes()
         made.st_ino = inode.number
@@ -112,7 +109,6 @@ class Operations(pyfuse3.Operations):
         seconds = FIXED_SECONDS if inode.fixed else CHANGING_SECONDS
         made.attr_timeout = seconds
         made.entry_timeout = seconds
-        inode.attributes = made
         return made
 
     @_handler

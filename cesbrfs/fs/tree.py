@@ -41,7 +41,7 @@ class Inode:
     """One inode the kernel knows, or is about to: `lookups` counts how often it was told.
 
     `backup` is the number of the backup's folder it lies in; `fixed` says that neither it nor
-    anything below can ever change; `attributes` is a place for the caller's own form of them.
+    anything below can ever change.
     """
 
     number: int
@@ -49,7 +49,6 @@ class Inode:
     backup: int
     fixed: bool
     lookups: int = 0
-    attributes: object = None
 
 
 class Readable(Protocol):
@@ -144,7 +143,7 @@ class VirtualTree:
             fixed = isinstance(entry, Stored)
             return Inode(number, entry, parent.backup if parent.number != ROOT else number, fixed)
         if not inode.fixed:
-            inode.entry, inode.attributes = entry, None
+            inode.entry = entry
         return inode
 
     @staticmethod

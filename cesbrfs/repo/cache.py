@@ -45,6 +45,10 @@ class Cache(Generic[_K, _V]):
             self._values.move_to_end(key)
         return value
 
+    def is_loading(self, key: _K) -> bool:
+        """Tell whether a load of `key` is under way."""
+        return key in self._flights
+
     def put(self, key: _K, value: _V) -> None:
         """Keep `value`, and let go of the least recently used ones beyond the bound."""
         size = self._size(value)

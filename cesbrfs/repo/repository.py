@@ -1,4 +1,4 @@
-"""One restic repository, opened for reading: snapshots, trees, blobs and the content of files.
+"""One restic repository, opened for reading: snapshots, trees, and the content of files.
 
 The order matters: snapshots are listed before the index is loaded, so that every blob a listed
 snapshot needs is indexed even while another process prunes; a blob that is not found makes the
@@ -7,199 +7,124 @@ index be listed once more before it counts as missing.
 
 from __future__ import annotations
 
-import bisect
-import hashlib
-import itertools
 import logging
-from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import trio
 
 from cesbrfs.access import Secret
-from cesbrfs.errors import (
-    BlobMissingError,
-    CesbrError,
-    DamagedError,
-    FileMissingError,
-    NotFoundError,
-    RepositoryDamagedError,
-    RepositoryMissingError,
-    StorageError,
-    WrongKeyError,
-)
-from cesbrfs.repo.ahead import derived
+from cesbrfs.errors import BlobMissingError, NotFoundError
+from cesbrfs.repo.blobs import THREAD_BYTES, Blobs
 from cesbrfs.repo.cache import Cache
-from cesbrfs.repo.crypto import BadMacError, Keys, open_master_key, open_record
-from cesbrfs.repo.index import Index, Segment, parse_segment
-from cesbrfs.repo.model import (
-    Config,
-    Node,
-    Snapshot,
-    Tree,
-    parse_config,
-    parse_key_file,
-    parse_snapshot,
-    parse_tree,
-)
-from cesbrfs.repo.pack import BlobType, Place, decode_blob, decode_unpacked
+from cesbrfs.repo.content import FileContent
+from cesbrfs.repo.crypto import Keys
+from cesbrfs.repo.disk import DiskCache
+from cesbrfs.repo.files import Files
+from cesbrfs.repo.index import Index
+from cesbrfs.repo.model import Config, Node, Snapshot, Tree, parse_snapshot, parse_tree
+from cesbrfs.repo.opening import open_config, open_keys
+from cesbrfs.repo.pack import BlobType, decode_unpacked
 from cesbrfs.repo.storage import FileType, Storage
+
+__all__ = ["DEFAULT_CACHE_BYTES", "FileContent", "Repository"]
 
 _log = logging.getLogger(__name__)
 
-DEFAULT_CACHE_BYTES: Final = 128 << 20
+DEFAULT_CACHE_BYTES: Final = 64 << 20
 _TREE_CACHE_SHARE: Final = 4
 _NODE_BYTES: Final = 700
 """About what a decoded node takes in memory."""
-_THREAD_BYTES: Final = 128 << 10
-"""Blobs above this are decoded in a thread: below, the hop costs more than the work."""
-_AT_ONCE: Final = 8
-"""Files read at the same time where many are needed."""
-
-
-async def open_keys(storage: Storage, password: Secret) -> Keys:
-    """Find the key file that `password` opens, and return the master key.
-
-    Raises RepositoryMissingError or RepositoryDamagedError where there is no config,
-    WrongKeyError when no key file is opened by the password.
-    """
-    if not await _has_config(storage):
-        await raise_no_config(storage)
-    files = await storage.list(FileType.KEY)
-    if not files:
-        raise RepositoryDamagedError(
-            f"The repository at {storage.shown} has lost its key files; restore the folder 'keys'"
-            " from a copy of the repository."
-        )
-    unreadable: CesbrError | None = None
-    for file in files:
-        try:
-            raw = _genuine(await storage.read(FileType.KEY, file.name), FileType.KEY, file.name)
-            key_file = parse_key_file(raw, f"key file {file.name[:8]}")
-            return await trio.to_thread.run_sync(open_master_key, key_file, password.value, derived)
-        except BadMacError:
-            continue
-        except (DamagedError, FileMissingError) as error:
-            _log.warning("%s", error)
-            unreadable = error
-    if unreadable is not None:
-        raise unreadable
-    raise WrongKeyError(
-        f"The encryption key is wrong for the repository at {storage.shown}: none of its"
-        f" {len(files)} keys is opened by it; set the key this repository was made with."
-    )
-
-
-def _genuine(raw: bytes, kind: FileType, name: str) -> bytes:
-    """Return a whole file's content if its name is its SHA-256, as it must be; else DamagedError.
-
-    A MAC alone does not tell one file of the repository from another.
-    """
-    if hashlib.sha256(raw).hexdigest() != name:
-        raise DamagedError(
-            f"{kind.value}/{name[:8]} does not hold what its name promises; run 'cesbr check'."
-        )
-    return raw
-
-
-async def _has_config(storage: Storage) -> bool:
-    try:
-        await storage.read(FileType.CONFIG)
-    except FileMissingError:
-        return False
-    return True
-
-
-async def raise_no_config(storage: Storage) -> None:
-    """Tell why there is no config: raise RepositoryMissingError or RepositoryDamagedError.
-
-    Only where no key, snapshot, index or pack is left was there never a repository: a new config
-    beside such files would lock what they hold away for ever.
-    """
-    for kind in (FileType.KEY, FileType.SNAPSHOT, FileType.INDEX, FileType.PACK):
-        if await storage.list(kind):
-            raise RepositoryDamagedError(
-                f"The repository at {storage.shown} is damaged: its file 'config' is gone but"
-                f" '{kind.value}' holds files; put 'config' back from a copy of the repository."
-                " It was not initialised again."
-            )
-    raise RepositoryMissingError(
-        f"There is no repository at {storage.shown}; create it with 'cesbr init' or correct the"
-        " address."
-    )
+_WORTH_KEEPING: Final = 64
+"""With fewer snapshot files than this that are not on disk yet, writing them would gain nothing."""
 
 
 class Repository:
     """An open repository.  Made by `Repository.open`."""
 
-    def __init__(self, storage: Storage, keys: Keys, config: Config, cache_bytes: int) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        keys: Keys,
+        config: Config,
+        cache_bytes: int,
+        disk: DiskCache | None = None,
+    ) -> None:
         self.storage: Final = storage
         self.id: Final = config.id or ""
         self.version: Final = config.version or 0
-        self.damaged: Final[dict[str, str]] = {}
-        """Snapshot and index files that could not be read, with the reason."""
+        self._files: Final = Files(storage)
         self._keys: Final = keys
+        self._disk: Final = disk
         self._snapshots: dict[str, Snapshot] = {}
-        self._index: Index | None = None
-        self._listings = 0
-        self._listing: trio.Lock = trio.Lock()
-        self._blobs: Cache[tuple[BlobType, bytes], bytes] = Cache(cache_bytes, len)
+        self._listed_once = False
+        self.blobs: Final = Blobs(self._files, keys, cache_bytes, disk)
         self._trees: Cache[bytes, Tree] = Cache(
             cache_bytes // _TREE_CACHE_SHARE, lambda tree: 200 + _NODE_BYTES * len(tree.nodes)
         )
 
     @classmethod
     async def open(
-        cls, storage: Storage, key: Secret, *, cache_bytes: int = DEFAULT_CACHE_BYTES
+        cls,
+        storage: Storage,
+        key: Secret,
+        *,
+        cache_bytes: int = DEFAULT_CACHE_BYTES,
+        cache_dir: Path | None = None,
     ) -> Repository:
         """Open the repository in `storage` with its encryption key.
 
-        Raises RepositoryMissingError, RepositoryDamagedError, WrongKeyError, and what the storage
-        raises.
+        `cache_bytes` bounds the data held in memory; below `cache_dir` is kept on disk what makes
+        the next opening fast.  Raises RepositoryMissingError, RepositoryDamagedError,
+        WrongKeyError, and what the storage raises.
         """
         keys = await open_keys(storage, key)
-        try:
-            config = parse_config(open_record(keys, await storage.read(FileType.CONFIG)))
-        except DamagedError as error:
-            raise RepositoryDamagedError(
-                f"The config of the repository at {storage.shown} is damaged; put it back from a"
-                " copy of the repository."
-            ) from error
-        if config.version not in (1, 2):
-            raise RepositoryDamagedError(
-                f"The repository at {storage.shown} has format {config.version}, of which nothing"
-                " is known; a newer version of this program may read it."
-            )
-        return cls(storage, keys, config, cache_bytes)
+        config = await open_config(storage, keys)
+        disk = DiskCache(cache_dir / config.id) if cache_dir is not None and config.id else None
+        return cls(storage, keys, config, cache_bytes, disk)
 
     async def aclose(self) -> None:
         """Close the storage."""
         await self.storage.aclose()
+
+    @property
+    def damaged(self) -> dict[str, str]:
+        """Snapshot and index files that could not be read, with the reason."""
+        return self._files.damaged
+
+    async def index(self) -> Index:
+        """Return the index, loading it the first time."""
+        return await self.blobs.index()
 
     async def snapshots(self) -> list[Snapshot]:
         """List the snapshots that are there now, oldest first.
 
         A snapshot file that cannot be read is left out, logged and named in `damaged`.
         """
-        listed = await self._list(FileType.SNAPSHOT)
+        listed = await self._files.list(FileType.SNAPSHOT)
         for name in self._snapshots.keys() - listed:
             del self._snapshots[name]
-        missing = [name for name in listed if name not in self._snapshots]
+        raws: dict[str, bytes] = {}
+        if self._disk is not None and not self._listed_once and len(listed) >= _WORTH_KEEPING:
+            raws = await trio.to_thread.run_sync(self._disk.snapshots)
+            for name in listed & raws.keys():
+                self._take_snapshot(name, raws[name])
+        self._listed_once = True
 
-        async def load(name: str) -> None:
-            try:
-                raw = await self._read(FileType.SNAPSHOT, name)
-                self._snapshots[name] = parse_snapshot(decode_unpacked(self._keys, raw), name)
-            except FileMissingError:
-                pass  # forgotten since it was listed
-            except (DamagedError, StorageError) as error:
-                self._note_damage(FileType.SNAPSHOT, name, error)
-            else:
-                self.damaged.pop(f"{FileType.SNAPSHOT}/{name}", None)
+        async def take(name: str, raw: bytes) -> None:
+            self._take_snapshot(name, raw)
+            raws[name] = raw
 
-        await _each(load, missing)
+        missing = listed - self._snapshots.keys()
+        await self._files.load(FileType.SNAPSHOT, missing, take)
+        if self._disk is not None and len(missing) >= _WORTH_KEEPING:
+            kept = {name: raw for name, raw in raws.items() if name in listed}
+            await trio.to_thread.run_sync(self._disk.keep_snapshots, kept)
         return sorted(self._snapshots.values(), key=lambda s: (s.time_ns, s.id))
+
+    def _take_snapshot(self, name: str, raw: bytes) -> None:
+        self._snapshots[name] = parse_snapshot(decode_unpacked(self._keys, raw), name)
 
     async def raise_if_forgotten(self, snapshot: Snapshot, error: BlobMissingError) -> None:
         """Raise NotFoundError in the place of `error` when `snapshot` is not there any more."""
@@ -207,59 +132,6 @@ class Repository:
             raise NotFoundError(
                 f"Snapshot {snapshot.id[:8]} was forgotten meanwhile, and its data removed."
             ) from error
-
-    async def _list(self, kind: FileType) -> set[str]:
-        """Return the names of the files of one kind; what is gone is not damaged any more."""
-        listed = {file.name for file in await self.storage.list(kind)}
-        for file in list(self.damaged):
-            folder, _, name = file.partition("/")
-            if folder == kind and name not in listed:
-                del self.damaged[file]
-        return listed
-
-    async def _read(self, kind: FileType, name: str) -> bytes:
-        return _genuine(await self.storage.read(kind, name), kind, name)
-
-    def _note_damage(self, kind: FileType, name: str, error: CesbrError) -> None:
-        file = f"{kind}/{name}"
-        if file not in self.damaged:
-            _log.warning("%s is left out: %s", file, error)
-        self.damaged[file] = error.message
-
-    async def index(self) -> Index:
-        """Return the merged index, loading it the first time."""
-        return self._index or await self._relist(self._listings)
-
-    async def _relist(self, seen: int) -> Index:
-        """List the index files again, unless that was done since listing number `seen`."""
-        async with self._listing:
-            if self._index is not None and self._listings > seen:
-                return self._index
-            listed = await self._list(FileType.INDEX)
-            known = self._index.segments if self._index else {}
-            segments: dict[str, Segment] = {n: s for n, s in known.items() if n in listed}
-            missing = sorted(listed - segments.keys())
-
-            async def load(name: str) -> None:
-                try:
-                    raw = await self.storage.read(FileType.INDEX, name)
-                    segments[name] = await trio.to_thread.run_sync(self._segment, raw, name)
-                except FileMissingError:
-                    pass  # replaced since it was listed
-                except (DamagedError, StorageError) as error:
-                    self._note_damage(FileType.INDEX, name, error)
-                else:
-                    self.damaged.pop(f"{FileType.INDEX}/{name}", None)
-
-            await _each(load, missing)
-            if self._index is None or segments.keys() != known.keys():
-                self._index = await trio.to_thread.run_sync(Index, segments)
-            self._listings += 1
-            return self._index
-
-    def _segment(self, raw: bytes, name: str) -> Segment:
-        genuine = _genuine(raw, FileType.INDEX, name)
-        return parse_segment(decode_unpacked(self._keys, genuine), name)
 
     async def tree(self, tree_id: bytes) -> Tree:
         """Return the folder of this ID (32 bytes).
@@ -278,9 +150,9 @@ class Repository:
         )
 
     async def _load_tree(self, tree_id: bytes) -> Tree:
-        data = await self._load(BlobType.TREE, tree_id)
+        data = await self.blobs.load(BlobType.TREE, tree_id)
         what = f"tree {tree_id.hex()[:8]}"
-        if len(data) > _THREAD_BYTES:
+        if len(data) > THREAD_BYTES:
             tree = await trio.to_thread.run_sync(parse_tree, data, what)
         else:
             tree = parse_tree(data, what)
@@ -310,50 +182,7 @@ class Repository:
 
     async def data(self, blob: bytes) -> bytes:
         """Return the content of a data blob (ID of 32 bytes), checked."""
-        key = (BlobType.DATA, blob)
-        return self._blobs.peek(key) or await self._blobs.get(key, partial(self._load, *key))
-
-    async def _load(self, kind: BlobType, blob: bytes) -> bytes:
-        index = await self.index()
-        seen = self._listings
-        try:
-            return await self._load_from(index.places(kind, blob), kind, blob)
-        except BlobMissingError:  # packs may have been written anew since the index was listed
-            index = await self._relist(seen)
-            return await self._load_from(index.places(kind, blob), kind, blob)
-
-    async def _load_from(self, places: Sequence[Place], kind: BlobType, blob: bytes) -> bytes:
-        """Return the blob from the first place that holds it.
-
-        Raises BlobMissingError when it has no place or one of its packs is gone, else the last
-        place's error.
-        """
-        if not places:
-            raise BlobMissingError(
-                f"No index of {self.storage.shown} names {_blob_name(kind, blob)}; run"
-                " 'cesbr check'."
-            )
-        failed: list[CesbrError] = []
-        for place in places:
-            try:
-                return await self._load_at(place, blob)
-            except (DamagedError, StorageError) as error:
-                failed.append(error)
-                if len(failed) < len(places):
-                    _log.warning("%s; trying its next place", error)
-        if any(isinstance(error, FileMissingError) for error in failed):
-            raise BlobMissingError(
-                f"No pack that should hold {_blob_name(kind, blob)} holds it in"
-                f" {self.storage.shown}; run 'cesbr check'."
-            ) from failed[-1]
-        raise failed[-1]
-
-    async def _load_at(self, place: Place, blob: bytes) -> bytes:
-        name = place.pack.hex()
-        raw = await self.storage.read(FileType.PACK, name, place.offset, place.length)
-        if max(place.plain, place.length) > _THREAD_BYTES:
-            return await trio.to_thread.run_sync(decode_blob, self._keys, blob, raw, place)
-        return decode_blob(self._keys, blob, raw, place)
+        return await self.blobs.data(blob)
 
     async def open_file(self, node: Node, snapshot: Snapshot | None = None) -> FileContent:
         """Prepare a file's content for reading.
@@ -361,101 +190,14 @@ class Repository:
         Raises BlobMissingError when no index names one of its blobs; NotFoundError when that is
         because `snapshot`, in which it lies, was forgotten.
         """
-        blobs = node.blobs
-        try:
-            return FileContent(self, blobs, await self._lengths(blobs), snapshot)
-        except BlobMissingError as error:
+
+        async def missing(error: BlobMissingError) -> None:
             if snapshot is not None:
                 await self.raise_if_forgotten(snapshot, error)
-            raise
 
-    async def _lengths(self, blobs: list[bytes]) -> list[int]:
-        index = await self.index()
-        seen = self._listings
-        lengths = [index.plain_length(blob) for blob in blobs]
-        if None in lengths:
-            index = await self._relist(seen)
-            lengths = [index.plain_length(blob) for blob in blobs]
-        known = [length for length in lengths if length is not None]
-        if len(known) < len(blobs):
-            missing = blobs[lengths.index(None)]
-            raise BlobMissingError(
-                f"No index of {self.storage.shown} names {_blob_name(BlobType.DATA, missing)};"
-                " run 'cesbr check'."
-            )
-        return known
-
-
-def _blob_name(kind: BlobType, blob: bytes) -> str:
-    return f"{kind.name.lower()} blob {blob.hex()[:8]}"
-
-
-class FileContent:
-    """The content of one file.  `size` is the sum of its blobs in bytes: the truth about it."""
-
-    def __init__(
-        self,
-        repository: Repository,
-        blobs: list[bytes],
-        lengths: list[int],
-        snapshot: Snapshot | None,
-    ) -> None:
-        self._repository = repository
-        self._snapshot = snapshot
-        self._blobs = blobs
-        self._ends = list(itertools.accumulate(lengths))
-        self.size: Final = self._ends[-1] if self._ends else 0
-
-    async def read(self, offset: int, size: int) -> bytes:
-        """Return up to `size` bytes from `offset`, less only at the end of the file."""
-        end = min(offset + size, self.size)
-        if offset >= end:
-            return b""
-        at = bisect.bisect_right(self._ends, offset)
-        start = self._ends[at - 1] if at else 0
-        parts: list[bytes | memoryview] = []
-        while start < end:
-            blob = await self._blob(at, self._ends[at] - start)
-            first, last = max(offset - start, 0), min(end - start, len(blob))
-            whole = first == 0 and last == len(blob)
-            parts.append(blob if whole else memoryview(blob)[first:last])
-            start = self._ends[at]
-            at += 1
-        return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
-
-    async def _blob(self, at: int, length: int) -> bytes:
-        """Return the blob at position `at`, which must have `length` bytes."""
+        blobs = node.blobs
         try:
-            blob = await self._repository.data(self._blobs[at])
+            return FileContent(self.blobs, blobs, await self.blobs.lengths(blobs), missing)
         except BlobMissingError as error:
-            if self._snapshot is not None:
-                await self._repository.raise_if_forgotten(self._snapshot, error)
+            await missing(error)
             raise
-        if len(blob) != length:  # another index file told another length
-            raise DamagedError(
-                f"The index files disagree about the length of"
-                f" {_blob_name(BlobType.DATA, self._blobs[at])}; rewrite them with"
-                " 'restic repair index'."
-            )
-        return blob
-
-
-async def _each(work: Callable[[str], Awaitable[None]], names: Sequence[str]) -> None:
-    """Run `work` for every name, a few at a time; the first error ends them all, as itself."""
-    pending = iter(names)
-    failed: list[CesbrError] = []
-
-    async def run(scope: trio.CancelScope) -> None:
-        for name in pending:
-            try:
-                await work(name)
-            except CesbrError as error:
-                failed.append(error)
-                scope.cancel()
-                return
-
-    async with trio.open_nursery() as nursery:
-        for _ in range(min(_AT_ONCE, len(names))):
-            nursery.start_soon(run, nursery.cancel_scope)
-    if failed:
-        raise failed[0]

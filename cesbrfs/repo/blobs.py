@@ -1,0 +1,205 @@
+"""Blobs by ID: found through the index, read out of packs, checked, and kept for a while."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Final
+
+import trio
+
+from cesbrfs.errors import (
+    BlobMissingError,
+    CesbrError,
+    DamagedError,
+    FileMissingError,
+    StorageError,
+)
+from cesbrfs.repo.cache import Cache
+from cesbrfs.repo.crypto import Keys
+from cesbrfs.repo.disk import DiskCache
+from cesbrfs.repo.files import Files
+from cesbrfs.repo.index import Index, Segment, Table, parse_segment
+from cesbrfs.repo.pack import BlobType, Place, decode_blob, decode_unpacked
+from cesbrfs.repo.storage import FileType
+from cesbrfs.repo.windows import PackReader
+
+_log = logging.getLogger(__name__)
+
+THREAD_BYTES: Final = 192 << 10
+"""Work on more bytes than this goes to a thread: below, the hop costs more than the work."""
+_MOST_TABLES: Final = 8
+"""With more tables than this, a look-up would have too many places to look."""
+
+
+class Blobs:
+    """All blobs of a repository.  `capacity` bounds the bytes of data blobs held in memory."""
+
+    def __init__(
+        self, files: Files, keys: Keys, capacity: int, disk: DiskCache | None = None
+    ) -> None:
+        self._files = files
+        self._keys = keys
+        self._disk = disk
+        self._index: Index | None = None
+        self._listings = 0
+        self._listing = trio.Lock()
+        self._packs = PackReader(files.storage)
+        self._cache: Cache[bytes, bytes] = Cache(capacity, len)
+        self._threads = trio.CapacityLimiter(max(2, os.cpu_count() or 1))
+        self._ahead: trio.Nursery | None = None
+        self.capacity: Final = capacity
+        self.fetching = 0
+        """Blobs that are being read ahead of their readers."""
+
+    # The index
+
+    async def index(self) -> Index:
+        """Return the index, loading it the first time."""
+        return self._index or await self._relist(self._listings)
+
+    async def _relist(self, seen: int) -> Index:
+        """List the index files again, unless that was done since listing number `seen`."""
+        async with self._listing:
+            if self._index is not None and self._listings > seen:
+                return self._index
+            listed = await self._files.list(FileType.INDEX)
+            if self._index is not None:
+                tables = [t for t in self._index.tables if listed.issuperset(t.names)]
+            elif self._disk is not None:
+                tables = await trio.to_thread.run_sync(self._disk.tables, listed)
+            else:
+                tables = []
+            covered = {name for table in tables for name in table.names}
+            segments: dict[str, Segment] = {}
+
+            async def take(name: str, raw: bytes) -> None:
+                segments[name] = await trio.to_thread.run_sync(self._segment, raw, name)
+
+            await self._files.load(FileType.INDEX, sorted(listed - covered), take)
+            if segments:
+                tables = await trio.to_thread.run_sync(self._extended, tables, segments)
+            if self._index is None or list(self._index.tables) != tables:
+                self._index = Index(tables)
+            self._listings += 1
+            return self._index
+
+    def _segment(self, raw: bytes, name: str) -> Segment:
+        return parse_segment(decode_unpacked(self._keys, raw), name)
+
+    def _extended(self, tables: list[Table], segments: dict[str, Segment]) -> list[Table]:
+        """Add the rows of new index files as a table, bringing small ones together with it."""
+        if len(tables) >= _MOST_TABLES:
+            largest = max(tables, key=lambda table: table.count)
+            small = [table for table in tables if table is not largest]
+            merged = {name: Segment([], b"") for table in small for name in table.names}
+            merged |= {table.names[0]: table.segment() for table in small}
+            segments = merged | segments
+            tables = [largest]
+        made = Table.of(segments)
+        if self._disk is not None:
+            made = self._disk.keep_table(made)
+            self._disk.drop_tables([*tables, made])
+        return [*tables, made]
+
+    async def lengths(self, blobs: Sequence[bytes]) -> list[int]:
+        """Return the length in bytes of each data blob; BlobMissingError for one not indexed."""
+        index = await self.index()
+        seen = self._listings
+        lengths = [index.plain_length(blob) for blob in blobs]
+        if None in lengths:
+            index = await self._relist(seen)
+            lengths = [index.plain_length(blob) for blob in blobs]
+        known = [length for length in lengths if length is not None]
+        if len(known) < len(blobs):
+            raise self._unknown(BlobType.DATA, blobs[lengths.index(None)])
+        return known
+
+    # Reading
+
+    async def data(self, blob: bytes) -> bytes:
+        """Return the content of a data blob (ID of 32 bytes), checked."""
+        held = self._cache.peek(blob)
+        if held is not None:
+            return held
+        return await self._cache.get(blob, partial(self.load, BlobType.DATA, blob))
+
+    async def load(self, kind: BlobType, blob: bytes) -> bytes:
+        """Read a blob, whether or not it is held.
+
+        Raises BlobMissingError or DamagedError when no place has it whole.
+        """
+        index = await self.index()
+        seen = self._listings
+        try:
+            return await self._load_from(index.places(kind, blob), kind, blob)
+        except BlobMissingError:  # packs may have been written anew since the index was listed
+            index = await self._relist(seen)
+            return await self._load_from(index.places(kind, blob), kind, blob)
+
+    async def _load_from(self, places: Sequence[Place], kind: BlobType, blob: bytes) -> bytes:
+        """Return the blob from the first place that holds it.
+
+        Raises BlobMissingError when it has no place or one of its packs is gone, else the last
+        place's error.
+        """
+        if not places:
+            raise self._unknown(kind, blob)
+        failed: list[CesbrError] = []
+        for place in places:
+            try:
+                return await self._load_at(place, blob)
+            except (DamagedError, StorageError) as error:
+                failed.append(error)
+                if len(failed) < len(places):
+                    _log.warning("%s; trying its next place", error)
+        if any(isinstance(error, FileMissingError) for error in failed):
+            raise BlobMissingError(
+                f"No pack that should hold {blob_name(kind, blob)} holds it in"
+                f" {self._files.storage.shown}; run 'cesbr check'."
+            ) from failed[-1]
+        raise failed[-1]
+
+    async def _load_at(self, place: Place, blob: bytes) -> bytes:
+        raw = await self._packs.read(place.pack, place.offset, place.length)
+        if max(place.plain, place.length) > THREAD_BYTES:
+            return await trio.to_thread.run_sync(
+                decode_blob, self._keys, blob, raw, place, limiter=self._threads
+            )
+        return decode_blob(self._keys, blob, raw, place)
+
+    def _unknown(self, kind: BlobType, blob: bytes) -> BlobMissingError:
+        return BlobMissingError(
+            f"No index of {self._files.storage.shown} names {blob_name(kind, blob)}; run"
+            " 'cesbr check'."
+        )
+
+    # Reading ahead
+
+    def read_ahead_in(self, nursery: trio.Nursery) -> None:
+        """Let blobs be read ahead of their readers by tasks in `nursery`."""
+        self._ahead = nursery
+
+    def fetch(self, blobs: Iterable[bytes]) -> None:
+        """Begin to read data blobs that will be asked for soon; does not wait for them."""
+        if self._ahead is None:
+            return
+        for blob in blobs:
+            if self._cache.peek(blob) is None and not self._cache.is_loading(blob):
+                self.fetching += 1
+                self._ahead.start_soon(self._fetch, blob)
+
+    async def _fetch(self, blob: bytes) -> None:
+        try:
+            await self.data(blob)
+        except CesbrError as error:  # whoever asks for it gets the error
+            _log.debug("Reading ahead: %s", error)
+        finally:
+            self.fetching -= 1
+
+
+def blob_name(kind: BlobType, blob: bytes) -> str:
+    """Return how a blob is named in messages."""
+    return f"{kind.name.lower()} blob {blob.hex()[:8]}"

@@ -1,0 +1,73 @@
+"""Whole files of the repository, listed and read: snapshots and indexes, checked by their names."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Final
+
+from cesbrfs.errors import DamagedError, FileMissingError, StorageError
+from cesbrfs.repo.storage import FileType, Storage
+from cesbrfs.tasks import gather
+
+_log = logging.getLogger(__name__)
+
+
+def genuine(raw: bytes, kind: FileType, name: str) -> bytes:
+    """Return a whole file's content if its name is its SHA-256, as it must be; else DamagedError.
+
+    A MAC alone does not tell one file of the repository from another.
+    """
+    if hashlib.sha256(raw).hexdigest() != name:
+        raise DamagedError(
+            f"{kind.value}/{name[:8]} does not hold what its name promises; run 'cesbr check'."
+        )
+    return raw
+
+
+class Files:
+    """Lists and loads files of one kind after another, and remembers which are damaged."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage: Final = storage
+        self.damaged: Final[dict[str, str]] = {}
+        """Files that could not be read, as ``snapshots/<name>``, with the reason."""
+
+    async def list(self, kind: FileType) -> set[str]:
+        """Return the names of the files of one kind; what is gone is not damaged any more."""
+        listed = {file.name for file in await self.storage.list(kind)}
+        for file in list(self.damaged):
+            folder, _, name = file.partition("/")
+            if folder == kind and name not in listed:
+                del self.damaged[file]
+        return listed
+
+    async def load(
+        self,
+        kind: FileType,
+        names: Iterable[str],
+        take: Callable[[str, bytes], Awaitable[None]],
+    ) -> None:
+        """Read files, a few at a time, and give each to `take`.
+
+        One that is gone is passed over; one that is damaged, or that `take` finds to be so, is
+        logged once and noted.  Raises what ends all reading, such as a refusal of the storage.
+        """
+        await gather([partial(self._load, kind, name, take) for name in names])
+
+    async def _load(
+        self, kind: FileType, name: str, take: Callable[[str, bytes], Awaitable[None]]
+    ) -> None:
+        file = f"{kind}/{name}"
+        try:
+            await take(name, genuine(await self.storage.read(kind, name), kind, name))
+        except FileMissingError:
+            pass  # removed since it was listed
+        except (DamagedError, StorageError) as error:
+            if file not in self.damaged:
+                _log.warning("%s is left out: %s", file, error)
+            self.damaged[file] = error.message
+        else:
+            self.damaged.pop(file, None)

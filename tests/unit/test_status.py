@@ -1,0 +1,258 @@
+"""Whether a backup is complete, incomplete or unverified, and what backup.json says of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from cesbrfs.catalog.backups import Backup, Backups, group
+from cesbrfs.catalog.manifest import FailedPath, Manifest, Point, write_manifest
+from cesbrfs.catalog.placing import lay_out
+from cesbrfs.catalog.status import Reports, Status, describe, judge, report
+from cesbrfs.errors import RepositoryUnreachableError
+from cesbrfs.repo.model import Snapshot
+from cesbrfs.repo.repository import Repository
+from cesbrfs.repo.storage import FileType
+from tests.memory_repo import TIME, Json, MemoryRepo
+
+VOLUME = "/var/lib/ces/redmine/volumes/files"
+
+
+def save_volume(repo: MemoryRepo, backup: str = "A", **fields: Any) -> str:
+    """Save a snapshot of a volume as our own backup does."""
+    tree = repo.tree(repo.path(VOLUME, repo.folder("files", repo.file("f.txt", b"content"))))
+    tags = [backup, "kind=volumes", "dogu=redmine"]
+    return repo.snapshot(tree, [VOLUME], **{"tags": tags} | fields)
+
+
+def save_manifest(repo: MemoryRepo, *points: Point, backup: str = "A", **fields: Any) -> str:
+    """Save a manifest of these points."""
+    data = write_manifest(Manifest(1, backup, "2026-11-22T20:30:00Z", "ces", list(points)))
+    tree = repo.tree(repo.file("manifest.json", data))
+    tags = [backup, "kind=manifest"]
+    return repo.snapshot(tree, ["/manifest.json"], **{"tags": tags} | fields)
+
+
+async def opened(repo: MemoryRepo) -> tuple[Repository, Backups]:
+    repository = await repo.open()
+    return repository, group(await repository.snapshots())
+
+
+async def status(repo: MemoryRepo) -> Status:
+    repository, backups = await opened(repo)
+    return (await report(repository, backups.find("A"))).status
+
+
+async def test_all_that_was_promised_is_there() -> None:
+    """Every point's snapshot, and nothing failed."""
+    repo = MemoryRepo()
+    save_manifest(repo, Point("volumes", "redmine", save_volume(repo), 7))
+    assert await status(repo) is Status.COMPLETE
+
+
+async def test_a_backup_that_other_tools_made() -> None:
+    """Nothing tells what it should hold."""
+    repo = MemoryRepo()
+    save_volume(repo, tags=["A"])
+    assert await status(repo) is Status.UNVERIFIED
+
+
+async def test_a_backup_of_ours_without_its_manifest() -> None:
+    """It was stopped on the way, or it is still being made."""
+    repo = MemoryRepo()
+    save_volume(repo)
+    assert await status(repo) is Status.INCOMPLETE
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        Point("volumes", "ldap", "ab" * 32, 7),
+        Point("volumes", "ldap", None, None, [FailedPath("/x", "denied")]),
+        Point("volumes", "ldap", None),
+        Point("volumes", "ldap", None, None, []),
+    ],
+    ids=["forgotten", "failed", "whole", "without a reason"],
+)
+async def test_a_point_that_is_missing(point: Point) -> None:
+    """Its snapshot is gone, or was never made, whether or not a reason was taken down."""
+    repo = MemoryRepo()
+    save_manifest(repo, Point("volumes", "redmine", save_volume(repo), 7), point)
+    assert await status(repo) is Status.INCOMPLETE
+    repository, backups = await opened(repo)
+    backup = backups.find("A")
+    said = describe(backup, await report(repository, backup))
+    assert said["missing"] == [
+        {
+            "kind": "volumes",
+            "dogu": "ldap",
+            "snapshot": point.snapshot,
+            "failed": [{"path": f.path, "error": f.error} for f in point.failed],
+        }
+    ]
+
+
+async def test_a_point_of_which_a_path_failed() -> None:
+    """The snapshot is there, a file of it is not."""
+    repo = MemoryRepo()
+    failed = [FailedPath("/x", "denied")]
+    save_manifest(repo, Point("volumes", "redmine", save_volume(repo), 7, failed))
+    assert await status(repo) is Status.INCOMPLETE
+
+
+async def test_snapshots_whose_ids_restic_changed() -> None:
+    """``restic tag`` and ``rewrite`` give new IDs and keep the old one as the original."""
+    repo = MemoryRepo()
+    old = save_volume(repo)
+    save_manifest(repo, Point("volumes", "redmine", old, 7))
+    repo.forget(old)
+    assert await status(repo) is Status.INCOMPLETE
+    save_volume(repo, original=old, username="somebody")
+    assert await status(repo) is Status.COMPLETE
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "other.json"])
+async def test_a_manifest_that_cannot_be_read(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It was there to promise something: the backup is not to be trusted."""
+    repo = MemoryRepo()
+    tree = repo.tree(repo.file(name, b"no json"))
+    repo.snapshot(tree, ["/manifest.json"], tags=["A", "kind=manifest"])
+    save_volume(repo)
+    assert await status(repo) is Status.INCOMPLETE
+    assert "manifest" in caplog.text
+
+
+async def test_a_manifest_whose_blob_is_damaged(caplog: pytest.LogCaptureFixture) -> None:
+    """A manifest that no pack holds whole counts as none."""
+    repo = MemoryRepo()
+    save_manifest(repo, Point("volumes", "redmine", save_volume(repo), 7))
+    for (kind, name), data in repo.storage.files.items():
+        if kind is FileType.PACK:
+            repo.storage.files[kind, name] = bytes(len(data))
+    assert await status(repo) is Status.INCOMPLETE
+    assert "cannot be read" in caplog.text
+
+
+async def test_an_unreachable_storage_settles_nothing() -> None:
+    """A complete backup must not be called incomplete because the network was away."""
+    repo = MemoryRepo()
+    save_manifest(repo, Point("volumes", "redmine", save_volume(repo), 7))
+    repository, backups = await opened(repo)
+    packs = [key for key in repo.storage.files if key[0] is FileType.PACK]
+    repo.storage.fail.update(dict.fromkeys(packs, RepositoryUnreachableError("away")))
+    reports = Reports(repository)
+    with pytest.raises(RepositoryUnreachableError):
+        await reports.of(backups.find("A"))
+    repo.storage.fail.clear()
+    assert (await reports.of(backups.find("A"))).status is Status.COMPLETE
+
+
+class TestLatest:
+    """Which backup ``latest`` stands for."""
+
+    async def latest(self, repo: MemoryRepo) -> str | None:
+        """Return the ID of the latest backup."""
+        repository, backups = await opened(repo)
+        found = await Reports(repository).latest(backups)
+        return found.id if found else None
+
+    async def test_none(self) -> None:
+        """An empty repository has none, and neither has one of incomplete backups only."""
+        repo = MemoryRepo()
+        assert await self.latest(repo) is None
+        save_volume(repo)
+        assert await self.latest(repo) is None
+
+    async def test_the_newest_complete_one(self) -> None:
+        """Newer incomplete and unverified ones do not count against it."""
+        repo = MemoryRepo()
+        for day, backup in enumerate(("A", "B"), 1):
+            time = f"2026-01-0{day}T00:00:00Z"
+            volume = save_volume(repo, backup, time=time)
+            save_manifest(repo, Point("volumes", "redmine", volume), backup=backup, time=time)
+        save_volume(repo, "C", time="2026-01-03T00:00:00Z")
+        save_volume(repo, time="2026-01-04T00:00:00Z", tags=["D"])
+        assert await self.latest(repo) == "B"
+
+    async def test_else_the_newest_unverified_one(self) -> None:
+        """As in repositories of other tools."""
+        repo = MemoryRepo()
+        save_volume(repo, time="2026-01-01T00:00:00Z", tags=["A"])
+        save_volume(repo, time="2026-01-02T00:00:00Z", tags=["B"])
+        save_volume(repo, "C", time="2026-01-03T00:00:00Z")
+        assert await self.latest(repo) == "B"
+
+
+async def test_a_report_is_made_once_for_the_same_snapshots() -> None:
+    """It is made again when one comes or goes, and let go with its backup."""
+    repo = MemoryRepo()
+    volume = save_volume(repo)
+    manifest = save_manifest(repo, Point("volumes", "redmine", volume, 7))
+    repository, backups = await opened(repo)
+    reports = Reports(repository)
+    first = await reports.of(backups.find("A"))
+    repo.storage.reads.clear()
+    assert await reports.of(backups.find("A")) is first
+    assert repo.storage.reads == []
+    repo.forget(volume)
+    told = await reports.of(group(await repository.snapshots()).find("A"))
+    assert told.status is Status.INCOMPLETE
+    repo.forget(manifest)
+    await reports.latest(group(await repository.snapshots()))
+    assert reports._known == {}
+
+
+async def test_what_backup_json_says() -> None:
+    """Every snapshot with its place and size, escaped where a name is no text."""
+    repo = MemoryRepo()
+    tree = repo.tree(
+        repo.path("/ces/redmine/volumes/x", repo.folder(r"v\xff", repo.file("f", b"1234567")))
+    )
+    tags = ["A", "kind=volumes", "dogu=redmine"]
+    path = "/ces/redmine/volumes"
+    volume = repo.snapshot(tree, [path], tags=tags, time="2026-11-22T20:00:00Z")
+    save_manifest(repo, Point("volumes", "redmine", volume, 7, [FailedPath("/x", "denied")]))
+    repository, backups = await opened(repo)
+    backup = backups.find("A")
+    said: Json = describe(
+        backup, await report(repository, backup), await lay_out(repository, backup)
+    )
+    assert json.loads(json.dumps(said)) == {
+        "id": "A",
+        "time": "2026-11-22T20:00:00.000000000Z",
+        "status": "incomplete",
+        "size": 7,
+        "points": [
+            {
+                "kind": "volumes",
+                "dogu": "redmine",
+                "snapshot": volume,
+                "time": "2026-11-22T20:00:00.000000000Z",
+                "size": 7,
+                "paths": [path],
+                "shown": ["redmine/volumes/v\\xff"],
+                "failed": [{"path": "/x", "error": "denied"}],
+            }
+        ],
+        "missing": [],
+    }
+
+
+async def test_sizes_of_other_tools_backups() -> None:
+    """The sums of restic's summaries, and null where one snapshot has none."""
+    repo = MemoryRepo()
+    save_volume(repo, tags=["A"], summary={"total_bytes_processed": 5})
+    save_volume(repo, tags=["A", "B"], summary={"total_bytes_processed": 6})
+    save_volume(repo, tags=["B"])
+    repository, backups = await opened(repo)
+    sizes = [(await report(repository, backups.find(b))).size(backups.find(b)) for b in "AB"]
+    assert sizes == [11, None]
+
+
+def test_judging_a_manifest_without_points() -> None:
+    """An empty instance's backup promises nothing and holds it."""
+    manifest = Snapshot(id="ab" * 32, time_ns=0, tree=None)
+    backup = Backup("A", b"A", (), manifest)
+    assert judge(Manifest(1, "A", TIME, "ces", []), backup) is Status.COMPLETE
