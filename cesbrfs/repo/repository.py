@@ -7,6 +7,7 @@ index be listed once more before it counts as missing.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Final
 import trio
 
 from cesbrfs.access import Secret
-from cesbrfs.errors import BlobMissingError, NotFoundError
+from cesbrfs.errors import BlobMissingError, DamagedError, NotFoundError
 from cesbrfs.repo.blobs import THREAD_BYTES, Blobs
 from cesbrfs.repo.cache import Cache
 from cesbrfs.repo.content import FileContent
@@ -26,7 +27,7 @@ from cesbrfs.repo.index import Index
 from cesbrfs.repo.model import Config, Node, Snapshot, Tree, parse_snapshot, parse_tree
 from cesbrfs.repo.opening import open_config, open_keys
 from cesbrfs.repo.pack import BlobType, decode_unpacked
-from cesbrfs.repo.storage import FileType, Storage
+from cesbrfs.repo.storage import FileType, Storage, is_file_name
 
 __all__ = ["DEFAULT_CACHE_BYTES", "FileContent", "Repository"]
 
@@ -81,7 +82,10 @@ class Repository:
         """
         keys = await open_keys(storage, key)
         config = await open_config(storage, keys)
-        disk = DiskCache(cache_dir / config.id) if cache_dir is not None and config.id else None
+        disk = None
+        # An ID that is none could lead out of the cache's folder.
+        if cache_dir is not None and config.id is not None and is_file_name(config.id):
+            disk = DiskCache(cache_dir / config.id)
         return cls(storage, keys, config, cache_bytes, disk)
 
     async def aclose(self) -> None:
@@ -109,7 +113,8 @@ class Repository:
         if self._disk is not None and not self._listed_once and len(listed) >= _WORTH_KEEPING:
             raws = await trio.to_thread.run_sync(self._disk.snapshots)
             for name in listed & raws.keys():
-                self._take_snapshot(name, raws[name])
+                with contextlib.suppress(DamagedError):  # read again below, and told there
+                    self._take_snapshot(name, raws[name])
         self._listed_once = True
 
         async def take(name: str, raw: bytes) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-from cesbrfs.errors import DamagedError
+from cesbrfs.errors import DamagedError, FileMissingError, StorageError
 from cesbrfs.repo.storage import FileType, Storage
 
 _FIRST: Final = 128 << 10
@@ -54,7 +54,8 @@ class PackReader:
         name = pack.hex()
         if length >= _LARGEST:
             return await self._storage.read(FileType.PACK, name, offset, length)
-        along = window is not None and 0 <= offset - window.end <= _NEAR
+        # A record that begins in the window and ends behind it runs along, too.
+        along = window is not None and window.start < offset <= window.end + _NEAR
         reach = min(window.grown * 2, _LARGEST) if window is not None and along else 0
         if reach <= length:
             data = await self._storage.read(FileType.PACK, name, offset, length)
@@ -62,10 +63,14 @@ class PackReader:
             return data
         try:
             data = await self._storage.read(FileType.PACK, name, offset, reach)
+        except FileMissingError:
+            raise
         except DamagedError:  # the pack ends before that
             data = await self._storage.read(FileType.PACK, name, offset)
             if len(data) < length:
                 raise
+        except StorageError:  # perhaps only what nobody asked for cannot be read
+            return await self._storage.read(FileType.PACK, name, offset, length)
         self._keep(pack, _Window(offset, data, reach))
         return memoryview(data)[:length]
 

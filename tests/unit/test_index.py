@@ -82,7 +82,7 @@ def test_what_several_index_files_repeat_is_there_once() -> None:
 def test_an_id_is_not_found_across_rows() -> None:
     """Bytes that look like an ID where none begins are passed over, and what follows is found."""
     blob = b"\xaa\xaa" + bytes(14) + b"\xaa\xaa" + b"\xff" * 14
-    crossing = blob[16:] + struct.pack(">IIII", 0, 5, 132, 100)  # ends with the rest of blob's row
+    crossing = blob[16:] + struct.pack("<IIII", 0, 5, 132, 100)  # ends with the rest of blob's row
     index = index_of(index_file((B, [entry(blob, offset=5)])))
     assert index.places(BlobType.DATA, crossing) == []
     index = index_of(index_file((B, [entry(blob, offset=5), entry(crossing, offset=9)])))

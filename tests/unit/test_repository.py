@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -397,6 +398,47 @@ class TestContent:
             assert await opened.read(offset, size) == b"".join(parts)[offset : offset + size]
 
         trio.run(check)
+
+    @pytest.mark.parametrize("cache_bytes", [0, 5 << 20, 64 << 20])
+    async def test_reading_ahead_changes_no_bytes(self, cache_bytes: int) -> None:
+        """Straight on, back and across; and where all is held, each blob is read once."""
+        repo = MemoryRepo()
+        noise = random.Random(5)
+        parts = [noise.randbytes(noise.randrange(1, 300_000)) for _ in range(40)]
+        repo.snapshot(repo.tree(repo.file("f", *parts)))
+        whole = b"".join(parts)
+        repository = await Repository.open(repo.storage, Secret(PASSWORD), cache_bytes=cache_bytes)
+        opened = await repository.open_file(
+            (await repository.root(await only(repository))).nodes[b"f"]
+        )
+        repo.storage.reads.clear()
+        async with trio.open_nursery() as nursery:
+            repository.blobs.read_ahead_in(nursery)
+            await opened.read(0, 1)
+            assert bool(repository.blobs.fetching) == bool(cache_bytes)
+            offsets = [*range(0, len(whole), 100_000), *range(len(whole), 0, -700_000), 3, 0]
+            for offset in offsets:
+                assert await opened.read(offset, 100_000) == whole[offset : offset + 100_000]
+        assert repository.blobs.fetching == 0
+        if cache_bytes > len(whole):
+            assert len(repo.storage.reads) <= len(parts)
+
+    async def test_a_damaged_blob_that_is_read_ahead(self) -> None:
+        """Only who asks for it gets the error; what lies before and behind it is read."""
+        repo = MemoryRepo()
+        parts = [bytes((n,)) * 200_000 for n in range(6)]
+        repo.snapshot(repo.tree(repo.file("f", *parts)))
+        flip(repo, FileType.PACK, pack_of(repo), len(repo.blob(BlobType.DATA, parts[0]).record) + 9)
+        repository = await repo.open()
+        opened = await repository.open_file(
+            (await repository.root(await only(repository))).nodes[b"f"]
+        )
+        async with trio.open_nursery() as nursery:
+            repository.blobs.read_ahead_in(nursery)
+            assert await opened.read(0, 200_000) == parts[0]
+            with pytest.raises(DamagedError):
+                await opened.read(200_000, 1)
+            assert await opened.read(400_000, 800_000) == b"".join(parts[2:])
 
     async def test_the_blobs_tell_the_size(self) -> None:
         """What the node says may be wrong."""

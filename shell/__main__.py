@@ -1,0 +1,113 @@
+"""``cesbr``: one command and its exit code, a script of them on stdin, or the prompt."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from cesbrfs import __version__
+
+if TYPE_CHECKING:
+    import argparse
+    from types import FrameType
+
+_SIGNAL_CODE: Final = 128
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``cesbr`` with `argv` (the process's own by default) and return its exit code."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(given)
+        sys.stdout.flush()
+    except SystemExit as end:  # argparse's --help, or a signal
+        code = end.code if isinstance(end.code, int) else 1
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - told to the user
+        from shell.report import show_error  # noqa: PLC0415 - not for --version
+
+        code = show_error(error, as_json="--json" in given, debug="--debug" in given)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # Whoever read has gone, or the disk is full, and that was told: Python's own last flush
+        # would only say it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _dispatch(given: list[str]) -> int:
+    if given == ["--version"]:  # before anything slow is imported
+        sys.stdout.write(f"cesbr {__version__}\n")
+        return 0
+    from shell.arguments import global_parser  # noqa: PLC0415 - not for --version
+
+    before = global_parser().parse_args(given)
+    if before.command is None and not before.help:
+        return _shell(before)
+    if before.help or before.command == "help":
+        from shell.help import overview  # noqa: PLC0415 - asked for
+
+        if before.command in (None, "help") and not before.arguments:
+            sys.stdout.write(overview())
+            return 0
+        if before.command == "help":
+            before.command, *_ = before.arguments
+        before.arguments = ["--help"]
+    return _one(before)
+
+
+def _one(before: argparse.Namespace) -> int:
+    """Run one command."""
+    from shell.arguments import command_parser, settings_flags  # noqa: PLC0415 - as above
+    from shell.commands import find_command  # noqa: PLC0415 - as above
+
+    command = find_command(before.command)
+    arguments = command_parser(command).parse_intermixed_args(before.arguments, before)
+    from shell.output import Output  # noqa: PLC0415 - a wrong command line has been told
+    from shell.portal import Portal  # noqa: PLC0415 - as above
+    from shell.runner import close, run_command  # noqa: PLC0415 - as above
+    from shell.session import Session  # noqa: PLC0415 - as above
+
+    _log_to_stderr(arguments)
+    said = vars(arguments)
+    out = Output(as_json=said.get("json", False), quiet=said.get("quiet", False))
+    session, portal = Session(settings_flags(arguments)), Portal()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
+    try:
+        return run_command(command, arguments, session, portal, out)
+    finally:
+        close(session, portal)
+
+
+def _shell(before: argparse.Namespace) -> int:
+    """Run the prompt, or the script on stdin."""
+    from shell.app import run_app  # noqa: PLC0415 - cmd2 is slow to import
+    from shell.arguments import settings_flags  # noqa: PLC0415 - as above
+
+    _log_to_stderr(before)
+    return run_app(settings_flags(before), before)
+
+
+def _log_to_stderr(arguments: argparse.Namespace) -> None:
+    import logging  # noqa: PLC0415 - as above
+
+    said = vars(arguments)
+    level = logging.WARNING
+    if said.get("quiet"):
+        level = logging.ERROR
+    if said.get("debug"):
+        level = logging.DEBUG
+    logging.basicConfig(format="cesbr: %(message)s", level=level)
+
+
+def _end(number: int, _frame: FrameType | None) -> NoReturn:
+    """End as the signal says, after the running command has unwound."""
+    sys.exit(_SIGNAL_CODE + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

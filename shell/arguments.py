@@ -1,0 +1,95 @@
+"""The command line's own flags, which stand before or after a command, and its parser."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from cesbrfs import __version__
+from cesbrfs.errors import UsageError
+
+if TYPE_CHECKING:
+    from cesbrfs.settings import Flags
+    from shell.commands import Command
+
+_SETTINGS: Final = (
+    ("--repo", "repository", "URL", "the repository's address, in restic's form"),
+    ("--password-file", "password_file", "FILE", "a file that holds its encryption key"),
+    ("--registry", "registry", "PATH", "the CES registry"),
+    ("--root", "root", "DIR", "the instance's root folder (default /)"),
+    ("--config", "config", "FILE", "the settings file"),
+)
+_SWITCHES: Final = (
+    ("--no-init", "no_init", "never create a missing repository: error 10 instead"),
+    ("--json", "json", "print results as JSON, errors too"),
+    ("--quiet", "quiet", "print results and errors alone"),
+    ("--debug", "debug", "show where an error comes from"),
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError where argparse would print and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong, and how it is used."""
+        raise UsageError(usage_message(self.prog, message))
+
+
+def usage_message(prog: str, message: str) -> str:
+    """Return the sentence for a command line that cannot be used as given."""
+    return f"{message[:1].upper()}{message[1:]}; see '{prog} --help'."
+
+
+def add_switches(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that make sense on every command, at the prompt too."""
+    group = parser.add_argument_group("for every command")
+    for flag, name, text in _SWITCHES:
+        group.add_argument(
+            flag, dest=name, action="store_true", default=argparse.SUPPRESS, help=text
+        )
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say which repository and which instance."""
+    group = parser.add_argument_group("settings")
+    for flag, name, metavar, text in _SETTINGS:
+        group.add_argument(flag, dest=name, metavar=metavar, default=argparse.SUPPRESS, help=text)
+    group.add_argument(
+        "--version", action="version", version=f"cesbr {__version__}", help="print the version"
+    )
+
+
+def global_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``cesbr [FLAGS] [COMMAND [ARGUMENTS]]``."""
+    parser = Parser(prog="cesbr", add_help=False, allow_abbrev=False)
+    parser.add_argument("-h", "--help", dest="help", action="store_true")
+    add_switches(parser)
+    add_settings(parser)
+    parser.add_argument("command", nargs="?")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER)
+    return parser
+
+
+def command_parser(command: Command) -> argparse.ArgumentParser:
+    """Return the parser of one command as ``cesbr COMMAND`` has it."""
+    parser = Parser(
+        prog=f"cesbr {command.name}",
+        description=command.description,
+        epilog=f"example: cesbr {command.example}",
+        allow_abbrev=False,
+    )
+    command.arguments(parser)
+    add_switches(parser)
+    add_settings(parser)
+    return parser
+
+
+def settings_flags(arguments: argparse.Namespace) -> Flags:
+    """Return what the command line says about the settings."""
+    from cesbrfs.settings import Flags  # noqa: PLC0415 - not for --version and --help
+
+    said = vars(arguments)
+    return Flags(
+        **{name: said[name] for _, name, _, _ in _SETTINGS if name in said},
+        auto_init=False if said.get("no_init") else None,
+    )

@@ -1,0 +1,80 @@
+"""The commands, each declared once: what it takes, what it does.
+
+A command works on a `Context` and knows neither argv nor cmd2; `shell.__main__` runs one of them,
+`shell.app` offers all of them at the prompt.  A module is imported when one of its commands is
+needed, so the table below says which has which.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from cesbrfs.errors import UsageError
+
+if TYPE_CHECKING:
+    from shell.session import Context
+
+MODULES: Final[Mapping[str, tuple[str, ...]]] = {
+    "browse": ("backups", "use", "cd", "pwd", "ls", "stat", "cat"),
+    "restore": ("restore",),
+    "maintenance": ("init", "backup", "check", "unlock", "status"),
+    "mount": ("mount", "umount"),
+}
+"""Which module has which commands."""
+
+CATEGORIES: Final[Mapping[str, str]] = {
+    "browse": "Look around",
+    "restore": "Get things back",
+    "maintenance": "Back up and maintain",
+    "mount": "Mount",
+}
+"""What people call a module's commands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command.
+
+    `arguments` declares its arguments; their metavars (PATH, ID, DOGU, FOLDER) also say how they
+    complete.  `run` returns the exit code.  `example` is what follows ``cesbr``.
+    """
+
+    name: str
+    summary: str
+    example: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[Context, argparse.Namespace], Awaitable[int]]
+    details: str = ""
+
+    @property
+    def description(self) -> str:
+        """All that its help says."""
+        return f"{self.summary}  {self.details}" if self.details else self.summary
+
+
+def find_command(name: str) -> Command:
+    """Return the command of this name; UsageError suggests one that is spelt alike."""
+    for module, commands in MODULES.items():
+        if name in commands:
+            return _load(module)[name]
+    known = [command for commands in MODULES.values() for command in commands]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else "see 'cesbr --help'."
+    raise UsageError(f"There is no command {name!r}; {hint}")
+
+
+def commands_of(module: str) -> Iterator[Command]:
+    """Yield a module's commands in the order in which they are shown."""
+    loaded = _load(module)
+    for name in MODULES[module]:
+        yield loaded[name]
+
+
+def _load(module: str) -> dict[str, Command]:
+    declared: tuple[Command, ...] = importlib.import_module(f"shell.commands.{module}").COMMANDS
+    return {command.name: command for command in declared}

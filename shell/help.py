@@ -1,0 +1,43 @@
+"""``cesbr --help``: what there is, by category."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from shell import render
+from shell.arguments import global_parser
+from shell.commands import CATEGORIES, commands_of
+
+_HEAD: Final = """\
+usage: cesbr [FLAGS] [COMMAND [ARGUMENTS]]
+
+Look into the backups of a Cloudogu EcoSystem and get things back.
+Without a command: the prompt, or the commands that stand on stdin.
+"""
+_TAIL: Final = """\
+'cesbr COMMAND --help' tells more of a command.
+Exit codes: 0 done, 1 error, 2 usage, 3 partial, 10 no repository, 11 locked, 12 wrong key,
+130 interrupted.
+"""
+
+
+def overview() -> str:
+    """Return the help of ``cesbr`` itself."""
+    blocks = [_HEAD]
+    for module, title in CATEGORIES.items():
+        rows = [(f"  {command.name}", command.summary) for command in commands_of(module)]
+        blocks.append(f"{title}\n{render.table(rows)}")
+    flags = [
+        (f"  {', '.join(action.option_strings)}{_metavar(action.metavar)}", action.help)
+        for action in global_parser()._actions  # noqa: SLF001 - argparse has no other list
+        if action.option_strings and action.help
+    ]
+    blocks.append(
+        "Flags, before or after the command\n" + render.table([(a, b or "") for a, b in flags])
+    )
+    blocks.append(_TAIL)
+    return "\n".join(blocks)
+
+
+def _metavar(metavar: str | tuple[str, ...] | None) -> str:
+    return f" {metavar}" if isinstance(metavar, str) else ""

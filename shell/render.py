@@ -1,0 +1,109 @@
+"""How things look: tables, columns, sizes, times, modes.  Pure."""
+
+from __future__ import annotations
+
+import stat
+import time
+import unicodedata
+from collections.abc import Container, Sequence
+from typing import Final
+
+from cesbrfs.paths import show
+from cesbrfs.repo.model import Node, format_time
+
+_NS: Final = 1_000_000_000
+_UNIT: Final = 1024
+_GAP: Final = "  "
+
+
+def size(count: int | None) -> str:
+    """Return a number of bytes as people read it; restic's units, powers of 1024."""
+    if count is None:
+        return "-"
+    if count < _UNIT:
+        return f"{count} B"
+    amount = float(count)
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        amount /= _UNIT
+        if amount < 1000:  # noqa: PLR2004 - "1000.0 KiB" would not fit the column
+            return f"{amount:.1f} {unit}"
+    return f"{amount / _UNIT:.1f} PiB"
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """Return ``1 file`` or ``2,000 files``."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def local_time(time_ns: int) -> str:
+    """Return a time in the local zone, to the second; far-off years in UTC."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_ns // _NS))
+    except (OverflowError, ValueError, OSError):
+        return format_time(time_ns)[:19].replace("T", " ")
+
+
+def permissions(node: Node) -> str:
+    """Return a node's permission bits as an octal string, ``0644``."""
+    return f"{stat.S_IMODE(node.mode):04o}"
+
+
+def owner(node: Node) -> str:
+    """Return a node's owner and group, by name where one was recorded."""
+    user = show(node.user.encode("utf-8", "surrogateescape")) if node.user else str(node.uid)
+    group = show(node.group.encode("utf-8", "surrogateescape")) if node.group else str(node.gid)
+    return f"{user}:{group}"
+
+
+def width(text: str) -> int:
+    """Return how many cells of a terminal `text` takes."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0
+        if unicodedata.combining(character)
+        else 2
+        if unicodedata.east_asian_width(character) in "WF"
+        else 1
+        for character in text
+    )
+
+
+def table(
+    rows: Sequence[Sequence[str]],
+    headings: Sequence[str] | None = None,
+    right: Container[int] = (),
+) -> str:
+    """Return rows as lines with aligned columns; those numbered in `right` align to the right."""
+    lines = [headings, *rows] if headings else list(rows)
+    if not lines:
+        return ""
+    widths = [max(width(cell) for cell in column) for column in zip(*lines, strict=True)]
+    text: list[str] = []
+    for line in lines:
+        cells = []
+        for number, cell in enumerate(line):
+            padding = " " * (widths[number] - width(cell))
+            cells.append(padding + cell if number in right else cell + padding)
+        text.append(_GAP.join(cells).rstrip() + "\n")
+    return "".join(text)
+
+
+def columns(names: Sequence[str], available: int) -> str:
+    """Return names in as many columns as fit into `available` cells, read downwards."""
+    if not names:
+        return ""
+    widths = [width(name) for name in names]
+    for rows in range(1, len(names) + 1):
+        starts = range(0, len(names), rows)
+        wide = [max(widths[at : at + rows]) for at in starts]
+        if sum(wide) + len(_GAP) * (len(wide) - 1) <= available or rows == len(names):
+            break
+    lines = []
+    for row in range(rows):
+        cells = [
+            names[at] + " " * (wide[number] - widths[at])
+            for number, at in enumerate(range(row, len(names), rows))
+        ]
+        lines.append(_GAP.join(cells).rstrip() + "\n")
+    return "".join(lines)

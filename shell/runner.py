@@ -1,0 +1,43 @@
+"""Runs one command to its exit code, for the one-shot call and for the prompt alike."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from shell.commands import Command
+from shell.output import Output
+from shell.portal import Portal
+from shell.report import show_error
+from shell.session import Context, Session
+
+
+def run_command(
+    command: Command, arguments: argparse.Namespace, session: Session, portal: Portal, out: Output
+) -> int:
+    """Run `command`, tell of its error if it has one, and return its exit code."""
+    said = vars(arguments)
+    context = Context(session, out, no_init=said.get("no_init", False))
+
+    async def run() -> int:
+        return await command.run(context, arguments)
+
+    try:
+        try:
+            return portal.run(run, _tell_to_wait)
+        finally:
+            out.clear_progress()
+    except Exception as error:  # noqa: BLE001 - every error of a command is told here
+        return show_error(error, as_json=out.as_json, debug=said.get("debug", False))
+
+
+def _tell_to_wait() -> None:
+    sys.stderr.write("cesbr: Stopping cleanly; ^C again leaves it to end by itself.\n")
+    sys.stderr.flush()
+
+
+def close(session: Session, portal: Portal) -> None:
+    """Give back what the session holds and end the loop."""
+    if session.view is not None:
+        portal.run(session.aclose)
+    portal.close()

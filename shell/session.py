@@ -1,0 +1,136 @@
+"""What a shell keeps from one command to the next: settings, the open repository, where one is.
+
+Knows no cmd2.  Nothing is read before a command needs it, and what failed is tried again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cesbrfs.paths import show
+from cesbrfs.settings import Flags, Settings, load
+from shell.output import Output
+
+if TYPE_CHECKING:  # all of them import trio, which the prompt's start does not wait for
+    import trio
+
+    from cesbrfs.access import Access
+    from cesbrfs.repo.repository import Repository
+    from cesbrfs.restic import Restic
+    from cesbrfs.view import View
+
+
+@dataclass(slots=True)
+class Session:
+    """One shell.  `place` is where one is: the names from the view's root on."""
+
+    flags: Flags = field(default_factory=Flags)
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
+    place: tuple[bytes, ...] = ()
+    view: View | None = None
+    """The open repository, once a command needed it."""
+    _settings: Settings | None = None
+    _access: Access | None = None
+    _restic: Restic | None = None
+    _opening: trio.Lock | None = None
+
+    @property
+    def shown_place(self) -> str:
+        """Where one is, as people see it; empty at the root."""
+        return "".join("/" + show(part) for part in self.place)
+
+    async def settings(self) -> Settings:
+        """Return the settings with what the registry adds."""
+        if self._settings is None:
+            self._settings = await load(self.flags, self.environ).resolve()
+        return self._settings
+
+    async def access(self) -> Access:
+        """Return how to reach the repository; asks for the key once."""
+        if self._access is None:
+            self._access = await (await self.settings()).access()
+        return self._access
+
+    async def restic(self) -> Restic:
+        """Return the restic binary for this repository; touches no repository."""
+        if self._restic is None:
+            from cesbrfs.restic import Restic  # noqa: PLC0415 - not for those who only look
+
+            settings = await self.settings()
+            self._restic = await Restic.open(await self.access(), binary=settings.restic)
+        return self._restic
+
+    def opening(self) -> trio.Lock:
+        """Return what keeps a command and a completion from opening the repository twice."""
+        import trio  # noqa: PLC0415 - as above
+
+        if self._opening is None:
+            self._opening = trio.Lock()
+        return self._opening
+
+    def opened(self, repository: Repository, settings: Settings) -> View:
+        """Keep an open repository for the commands to come."""
+        from cesbrfs.view import View  # noqa: PLC0415 - as above
+
+        self.view = View(
+            repository,
+            rules=settings.rules,
+            backup_tag=settings.backup_tag,
+            uid=os.getuid(),
+            gid=os.getgid(),
+        )
+        return self.view
+
+    async def aclose(self) -> None:
+        """Give back what is open."""
+        view, self.view = self.view, None
+        if view is not None:
+            await view.repository.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What one command works with: the session, its output, and whether it may initialise."""
+
+    session: Session
+    out: Output
+    no_init: bool = False
+
+    async def view(self, *, may_init: bool = True) -> View:
+        """Return the view of the repository; a missing one is initialised first and said so.
+
+        Raises the error of every other state, and of a missing one where nothing may initialise.
+        """
+        from cesbrfs.readiness import open_ready  # noqa: PLC0415 - not for the prompt's start
+
+        async with self.session.opening():
+            if self.session.view is not None:
+                return self.session.view
+            settings = await self.session.settings()
+            repository = await open_ready(
+                await self.session.access(),
+                open_restic=self.session.restic,
+                auto_init=may_init and settings.auto_init and not self.no_init,
+                say=self.out.note,
+                cache_bytes=settings.cache_size,
+            )
+            return self.session.opened(repository, settings)
+
+    async def restic(self) -> Restic:
+        """Return restic for a repository that is ready; a missing one is initialised first."""
+        from cesbrfs.readiness import ensure_ready  # noqa: PLC0415 - as above
+
+        settings = await self.session.settings()
+        new = await ensure_ready(
+            await self.session.access(),
+            open_restic=self.session.restic,
+            auto_init=settings.auto_init and not self.no_init,
+            say=self.out.note,
+            through_restic=True,
+        )
+        if new:  # what was open before was another one
+            await self.session.aclose()
+        return await self.session.restic()

@@ -1,0 +1,246 @@
+"""The catalog over what restic made: for us with tags, and for other tools in all their ways."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cesbrfs.catalog.backups import group
+from cesbrfs.catalog.manifest import Manifest, Point, write_manifest
+from cesbrfs.catalog.placing import Layout, lay_out
+from cesbrfs.catalog.status import Status, report
+from cesbrfs.repo.model import Node
+from cesbrfs.repo.repository import Repository
+from tests.restic_repo import ResticRepo, create
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A host with a small CES below `root`, and a repository of its backups."""
+
+    root: Path
+    repo: ResticRepo
+
+    @property
+    def ces(self) -> Path:
+        """The folder of the dogus."""
+        return self.root / "var/lib/ces"
+
+
+FILES = {
+    "var/lib/ces/redmine/volumes/files/f.txt": b"redmine's file",
+    "var/lib/ces/redmine/volumes/plugins/p.rb": b"redmine's plugin",
+    "var/lib/ces/ldap/volumes/db/data.mdb": b"ldap's data",
+    "etc/ces/node_master": b"localhost",
+    "etc/other/x": b"not of the instance",
+    "export/redmine/dogu.json": b'{"Name": "official/redmine", "Version": "6.1.3-2"}',
+    "export/redmine/registry.json": b'{"/config/redmine/logging/root": "WARN"}',
+    "export/registry.json": b'{"/config/_global/fqdn": "ces.local"}',
+}
+
+
+@pytest.fixture(scope="module", params=["old", "new"])
+def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Host:
+    """Make a host for one restic; each test makes its own backups of it."""
+    binary: Path = request.getfixturevalue(f"restic_{request.param}")
+    folder = tmp_path_factory.mktemp("host")
+    for path, content in FILES.items():
+        (folder / "root" / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "root" / path).write_bytes(content)
+    return Host(folder / "root", create(binary, folder / "repo"))
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A backup as our reader sees it."""
+
+    repository: Repository
+    layout: Layout
+    status: Status
+
+    @property
+    def places(self) -> set[str]:
+        """What is placed, by path below the backup."""
+        return {b"/".join(path).decode() for path in self.layout.placed}
+
+    @property
+    def whole(self) -> list[str]:
+        """The IDs of the snapshots that are shown whole."""
+        return sorted(snapshot.id for snapshot in self.layout.whole)
+
+    async def content(self, path: str) -> bytes:
+        """Read a file by its path below the backup."""
+        parts = [part.encode() for part in path.split("/")]
+        for length in range(len(parts), 0, -1):
+            placement = self.layout.placed.get(tuple(parts[:length]))
+            if placement is None:
+                continue
+            node: Node = placement.node
+            for name in parts[length:]:
+                assert node.subtree is not None
+                tree = (
+                    await self.repository.tree(node.subtree)
+                    if node.name
+                    else await self.repository.root(placement.snapshot)
+                )
+                node = tree.nodes[name]
+            opened = await self.repository.open_file(node)
+            return await opened.read(0, opened.size)
+        raise AssertionError(f"nothing is placed at {path}")
+
+
+async def read(host: Host, backup_id: str) -> Read:
+    """Read one backup with a reader of its own."""
+    repository = await host.repo.open()
+    backup = group(await repository.snapshots()).find(backup_id)
+    told = await report(repository, backup)
+    return Read(repository, await lay_out(repository, backup), told.status)
+
+
+async def test_bare_ids_and_absolute_paths(host: Host) -> None:
+    """A snapshot for each point of data, tagged with nothing but the Backup ID."""
+    for path in ("var/lib/ces/redmine/volumes", "var/lib/ces/ldap/volumes/db", "etc/ces",
+                 "export/redmine/dogu.json", "export/redmine/registry.json",
+                 "export/registry.json"):  # fmt: skip
+        host.repo.backup(host.root / path, tags=["absolute"])
+    found = await read(host, "absolute")
+    assert found.status is Status.UNVERIFIED
+    assert found.whole == []
+    assert found.places == {
+        "redmine/volumes/files",
+        "redmine/volumes/plugins",
+        "redmine/dogu.json",
+        "redmine/registry.json",
+        "ldap/volumes/db",
+        "_instance/configuration/etc/ces",
+        "_instance/registry.json",
+    }
+    assert await found.content("redmine/volumes/files/f.txt") == b"redmine's file"
+    assert await found.content("ldap/volumes/db/data.mdb") == b"ldap's data"
+    assert await found.content("_instance/configuration/etc/ces/node_master") == b"localhost"
+    assert b"6.1.3-2" in await found.content("redmine/dogu.json")
+
+
+async def test_all_in_one_snapshot(host: Host) -> None:
+    """Several dogus and more than dogus: taken apart, and shown whole for the rest."""
+    snapshot = host.repo.backup(host.ces, host.root / "etc", tags=["one"])
+    found = await read(host, "one")
+    assert found.whole == [snapshot]
+    assert found.places == {
+        "redmine/volumes/files",
+        "redmine/volumes/plugins",
+        "ldap/volumes/db",
+        "_instance/configuration/etc/ces",
+    }
+
+
+@pytest.mark.parametrize(
+    ("cwd", "path"),
+    [
+        ("var/lib/ces/redmine/volumes", "files"),
+        ("var/lib/ces/redmine/volumes/files", "."),
+        ("var/lib/ces/redmine/volumes/plugins", "../files"),
+        ("var/lib/ces", "redmine/volumes/files"),
+        ("var", "./lib/ces/redmine/volumes/files/"),
+        ("etc", "../var/lib/ces/redmine/volumes/files"),
+    ],
+)
+async def test_relative_paths(host: Host, cwd: str, path: str) -> None:
+    """However the folder was named, the volume stands at its place with its own content."""
+    backup_id = f"relative {cwd} {path}"
+    host.repo.backup(path, cwd=host.root / cwd, tags=[backup_id])
+    found = await read(host, backup_id)
+    assert (found.places, found.whole) == ({"redmine/volumes/files"}, [])
+    assert await found.content("redmine/volumes/files/f.txt") == b"redmine's file"
+
+
+async def test_several_relative_paths(host: Host) -> None:
+    """Two folders of two dogus in one snapshot."""
+    paths = ("redmine/volumes/files", "ldap/volumes/db")
+    host.repo.backup(*paths, cwd=host.ces, tags=["relatives"])
+    found = await read(host, "relatives")
+    assert (found.places, found.whole) == ({"redmine/volumes/files", "ldap/volumes/db"}, [])
+    assert await found.content("ldap/volumes/db/data.mdb") == b"ldap's data"
+
+
+async def test_base_names_that_restic_had_to_change(host: Host) -> None:
+    """Which of two is which cannot be told: nothing is put into a wrong place, all is shown."""
+    other = host.ces / "redmine/files"
+    other.mkdir(exist_ok=True)
+    (other / "no volume").touch()
+    snapshot = host.repo.backup("files", "../files", cwd=host.ces / "redmine/volumes", tags=["x"])
+    found = await read(host, "x")
+    assert (found.places, found.whole) == (set(), [snapshot])
+    assert set((await found.repository.root(found.layout.whole[0])).nodes) == {b"files", b"files-1"}
+
+
+async def test_dumps_through_stdin(host: Host) -> None:
+    """A document is placed by what it says; a dump of nobody knows what is shown whole."""
+    dogu_json = FILES["export/redmine/dogu.json"]
+    host.repo.backup(stdin=("dogu.json", dogu_json), tags=["stdin"])
+    host.repo.backup(stdin=("registry.json", b'{"/config/ldap/x": ""}'), tags=["stdin"])
+    dump = host.repo.backup(stdin=("dump.sql", b"-- nothing"), tags=["stdin"])
+    found = await read(host, "stdin")
+    assert found.places == {"redmine/dogu.json", "ldap/registry.json"}
+    assert found.whole == [dump]
+    assert await found.content("redmine/dogu.json") == dogu_json
+
+
+async def test_several_tags_and_none(host: Host) -> None:
+    """In each backup it names; without a name, in none, but listed."""
+    shared = host.repo.backup(host.ces, tags=["first", "second", "nightly=yes"])
+    loose = [
+        host.repo.backup(host.ces, time="2020-01-01 00:00:00"),
+        host.repo.backup(host.ces, tags=["nightly=yes"], time="2020-01-02 00:00:00"),
+    ]
+    for backup_id in ("first", "second"):
+        found = await read(host, backup_id)
+        assert "redmine/volumes/files" in found.places
+        assert {p.snapshot.id for p in found.layout.placed.values()} == {shared}
+    backups = group(await (await host.repo.open()).snapshots())
+    assert [snapshot.id for snapshot in backups.loose] == loose
+
+
+async def test_our_own_tags_and_how_far_a_backup_is_whole(host: Host) -> None:
+    """Complete with its manifest, also after ``restic tag``; not before it, nor after a loss."""
+    backup_id = "20261122T213000Z-7f3a9c"
+
+    def point(kind: str, dogu: str | None, path: str) -> Point:
+        tags = [backup_id, f"kind={kind}", *([f"dogu={dogu}"] if dogu else [])]
+        return Point(kind, dogu, host.repo.backup(host.root / path, tags=tags), 1)
+
+    points = [
+        point("volumes", "redmine", "var/lib/ces/redmine/volumes"),
+        point("metadata", "redmine", "export/redmine/dogu.json"),
+        point("registry", None, "export/registry.json"),
+        point("configuration", None, "etc/ces"),
+    ]
+    assert (await read(host, backup_id)).status is Status.INCOMPLETE
+    manifest = Manifest(1, backup_id, "2026-11-22T21:30:00.000000000Z", "ces", points)
+    tags = [backup_id, "kind=manifest"]
+    host.repo.backup(stdin=("manifest.json", write_manifest(manifest)), tags=tags)
+    found = await read(host, backup_id)
+    assert found.status is Status.COMPLETE
+    assert found.whole == []
+    assert found.places == {
+        "redmine/volumes/files",
+        "redmine/volumes/plugins",
+        "redmine/dogu.json",
+        "_instance/registry.json",
+        "_instance/configuration/etc/ces",
+    }
+    assert json.loads(await found.content("_instance/registry.json")) == json.loads(
+        FILES["export/registry.json"]
+    )
+
+    host.repo.run("tag", "--add", "kept=forever", *(p.snapshot or "" for p in points))
+    assert (await read(host, backup_id)).status is Status.COMPLETE
+    (changed,) = [s for s in host.repo.snapshots() if s.get("original") == points[1].snapshot]
+    host.repo.run("forget", changed["id"])
+    found = await read(host, backup_id)
+    assert found.status is Status.INCOMPLETE
+    assert "redmine/dogu.json" not in found.places
+    assert "redmine/volumes/files" in found.places

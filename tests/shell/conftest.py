@@ -1,0 +1,263 @@
+"""A small instance, repositories of it, and ``cesbr`` as its users start it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from cesbrfs.settings import Flags
+from shell.arguments import command_parser
+from shell.commands import find_command
+from shell.output import Output
+from shell.portal import Portal
+from shell.runner import close, run_command
+from shell.session import Session
+from tests.sample.registry import write
+from tests.shell.quick_key import make_quick
+
+_PROJECT = Path(__file__).resolve().parent.parent.parent
+KEY = " the key, with spaces around it "
+BINARY = random.Random(7).randbytes(
+    60_000
+)  # more than all metadata, so that its pack is the largest
+ODD = b"odd \xff\n'\"name"
+ODD_SHOWN = "odd \\xff\\n'\"name"
+_SECONDS = 60
+_ID_DIGITS = 64
+
+
+@dataclass(frozen=True)
+class Said:
+    """What one run of ``cesbr`` said."""
+
+    code: int
+    stdout: bytes
+    err: str
+
+    @property
+    def out(self) -> str:
+        """All of stdout as text."""
+        return self.stdout.decode()
+
+    @property
+    def json(self) -> object:
+        """What stdout holds."""
+        return json.loads(self.stdout)
+
+    @property
+    def error(self) -> dict[str, object]:
+        """The error on stderr, with ``--json``."""
+        found: dict[str, object] = json.loads(self.err.splitlines()[-1])
+        return found
+
+
+@dataclass(frozen=True)
+class Cesbr:
+    """Starts ``cesbr`` with an environment; `here` is its working folder."""
+
+    here: Path
+    environ: Mapping[str, str] = field(repr=False)
+
+    def having(self, **variables: str) -> Cesbr:
+        """The same with other environment variables."""
+        return replace(self, environ={**self.environ, **variables})
+
+    @property
+    def command(self) -> list[str]:
+        """How it is started."""
+        return [sys.executable, "-m", "shell"]
+
+    def __call__(self, *arguments: str | bytes, script: str | None = None) -> Said:
+        """Run one command, or a script on stdin, to its end."""
+        done = subprocess.run(
+            [*self.command, *arguments],
+            env=self.environ,
+            cwd=self.here,
+            input=b"" if script is None else script.encode("utf-8", "surrogateescape"),
+            capture_output=True,
+            check=False,
+            timeout=_SECONDS,
+        )
+        return Said(done.returncode, done.stdout, done.stderr.decode())
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start one command."""
+        return subprocess.Popen(
+            [*self.command, *arguments],
+            env=self.environ,
+            cwd=self.here,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+
+@dataclass(frozen=True)
+class Site:
+    """An instance with one dogu, and where its backups go."""
+
+    root: Path
+    repository: Path
+
+    @property
+    def files(self) -> Path:
+        """The volume that is backed up."""
+        return self.root / "var/lib/ces/redmine/volumes/files"
+
+    @property
+    def locks(self) -> list[str]:
+        """The names of the lock files in the repository, without those still being written."""
+        return [name for name in os.listdir(self.repository / "locks") if len(name) == _ID_DIGITS]
+
+    def set(self, key: str, value: str) -> None:
+        """Set a key of the registry."""
+        write(self.root / "var/lib/cesbr/registry", key, value)
+
+
+def _build(root: Path) -> Site:
+    site = Site(root, root / "srv/backup")
+    (site.files / "sub").mkdir(parents=True)
+    (site.files / "hello.txt").write_text("hello\n")
+    (site.files / "sub/binary").write_bytes(BINARY)
+    (site.files / "a 'quoted' name").write_text("quoted\n")
+    Path(os.fsdecode(bytes(site.files) + b"/" + ODD)).write_text("odd\n")
+    (site.files / "link").symlink_to("hello.txt")
+    (site.files / "hello.txt").chmod(0o640)
+    os.utime(site.files / "hello.txt", ns=(1, 1_700_000_000_123_456_789))
+    (root / "etc/ces").mkdir(parents=True)
+    (root / "etc/ces/type").write_text("vm")
+    dogu = {"Name": "official/redmine", "Version": "1-1", "Volumes": [{"Name": "files"}]}
+    site.set("/config/backup/backup_type", "local")
+    site.set("/config/backup/local_config/path", str(site.repository))
+    site.set("/config/backup/encryption_key", KEY)
+    site.set("/dogu/redmine/current", "1-1")
+    site.set("/dogu/redmine/1-1", json.dumps(dogu))
+    return site
+
+
+def _copy(site: Site, root: Path) -> Site:
+    shutil.copytree(site.root, root, symlinks=True)
+    copy = Site(root, root / "srv/backup")
+    copy.set("/config/backup/local_config/path", str(copy.repository))
+    return copy
+
+
+def _environment(root: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(_PROJECT), "CESBR_ROOT": str(root)}
+
+
+@pytest.fixture(scope="session")
+def empty_template(tmp_path_factory: pytest.TempPathFactory, restic_old: Path) -> Site:
+    """An instance whose repository is there and empty; only to be copied."""
+    root = tmp_path_factory.mktemp("empty") / "site"
+    site = _build(root)
+    said = Cesbr(root, _environment(root) | {"CESBR_RESTIC": str(restic_old)})("init")
+    assert said.code == 0, said.err
+    make_quick(site.repository, KEY.encode())
+    return site
+
+
+@pytest.fixture(scope="session")
+def kept_site(
+    tmp_path_factory: pytest.TempPathFactory, empty_template: Site, restic_old: Path
+) -> Site:
+    """An instance that was backed up twice, the second time in part; tests only read it."""
+    root = tmp_path_factory.mktemp("kept") / "site"
+    site = _copy(empty_template, root)
+    cesbr = Cesbr(root, _environment(root) | {"CESBR_RESTIC": str(restic_old)})
+    for text, dogus in (("hello\n", ()), ("hello again\n", ("redmine",))):
+        (site.files / "hello.txt").write_text(text)
+        os.utime(site.files / "hello.txt", ns=(1, 1_700_000_000_123_456_789))
+        said = cesbr("backup", *dogus)
+        assert said.code == 0, said.err
+    return site
+
+
+class Inside:
+    """Runs commands in this process, in one session: the repository is opened only once."""
+
+    def __init__(self, root: Path) -> None:
+        self._portal = Portal()
+        self.session = Session(Flags(root=str(root)), environ=_environment(root))
+
+    def __call__(self, name: str, *arguments: str | bytes) -> Said:
+        """Run one command to its end."""
+        command = find_command(name)
+        given = [os.fsdecode(argument) for argument in arguments]
+        stdout, stderr = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), io.StringIO()
+        with contextlib.redirect_stderr(stderr):
+            parsed = command_parser(command).parse_intermixed_args(given)
+            out = Output(stdout, as_json="json" in parsed)
+            code = run_command(command, parsed, self.session, self._portal, out)
+        buffer = stdout.buffer
+        assert isinstance(buffer, io.BytesIO)
+        return Said(code, buffer.getvalue(), stderr.getvalue())
+
+    def close(self) -> None:
+        """End the session."""
+        close(self.session, self._portal)
+
+
+@pytest.fixture(scope="session")
+def shared(kept_site: Site) -> Iterator[Inside]:
+    """One session on the backups that tests only read."""
+    made = Inside(kept_site.root)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def inside(shared: Inside) -> Inside:
+    """Commands in this process, starting at the root."""
+    shared.session.place = ()
+    return shared
+
+
+@pytest.fixture
+def new_site(tmp_path: Path) -> Site:
+    """An instance that has no repository yet."""
+    return _build(tmp_path / "site")
+
+
+@pytest.fixture
+def empty_site(tmp_path: Path, empty_template: Site) -> Site:
+    """An instance whose repository is there and empty, for the test alone."""
+    return _copy(empty_template, tmp_path / "site")
+
+
+@pytest.fixture
+def site(tmp_path: Path, kept_site: Site) -> Site:
+    """An instance that was backed up twice, for the test alone."""
+    return _copy(kept_site, tmp_path / "site")
+
+
+@pytest.fixture
+def cesbr(tmp_path: Path, restic_old: Path) -> Cesbr:
+    """``cesbr`` with nothing configured but restic, in an empty folder."""
+    here = tmp_path / "here"
+    here.mkdir()
+    environ = {**os.environ, "PYTHONPATH": str(_PROJECT), "CESBR_RESTIC": str(restic_old)}
+    return Cesbr(here, environ)
+
+
+@pytest.fixture
+def kept(cesbr: Cesbr, kept_site: Site) -> Cesbr:
+    """``cesbr`` on the backups that tests only read."""
+    return cesbr.having(CESBR_ROOT=str(kept_site.root))
+
+
+@pytest.fixture
+def own(cesbr: Cesbr, site: Site) -> Cesbr:
+    """``cesbr`` on backups of the test's own."""
+    return cesbr.having(CESBR_ROOT=str(site.root))

@@ -1,0 +1,102 @@
+"""A real terminal for tests: ``cesbr`` in a tmux of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.shell.conftest import Cesbr
+
+_SECONDS = 30
+_LOOK_AGAIN = 0.03
+_SIZE = ("-x", "120", "-y", "40")
+
+
+class Terminal:
+    """One tmux session that runs one program; tmux answers what a program asks a terminal."""
+
+    def __init__(self, socket: Path, end: Path) -> None:
+        self._socket = socket
+        self._end = end
+
+    def tmux(self, *arguments: str) -> str:
+        """Run one tmux command on this terminal."""
+        command = ["tmux", "-S", str(self._socket), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    def keys(self, *keys: str) -> None:
+        """Press keys, by tmux's names."""
+        self.tmux("send-keys", *keys)
+
+    def line(self, text: str) -> None:
+        """Type a line and press Enter."""
+        self.tmux("send-keys", "-l", text)
+        self.keys("Enter")
+
+    def screen(self) -> str:
+        """Return what is on the screen, without empty lines at its end."""
+        return self.tmux("capture-pane", "-p").rstrip()
+
+    def wait_for(self, pattern: str) -> str:
+        """Wait until the screen has `pattern` (a regular expression, by lines); return it."""
+        deadline = time.monotonic() + _SECONDS
+        while not re.search(pattern, screen := self.screen(), re.MULTILINE):
+            if time.monotonic() > deadline:
+                pytest.fail(f"{pattern!r} did not appear within {_SECONDS} s:\n{screen}")
+            time.sleep(_LOOK_AGAIN)
+        return screen
+
+    def wait_for_prompt(self, place: str = "") -> str:
+        """Wait until the last line is a prompt that nothing is typed at."""
+        shown = f"cesbr:{re.escape(place)}>" if place else "cesbr>"
+        return self.wait_for(rf"^{shown}\Z")
+
+    def exit_code(self) -> int:
+        """Wait for the program's end and return its exit code."""
+        deadline = time.monotonic() + _SECONDS
+        while not self._end.exists() or not self._end.read_text().strip():
+            assert time.monotonic() < deadline, f"still running:\n{self.screen()}"
+            time.sleep(_LOOK_AGAIN)
+        return int(self._end.read_text())
+
+
+@contextmanager
+def terminal(cesbr: Cesbr, folder: Path, *arguments: str) -> Iterator[Terminal]:
+    """Run ``cesbr`` in a terminal until its exit code is asked for, or the block ends."""
+    if shutil.which("tmux") is None:
+        reason = "no tmux on PATH"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    end = folder / "exit code"
+    run = shlex.join([*cesbr.command, *arguments])
+    # The shell stays when the program ends, so that the screen can still be read.
+    script = f"trap : INT; {run}; echo $? > {shlex.quote(str(end))}; exec cat"
+    made = Terminal(folder / "tmux", end)
+    subprocess.run(
+        [
+            "tmux",
+            "-S",
+            str(folder / "tmux"),
+            "-f",
+            "/dev/null",
+            "new-session",
+            "-d",
+            *_SIZE,
+            script,
+        ],
+        check=True,
+        env={**cesbr.environ, "TERM": "xterm-256color", "SHELL": "/bin/sh"},
+        cwd=cesbr.here,
+    )
+    try:
+        yield made
+    finally:
+        made.tmux("kill-server")

@@ -1,0 +1,252 @@
+"""The portal: ^C, work in front, threads."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+import trio
+
+from cesbrfs.errors import InterruptedByUserError, NotFoundError
+from shell.portal import AbandonedError, Portal, in_front, post_in_front
+
+
+@pytest.fixture
+def portal() -> Iterator[Portal]:
+    made = Portal()
+    yield made
+    made.close()
+
+
+def _press_ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_returns_what_the_function_returns(portal: Portal) -> None:
+    """A call gives its value back, and one loop serves many calls."""
+
+    async def token() -> trio.lowlevel.TrioToken:
+        return trio.lowlevel.current_trio_token()
+
+    assert portal.run(token) is portal.run(token)
+
+
+def test_raises_what_the_function_raises(portal: Portal) -> None:
+    """An error arrives as itself, and the loop goes on."""
+
+    async def fail() -> None:
+        raise NotFoundError("There is no such thing.")
+
+    with pytest.raises(NotFoundError, match="no such thing"):
+        portal.run(fail)
+    assert portal.run(_seven) == 7
+
+
+async def _seven() -> int:
+    await trio.lowlevel.checkpoint()
+    return 7
+
+
+def test_ctrl_c_cancels_and_waits_for_the_end(portal: Portal) -> None:
+    """The first ^C raises only after the task has unwound, and the portal works on."""
+    unwound: list[str] = []
+
+    async def hang() -> None:
+        try:
+            _press_ctrl_c()
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(lambda: unwound.append("done"))
+
+    with pytest.raises(InterruptedByUserError):
+        portal.run(hang)
+    assert unwound == ["done"]
+    assert portal.run(_seven) == 7
+
+
+def test_ctrl_c_hides_the_errors_it_causes(portal: Portal) -> None:
+    """What a cancelled command complains about is no news to who cancelled it."""
+
+    async def hang() -> None:
+        try:
+            _press_ctrl_c()
+            await trio.sleep_forever()
+        finally:
+            raise NotFoundError("A consequence.")
+
+    with pytest.raises(InterruptedByUserError):
+        portal.run(hang)
+
+
+def test_what_ends_in_spite_of_ctrl_c_counts(portal: Portal) -> None:
+    """A function that was done before it noticed the ^C has its value returned."""
+
+    async def deaf() -> str:
+        _press_ctrl_c()
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(lambda: None)
+        return "done"
+
+    assert portal.run(deaf) == "done"
+
+
+def test_second_ctrl_c_abandons(portal: Portal) -> None:
+    """The second ^C comes back at once; the task ends by itself and the portal works on."""
+    release = threading.Event()
+    ended = threading.Event()
+
+    async def stubborn() -> None:
+        try:
+            _press_ctrl_c()
+            await trio.sleep_forever()
+        finally:
+            _press_ctrl_c()
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(release.wait)
+            ended.set()
+
+    with pytest.raises(AbandonedError):
+        portal.run(stubborn)
+    assert not ended.is_set()
+    assert portal.run(_seven) == 7
+    release.set()
+    assert ended.wait(10)
+
+
+def test_slow_end_is_told(portal: Portal) -> None:
+    """Who waits for a command to end cleanly is told that it takes a while."""
+    told = threading.Event()
+
+    async def slow() -> None:
+        try:
+            _press_ctrl_c()
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(lambda: told.wait(10))
+
+    with pytest.raises(InterruptedByUserError):
+        portal.run(slow, told.set)
+    assert told.is_set()
+
+
+def test_ctrl_c_is_given_back(portal: Portal) -> None:
+    """After a call ^C means what it meant before."""
+    before = signal.getsignal(signal.SIGINT)
+    portal.run(_seven)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_work_in_front_runs_in_the_waiting_thread(portal: Portal) -> None:
+    """What blocks on the user is done by the thread that waits, in order, with its result."""
+    done: list[str] = []
+
+    async def ask() -> threading.Thread:
+        post_in_front(lambda: done.append("first"))
+        found = await in_front(threading.current_thread)
+        done.append("second")
+        return found
+
+    assert portal.run(ask) is threading.current_thread()
+    assert done == ["first", "second"]
+
+
+def test_errors_in_front_reach_the_task(portal: Portal) -> None:
+    """A reader that went away is the task's business."""
+
+    async def write() -> str:
+        try:
+            await in_front(_break)
+        except BrokenPipeError:
+            return "noticed"
+        return "not noticed"
+
+    assert portal.run(write) == "noticed"
+
+
+def _break() -> None:
+    raise BrokenPipeError
+
+
+def test_ctrl_c_ends_a_blocked_read_in_front(portal: Portal) -> None:
+    """A question that nobody answers can be interrupted."""
+    read_end, write_end = os.pipe()
+    try:
+
+        async def ask() -> bytes:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_press_soon)
+                return await in_front(lambda: os.read(read_end, 1))
+
+        async def _press_soon() -> None:
+            await trio.lowlevel.checkpoint()
+            _press_ctrl_c()
+
+        with pytest.raises(InterruptedByUserError):
+            portal.run(ask)
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+
+
+def test_ending_the_front_thread_unwinds_the_task(portal: Portal) -> None:
+    """SIGTERM's SystemExit passes through, after the task has ended cleanly."""
+    unwound: list[str] = []
+
+    def end(_number: int, _frame: object) -> None:
+        raise SystemExit(143)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+
+        async def hang() -> None:
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                await trio.sleep_forever()
+            finally:
+                unwound.append("done")
+
+        with pytest.raises(SystemExit):
+            portal.run(hang)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert unwound == ["done"]
+
+
+def test_other_threads_may_call_at_the_same_time(portal: Portal) -> None:
+    """Completion asks while another call is under way."""
+    answers: list[int] = []
+
+    async def outer() -> int:
+        thread = threading.Thread(target=lambda: answers.append(portal.run(_seven)))
+        thread.start()
+        await trio.to_thread.run_sync(thread.join)
+        return 1
+
+    assert portal.run(outer) == 1
+    assert answers == [7]
+
+
+def test_close_ends_what_still_runs() -> None:
+    """Closing cancels abandoned tasks and ends the loop's thread."""
+    before = set(threading.enumerate())
+    portal = Portal()
+    ended = threading.Event()
+
+    async def stubborn() -> None:
+        try:
+            _press_ctrl_c()
+            _press_ctrl_c()
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    with pytest.raises(InterruptedByUserError):
+        portal.run(stubborn)
+    portal.close()
+    assert ended.is_set()
+    assert "cesbr-trio" not in {thread.name for thread in set(threading.enumerate()) - before}

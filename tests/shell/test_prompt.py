@@ -1,0 +1,148 @@
+"""The prompt in a real terminal."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.shell.conftest import ODD_SHOWN, Cesbr, Site
+from tests.shell.terminal import Terminal, terminal
+from tests.shell.waiting import hang_the_index, wait_until
+
+FILES = "redmine/volumes/files"
+
+
+@pytest.fixture
+def prompt(kept: Cesbr, tmp_path: Path) -> Iterator[Terminal]:
+    """The prompt on the backups that tests only read."""
+    with terminal(kept, tmp_path) as made:
+        made.wait_for_prompt()
+        yield made
+
+
+def test_prompt_shows_where_one_is(prompt: Terminal) -> None:
+    """It begins with two lines, follows use and cd, and ends with 0 on ^D."""
+    assert "'help' lists the commands" in prompt.screen()
+    prompt.line("use latest")
+    screen = prompt.wait_for(r"^cesbr:/\S+>\Z")
+    backup = screen.splitlines()[-1].removeprefix("cesbr:/").removesuffix(">")
+    assert f"Backup {backup} of" in screen
+    prompt.line(f"cd {FILES}")
+    prompt.wait_for_prompt(f"/{backup}/{FILES}")
+    prompt.line("ls")
+    listing = prompt.wait_for(r"hello\.txt .*sub/")
+    assert ODD_SHOWN in listing
+    prompt.line("cd ..")
+    prompt.wait_for_prompt(f"/{backup}/redmine/volumes")
+    prompt.keys("C-d")
+    assert prompt.exit_code() == 0
+
+
+def test_ctrl_c_at_the_prompt_gives_a_new_one(prompt: Terminal) -> None:
+    """What was typed is dropped, nothing ends."""
+    prompt.keys("frobni", "C-c")
+    prompt.wait_for(r"^\^C\ncesbr>\Z")
+    prompt.line("pwd")
+    prompt.wait_for(r"^/\ncesbr>\Z")
+
+
+def test_a_failed_command_returns_to_the_prompt(prompt: Terminal) -> None:
+    """Errors are one line; the shell goes on, and ends with 0."""
+    prompt.line("stauts")
+    prompt.wait_for(r"^cesbr: .*did you mean 'status'\?\ncesbr>\Z")
+    prompt.line("ls --nope")
+    prompt.wait_for(r"^cesbr: Unrecognized arguments: --nope; see 'ls --help'\.\ncesbr>\Z")
+    prompt.line("ls /nope")
+    prompt.wait_for(r"^cesbr: There is no /nope\.\ncesbr>\Z")
+    prompt.line("exit")
+    assert prompt.exit_code() == 0
+
+
+def test_history_is_private(prompt: Terminal, isolated_env: Path) -> None:
+    """The history outlives the shell in a folder that only its owner enters."""
+    prompt.line("pwd")
+    prompt.wait_for(r"^/\ncesbr>\Z")
+    prompt.line("quit")
+    assert prompt.exit_code() == 0
+    folder = isolated_env / ".local/state/cesbr"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert (folder / "history").stat().st_size > 0
+
+
+def test_tab_completes_paths_and_ids(prompt: Terminal) -> None:
+    """Folders complete with a slash and go on, file names end with a blank."""
+    prompt.keys("-l", "ls latest/red")
+    prompt.keys("Tab")
+    prompt.wait_for(r"^cesbr> ls latest/redmine/\Z")
+    prompt.keys("-l", "dog")
+    prompt.keys("Tab")
+    prompt.wait_for(r"^cesbr> ls latest/redmine/dogu\.json")
+    prompt.keys("C-c")
+    prompt.wait_for_prompt()
+    prompt.keys("-l", "use la")
+    prompt.keys("Tab")
+    prompt.wait_for(r"^cesbr> use latest")
+    prompt.keys("Enter")
+    prompt.wait_for(r"^cesbr:/\S+>\Z")
+
+
+def test_help_explains_without_cmd2s_clutter(prompt: Terminal) -> None:
+    """The list has our commands by category, and none of cmd2's that are of no use here."""
+    prompt.line("help")
+    screen = prompt.wait_for(r"^The prompt itself")
+    for word in ("Look around", "backups", "Get things back", "umount"):
+        assert word in screen
+    assert "macro" not in screen
+    prompt.line("macro list")
+    prompt.wait_for("There is no command 'macro'")
+
+
+def test_restore_asks(prompt: Terminal, kept: Cesbr) -> None:
+    """The plan is shown and a yes is needed; no answer, and ^C, write nothing."""
+    command = f"restore /latest/{FILES}/hello.txt --target back"
+    for answer in (["n", "Enter"], ["Enter"], ["C-c"]):
+        prompt.line(command)
+        prompt.wait_for(r"^Restore this\? \[y/N\]\Z")
+        prompt.keys(*answer)
+        prompt.wait_for_prompt()
+        prompt.keys("C-l")
+        prompt.wait_for(r"\Acesbr>\Z")
+    assert not (kept.here / "back").exists()
+    prompt.line(command)
+    prompt.wait_for(r"^Restore this\? \[y/N\]\Z")
+    prompt.line("y")
+    prompt.wait_for(r"^Restored 1 file, 12 B")
+    assert (kept.here / f"back/{FILES}/hello.txt").read_text() == "hello again\n"
+
+
+def test_ctrl_c_stops_a_command_and_leaves_no_lock(own: Cesbr, site: Site, tmp_path: Path) -> None:
+    """In the middle of restic's work ^C returns to the prompt, which works on."""
+    hang_the_index(site)
+    with terminal(own, tmp_path) as prompt:
+        prompt.wait_for_prompt()
+        for command in ("check --read-data", "backup redmine"):
+            prompt.line(command)
+            prompt.wait_for(rf"^cesbr> {command}")
+            wait_until(lambda: site.locks, "restic's lock")
+            prompt.keys("C-c")
+            prompt.wait_for(r"^cesbr: Interrupted\.\ncesbr>\Z")
+            assert site.locks == []
+            prompt.keys("C-l")
+            prompt.wait_for(r"\Acesbr>\Z")
+        prompt.line("pwd")
+        prompt.wait_for(r"^/\ncesbr>\Z")
+        prompt.keys("C-d")
+        assert prompt.exit_code() == 0
+
+
+def test_one_shot_asks_on_a_terminal(kept: Cesbr, tmp_path: Path) -> None:
+    """A single restore asks, too, and ^C at the question exits 130."""
+    with terminal(kept, tmp_path, "restore", f"/latest/{FILES}/hello.txt") as asked:
+        asked.wait_for(r"^Restore this\? \[y/N\]\Z")
+        asked.keys("C-c")
+        assert asked.exit_code() == 130
+        assert "Traceback" not in asked.screen()
+    assert list(kept.here.iterdir()) == []

@@ -1,0 +1,85 @@
+"""restore: what it shows, asks, writes and reports."""
+
+from __future__ import annotations
+
+import os
+
+from tests.shell.conftest import BINARY, ODD, Cesbr, Site
+
+FILES = "redmine/volumes/files"
+
+
+def test_restores_below_the_target(kept: Cesbr) -> None:
+    """What was chosen lies below the target as it is shown below the backup, and nothing else."""
+    said = kept("restore", "--backup", "latest", FILES, "--target", "back", "--yes", "--json")
+    assert said.code == 0, said.err
+    report = said.json
+    assert isinstance(report, dict)
+    assert report["target"] == str(kept.here / "back")
+    assert (report["files"], report["skipped"], report["failed"]) == (5, 0, [])
+    restored = kept.here / "back" / FILES
+    assert (restored / "sub/binary").read_bytes() == BINARY
+    assert (restored / "hello.txt").read_text() == "hello again\n"
+    assert (restored / "hello.txt").stat().st_mtime_ns == 1_700_000_000_123_456_789
+    assert os.readlink(restored / "link") == "hello.txt"
+    assert ODD in os.listdir(os.fsencode(restored))
+    assert [path.name for path in kept.here.iterdir()] == ["back"]
+
+
+def test_default_target_is_named_by_the_backup(kept: Cesbr) -> None:
+    """Without a target it goes to restored-<Backup ID>, and existing files are kept."""
+    path = f"/latest/{FILES}/hello.txt"
+    assert kept("restore", path, "--yes").code == 0
+    (target,) = kept.here.iterdir()
+    assert target.name.startswith("restored-2")
+    restored = target / FILES / "hello.txt"
+    restored.write_text("mine")
+    again = kept("restore", path, "--yes", "--json").json
+    assert isinstance(again, dict)
+    assert (again["files"], again["skipped"]) == (0, 1)
+    assert restored.read_text() == "mine"
+    assert kept("restore", path, "--yes", "--overwrite", "always").code == 0
+    assert restored.read_text() == "hello again\n"
+
+
+def test_nobody_to_ask_is_a_usage_error(kept: Cesbr) -> None:
+    """Without a terminal it shows the plan, asks for --yes, and writes nothing."""
+    said = kept("restore", f"/latest/{FILES}")
+    assert said.code == 2
+    assert "--yes" in said.err
+    assert "5 files" in said.err
+    assert list(kept.here.iterdir()) == []
+
+
+def test_dry_run_writes_nothing(kept: Cesbr) -> None:
+    """The plan says where to and how much."""
+    said = kept("restore", f"/latest/{FILES}", "--dry-run", "--json")
+    assert said.code == 0
+    plan = said.json
+    assert isinstance(plan, dict)
+    assert plan["files"] == 5
+    assert plan["target"].startswith(f"{kept.here}/restored-")
+    assert list(kept.here.iterdir()) == []
+
+
+def test_in_place_puts_volumes_back(own: Cesbr, site: Site) -> None:
+    """In place a volume's files come back where they belong, in place of what is there."""
+    (site.files / "hello.txt").write_text("broken")
+    (site.files / "new.txt").write_text("new")
+    (site.files / "sub/binary").unlink()
+    said = own("restore", "--backup", "latest", "redmine", "--in-place", "--yes")
+    assert said.code == 0, said.err
+    assert (site.files / "hello.txt").read_text() == "hello again\n"
+    assert (site.files / "sub/binary").read_bytes() == BINARY
+    assert (site.files / "new.txt").read_text() == "new"
+    assert "dogu.json" in said.out
+
+
+def test_partial_restore_is_error_3(own: Cesbr, site: Site) -> None:
+    """What cannot be written is named, the rest is restored."""
+    (own.here / "back" / FILES / "hello.txt").mkdir(parents=True)
+    said = own("restore", "--backup", "latest", FILES, "--target", "back", "--yes")
+    assert said.code == 3
+    assert "hello.txt" in said.out
+    assert (own.here / "back" / FILES / "sub/binary").read_bytes() == BINARY
+    assert site.files.exists()

@@ -1,0 +1,128 @@
+"""How ``cesbr`` is called: help, versions, mistakes, what is imported."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from cesbrfs import __version__
+from cesbrfs.errors import UsageError
+from shell.__main__ import main
+from shell.commands import CATEGORIES, MODULES, commands_of, find_command
+from tests.shell.conftest import Cesbr
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """Give back the signals that `main` takes for its process."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_every_command_is_where_the_table_says() -> None:
+    """The table of modules and what the modules declare are the same."""
+    assert MODULES.keys() == CATEGORIES.keys()
+    for module, names in MODULES.items():
+        assert [command.name for command in commands_of(module)] == list(names)
+
+
+@pytest.mark.parametrize("name", [name for names in MODULES.values() for name in names])
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--help` shows the arguments and an example that begins with the command."""
+    assert main([name, "--help"]) == 0
+    assert find_command(name).example.split()[0] == name
+    assert f"cesbr {find_command(name).example}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_help_lists_every_command(cesbr: Cesbr) -> None:
+    """`--help` and `help` name all commands with their summaries."""
+    said = cesbr("--help")
+    assert said.code == 0
+    for module in MODULES:
+        for command in commands_of(module):
+            assert command.summary in said.out
+    assert cesbr("help").out == said.out
+    assert cesbr("help", "ls").out == cesbr("ls", "--help").out
+
+
+def test_version(cesbr: Cesbr) -> None:
+    """`--version` says it, wherever it stands."""
+    assert cesbr("--version").out == f"cesbr {__version__}\n"
+    assert cesbr("ls", "--version").out == f"cesbr {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unwanted"),
+    [
+        ("['--version']", "{'argparse', 'trio', 'cmd2', 'msgspec'}"),
+        ("['ls', '--nope']", "{'cmd2'}"),
+        ("['status']", "{'cmd2', 'prompt_toolkit'}"),
+    ],
+)
+def test_nothing_slow_is_imported_in_vain(cesbr: Cesbr, arguments: str, unwanted: str) -> None:
+    """A one-shot command does not wait for the prompt's libraries."""
+    code = (
+        "import sys; from shell.__main__ import main; "
+        f"main({arguments}); sys.exit(str({unwanted} & sys.modules.keys() or ''))"
+    )
+    done = subprocess.run(
+        [cesbr.command[0], "-c", code],
+        env=cesbr.environ,
+        cwd=cesbr.here,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.strip().splitlines()[-1:] in ([], [done.stderr.strip()])
+    assert "{" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (("stauts",), "did you mean 'status'?"),
+        (("frobnicate",), "see 'cesbr --help'"),
+        (("ls", "--nope"), "see 'cesbr ls --help'"),
+        (("cat",), "required: PATH"),
+        (("--nope", "ls"), "see 'cesbr --help'"),
+        (("check", "--read-data", "--read-data-subset", "1/2"), "not allowed with"),
+        (("check", "--read-data-subset", "some"), "1/10, 5% or 500M"),
+        (("restore",), "--backup ID"),
+        (("restore", "x", "--in-place", "--target", "y"), "not both"),
+        (("restore", "x", "--overwrite", "perhaps"), "if-newer"),
+    ],
+)
+def test_mistakes_exit_2_and_say_how(
+    arguments: tuple[str, ...], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong command line is told in one sentence that helps, and does nothing."""
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("cesbr: ")
+    assert hint in said.err
+    assert main(["--json", *arguments]) == 2
+    error = json.loads(capsys.readouterr().err)
+    assert error["code"] == 2
+    assert hint in error["error"]
+
+
+def test_flags_may_stand_between_arguments() -> None:
+    """`ls A -l B` means `ls -l A B`."""
+    from shell.arguments import command_parser  # noqa: PLC0415 - as the program does
+
+    parser = command_parser(find_command("ls"))
+    parsed = parser.parse_intermixed_args(["a", "-l", "b", "--json"])
+    assert (parsed.paths, parsed.long, parsed.json) == (["a", "b"], True, True)
+
+
+def test_unknown_commands_are_usage_errors() -> None:
+    """The table raises, so that prompt and one-shot say the same."""
+    with pytest.raises(UsageError, match="did you mean 'backups'"):
+        find_command("bakups")
