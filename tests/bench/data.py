@@ -1,0 +1,317 @@
+"""The repositories to measure, made once each by restic itself and kept below one folder.
+
+`main` holds real small files, one file of random bytes and one of text.  The larger ones that show
+how things grow are made of synthetic snapshot and index files, sealed with the repository's key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import zstandard
+
+from cesbrfs.repo.crypto import Keys, open_master_key, seal_record
+from cesbrfs.repo.model import parse_key_file
+from cesbrfs.repo.pack import decode_unpacked
+from tests import restic_repo
+
+PASSWORD: Final = "a throw-away key"
+BACKUP: Final = "b1"
+MIB: Final = 1 << 20
+
+_SOURCES: Final = ("/usr/lib/python3", "/usr/include", "/usr/lib/python3.11", "/usr/share")
+_SMALL_BYTES: Final = 64 << 10
+_TEXT_SUFFIXES: Final = (".txt", ".py", ".h", ".html", ".md", ".pm", ".xml", ".json", "copyright")
+_XATTR_EVERY: Final = 100
+_PER_FOLDER: Final = 100
+_DOGUS: Final = 12
+_BLOBS_PER_INDEX: Final = 50_000
+_BLOBS_PER_PACK: Final = 40
+_TREE_PACK_EVERY: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much of everything: counts of files, backups and blobs, sizes in MiB."""
+
+    mode: str
+    small_files: int
+    grep_files: int
+    random_mib: int
+    text_mib: int
+    folder_files: tuple[int, ...]
+    backups: tuple[int, ...]
+    blobs: tuple[int, ...]
+
+
+FULL: Final = Sizes(
+    mode="full",
+    small_files=25_000,
+    grep_files=10_000,
+    random_mib=1024,
+    text_mib=512,
+    folder_files=(1_000, 10_000, 100_000, 1_000_000),
+    backups=(10, 100, 1_000),
+    blobs=(100_000, 1_000_000, 5_000_000),
+)
+QUICK: Final = Sizes(
+    mode="quick",
+    small_files=5_000,
+    grep_files=2_500,
+    random_mib=128,
+    text_mib=64,
+    folder_files=(10_000,),
+    backups=(100,),
+    blobs=(100_000,),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Repo:
+    """A repository in `folder`; `volume` was backed up into the snapshot `snapshot`, tagged b1."""
+
+    name: str
+    folder: str
+    volume: str
+    snapshot: str
+
+
+class Store:
+    """Makes repositories below `work` with the restic `binary`, each when first asked for."""
+
+    def __init__(self, work: Path, binary: Path, sizes: Sizes, say: Callable[[str], None]) -> None:
+        self.work = work
+        self.sizes = sizes
+        self._binary = binary
+        self._say = say
+
+    def main(self) -> Repo:
+        """Small files in ``small/a`` (those to grep) and ``small/b``; ``random`` and ``text``."""
+        sizes = self.sizes
+
+        def fill(volume: Path) -> None:
+            _copy_small(volume / "small/a", sizes.grep_files)
+            _copy_small(volume / "small/b", sizes.small_files - sizes.grep_files)
+            with (volume / "random").open("wb") as file:
+                for _ in range(sizes.random_mib):
+                    file.write(os.urandom(MIB))
+            _write_text(volume / "text", sizes.text_mib * MIB)
+
+        wanted = [sizes.small_files, sizes.grep_files, sizes.random_mib, sizes.text_mib]
+        return self._made("main", wanted, lambda folder: self._backed_up("main", folder, fill))
+
+    def main_as_usual(self) -> Repo:
+        """The same with a key file of restic's own: deriving its key takes half a second."""
+        main = self.main()
+
+        def make(folder: Path) -> Repo:
+            shutil.copytree(main.folder, folder, copy_function=os.link)
+            new = self.work / "password"
+            new.write_text(PASSWORD)
+            self._restic(folder, "key", "passwd", "--new-password-file", str(new))
+            return replace(main, name=folder.name, folder=str(folder))
+
+        return self._made("main-as-usual", main.snapshot, make)
+
+    def files(self, shape: str, count: int) -> Repo:
+        """`count` one-line files: all in one folder (``flat``) or 100 a folder (``tree``)."""
+        name = f"{shape}-{count}"
+
+        def fill(volume: Path) -> None:
+            for number in range(count):
+                folder = volume
+                if shape == "tree":
+                    group = number // _PER_FOLDER
+                    folder = volume / f"{group // _PER_FOLDER:03}" / f"{group % _PER_FOLDER:03}"
+                if number % _PER_FOLDER == 0:
+                    folder.mkdir(parents=True, exist_ok=True)
+                with open(f"{folder}/file-{number:07}.txt", "xb") as file:
+                    file.write(b"the same line in every file\n")
+
+        return self._made(name, count, lambda folder: self._backed_up(name, folder, fill))
+
+    def backups(self, count: int) -> Repo:
+        """`count` backups of twelve dogus' volumes, a snapshot each."""
+        return self._made(f"backups-{count}", count, lambda folder: self._multiply(count, folder))
+
+    def blobs(self, count: int) -> Repo:
+        """One small backup among `count` indexed blobs."""
+        return self._made(f"blobs-{count}", count, lambda folder: self._inflate(count, folder))
+
+    # How each is made
+
+    def _made(self, name: str, wanted: object, make: Callable[[Path], Repo]) -> Repo:
+        """Return the repository `name`, made now unless it is there and was made as `wanted`."""
+        marker = self.work / "repos" / f"{name}.json"
+        if marker.exists():
+            said = json.loads(marker.read_bytes())
+            if said["wanted"] == wanted:
+                return Repo(**said["repo"])
+            marker.unlink()
+        folder = self.work / "repos" / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        self._say(f"building the repository {name}")
+        repo = make(folder)
+        marker.write_text(json.dumps({"wanted": wanted, "repo": asdict(repo)}))
+        return repo
+
+    def _restic(self, folder: Path, *arguments: str) -> None:
+        subprocess.run(
+            [self._binary, "-r", folder, "--quiet", *arguments],
+            check=True,
+            stdin=subprocess.DEVNULL,
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": str(self.work),
+                "RESTIC_CACHE_DIR": str(self.work / "cache" / "building"),
+                "RESTIC_PASSWORD": PASSWORD,
+            },
+        )
+
+    def _backed_up(self, name: str, folder: Path, fill: Callable[[Path], None]) -> Repo:
+        """Fill the only volume of a dogu, and back it up."""
+        source = self.work / "source" / name
+        volume = source / "var/lib/ces/bench/volumes/data"
+        shutil.rmtree(source, ignore_errors=True)
+        volume.mkdir(parents=True)
+        fill(volume)
+        # Deriving the key costs nothing where starting is not what is measured.
+        restic_repo.create(self._binary, folder, password=PASSWORD)
+        self._restic(folder, "backup", "--tag", BACKUP, str(volume))
+        shutil.rmtree(source)
+        (snapshot,) = os.listdir(folder / "snapshots")
+        return Repo(name, str(folder), str(volume), snapshot)
+
+    def _seed(self) -> Repo:
+        """Twelve dogus with a volume of a few files each, in one snapshot."""
+
+        def make(folder: Path) -> Repo:
+            source = self.work / "source/seed"
+            shutil.rmtree(source, ignore_errors=True)
+            volumes = [
+                source / f"var/lib/ces/dogu{n:02}/volumes/data" for n in range(1, _DOGUS + 1)
+            ]
+            for volume in volumes:
+                volume.mkdir(parents=True)
+                for number in range(20):
+                    (volume / f"file-{number}.txt").write_text(f"{volume.name} {number}\n")
+            self._restic(folder, "init", "--repository-version", "2")
+            self._restic(folder, "backup", "--tag", BACKUP, *map(str, volumes))
+            shutil.rmtree(source)
+            (snapshot,) = os.listdir(folder / "snapshots")
+            return Repo("seed", str(folder), str(volumes[0]), snapshot)
+
+        return self._made("seed", None, make)
+
+    def _multiply(self, count: int, folder: Path) -> Repo:
+        seed = self._seed()
+        shutil.copytree(seed.folder, folder)
+        keys = _keys(folder)
+        only = folder / "snapshots" / seed.snapshot
+        model: dict[str, Any] = json.loads(decode_unpacked(keys, only.read_bytes()))
+        only.unlink()
+        first = datetime(2026, 1, 1, tzinfo=UTC)
+        for backup in range(count):
+            for number, path in enumerate(sorted(model["paths"])):
+                time = first + timedelta(hours=backup, seconds=number)
+                tag = BACKUP if not backup else f"backup-{backup:05}"
+                made = model | {"time": time.isoformat(), "paths": [path], "tags": [tag]}
+                snapshot = _write(folder / "snapshots", keys, json.dumps(made).encode())
+        return Repo(folder.name, str(folder), seed.volume, snapshot)
+
+    def _inflate(self, count: int, folder: Path) -> Repo:
+        seed = self._seed()
+        shutil.copytree(seed.folder, folder)
+        keys = _keys(folder)
+        for begin in range(0, count, _BLOBS_PER_INDEX):
+            blobs = min(_BLOBS_PER_INDEX, count - begin)
+            _write(folder / "index", keys, b"".join(_index_file(blobs)))
+        return Repo(folder.name, str(folder), seed.volume, seed.snapshot)
+
+
+def _copy_small(target: Path, count: int) -> None:
+    """Copy `count` real files of at most 64 KiB, some with an extended attribute."""
+    target.mkdir(parents=True)
+    left = count
+    turn = 0
+    while left:
+        copied = 0
+        for path in _small_files():
+            if copied == left:
+                break
+            place = target / str(turn) / path.relative_to("/usr")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
+            copied += 1
+            if copied % _XATTR_EVERY == 0:
+                with contextlib.suppress(OSError):  # not every file system has them
+                    os.setxattr(place, "user.bench", b"a value")
+        if not copied:
+            raise FileNotFoundError(f"There are no small files below {', '.join(_SOURCES)}.")
+        left -= copied
+        turn += 1
+
+
+def _small_files() -> Iterator[Path]:
+    for source in _SOURCES:
+        for folder, folders, names in os.walk(source):
+            folders.sort()
+            for name in sorted(names):
+                path = Path(folder, name)
+                if path.is_file() and not path.is_symlink() and path.stat().st_size <= _SMALL_BYTES:
+                    yield path
+
+
+def _write_text(target: Path, size: int) -> None:
+    """Write real text of `size` bytes; each repetition differs, so that restic stores them all."""
+    texts = [path.read_bytes() for path in _small_files() if path.name.endswith(_TEXT_SUFFIXES)]
+    written = turn = 0
+    with target.open("wb") as file:
+        while written < size:
+            for number, text in enumerate(texts):
+                part = b"==> part %d of turn %d <==\n%s" % (number, turn, text)
+                written += file.write(part[: size - written])
+            turn += 1
+
+
+def _keys(folder: Path) -> Keys:
+    (path,) = (folder / "keys").iterdir()
+    return open_master_key(parse_key_file(path.read_bytes()), PASSWORD.encode())
+
+
+def _write(folder: Path, keys: Keys, document: bytes) -> str:
+    """Write a snapshot or index file as restic does since format 2; return its name."""
+    packed = b"\x02" + zstandard.compress(document)
+    raw = seal_record(keys, packed, os.urandom(16))
+    name = hashlib.sha256(raw).hexdigest()
+    (folder / name).write_bytes(raw)
+    return name
+
+
+def _index_file(blobs: int) -> Iterator[bytes]:
+    """Yield the parts of an index file over `blobs` blobs that no pack needs to hold."""
+    yield b'{"packs":['
+    for begin in range(0, blobs, _BLOBS_PER_PACK):
+        number = begin // _BLOBS_PER_PACK
+        kind = "data" if number % _TREE_PACK_EVERY else "tree"
+        here = min(_BLOBS_PER_PACK, blobs - begin)
+        ids = os.urandom(32 * here).hex()
+        entries = ",".join(
+            f'{{"id":"{ids[64 * n : 64 * n + 64]}","type":"{kind}","offset":{n * 400_123},'
+            f'"length":{390_000 + n},"uncompressed_length":{800_000 + n}}}'
+            for n in range(here)
+        )
+        comma = "," if begin else ""
+        yield f'{comma}{{"id":"{os.urandom(32).hex()}","blobs":[{entries}]}}'.encode()
+    yield b"]}"

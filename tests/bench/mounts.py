@@ -1,0 +1,243 @@
+"""Our mount and restic's: started alike, watched, and always taken away again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from cesbrfs import __version__
+from tests.bench.data import BACKUP, MIB, PASSWORD, Repo
+
+_PROJECT: Final = Path(__file__).resolve().parents[2]
+_START_SECONDS: Final = 300
+_LIFE_SECONDS: Final = 1800
+_STOP_SECONDS: Final = 20
+_WATCH_SECONDS: Final = 0.02
+_POLL_SECONDS: Final = 0.001
+_FIELD: Final = re.compile(r"^(VmHWM|RssAnon):\s+(\d+) kB$", re.MULTILINE)
+
+OURS: Final = "ours"
+
+
+class MountFailedError(Exception):
+    """A mount did not start, or ended too early; says what it logged last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One program that mounts a repository; `binary` is restic's, None for ours."""
+
+    name: str
+    binary: Path | None = None
+
+    def command(self, mountpoint: Path, options: tuple[str, ...]) -> list[str]:
+        """Return the command that mounts and stays in the foreground."""
+        if self.binary is None:
+            return [sys.executable, "-m", "cesbrfs", "-f", str(mountpoint), *options]
+        return [str(self.binary), "mount", str(mountpoint)]
+
+    def backups(self, mountpoint: Path) -> Path:
+        """Return the folder that lists everything there is: backups here, snapshots there."""
+        return mountpoint if self.binary is None else mountpoint / "snapshots"
+
+    def volume(self, mountpoint: Path, repo: Repo) -> Path:
+        """Return the folder that shows the volume that was backed up as `BACKUP`."""
+        if self.binary is None:
+            dogu, _, volume = repo.volume.split("/")[-3:]
+            return mountpoint / BACKUP / dogu / "volumes" / volume
+        return mountpoint / "ids" / repo.snapshot[:8] / repo.volume.lstrip("/")
+
+
+@dataclass(slots=True)
+class Memory:
+    """What a mount's process needed at most, in bytes: in all, and without mapped files."""
+
+    peak: int = 0
+    anonymous: int = 0
+
+
+@dataclass(slots=True)
+class Mount:
+    """A running mount; `ready_seconds` from the program's start to the first listing."""
+
+    contender: Contender
+    path: Path
+    process: subprocess.Popen[bytes]
+    began: float
+    ready_seconds: float = 0.0
+    memory: Memory = field(default_factory=Memory)
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    def look(self) -> None:
+        """Take down how much memory the process uses, and how much it used at most."""
+        try:
+            status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
+        except OSError:
+            return
+        found = {name: int(kib) << 10 for name, kib in _FIELD.findall(status)}
+        self.memory.peak = max(self.memory.peak, found.get("VmHWM", 0))
+        self.memory.anonymous = max(self.memory.anonymous, found.get("RssAnon", 0))
+
+    def watch(self) -> None:
+        """Look at the process now and then, until it was stopped; kill it if it lives too long."""
+        while not self.stopped.wait(_WATCH_SECONDS):
+            self.look()
+            if time.perf_counter() - self.began > _LIFE_SECONDS:
+                self.process.kill()
+
+
+@contextlib.contextmanager
+def mounted(
+    contender: Contender, repo: Repo, work: Path, cache: Path, options: tuple[str, ...] = ()
+) -> Iterator[Mount]:
+    """Mount `repo` below `work`, with its caches below `cache`, for as long as the context lasts.
+
+    Raises MountFailedError when the mount does not answer.
+    """
+    mountpoint = work / "mount" / contender.name.replace(" ", "-")
+    mountpoint.mkdir(parents=True, exist_ok=True)
+    cache.mkdir(parents=True, exist_ok=True)
+    log = work / "log"
+    with log.open("wb") as lines:
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            contender.command(mountpoint, options),
+            stdin=subprocess.DEVNULL,
+            stdout=lines,
+            stderr=lines,
+            env=_environment(repo, cache),
+        )
+    mount = Mount(contender, mountpoint, process, began)
+    watcher = threading.Thread(target=mount.watch, daemon=True)
+    watcher.start()
+    try:
+        _await_answer(mount, log)
+        yield mount
+        mount.look()
+        if process.poll() is not None:
+            raise MountFailedError(f"the mount ended by itself: {_last_line(log)}")
+    finally:
+        mount.stopped.set()
+        watcher.join()
+        _stop(mount)
+
+
+def _environment(repo: Repo, cache: Path) -> Mapping[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(_PROJECT),
+        "HOME": str(cache),
+        "XDG_CACHE_HOME": str(cache),
+        "XDG_CONFIG_HOME": str(cache),
+        "RESTIC_CACHE_DIR": str(cache / "restic"),
+        "RESTIC_REPOSITORY": repo.folder,
+        "RESTIC_PASSWORD": PASSWORD,
+    }
+
+
+def _await_answer(mount: Mount, log: Path) -> None:
+    """Wait until the mountpoint is another device than its folder, and list it once."""
+    outside = os.stat(mount.path.parent).st_dev
+    while os.stat(mount.path).st_dev == outside:
+        if mount.process.poll() is not None:
+            raise MountFailedError(f"the mount did not start: {_last_line(log)}")
+        if time.perf_counter() - mount.began > _START_SECONDS:
+            raise MountFailedError(f"the mount did not answer within {_START_SECONDS} s")
+        time.sleep(_POLL_SECONDS)
+    os.listdir(mount.path)
+    mount.ready_seconds = time.perf_counter() - mount.began
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
+
+
+def _stop(mount: Mount) -> None:
+    """End the process by a signal, and unmount whatever is still mounted."""
+    process = mount.process
+    number = signal.SIGTERM if mount.contender.binary is None else signal.SIGINT
+    if process.poll() is None:
+        process.send_signal(number)
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    for how in ("-u", "-uz"):
+        if _is_mounted(mount.path):
+            subprocess.run(["fusermount3", how, str(mount.path)], check=False, capture_output=True)
+
+
+def _is_mounted(path: Path) -> bool:
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        return any(line.split(" ")[4] == str(path) for line in lines)
+
+
+def restic_version(binary: Path) -> str:
+    """Return what restic calls itself, as ``0.14.0``."""
+    said = subprocess.run([binary, "version"], check=True, capture_output=True, text=True).stdout
+    return said.split()[1]
+
+
+def find_restic() -> tuple[Path | None, Path | None]:
+    """Return the newest restic there is for the tests, and the one on the path."""
+    given = os.environ.get("CESBR_TEST_RESTIC_NEW")
+    newer = Path(given) if given else _PROJECT / ".tools/restic-new/usr/bin/restic"
+    on_path = shutil.which("restic")
+    return (newer if newer.exists() else None), (Path(on_path) if on_path else None)
+
+
+_TOOLS: Final = ("find", "wc", "ls", "du", "tar", "cp", "grep", "cat", "dd")
+
+
+def drop_caches() -> bool:
+    """Let the kernel forget what it cached of files; False where only root may ask for that."""
+    os.sync()
+    try:
+        Path("/proc/sys/vm/drop_caches").write_text("3\n", encoding="ascii")
+    except OSError:
+        return False
+    # The programs that measure are no part of what is measured.
+    for tool in _TOOLS:
+        subprocess.run([tool, "--version"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["sh", "-c", ":"], check=True)
+    return True
+
+
+def _our_version() -> str:
+    """Return our version, with the commit where this is a clone with git at hand."""
+    command = ["git", "-C", str(_PROJECT), "describe", "--always", "--dirty"]
+    try:
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return __version__
+    return f"{__version__} ({said.strip()})"
+
+
+def machine(restics: Mapping[str, Path]) -> dict[str, str]:
+    """Describe where the measuring happens."""
+    model = re.search(
+        r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "processor": f"{os.cpu_count()} cores, {model[1] if model else os.uname().machine}",
+        "memory": f"{memory // MIB} MiB",
+        "load": f"{os.getloadavg()[0]:.1f} before it began",
+        "kernel": f"Linux {os.uname().release}",
+        "python": sys.version.split()[0],
+        "cesbrfs": _our_version(),
+        **{name: restic_version(binary) for name, binary in restics.items()},
+    }
