@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-_URL_PASSWORD = re.compile(r"(//[^/@:]*):[^/@]*@")
+_URL_PASSWORD = re.compile(r"(//[^/@:]*):.*@")
+"""Greedy: a password may hold ``@`` and ``/``, and too much hidden harms nobody."""
 
 
 @dataclass(frozen=True, slots=True)

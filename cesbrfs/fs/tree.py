@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from cesbrfs import __version__
 from cesbrfs.catalog.names import STATUS_FOLDER
-from cesbrfs.errors import CesbrError, IsAFolderError, NotFoundError
+from cesbrfs.errors import CesbrError, NotFoundError
 from cesbrfs.repo.model import Node
 from cesbrfs.repo.repository import FileContent
 from cesbrfs.view import Document, Entry, Folder, Stored, View
@@ -197,12 +197,9 @@ class VirtualTree:
         content: Readable
         if isinstance(entry, _Live):
             content = _Bytes(entry.render())
-        elif isinstance(entry, Document):
-            content = _Bytes(entry.content)
-        elif isinstance(entry, Folder) or entry.node.type == "dir":
-            raise IsAFolderError(f"Inode {number} is a folder.")
         else:
-            content = await self.view.repository.open_file(entry.node)
+            found = await self.view.content(entry)
+            content = _Bytes(found.content) if isinstance(found, Document) else found
         handle = self._handle()
         self._files[handle] = content
         true_size = content.size == entry.node.size and not isinstance(entry, _Live)

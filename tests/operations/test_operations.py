@@ -247,3 +247,19 @@ async def test_folders_of_ours_are_read_only_folders(operations: Operations) -> 
     """What the mount adds itself is nobody's to write."""
     told = await walk(operations, b"b1", b"redmine")
     assert told.st_mode == stat.S_IFDIR | 0o555
+
+
+async def test_a_forgotten_and_pruned_file_is_gone(restic_new: Path, tmp_path: Path) -> None:
+    """Opening or reading what was pruned meanwhile says ENOENT, not that it is damaged."""
+    repo = create(restic_new, tmp_path / "repo")
+    (tmp_path / "file").write_bytes(os.urandom(1000))
+    snapshot = repo.backup(tmp_path / "file", tags=["b1"])
+    operations = Operations(VirtualTree(View(await repo.open())), Presentation())
+    told = await walk(operations, b"b1", b"_snapshots", snapshot[:8].encode())
+    for part in str(tmp_path / "file").strip("/").split("/"):
+        told = await operations.lookup(told.st_ino, part.encode(), NOBODY)
+    opened = await operations.open(told.st_ino, os.O_RDONLY, NOBODY)
+    repo.run("forget", snapshot, "--prune")
+    with pytest.raises(pyfuse3.FUSEError) as caught:
+        await operations.read(opened.fh, 0, 10)
+    assert caught.value.errno == errno.ENOENT
