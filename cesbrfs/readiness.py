@@ -27,6 +27,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Final
 
 import trio
@@ -109,24 +110,28 @@ async def by_reader(access: Access) -> Verdict:
 
 
 async def _look(
-    access: Access, cache_bytes: int = DEFAULT_CACHE_BYTES
+    access: Access, cache_bytes: int = DEFAULT_CACHE_BYTES, cache_dir: Path | None = None
 ) -> tuple[Verdict, Repository | None]:
     """Tell the state, and keep the repository open where it is ready."""
     async with AsyncExitStack() as closing:
         storage = open_storage(access)
         closing.push_async_callback(storage.aclose)
         try:
-            repository = await _open(storage, access, cache_bytes)
+            repository = await _open(storage, access, cache_bytes, cache_dir)
         except RepositoryError as error:
             return _verdict(error), None
         closing.pop_all()
         return Verdict(State.READY), repository
 
 
-async def _open(storage: Storage, access: Access, cache_bytes: int) -> Repository:
+async def _open(
+    storage: Storage, access: Access, cache_bytes: int, cache_dir: Path | None
+) -> Repository:
     """Open the repository as restic does, which looks at the config's size before the key."""
     try:
-        return await Repository.open(storage, access.key, cache_bytes=cache_bytes)
+        return await Repository.open(
+            storage, access.key, cache_bytes=cache_bytes, cache_dir=cache_dir
+        )
     except WrongKeyError:
         if await storage.read(FileType.CONFIG):
             raise
@@ -188,19 +193,22 @@ async def open_ready(
     auto_init: bool,
     say: Say,
     cache_bytes: int = DEFAULT_CACHE_BYTES,
+    cache_dir: Path | None = None,
 ) -> Repository:
     """Do what `ensure_ready` does, and return the repository opened for reading.
 
     Cheaper than the two one after the other: deriving the key takes most of the time of both.
     """
-    verdict, repository = await _look(access, cache_bytes)
+    verdict, repository = await _look(access, cache_bytes, cache_dir)
     if repository is not None:
         return repository
     assert verdict.error is not None, "what cannot be opened has an error"
     if not auto_init or not _may_change(verdict):
         raise verdict.error
     await _initialise_alone(access, open_restic, say)
-    return await Repository.open(open_storage(access), access.key, cache_bytes=cache_bytes)
+    return await Repository.open(
+        open_storage(access), access.key, cache_bytes=cache_bytes, cache_dir=cache_dir
+    )
 
 
 async def initialise(access: Access, *, open_restic: OpenRestic, say: Say) -> bool:

@@ -20,6 +20,7 @@ _SIGNAL_CODE: Final = 128
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``cesbr`` with `argv` (the process's own by default) and return its exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
+    _open_streams()
     try:
         code = _dispatch(given)
         sys.stdout.flush()
@@ -36,6 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         # would only say it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
+
+
+def _open_streams() -> None:
+    """Put something in place of standard streams that were closed (``cesbr <&-``)."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115 - stays open
+            setattr(sys, name, stream)
 
 
 def _dispatch(given: list[str]) -> int:

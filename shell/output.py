@@ -62,9 +62,9 @@ class Output:
         else:
             await self.text(text if isinstance(text, str) else text())
 
-    def note(self, text: str) -> None:
-        """Tell people something that is no result; `text` is a sentence or lines of them."""
-        if not self.quiet:
+    def note(self, text: str, *, always: bool = False) -> None:
+        """Tell people something that is no result; `always` even those who want it quiet."""
+        if always or not self.quiet:
             post_in_front(lambda: self._write_aside(text.rstrip("\n") + "\n"))
 
     def progress(self, text: Callable[[], str]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Container, Sequence
 from typing import Final
 
 from cesbrfs.paths import show
-from cesbrfs.repo.model import Node, format_time
+from cesbrfs.repo.model import Node
 
 _NS: Final = 1_000_000_000
 _UNIT: Final = 1024
@@ -36,11 +36,8 @@ def count(number: int, one: str, many: str | None = None) -> str:
 
 
 def local_time(time_ns: int) -> str:
-    """Return a time in the local zone, to the second; far-off years in UTC."""
-    try:
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_ns // _NS))
-    except (OverflowError, ValueError, OSError):
-        return format_time(time_ns)[:19].replace("T", " ")
+    """Return a time in the local zone, to the second."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_ns // _NS))
 
 
 def permissions(node: Node) -> str:
@@ -73,8 +70,12 @@ def table(
     rows: Sequence[Sequence[str]],
     headings: Sequence[str] | None = None,
     right: Container[int] = (),
+    limit: int | None = None,
 ) -> str:
-    """Return rows as lines with aligned columns; those numbered in `right` align to the right."""
+    """Return rows as lines with aligned columns; those numbered in `right` align to the right.
+
+    Lines are cut to at most `limit` cells.
+    """
     lines = [headings, *rows] if headings else list(rows)
     if not lines:
         return ""
@@ -85,8 +86,17 @@ def table(
         for number, cell in enumerate(line):
             padding = " " * (widths[number] - width(cell))
             cells.append(padding + cell if number in right else cell + padding)
-        text.append(_GAP.join(cells).rstrip() + "\n")
+        text.append(_cut(_GAP.join(cells).rstrip(), limit) + "\n")
     return "".join(text)
+
+
+def _cut(line: str, limit: int | None) -> str:
+    """Return `line`, or as many of its words as fit and an ellipsis."""
+    if limit is None or width(line) <= limit:
+        return line
+    while line and width(line) > limit - 2:
+        line = line[:-1]
+    return line.rpartition(" ")[0].rstrip() + " …"
 
 
 def columns(names: Sequence[str], available: int) -> str:

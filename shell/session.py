@@ -116,6 +116,7 @@ class Context:
                 auto_init=may_init and settings.auto_init and not self.no_init,
                 say=self.out.note,
                 cache_bytes=settings.cache_size,
+                cache_dir=settings.cache_dir,
             )
             return self.session.opened(repository, settings)
 

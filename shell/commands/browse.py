@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import stat
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -47,6 +50,19 @@ async def locate(context: Context, path: str, backup: str | None) -> Located:
 
 # backups
 
+_HEADINGS: Final = ("ID", "Time", "Status", "Size", "Dogus")
+
+
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """A backup as ``backups --json`` tells it; `time` is RFC 3339, `size` bytes."""
+
+    id: str
+    time: str
+    status: str
+    dogus: list[str]
+    size: int | None
+
 
 async def _backups(context: Context, _arguments: argparse.Namespace) -> int:
     view = await context.view()
@@ -56,30 +72,31 @@ async def _backups(context: Context, _arguments: argparse.Namespace) -> int:
         (
             backup.id,
             render.local_time(backup.time_ns),
-            str(told["status"]),
-            render.size(size if isinstance(size := told["size"], int) else None),
-            " ".join(told["dogus"]) if isinstance(told["dogus"], list) else "",
+            told.status,
+            render.size(told.size),
+            " ".join(told.dogus),
         )
         for backup, told in zip(backups, described, strict=True)
     ]
-    headings = ("ID", "Time", "Status", "Size", "Dogus")
+    limit = context.out.columns if context.out.terminal else None
     await context.out.result(
-        described, lambda: render.table(rows, headings, right={3}) if rows else ""
+        [asdict(told) for told in described],
+        lambda: render.table(rows, _HEADINGS, right={3}, limit=limit) if rows else "",
     )
     if not backups and not context.out.as_json:
         context.out.note("There is no backup yet; make one with 'cesbr backup'.")
     return 0
 
 
-async def _describe(view: View, backup: Backup) -> dict[str, object]:
+async def _describe(view: View, backup: Backup) -> _Described:
     told = await view.reports.of(backup)
-    return {
-        "id": backup.id,
-        "time": format_time(backup.time_ns),
-        "status": told.status.value,
-        "dogus": await _dogus(view, backup),
-        "size": told.size(backup),
-    }
+    return _Described(
+        id=backup.id,
+        time=format_time(backup.time_ns),
+        status=told.status.value,
+        dogus=await _dogus(view, backup),
+        size=told.size(backup),
+    )
 
 
 async def _dogus(view: View, backup: Backup) -> list[str]:
@@ -143,23 +160,26 @@ def _ls_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def _ls(context: Context, arguments: argparse.Namespace) -> int:
+    """List files first, under the names they were asked for by, then what each folder holds."""
     view = await context.view()
-    located = [await locate(context, path, arguments.backup) for path in arguments.paths or ["."]]
-    single: list[Located] = []
-    folders: list[tuple[Located, list[Located]]] = []
-    for place in located:
+    single: dict[str, Located] = {}
+    folders: dict[str, dict[str, Located]] = {}
+    for path in arguments.paths or ["."]:
+        place = await locate(context, path, arguments.backup)
+        shown = show(os.fsencode(path))
         if arguments.directory or not stat.S_ISDIR(place.entry.node.mode):
-            single.append(place)
+            single[shown] = place
         else:
-            folders.append((place, await _children(view, place)))
+            children = await _children(view, place)
+            folders[shown] = {show(child.parts[-1]): child for child in children}
     if context.out.as_json:
-        listed = [*single, *(child for _, children in folders for child in children)]
+        listed = [*single.values(), *(c for held in folders.values() for c in held.values())]
         await context.out.result([_entry_json(place) for place in listed], "")
         return 0
-    blocks = [_listing(context, single, long=arguments.long, whole=True)] if single else []
-    for folder, children in folders:
-        heading = f"{folder.shown}:\n" if len(located) > 1 else ""
-        blocks.append(heading + _listing(context, children, long=arguments.long))
+    blocks = [_listing(context, single, long=arguments.long)] if single else []
+    for shown, held in folders.items():
+        heading = f"{shown}:\n" if len(folders) > 1 or single else ""
+        blocks.append(heading + _listing(context, held, long=arguments.long))
     await context.out.text("\n".join(blocks))
     return 0
 
@@ -170,21 +190,16 @@ async def _children(view: View, place: Located) -> list[Located]:
     return [Located((*place.parts, name), children[name]) for name in names]
 
 
-def _listing(context: Context, places: list[Located], *, long: bool, whole: bool = False) -> str:
-    """Return the lines that show `places`: by their names, or by their `whole` paths."""
-    names = [place.shown if whole else show(place.entry.name) for place in places]
+def _listing(context: Context, places: Mapping[str, Located], *, long: bool) -> str:
+    """Return the lines that show `places` by these names."""
     if long:
-        return render.table(
-            [_long(place.entry, name) for place, name in zip(places, names, strict=True)],
-            right={2},
-        )
+        return render.table([_long(place.entry, name) for name, place in places.items()], right={2})
     if context.out.terminal:
         marked = [
-            name + "/" * stat.S_ISDIR(place.entry.node.mode)
-            for place, name in zip(places, names, strict=True)
+            name + "/" * stat.S_ISDIR(place.entry.node.mode) for name, place in places.items()
         ]
         return render.columns(marked, context.out.columns)
-    return "".join(f"{name}\n" for name in names)
+    return "".join(f"{name}\n" for name in places)
 
 
 def _long(entry: Entry, name: str) -> tuple[str, ...]:

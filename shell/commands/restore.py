@@ -81,7 +81,7 @@ async def _restore(context: Context, arguments: argparse.Namespace) -> int:
         await context.out.result(planned.as_json(), lambda: _plan_text(planned))
         return 0
     if not arguments.yes:
-        context.out.note(_plan_text(planned))
+        context.out.note(_plan_text(planned), always=True)
         if not await context.out.ask("Restore this?", _NOBODY_TO_ASK):
             context.out.note("Nothing was restored.")
             return 0

@@ -1,0 +1,58 @@
+"""How things look."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from shell import render
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [
+        (None, "-"),
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (1_048_575, "1.0 MiB"),
+        (5 << 40, "5.0 TiB"),
+        (3 << 50, "3.0 PiB"),
+    ],
+)
+def test_sizes(count: int | None, shown: str) -> None:
+    """Units are powers of 1024, and no number needs four digits before its point."""
+    assert render.size(count) == shown
+
+
+def test_times_are_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    """People see their own zone, to the second."""
+    monkeypatch.setenv("TZ", "UTC-2")
+    time.tzset()
+    try:
+        assert render.local_time(1_700_000_000_123_456_789) == "2023-11-15 00:13:20"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_tables_align_wide_characters() -> None:
+    """Columns stand below each other, whatever the width of a character."""
+    lines = render.table([("字", "1", "x"), ("ab c", "23", "")], right={1}).splitlines()
+    assert lines == ["字     1  x", "ab c  23"]
+    assert render.table([]) == ""
+
+
+def test_long_lines_are_cut_at_a_word() -> None:
+    """A line that a terminal would wrap ends with an ellipsis instead."""
+    assert render.table([("a", "one two three")], limit=13) == "a  one two …\n"
+    assert render.table([("a", "one two three")], limit=16) == "a  one two three\n"
+
+
+def test_columns_fill_the_width() -> None:
+    """As few lines as fit, read downwards; a name that is too wide has a line of its own."""
+    assert render.columns(["a", "bb", "c", "d"], 9) == "a   c\nbb  d\n"
+    assert render.columns(["a", "bb", "c", "d"], 80) == "a  bb  c  d\n"
+    assert render.columns(["x" * 20, "y"], 10) == "x" * 20 + "\ny\n"
+    assert render.columns([], 10) == ""
