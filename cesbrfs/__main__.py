@@ -80,9 +80,12 @@ def _mount(
     import trio  # noqa: PLC0415 - after the fork
 
     from cesbrfs.fs.daemon import log_to  # noqa: PLC0415 - as above
+    from cesbrfs.fs.memory import steady_heap  # noqa: PLC0415 - as above
     from cesbrfs.fs.mountpoint import check_mountpoint  # noqa: PLC0415 - as above
     from cesbrfs.repo.ahead import derive_ahead  # noqa: PLC0415 - as above
     from cesbrfs.repo.storage import local_folder  # noqa: PLC0415 - as above
+
+    steady_heap()
 
     async def run() -> None:
         access = await settings.access()

@@ -7,6 +7,7 @@ by the front thread (see `portal`), so that a slow reader never blocks the loop.
 from __future__ import annotations
 
 import json
+import select
 import shutil
 import sys
 import time
@@ -17,6 +18,7 @@ from cesbrfs.errors import UsageError
 from shell.portal import in_front, post_in_front
 
 _PROGRESS_SECONDS: Final = 0.1
+_LOOK_SECONDS: Final = 0.2
 _CLEAR_LINE: Final = "\r\x1b[K"
 
 
@@ -87,6 +89,10 @@ class Output:
 
     def _ask(self, prompt: str) -> str:
         self._write_aside(prompt)
+        # A ^C between Python's last look for signals and a blocking read would only be seen after
+        # the read; a wait that ends by itself bounds that.
+        while not select.select([sys.stdin], [], [], _LOOK_SECONDS)[0]:
+            pass
         return sys.stdin.readline()
 
     def _write(self, text: str) -> None:

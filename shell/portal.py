@@ -76,8 +76,16 @@ class _Call:
 
     function: Callable[[], Awaitable[object]]
     scope: trio.CancelScope
+    begun: bool = False
+    result: _Result | None = None
     # SimpleQueue.put may be called from a signal handler, which Queue.put may not.
     messages: queue.SimpleQueue[_Work | _Wake | _Result] = field(default_factory=queue.SimpleQueue)
+
+    def begin(self, nursery: trio.Nursery) -> None:
+        """Start the function, once; for the loop's thread."""
+        if not self.begun:
+            self.begun = True
+            nursery.start_soon(self.run)
 
     async def run(self) -> None:
         """Run the function; whatever happens, its result is the last message."""
@@ -91,6 +99,7 @@ class _Call:
             if not (self.scope.cancel_called and _only_ours(error)):
                 result = _Result(error=error)
         finally:
+            self.result = result
             self.messages.put(result)
 
 
@@ -158,10 +167,13 @@ class Portal:
 
         self._start()
         call = _Call(function, trio.CancelScope())
-        front = _Front(call, lambda: self._token.run_sync_soon(call.scope.cancel), on_slow_end)
-        with front.listening():
-            self._token.run_sync_soon(lambda: self._nursery.start_soon(call.run))
-            return cast("T", front.wait())
+        front = _Front(
+            call,
+            begin=lambda: self._token.run_sync_soon(call.begin, self._nursery),
+            cancel=lambda: self._token.run_sync_soon(call.scope.cancel),
+            on_slow_end=on_slow_end,
+        )
+        return cast("T", front.wait())
 
     def close(self, patience: float = _PATIENCE) -> None:
         """End the loop and what still runs in it; wait at most `patience` seconds."""
@@ -201,17 +213,22 @@ class _Front:
     """The waiting side of one call."""
 
     def __init__(
-        self, call: _Call, cancel: Callable[[], None], on_slow_end: Callable[[], object]
+        self,
+        call: _Call,
+        *,
+        begin: Callable[[], None],
+        cancel: Callable[[], None],
+        on_slow_end: Callable[[], object],
     ) -> None:
         self._call = call
+        self._begin = begin
         self._cancel = cancel
         self._on_slow_end = on_slow_end
         self._pressed = 0
         self._working = False
-        self._result: _Result | None = None
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
+    def _listening(self) -> Iterator[None]:
         """Take ^C for as long as the call lasts; other threads than the main one never get it."""
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -229,9 +246,11 @@ class _Front:
         self._call.messages.put(_Wake())
 
     def wait(self) -> object:
-        """Serve the call until its result is there."""
+        """Begin the call and serve it until its result is there."""
         try:
-            return self._serve()
+            with self._listening():
+                self._begin()
+                return self._serve()
         except AbandonedError:
             raise
         except BaseException:
@@ -250,7 +269,6 @@ class _Front:
                 self._on_slow_end()
                 continue
             if isinstance(message, _Result):
-                self._result = message
                 return message.unwrap()
             if isinstance(message, _Work) and message.wanted:
                 self._work(message)
@@ -260,7 +278,9 @@ class _Front:
         """Do `work` unless ^C was pressed; from the first line on, ^C ends it."""
         try:
             self._working = True
-            result = _Result(error=_interrupted()) if self._pressed else _Result(work.function())
+            if self._pressed:
+                raise KeyboardInterrupt  # noqa: TRY301 - pressed while the work was on its way
+            result = _Result(work.function())
             self._working = False
         except KeyboardInterrupt:
             self._cancel()  # before the answer: what follows from it counts as cancelled
@@ -281,10 +301,11 @@ class _Front:
             self._cancel()
 
     def _unwind(self) -> None:
-        """Cancel the call and wait until it has ended."""
-        if self._result is not None:
-            return
+        """Cancel the call and wait until it has ended; it may not even have begun."""
         self._cancel()
-        while not isinstance(message := self._call.messages.get(), _Result):
-            if isinstance(message, _Work):
-                message.answer(_Result(error=_interrupted()))
+        self._begin()
+        while self._call.result is None:
+            with contextlib.suppress(queue.Empty):
+                message = self._call.messages.get(timeout=_SLOW_SECONDS)
+                if isinstance(message, _Work):
+                    message.answer(_Result(error=_interrupted()))

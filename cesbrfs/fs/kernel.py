@@ -29,14 +29,3 @@ def tune(device: int) -> None:
             file.write_text(str(value), encoding="ascii")
         except OSError as error:
             _log.debug("%s stays as it is (%s)", file, error.strerror)
-
-
-def device_of(mountpoint: str) -> int | None:
-    """Return the ``st_dev`` of a mount without asking the mount itself; None without one."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            fields = line.split(" ")
-            if fields[4] == mountpoint.replace(" ", r"\040"):
-                major, _, minor = fields[2].partition(":")
-                return os.makedev(int(major), int(minor))
-    return None

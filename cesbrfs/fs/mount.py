@@ -15,7 +15,7 @@ from cesbrfs.access import Access
 from cesbrfs.errors import MountError
 from cesbrfs.fs import pump
 from cesbrfs.fs.daemon import notify_systemd
-from cesbrfs.fs.kernel import device_of, tune
+from cesbrfs.fs.kernel import tune
 from cesbrfs.fs.mountpoint import SUBTYPE
 from cesbrfs.fs.operations import Operations, Presentation
 from cesbrfs.fs.options import MountOptions
@@ -97,12 +97,21 @@ async def _run(view: View, mountpoint: str, ready: Callable[[], None]) -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(_obey_signals, view, nursery.cancel_scope)
         view.repository.blobs.read_ahead_in(nursery)
-        device = device_of(mountpoint)
-        if device is not None:
-            tune(device)
-        ready()
+        nursery.start_soon(_announce, mountpoint, ready)
         await pyfuse3.main()
         nursery.cancel_scope.cancel()
+
+
+async def _announce(mountpoint: str, ready: Callable[[], None]) -> None:
+    """Call `ready` as soon as the mount has answered a first request."""
+    try:
+        status = await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
+    except OSError as error:  # unmounted already
+        _log.warning("%s does not answer: %s", mountpoint, error.strerror)
+        return
+    # Only now has the kernel set its own limits, which these replace.
+    tune(status.st_dev)
+    ready()
 
 
 async def _obey_signals(

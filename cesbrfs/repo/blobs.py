@@ -23,7 +23,7 @@ from cesbrfs.repo.disk import DiskCache
 from cesbrfs.repo.files import Files
 from cesbrfs.repo.index import Index, Segment, Table, parse_segment
 from cesbrfs.repo.pack import BlobType, Place, decode_blob, decode_unpacked
-from cesbrfs.repo.storage import FileType
+from cesbrfs.repo.storage import FileType, ReadsAtOnce
 from cesbrfs.repo.windows import PackReader
 
 _log = logging.getLogger(__name__)
@@ -47,6 +47,7 @@ class Blobs:
         self._listings = 0
         self._listing = trio.Lock()
         self._packs = PackReader(files.storage)
+        self._direct = files.storage if isinstance(files.storage, ReadsAtOnce) else None
         self._cache: Cache[bytes, bytes] = Cache(capacity, len)
         self._threads = trio.CapacityLimiter(max(2, os.cpu_count() or 1))
         self._ahead: trio.Nursery | None = None
@@ -163,11 +164,19 @@ class Blobs:
         raise failed[-1]
 
     async def _load_at(self, place: Place, blob: bytes) -> bytes:
+        if self._direct is not None and place.length > THREAD_BYTES:
+            return await trio.to_thread.run_sync(
+                self._read_and_decode, self._direct, place, blob, limiter=self._threads
+            )
         raw = await self._packs.read(place.pack, place.offset, place.length)
         if max(place.plain, place.length) > THREAD_BYTES:
             return await trio.to_thread.run_sync(
                 decode_blob, self._keys, blob, raw, place, limiter=self._threads
             )
+        return decode_blob(self._keys, blob, raw, place)
+
+    def _read_and_decode(self, storage: ReadsAtOnce, place: Place, blob: bytes) -> bytes:
+        raw = storage.read_now(FileType.PACK, place.pack.hex(), place.offset, place.length)
         return decode_blob(self._keys, blob, raw, place)
 
     def _unknown(self, kind: BlobType, blob: bytes) -> BlobMissingError:

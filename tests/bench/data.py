@@ -70,7 +70,7 @@ QUICK: Final = Sizes(
     grep_files=2_500,
     random_mib=128,
     text_mib=64,
-    folder_files=(10_000,),
+    folder_files=(5_000,),
     backups=(100,),
     blobs=(100_000,),
 )

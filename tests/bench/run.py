@@ -104,9 +104,12 @@ def _choose(groups: Iterable[Group], only: str | None) -> list[Group]:
     """Return the groups with the named measures, and of each only those."""
     if not only:
         return list(groups)
-    beginnings = tuple(only.split(","))
+    beginnings = tuple(f"{name}-" for name in only.split(","))
     chosen = (
-        replace(group, measures=[m for m in group.measures if m.name.startswith(beginnings)])
+        replace(
+            group,
+            measures=[m for m in group.measures if f"{m.name}-".startswith(beginnings)],
+        )
         for group in groups
     )
     return [group for group in chosen if group.measures]

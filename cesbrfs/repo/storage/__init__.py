@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from cesbrfs.access import Access
 from cesbrfs.errors import UsageError
-from cesbrfs.repo.storage.base import FileInfo, FileType, Storage, is_file_name
+from cesbrfs.repo.storage.base import FileInfo, FileType, ReadsAtOnce, Storage, is_file_name
 
-__all__ = ["FileInfo", "FileType", "Storage", "is_file_name", "local_folder", "open_storage"]
+__all__ = [
+    "FileInfo",
+    "FileType",
+    "ReadsAtOnce",
+    "Storage",
+    "is_file_name",
+    "local_folder",
+    "open_storage",
+]
 
 _REMOTE = ("s3:", "sftp:", "rest:", "rclone:", "b2:", "azure:", "gs:", "swift:")
 

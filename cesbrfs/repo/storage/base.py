@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 _NAME: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -56,3 +56,13 @@ class Storage(Protocol):
 
     async def aclose(self) -> None:
         """Give back connections and descriptors."""
+
+
+@runtime_checkable
+class ReadsAtOnce(Protocol):
+    """A storage that waits for no network: a worker thread can read from it by itself."""
+
+    def read_now(
+        self, kind: FileType, name: str, offset: int = 0, length: int | None = None
+    ) -> bytes:
+        """Read as `Storage.read` does, in the calling thread."""

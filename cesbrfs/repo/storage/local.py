@@ -76,6 +76,12 @@ class LocalStorage:
             return self._read(path, offset, length)
         return await trio.to_thread.run_sync(self._read, path, offset, length)
 
+    def read_now(
+        self, kind: FileType, name: str, offset: int = 0, length: int | None = None
+    ) -> bytes:
+        """Read a part of a file, or all of it, in the calling thread."""
+        return self._read(self._path(kind, name), offset, length)
+
     def _read(self, path: str, offset: int, length: int | None) -> bytes:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
