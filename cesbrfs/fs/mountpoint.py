@@ -90,14 +90,15 @@ def _check_apart(mountpoint: str, real: str, repository: str) -> None:
 
 
 def _mend(mountpoint: str) -> None:
-    """Take away a mount whose process died: the kernel answers ENOTCONN for it."""
+    """Take away a mount of ours whose process died."""
+    real = os.path.abspath(mountpoint)
+    if not any(mounted.mountpoint == real for mounted in our_mounts()):
+        return
     try:
-        os.stat(mountpoint)
+        # Attributes may still be in the kernel's cache; opening always asks the process.
+        os.close(os.open(real, os.O_RDONLY | os.O_DIRECTORY))
     except OSError as error:
-        if error.errno != errno.ENOTCONN:
-            return
-        real = os.path.abspath(mountpoint)
-        if any(m.mountpoint == real and m.fstype == f"fuse.{SUBTYPE}" for m in mounts()):
+        if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
             unmount(real, lazy=True)
 
 

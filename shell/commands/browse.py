@@ -15,10 +15,10 @@ from cesbrfs.catalog.status import Status
 from cesbrfs.errors import CesbrError, IsAFolderError, NotAFolderError, UsageError
 from cesbrfs.paths import for_json, show
 from cesbrfs.repo.model import format_time
+from cesbrfs.tasks import gather
 from cesbrfs.view import Document, Entry, Folder, Located, Stored
 from shell import render
 from shell.commands import Command
-from shell.gather import gather
 from shell.report import report
 
 if TYPE_CHECKING:

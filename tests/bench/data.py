@@ -66,8 +66,8 @@ FULL: Final = Sizes(
 )
 QUICK: Final = Sizes(
     mode="quick",
-    small_files=5_000,
-    grep_files=2_500,
+    small_files=4_000,
+    grep_files=2_000,
     random_mib=128,
     text_mib=64,
     folder_files=(5_000,),

@@ -167,7 +167,7 @@ def groups(sizes_of: Store) -> list[Group]:
         ),
         Group(
             [
-                Measure("memory", "most memory in use over `find`, `cp`, `cat` and four `dd`", "MiB"),
+                Measure("memory", "most memory in use over `find`, `cp`, `cat`, `dd`", "MiB"),
                 Measure("memory-anon", "the same without mapped files", "MiB"),
             ],
             _memory,
