@@ -23,8 +23,8 @@ from shell.output import Output
 from shell.portal import Portal
 from shell.runner import close, run_command
 from shell.session import Session
-from tests.sample.registry import write
 from tests.restic_repo import cheapen
+from tests.sample.registry import write
 
 _PROJECT = Path(__file__).resolve().parent.parent.parent
 KEY = " the key, with spaces around it "
@@ -164,7 +164,7 @@ def empty_template(tmp_path_factory: pytest.TempPathFactory, restic_old: Path) -
     site = _build(root)
     said = Cesbr(root, _environment(root) | {"CESBR_RESTIC": str(restic_old)})("init")
     assert said.code == 0, said.err
-    cheapen(site.repository / \"keys\", KEY.encode())
+    cheapen(site.repository / "keys", KEY.encode())
     return site
 
 
