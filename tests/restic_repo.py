@@ -133,9 +133,22 @@ def create(binary: Path, folder: Path, *, version: int = 2, password: str = PASS
     for name in ("keys", "snapshots", "index", "locks", *(f"data/{n:02x}" for n in range(256))):
         (folder / name).mkdir(parents=True)
     (folder / "config").write_bytes(made.config)
-    key_file = _seal_cheaply(made, password.encode())
-    (folder / "keys" / hashlib.sha256(key_file).hexdigest()).write_bytes(key_file)
-    return ResticRepo(binary, folder, password)
+    repo = ResticRepo(binary, folder, password)
+    _write_key(repo, made)
+    return repo
+
+
+def cheapen(repo: ResticRepo) -> None:
+    """Make a repository open at once whose only key file is restic's own."""
+    made = _read(repo)
+    (old,) = (repo.folder / "keys").iterdir()
+    _write_key(repo, made)
+    old.unlink()
+
+
+def _write_key(repo: ResticRepo, made: _Made) -> None:
+    key_file = _seal_cheaply(made, repo.password.encode())
+    (repo.folder / "keys" / hashlib.sha256(key_file).hexdigest()).write_bytes(key_file)
 
 
 def _read(repo: ResticRepo) -> _Made:

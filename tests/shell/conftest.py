@@ -23,7 +23,7 @@ from shell.output import Output
 from shell.portal import Portal
 from shell.runner import close, run_command
 from shell.session import Session
-from tests.restic_repo import cheapen
+from tests.restic_repo import ResticRepo, cheapen
 from tests.sample.registry import write
 
 _PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -164,7 +164,7 @@ def empty_template(tmp_path_factory: pytest.TempPathFactory, restic_old: Path) -
     site = _build(root)
     said = Cesbr(root, _environment(root) | {"CESBR_RESTIC": str(restic_old)})("init")
     assert said.code == 0, said.err
-    cheapen(site.repository / "keys", KEY.encode())
+    cheapen(ResticRepo(restic_old, site.repository, KEY))
     return site
 
 
