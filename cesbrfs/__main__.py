@@ -77,22 +77,26 @@ def _mount(
     options: MountOptions,
     starter: Starter,
 ) -> None:
-    import trio  # noqa: PLC0415 - after the fork
-
-    from cesbrfs.fs.daemon import log_to  # noqa: PLC0415 - as above
-    from cesbrfs.fs.memory import steady_heap  # noqa: PLC0415 - as above
-    from cesbrfs.fs.mountpoint import check_mountpoint  # noqa: PLC0415 - as above
+    from cesbrfs.fs.memory import steady_heap  # noqa: PLC0415 - after the fork
     from cesbrfs.repo.ahead import derive_ahead  # noqa: PLC0415 - as above
     from cesbrfs.repo.storage import local_folder  # noqa: PLC0415 - as above
 
     steady_heap()
+    # Deriving the key takes as long as all the imports that follow.
+    known = settings.at_hand()
+    if known is not None:
+        derive_ahead(local_folder(known[0]), known[1])
+    import trio  # noqa: PLC0415 - as above
+
+    from cesbrfs.fs.daemon import log_to  # noqa: PLC0415 - as above
+    from cesbrfs.fs.mountpoint import check_mountpoint  # noqa: PLC0415 - as above
 
     async def run() -> None:
         access = await settings.access()
         folder = local_folder(access.url)
         real = check_mountpoint(mountpoint, folder)
-        if folder is not None:
-            derive_ahead(folder, access.key.value)  # takes as long as all the imports
+        if known is None:
+            derive_ahead(folder, access.key)
         from cesbrfs.fs.mount import serve  # noqa: PLC0415 - needs FUSE, which errors above do not
 
         log_to(

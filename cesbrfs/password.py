@@ -28,6 +28,15 @@ class Password:
     command: str | None = field(default=None, repr=False)
     value: Secret | None = None
 
+    def at_hand(self) -> Secret | None:
+        """Return the key where it can be had at once; a pipe and an error are left to `obtain`."""
+        if self.value is None and self.file is not None and self.file.is_file():
+            try:
+                return Secret(read_text(self.file, "password file"))
+            except UsageError:
+                return None
+        return self.value
+
     async def obtain(self, source: str) -> Secret:
         """Return the key; UsageError, which names `source`, when it cannot be had."""
         if self.value is not None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # both import trio, which no completion of a command line sho
 
 __all__ = ["Flags", "Settings", "load"]
 
-DEFAULT_CACHE_SIZE: Final = 64 << 20
+DEFAULT_CACHE_SIZE: Final = 32 << 20
 DEFAULT_BACKUP_TAG: Final = "(?P<id>[^=]+)"
 
 _PASSED: Final = re.compile(
@@ -133,6 +133,11 @@ class Settings:
             options=settings.options,
             environment=settings.environment,
         )
+
+    def at_hand(self) -> tuple[str, Secret] | None:
+        """Return the repository's address and its key where neither has to be waited for."""
+        key = self.password.at_hand() if self.password else None
+        return (self.repository, key) if self.repository and key else None
 
     def describe(self) -> dict[str, dict[str, object]]:
         """Return each setting's ``value`` and ``source`` for people and JSON, without secrets."""

@@ -174,7 +174,7 @@ class View:
         """Return what a folder holds, by name; NotAFolderError for anything else."""
         if isinstance(entry, Folder):
             return await entry.load()
-        nodes = await self._nodes(entry)
+        nodes = await self.nodes(entry)
         assert isinstance(entry, Stored)
         return {name: Stored(name, node, entry.snapshot) for name, node in nodes.items()}
 
@@ -182,7 +182,7 @@ class View:
         """Return one entry of a folder, None when it has no such name."""
         if isinstance(entry, Folder):
             return (await entry.load()).get(name)
-        node = (await self._nodes(entry)).get(name)
+        node = (await self.nodes(entry)).get(name)
         assert isinstance(entry, Stored)
         return Stored(name, node, entry.snapshot) if node else None
 
@@ -192,7 +192,8 @@ class View:
             return ()
         return (await self._tree(entry)).refused
 
-    async def _nodes(self, entry: Entry) -> dict[bytes, Node]:
+    async def nodes(self, entry: Entry) -> dict[bytes, Node]:
+        """Return what a stored folder holds, by name; NotAFolderError for anything else."""
         return (await self._tree(entry)).nodes
 
     async def _tree(self, entry: Entry) -> Tree:

@@ -52,6 +52,11 @@ class Session:
         """Return how to reach the repository; asks for the key once."""
         if self._access is None:
             self._access = await (await self.settings()).access()
+            from cesbrfs.repo.ahead import derive_ahead  # noqa: PLC0415 - as below
+            from cesbrfs.repo.storage import local_folder  # noqa: PLC0415 - as below
+
+            # It takes as long as the imports that follow.
+            derive_ahead(local_folder(self._access.url), self._access.key)
         return self._access
 
     async def restic(self) -> Restic:
@@ -104,14 +109,15 @@ class Context:
 
         Raises the error of every other state, and of a missing one where nothing may initialise.
         """
-        from cesbrfs.readiness import open_ready  # noqa: PLC0415 - not for the prompt's start
-
         async with self.session.opening():
             if self.session.view is not None:
                 return self.session.view
             settings = await self.session.settings()
+            access = await self.session.access()
+            from cesbrfs.readiness import open_ready  # noqa: PLC0415 - not for the prompt's start
+
             repository = await open_ready(
-                await self.session.access(),
+                access,
                 open_restic=self.session.restic,
                 auto_init=may_init and settings.auto_init and not self.no_init,
                 say=self.out.note,

@@ -16,6 +16,7 @@ from cesbrfs.errors import MountError
 from cesbrfs.fs import pump
 from cesbrfs.fs.daemon import notify_systemd
 from cesbrfs.fs.kernel import tune
+from cesbrfs.fs.memory import settle
 from cesbrfs.fs.mountpoint import SUBTYPE
 from cesbrfs.fs.operations import Operations, Presentation
 from cesbrfs.fs.options import MountOptions
@@ -60,6 +61,7 @@ async def serve(
         await view.backups()
         presentation = Presentation(options.uid, options.gid, options.xattrs)
         operations = Operations(VirtualTree(view), presentation)
+        settle()
         _init(operations, mountpoint, access.shown, options)
         try:
             await _run(view, mountpoint, ready)

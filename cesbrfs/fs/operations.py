@@ -176,7 +176,8 @@ class Operations(pyfuse3.Operations):
     @_handler
     async def read(self, fh: int, off: int, size: int) -> bytes:
         """Read from an open file."""
-        return await self.tree.read(fh, off, size)
+        # pyfuse3 takes any buffer, though its annotation says bytes.
+        return cast("bytes", await self.tree.read(fh, off, size))
 
     async def flush(self, fh: int) -> None:
         """Nothing is ever written: said once, and the kernel asks no more."""

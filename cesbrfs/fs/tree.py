@@ -49,6 +49,8 @@ class Inode:
     backup: int
     fixed: bool
     lookups: int = 0
+    nodes: dict[bytes, Node] | None = None
+    """What a stored folder holds, for as long as the kernel knows it."""
 
 
 class Readable(Protocol):
@@ -58,7 +60,7 @@ class Readable(Protocol):
     def size(self) -> int:
         """All its bytes."""
 
-    async def read(self, offset: int, size: int) -> bytes:
+    async def view(self, offset: int, size: int) -> bytes | memoryview:
         """Return up to `size` bytes from `offset`."""
 
 
@@ -72,7 +74,7 @@ class _Bytes:
     def size(self) -> int:
         return len(self.content)
 
-    async def read(self, offset: int, size: int) -> bytes:
+    async def view(self, offset: int, size: int) -> bytes | memoryview:
         return self.content[offset : offset + size]
 
 
@@ -116,10 +118,20 @@ class VirtualTree:
     async def lookup(self, parent: int, name: bytes) -> Inode | None:
         """Return the inode of one name in a folder, not yet counted; None without such a name."""
         above = self.inode(parent)
-        entry = await self.view.child(above.entry, name)
+        entry: Entry | None
+        if isinstance(above.entry, Stored):
+            node = (await self._nodes(above, above.entry)).get(name)
+            entry = Stored(name, node, above.entry.snapshot) if node is not None else None
+        else:
+            entry = await self.view.child(above.entry, name)
         if entry is None and parent == ROOT and name == STATUS_FOLDER:
             entry = self._status
         return self._make(above, entry) if entry is not None else None
+
+    async def _nodes(self, inode: Inode, entry: Stored) -> dict[bytes, Node]:
+        if inode.nodes is None:
+            inode.nodes = await self.view.nodes(entry)
+        return inode.nodes
 
     def remember(self, inode: Inode) -> None:
         """Count that the kernel was told of `inode` once more."""
@@ -166,11 +178,16 @@ class VirtualTree:
     async def open_folder(self, number: int) -> int:
         """Take down what a folder holds now; return a handle for `list_folder`."""
         inode = self.inode(number)
-        entries = await self.view.children(inode.entry)
+        above = inode.entry
+        entries: Iterable[tuple[bytes, Entry]]
+        if isinstance(above, Stored):
+            nodes = await self._nodes(inode, above)
+            snapshot = above.snapshot
+            entries = ((name, Stored(name, node, snapshot)) for name, node in nodes.items())
+        else:
+            entries = (await self.view.children(above)).items()
         handle = self._handle()
-        self._folders[handle] = [
-            (name, self._make(inode, entry)) for name, entry in entries.items()
-        ]
+        self._folders[handle] = [(name, self._make(inode, entry)) for name, entry in entries]
         return handle
 
     def list_folder(self, handle: int, start: int) -> Iterable[tuple[int, bytes, Inode]]:
@@ -210,9 +227,9 @@ class VirtualTree:
             )  # fmt: skip
         return handle, true_size
 
-    async def read(self, handle: int, offset: int, size: int) -> bytes:
+    async def read(self, handle: int, offset: int, size: int) -> bytes | memoryview:
         """Read from a handle of `open_file`."""
-        return await self._files[handle].read(offset, size)
+        return await self._files[handle].view(offset, size)
 
     def close_file(self, handle: int) -> None:
         """Let a handle of `open_file` go."""

@@ -10,6 +10,7 @@ import os
 import threading
 from typing import Final
 
+from cesbrfs.access import Secret
 from cesbrfs.errors import CesbrError
 from cesbrfs.repo.crypto import Keys, derive
 from cesbrfs.repo.model import KeyFile, parse_key_file
@@ -39,11 +40,13 @@ def _question(password: bytes, key_file: KeyFile) -> _Question:
     return (password, key_file.N, key_file.r, key_file.p, key_file.salt)
 
 
-def derive_ahead(folder: str, password: bytes) -> None:
-    """Begin to derive the keys that the only key file in ``folder/keys`` asks for.
+def derive_ahead(folder: str | None, password: Secret) -> None:
+    """Begin to derive the keys that the only key file of a local repository asks for.
 
     Does nothing where there is none, or more than one: which it will be is not known yet.
     """
+    if folder is None:
+        return
     try:
         names = os.listdir(os.path.join(folder, "keys"))
         if len(names) != 1:
@@ -52,8 +55,8 @@ def derive_ahead(folder: str, password: bytes) -> None:
             key_file = parse_key_file(file.read())
     except (OSError, CesbrError):
         return  # whoever opens the repository gets to know why
-    started = _Derivation(password, key_file)
-    _started[_question(password, key_file)] = started
+    started = _Derivation(password.value, key_file)
+    _started[_question(password.value, key_file)] = started
     started.start()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Final
@@ -32,6 +33,16 @@ THREAD_BYTES: Final = 192 << 10
 """Work on more bytes than this goes to a thread: below, the hop costs more than the work."""
 _MOST_TABLES: Final = 8
 """With more tables than this, a look-up would have too many places to look."""
+
+
+class _Local(threading.local):
+    """What each worker thread keeps: a buffer as large as the largest record it has read."""
+
+    def __init__(self) -> None:
+        self.buffer = bytearray()
+
+
+_local = _Local()
 
 
 class Blobs:
@@ -176,8 +187,12 @@ class Blobs:
         return decode_blob(self._keys, blob, raw, place)
 
     def _read_and_decode(self, storage: ReadsAtOnce, place: Place, blob: bytes) -> bytes:
-        raw = storage.read_now(FileType.PACK, place.pack.hex(), place.offset, place.length)
-        return decode_blob(self._keys, blob, raw, place)
+        """Do both in one thread, which keeps a buffer for what it reads."""
+        if len(_local.buffer) < place.length:
+            _local.buffer = bytearray(place.length)
+        with memoryview(_local.buffer) as whole, whole[: place.length] as raw:
+            storage.read_into(FileType.PACK, place.pack.hex(), place.offset, raw)
+            return decode_blob(self._keys, blob, raw, place)
 
     def _unknown(self, kind: BlobType, blob: bytes) -> BlobMissingError:
         return BlobMissingError(
@@ -199,6 +214,21 @@ class Blobs:
             if self._cache.peek(blob) is None and not self._cache.is_loading(blob):
                 self.fetching += 1
                 self._ahead.start_soon(self._fetch, blob)
+
+    def advise(self, blobs: Sequence[bytes]) -> None:
+        """Have the disk work on data blobs that will be fetched; does not wait for it."""
+        if self._ahead is None or self._direct is None or self._index is None:
+            return
+        places = [p[0] for blob in blobs if (p := self._index.places(BlobType.DATA, blob))]
+        if places:
+            self._ahead.start_soon(self._advise, self._direct, places)
+
+    async def _advise(self, storage: ReadsAtOnce, places: Sequence[Place]) -> None:
+        def work() -> None:
+            for place in places:
+                storage.will_read(FileType.PACK, place.pack.hex(), place.offset, place.length)
+
+        await trio.to_thread.run_sync(work, abandon_on_cancel=True)
 
     async def _fetch(self, blob: bytes) -> None:
         try:

@@ -14,8 +14,10 @@ from cesbrfs.repo.pack import BlobType
 _JUMP: Final = 4 << 20
 """A read at most this far from where the last one ended goes straight on: kernels reorder."""
 _FIRST_AHEAD: Final = 1 << 20
-_MOST_AHEAD: Final = 16 << 20
-"""Bytes read ahead at most; never more than a quarter of what is held in memory."""
+_ADVISED: Final = 8
+"""The disk works this many times as far ahead: what it reads takes no memory of ours."""
+_MOST_AHEAD: Final = 4 << 20
+"""Bytes read ahead at most; never more than an eighth of what is held in memory."""
 
 
 class FileContent:
@@ -38,10 +40,16 @@ class FileContent:
         self._next = 0
         self._ahead = 0
         self._fetched = 0
+        self._advised = 0
         self.size: Final = self._ends[-1] if self._ends else 0
 
     async def read(self, offset: int, size: int) -> bytes:
         """Return up to `size` bytes from `offset`, less only at the end of the file."""
+        part = await self.view(offset, size)
+        return part if isinstance(part, bytes) else bytes(part)
+
+    async def view(self, offset: int, size: int) -> bytes | memoryview:
+        """Read as `read` does, without a copy where one blob holds all of it."""
         end = min(offset + size, self.size)
         if offset >= end:
             return b""
@@ -57,14 +65,14 @@ class FileContent:
             parts.append(blob if whole else memoryview(blob)[first:last])
             start = self._ends[at]
             at += 1
-        return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _read_ahead(self, offset: int, end: int, at: int) -> None:
         """Fetch what follows, twice as far each time the reader has gone straight on."""
         if abs(offset - self._next) > _JUMP:
-            self._ahead, self._fetched = 0, 0
+            self._ahead = self._fetched = self._advised = 0
         elif end > self._next:
-            most = min(_MOST_AHEAD, self._store.capacity // 4)
+            most = min(_MOST_AHEAD, self._store.capacity // 8)
             self._ahead = min(max(self._ahead * 2, _FIRST_AHEAD), most)
         self._next = max(end, self._next) if self._ahead else end
         if not self._ahead:
@@ -74,6 +82,9 @@ class FileContent:
         if last > first:
             self._store.fetch(self._blobs[first:last])
             self._fetched = last
+            beyond = bisect.bisect_left(self._ends, end + _ADVISED * self._ahead) + 1
+            self._store.advise(self._blobs[max(last, self._advised) : beyond])
+            self._advised = beyond
 
     async def _blob(self, at: int, length: int) -> bytes:
         """Return the blob at position `at`, which must have `length` bytes."""

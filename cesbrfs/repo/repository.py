@@ -33,8 +33,8 @@ __all__ = ["DEFAULT_CACHE_BYTES", "FileContent", "Repository"]
 
 _log = logging.getLogger(__name__)
 
-DEFAULT_CACHE_BYTES: Final = 64 << 20
-_TREE_CACHE_SHARE: Final = 4
+DEFAULT_CACHE_BYTES: Final = 32 << 20
+_TREE_CACHE_BYTES: Final = 16 << 20
 _NODE_BYTES: Final = 700
 """About what a decoded node takes in memory."""
 _WORTH_KEEPING: Final = 64
@@ -62,7 +62,7 @@ class Repository:
         self._listed_once = False
         self.blobs: Final = Blobs(self._files, keys, cache_bytes, disk)
         self._trees: Cache[bytes, Tree] = Cache(
-            cache_bytes // _TREE_CACHE_SHARE, lambda tree: 200 + _NODE_BYTES * len(tree.nodes)
+            _TREE_CACHE_BYTES, lambda tree: 200 + _NODE_BYTES * len(tree.nodes)
         )
 
     @classmethod

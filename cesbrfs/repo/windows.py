@@ -14,10 +14,10 @@ from cesbrfs.errors import DamagedError, FileMissingError, StorageError
 from cesbrfs.repo.storage import FileType, Storage
 
 _FIRST: Final = 128 << 10
-_LARGEST: Final = 4 << 20
+_LARGEST: Final = 2 << 20
 _NEAR: Final = 64 << 10
 """A gap of this many bytes still counts as running along."""
-_KEPT: Final = 16 << 20
+_KEPT: Final = 8 << 20
 
 
 class _Window:

@@ -62,7 +62,11 @@ class Storage(Protocol):
 class ReadsAtOnce(Protocol):
     """A storage that waits for no network: a worker thread can read from it by itself."""
 
-    def read_now(
-        self, kind: FileType, name: str, offset: int = 0, length: int | None = None
-    ) -> bytes:
-        """Read as `Storage.read` does, in the calling thread."""
+    def read_into(self, kind: FileType, name: str, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` from `offset` of a file, in the calling thread.
+
+        Raises what `Storage.read` raises.
+        """
+
+    def will_read(self, kind: FileType, name: str, offset: int, length: int) -> None:
+        """Have the kernel read a part of a file that will be asked for; raises nothing."""

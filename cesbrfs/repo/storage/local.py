@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import trio
@@ -76,32 +77,44 @@ class LocalStorage:
             return self._read(path, offset, length)
         return await trio.to_thread.run_sync(self._read, path, offset, length)
 
-    def read_now(
-        self, kind: FileType, name: str, offset: int = 0, length: int | None = None
-    ) -> bytes:
-        """Read a part of a file, or all of it, in the calling thread."""
-        return self._read(self._path(kind, name), offset, length)
+    def read_into(self, kind: FileType, name: str, offset: int, buffer: memoryview) -> None:
+        """Fill `buffer` from `offset` of a file, in the calling thread."""
+        path = self._path(kind, name)
+        with self._opened(path) as descriptor:
+            done = 0
+            while done < len(buffer):
+                more = os.preadv(descriptor, [buffer[done:]], offset + done)
+                if not more:
+                    raise _too_short(path, offset + done)
+                done += more
+
+    def will_read(self, kind: FileType, name: str, offset: int, length: int) -> None:
+        """Have the kernel read a part of a file that will be asked for."""
+        with contextlib.suppress(CesbrError), self._opened(self._path(kind, name)) as descriptor:
+            os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_WILLNEED)
 
     def _read(self, path: str, offset: int, length: int | None) -> bytes:
+        with self._opened(path) as descriptor:
+            if length is None:
+                length = os.fstat(descriptor).st_size - offset
+            data = os.pread(descriptor, length, offset)
+            while len(data) < length:
+                more = os.pread(descriptor, length - len(data), offset + len(data))
+                if not more:
+                    raise _too_short(path, offset + len(data))
+                data += more
+        return data
+
+    @contextlib.contextmanager
+    def _opened(self, path: str) -> Iterator[int]:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                if length is None:
-                    length = os.fstat(descriptor).st_size - offset
-                data = os.pread(descriptor, length, offset)
-                while len(data) < length:
-                    more = os.pread(descriptor, length - len(data), offset + len(data))
-                    if not more:
-                        raise DamagedError(
-                            f"{path} ends at byte {offset + len(data)}, before its content does;"
-                            " run 'cesbr check'."
-                        )
-                    data += more
+                yield descriptor
             finally:
                 os.close(descriptor)
         except OSError as error:
             raise self._translate(error, path) from error
-        return data
 
     def _translate(self, error: OSError, path: str) -> CesbrError:
         reason = os.strerror(error.errno or errno.EIO)
@@ -136,3 +149,7 @@ def _file(entry: os.DirEntry[str]) -> Sequence[FileInfo]:
         return (FileInfo(entry.name, entry.stat().st_size),)
     except FileNotFoundError:
         return ()
+
+
+def _too_short(path: str, end: int) -> DamagedError:
+    return DamagedError(f"{path} ends at byte {end}, before its content does; run 'cesbr check'.")
