@@ -1,0 +1,59 @@
+"""Keys that are derived ahead are those that would be derived, and each derivation is used once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cesbrfs.access import Secret
+from cesbrfs.errors import DamagedError
+from cesbrfs.repo import ahead
+from cesbrfs.repo.crypto import derive
+from cesbrfs.repo.model import parse_key_file
+
+JSON = b'{"kdf":"scrypt","N":2,"r":8,"p":1,"salt":"c3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nz"}'
+
+
+def repository(folder: Path, *contents: bytes) -> str:
+    (folder / "keys").mkdir()
+    for number, content in enumerate(contents):
+        (folder / "keys" / f"{number}").write_bytes(content)
+    return str(folder)
+
+
+def test_what_was_derived_ahead_is_taken_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second half of the work is not begun again, and the keys are the right ones."""
+    folder = repository(tmp_path, JSON)
+    key_file = parse_key_file(JSON)
+    expected = derive(b"pw", key_file)
+    ahead.derive_ahead(folder, Secret(b"pw"))
+    monkeypatch.setattr(ahead, "derive", None)
+    assert ahead.derived(b"pw", key_file) == expected
+
+
+def test_another_password_is_derived_anew(tmp_path: Path) -> None:
+    """What is under way for one password says nothing about another."""
+    ahead.derive_ahead(repository(tmp_path, JSON), Secret(b"pw"))
+    key_file = parse_key_file(JSON)
+    assert ahead.derived(b"other", key_file) == derive(b"other", key_file)
+    assert ahead.derived(b"pw", key_file) == derive(b"pw", key_file)
+
+
+@pytest.mark.parametrize("contents", [(), (JSON, JSON), (b"no key file",)])
+def test_nothing_is_begun_in_doubt(tmp_path: Path, contents: tuple[bytes, ...]) -> None:
+    """Without exactly one readable key file there is nothing to derive yet."""
+    ahead.derive_ahead(repository(tmp_path, *contents), Secret(b"pw"))
+    ahead.derive_ahead(str(tmp_path / "missing"), Secret(b"pw"))
+    ahead.derive_ahead(None, Secret(b"pw"))
+    assert not ahead._started
+
+
+def test_an_impossible_key_file_is_told_to_who_asks(tmp_path: Path) -> None:
+    """Parameters that scrypt refuses are an error where the keys are needed."""
+    absurd = JSON.replace(b'"N":2', b'"N":3')
+    ahead.derive_ahead(repository(tmp_path, absurd), Secret(b"pw"))
+    with pytest.raises(DamagedError):
+        ahead.derived(b"pw", parse_key_file(absurd))
