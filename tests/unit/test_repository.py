@@ -420,8 +420,8 @@ class TestContent:
             for offset in offsets:
                 assert await opened.read(offset, 100_000) == whole[offset : offset + 100_000]
         assert repository.blobs.fetching == 0
-        if cache_bytes > len(whole):
-            assert len(repo.storage.reads) <= len(parts)
+        if cache_bytes > len(whole):  # and one read may reach beyond the pack, and be made again
+            assert len(repo.storage.reads) <= len(parts) + 1
 
     async def test_a_damaged_blob_that_is_read_ahead(self) -> None:
         """Only who asks for it gets the error; what lies before and behind it is read."""
