@@ -106,9 +106,8 @@ class Operations(pyfuse3.Operations):
         made.st_mtime_ns = node.mtime_ns
         made.st_atime_ns = node.atime_ns
         made.st_ctime_ns = node.ctime_ns
-        seconds = FIXED_SECONDS if inode.fixed else CHANGING_SECONDS
-        made.attr_timeout = seconds
-        made.entry_timeout = seconds
+        made.attr_timeout = FIXED_SECONDS if inode.fixed else CHANGING_SECONDS
+        made.entry_timeout = CHANGING_SECONDS if inode.placed else FIXED_SECONDS
         return made
 
     @_handler

@@ -41,13 +41,14 @@ class Inode:
     """One inode the kernel knows, or is about to: `lookups` counts how often it was told.
 
     `backup` is the number of the backup's folder it lies in; `fixed` says that neither it nor
-    anything below can ever change.
+    anything below can ever change, `placed` that its name may come to stand for something else.
     """
 
     number: int
     entry: Entry
     backup: int
     fixed: bool
+    placed: bool = True
     lookups: int = 0
     nodes: dict[bytes, Node] | None = None
     """What a stored folder holds, for as long as the kernel knows it."""
@@ -152,8 +153,8 @@ class VirtualTree:
         number = self._number(parent, entry)
         inode = self._inodes.get(number)
         if inode is None:
-            fixed = isinstance(entry, Stored)
-            return Inode(number, entry, parent.backup if parent.number != ROOT else number, fixed)
+            backup = parent.backup if parent.number != ROOT else number
+            return Inode(number, entry, backup, isinstance(entry, Stored), not parent.fixed)
         if not inode.fixed:
             inode.entry = entry
         return inode
@@ -168,6 +169,9 @@ class VirtualTree:
                 node.device_id,
                 node.inode,
             )
+        elif isinstance(entry, Stored) and not parent.fixed:
+            # Another snapshot may come to be shown here, which is another folder.
+            seed = b"%d/%s\0%s" % (parent.number, entry.name, entry.snapshot.id.encode())
         else:
             seed = b"%d/%s" % (parent.number, entry.name)
         digest = hashlib.blake2b(seed, digest_size=8).digest()

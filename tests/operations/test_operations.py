@@ -263,3 +263,27 @@ async def test_a_forgotten_and_pruned_file_is_gone(restic_new: Path, tmp_path: P
     with pytest.raises(pyfuse3.FUSEError) as caught:
         await operations.read(opened.fh, 0, 10)
     assert caught.value.errno == errno.ENOENT
+
+
+async def test_a_place_can_come_to_show_another_snapshot(restic_new: Path, tmp_path: Path) -> None:
+    """When a newer snapshot of the backup claims a place, what was there is not shown any more."""
+    repo = create(restic_new, tmp_path / "repo")
+    volume = tmp_path / "var/lib/ces/ldap/volumes/db"
+    volume.mkdir(parents=True)
+    (volume / "data").write_text("old")
+    repo.backup(volume, tags=["b1"])
+    now = [0.0]
+    operations = Operations(
+        VirtualTree(View(await repo.open(), clock=lambda: now[0])), Presentation()
+    )
+    path = (b"b1", b"ldap", b"volumes", b"db")
+    before = await walk(operations, *path)
+    assert before.entry_timeout == CHANGING_SECONDS
+    await walk(operations, *path, b"data")
+    (volume / "data").write_text("new!")
+    repo.backup(volume, tags=["b1"])
+    now[0] += 2
+    assert (await walk(operations, *path)).st_ino != before.st_ino
+    told = await walk(operations, *path, b"data")
+    opened = await operations.open(told.st_ino, os.O_RDONLY, NOBODY)
+    assert bytes(await operations.read(opened.fh, 0, 10)) == b"new!"
