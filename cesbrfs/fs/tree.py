@@ -50,7 +50,7 @@ class Inode:
     fixed: bool
     placed: bool = True
     lookups: int = 0
-    nodes: dict[bytes, Node] | None = None
+    children: dict[bytes, Inode] | None = None
     """What a stored folder holds, for as long as the kernel knows it."""
 
 
@@ -119,20 +119,22 @@ class VirtualTree:
     async def lookup(self, parent: int, name: bytes) -> Inode | None:
         """Return the inode of one name in a folder, not yet counted; None without such a name."""
         above = self.inode(parent)
-        entry: Entry | None
         if isinstance(above.entry, Stored):
-            node = (await self._nodes(above, above.entry)).get(name)
-            entry = Stored(name, node, above.entry.snapshot) if node is not None else None
-        else:
-            entry = await self.view.child(above.entry, name)
+            found = (await self._children(above, above.entry)).get(name)
+            return found and self._inodes.get(found.number, found)
+        entry = await self.view.child(above.entry, name)
         if entry is None and parent == ROOT and name == STATUS_FOLDER:
             entry = self._status
         return self._make(above, entry) if entry is not None else None
 
-    async def _nodes(self, inode: Inode, entry: Stored) -> dict[bytes, Node]:
-        if inode.nodes is None:
-            inode.nodes = await self.view.nodes(entry)
-        return inode.nodes
+    async def _children(self, inode: Inode, entry: Stored) -> dict[bytes, Inode]:
+        """Return what a stored folder holds; made once for as long as the kernel knows it."""
+        if inode.children is None:
+            nodes, snapshot, make = await self.view.nodes(entry), entry.snapshot, self._make
+            inode.children = {
+                name: make(inode, Stored(name, node, snapshot)) for name, node in nodes.items()
+            }
+        return inode.children
 
     def remember(self, inode: Inode) -> None:
         """Count that the kernel was told of `inode` once more."""
@@ -146,6 +148,7 @@ class VirtualTree:
             return
         inode.lookups -= lookups
         if inode.lookups <= 0:
+            inode.children = None
             del self._inodes[number]
 
     def _make(self, parent: Inode, entry: Entry) -> Inode:
@@ -183,15 +186,13 @@ class VirtualTree:
         """Take down what a folder holds now; return a handle for `list_folder`."""
         inode = self.inode(number)
         above = inode.entry
-        entries: Iterable[tuple[bytes, Entry]]
         if isinstance(above, Stored):
-            nodes = await self._nodes(inode, above)
-            snapshot = above.snapshot
-            entries = ((name, Stored(name, node, snapshot)) for name, node in nodes.items())
+            held = list((await self._children(inode, above)).items())
         else:
-            entries = (await self.view.children(above)).items()
+            entries = await self.view.children(above)
+            held = [(name, self._make(inode, entry)) for name, entry in entries.items()]
         handle = self._handle()
-        self._folders[handle] = [(name, self._make(inode, entry)) for name, entry in entries]
+        self._folders[handle] = held
         return handle
 
     def list_folder(self, handle: int, start: int) -> Iterable[tuple[int, bytes, Inode]]:
