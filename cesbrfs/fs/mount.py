@@ -17,10 +17,10 @@ from cesbrfs.fs import pump
 from cesbrfs.fs.daemon import notify_systemd
 from cesbrfs.fs.kernel import tune
 from cesbrfs.fs.memory import settle
-from cesbrfs.fs.mountpoint import SUBTYPE
 from cesbrfs.fs.operations import Operations, Presentation
 from cesbrfs.fs.options import MountOptions
 from cesbrfs.fs.tree import VirtualTree
+from cesbrfs.mounts import SUBTYPE
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import open_storage
 from cesbrfs.settings import Settings

@@ -1,51 +1,19 @@
-"""Mountpoints: what may be mounted on, what is mounted, and how a mount is taken away."""
+"""Mountpoints: what may be mounted on, and how a mount is taken away."""
 
 from __future__ import annotations
 
 import errno
 import os
-import re
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cesbrfs.errors import MountError
+from cesbrfs.mounts import mounts, our_mounts
 
-SUBTYPE: Final = "cesbrfs"
-_MOUNTINFO: Final = "/proc/self/mountinfo"
-_OCTAL: Final = re.compile(r"\\([0-7]{3})")
 _UNMOUNT_SECONDS: Final = 30
-
-
-@dataclass(frozen=True, slots=True)
-class Mounted:
-    """One mount of the machine: where, of which type, and from what."""
-
-    mountpoint: str
-    fstype: str
-    source: str
-
-
-def mounts() -> Iterator[Mounted]:
-    """List the machine's mounts, from /proc/self/mountinfo (see proc(5))."""
-    with open(_MOUNTINFO, encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            before, _, after = line.partition(" - ")
-            fstype, source, *_ = after.split(" ")
-            yield Mounted(_plain(before.split(" ")[4]), fstype, _plain(source))
-
-
-def _plain(text: str) -> str:
-    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
-
-
-def our_mounts() -> list[Mounted]:
-    """List the mounts that this program serves."""
-    return [mounted for mounted in mounts() if mounted.fstype == f"fuse.{SUBTYPE}"]
 
 
 def check_mountpoint(mountpoint: str, repository: str | None) -> str:

@@ -63,8 +63,7 @@ class DiskCache:
 
     def keep_table(self, table: Table) -> Table:
         """Write a table; return it as it is mapped from there, or as it was where that fails."""
-        label = hashlib.sha256("\n".join(sorted(table.names)).encode()).hexdigest()[:32]
-        path = self.folder / f"{label}{_TABLE_SUFFIX}"
+        path = self._place(table)
         names = b"".join(bytes.fromhex(name) for name in table.names)
         rest = (
             struct.pack("<IIIQQ", len(table.names), len(table.packs) // ID_BYTES, table.bits,
@@ -83,11 +82,15 @@ class DiskCache:
 
     def drop_tables(self, kept: Iterable[Table]) -> None:
         """Remove the tables that none of the kept ones needs any more."""
-        names = {frozenset(table.names) for table in kept}
+        needed = {self._place(table) for table in kept}
         for path in self._files(_TABLE_SUFFIX):
-            table = _map_table(path)
-            if table is None or frozenset(table.names) not in names:
+            if path not in needed:
                 self._remove(path)
+
+    def _place(self, table: Table) -> Path:
+        """Return the file of a table: told from the index files that it was made of."""
+        label = hashlib.sha256("\n".join(sorted(table.names)).encode()).hexdigest()[:32]
+        return self.folder / f"{label}{_TABLE_SUFFIX}"
 
     def snapshots(self) -> dict[str, bytes]:
         """Return the snapshot files kept here, by name: each is what its name promises."""

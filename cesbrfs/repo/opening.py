@@ -51,9 +51,10 @@ async def open_keys(storage: Storage, password: Secret) -> Keys:
             unreadable = error
     if unreadable is not None:
         raise unreadable
+    tried = "its only key is not" if len(files) == 1 else f"none of its {len(files)} keys is"
     raise WrongKeyError(
-        f"The encryption key is wrong for the repository at {storage.shown}: none of its"
-        f" {len(files)} keys is opened by it; set the key this repository was made with."
+        f"The encryption key is wrong for the repository at {storage.shown}: {tried} opened by it;"
+        " set the key this repository was made with."
     )
 
 

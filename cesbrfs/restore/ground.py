@@ -10,13 +10,14 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from cesbrfs.errors import RestoreError, UsageError
+from cesbrfs.mounts import our_mounts
 
 _WALK: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW_TARGET_MODE: Final = 0o700
@@ -57,23 +58,14 @@ class Guard:
             with contextlib.suppress(OSError):
                 status = os.stat(path)
                 guard.folders[status.st_dev, status.st_ino] = what
-        for device in _our_mounts():
-            guard.devices[device] = "a mount of the backups"
+        with contextlib.suppress(OSError):  # without /proc none is known
+            for mounted in our_mounts():
+                guard.devices[mounted.device] = "a mount of the backups"
         return guard
 
     def against(self, status: os.stat_result) -> str | None:
         """Say what the folder with this status is, None when it may be written into."""
         return self.folders.get((status.st_dev, status.st_ino)) or self.devices.get(status.st_dev)
-
-
-def _our_mounts() -> Iterable[int]:
-    """Return the devices of mounted backups (fields as in proc_pid_mountinfo(5))."""
-    with contextlib.suppress(OSError), open("/proc/self/mountinfo", "rb") as lines:
-        for line in lines:
-            fields, _, rest = line.partition(b" - ")
-            if rest.startswith(b"fuse.cesbrfs "):
-                major, _, minor = fields.split(b" ")[2].partition(b":")
-                yield os.makedev(int(major), int(minor))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Final
 
 import trio
 
@@ -32,10 +32,8 @@ from cesbrfs.restore.ground import (
 )
 from cesbrfs.restore.landing import InPlace, Landings, Refused, Target, folder_of, land
 from cesbrfs.restore.selection import Selection
+from cesbrfs.tasks import gather
 from cesbrfs.view import Entry, Stored, View
-
-_AT_ONCE: Final = 8
-"""Folders read from the repository at the same time."""
 
 
 class Overwrite(StrEnum):
@@ -251,18 +249,12 @@ class _Grower:
 
     async def _fill(self, level: Sequence[PlannedFolder]) -> list[PlannedFolder]:
         """Give these folders what they hold; return the folders in them."""
-        pending = iter(level)
-        following: list[PlannedFolder] = []
+        below = await gather([partial(self._listed, folder) for folder in level])
+        return [child for children in below for child in children]
 
-        async def work() -> None:
-            for folder in pending:
-                await trio.lowlevel.checkpoint()  # what is in memory comes without one
-                following.extend(await self._children(folder))
-
-        async with trio.open_nursery() as nursery:
-            for _ in range(min(_AT_ONCE, len(level))):
-                nursery.start_soon(work)
-        return following
+    async def _listed(self, folder: PlannedFolder) -> list[PlannedFolder]:
+        await trio.lowlevel.checkpoint()  # what is in memory comes without one
+        return await self._children(folder)
 
     async def _children(self, folder: PlannedFolder) -> list[PlannedFolder]:
         assert folder.entry is not None

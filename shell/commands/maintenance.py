@@ -218,7 +218,7 @@ async def _locks(context: Context) -> set[str]:
 
 async def _status(context: Context, _arguments: argparse.Namespace) -> int:
     """Tell what is configured and how it is; changes nothing, and needs nothing to be right."""
-    from cesbrfs.fs.mountpoint import our_mounts  # noqa: PLC0415 - as above
+    from cesbrfs.mounts import our_mounts  # noqa: PLC0415 - as above
     from cesbrfs.settings import load  # noqa: PLC0415 - as above
 
     settings = load(context.session.flags, context.session.environ)

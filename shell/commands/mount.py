@@ -17,6 +17,7 @@ import trio
 import cesbrfs
 from cesbrfs.errors import CesbrError, MountError, UsageError
 from cesbrfs.fs import mountpoint as mountpoints
+from cesbrfs.mounts import our_mounts
 from cesbrfs.paths import show
 from shell.commands import Command
 
@@ -125,7 +126,7 @@ async def _umount(context: Context, arguments: argparse.Namespace) -> int:
 
 def _mounted(given: str | None) -> str:
     """Return the mountpoint to unmount."""
-    ours = [mounted.mountpoint for mounted in mountpoints.our_mounts()]
+    ours = [mounted.mountpoint for mounted in our_mounts()]
     if given is None:
         if len(ours) == 1:
             return ours[0]

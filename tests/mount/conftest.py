@@ -57,6 +57,12 @@ def environment(access: Access) -> dict[str, str]:
     }
 
 
+def is_mounted(path: Path) -> bool:
+    """Tell whether the kernel has a mount at `path`."""
+    with open("/proc/self/mountinfo", encoding="utf-8") as lines:
+        return any(line.split(" ")[4] == str(path) for line in lines)
+
+
 @dataclass
 class Mount:
     """A running mount: where, its process, and what it has logged so far."""
@@ -73,8 +79,7 @@ class Mount:
     @property
     def mounted(self) -> bool:
         """Whether the kernel still has it."""
-        with open("/proc/self/mountinfo", encoding="utf-8") as lines:
-            return any(line.split(" ")[4] == str(self.path) for line in lines)
+        return is_mounted(self.path)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cesbrfs.access import Access, Secret
-from tests.mount.conftest import Mount, environment
+from tests.mount.conftest import Mount, environment, is_mounted
 from tests.restic_repo import ResticRepo, create
 
 _SECONDS = 30
@@ -45,12 +45,6 @@ def run(access: Access, *arguments: str | Path) -> subprocess.CompletedProcess[s
         timeout=_SECONDS,
         check=False,
     )
-
-
-def is_mounted(path: Path) -> bool:
-    """Tell whether the kernel has a mount at `path`."""
-    with open("/proc/self/mountinfo", encoding="utf-8") as lines:
-        return any(line.split(" ")[4] == str(path) for line in lines)
 
 
 def serving(path: Path) -> list[int]:
