@@ -95,8 +95,20 @@ class RepositoryDeniedError(RepositoryError):
     errno = errno.EACCES
 
 
+class RepositoryUntrustedError(RepositoryError):
+    """The storage cannot prove who it is: its certificate or its host key is not trusted."""
+
+    errno = errno.EACCES
+
+
 class RepositoryUnreachableError(RepositoryError):
-    """The storage does not answer."""
+    """The storage does not answer now; the same request may succeed later."""
+
+
+class RepositoryTimedOutError(RepositoryUnreachableError):
+    """The storage did not answer in time."""
+
+    errno = errno.ETIMEDOUT
 
 
 class DamagedError(RepositoryError):
