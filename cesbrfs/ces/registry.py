@@ -2,15 +2,17 @@
 
 Keys begin with ``/``; their parts form folders, and a key is either a value or a folder.  Values
 are UTF-8 text, kept byte for byte.  `FileRegistry` is the embedded registry: a folder whose files
-mirror the keys.  Another implementation (CES has etcd, v2 keys API) needs the same five methods.
+mirror the keys; `cesbrfs.ces.etcd` speaks to the etcd that CES has.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -50,6 +52,14 @@ class Registry(Protocol):
 
     async def delete(self, key: str) -> None:
         """Remove `key`, or do nothing when it does not exist."""
+        ...
+
+    async def replace(self, key: str, value: str | None, previous: str | None) -> bool:
+        """Give `key` a value if it still has the `previous` one; None stands for no such key.
+
+        So ``replace(key, None, "x")`` removes it.  Returns whether it took place: False when
+        another value, or none, was found there, which then stays.
+        """
         ...
 
 
@@ -104,6 +114,10 @@ class FileRegistry:
     async def delete(self, key: str) -> None:
         """Remove `key` and the folders that it leaves empty; RegistryError for a folder of keys."""
         await trio.to_thread.run_sync(self._delete, key)
+
+    async def replace(self, key: str, value: str | None, previous: str | None) -> bool:
+        """Compare and set; no other `set`, `delete` or `replace` comes in between."""
+        return await trio.to_thread.run_sync(self._compare_and_set, key, value, previous)
 
     def _file(self, parts: tuple[str, ...]) -> Path:
         return self.path.joinpath(*parts)
@@ -182,6 +196,41 @@ class FileRegistry:
         parts = parts_of(key)
         if not parts:
             raise RegistryError(f"{key!r} is the whole registry, not a key; name one.")
+        with self._locked("set", parts):
+            self._write(parts, value)
+
+    def _delete(self, key: str) -> None:
+        parts = parts_of(key)
+        if self._kind(()) is not None:
+            with self._locked("delete", parts):
+                self._remove(parts)
+
+    def _compare_and_set(self, key: str, value: str | None, previous: str | None) -> bool:
+        parts = parts_of(key)
+        with self._locked("set", parts):
+            if self._get(key) != previous:
+                return False
+            if value is not None:
+                self._write(parts, value)
+            elif previous is not None:
+                self._remove(parts)
+            return True
+
+    @contextlib.contextmanager
+    def _locked(self, verb: str, parts: tuple[str, ...]) -> Iterator[None]:
+        """Keep other writers of this registry waiting; its folder itself is the lock."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise self._failed(verb, parts, error) from error
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
+
+    def _write(self, parts: tuple[str, ...], value: str) -> None:
         file = self._file(parts)
         try:
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -199,8 +248,7 @@ class FileRegistry:
         except (OSError, ValueError) as error:
             raise self._failed("set", parts, error) from error
 
-    def _delete(self, key: str) -> None:
-        parts = parts_of(key)
+    def _remove(self, parts: tuple[str, ...]) -> None:
         file = self._file(parts)
         try:
             if self._kind(parts) == "folder":

@@ -59,6 +59,7 @@ async def test_keys_stay_inside(registry: FileRegistry, key: str) -> None:
         registry.children(key),
         registry.set(key, ""),
         registry.delete(key),
+        registry.replace(key, "", None),
     ):
         with pytest.raises(RegistryError, match="no registry key"):
             await call
@@ -104,6 +105,43 @@ async def test_deleting_removes_emptied_folders(registry: FileRegistry) -> None:
     await registry.delete("/dogu/redmine")
     await registry.delete("/dogu/other")
     assert registry.path.exists()
+
+
+async def test_replacing_compares_first(registry: FileRegistry) -> None:
+    """A value is exchanged, made or removed only if what was expected is there."""
+    assert await registry.replace("/config/a", "1", None)
+    assert not await registry.replace("/config/a", "2", None)
+    assert not await registry.replace("/config/a", "2", "")
+    assert not await registry.replace("/config/b", "2", "1")
+    assert not await registry.replace("/config/b", None, "1")
+    assert await registry.replace("/config/b", None, None)
+    assert await registry.read("/") == {"/config/a": "1"}
+    assert await registry.replace("/config/a", "", "1")
+    assert await registry.replace("/config/a", "3", "")
+    assert not await registry.replace("/config/a", None, "")
+    assert await registry.replace("/config/a", None, "3")
+    assert await registry.children("/") == []
+    await registry.set("/config/c/d", "1")
+    with pytest.raises(RegistryError, match="/config/c is a folder"):
+        await registry.replace("/config/c", "1", None)
+
+
+async def test_of_two_writers_one_waits(registry: FileRegistry) -> None:
+    """Many that count up at the same time lose no step, though none of them knows the others."""
+    await registry.set("/count", "0")
+
+    async def count_up() -> None:
+        for _ in range(5):
+            while True:
+                found = await registry.get("/count")
+                assert found is not None
+                if await registry.replace("/count", str(int(found) + 1), found):
+                    break
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(count_up)
+    assert await registry.get("/count") == "25"
 
 
 async def test_other_bytes_are_refused_by_name(registry: FileRegistry) -> None:
