@@ -1,23 +1,34 @@
 """Where a command's words go: results to stdout, all else to stderr.
 
 stdout is the command's own, as the prompt redirects it with ``>`` and ``|``.  Everything is written
-by the front thread (see `portal`), so that a slow reader never blocks the loop.
+by the front thread (see `portal`), so that a slow reader never blocks the loop.  That thread also
+shows how far the command is (`tick`), from the first second on: on a terminal as a line that is
+replaced, with ``--json`` as an event a line.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import select
 import shutil
+import stat
 import sys
 import time
-from collections.abc import Callable
-from typing import Final, TextIO
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final, TextIO
 
 from cesbrfs.errors import UsageError
 from shell.portal import in_front, post_in_front
+from shell.progress import Progress
 
-_PROGRESS_SECONDS: Final = 0.1
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_SILENT_SECONDS: Final = 1.0
+"""What ends sooner shows no progress."""
+_EVENT_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 0.2
 _CLEAR_LINE: Final = "\r\x1b[K"
 
@@ -35,8 +46,10 @@ class Output:
         self.as_json: Final = as_json
         self.quiet: Final = quiet
         self._stdout = sys.stdout if stdout is None else stdout
+        self._under_way: list[Progress] = []
         self._progress_shown = False
-        self._progress_at = 0.0
+        self._next_event = 0.0
+        self._mid_line = False
 
     @property
     def terminal(self) -> bool:
@@ -69,16 +82,45 @@ class Output:
         if always or not self.quiet:
             post_in_front(lambda: self._write_aside(text.rstrip("\n") + "\n"))
 
-    def progress(self, text: Callable[[], str]) -> None:
-        """Show on a terminal how far the command is; replaces what was shown before."""
-        now = time.monotonic()
-        if self.quiet or self.as_json or now - self._progress_at < _PROGRESS_SECONDS:
+    @contextlib.contextmanager
+    def progress(self, what: str, *, events: bool = True) -> Iterator[Progress]:
+        """Show how far the block is; of blocks within blocks the innermost is shown.
+
+        Without `events` it is for people alone, and not for those who read the results through a
+        pipe: the pager there has the terminal.
+        """
+        progress = Progress(what)
+        if events or not (self.as_json or self._piped):
+            self._under_way.append(progress)
+        try:
+            yield progress
+        finally:
+            with contextlib.suppress(ValueError):
+                self._under_way.remove(progress)
+
+    @property
+    def _piped(self) -> bool:
+        try:
+            return stat.S_ISFIFO(os.fstat(self._stdout.fileno()).st_mode)
+        except (OSError, ValueError):  # no file at all
+            return False
+
+    def tick(self) -> None:
+        """Show how far the command is, if that is to be shown; for the front thread."""
+        under_way = self._under_way[-1:]
+        if self.quiet or not under_way or under_way[0].seconds < _SILENT_SECONDS:
             return
-        if not sys.stderr.isatty():
-            return
-        self._progress_at = now
-        line = text()
-        post_in_front(lambda: self._show_progress(line))
+        (progress,) = under_way
+        if self.as_json:
+            now = time.monotonic()
+            if now >= self._next_event:
+                self._next_event = now + _EVENT_SECONDS
+                sys.stderr.write(to_json(progress.event(), sys.stderr.encoding) + "\n")
+                sys.stderr.flush()
+        elif not self._mid_line and os.environ.get("TERM") != "dumb" and sys.stderr.isatty():
+            self._progress_shown = True
+            sys.stderr.write(_CLEAR_LINE + progress.line(self.columns - 1))
+            sys.stderr.flush()
 
     async def ask(self, question: str, otherwise: str) -> bool:
         """Ask a person for a yes; UsageError, `otherwise`, where nobody is there to ask."""
@@ -99,11 +141,13 @@ class Output:
         self.clear_progress()
         # A name that this stream's encoding lacks is escaped rather than an error.
         encoding = self._stdout.encoding or "utf-8"
+        self._mid_line = self.terminal and not text.endswith("\n")
         self._stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         self._stdout.flush()
 
     def _write_bytes(self, data: bytes) -> None:
         self.clear_progress()
+        self._mid_line = self.terminal and not data.endswith(b"\n")
         self._stdout.flush()
         buffer = self._stdout.buffer
         buffer.write(data)
@@ -112,11 +156,6 @@ class Output:
     def _write_aside(self, text: str) -> None:
         self.clear_progress()
         sys.stderr.write(text)
-        sys.stderr.flush()
-
-    def _show_progress(self, line: str) -> None:
-        self._progress_shown = True
-        sys.stderr.write(_CLEAR_LINE + line[: self.columns - 1])
         sys.stderr.flush()
 
     def clear_progress(self) -> None:

@@ -8,9 +8,11 @@ there by `in_front`, so the loop never blocks and a ^C always gets through.
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
 import signal
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -28,6 +30,7 @@ T = TypeVar("T")
 _PATIENCE: Final = 5.0
 """Seconds that an abandoned task gets to end when the portal is closed."""
 _SLOW_SECONDS: Final = 1.0
+_TICK_SECONDS: Final = 0.2
 
 
 class AbandonedError(InterruptedByUserError):
@@ -156,12 +159,14 @@ class Portal:
         self,
         function: Callable[[], Awaitable[T]],
         on_slow_end: Callable[[], object] = lambda: None,
+        on_tick: Callable[[], object] = lambda: None,
     ) -> T:
         """Run `function` on the loop and return what it returns.
 
         In the main thread the first ^C cancels it and waits until it has unwound; then
         InterruptedByUserError is raised.  A second one abandons it (AbandonedError).
-        `on_slow_end` is called when the unwinding takes longer than people wait without a word.
+        `on_slow_end` is called when the unwinding takes longer than people wait without a word,
+        `on_tick` several times a second while nothing else is to be done.
         """
         import trio  # noqa: PLC0415 - as above
 
@@ -172,6 +177,7 @@ class Portal:
             begin=lambda: self._token.run_sync_soon(call.begin, self._nursery),
             cancel=lambda: self._token.run_sync_soon(call.scope.cancel),
             on_slow_end=on_slow_end,
+            on_tick=on_tick,
         )
         return cast("T", front.wait())
 
@@ -219,11 +225,13 @@ class _Front:
         begin: Callable[[], None],
         cancel: Callable[[], None],
         on_slow_end: Callable[[], object],
+        on_tick: Callable[[], object],
     ) -> None:
         self._call = call
         self._begin = begin
         self._cancel = cancel
         self._on_slow_end = on_slow_end
+        self._on_tick = on_tick
         self._pressed = 0
         self._working = False
 
@@ -259,19 +267,22 @@ class _Front:
             raise
 
     def _serve(self) -> object:
-        told = False
+        told, pressed_at = False, math.inf
         while True:
-            wait = _SLOW_SECONDS if self._pressed and not told else None
             try:
-                message = self._call.messages.get(timeout=wait)
+                message = self._call.messages.get(timeout=_TICK_SECONDS)
             except queue.Empty:
-                told = True
-                self._on_slow_end()
+                if not told and time.monotonic() - pressed_at > _SLOW_SECONDS:
+                    told = True
+                    self._on_slow_end()
+                self._on_tick()
                 continue
             if isinstance(message, _Result):
                 return message.unwrap()
             if isinstance(message, _Work) and message.wanted:
                 self._work(message)
+            if self._pressed and pressed_at == math.inf:
+                pressed_at = time.monotonic()
             self._heed()
 
     def _work(self, work: _Work) -> None:

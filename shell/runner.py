@@ -20,11 +20,12 @@ def run_command(
     context = Context(session, out, no_init=said.get("no_init", False))
 
     async def run() -> int:
-        return await command.run(context, arguments)
+        with out.progress(command.name, events=False):
+            return await command.run(context, arguments)
 
     try:
         try:
-            return portal.run(run, _tell_to_wait)
+            return portal.run(run, _tell_to_wait, out.tick)
         finally:
             out.clear_progress()
     except Exception as error:  # noqa: BLE001 - every error of a command is told here

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cesbrfs.backup import BackupPlan, BackupResult, Step
     from cesbrfs.restic import Restic
     from cesbrfs.settings import Settings
+    from shell.progress import Progress
     from shell.session import Context
 
 _SUBSET: Final = re.compile(r"\d+/\d+|\d+(\.\d+)?%|\d+[KMGTkmgt]?")
@@ -95,13 +96,14 @@ async def _backup(context: Context, arguments: argparse.Namespace) -> int:
     for left_out in plan.left_out:
         context.out.note(f"Left out: {show(left_out.path)}: {left_out.reason}.")
     async with _no_lock_left(context, restic):
-        result = await run_backup(
-            plan,
-            instance=instance,
-            restic=restic,
-            repository=view.repository,
-            on_progress=lambda step: context.out.progress(lambda: _progress(step)),
-        )
+        with context.out.progress("Backing up") as progress:
+            result = await run_backup(
+                plan,
+                instance=instance,
+                restic=restic,
+                repository=view.repository,
+                on_progress=lambda step: _show_step(progress, step),
+            )
     await view.backups(max_age=0)
     await context.out.result(result.as_json(), lambda: _result_text(result))
     return result.exit_code
@@ -119,13 +121,17 @@ def _plan_text(plan: BackupPlan) -> str:
     return render.table(rows, ("Of", "Kind", "What"))
 
 
-def _progress(step: Step) -> str:
-    line = f"[{step.number}/{step.total}] {step.dogu or 'instance'} {step.kind}"
-    done = getattr(step.event, "bytes_done", None)
-    total = getattr(step.event, "total_bytes", None)
-    if isinstance(done, int) and isinstance(total, int):
-        line += f"  {render.size(done)} of {render.size(total)}"
-    return line
+def _show_step(progress: Progress, step: Step) -> None:
+    from cesbrfs.restic import Status  # noqa: PLC0415 - as above
+
+    event = step.event if isinstance(step.event, Status) else None
+    progress.update(
+        files=event.files_done if event else None,
+        total_files=event.total_files if event else None,
+        bytes=event.bytes_done if event else None,
+        total_bytes=event.total_bytes if event else None,
+        note=f"[{step.number}/{step.total}] {step.dogu or 'instance'} {step.kind}",
+    )
 
 
 def _result_text(result: BackupResult) -> str:
@@ -159,12 +165,13 @@ async def _check(context: Context, arguments: argparse.Namespace) -> int:
     if subset is not None and not _SUBSET.fullmatch(subset):
         raise UsageError(f"{subset!r} is no part of the data; write one such as 1/10, 5% or 500M.")
     restic = await context.restic()
-    async with _no_lock_left(context, restic):
-        report = await restic.check(
-            read_data=arguments.read_data,
-            read_data_subset=subset,
-            on_line=lambda line: context.out.progress(lambda: line),
-        )
+    with context.out.progress("Checking") as progress:
+        async with _no_lock_left(context, restic):
+            report = await restic.check(
+                read_data=arguments.read_data,
+                read_data_subset=subset,
+                on_line=lambda line: progress.update(note=line),
+            )
     sound = "No errors were found" + (
         ".\n" if arguments.read_data else "; --read-data reads the data itself, too.\n"
     )

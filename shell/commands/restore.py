@@ -25,7 +25,7 @@ from shell.commands import Command
 from shell.commands.browse import add_backup_flag, locate
 
 if TYPE_CHECKING:
-    from cesbrfs.restore import Progress, RestoreReport, Selection
+    from cesbrfs.restore import RestoreReport, Selection
     from shell.session import Context
 
 _NOBODY_TO_ASK: Final = (
@@ -85,9 +85,10 @@ async def _restore(context: Context, arguments: argparse.Namespace) -> int:
         if not await context.out.ask("Restore this?", _NOBODY_TO_ASK):
             context.out.note("Nothing was restored.")
             return 0
-    report = await execute(
-        view, planned, on_progress=lambda done: context.out.progress(lambda: _progress(done))
-    )
+    with context.out.progress("Restoring") as progress:
+        report = await execute(
+            view, planned, on_progress=lambda done: progress.update(**done._asdict())
+        )
     await context.out.result(report.as_json(), lambda: _report_text(report))
     return report.exit_code
 
@@ -125,13 +126,6 @@ def _listed(heading: str, lines: list[str]) -> list[tuple[str, str]]:
     if len(lines) > _SHOWN:
         rows.append(("", f"and {len(lines) - _SHOWN:,} more"))
     return rows
-
-
-def _progress(done: Progress) -> str:
-    return (
-        f"{done.files:,} of {render.count(done.total_files, 'file')},"
-        f" {render.size(done.bytes)} of {render.size(done.total_bytes)}"
-    )
 
 
 def _report_text(report: RestoreReport) -> str:

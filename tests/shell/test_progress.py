@@ -1,0 +1,158 @@
+"""How far a command is: the line, the events, and who gets to see them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from shell.output import Output
+from shell.progress import Progress, duration
+from tests.shell.conftest import Cesbr, Site
+from tests.shell.terminal import terminal
+from tests.shell.waiting import hang_the_index, wait_until
+
+_LONG = 1.3
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now
+
+
+def _restoring() -> tuple[Progress, Clock]:
+    clock = Clock()
+    progress = Progress("Restoring", clock)
+    for second in range(5):
+        clock.now = 100.0 + second
+        progress.update(
+            files=second, total_files=10, bytes=second << 20, total_bytes=20 << 20, note="a/b"
+        )
+    return progress, clock
+
+
+def test_the_line_shows_bytes_files_rate_and_time_left() -> None:
+    """1 MiB a second with 16 MiB to go is 16 s."""
+    progress, _ = _restoring()
+    assert (
+        progress.line(100)
+        == "Restoring  20%  4 of 10 files  4.0 MiB of 20.0 MiB  1.0 MiB/s  0:16 left  a/b"
+    )
+
+
+def test_a_narrow_terminal_gets_what_matters() -> None:
+    """The line never is wider than the terminal, and what it is about goes last."""
+    progress, _ = _restoring()
+    for columns in range(1, 100):
+        assert len(progress.line(columns)) <= columns
+    assert progress.line(26).startswith("Restoring  20%  0:16 left")
+    assert progress.line(9) == "Restoring"
+
+
+def test_the_rate_is_that_of_the_last_while() -> None:
+    """Ten seconds without a byte, and it is 0; what went on before does not count."""
+    progress, clock = _restoring()
+    for second in range(20):
+        clock.now = 105.0 + second
+        progress.update(bytes=4 << 20, total_bytes=20 << 20)
+    assert progress.rate == 0
+    assert progress.seconds_left is None
+
+
+def test_counting_anew_forgets_the_rate() -> None:
+    """The next thing that is counted from 0 has a rate of its own."""
+    progress, clock = _restoring()
+    progress.update(bytes=0)
+    clock.now += 4
+    progress.update(bytes=4)
+    assert progress.rate == 1.0
+
+
+def test_nothing_known_shows_the_time() -> None:
+    """A command that counts nothing at least shows that it goes on."""
+    clock = Clock()
+    progress = Progress("Checking", clock)
+    clock.now += 75
+    assert progress.line(80) == "Checking  1:15"
+    progress.update(note="字" * 50)
+    assert progress.line(20) == "Checking  1:15  字字"
+    assert duration(3723) == "1:02:03"
+
+
+@pytest.mark.parametrize(
+    ("quiet", "events", "seconds", "shown"),
+    [
+        (False, True, 2, b"\r\x1b[KChecking  0:02\r\x1b[K"),
+        (True, True, 2, b""),
+        (False, True, 0.5, b""),
+        (False, False, 2, b""),
+    ],
+)
+def test_who_sees_it(
+    monkeypatch: pytest.MonkeyPatch, *, quiet: bool, events: bool, seconds: float, shown: bytes
+) -> None:
+    """Nobody who wants it quiet, nothing in the first second, no one who reads in a pager."""
+    screen, terminal_end = os.openpty()
+    reader, writer = os.pipe()
+    monkeypatch.setenv("TERM", "xterm")
+    with os.fdopen(terminal_end, "w") as stream, os.fdopen(writer, "w") as pipe:
+        monkeypatch.setattr(sys, "stderr", stream)
+        out = Output(pipe, quiet=quiet)
+        with out.progress("Checking", events=events) as progress:
+            progress._began -= seconds
+            out.tick()
+        out.clear_progress()
+        out.tick()  # nothing goes on any more
+        stream.write("end")
+        stream.flush()
+        assert os.read(screen, 100) == shown + b"end"
+        monkeypatch.undo()
+    os.close(screen)
+    os.close(reader)
+
+
+def test_a_terminal_shows_it_after_a_second(own: Cesbr, site: Site, tmp_path: Path) -> None:
+    """A long command tells on its last line how long it goes on; ^C takes that line away."""
+    hang_the_index(site)
+    with terminal(own, tmp_path) as prompt:
+        prompt.wait_for_prompt()
+        prompt.line("check")
+        prompt.wait_for(r"^Checking  0:0[1-9].*\Z")
+        prompt.keys("C-c")
+        screen = prompt.wait_for(r"^cesbr: Interrupted\.\ncesbr>\Z")
+        assert "Checking" not in screen
+
+
+def test_programs_get_an_event_a_line(own: Cesbr, site: Site) -> None:
+    """With --json stderr has one JSON object a line: how far it is, and in the end the error."""
+    hang_the_index(site)
+    with own.start("--json", "check") as running:
+        assert running.stderr is not None
+        event = json.loads(running.stderr.readline())
+        running.send_signal(signal.SIGINT)
+        rest = [json.loads(line) for line in running.stderr]
+    assert (event["event"], event["what"]) == ("progress", "Checking")
+    assert event["seconds"] >= 1
+    assert rest[-1] == {"error": "Interrupted.", "code": 130}
+
+
+def test_without_a_terminal_nothing_is_shown(own: Cesbr, site: Site) -> None:
+    """A log file gets no progress, however long it takes."""
+    hang_the_index(site)
+    with own.start("check") as running:
+        wait_until(lambda: site.locks, "restic's lock")
+        since = time.monotonic()
+        wait_until(lambda: time.monotonic() - since > _LONG, "a while that would be worth a word")
+        running.send_signal(signal.SIGINT)
+        assert running.stderr is not None
+        assert running.stderr.read() == b"cesbr: Interrupted.\n"
