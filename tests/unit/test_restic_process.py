@@ -129,13 +129,14 @@ async def test_cancelling_interrupts_and_reads_the_pipes_to_their_end() -> None:
         return Line(keep=False)
 
     script = (
-        "import signal, sys, time\n"
+        "import os, signal, sys, time\n"
         "def stop(*_):\n"
-        "  for i in range(5000): print('x' * 99)\n"
-        "  print('end', flush=True)\n"
+        "  for i in range(5000): os.write(1, b'x' * 99 + b'\\n')\n"
+        "  os.write(1, b'end\\n')\n"
         "  sys.exit(130)\n"
         "signal.signal(signal.SIGINT, stop)\n"
-        "print('begin', flush=True)\n"
+        # Not print: the signal may come while it is still at work, and it cannot be entered twice.
+        "os.write(1, b'begin\\n')\n"
         "while True: time.sleep(0.01)"
     )
     async with trio.open_nursery() as nursery:
