@@ -140,8 +140,16 @@ class BackupRunningError(CesbrError):
     errno = errno.EBUSY
 
 
+class SuspendedError(CesbrError):
+    """The instance's configuration suspends backups and restores."""
+
+
 class RegistryError(CesbrError):
     """The registry cannot be read or written."""
+
+
+class RegistryUnreachableError(RegistryError):
+    """The registry does not answer now; the same request may succeed later."""
 
 
 class DoguError(CesbrError):

@@ -126,6 +126,17 @@ class Context:
             )
             return self.session.opened(repository, settings)
 
+    async def require_active(self, *, force: bool) -> None:
+        """Raise SuspendedError where the instance suspends its backups and restores.
+
+        `force` does not even ask: a registry that is gone is then in nobody's way.
+        """
+        if not force:
+            from cesbrfs.ces.backup_config import backup_config  # noqa: PLC0415 - as above
+
+            settings = await self.session.settings()
+            (await backup_config(settings.open_registry())).require_active()
+
     async def restic(self) -> Restic:
         """Return restic for a repository that is ready; a missing one is initialised first."""
         from cesbrfs.readiness import ensure_ready  # noqa: PLC0415 - as above

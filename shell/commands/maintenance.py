@@ -80,11 +80,15 @@ def _backup_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-n", "--dry-run", action="store_true", help="only show what would be backed up"
     )
+    parser.add_argument(
+        "--force", action="store_true", help="back up even if the instance suspends its backups"
+    )
 
 
 async def _backup(context: Context, arguments: argparse.Namespace) -> int:
     from cesbrfs.backup import plan_backup, run_backup  # noqa: PLC0415 - as above
 
+    await context.require_active(force=arguments.force or arguments.dry_run)
     settings = await context.session.settings()
     instance = settings.instance()
     plan = await plan_backup(instance, arguments.dogus or None)

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cesbrfs.errors import UsageError
+from cesbrfs.errors import RegistryUnreachableError, UsageError
 from cesbrfs.paths import show
 from cesbrfs.restore import (
     InPlace,
@@ -61,6 +61,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-n", "--dry-run", action="store_true", help="only show what it would do")
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    parser.add_argument(
+        "--force", action="store_true", help="restore even if the instance suspends its restores"
+    )
 
 
 async def _restore(context: Context, arguments: argparse.Namespace) -> int:
@@ -68,6 +71,7 @@ async def _restore(context: Context, arguments: argparse.Namespace) -> int:
         raise UsageError("Restore either to --target or --in-place, not both.")
     if not arguments.paths and not arguments.backup:
         raise UsageError("Restore what?  Name paths, or a whole backup with --backup ID.")
+    await _check_active(context, arguments)
     # A dry run leaves even a missing repository as it is.
     view = await context.view(may_init=not arguments.dry_run)
     paths = arguments.paths or ["."]
@@ -91,6 +95,14 @@ async def _restore(context: Context, arguments: argparse.Namespace) -> int:
         )
     await context.out.result(report.as_json(), lambda: _report_text(report))
     return report.exit_code
+
+
+async def _check_active(context: Context, arguments: argparse.Namespace) -> None:
+    """See that restores are not suspended; a registry that is lost must not keep data lost, too."""
+    try:
+        await context.require_active(force=arguments.force or arguments.dry_run)
+    except RegistryUnreachableError as error:
+        context.out.note(f"Whether restores are suspended is not known: {error.message}")
 
 
 async def _target(context: Context, arguments: argparse.Namespace, selection: Selection) -> Target:

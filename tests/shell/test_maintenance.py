@@ -143,6 +143,26 @@ def test_incomplete_backup_is_error_3(cesbr: Cesbr, empty_site: Site) -> None:
     assert str(empty_site.files) in said.out
 
 
+def test_a_suspended_instance(own: Cesbr, site: Site, tmp_path: Path) -> None:
+    """With active=false neither backup nor restore does anything; --force does it all the same."""
+    site.set("/config/backup/active", "False")
+    restore = ("restore", "--backup", "latest", "--target", str(tmp_path / "back"), "--yes")
+    for command in (("backup",), restore):
+        said = own(*command)
+        assert said.code == 1
+        assert "suspended: /config/backup/active in the registry" in said.err
+        assert "say --force" in said.err
+        assert own(*command, "--dry-run").code == 0
+    assert not (tmp_path / "back").exists()
+    assert own(*restore, "--force").code == 0
+    assert (tmp_path / "back").exists()
+    assert own("backup", "--force").code == 0
+    site.set("/config/backup/active", "perhaps")
+    said = own("backup")
+    assert said.code == 2
+    assert "set it to true or false" in said.err
+
+
 def test_dry_run_shows_the_plan(kept: Cesbr, kept_site: Site) -> None:
     """It lists what would be backed up, for people and programs."""
     assert str(kept_site.files) in kept("backup", "--dry-run").out

@@ -1,0 +1,117 @@
+"""How an instance wants to be backed up: every key, its forms, its default, its mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cesbrfs.ces.backup_config import BackupConfig, backup_config
+from cesbrfs.ces.registry import FileRegistry
+from cesbrfs.errors import SuspendedError, UsageError
+from tests.sample.instance import Instance
+
+
+def config(**values: str) -> BackupConfig:
+    return BackupConfig("the registry", values)
+
+
+def test_defaults() -> None:
+    """Without keys, and with empty ones, backups are active and nothing else is asked for."""
+    for found in (config(), config(**dict.fromkeys(config().describe(), " "))):
+        found.require_active()
+        assert found.active
+        assert found.times == ()
+        assert not found.ignore_dogu_health
+        assert not found.retention_enabled
+        assert found.retention_strategy is None
+        assert found.pre_backup_script is None
+        assert not found.deny_cross_blueprint_restores
+        assert {about["source"] for about in found.describe().values()} == {"default"}
+
+
+@pytest.mark.parametrize(
+    "name", ["active", "ignore_dogu_health", "retention_enabled", "deny_cross_blueprint_restores"]
+)
+def test_flags(name: str) -> None:
+    """True and false in any case; another word is told with its key."""
+    assert getattr(config(**{name: " TRUE\n"}), name) is True
+    assert getattr(config(**{name: "False"}), name) is False
+    with pytest.raises(UsageError, match=f"/config/backup/{name} .* is 'maybe'; set it to true or"):
+        getattr(config(**{name: "maybe"}), name)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ('{"Times":["12:30:00"]}', [time(12, 30)]),
+        ('{"times": ["23:59:58", "2:05", "02:05:00"]}', [time(2, 5), time(23, 59, 58)]),
+        ("12:30", [time(12, 30)]),
+        (" 12:30:15 \n", [time(12, 30, 15)]),
+        ('["00:00"]', [time()]),
+        ('"00:00"', [time()]),
+        ('{"Times":[]}', []),
+    ],
+)
+def test_times(written: str, expected: list[time]) -> None:
+    """Both forms of a time are read, alone and in the list that CES writes."""
+    assert config(time=written).times == tuple(expected)
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["noon", "24:00", "12:60", "12:30:60", "12", "12:30:00:00", '{"Times":[12]}', '{"Times":"x"}',
+     "{", "[" * 100_000, '{"Hours":["12:30"]}', '{"Times":null}', "\u0661\u0662:30"],
+)  # fmt: skip
+def test_times_that_are_none(written: str) -> None:
+    """What is no time of a day is told, not skipped."""
+    with pytest.raises(UsageError, match=r"/config/backup/time .* set it to a time such as 12:30"):
+        _ = config(time=written).times
+
+
+@given(st.lists(st.times().map(lambda at: at.replace(microsecond=0)), max_size=5))
+def test_every_second_of_a_day(times: list[time]) -> None:
+    """Any time of a day comes back, sorted and once."""
+    written = ", ".join(f'"{at:%H:%M:%S}"' for at in times)
+    assert config(time=f'{{"Times": [{written}]}}').times == tuple(sorted(set(times)))
+
+
+def test_scripts() -> None:
+    """Scripts are absolute paths."""
+    found = config(post_restore_script="/opt/after restore.sh", pre_backup_script="before.sh")
+    assert found.post_restore_script == Path("/opt/after restore.sh")
+    assert (found.post_backup_script, found.pre_restore_script) == (None, None)
+    with pytest.raises(UsageError, match=r"pre_backup_script .* is 'before\.sh'; .* absolute path"):
+        _ = found.pre_backup_script
+
+
+def test_suspended() -> None:
+    """An instance that is not active says which key suspends it and what helps."""
+    with pytest.raises(SuspendedError, match=r"/config/backup/active in .* is false; .* --force"):
+        config(active="false").require_active()
+
+
+def test_description() -> None:
+    """Each key is told with its source; a wrong one does not keep the others from being told."""
+    told = config(time="2:30", active="perhaps", pre_backup_script="/x").describe()
+    assert told["time"] == {"value": ["02:30:00"], "source": "registry /config/backup/time"}
+    assert told["pre_backup_script"]["value"] == "/x"
+    assert told["active"]["value"] == "perhaps"
+    assert "set it to true or false" in str(told["active"]["problem"])
+
+
+async def test_read_from_a_registry(
+    tmp_path: Path, make_instance: Callable[[Path], Instance]
+) -> None:
+    """The keys are read from where CES keeps them, and nothing secret with them."""
+    sample = make_instance(tmp_path / "instance")
+    found = await backup_config(FileRegistry(sample.registry))
+    assert found.address == str(sample.registry)
+    assert found.times == (time(2, 30),)
+    assert found.ignore_dogu_health
+    assert (found.retention_enabled, found.retention_strategy) == (True, "keepLastSevenDays")
+    assert sample.key not in repr(found)
