@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import stat
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,9 +21,16 @@ from cesbrfs.catalog import names
 from cesbrfs.catalog.backups import BARE_TAG, Backup, Backups, group
 from cesbrfs.catalog.placing import Layout, Placement, lay_out
 from cesbrfs.catalog.status import Report, Reports, describe
-from cesbrfs.errors import BlobMissingError, IsAFolderError, NotAFolderError, NotFoundError
+from cesbrfs.errors import (
+    BlobMissingError,
+    IsAFolderError,
+    NotAFolderError,
+    NotFoundError,
+    UsageError,
+)
+from cesbrfs.near import did_you_mean
 from cesbrfs.paths import show, unshow
-from cesbrfs.repo.model import Node, Snapshot, Tree
+from cesbrfs.repo.model import Node, Snapshot, Tree, format_time
 from cesbrfs.repo.repository import FileContent, Repository
 from cesbrfs.rules import DEFAULT_RULES, Rule
 
@@ -141,9 +149,9 @@ class View:
         return await self.reports.latest(await self.backups())
 
     async def find_backup(self, wanted: str) -> Backup:
-        """Return a backup by ID, folder name, unique beginning, or ``latest``.
+        """Return a backup by ID, folder name, unique beginning, ``latest``, or a time.
 
-        Raises NotFoundError when there is none.
+        A time means what ``latest`` was then.  Raises NotFoundError when there is none.
         """
         if wanted == names.LATEST.decode():
             backup = await self.latest()
@@ -152,7 +160,16 @@ class View:
                     "There is no complete backup yet; make one with 'cesbr backup'."
                 )
             return backup
-        return (await self.backups()).find(wanted)
+        backups = await self.backups()
+        moment = None if backups.starting(wanted) else _moment(wanted)
+        if moment is None or wanted.encode("utf-8", "surrogateescape") in backups.by_name:
+            return backups.find(wanted)
+        backup = await self.reports.newest(backups.until(moment))
+        if backup is None:
+            raise NotFoundError(
+                f"There was no complete backup yet at {format_time(moment)} ({wanted})."
+            )
+        return backup
 
     async def layout(self, backup: Backup) -> Layout:
         """Return where everything of `backup` is shown."""
@@ -259,7 +276,7 @@ class View:
         found = await self.child(entry, literal)
         if meant is None or meant == literal:
             if found is None:
-                raise NotFoundError(f"There is no {_joined([*parts, literal])}.")
+                raise await self._no_such(parts, entry, literal)
             return literal, found
         escaped = await self.child(entry, meant)
         if found is not None and escaped is not None:
@@ -271,7 +288,12 @@ class View:
             return meant, escaped
         if found is not None:
             return literal, found
-        raise NotFoundError(f"There is no {_joined([*parts, meant])}.")
+        raise await self._no_such(parts, entry, meant)
+
+    async def _no_such(self, parts: Sequence[bytes], folder: Entry, name: bytes) -> NotFoundError:
+        known = map(show, await self.children(folder))
+        hint = did_you_mean(show(name), known, ".")
+        return NotFoundError(f"There is no {_joined([*parts, name])}{hint}")
 
     # Our own folders
 
@@ -401,6 +423,16 @@ def _same(backups: Backups, snapshots: Sequence[Snapshot]) -> bool:
     for backup in backups.by_name.values():
         held |= backup.identity
     return held == {s.id for s in snapshots}
+
+
+def _moment(text: str) -> int | None:
+    """Return the last moment that `text` names, None when it is no time."""
+    from cesbrfs.when import parse_when  # noqa: PLC0415 - only where no ID was given
+
+    try:
+        return parse_when(text, time.time_ns(), last=True)
+    except UsageError:
+        return None
 
 
 def _joined(parts: Sequence[bytes]) -> str:

@@ -44,7 +44,7 @@ class PromptParser(cmd2.Cmd2ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong, and how to learn more."""
-        raise UsageError(usage_message(self.prog, message))
+        raise UsageError(usage_message(self, message))
 
 
 class CommandParser(PromptParser):

@@ -9,6 +9,7 @@ from typing import Final
 from cesbrfs.backup.points import BackupPlan, Failure, Kind, LeftOut, PointStep
 from cesbrfs.ces.instance import FoundVolume, InstalledDogu, Instance, RegistryData
 from cesbrfs.errors import RegistryError, UsageError
+from cesbrfs.near import did_you_mean
 from cesbrfs.paths import show
 
 DOGU_JSON: Final = "dogu.json"
@@ -48,7 +49,8 @@ def _choose(installed: Sequence[InstalledDogu], names: Iterable[str]) -> list[In
     for name in chosen:
         if name not in by_name:
             there = ", ".join(by_name) or "none"
-            raise UsageError(f"No dogu {name!r} is installed; the installed ones are: {there}.")
+            hint = did_you_mean(name, by_name, f"; the installed ones are: {there}.")
+            raise UsageError(f"No dogu {name!r} is installed{hint}")
     return [by_name[name] for name in chosen]
 
 

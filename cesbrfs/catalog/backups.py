@@ -9,6 +9,7 @@ from typing import Final
 
 from cesbrfs.catalog.names import folder_name
 from cesbrfs.errors import NotFoundError
+from cesbrfs.near import did_you_mean
 from cesbrfs.repo.model import Snapshot
 
 BARE_TAG: Final = re.compile(r"(?P<id>[^=]+)")
@@ -87,16 +88,24 @@ class Backups:
         named = self.by_name.get(wanted.encode("utf-8", "surrogateescape"))
         if named:
             return named
-        starting = [b for b in self.by_name.values() if wanted and b.id.startswith(wanted)]
+        starting = self.starting(wanted)
         if len(starting) == 1:
             return starting[0]
         if starting:
             raise NotFoundError(
                 f"{len(starting)} backups begin with {wanted!r}; give more of the Backup ID."
             )
-        raise NotFoundError(
-            f"There is no backup {wanted!r}; 'cesbr backups' lists those there are."
-        )
+        known = [backup.id for backup in self.by_name.values()]
+        hint = did_you_mean(wanted, known, "; 'cesbr backups' lists those there are.")
+        raise NotFoundError(f"There is no backup {wanted!r}{hint}")
+
+    def starting(self, wanted: str) -> list[Backup]:
+        """Return the backups whose IDs begin so."""
+        return [b for b in self.by_name.values() if wanted and b.id.startswith(wanted)]
+
+    def until(self, time_ns: int) -> list[Backup]:
+        """Return the backups that there were at this time, oldest first."""
+        return [b for b in self.by_name.values() if b.time_ns <= time_ns]
 
 
 def group(snapshots: Iterable[Snapshot], pattern: re.Pattern[str] = BARE_TAG) -> Backups:

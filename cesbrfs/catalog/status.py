@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -97,10 +98,14 @@ class Reports:
 
     async def latest(self, backups: Backups) -> Backup | None:
         """Return the newest complete backup, else the newest unverified one, else None."""
-        unverified: Backup | None = None
         for gone in self._known.keys() - {backup.id for backup in backups.by_name.values()}:
             del self._known[gone]
-        for backup in reversed(backups.by_name.values()):
+        return await self.newest(list(backups.by_name.values()))
+
+    async def newest(self, backups: Sequence[Backup]) -> Backup | None:
+        """Return the newest complete one of `backups`, oldest first, else as `latest` does."""
+        unverified: Backup | None = None
+        for backup in reversed(backups):
             status = (await self.of(backup)).status
             if status is Status.COMPLETE:
                 return backup

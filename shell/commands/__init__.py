@@ -8,13 +8,13 @@ needed, so the table below says which has which.
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from cesbrfs.errors import UsageError
+from cesbrfs.near import did_you_mean
 
 if TYPE_CHECKING:
     from shell.session import Context
@@ -63,9 +63,8 @@ def find_command(name: str) -> Command:
         if name in commands:
             return _load(module)[name]
     known = [command for commands in MODULES.values() for command in commands]
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else "see 'cesbr --help'."
-    raise UsageError(f"There is no command {name!r}; {hint}")
+    hint = did_you_mean(name, known, "; see 'cesbr --help'.")
+    raise UsageError(f"There is no command {name!r}{hint}")
 
 
 def commands_of(module: str) -> Iterator[Command]:

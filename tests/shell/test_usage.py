@@ -89,6 +89,8 @@ def test_nothing_slow_is_imported_in_vain(cesbr: Cesbr, arguments: str, unwanted
         (("stauts",), "did you mean 'status'?"),
         (("frobnicate",), "see 'cesbr --help'"),
         (("ls", "--nope"), "see 'cesbr ls --help'"),
+        (("ls", "--jsno"), "There is no --jsno; did you mean '--json'?"),
+        (("backup", "--dryrun=x"), "did you mean '--dry-run'?"),
         (("cat",), "required: PATH"),
         (("--nope", "ls"), "see 'cesbr --help'"),
         (("check", "--read-data", "--read-data-subset", "1/2"), "not allowed with"),

@@ -98,6 +98,28 @@ class TestRoot:
         whole = (await view.resolve(f"/_snapshots/{loose[:8]}")).entry
         assert whole.node.mtime_ns == parse_time(TIME)
 
+    async def test_a_backup_by_its_time(self) -> None:
+        """A time means what `latest` was then, a day its end; an ID that begins so goes first."""
+        repo = MemoryRepo()
+        old = save_volume(
+            repo, "20260101-a", time="2026-01-01T12:00:00Z", tags=["20260101-a", "x=y"]
+        )
+        complete(repo, "20260101-a", old, time="2026-01-01T12:00:01Z")
+        save_volume(repo, "B", time="2026-01-02T12:00:00Z")
+        view = await view_of(repo)
+        for wanted, found in {
+            "2026-01-01T12:00:30Z": "20260101-a",
+            "2026-01-05": "20260101-a",
+            "1 minute ago": "20260101-a",
+            "20260101": "20260101-a",
+            "B": "B",
+        }.items():
+            assert (await view.find_backup(wanted)).id == found
+        with pytest.raises(NotFoundError, match="no complete backup yet"):
+            await view.find_backup("2025-12-31")
+        with pytest.raises(NotFoundError, match="did you mean '20260101-a'"):
+            await view.find_backup("20260101-b")
+
     async def test_ids_that_could_be_names_of_ours(self) -> None:
         """Escaped, and each with its own content."""
         repo = MemoryRepo()
@@ -265,6 +287,12 @@ class TestPaths:
         view = await self.view()
         with pytest.raises(NotFoundError, match="There is no /"):
             await view.resolve(path)
+
+    async def test_a_near_name_is_suggested(self) -> None:
+        """The message has the name that was perhaps meant, as a listing shows it."""
+        view = await self.view()
+        with pytest.raises(NotFoundError, match=r"/A/redmien; did you mean 'redmine'\?"):
+            await view.resolve("/A/redmien/volumes")
 
     @pytest.mark.parametrize("path", ["/A/backup.json/x", "/A/redmine/volumes/files/f.txt/x"])
     async def test_what_is_no_folder(self, path: str) -> None:
