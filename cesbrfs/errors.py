@@ -156,6 +156,14 @@ class DoguError(CesbrError):
     """A dogu.json does not hold what its format promises."""
 
 
+class ScriptError(CesbrError):
+    """A program of the administrator's is not there, failed, or took too long."""
+
+
+class HealthError(CesbrError):
+    """A dogu is not well, so that its backup might not be worth much."""
+
+
 class MountError(CesbrError):
     """The mount cannot be made or ended."""
 

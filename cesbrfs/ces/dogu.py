@@ -7,13 +7,16 @@ to it; so does this module.  Pure parsing; the format is that of cesapp-lib's ``
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from cesbrfs.errors import DoguError
 
 PRIVATE_VOLUME: Final = "_private"
 """The folder beside a dogu's volumes that holds its private key, the only copy there is."""
+
+_PORTS: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +31,36 @@ class Volume:
 
 
 @dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """How to tell whether the dogu is well: a `type` of ``tcp``, ``http`` or ``state``.
+
+    `port` is 0 and `type` empty where the description does not say one that can be used.
+    """
+
+    type: str
+    port: int = 0
+    path: str = "/health"
+    state: str = "ready"
+
+    def __str__(self) -> str:
+        what = {"tcp": str(self.port), "http": f"{self.port}{self.path}", "state": self.state}
+        return f"{self.type or 'of no type'} {what.get(self.type, '')}".strip()
+
+
+@dataclass(frozen=True, slots=True)
 class Dogu:
-    """What a dogu.json says; `name` is ``namespace/simple``."""
+    """What a dogu.json says; `name` is ``namespace/simple``.
+
+    `needs` are the simple names of the dogus that it depends on; `commands` are those that it
+    exposes, by their names.
+    """
 
     name: str
     version: str
     volumes: tuple[Volume, ...] = ()
+    health_checks: tuple[HealthCheck, ...] = ()
+    needs: tuple[str, ...] = ()
+    commands: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def simple_name(self) -> str:
@@ -54,7 +81,14 @@ def parse_dogu(text: str) -> Dogu:
     declared = dogu.get("volumes", [])
     if not isinstance(declared, list):
         raise DoguError("Volumes in the dogu.json is no list; install the dogu again.")
-    return Dogu(name, _text(dogu, "version"), tuple(_volume(entry) for entry in declared))
+    return Dogu(
+        name,
+        _text(dogu, "version"),
+        tuple(_volume(entry) for entry in declared),
+        health_checks=_health_checks(dogu),
+        needs=_needs(dogu.get("dependencies")),
+        commands=_commands(dogu.get("exposedcommands")),
+    )
 
 
 def _fields(found: object, what: str) -> dict[str, object]:
@@ -100,3 +134,48 @@ def _volume(entry: object) -> Volume:
         group=_text(fields, "group"),
         needs_backup=needs_backup,
     )
+
+
+# What is read below is not what makes a dogu's data whole: a part that cannot be understood is
+# passed over, and does not cost the description.
+
+
+def _health_checks(dogu: dict[str, object]) -> tuple[HealthCheck, ...]:
+    """Read HealthChecks, or the one HealthCheck of older descriptions."""
+    found = tuple(_health_check(fields) for fields in _objects(dogu.get("healthchecks")))
+    return found or tuple(_health_check(fields) for fields in _objects([dogu.get("healthcheck")]))
+
+
+def _health_check(fields: dict[str, object]) -> HealthCheck:
+    port = fields.get("port")
+    usable = isinstance(port, int) and not isinstance(port, bool) and 0 < port < _PORTS
+    path = _word(fields.get("path")) or "/health"
+    return HealthCheck(
+        _word(fields.get("type")).lower(),
+        port if usable and isinstance(port, int) else 0,
+        path if path.startswith("/") else f"/{path}",
+        _word(fields.get("state")) or "ready",
+    )
+
+
+def _needs(declared: object) -> tuple[str, ...]:
+    """Return the dogus among the dependencies; in the old form they are bare names."""
+    names = [_word(entry) for entry in declared] if isinstance(declared, list) else []
+    dogus = (f for f in _objects(declared) if _word(f.get("type")).lower() in {"", "dogu"})
+    names += [_word(fields.get("name")) for fields in dogus]
+    return tuple(simple for name in names if (simple := name.rpartition("/")[2]))
+
+
+def _commands(declared: object) -> dict[str, str]:
+    commands = {_word(f.get("name")): _word(f.get("command")) for f in _objects(declared)}
+    return {name: command for name, command in commands.items() if name and command}
+
+
+def _objects(declared: object) -> Iterator[dict[str, object]]:
+    for entry in declared if isinstance(declared, list) else ():
+        if isinstance(entry, dict):
+            yield _fields(entry, "an entry")
+
+
+def _word(value: object) -> str:
+    return value if isinstance(value, str) and _is_unicode(value) else ""

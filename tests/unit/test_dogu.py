@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from cesbrfs.ces.dogu import Volume, parse_dogu
+from cesbrfs.ces.dogu import HealthCheck, Volume, parse_dogu
 from cesbrfs.errors import DoguError
 from tests.sample.dogus import DOGUS, Dogu
 
@@ -73,3 +73,49 @@ def test_refuses_volumes_that_lead_elsewhere(name: str) -> None:
     """A volume's name is one folder's, so no dogu.json can reach out of the dogu."""
     with pytest.raises(DoguError):
         parse_dogu(json.dumps({"Name": "n/d", "Volumes": [{"Name": name}]}))
+
+
+def test_care_is_read_in_both_forms() -> None:
+    """Health checks, needs and commands are read in any case, from new and old descriptions."""
+    new = parse_dogu(
+        json.dumps(
+            {
+                "Name": "official/redmine",
+                "HEALTHCHECKS": [
+                    {"type": "TCP", "port": 3000},
+                    {"Type": "http", "Port": 8080, "Path": "up"},
+                    {"Type": "state", "State": "done"},
+                ],
+                "Dependencies": [
+                    {"type": "dogu", "name": "official/postgresql"},
+                    {"Type": "package", "Name": "cesappd"},
+                ],
+                "ExposedCommands": [{"Name": "backup-consumer", "Command": "/dump.sh"}, {}],
+            }
+        )
+    )
+    assert list(map(str, new.health_checks)) == ["tcp 3000", "http 8080/up", "state done"]
+    assert new.needs == ("postgresql",)
+    assert new.commands == {"backup-consumer": "/dump.sh"}
+    old = {"Name": "official/smeagol", "HealthCheck": {"Type": "http", "Port": 80}}
+    found = parse_dogu(json.dumps(old | {"Dependencies": ["official/scm", "cas"]}))
+    assert found.health_checks == (HealthCheck("http", 80, "/health"),)
+    assert found.needs == ("scm", "cas")
+
+
+def test_careless_care_costs_nothing_else() -> None:
+    """What cannot be understood of them leaves the description as good as it is."""
+    found = parse_dogu(
+        json.dumps(
+            {
+                "Name": "official/odd",
+                "Volumes": [{"Name": "data"}],
+                "HealthChecks": [{"Type": "tcp", "Port": "3000"}, {"Port": True}, "tcp"],
+                "Dependencies": {"name": "cas"},
+                "ExposedCommands": [{"Name": 1, "Command": "x"}, {"Name": "y"}, None],
+            }
+        )
+    )
+    assert found.health_checks == (HealthCheck("tcp"), HealthCheck(""))
+    assert (found.needs, found.commands) == ((), {})
+    assert [volume.name for volume in found.volumes] == ["data"]
