@@ -4,7 +4,8 @@
 fails is reported by its path and does not keep the rest from being backed up.
 """
 
-from cesbrfs.backup.plan import plan_backup
+from cesbrfs.backup.dumps import DumpRunner
+from cesbrfs.backup.plan import choose, plan_backup
 from cesbrfs.backup.points import (
     BackupPlan,
     BackupResult,
@@ -18,11 +19,13 @@ from cesbrfs.backup.run import Step, new_backup_id, run_backup
 __all__ = [
     "BackupPlan",
     "BackupResult",
+    "DumpRunner",
     "Failure",
     "LeftOut",
     "PointResult",
     "PointStep",
     "Step",
+    "choose",
     "new_backup_id",
     "plan_backup",
     "run_backup",

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from cesbrfs.backup.dumps import DumpRunner, plan_dumps
 from cesbrfs.backup.points import BackupPlan, Failure, Kind, LeftOut, PointStep
 from cesbrfs.ces.instance import FoundVolume, InstalledDogu, Instance, RegistryData
 from cesbrfs.errors import RegistryError, UsageError
@@ -16,15 +17,22 @@ DOGU_JSON: Final = "dogu.json"
 REGISTRY_JSON: Final = "registry.json"
 
 
-async def plan_backup(instance: Instance, dogus: Sequence[str] | None = None) -> BackupPlan:
+async def plan_backup(
+    instance: Instance, dogus: Sequence[str] | None = None, runner: DumpRunner | None = None
+) -> BackupPlan:
     """Work out the steps of a backup of everything, or of the dogus named.
 
+    With a `runner`, what dogus keep in the databases of others is dumped, too.
     UsageError when one of these is not installed, or when there is nothing at all to back up.
     """
     installed = await instance.dogus()
     if dogus is not None:
-        return BackupPlan(tuple(await _all_dogus(instance, _choose(installed, dogus))))
+        chosen = choose(installed, dogus)
+        steps = await _all_dogus(instance, chosen)
+        steps += await plan_dumps(instance, chosen, installed, runner)
+        return BackupPlan(tuple(steps))
     steps = [*await _instance_itself(instance), *await _all_dogus(instance, installed)]
+    steps += await plan_dumps(instance, installed, installed, runner)
     strays = await instance.strays(dogu.name for dogu in installed)
     if not any(step.paths or step.document for step in steps):
         raise UsageError(
@@ -43,7 +51,8 @@ async def plan_backup(instance: Instance, dogus: Sequence[str] | None = None) ->
     return BackupPlan(tuple(steps))
 
 
-def _choose(installed: Sequence[InstalledDogu], names: Iterable[str]) -> list[InstalledDogu]:
+def choose(installed: Sequence[InstalledDogu], names: Iterable[str]) -> list[InstalledDogu]:
+    """Return the dogus of these `names`; UsageError for one that is not installed."""
     by_name = {dogu.name: dogu for dogu in installed}
     chosen = list(dict.fromkeys(names))
     for name in chosen:

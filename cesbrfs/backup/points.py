@@ -8,7 +8,7 @@ from typing import Literal
 
 from cesbrfs.paths import for_json
 
-Kind = Literal["metadata", "registry", "volumes", "configuration", "manifest"]
+Kind = Literal["metadata", "registry", "volumes", "configuration", "dump", "manifest"]
 Status = Literal["complete", "incomplete"]
 
 
@@ -37,12 +37,22 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True)
+class DumpCommand:
+    """The program whose output is what `provider` holds for a dogu; it gets `seconds` for it."""
+
+    provider: str
+    words: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class PointStep:
     """One point of data to back up; `dogu` is None for the instance's own.
 
     Either `paths`, folders that are backed up as they are, or a `document`, a file's name whose
-    content is made at the time (or is `content`, when it is known).  Neither: nothing is left that
-    can be backed up.  `failed` is what should be part of the point and cannot.
+    content is made at the time (or is `content`, when it is known, or what `dump` writes).
+    Neither: nothing is left that can be backed up.  `failed` is what should be part of the point
+    and cannot.
     """
 
     kind: Kind
@@ -50,6 +60,7 @@ class PointStep:
     paths: tuple[Path, ...] = ()
     document: str | None = None
     content: bytes | None = field(default=None, repr=False)
+    dump: DumpCommand | None = None
     failed: tuple[Failure, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
 

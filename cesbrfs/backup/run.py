@@ -1,4 +1,4 @@
-"""Plan -> backup: takes the snapshots one after the other and writes the manifest."""
+"""Plan -> backup: takes the snapshots, two at a time, and then writes the manifest."""
 
 from __future__ import annotations
 
@@ -6,24 +6,37 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
+from cesbrfs.backup.dumps import FOLDER, save_dump
 from cesbrfs.backup.plan import REGISTRY_JSON, registry_data
-from cesbrfs.backup.points import BackupPlan, BackupResult, Failure, Kind, PointResult, PointStep
+from cesbrfs.backup.points import (
+    BackupPlan,
+    BackupResult,
+    DumpCommand,
+    Failure,
+    Kind,
+    PointResult,
+    PointStep,
+)
 from cesbrfs.catalog.manifest import FILE_NAME, FORMAT, FailedPath, Manifest, Point, write_manifest
 from cesbrfs.ces.instance import Instance
 from cesbrfs.ces.lock import backup_lock
-from cesbrfs.errors import NotFoundError, RegistryError, ResticError
+from cesbrfs.errors import NotFoundError, RegistryError, ResticError, ScriptError
 from cesbrfs.paths import for_json, show
 from cesbrfs.repo.model import Snapshot, format_time
 from cesbrfs.restic import Event, Restic
 from cesbrfs.restic.events import as_restic_shows
+from cesbrfs.tasks import gather
 
 _FULL_ID: Final = 64
 """Hex digits of a whole snapshot ID; older restics report only the first eight."""
+_AT_ONCE: Final = 2
+"""Snapshots taken at the same time: each costs restic most of a second of deriving the key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +75,27 @@ async def run_backup(
     restic: Restic,
     repository: SnapshotList,
     on_progress: Callable[[Step], None] | None = None,
+    prepare: Callable[[], Awaitable[BackupPlan]] | None = None,
 ) -> BackupResult:
     """Back up what `plan` says, under a new Backup ID.
 
-    A point that fails makes the backup incomplete.  Raised are BackupRunningError when another one
-    runs, RepositoryError when going on is pointless (wrong key, gone, denied, unreachable, locked,
-    full) and ResticError when not one snapshot could be made.  Stopped on the way, by an error or
-    by a cancellation, it leaves its snapshots without a manifest, and so counts as incomplete.
+    `prepare` runs once no other backup can, and returns the plan as it is then; what it raises
+    ends the backup before it has begun.  A point that fails makes the backup incomplete.
+
+    Raised are BackupRunningError when another one runs, RepositoryError when going on is pointless
+    (wrong key, gone, denied, unreachable, locked, full) and ResticError when not one snapshot could
+    be made.  Stopped on the way, by an error or by a cancellation, it leaves its snapshots without
+    a manifest, and so counts as incomplete.
     """
     started = time.time_ns()
     backup_id = new_backup_id(started)
     with backup_lock(instance.root, backup_id, format_time(started)):
         run = _Run(instance, restic, backup_id, await _host(instance), on_progress)
-        points = [
-            await run.point(step, number, len(plan.steps) + 1)
-            for number, step in enumerate(plan.steps, 1)
-        ]
+        if prepare is not None:
+            plan = await prepare()
+        total = len(plan.steps) + 1
+        work = [partial(run.point, step, n, total) for n, step in enumerate(plan.steps, 1)]
+        points = await gather(work, _AT_ONCE)
         if not any(point.snapshot for point in points):
             raise ResticError(_nothing(points))
         points = _confirm(plan.steps, points, backup_id, await repository.snapshots())
@@ -121,6 +139,8 @@ class _Run:
         self.tell(progress)
         if step.paths:
             result = await self._folders(step, progress)
+        elif step.dump is not None:
+            result = await self._dump(step, step.dump, progress)
         elif step.kind == "registry":
             result = await self._registry(step, progress)
         elif step.document is not None:
@@ -146,12 +166,29 @@ class _Run:
             return PointResult(step.kind, step.dogu, failed=failed)
         return await self._snapshot(step, progress, (), (REGISTRY_JSON, data.to_json()))
 
+    async def _dump(self, step: PointStep, dump: DumpCommand, progress: Step) -> PointResult:
+        """Back up what a command writes, or nothing of it when that fails."""
+        document = step.document or ""
+        path = Path(FOLDER, document)
+
+        async def save(reader: int, end: Callable[[], None]) -> PointResult:
+            return await self._snapshot(step, progress, (), (document, reader), end)
+
+        try:
+            result = await save_dump(self.instance, step.dogu or "", dump, save)
+        except (ScriptError, RegistryError) as error:
+            return _with_failures(PointResult(step.kind, step.dogu), [path], error.message)
+        if result.snapshot and not result.bytes:
+            return _with_failures(result, [path], f"the dump by {dump.provider} is empty")
+        return result
+
     async def _snapshot(
         self,
         step: PointStep,
         progress: Step,
         paths: Sequence[Path],
-        stdin: tuple[str, bytes] | None,
+        stdin: tuple[str, bytes | int] | None,
+        on_interrupt: Callable[[], None] | None = None,
     ) -> PointResult:
         try:
             summary = await self.restic.backup(
@@ -160,6 +197,7 @@ class _Run:
                 host=self.host,
                 stdin=stdin,
                 on_event=lambda event: self.tell(replace(progress, event=event)),
+                on_interrupt=on_interrupt,
             )
         except (ResticError, NotFoundError) as error:  # all others would meet the next point, too
             whole = [os.fsencode(path) for path in paths] or [(stdin or ("",))[0].encode()]

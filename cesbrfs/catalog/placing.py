@@ -171,10 +171,14 @@ class _Placer:
     async def _by_tags(self, path: str, node: Node) -> bool:
         """Place what the snapshot's own tags describe; False when they do not."""
         owner = names.folder_name(self._dogu) if self._dogu else names.INSTANCE
-        if self._kind == "metadata" and self._dogu and node.type == "file":
-            return self._add((owner, names.DOGU_JSON), node, path)
-        if self._kind == "registry" and node.type == "file":
-            return self._add((owner, names.REGISTRY_JSON), node, path)
+        if node.type == "file" and (self._dogu or self._kind == "registry"):
+            files = {
+                "metadata": (names.DOGU_JSON,),
+                "registry": (names.REGISTRY_JSON,),
+                "dump": (names.DUMPS, node.name),
+            }
+            if self._kind in files:
+                return self._add((owner, *files[self._kind]), node, path)
         if self._kind == "configuration":
             return self._add((owner, names.CONFIGURATION, *_below(path, "etc", node)), node, path)
         if self._kind == "volumes" and self._dogu:

@@ -66,6 +66,8 @@ _RETRIES: Final = 3
 _REST_VARIABLES: Final = Version(0, 16, 1)
 _SECRET_NAME: Final = ("SECRET", "PASSWORD", "TOKEN", "KEY")
 _PARTIAL: Final = 3
+_INTERRUPTED: Final = "interrupt received"
+"""What every version says on stderr when it has got a SIGINT."""
 
 OnEvent = Callable[[Event], None]
 OnText = Callable[[str], None]
@@ -83,6 +85,7 @@ class _Ears:
 
     on_event: OnEvent | None = None
     on_text: OnText | None = None
+    on_interrupt: Callable[[], None] | None = None
     retries: float = math.inf
     """How many retries to wait for."""
     seen_retries: int = field(default=0, init=False)
@@ -110,6 +113,8 @@ class _Ears:
             self.seen_retries += 1
             tired = self.retries < math.inf and is_hopeless(reason)
             return Line(hopeless=tired or self.seen_retries >= self.retries)
+        if self.on_interrupt is not None and _INTERRUPTED in text:
+            self.on_interrupt()
         if self.on_text is not None and text and event is None:
             self.on_text(text)
         return Line(progress=text)
@@ -120,8 +125,14 @@ class _Heard:
     """What one backup told: its totals, and the items that it could not read."""
 
     on_event: OnEvent | None
+    on_interrupt: Callable[[], None] | None = None
     summary: Summary | None = None
     failed: dict[str, Failed] = field(default_factory=dict)
+
+    @property
+    def ears(self) -> _Ears:
+        """What listens to that backup."""
+        return _Ears(on_event=self, on_interrupt=self.on_interrupt)
 
     def __call__(self, event: Event) -> None:
         """Take one event and hand it on."""
@@ -219,11 +230,16 @@ class Restic:
         parent: str | None = None,
         time: str | None = None,
         exclude: Sequence[PathLike] = (),
-        stdin: tuple[str, bytes] | None = None,
+        stdin: tuple[str, bytes | int] | None = None,
         dry_run: bool = False,
         on_event: OnEvent | None = None,
+        on_interrupt: Callable[[], None] | None = None,
     ) -> BackupSummary:
         """Save `paths`, or the one file ``(name, content)`` of `stdin`, as one snapshot.
+
+        The content is bytes, or a descriptor that is read to its end.  An interrupted restic goes
+        on waiting for that end, and then saves nothing: `on_interrupt`, which is called once it
+        knows, may bring the end about.
 
         Paths are literal, of any bytes and any number; `exclude` are literal paths below them.
         `time` is ``YYYY-MM-DD HH:MM:SS``, local.  What could not be read is in the result's
@@ -233,12 +249,14 @@ class Restic:
         command += backup_flags(tags=tags, host=host, parent=parent, time=time, exclude=exclude)
         if dry_run:
             command.append("--dry-run")
-        heard = _Heard(on_event)
+        heard = _Heard(on_event, on_interrupt)
         if stdin is not None:
             if paths or not stdin[0] or "/" in stdin[0]:
                 # 0.18.0 fails on a name with folders: "unable to save snapshot: open /x".
                 raise UsageError("A backup from memory takes one bare file name and no paths.")
             command += ["--stdin", "--stdin-filename", stdin[0]]
+            if isinstance(stdin[1], int):
+                return await self._backup(command, heard, stdin=stdin[1])
             with passed_bytes(stdin[1]) as source:
                 return await self._backup(command, heard, stdin=source)
         if not paths:
@@ -265,7 +283,7 @@ class Restic:
         pass_fds: Sequence[int] = (),
     ) -> BackupSummary:
         """Run a backup; `missing` are the paths that are known not to be there."""
-        ended = await self._run(command, _Ears(on_event=heard), stdin=stdin, pass_fds=pass_fds)
+        ended = await self._run(command, heard.ears, stdin=stdin, pass_fds=pass_fds)
         if ended.ending is not Ending.ITSELF or ended.exit_code not in (0, _PARTIAL):
             raise self._failure(command, ended)
         if heard.summary is None:

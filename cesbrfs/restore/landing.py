@@ -161,6 +161,8 @@ def place_on_instance(  # noqa: PLR0911 - one for each kind of place
             return (
                 f"install the dogu in this version instead; to read its dogu.json, {_TO_A_FOLDER}"
             )
+        case (_, names.DUMPS, *_):
+            return f"a dump is loaded by the tools of its database; {_TO_A_FOLDER}"
         case () | (_,) | (names.INSTANCE, names.CONFIGURATION) | (_, names.VOLUMES):
             return ()
         case (names.INSTANCE, names.CONFIGURATION, b"etc", *rest):

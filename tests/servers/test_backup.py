@@ -381,7 +381,7 @@ async def test_an_unusable_repository_stops_at_once(
     steps: list[Step] = []
     with pytest.raises(trouble):
         await both.run("redmine", on_progress=steps.append)
-    assert [step.number for step in steps] == [1]
+    assert {step.number for step in steps} <= {1, 2}  # as many as run at a time
     assert not (tmp_path / "nowhere").exists()
 
 
@@ -391,13 +391,13 @@ async def test_stopped_on_the_way_it_is_incomplete(site: Site) -> None:
     with trio.CancelScope() as scope:
 
         def stop(step: Step) -> None:
-            if step.kind == "registry":
+            if step.result:  # the other one of the two has only begun
                 scope.cancel()
 
         await site.run("redmine", on_progress=stop)
     assert scope.cancelled_caught
     backup = await site.backup()
-    assert [tag_of(s, "kind") for s in backup.snapshots] == ["metadata"]
+    assert 1 <= len(backup.snapshots) < 3
     assert backup.manifest is None
     assert await site.status() is Status.INCOMPLETE
     assert not list((Path(site.restic.access.url) / "locks").iterdir())
@@ -405,20 +405,22 @@ async def test_stopped_on_the_way_it_is_incomplete(site: Site) -> None:
 
 
 async def test_progress_is_told(site: Site) -> None:
-    """Each point begins and ends in order, the manifest last, with restic's events in between."""
+    """Each point begins in order, two at a time and the manifest last; events come in between."""
     await add_dogu(site, "redmine", "data")
     steps: list[Step] = []
     result = await site.run("redmine", on_progress=steps.append)
-    numbers = [step.number for step in steps]
-    assert numbers == sorted(numbers)
+    begun = [step for step in steps if step.event is None and step.result is None]
+    assert [step.number for step in begun] == [1, 2, 3, 4]
+    assert steps.index(begun[1]) < steps.index(next(step for step in steps if step.result))
+    assert {step.number for step in steps[steps.index(begun[3]) :]} == {4}
     for number, kind in enumerate(("metadata", "registry", "volumes", "manifest"), 1):
         first, *between, last = [step for step in steps if step.number == number]
         assert (first.kind, first.total, first.event, first.result) == (kind, 4, None, None)
         assert between
         assert all(step.event is not None for step in between)
         assert last.result is not None
-    ended = [step.result for step in steps if step.result][:-1]
-    assert [point.kind for point in ended] == [point.kind for point in result.points]
+    ended = [step.result.kind for step in steps if step.result][:-1]
+    assert sorted(ended) == sorted(point.kind for point in result.points)
 
 
 _HOLDER = """

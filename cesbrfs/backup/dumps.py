@@ -1,0 +1,168 @@
+"""What dogus keep in the databases of other dogus, dumped by a command that those expose.
+
+A dogu such as postgresql exposes ``backup-consumer``: it reads what a consumer's service account
+says, as lines ``username: …``, and writes a dump of its database to stdout.  How a command gets
+into the dogu's container is a setting, the runner.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import trio
+
+from cesbrfs.backup.points import DumpCommand, PointStep
+from cesbrfs.ces.instance import InstalledDogu, Instance
+from cesbrfs.ces.programs import public_environment, run_program
+from cesbrfs.errors import CesbrError, RegistryError, ScriptError
+
+_T = TypeVar("_T")
+
+_EXPOSED: Final = "backup-consumer"
+FOLDER: Final = "dumps"
+"""Where dumps are shown below their dogu."""
+
+
+@dataclass(frozen=True, slots=True)
+class DumpRunner:
+    """How to run a command in a dogu's container.
+
+    In `words`, ``{dogu}`` is the dogu whose command it is, ``{command}`` the command, and
+    ``{consumer}`` the dogu whose data it dumps.  It gets `seconds`.
+    """
+
+    words: tuple[str, ...]
+    seconds: float
+
+    def command(self, dogu: str, command: str, consumer: str) -> DumpCommand:
+        """Return the command line for one dump."""
+        words: list[str] = []
+        for word in self.words:
+            if word == "{command}":  # it may have arguments of its own
+                words += shlex.split(command)
+                continue
+            for name, value in (("dogu", dogu), ("command", command), ("consumer", consumer)):
+                word = word.replace(f"{{{name}}}", value)  # noqa: PLW2901 - built up in steps
+            words.append(word)
+        return DumpCommand(dogu, tuple(words), self.seconds)
+
+
+async def plan_dumps(
+    instance: Instance,
+    chosen: Sequence[InstalledDogu],
+    installed: Sequence[InstalledDogu],
+    runner: DumpRunner | None,
+) -> list[PointStep]:
+    """Return a step for each of the `chosen` dogus and each dogu that holds a database of it.
+
+    It holds one when the consumer depends on it, or has a service account there.
+    """
+    exposed = {
+        found.name: found.dogu.commands[_EXPOSED]
+        for found in installed
+        if found.dogu and _EXPOSED in found.dogu.commands
+    }
+    if runner is None:
+        return []
+    steps: list[PointStep] = []
+    for consumer in chosen:
+        needs = consumer.dogu.needs if consumer.dogu else ()
+        for provider, command in exposed.items():
+            if provider == consumer.name:
+                continue
+            if provider in needs or await _has_account(instance, consumer.name, provider):
+                dump = runner.command(provider, command, consumer.name)
+                steps.append(
+                    PointStep("dump", consumer.name, document=f"{provider}.dump", dump=dump)
+                )
+    return steps
+
+
+async def _has_account(instance: Instance, consumer: str, provider: str) -> bool:
+    try:
+        return bool(await instance.registry.children(f"/config/{consumer}/sa-{provider}"))
+    except RegistryError:
+        return True  # then the dump itself tells what is wrong
+
+
+async def save_dump(
+    instance: Instance,
+    consumer: str,
+    dump: DumpCommand,
+    save: Callable[[int, Callable[[], None]], Awaitable[_T]],
+) -> _T:
+    """Run `dump` and `save` together and return what the latter returns.
+
+    `save` gets the descriptor from which it reads the dump, and a function that ends that early.
+    It meets the end only after the command has succeeded: what is cut off is never taken for a
+    dump.  A command that fails cancels it; ScriptError says why.
+    """
+    account = await _account(instance, consumer, dump.provider)
+    reader, writer = os.pipe()
+    writers = [writer]
+    saved: list[_T] = []
+    failed: list[CesbrError] = []
+
+    def end() -> None:
+        if writers:
+            os.close(writers.pop())
+
+    async def produce(scope: trio.CancelScope) -> None:
+        try:
+            await _run(dump, account, writer)
+        except CesbrError as error:
+            failed.append(error)
+            scope.cancel()
+        else:
+            end()
+
+    async def consume(scope: trio.CancelScope) -> None:
+        try:
+            saved.append(await save(reader, end))
+        except CesbrError as error:
+            failed.append(error)
+        scope.cancel()  # nobody reads any more
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(produce, nursery.cancel_scope)
+            nursery.start_soon(consume, nursery.cancel_scope)
+    finally:
+        end()
+        os.close(reader)
+    if failed:
+        raise failed[0]
+    return saved[0]
+
+
+async def _run(dump: DumpCommand, account: bytes, writer: int) -> None:
+    said: list[str] = []
+
+    def keep_last(line: str) -> None:
+        if line.strip():
+            said[:] = [line.strip()]
+
+    environment = public_environment(os.environ)
+    code = await run_program(
+        dump.words,
+        on_line=keep_last,
+        seconds=dump.seconds,
+        env=environment,
+        stdin=account,
+        stdout=writer,
+    )
+    if code:
+        last = f": {said[0]}" if said else ""
+        raise ScriptError(f"the dump by {dump.provider} ended with exit code {code}{last}")
+
+
+async def _account(instance: Instance, consumer: str, provider: str) -> bytes:
+    """Return what the consumer's service account says, a line for each of its keys."""
+    folder = f"/config/{consumer}/sa-{provider}"
+    values = await instance.registry.read(folder)
+    lines = [f"{key.removeprefix(folder + '/')}: {value}\n" for key, value in values.items()]
+    return "".join(lines).encode()
