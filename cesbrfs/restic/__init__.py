@@ -1,13 +1,21 @@
 """Drives the restic binary: every process of it in this project is started in this package.
 
 `driver` has the commands, `binary` finds the program, `environment` says what it inherits,
-`process` runs it and ends it cleanly, `events` and `failure` are pure: what it says, and what a
-failure of it means.
+`process` runs it and ends it cleanly, `hearing` listens to it; `events` and `failure` are pure:
+what it says, and what a failure of it means.
 """
 
 from cesbrfs.restic.binary import OLDEST, Version, find_restic, read_version
 from cesbrfs.restic.driver import Restic
-from cesbrfs.restic.events import BackupSummary, CheckReport, Event, ItemError, Status, Summary
+from cesbrfs.restic.events import (
+    BackupSummary,
+    CheckReport,
+    Event,
+    ItemError,
+    PruneReport,
+    Status,
+    Summary,
+)
 from cesbrfs.restic.failure import classify
 
 __all__ = [
@@ -16,6 +24,7 @@ __all__ = [
     "CheckReport",
     "Event",
     "ItemError",
+    "PruneReport",
     "Restic",
     "Status",
     "Summary",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 import os
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,7 @@ from cesbrfs.errors import (
     ResticError,
     UsageError,
 )
+from cesbrfs.repo.storage import FileType, is_file_name, open_storage
 from cesbrfs.restic.binary import Version, find_restic, read_version
 from cesbrfs.restic.environment import (
     environment,
@@ -33,18 +35,15 @@ from cesbrfs.restic.environment import (
 from cesbrfs.restic.events import (
     BackupSummary,
     CheckReport,
-    Event,
-    Failed,
     ItemError,
-    Status,
-    Summary,
+    PruneReport,
     check_errors,
-    parse_event,
     plain,
-    without_elapsed,
+    prune_report,
 )
-from cesbrfs.restic.failure import classify, is_hopeless, retry_reason
-from cesbrfs.restic.process import GRACE, Ended, Ending, Line, run
+from cesbrfs.restic.failure import classify, retry_reason
+from cesbrfs.restic.hearing import Ears, Heard, OnEvent, OnText
+from cesbrfs.restic.process import GRACE, Ended, Ending, run
 from cesbrfs.restic.sources import (
     PathLike,
     absolute,
@@ -66,91 +65,15 @@ _RETRIES: Final = 3
 _REST_VARIABLES: Final = Version(0, 16, 1)
 _SECRET_NAME: Final = ("SECRET", "PASSWORD", "TOKEN", "KEY")
 _PARTIAL: Final = 3
-_INTERRUPTED: Final = "interrupt received"
-"""What every version says on stderr when it has got a SIGINT."""
-
-OnEvent = Callable[[Event], None]
-OnText = Callable[[str], None]
+_UNLOCK_SECONDS: Final = 20.0
+_IDS_IN_A_CALL: Final = 1000
+"""Snapshot IDs of one command line: 65 kB of the 128 kB that fit everywhere."""
 
 
 class _Config(msgspec.Struct):
     """What of ``restic cat config`` is of interest."""
 
     id: str
-
-
-@dataclass(slots=True)
-class _Ears:
-    """Listens to one restic process: what it says, whether it gets on, whether to go on."""
-
-    on_event: OnEvent | None = None
-    on_text: OnText | None = None
-    on_interrupt: Callable[[], None] | None = None
-    retries: float = math.inf
-    """How many retries to wait for."""
-    seen_retries: int = field(default=0, init=False)
-
-    def stdout(self, line: bytes) -> Line:
-        """Take one line of stdout."""
-        event = parse_event(line)
-        if event is not None and self.on_event is not None:
-            self.on_event(event)
-            return Line(keep=False, progress=_progress(event))
-        text = plain(line)
-        if self.on_text is not None and text:
-            self.on_text(text)
-        return Line(progress=without_elapsed(text))
-
-    def stderr(self, line: bytes) -> Line:
-        """Take one line of stderr."""
-        event = parse_event(line)
-        if isinstance(event, Failed) and self.on_event is not None:
-            self.on_event(event)
-            return Line(keep=False, progress=event)
-        text = plain(line)
-        reason = retry_reason(text)
-        if reason is not None:
-            self.seen_retries += 1
-            tired = self.retries < math.inf and is_hopeless(reason)
-            return Line(hopeless=tired or self.seen_retries >= self.retries)
-        if self.on_interrupt is not None and _INTERRUPTED in text:
-            self.on_interrupt()
-        if self.on_text is not None and text and event is None:
-            self.on_text(text)
-        return Line(progress=text)
-
-
-@dataclass(slots=True)
-class _Heard:
-    """What one backup told: its totals, and the items that it could not read."""
-
-    on_event: OnEvent | None
-    on_interrupt: Callable[[], None] | None = None
-    summary: Summary | None = None
-    failed: dict[str, Failed] = field(default_factory=dict)
-
-    @property
-    def ears(self) -> _Ears:
-        """What listens to that backup."""
-        return _Ears(on_event=self, on_interrupt=self.on_interrupt)
-
-    def __call__(self, event: Event) -> None:
-        """Take one event and hand it on."""
-        if isinstance(event, Summary):
-            self.summary = event
-        elif isinstance(event, Failed):
-            before = self.failed.get(event.item)
-            if before is None or event.reason:  # archival comes after scan, and says as much
-                self.failed[event.item] = event
-        if self.on_event is not None:
-            self.on_event(event)
-
-
-def _progress(event: Event) -> object:
-    """Return what changes of `event` when restic gets on; its clock does not count."""
-    if isinstance(event, Status):
-        return (event.total_files, event.total_bytes, event.files_done, event.bytes_done)
-    return event
 
 
 class Restic:
@@ -249,7 +172,7 @@ class Restic:
         command += backup_flags(tags=tags, host=host, parent=parent, time=time, exclude=exclude)
         if dry_run:
             command.append("--dry-run")
-        heard = _Heard(on_event, on_interrupt)
+        heard = Heard(on_event, on_interrupt)
         if stdin is not None:
             if paths or not stdin[0] or "/" in stdin[0]:
                 # 0.18.0 fails on a name with folders: "unable to save snapshot: open /x".
@@ -275,7 +198,7 @@ class Restic:
     async def _backup(
         self,
         command: Sequence[str],
-        heard: _Heard,
+        heard: Heard,
         paths: Sequence[bytes] = (),
         missing: Mapping[bytes, str] = {},
         *,
@@ -283,7 +206,7 @@ class Restic:
         pass_fds: Sequence[int] = (),
     ) -> BackupSummary:
         """Run a backup; `missing` are the paths that are known not to be there."""
-        ended = await self._run(command, heard.ears, stdin=stdin, pass_fds=pass_fds)
+        ended = await self._locking(command, heard.ears, stdin=stdin, pass_fds=pass_fds)
         if ended.ending is not Ending.ITSELF or ended.exit_code not in (0, _PARTIAL):
             raise self._failure(command, ended)
         if heard.summary is None:
@@ -322,7 +245,7 @@ class Restic:
             command.append(f"--read-data-subset={read_data_subset}")
         elif read_data:
             command.append("--read-data")
-        ended = await self._run(command, _Ears(on_text=on_line))
+        ended = await self._locking(command, Ears(on_text=on_line))
         if ended.ending is Ending.ITSELF:
             if ended.exit_code == 0:
                 return CheckReport()
@@ -331,19 +254,93 @@ class Restic:
                 return CheckReport(check_errors(plain(x.encode()) for x in text.splitlines()))
         raise self._failure(command, ended)
 
+    async def forget(self, snapshots: Collection[str]) -> None:
+        """Remove the snapshots with these whole IDs; one that is gone already is no error.
+
+        Their data stays until `prune`.  Needs the repository for itself, as do `untag` and
+        `prune`: RepositoryLockedError where another process holds a lock.
+        """
+        await self._on_snapshots(["forget"], snapshots)
+
+    async def untag(self, tags: Collection[str], snapshots: Collection[str]) -> None:
+        """Take `tags` off these snapshots: each gets a new ID and keeps its first as `original`.
+
+        One that is gone, or has no such tag, is no error.
+        """
+        await self._on_snapshots(["tag", *(f"--remove={tag}" for tag in sorted(tags))], snapshots)
+
+    async def _on_snapshots(self, command: Sequence[str], snapshots: Collection[str]) -> None:
+        """Run a command that changes snapshots, on as many at a time as fit a command line."""
+        whole = {name for name in snapshots if is_file_name(name)}
+        if len(whole) != len(snapshots):
+            raise ValueError("a beginning of an ID may be that of another snapshot, too")
+        remaining = iter(sorted(whole))
+        while some := list(itertools.islice(remaining, _IDS_IN_A_CALL)):
+            await self._successful([*command, *some], Ears())
+
+    async def prune(self, *, on_line: OnText | None = None) -> PruneReport:
+        """Remove the data that no snapshot needs; `on_line` gets restic's words."""
+        words: list[str] = []
+
+        def hear(line: str) -> None:
+            words.append(line)
+            if on_line is not None:
+                on_line(line)
+
+        await self._successful(["prune"], Ears(on_text=hear))
+        return prune_report(words)
+
     async def unlock(self, *, remove_all: bool = False) -> str:
         """Remove locks that no process holds any more, or all; return what restic says of it."""
         command = ["unlock", "--remove-all"] if remove_all else ["unlock"]
-        ended = await self._run(command, _Ears())
+        ended = await self._run(command, Ears())
         if ended.ending is not Ending.ITSELF or ended.exit_code != 0:
             raise self._failure(command, ended)
         return plain(ended.stdout)
+
+    async def locks(self) -> set[str]:
+        """Return the names of the lock files; the key is not needed for that."""
+        storage = open_storage(self.access)
+        try:
+            return {file.name for file in await storage.list(FileType.LOCK)}
+        finally:
+            await storage.aclose()
+
+    async def _successful(self, command: Sequence[str], ears: Ears) -> None:
+        """Run a command that takes a lock and fails with every exit code but 0."""
+        ended = await self._locking(command, ears)
+        if ended.ending is not Ending.ITSELF or ended.exit_code != 0:
+            raise self._failure(command, ended)
+
+    async def _locking(
+        self,
+        command: Sequence[str],
+        ears: Ears,
+        *,
+        stdin: int = subprocess.DEVNULL,
+        pass_fds: Sequence[int] = (),
+    ) -> Ended:
+        """Run a command that takes a lock, and see that none is left when it is cancelled.
+
+        restic forgets to take back a lock that is younger than 0.2 s when it is interrupted.
+        """
+        try:
+            return await self._run(command, ears, stdin=stdin, pass_fds=pass_fds)
+        except BaseException:  # a Cancelled comes in a group
+            with (
+                trio.CancelScope(shield=True),
+                trio.move_on_after(_UNLOCK_SECONDS),
+                contextlib.suppress(CesbrError),
+            ):
+                if await self.locks():
+                    await self.unlock()  # only those that no process holds
+            raise
 
     async def _short(
         self, command: Sequence[str], deadline: float, *, linger: float = 0.0
     ) -> Ended:
         """Run a call that waits for no slow storage, and return its success."""
-        ears = _Ears(retries=_RETRIES)
+        ears = Ears(retries=_RETRIES)
         # No lock is at stake: an ssh that hangs keeps newer restics from ending when interrupted.
         grace = min(self._grace, _SHORT_GRACE)
         ended = await self._run(command, ears, deadline=deadline, linger=linger, grace=grace)
@@ -354,7 +351,7 @@ class Restic:
     async def _run(
         self,
         command: Sequence[str],
-        ears: _Ears,
+        ears: Ears,
         *,
         deadline: float = math.inf,
         stdin: int = subprocess.DEVNULL,

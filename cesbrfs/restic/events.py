@@ -133,6 +133,14 @@ class CheckReport:
         return not self.errors
 
 
+@dataclass(frozen=True, slots=True)
+class PruneReport:
+    """What ``restic prune`` did, in its own words (``1.5 MiB``); empty where it does not say."""
+
+    removed: str = ""
+    remaining: str = ""
+
+
 _TERMINAL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|\r")
 _ELAPSED = re.compile(r"^\[[\d:]+\]\s*")
 _CHECK_PROGRESS = re.compile(
@@ -166,6 +174,15 @@ def check_errors(lines: Iterable[str]) -> tuple[str, ...]:
         and not _CHECK_ADVICE.match(text)
     )
     return tuple(errors) or ("restic found errors and does not name them",)
+
+
+_PRUNED = re.compile(r"(total prune|remaining):\s+\d+ blobs / (.+)")
+
+
+def prune_report(lines: Iterable[str]) -> PruneReport:
+    """Return the sizes that a finished ``restic prune`` tells of."""
+    told = {found[1]: found[2] for line in lines if (found := _PRUNED.fullmatch(line))}
+    return PruneReport(told.get("total prune", ""), told.get("remaining", ""))
 
 
 def as_restic_shows(name: bytes) -> str:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -18,7 +16,6 @@ from shell.commands import Command
 
 if TYPE_CHECKING:
     from cesbrfs.backup import BackupPlan, BackupResult, Step
-    from cesbrfs.restic import Restic
     from cesbrfs.settings import Settings
     from shell.progress import Progress
     from shell.session import Context
@@ -26,27 +23,6 @@ if TYPE_CHECKING:
 _SUBSET: Final = re.compile(r"\d+/\d+|\d+(\.\d+)?%|\d+[KMGTkmgt]?")
 _STATE_SECONDS: Final = 30.0
 """How long `status` waits for a repository's storage."""
-_UNLOCK_SECONDS: Final = 20.0
-
-
-@asynccontextmanager
-async def _no_lock_left(context: Context, restic: Restic) -> AsyncIterator[None]:
-    """See that what restic does in here leaves no lock when it is interrupted.
-
-    restic forgets to take back a lock that is younger than 0.2 s.
-    """
-    before = await _locks(context)
-    try:
-        yield
-    except BaseException:  # a Cancelled comes in a group
-        with (
-            trio.CancelScope(shield=True),
-            trio.move_on_after(_UNLOCK_SECONDS),
-            contextlib.suppress(CesbrError),
-        ):
-            if await _locks(context) - before:
-                await restic.unlock()  # only those that no process holds
-        raise
 
 
 # init
@@ -99,15 +75,14 @@ async def _backup(context: Context, arguments: argparse.Namespace) -> int:
     view = await context.view()
     for left_out in plan.left_out:
         context.out.note(f"Left out: {show(left_out.path)}: {left_out.reason}.")
-    async with _no_lock_left(context, restic):
-        with context.out.progress("Backing up") as progress:
-            result = await run_backup(
-                plan,
-                instance=instance,
-                restic=restic,
-                repository=view.repository,
-                on_progress=lambda step: _show_step(progress, step),
-            )
+    with context.out.progress("Backing up") as progress:
+        result = await run_backup(
+            plan,
+            instance=instance,
+            restic=restic,
+            repository=view.repository,
+            on_progress=lambda step: _show_step(progress, step),
+        )
     await view.backups(max_age=0)
     await context.out.result(result.as_json(), lambda: _result_text(result))
     return result.exit_code
@@ -170,12 +145,11 @@ async def _check(context: Context, arguments: argparse.Namespace) -> int:
         raise UsageError(f"{subset!r} is no part of the data; write one such as 1/10, 5% or 500M.")
     restic = await context.restic()
     with context.out.progress("Checking") as progress:
-        async with _no_lock_left(context, restic):
-            report = await restic.check(
-                read_data=arguments.read_data,
-                read_data_subset=subset,
-                on_line=lambda line: progress.update(note=line),
-            )
+        report = await restic.check(
+            read_data=arguments.read_data,
+            read_data_subset=subset,
+            on_line=lambda line: progress.update(note=line),
+        )
     sound = "No errors were found" + (
         ".\n" if arguments.read_data else "; --read-data reads the data itself, too.\n"
     )
@@ -203,25 +177,14 @@ def _unlock_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def _unlock(context: Context, arguments: argparse.Namespace) -> int:
     restic = await context.restic()
-    before = await _locks(context)
+    before = await restic.locks()
     await restic.unlock(remove_all=arguments.remove_all)
-    left = await _locks(context)
+    left = await restic.locks()
     removed = len(before - left)
     text = f"{render.count(removed, 'lock')} removed"
     text += f", {len(left)} left: in use, or --remove-all removes them.\n" if left else ".\n"
     await context.out.result({"removed": removed, "left": len(left)}, text)
     return 0
-
-
-async def _locks(context: Context) -> set[str]:
-    """Return the names of the lock files; the key is not needed for that."""
-    from cesbrfs.repo.storage import FileType, open_storage  # noqa: PLC0415 - as above
-
-    storage = open_storage(await context.session.access())
-    try:
-        return {file.name for file in await storage.list(FileType.LOCK)}
-    finally:
-        await storage.aclose()
 
 
 # status
