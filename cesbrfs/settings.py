@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -60,14 +61,13 @@ class Settings:
     sources: Mapping[str, str] = field(repr=False)
 
     def open_registry(self) -> Registry:
-        """Return the configured registry; one that does not exist is empty."""
+        """Return the configured registry; a file registry that does not exist is empty."""
+        if "://" in self.registry:
+            from cesbrfs.ces.etcd import EtcdRegistry  # noqa: PLC0415 - brings an HTTP client along
+
+            return EtcdRegistry(self.registry)
         from cesbrfs.ces.registry import FileRegistry  # noqa: PLC0415 - imports trio
 
-        if "://" in self.registry:
-            raise UsageError(
-                f"The registry {redact(self.registry)} ({self.sources['registry']}) is of a kind "
-                "this version cannot read; say the folder of a file registry."
-            )
         return FileRegistry(Path(self.registry))
 
     def instance(self) -> Instance:
@@ -165,14 +165,14 @@ def load(flags: Flags, environ: Mapping[str, str]) -> Settings:
     layers = Layers(flags, environ)
     repository = _repository(layers)
     password = _password(layers)
-    root_given, registry = layers.first("root"), layers.first("registry")
+    root_given = layers.first("root")
     root = root_given.path() if root_given else Path("/")
     auto_init, restic = layers.first("auto_init"), layers.first("restic")
     cache_dir, cache_size = layers.first("cache_dir"), layers.first("cache_size")
     return Settings(
         repository=repository.repository() if repository else None,
         password=password,
-        registry=_registry_address(registry) if registry else str(root / "var/lib/cesbr/registry"),
+        registry=_registry(layers, root),
         root=root,
         auto_init=auto_init.flag() if auto_init else True,
         restic=_program(restic) if restic else None,
@@ -231,8 +231,22 @@ def _password(layers: Layers) -> Password | None:
     return None
 
 
-def _registry_address(given: Given) -> str:
-    return given.text() if "://" in given.text() else str(given.path())
+def _registry(layers: Layers, root: Path) -> str:
+    """Return the registry's address: an etcd's URLs, or the folder of a file registry.
+
+    Where nothing says one, an embedded registry that is there counts, as somebody put it there;
+    then the etcd of the instance's node master.
+    """
+    given = layers.first("registry")
+    if given:
+        return given.text() if "://" in given.text() else str(given.path())
+    embedded, node_master = root / "var/lib/cesbr/registry", root / "etc/ces/node_master"
+    with suppress(OSError, ValueError, IndexError):
+        if not embedded.is_dir():
+            host = node_master.read_text().split()[0]
+            layers.sources["registry"] = f"file {node_master}"
+            return f"http://[{host}]:4001" if ":" in host else f"http://{host}:4001"
+    return str(embedded)
 
 
 def _program(given: Given) -> str:

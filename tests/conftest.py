@@ -13,6 +13,8 @@ from typing import NoReturn
 
 import pytest
 
+from cesbrfs.ces.registry import FileRegistry, Registry
+from tests.remote.etcd import Etcd, serving
 from tests.sample.instance import Instance, build
 
 _PROJECT = Path(__file__).resolve().parent.parent
@@ -97,3 +99,36 @@ def isolated_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def make_instance() -> Callable[[Path], Instance]:
     """Build the tiny sample instance under a folder of the test's choice."""
     return functools.partial(build, scale="tiny")
+
+
+@pytest.fixture(scope="session")
+def etcd_program() -> Path:
+    """The etcd of Debian 12, 3.4."""
+    found = shutil.which("etcd", path=_OUTSIDE.get("PATH"))
+    if found is None:
+        _missing("no etcd on PATH; `make servers` installs it")
+    return Path(found)
+
+
+@pytest.fixture(scope="session")
+def _etcd(etcd_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
+    with serving(etcd_program, tmp_path_factory.mktemp("etcd")) as server:
+        yield server
+
+
+@pytest.fixture
+def etcd(_etcd: Etcd) -> Etcd:
+    """An etcd without a key, which all tests share: it is for those that leave it running."""
+    _etcd.wipe()
+    return _etcd
+
+
+@pytest.fixture(params=["files", "etcd"])
+def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Registry:
+    """Each kind of registry in turn, empty; the folder of the file registry does not exist yet."""
+    if request.param == "files":
+        return FileRegistry(tmp_path / "var/registry")
+    from cesbrfs.ces.etcd import EtcdRegistry  # noqa: PLC0415 - not for tests without it
+
+    server: Etcd = request.getfixturevalue("etcd")
+    return EtcdRegistry(server.url)

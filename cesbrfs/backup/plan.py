@@ -9,7 +9,7 @@ from typing import Final
 from cesbrfs.backup.dumps import DumpRunner, plan_dumps
 from cesbrfs.backup.points import BackupPlan, Failure, Kind, LeftOut, PointStep
 from cesbrfs.ces.instance import FoundVolume, InstalledDogu, Instance, RegistryData
-from cesbrfs.errors import RegistryError, UsageError
+from cesbrfs.errors import RegistryError, RegistryUnreachableError, UsageError
 from cesbrfs.near import did_you_mean
 from cesbrfs.paths import show
 
@@ -23,7 +23,8 @@ async def plan_backup(
     """Work out the steps of a backup of everything, or of the dogus named.
 
     With a `runner`, what dogus keep in the databases of others is dumped, too.
-    UsageError when one of these is not installed, or when there is nothing at all to back up.
+    UsageError when one of these is not installed, or when there is nothing at all to back up;
+    RegistryError when the registry cannot be listed or does not answer.
     """
     installed = await instance.dogus()
     if dogus is not None:
@@ -108,11 +109,16 @@ async def _registry(instance: Instance, dogu: str | None) -> PointStep:
 
 
 async def registry_data(instance: Instance, dogu: str | None) -> RegistryData:
-    """Return the registry data of a dogu, or of the instance for None; failures stand in it."""
+    """Return the registry data of a dogu, or of the instance for None; failures stand in it.
+
+    RegistryUnreachableError when the registry does not answer.
+    """
     try:
         if dogu is None:
             return await instance.instance_registry()
         return await instance.dogu_registry(dogu)
+    except RegistryUnreachableError:
+        raise
     except RegistryError as error:
         return RegistryData({}, (("/config", error.message),))
 

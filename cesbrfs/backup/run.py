@@ -24,9 +24,15 @@ from cesbrfs.backup.points import (
     PointStep,
 )
 from cesbrfs.catalog.manifest import FILE_NAME, FORMAT, FailedPath, Manifest, Point, write_manifest
-from cesbrfs.ces.instance import Instance
+from cesbrfs.ces.instance import Instance, RegistryData
 from cesbrfs.ces.lock import backup_lock
-from cesbrfs.errors import NotFoundError, RegistryError, ResticError, ScriptError
+from cesbrfs.errors import (
+    NotFoundError,
+    RegistryError,
+    RegistryUnreachableError,
+    ResticError,
+    ScriptError,
+)
 from cesbrfs.paths import for_json, show
 from cesbrfs.repo.model import Snapshot, format_time
 from cesbrfs.restic import Event, Restic
@@ -159,7 +165,10 @@ class _Run:
 
     async def _registry(self, step: PointStep, progress: Step) -> PointResult:
         """Back up registry data as it is now, not as it was when the plan was made."""
-        data = await registry_data(self.instance, step.dogu)
+        try:
+            data = await registry_data(self.instance, step.dogu)
+        except RegistryUnreachableError as error:  # the other points are backed up all the same
+            data = RegistryData({}, ((REGISTRY_JSON, error.message),))
         failed = tuple(Failure(key.encode(), error) for key, error in data.failed)
         step = replace(step, failed=failed)
         if not data.values and failed:

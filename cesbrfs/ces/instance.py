@@ -18,7 +18,7 @@ import trio
 
 from cesbrfs.ces.dogu import PRIVATE_VOLUME, Dogu, parse_dogu
 from cesbrfs.ces.registry import Registry
-from cesbrfs.errors import DoguError, RegistryError
+from cesbrfs.errors import DoguError, RegistryError, RegistryUnreachableError
 
 _TREES: Final = ("/dogu_v2", "/dogu")
 """Where the registry keeps dogu.json: the new form first, then the old one."""
@@ -98,7 +98,7 @@ class Instance:
         """Return the installed dogus by name.
 
         A description that is missing or damaged is told in the dogu; RegistryError only when the
-        registry cannot be listed.
+        registry cannot be listed or does not answer.
         """
         listed = [await self.registry.children(tree) for tree in _TREES]
         found = [await self._dogu(name) for name in sorted(set().union(*listed))]
@@ -113,6 +113,8 @@ class Instance:
             text = await self._description(name, version)
             dogu = parse_dogu(text)
             problem = ""
+        except RegistryUnreachableError:
+            raise  # which is no dogu's own problem
         except (RegistryError, DoguError) as error:
             problem = error.message
         volumes = await trio.to_thread.run_sync(_volumes, self.volumes_folder(name), dogu)
@@ -159,7 +161,10 @@ class Instance:
         return await self._collect(*prefixes, "/config/backup", "/blueprint")
 
     async def _collect(self, *prefixes: str) -> RegistryData:
-        """Read what is below `prefixes`; a key that cannot be read does not keep the others out."""
+        """Read what is below `prefixes`; a key that cannot be read does not keep the others out.
+
+        RegistryUnreachableError when the registry does not answer.
+        """
         values: dict[str, str] = {}
         failed: list[tuple[str, str]] = []
         waiting = list(reversed(prefixes))
@@ -167,6 +172,8 @@ class Instance:
             prefix = waiting.pop()
             try:
                 values.update(await self.registry.read(prefix))
+            except RegistryUnreachableError:
+                raise
             except RegistryError as error:
                 try:
                     names = await self.registry.children(prefix)

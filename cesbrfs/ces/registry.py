@@ -79,6 +79,48 @@ def parts_of(key: str) -> tuple[str, ...]:
     return parts
 
 
+def join(parts: tuple[str, ...]) -> str:
+    """Return the key of these parts."""
+    return "/" + "/".join(parts)
+
+
+# What no registry can do is told alike by all of them.
+
+
+def whole_registry(key: str) -> RegistryError:
+    """Return the error of a key without parts."""
+    return RegistryError(f"{key!r} is the whole registry, not a key; name one.")
+
+
+def not_a_value(parts: tuple[str, ...]) -> RegistryError:
+    """Return the error of asking for the value of a folder."""
+    return RegistryError(
+        f"The registry key {join(parts)} is a folder of keys, not a value; name a key below it."
+    )
+
+
+def not_one_key(parts: tuple[str, ...]) -> RegistryError:
+    """Return the error of deleting a folder."""
+    return RegistryError(
+        f"The registry key {join(parts)} is a folder of keys; delete them one by one."
+    )
+
+
+def folder_in_the_way(parts: tuple[str, ...]) -> RegistryError:
+    """Return the error of setting a folder."""
+    return RegistryError(
+        f"The registry key {join(parts)} cannot be set, it is a folder of keys; delete those first."
+    )
+
+
+def below_a_value(parts: tuple[str, ...]) -> RegistryError:
+    """Return the error of setting a key below another one."""
+    return RegistryError(
+        f"The registry key {join(parts)} cannot be set, a part of it is a value, not a folder; "
+        "delete that first."
+    )
+
+
 class FileRegistry:
     """A registry in the folder `path`: ``PATH/config/backup/active`` holds exactly the value.
 
@@ -125,23 +167,20 @@ class FileRegistry:
     def _get(self, key: str) -> str | None:
         parts = parts_of(key)
         if not parts:
-            raise RegistryError(f"{key!r} is the whole registry, not a key; name one.")
+            raise whole_registry(key)
         try:
             data = self._file(parts).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
         except IsADirectoryError:
-            raise RegistryError(
-                f"The registry key {_join(parts)} is a folder of keys, not a value; "
-                "name a key below it."
-            ) from None
+            raise not_a_value(parts) from None
         except (OSError, ValueError) as error:
             raise self._failed("read", parts, error) from error
         try:
             return data.decode()
         except UnicodeDecodeError:
             raise RegistryError(
-                f"The registry key {_join(parts)} does not hold UTF-8 text; set its value again."
+                f"The registry key {join(parts)} does not hold UTF-8 text; set its value again."
             ) from None
 
     def _read(self, prefix: str) -> dict[str, str]:
@@ -154,9 +193,9 @@ class FileRegistry:
             if kind == "folder":
                 waiting.extend((*parts, name) for name in self._children(parts))
             elif kind == "value":
-                value = self._get(_join(parts))
+                value = self._get(join(parts))
                 if value is not None:  # else deleted since it was listed
-                    found[_join(parts)] = value
+                    found[join(parts)] = value
         return dict(sorted(found.items()))
 
     def _kind(self, parts: tuple[str, ...]) -> str | None:
@@ -195,7 +234,7 @@ class FileRegistry:
     def _set(self, key: str, value: str) -> None:
         parts = parts_of(key)
         if not parts:
-            raise RegistryError(f"{key!r} is the whole registry, not a key; name one.")
+            raise whole_registry(key)
         with self._locked("set", parts):
             self._write(parts, value)
 
@@ -236,15 +275,9 @@ class FileRegistry:
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _replace(file, value.encode())
         except IsADirectoryError:
-            raise RegistryError(
-                f"The registry key {_join(parts)} cannot be set, it is a folder of keys; "
-                "delete those first."
-            ) from None
+            raise folder_in_the_way(parts) from None
         except (FileExistsError, NotADirectoryError):
-            raise RegistryError(
-                f"The registry key {_join(parts)} cannot be set, a part of it is a value, "
-                "not a folder; delete that first."
-            ) from None
+            raise below_a_value(parts) from None
         except (OSError, ValueError) as error:
             raise self._failed("set", parts, error) from error
 
@@ -252,9 +285,7 @@ class FileRegistry:
         file = self._file(parts)
         try:
             if self._kind(parts) == "folder":
-                raise RegistryError(
-                    f"The registry key {_join(parts)} is a folder of keys; delete them one by one."
-                )
+                raise not_one_key(parts)
             file.unlink()
         except (FileNotFoundError, NotADirectoryError):
             return
@@ -270,13 +301,9 @@ class FileRegistry:
     def _failed(self, verb: str, parts: tuple[str, ...], error: Exception) -> RegistryError:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         return RegistryError(
-            f"Cannot {verb} the registry key {_join(parts)} in {self.path}: {reason}; "
+            f"Cannot {verb} the registry key {join(parts)} in {self.path}: {reason}; "
             "see to the folder's permissions and its disk."
         )
-
-
-def _join(parts: tuple[str, ...]) -> str:
-    return "/" + "/".join(parts)
 
 
 def _replace(file: Path, data: bytes) -> None:

@@ -10,33 +10,35 @@ from pathlib import Path
 import pytest
 
 from cesbrfs.ces.instance import Instance
-from cesbrfs.ces.registry import FileRegistry
+from cesbrfs.ces.registry import FileRegistry, Registry
 from tests.sample.dogus import DOGUS, REMOVED
 from tests.sample.instance import Instance as Sample
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> FileRegistry:
-    """Return an empty registry."""
-    return FileRegistry(tmp_path / "registry")
-
-
-@pytest.fixture
-def instance(tmp_path: Path, registry: FileRegistry) -> Instance:
+def instance(tmp_path: Path, registry: Registry) -> Instance:
     """Return an instance without anything."""
     return Instance(tmp_path / "root", registry)
 
 
-async def install(registry: FileRegistry, name: str, *volumes: dict[str, object]) -> None:
+async def install(registry: Registry, name: str, *volumes: dict[str, object]) -> None:
     await registry.set(f"/dogu_v2/{name}/current", "1-1")
     document = json.dumps({"Name": f"official/{name}", "Volumes": volumes})
     await registry.set(f"/dogu_v2/{name}/1-1", document)
 
 
-async def test_the_sample_instance(tmp_path: Path, make_instance: Callable[[Path], Sample]) -> None:
+async def copy_into(registry: Registry, folder: Path) -> None:
+    for key, value in (await FileRegistry(folder).read("/")).items():
+        await registry.set(key, value)
+
+
+async def test_the_sample_instance(
+    tmp_path: Path, make_instance: Callable[[Path], Sample], registry: Registry
+) -> None:
     """Every installed dogu of both forms is found, with exactly the volumes that need backup."""
     sample = make_instance(tmp_path / "ces")
-    instance = Instance(sample.root, FileRegistry(sample.registry))
+    await copy_into(registry, sample.registry)
+    instance = Instance(sample.root, registry)
     found = {dogu.name: dogu for dogu in await instance.dogus()}
     assert list(found) == sorted(dogu.name for dogu in DOGUS)
     assert REMOVED.name not in found
@@ -61,11 +63,11 @@ async def test_the_sample_instance(tmp_path: Path, make_instance: Callable[[Path
 
 
 async def test_registry_data_of_the_sample(
-    tmp_path: Path, make_instance: Callable[[Path], Sample]
+    tmp_path: Path, make_instance: Callable[[Path], Sample], registry: Registry
 ) -> None:
     """A dogu has its own keys, the instance the rest; what only runs is nobody's."""
     sample = make_instance(tmp_path / "ces")
-    registry = FileRegistry(sample.registry)
+    await copy_into(registry, sample.registry)
     instance = Instance(sample.root, registry)
     own = (await instance.dogu_registry("redmine")).values
     assert {key.split("/")[1] for key in own} == {"config", "dogu", "dogu_v2"}
@@ -84,7 +86,7 @@ async def test_registry_data_of_the_sample(
 
 
 async def test_registry_json_is_flat_sorted_and_readable(
-    instance: Instance, registry: FileRegistry
+    instance: Instance, registry: Registry
 ) -> None:
     """The file is one JSON object with sorted keys, its text as it is, a line end at the end."""
     await registry.set("/config/redmine/b", "Zeile\n\N{ROCKET}")
@@ -95,10 +97,10 @@ async def test_registry_json_is_flat_sorted_and_readable(
     )
 
 
-async def test_one_bad_key_does_not_hide_the_others(
-    instance: Instance, registry: FileRegistry
-) -> None:
+async def test_one_bad_key_does_not_hide_the_others(tmp_path: Path) -> None:
     """A value that cannot be read is told by its key; all others are there."""
+    registry = FileRegistry(tmp_path / "registry")
+    instance = Instance(tmp_path / "root", registry)
     await registry.set("/config/redmine/a", "1")
     await registry.set("/config/redmine/sub/good", "2")
     (registry.path / "config/redmine/sub/bad").write_bytes(b"\xff")
@@ -114,10 +116,10 @@ async def test_one_bad_key_does_not_hide_the_others(
     assert "UTF-8" in error
 
 
-async def test_keys_that_cannot_be_listed_are_told(
-    instance: Instance, registry: FileRegistry
-) -> None:
+async def test_keys_that_cannot_be_listed_are_told(tmp_path: Path) -> None:
     """A folder of keys that cannot be walked is one failure, named by its key."""
+    registry = FileRegistry(tmp_path / "registry")
+    instance = Instance(tmp_path / "root", registry)
     await registry.set("/dogu/redmine/current", "1")
     (registry.path / "config/redmine").mkdir(parents=True)
     (registry.path / os.fsdecode(b"config/redmine/\xff")).touch()
@@ -126,28 +128,18 @@ async def test_keys_that_cannot_be_listed_are_told(
     assert [key for key, _ in data.failed] == ["/config/redmine"]
 
 
-async def test_hidden_folders_are_asked_for_by_name(
-    instance: Instance, registry: FileRegistry
-) -> None:
+async def test_hidden_folders_are_asked_for_by_name(instance: Instance, registry: Registry) -> None:
     """The folders that etcd never lists are in the instance's data, wherever it is kept."""
-
-    class Hiding(FileRegistry):
-        async def children(self, prefix: str) -> list[str]:
-            return [n for n in await super().children(prefix) if not n.startswith("_")]
-
     await registry.set("/config/_global/fqdn", "ces.local")
     await registry.set("/config/_host/x", "1")
     await registry.set("/config/redmine/x", "1")
-    hiding = Instance(instance.root, Hiding(registry.path))
-    assert list((await hiding.instance_registry()).values) == [
+    assert list((await instance.instance_registry()).values) == [
         "/config/_global/fqdn",
         "/config/_host/x",
     ]
 
 
-async def test_the_new_form_goes_before_the_old_one(
-    instance: Instance, registry: FileRegistry
-) -> None:
+async def test_the_new_form_goes_before_the_old_one(instance: Instance, registry: Registry) -> None:
     """v2 decides the version; a description that v2 lacks is taken from v1."""
     await registry.set("/dogu/redmine/current", "1-1")
     await registry.set("/dogu/redmine/1-1", '{"Name": "official/redmine", "Version": "old"}')
@@ -163,7 +155,7 @@ async def test_the_new_form_goes_before_the_old_one(
     assert dogu.dogu.version == "v2"
 
 
-async def test_removed_dogus_are_not_installed(instance: Instance, registry: FileRegistry) -> None:
+async def test_removed_dogus_are_not_installed(instance: Instance, registry: Registry) -> None:
     """Uninstalling leaves the descriptions: only ``current`` counts."""
     await registry.set("/dogu_v2/cockpit/1-1", '{"Name": "official/cockpit"}')
     await registry.set("/dogu/cockpit/1-1", '{"Name": "official/cockpit"}')
@@ -171,7 +163,7 @@ async def test_removed_dogus_are_not_installed(instance: Instance, registry: Fil
 
 
 async def test_volumes_that_cannot_be_backed_up_say_why(
-    instance: Instance, registry: FileRegistry, tmp_path: Path
+    instance: Instance, registry: Registry, tmp_path: Path
 ) -> None:
     """Missing, a link, a file: each needed volume says it; unneeded ones say why they are not."""
     await install(
@@ -202,7 +194,7 @@ async def test_volumes_that_cannot_be_backed_up_say_why(
 
 @pytest.mark.parametrize("text", [None, "{", '{"Name": "n/redmine", "Volumes": 1}'])
 async def test_without_a_description_everything_needs_backup(
-    instance: Instance, registry: FileRegistry, text: str | None
+    instance: Instance, registry: Registry, text: str | None
 ) -> None:
     """A dogu whose dogu.json is missing or damaged loses no volume because of that."""
     await registry.set("/dogu_v2/redmine/current", "1-1")
@@ -216,10 +208,10 @@ async def test_without_a_description_everything_needs_backup(
     assert [v.needs_backup and not v.reason for v in dogu.volumes] == [True] * 3
 
 
-async def test_a_damaged_version_is_the_dogus_own_problem(
-    instance: Instance, registry: FileRegistry
-) -> None:
+async def test_a_damaged_version_is_the_dogus_own_problem(tmp_path: Path) -> None:
     """One dogu whose registry keys cannot be read does not hide the others."""
+    registry = FileRegistry(tmp_path / "registry")
+    instance = Instance(tmp_path / "root", registry)
     await install(registry, "cas")
     (registry.path / "dogu_v2/redmine").mkdir(parents=True)
     (registry.path / "dogu_v2/redmine/current").write_bytes(b"\xff")
@@ -238,7 +230,7 @@ async def test_configuration_that_is_not_there_is_left_out(instance: Instance) -
     assert (cesapp.needs_backup, cesapp.reason) == (False, "it does not exist")
 
 
-async def test_stray_volumes_are_found(instance: Instance, registry: FileRegistry) -> None:
+async def test_stray_volumes_are_found(instance: Instance, registry: Registry) -> None:
     """Volumes of dogus that are not installed are known by their folder."""
     await install(registry, "redmine")
     for name in ("redmine", "gone"):
@@ -246,7 +238,7 @@ async def test_stray_volumes_are_found(instance: Instance, registry: FileRegistr
     assert await instance.strays(["redmine"]) == [instance.volumes_folder("gone")]
 
 
-async def test_the_root_is_made_plain(tmp_path: Path, registry: FileRegistry) -> None:
+async def test_the_root_is_made_plain(tmp_path: Path, registry: Registry) -> None:
     """Paths are absolute and hold no ``..``, as restic will have them."""
     instance = Instance(tmp_path / "a/../b", registry)
     assert instance.root == tmp_path / "b"

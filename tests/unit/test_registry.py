@@ -1,4 +1,4 @@
-"""The file registry: keys are paths, values are bytes, a write is whole or not there."""
+"""Both registries: keys, folders and values; of the file registry also what lies on the disk."""
 
 from __future__ import annotations
 
@@ -14,31 +14,23 @@ from cesbrfs.ces.registry import FileRegistry, Registry
 from cesbrfs.errors import RegistryError
 
 
-@pytest.fixture
-def registry(tmp_path: Path) -> FileRegistry:
-    """Return an empty registry whose folder does not exist yet."""
-    return FileRegistry(tmp_path / "var/registry")
-
-
-async def test_a_missing_registry_is_empty(registry: FileRegistry) -> None:
-    """Without a registry every read finds nothing, and no folder is created."""
-    typed: Registry = registry  # it is what the protocol asks for
-    assert await typed.get("/config/backup/active") is None
-    assert await typed.read("/") == {}
-    assert await typed.children("/dogu") == []
-    await typed.delete("/config/x")
-    assert not registry.path.exists()
+async def test_a_missing_registry_is_empty(registry: Registry) -> None:
+    """Without a registry, or a key in it, every read finds nothing."""
+    assert await registry.get("/config/backup/active") is None
+    assert await registry.read("/") == {}
+    assert await registry.children("/dogu") == []
+    await registry.delete("/config/x")
+    assert await registry.read("/") == {}
 
 
 @pytest.mark.parametrize("value", ["", "exact", " spaces \n", "zwei\r\nZeilen \N{ROCKET}\0"])
-async def test_values_are_kept_exactly(registry: FileRegistry, value: str) -> None:
-    """The file mirrors the key and holds the value's UTF-8 bytes, nothing else."""
+async def test_values_are_kept_exactly(registry: Registry, value: str) -> None:
+    """Every character of a value comes back, and the leading slash of a key may be missing."""
     await registry.set("/config/redmine/logging/root", value)
-    assert (registry.path / "config/redmine/logging/root").read_bytes() == value.encode()
     assert await registry.get("config/redmine/logging/root") == value
 
 
-async def test_read_is_recursive_flat_and_sorted(registry: FileRegistry) -> None:
+async def test_read_is_recursive_flat_and_sorted(registry: Registry) -> None:
     """A prefix covers whole parts only, and may itself be a key."""
     for key in ("/config/b/y", "/config/b/x/z", "/config/bb", "/config/a", "/dogu/b/current"):
         await registry.set(key, key)
@@ -51,7 +43,7 @@ async def test_read_is_recursive_flat_and_sorted(registry: FileRegistry) -> None
 
 
 @pytest.mark.parametrize("key", ["/a/../b", "/a//b", "//a", "/a/./b", "/..", "/nul\0", "/a//"])
-async def test_keys_stay_inside(registry: FileRegistry, key: str) -> None:
+async def test_keys_stay_inside(registry: Registry, key: str) -> None:
     """A key that would leave the registry, or has two spellings, is refused by every method."""
     for call in (
         registry.get(key),
@@ -63,10 +55,10 @@ async def test_keys_stay_inside(registry: FileRegistry, key: str) -> None:
     ):
         with pytest.raises(RegistryError, match="no registry key"):
             await call
-    assert not registry.path.exists()
+    assert await registry.read("/") == {}
 
 
-async def test_a_key_is_a_value_or_a_folder(registry: FileRegistry) -> None:
+async def test_a_key_is_a_value_or_a_folder(registry: Registry) -> None:
     """What is one of them never becomes the other, and says which key is in the way."""
     await registry.set("/config/a", "value")
     await registry.set("/config/b/c", "value")
@@ -82,11 +74,13 @@ async def test_a_key_is_a_value_or_a_folder(registry: FileRegistry) -> None:
         await registry.delete("/config/b")
     assert await registry.get("/config/a/below") is None
     assert await registry.read("/") == {"/config/a": "value", "/config/b/c": "value"}
-    assert {p.name for p in registry.path.rglob("*")} == {"config", "a", "b", "c"}
+    await registry.delete("/config/a/below")
+    await registry.delete("/config/b/c/below")
+    assert await registry.children("/config") == ["a", "b"]
 
 
 @pytest.mark.parametrize("key", ["", "/"])
-async def test_the_root_is_no_key(registry: FileRegistry, key: str) -> None:
+async def test_the_root_is_no_key(registry: Registry, key: str) -> None:
     """The registry as a whole has no value."""
     with pytest.raises(RegistryError):
         await registry.get(key)
@@ -94,7 +88,7 @@ async def test_the_root_is_no_key(registry: FileRegistry, key: str) -> None:
         await registry.set(key, "x")
 
 
-async def test_deleting_removes_emptied_folders(registry: FileRegistry) -> None:
+async def test_deleting_removes_emptied_folders(registry: Registry) -> None:
     """After the last key below a folder is gone, the folder's name can become a key."""
     await registry.set("/dogu/redmine/current", "1")
     await registry.set("/dogu/other", "1")
@@ -104,10 +98,10 @@ async def test_deleting_removes_emptied_folders(registry: FileRegistry) -> None:
     await registry.set("/dogu/redmine", "now a value")
     await registry.delete("/dogu/redmine")
     await registry.delete("/dogu/other")
-    assert registry.path.exists()
+    assert await registry.children("/") == []
 
 
-async def test_replacing_compares_first(registry: FileRegistry) -> None:
+async def test_replacing_compares_first(registry: Registry) -> None:
     """A value is exchanged, made or removed only if what was expected is there."""
     assert await registry.replace("/config/a", "1", None)
     assert not await registry.replace("/config/a", "2", None)
@@ -126,7 +120,30 @@ async def test_replacing_compares_first(registry: FileRegistry) -> None:
         await registry.replace("/config/c", "1", None)
 
 
-async def test_of_two_writers_one_waits(registry: FileRegistry) -> None:
+@pytest.mark.parametrize(
+    "part", ["a b", "100%", "%2e", "a?b#c", "registrator:x:80", "\N{ROCKET}", "+"]
+)
+async def test_odd_names(registry: Registry, part: str) -> None:
+    """Whatever a file may be called can be a key's part."""
+    await registry.set(f"/services/{part}/x", part)
+    assert await registry.read("/services") == {f"/services/{part}/x": part}
+    assert await registry.children("/services") == [part]
+    assert await registry.get(f"/services/{part}/x") == part
+    assert await registry.replace(f"/services/{part}/x", None, part)
+    assert await registry.children("/") == []
+
+
+async def test_hidden_names_are_there_by_name(registry: Registry) -> None:
+    """What begins with "_" is found by those who ask for it, whatever the listings show."""
+    await registry.set("/config/_global/fqdn", "ces.example.org")
+    await registry.set("/config/redmine/a", "1")
+    assert await registry.read("/config/_global") == {"/config/_global/fqdn": "ces.example.org"}
+    assert await registry.children("/config/_global") == ["fqdn"]
+    assert await registry.get("/config/_global/fqdn") == "ces.example.org"
+    assert set(await registry.read("/config")) >= {"/config/redmine/a"}
+
+
+async def test_of_two_writers_one_waits(registry: Registry) -> None:
     """Many that count up at the same time lose no step, though none of them knows the others."""
     await registry.set("/count", "0")
 
@@ -144,104 +161,125 @@ async def test_of_two_writers_one_waits(registry: FileRegistry) -> None:
     assert await registry.get("/count") == "25"
 
 
-async def test_other_bytes_are_refused_by_name(registry: FileRegistry) -> None:
+# The file registry alone
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> FileRegistry:
+    """Return an empty registry whose folder does not exist yet."""
+    return FileRegistry(tmp_path / "var/registry")
+
+
+async def test_the_file_mirrors_the_key(files: FileRegistry) -> None:
+    """A file holds the value's UTF-8 bytes, nothing else; only a value makes a folder."""
+    assert await files.read("/") == {}
+    await files.delete("/config/x")
+    assert not files.path.exists()
+    await files.set("/config/redmine/logging/root", "zwei\r\nZeilen \N{ROCKET}\0")
+    file = files.path / "config/redmine/logging/root"
+    assert file.read_bytes() == "zwei\r\nZeilen \N{ROCKET}\0".encode()
+    await files.delete("/config/redmine/logging/root")
+    assert list(files.path.iterdir()) == []
+
+
+async def test_other_bytes_are_refused_by_name(files: FileRegistry) -> None:
     """A value that is no UTF-8 names its key, in a single read and in one of many."""
-    await registry.set("/config/a", "fine")
-    (registry.path / "config/b").write_bytes(b"\xff\xfe")
-    for call in (registry.get("/config/b"), registry.read("/config")):
+    await files.set("/config/a", "fine")
+    (files.path / "config/b").write_bytes(b"\xff\xfe")
+    for call in (files.get("/config/b"), files.read("/config")):
         with pytest.raises(RegistryError, match="/config/b does not hold UTF-8"):
             await call
 
 
-async def test_names_that_are_no_keys_are_told(registry: FileRegistry) -> None:
+async def test_names_that_are_no_keys_are_told(files: FileRegistry) -> None:
     """A file whose name cannot be a key is reported, not skipped."""
-    await registry.set("/config/a", "fine")
-    (registry.path / os.fsdecode(b"config/\xff")).touch()
+    await files.set("/config/a", "fine")
+    (files.path / os.fsdecode(b"config/\xff")).touch()
     with pytest.raises(RegistryError, match=r"not UTF-8, b'\\xff'"):
-        await registry.read("/config")
+        await files.read("/config")
 
 
-async def test_only_files_and_folders_hold_keys(registry: FileRegistry) -> None:
+async def test_only_files_and_folders_hold_keys(files: FileRegistry) -> None:
     """Links to values are followed; links to folders (maybe in a circle) and fifos are told."""
-    await registry.set("/config/a", "value")
-    (registry.path / "config/link").symlink_to("a")
-    assert await registry.read("/config") == {"/config/a": "value", "/config/link": "value"}
-    (registry.path / "config/round").symlink_to(".")
+    await files.set("/config/a", "value")
+    (files.path / "config/link").symlink_to("a")
+    assert await files.read("/config") == {"/config/a": "value", "/config/link": "value"}
+    (files.path / "config/round").symlink_to(".")
     with pytest.raises(RegistryError, match="round is neither a value nor a folder"):
-        await registry.read("/config")
-    (registry.path / "config/round").unlink()
-    os.mkfifo(registry.path / "config/fifo")
+        await files.read("/config")
+    (files.path / "config/round").unlink()
+    os.mkfifo(files.path / "config/fifo")
     with pytest.raises(RegistryError, match="fifo is neither"):
-        await registry.read("/config")
+        await files.read("/config")
 
 
-async def test_a_linked_registry_is_read(registry: FileRegistry, tmp_path: Path) -> None:
+async def test_a_linked_registry_is_read(files: FileRegistry, tmp_path: Path) -> None:
     """The registry's own folder may be a link."""
-    await registry.set("/a", "1")
-    (tmp_path / "link").symlink_to(registry.path)
+    await files.set("/a", "1")
+    (tmp_path / "link").symlink_to(files.path)
     assert await FileRegistry(tmp_path / "link").read("/") == {"/a": "1"}
 
 
-async def test_new_values_are_private_and_old_modes_stay(registry: FileRegistry) -> None:
+async def test_new_values_are_private_and_old_modes_stay(files: FileRegistry) -> None:
     """Values may be secrets; an administrator's own choice of mode survives a change."""
-    await registry.set("/config/secret", "1")
-    file = registry.path / "config/secret"
+    await files.set("/config/secret", "1")
+    file = files.path / "config/secret"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
     file.chmod(0o644)
-    await registry.set("/config/secret", "2")
+    await files.set("/config/secret", "2")
     assert stat.S_IMODE(file.stat().st_mode) == 0o644
 
 
-async def test_an_unfinished_write_is_no_key(registry: FileRegistry) -> None:
+async def test_an_unfinished_write_is_no_key(files: FileRegistry) -> None:
     """What a crash left of a write shows in no listing and can be no key."""
-    await registry.set("/config/a", "1")
-    left = registry.path / "config/.cesbr-new-0123"
+    await files.set("/config/a", "1")
+    left = files.path / "config/.cesbr-new-0123"
     left.write_text("half")
-    assert await registry.read("/") == {"/config/a": "1"}
-    assert await registry.children("/config") == ["a"]
+    assert await files.read("/") == {"/config/a": "1"}
+    assert await files.children("/config") == ["a"]
     with pytest.raises(RegistryError, match="no registry key"):
-        await registry.get("/config/.cesbr-new-0123")
+        await files.get("/config/.cesbr-new-0123")
 
 
-async def test_readers_never_see_half_a_value(registry: FileRegistry) -> None:
+async def test_readers_never_see_half_a_value(files: FileRegistry) -> None:
     """While one thread writes two long values in turn, a reader sees always one of them, whole."""
     values = {"a" * 300_000, "b" * 300_000}
-    await registry.set("/k", "a" * 300_000)
+    await files.set("/k", "a" * 300_000)
     done = threading.Event()
 
     async def write() -> None:
         for value in sorted(values) * 10:
-            await registry.set("/k", value)
+            await files.set("/k", value)
         done.set()
 
     seen = set()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(write)
         while not done.is_set():
-            seen.add(await registry.get("/k"))
+            seen.add(await files.get("/k"))
     assert seen <= values
-    assert [p.name for p in registry.path.iterdir()] == ["k"]
+    assert [p.name for p in files.path.iterdir()] == ["k"]
 
 
 async def test_a_failed_write_leaves_the_old_value(
-    registry: FileRegistry, monkeypatch: pytest.MonkeyPatch
+    files: FileRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the disk refuses, the error names the key and nothing is left behind."""
-    await registry.set("/config/a", "old")
+    await files.set("/config/a", "old")
 
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("cesbrfs.ces.registry.os.fsync", full)
     with pytest.raises(RegistryError, match=r"/config/a .*No space left on device"):
-        await registry.set("/config/a", "new")
-    assert [p.read_text() for p in (registry.path / "config").iterdir()] == ["old"]
+        await files.set("/config/a", "new")
+    assert [p.read_text() for p in (files.path / "config").iterdir()] == ["old"]
 
 
-async def test_unreadable_values_are_told(registry: FileRegistry) -> None:
+async def test_unreadable_values_are_told(files: FileRegistry) -> None:
     """A name that is too long for the file system is an error that names the key."""
     with pytest.raises(RegistryError, match="Cannot set the registry key /config/xxx"):
-        await registry.set(f"/config/{'x' * 256}", "")
+        await files.set(f"/config/{'x' * 256}", "")
     with pytest.raises(RegistryError, match="Cannot read the registry key /config/xxx"):
-        await registry.get(f"/config/{'x' * 256}")
+        await files.get(f"/config/{'x' * 256}")

@@ -11,14 +11,9 @@ import trio
 
 from cesbrfs.errors import ResticError
 from cesbrfs.restic.process import Ended, Ending, Line, run
+from tests.rights import children
 
 ENV = {"PATH": os.environ["PATH"]}
-
-
-def children() -> list[int]:
-    """Return the processes that this one has started and that are still there."""
-    tasks = Path("/proc/self/task").iterdir()
-    return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
 
 
 async def sh(script: str, **more: object) -> Ended:

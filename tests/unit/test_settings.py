@@ -13,7 +13,7 @@ import pytest
 
 from cesbrfs import sources
 from cesbrfs.access import Secret
-from cesbrfs.ces.registry import FileRegistry
+from cesbrfs.ces.registry import Registry
 from cesbrfs.errors import RegistryError, UsageError
 from cesbrfs.rules import DEFAULT_RULES
 from cesbrfs.settings import DEFAULT_CACHE_SIZE, Flags, Settings, load
@@ -38,8 +38,7 @@ def write(file: Path, text: str) -> Path:
     return file
 
 
-async def set_backup(root: Path, values: Mapping[str, str]) -> None:
-    registry = FileRegistry(root / "var/lib/cesbr/registry")
+async def set_backup(registry: Registry, values: Mapping[str, str]) -> None:
     for key, value in values.items():
         await registry.set(f"/config/backup/{key}", value)
 
@@ -398,11 +397,11 @@ async def test_a_key_that_cannot_be_had_is_told(environ: dict[str, str], told: s
     ],
 )  # fmt: skip
 async def test_the_registrys_repository(
-    tmp_path: Path, values: dict[str, str], url: str, key: str
+    registry: Registry, values: dict[str, str], url: str, key: str
 ) -> None:
     """The three types in any case, their addresses with and without the scheme."""
-    await set_backup(tmp_path, values)
-    settings = await load(Flags(root=str(tmp_path)), {}).resolve()
+    await set_backup(registry, values)
+    settings = await load(Flags(registry=registry.address), {}).resolve()
     assert settings.repository == url
     assert settings.sources["repository"] == f"registry /config/backup/{key}"
 
@@ -418,32 +417,34 @@ async def test_the_registrys_repository(
     ],
 )
 async def test_mistakes_in_the_registry_name_the_key(
-    tmp_path: Path, values: dict[str, str], told: str
+    registry: Registry, values: dict[str, str], told: str
 ) -> None:
     """What the registry says and cannot be used is told by its key."""
-    await set_backup(tmp_path, values)
+    await set_backup(registry, values)
     with pytest.raises(UsageError, match=told):
-        await load(Flags(root=str(tmp_path)), {}).resolve()
+        await load(Flags(registry=registry.address), {}).resolve()
 
 
-async def test_the_registrys_key_is_used_byte_for_byte(tmp_path: Path) -> None:
+async def test_the_registrys_key_is_used_byte_for_byte(registry: Registry) -> None:
     """White space in the key is a part of it; an empty one is none."""
-    await set_backup(tmp_path, {"encryption_key": " ke\u00fc \n", "backup_type": ""})
-    settings = load(Flags(root=str(tmp_path), repository="/repo"), {})
+    await set_backup(registry, {"encryption_key": " ke\u00fc \n", "backup_type": ""})
+    settings = load(Flags(registry=registry.address, repository="/repo"), {})
     assert (await settings.access()).key == Secret(" ke\u00fc \n".encode())
     assert (await settings.resolve()).sources["password"] == (
         "registry /config/backup/encryption_key"
     )
-    assert (await key_of(Flags(root=str(tmp_path)), {"RESTIC_PASSWORD": "other"})) == b"other"
-    await set_backup(tmp_path, {"encryption_key": ""})
+    assert (
+        await key_of(Flags(registry=registry.address), {"RESTIC_PASSWORD": "other"})
+    ) == b"other"
+    await set_backup(registry, {"encryption_key": ""})
     with pytest.raises(UsageError, match="No encryption key"):
         await settings.access()
 
 
-async def test_the_registrys_s3_credentials_belong_to_its_address(tmp_path: Path) -> None:
+async def test_the_registrys_s3_credentials_belong_to_its_address(registry: Registry) -> None:
     """They go with its own repository only, and never beside others from the environment."""
     await set_backup(
-        tmp_path,
+        registry,
         {
             "backup_type": "S3",
             "s3_bucket_config/address": "https://minio/bucket",
@@ -452,7 +453,7 @@ async def test_the_registrys_s3_credentials_belong_to_its_address(tmp_path: Path
             "encryption_key": "key",
         },
     )
-    flags = Flags(root=str(tmp_path))
+    flags = Flags(registry=registry.address)
     access = await load(flags, {"AWS_DEFAULT_REGION": "eu", "OTHER": "x"}).access()
     assert access.environment == {
         "AWS_ACCESS_KEY_ID": "id",
@@ -462,7 +463,7 @@ async def test_the_registrys_s3_credentials_belong_to_its_address(tmp_path: Path
     assert "s3cret" not in repr(access)
     own = {"AWS_ACCESS_KEY_ID": "own", "AWS_SECRET_ACCESS_KEY": "own too"}
     assert (await load(flags, own).access()).environment == own
-    elsewhere = Flags(root=str(tmp_path), repository="s3:https://other/bucket")
+    elsewhere = Flags(registry=registry.address, repository="s3:https://other/bucket")
     assert (await load(elsewhere, {}).access()).environment == {}
 
 
@@ -484,10 +485,32 @@ async def test_nothing_configured_says_what_to_set(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["home"]
 
 
-async def test_other_kinds_of_registry_are_refused() -> None:
-    """An address of a server is no folder's name."""
-    settings = load(Flags(registry="http://192.0.2.1:4001"), {})
-    with pytest.raises(UsageError, match=r"http://192\.0\.2\.1:4001 \(flag\)"):
+async def test_which_registry_is_asked(tmp_path: Path) -> None:
+    """One that was named; else an embedded one that is there; else the node master's etcd."""
+    flags = Flags(root=str(tmp_path))
+    embedded = tmp_path / "var/lib/cesbr/registry"
+    assert load(flags, {}).registry == str(embedded)
+    node_master = write(tmp_path / "etc/ces/node_master", "192.0.2.10\n")
+    settings = load(flags, {})
+    assert settings.registry == "http://192.0.2.10:4001"
+    assert settings.sources["registry"] == f"file {node_master}"
+    assert settings.open_registry().address == "http://192.0.2.10:4001"
+    node_master.write_text("2001:db8::1")
+    assert load(flags, {}).registry == "http://[2001:db8::1]:4001"
+    node_master.write_text(" \n")
+    assert load(flags, {}).registry == str(embedded)
+    node_master.write_text("192.0.2.10")
+    several = "http://a:4001,http://b:4001"
+    assert load(flags, {"CESBR_REGISTRY": several}).open_registry().address == several
+    embedded.mkdir(parents=True)
+    settings = load(flags, {})
+    assert (settings.registry, settings.sources) == (str(embedded), {"root": "flag"})
+
+
+async def test_a_registry_that_cannot_be_asked(tmp_path: Path) -> None:
+    """An address of no etcd is told as such, and shows no password."""
+    settings = load(Flags(registry="ftp://me:s3cret@192.0.2.1"), {})
+    with pytest.raises(UsageError, match=r"ftp://me:\*\*\*@192\.0\.2\.1 .*write it as http://HOST"):
         await settings.access()
 
 

@@ -1,0 +1,136 @@
+"""A real etcd on loopback, with the v2 keys API that CES speaks.
+
+    with serving(program, folder) as server:
+        EtcdRegistry(server.url)
+
+``server.url`` stays the same when it is killed and started again, and so does what it holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+_READY_SECONDS: Final = 30.0
+_LOOK_SECONDS: Final = 0.05
+_HOST: Final = "127.0.0.1"
+_opener: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def free_port() -> int:
+    """Return a port on loopback that nobody listens on."""
+    with socket.create_server((_HOST, 0)) as found:
+        port: int = found.getsockname()[1]
+        return port
+
+
+class Etcd:
+    """One etcd; its data lies in `folder`.  With `v2` off it has no v2 keys API."""
+
+    def __init__(self, program: Path, folder: Path, *, v2: bool = True) -> None:
+        self._program = program
+        self._folder = folder
+        self._v2 = v2
+        self.port: Final = free_port()
+        self._peer: Final = free_port()
+        self.url: Final = f"http://{_HOST}:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        peer = f"http://{_HOST}:{self._peer}"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    self._program,
+                    *("--name", "n", "--data-dir", self._folder / "data"),
+                    *("--listen-client-urls", self.url, "--advertise-client-urls", self.url),
+                    *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
+                    *("--initial-cluster", f"n={peer}"),
+                    *(["--enable-v2"] if self._v2 else []),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={"PATH": os.environ.get("PATH", "")},
+            )
+        until = time.monotonic() + _READY_SECONDS
+        while not self._ready():
+            if self._process.poll() is not None or time.monotonic() > until:
+                self.kill()
+                said = (self._folder / "log").read_text(errors="replace")
+                raise RuntimeError(f"etcd does not start: {said[-2000:]}")
+            time.sleep(_LOOK_SECONDS)
+
+    def kill(self) -> None:
+        """Kill it; what it holds stays on disk."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def fill(self, values: Mapping[str, str]) -> None:
+        """Set these keys."""
+        for key, value in values.items():
+            self._request("PUT", key, urllib.parse.urlencode({"value": value}).encode())
+
+    def pour(self, folder: Path) -> None:
+        """Set all keys of the file registry in `folder`."""
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        self.fill({f"/{file.relative_to(folder)}": file.read_bytes().decode() for file in files})
+
+    def value(self, key: str) -> str | None:
+        """Return the value of a key as etcd has it."""
+        node = self._request("GET", key)
+        return None if node is None else str(node.get("value"))
+
+    def wipe(self) -> None:
+        """Remove every key, but for hidden ones right at the root."""
+        root = self._request("GET", "/")
+        nodes = root.get("nodes", []) if root else []
+        assert isinstance(nodes, list)
+        for node in nodes:
+            self._request("DELETE", f"{node['key']}?recursive=true", quoted=True)
+
+    def _ready(self) -> bool:
+        with contextlib.suppress(OSError), _opener.open(f"{self.url}/health") as answer:
+            return bool(json.load(answer)["health"] == "true")
+        return False
+
+    def _request(
+        self, method: str, key: str, data: bytes | None = None, *, quoted: bool = False
+    ) -> dict[str, object] | None:
+        """Ask the v2 keys API in the plainest way, so that tests need not trust our client."""
+        path = key if quoted else urllib.parse.quote(key)
+        request = urllib.request.Request(f"{self.url}/v2/keys{path}", data, method=method)  # noqa: S310 - it is http
+        try:
+            with _opener.open(request) as answer:
+                node: dict[str, object] = json.load(answer)["node"]
+                return node
+        except urllib.error.HTTPError as error:
+            with error:
+                if error.code == 404:
+                    return None
+                raise
+
+
+@contextlib.contextmanager
+def serving(program: Path, folder: Path, *, v2: bool = True) -> Iterator[Etcd]:
+    """Run an etcd, and kill it in the end."""
+    server = Etcd(program, folder, v2=v2)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
