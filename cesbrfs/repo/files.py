@@ -6,11 +6,13 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from cesbrfs.errors import DamagedError, FileMissingError, StorageError
-from cesbrfs.repo.storage import FileType, Storage
+from cesbrfs.repo.storage import FileType, ReadsAtOnce, Storage
 from cesbrfs.tasks import gather
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
 
@@ -25,6 +27,27 @@ def genuine(raw: bytes, kind: FileType, name: str) -> bytes:
             f"{kind.value}/{name[:8]} does not hold what its name promises; run 'cesbr check'."
         )
     return raw
+
+
+async def read_checked(
+    storage: Storage, kind: FileType, name: str, check: Callable[[bytes], _T]
+) -> _T:
+    """Read a whole file and return what `check` makes of it, which raises DamagedError.
+
+    What came through a network and is damaged is read once more: it may have been changed there.
+    """
+    try:
+        return check(await storage.read(kind, name))
+    except DamagedError as error:
+        if not through_network(storage):
+            raise
+        _log.warning("%s Reading it once more.", error)
+    return check(await storage.read(kind, name))
+
+
+def through_network(storage: Storage) -> bool:
+    """Tell whether what is read may be changed, or lost, on its way here."""
+    return not isinstance(storage, ReadsAtOnce)
 
 
 class Files:
@@ -62,7 +85,10 @@ class Files:
     ) -> None:
         file = f"{kind}/{name}"
         try:
-            await take(name, genuine(await self.storage.read(kind, name), kind, name))
+            raw = await read_checked(
+                self.storage, kind, name, partial(genuine, kind=kind, name=name)
+            )
+            await take(name, raw)
         except FileMissingError:
             pass  # removed since it was listed
         except (DamagedError, StorageError) as error:

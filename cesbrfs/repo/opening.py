@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import trio
 
@@ -17,7 +18,7 @@ from cesbrfs.errors import (
 )
 from cesbrfs.repo.ahead import derived
 from cesbrfs.repo.crypto import BadMacError, Keys, open_master_key, open_record
-from cesbrfs.repo.files import genuine
+from cesbrfs.repo.files import genuine, read_checked
 from cesbrfs.repo.model import Config, parse_config, parse_key_file
 from cesbrfs.repo.storage import FileType, Storage
 
@@ -41,7 +42,12 @@ async def open_keys(storage: Storage, password: Secret) -> Keys:
     unreadable: CesbrError | None = None
     for file in files:
         try:
-            raw = genuine(await storage.read(FileType.KEY, file.name), FileType.KEY, file.name)
+            raw = await read_checked(
+                storage,
+                FileType.KEY,
+                file.name,
+                partial(genuine, kind=FileType.KEY, name=file.name),
+            )
             key_file = parse_key_file(raw, f"key file {file.name[:8]}")
             return await trio.to_thread.run_sync(open_master_key, key_file, password.value, derived)
         except BadMacError:
@@ -88,7 +94,9 @@ async def raise_no_config(storage: Storage) -> None:
 async def open_config(storage: Storage, keys: Keys) -> Config:
     """Open the config; RepositoryDamagedError when it is damaged or of an unknown format."""
     try:
-        config = parse_config(open_record(keys, await storage.read(FileType.CONFIG)))
+        config = await read_checked(
+            storage, FileType.CONFIG, "", lambda raw: parse_config(open_record(keys, raw))
+        )
     except DamagedError as error:
         raise RepositoryDamagedError(
             f"The config of the repository at {storage.shown} is damaged; put it back from a"
