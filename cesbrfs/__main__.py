@@ -34,13 +34,16 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         metavar="OPTION[,…]",
         help="allow_other, owner_root, uid=N, gid=N, noxattr; password_file=, registry=, root=,"
-        " config=, cache_size=, cache_dir= for fstab",
+        " config=, cache_size=, cache_dir=, patience= for fstab",
     )
     made.add_argument("--repo", metavar="URL", help="the repository's address")
     made.add_argument("--password-file", metavar="FILE", help="a file that holds its key")
     made.add_argument("--registry", metavar="PATH", help="the CES registry")
     made.add_argument("--root", metavar="DIR", help="the instance's root folder")
     made.add_argument("--config", metavar="FILE", help="the settings file")
+    made.add_argument(
+        "--patience", metavar="SECONDS", help="how long to wait for a server that is away"
+    )
     made.add_argument("--log", metavar="FILE", help="write log lines to FILE")
     made.add_argument("--debug", action="store_true", help="log more, show tracebacks")
     made.add_argument("--version", action="version", version=f"cesbrfs {__version__}")
@@ -132,6 +135,7 @@ def _flags(arguments: argparse.Namespace, options: MountOptions, repository: str
         config=arguments.config or other.get("config"),
         cache_dir=other.get("cache_dir"),
         cache_size=other.get("cache_size"),
+        patience=arguments.patience or other.get("patience"),
     )
 
 

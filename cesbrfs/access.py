@@ -34,13 +34,15 @@ class Access:
 
     `url` is in restic's own forms.  `key` is the encryption key (restic's password), byte for byte;
     `options` are restic's extended options (``s3.region``), `environment` what the storage takes
-    from the environment (``AWS_ACCESS_KEY_ID``); its values may be secrets.
+    from the environment (``AWS_ACCESS_KEY_ID``); its values may be secrets.  `patience` is how many
+    seconds our reader waits for a server that is away.
     """
 
     url: str
     key: Secret
     options: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    patience: float = 60.0
 
     @property
     def shown(self) -> str:

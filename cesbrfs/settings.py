@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # both import trio, which no completion of a command line sho
 __all__ = ["Flags", "Settings", "load"]
 
 DEFAULT_CACHE_SIZE: Final = 32 << 20
+DEFAULT_PATIENCE: Final = 60.0
 DEFAULT_BACKUP_TAG: Final = "(?P<id>[^=]+)"
 
 _PASSED: Final = re.compile(
@@ -50,6 +51,8 @@ class Settings:
     cache_dir: Path
     cache_size: int
     """Bytes of memory for blobs."""
+    patience: float
+    """Seconds that readers wait for a server that is away."""
     options: Mapping[str, str] = field(repr=False)
     environment: Mapping[str, str] = field(repr=False)
     """Variables for the storage; their values may be secrets."""
@@ -131,6 +134,7 @@ class Settings:
             url=settings.repository,
             key=await settings.password.obtain(settings.sources["password"]),
             options=settings.options,
+            patience=settings.patience,
             environment=settings.environment,
         )
 
@@ -150,6 +154,7 @@ class Settings:
             "restic": self.restic,
             "cache_dir": str(self.cache_dir),
             "cache_size": self.cache_size,
+            "patience": self.patience,
             "options": sorted(self.options),
             "backup_tag": self.backup_tag.pattern,
             "rules": [{"match": rule.match.pattern, "kind": rule.kind} for rule in self.rules],
@@ -169,6 +174,7 @@ def load(flags: Flags, environ: Mapping[str, str]) -> Settings:
     root = root_given.path() if root_given else Path("/")
     auto_init, restic = layers.first("auto_init"), layers.first("restic")
     cache_dir, cache_size = layers.first("cache_dir"), layers.first("cache_size")
+    patience = layers.first("patience")
     return Settings(
         repository=repository.repository() if repository else None,
         password=password,
@@ -178,6 +184,7 @@ def load(flags: Flags, environ: Mapping[str, str]) -> Settings:
         restic=_program(restic) if restic else None,
         cache_dir=cache_dir.path() if cache_dir else _default_cache(environ),
         cache_size=cache_size.size() if cache_size else DEFAULT_CACHE_SIZE,
+        patience=patience.seconds() if patience else DEFAULT_PATIENCE,
         options=_options(layers, flags.options),
         environment={name: value for name, value in environ.items() if _PASSED.fullmatch(name)},
         backup_tag=_backup_tag(layers.first("backup_tag")),

@@ -5,6 +5,7 @@ Knows the names of settings, not their meaning.  Every error names the value and
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ _WORDS: Final[Mapping[str, bool]] = {
 }  # fmt: skip
 _TOML_KEYS: Final = frozenset({
     "auto_init", "backup_tag", "cache_dir", "cache_size", "options", "password_command",
-    "password_file", "registry", "repository", "restic", "root", "rules",
+    "password_file", "patience", "registry", "repository", "restic", "root", "rules",
 })  # fmt: skip
 
 
@@ -42,6 +43,7 @@ class Flags:
     restic: str | None = None
     cache_dir: str | None = None
     cache_size: str | None = None
+    patience: str | None = None
     options: tuple[str, ...] = field(default=(), repr=False)
     """restic's extended options, ``key=value`` each."""
 
@@ -100,6 +102,15 @@ class Given:
         if match is None:
             raise UsageError(f"{self.where} is no size; write one such as 64M or 1GiB.")
         return int(match[1]) << (10 * (1 + "kmgt".index(match[2].lower())) if match[2] else 0)
+
+    def seconds(self) -> float:
+        """Return a time in seconds, 0 or more."""
+        found = self.value
+        if isinstance(found, str) and re.fullmatch(r"[0-9]+(\.[0-9]+)?", found):
+            found = float(found)
+        if isinstance(found, int | float) and not isinstance(found, bool) and 0 <= found < math.inf:
+            return float(found)
+        raise UsageError(f"{self.where} is no time; write a number of seconds such as 60.")
 
     def pattern(self) -> re.Pattern[str]:
         """Return a compiled regular expression."""

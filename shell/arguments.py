@@ -19,6 +19,7 @@ _SETTINGS: Final = (
     ("--registry", "registry", "PATH", "the CES registry"),
     ("--root", "root", "DIR", "the instance's root folder (default /)"),
     ("--config", "config", "FILE", "the settings file"),
+    ("--patience", "patience", "SECONDS", "how long to wait for a server that is away"),
 )
 _SWITCHES: Final = (
     ("--no-init", "no_init", "never create a missing repository: error 10 instead"),

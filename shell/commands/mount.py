@@ -93,6 +93,7 @@ def child_environment(
     child["CESBR_REPOSITORY"] = access.url
     child["CESBR_REGISTRY"] = settings.registry
     child["CESBR_ROOT"] = str(settings.root)
+    child["CESBR_PATIENCE"] = str(settings.patience)
     child["RESTIC_PASSWORD"] = os.fsdecode(access.key.value)
     if settings.config_file is not None:
         child["CESBR_CONFIG"] = str(settings.config_file)

@@ -16,7 +16,7 @@ from cesbrfs.access import Secret
 from cesbrfs.ces.registry import Registry
 from cesbrfs.errors import RegistryError, UsageError
 from cesbrfs.rules import DEFAULT_RULES
-from cesbrfs.settings import DEFAULT_CACHE_SIZE, Flags, Settings, load
+from cesbrfs.settings import DEFAULT_CACHE_SIZE, DEFAULT_PATIENCE, Flags, Settings, load
 from tests.restic_repo import create
 
 
@@ -101,6 +101,7 @@ def test_every_value_has_a_variable(tmp_path: Path) -> None:
             "CESBR_RESTIC": "restic-next",
             "CESBR_CACHE_DIR": "/cache",
             "CESBR_CACHE_SIZE": "2GiB",
+            "CESBR_PATIENCE": "2.5",
             "CESBR_BACKUP_TAG": "id=(?P<id>.+)",
         },
     )
@@ -110,6 +111,7 @@ def test_every_value_has_a_variable(tmp_path: Path) -> None:
     assert (settings.registry, settings.root) == ("/registry", Path("/root"))
     assert (settings.auto_init, settings.restic) == (False, "restic-next")
     assert (settings.cache_dir, settings.cache_size) == (Path("/cache"), 2 << 30)
+    assert settings.patience == 2.5
     assert settings.backup_tag.pattern == "id=(?P<id>.+)"
 
 
@@ -194,6 +196,10 @@ def test_the_whole_file(tmp_path: Path) -> None:
         ('cache_size = "64 apples"', "'cache_size'"),
         ("cache_size = -1", "'cache_size'"),
         ("cache_size = true", "'cache_size'"),
+        ('patience = "a minute"', "'patience'"),
+        ("patience = -1", "'patience'"),
+        ("patience = inf", "'patience'"),
+        ("patience = true", "'patience'"),
         ('backup_tag = "(?P<id>"', "'backup_tag'"),
         ('backup_tag = "(.*)"', "no group 'id'"),
         ('options = "s3.region=eu"', "'options'"),
@@ -235,6 +241,16 @@ def test_files_that_cannot_be_read_are_told(tmp_path: Path, home: Path) -> None:
 def test_sizes(size: str, expected: int) -> None:
     """Units are powers of 1024, in any case."""
     assert load(Flags(cache_size=size), {}).cache_size == expected
+
+
+async def test_patience_reaches_the_storage(tmp_path: Path) -> None:
+    """A flag goes before the file, and whoever opens the repository gets the number."""
+    file = write(tmp_path / "config.toml", "patience = 7")
+    environ = {"RESTIC_REPOSITORY": "/repository", "RESTIC_PASSWORD": "x"}
+    settings = load(Flags(config=str(file), patience="0"), environ)
+    assert (await settings.access()).patience == 0
+    assert load(Flags(config=str(file)), environ).patience == 7
+    assert load(Flags(), environ).patience == DEFAULT_PATIENCE
 
 
 @pytest.mark.parametrize("option", ["s3.region", "=x", ""])

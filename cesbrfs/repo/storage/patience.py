@@ -1,0 +1,175 @@
+"""Patience with a storage behind a network: asking again, and waiting while it is away.
+
+A storage makes one attempt for each call and tells by the class of its error what became of it.
+Here the attempts are repeated.  Where the server does not answer, all readers wait at one gate: one
+of them at a time, in turn, asks again after a growing pause, and its success lets all others go on.
+Each waits up to the patience that was set, then gets the error; nothing has to be started anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Final, TypeVar
+
+import trio
+
+from cesbrfs.errors import (
+    CesbrError,
+    FileMissingError,
+    RepositoryUnreachableError,
+    StorageError,
+)
+from cesbrfs.repo.storage.base import FileInfo, FileType, Storage
+
+_log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+OPENING_SECONDS: Final = 3.0
+"""The patience with a server that has never answered yet: its address may be wrong."""
+_FIRST_PAUSE: Final = 0.2
+_LONGEST_PAUSE: Final = 5.0
+"""So long at most does a server that is back wait for its readers."""
+_TRIES_PER_FILE: Final = 4
+"""So often is one file asked for that the server, though it answers, cannot give."""
+
+
+class _Outage:
+    """The time from a request without an answer to the next answer.
+
+    `turn` belongs to the one who asks again, at `next_try` and not before; `tries` were in vain,
+    the last with `error`.
+    """
+
+    def __init__(self, error: RepositoryUnreachableError) -> None:
+        self.began: Final = trio.current_time()
+        self.turn: Final = trio.Lock()
+        self.tries = 1
+        self.next_try = self.began + _pause(1)
+        self.error = error
+
+    def lasts(self, error: RepositoryUnreachableError) -> None:
+        """Note one more attempt in vain."""
+        self.error = error
+        self.tries += 1
+        self.next_try = trio.current_time() + _pause(self.tries)
+
+
+class Patient:
+    """A `Storage` that asks `storage` again, and waits up to `patience` seconds while it is away.
+
+    What asking again cannot change is raised at once: that a file is missing or damaged, that the
+    storage denies access or is not trusted.
+    """
+
+    def __init__(self, storage: Storage, patience: float) -> None:
+        self.shown = storage.shown
+        self._storage: Final = storage
+        self._patience: Final = patience
+        self._answered = False
+        self._outage: _Outage | None = None
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the server left the last request without an answer."""
+        return self._outage is not None
+
+    async def list(self, kind: FileType) -> Sequence[FileInfo]:
+        """List the files of one kind."""
+        return await self._ask(partial(self._storage.list, kind))
+
+    async def read(
+        self, kind: FileType, name: str = "", offset: int = 0, length: int | None = None
+    ) -> bytes:
+        """Read a part of a file, or all of it."""
+        return await self._ask(partial(self._storage.read, kind, name, offset, length))
+
+    async def aclose(self) -> None:
+        """Close the storage."""
+        await self._storage.aclose()
+
+    async def _ask(self, request: Callable[[], Awaitable[_T]]) -> _T:
+        """Return what `request` brings; a file the server fails on is asked for a few times."""
+        tries = 0
+        while True:
+            try:
+                return await self._answer(request)
+            except FileMissingError:
+                raise
+            except StorageError as error:
+                tries += 1
+                if tries == _TRIES_PER_FILE:
+                    raise
+                _log.debug("Asking again after: %s", error)
+                await trio.sleep(_pause(tries))
+
+    async def _answer(self, request: Callable[[], Awaitable[_T]]) -> _T:
+        """Return what `request` brings, or raise what the server says, waiting while it is away."""
+        # Opening counts from the start: a wrong address may time out once, not twice.
+        limit = None if self._answered else trio.current_time() + self._seconds
+        tries = 0
+        while True:
+            outage = self._outage
+            if outage is None:
+                if tries > 1:  # others were answered meanwhile, only this request is not
+                    await trio.sleep(_pause(tries))
+                try:
+                    return await self._attempt(request)
+                except RepositoryUnreachableError as error:
+                    tries += 1
+                    outage = self._outage = self._outage or _Outage(error)
+            if limit is None:
+                limit = trio.current_time() + self._seconds
+            with trio.move_on_at(limit) as waiting:
+                async with outage.turn:
+                    if self._outage is outage:
+                        await trio.sleep_until(outage.next_try)
+                        waiting.deadline = math.inf  # the attempt has a deadline of its own
+                        try:
+                            return await self._attempt(request)
+                        except RepositoryUnreachableError as error:
+                            tries += 1
+                            self._lasts(outage, error)
+            if trio.current_time() >= limit:
+                # A fresh one: one object raised in many tasks would chain their tracebacks.
+                raise type(outage.error)(*outage.error.args) from outage.error
+
+    @property
+    def _seconds(self) -> float:
+        return self._patience if self._answered else min(self._patience, OPENING_SECONDS)
+
+    async def _attempt(self, request: Callable[[], Awaitable[_T]]) -> _T:
+        try:
+            result = await request()
+        except RepositoryUnreachableError:
+            raise
+        except CesbrError:
+            self._is_back()  # an error of the server's is an answer, too
+            raise
+        self._is_back()
+        return result
+
+    def _lasts(self, outage: _Outage, error: RepositoryUnreachableError) -> None:
+        # A single lost connection is no news, and that an address is wrong is told by the error.
+        if outage.tries == 1 and self._answered:
+            _log.warning("Readers wait up to %g s for an answer: %s", self._patience, error)
+        outage.lasts(error)
+
+    def _is_back(self) -> None:
+        self._answered = True
+        if self._outage is None:
+            return
+        if self._outage.tries > 1:
+            gone = trio.current_time() - self._outage.began
+            _log.warning("%s answers again, after %.0f s.", self.shown, gone)
+        self._outage = None
+
+
+def _pause(tries: int) -> float:
+    """Return how many seconds to wait after `tries` attempts: more each time, never the same."""
+    longest = min(_FIRST_PAUSE * 2.0 ** (tries - 1), _LONGEST_PAUSE)
+    return random.uniform(longest / 2, longest)  # noqa: S311 - keeps hosts apart, no secret
