@@ -71,6 +71,10 @@ class RepositoryMissingError(RepositoryError):
     errno = errno.ENOENT
 
 
+class BucketMissingError(RepositoryMissingError):
+    """Not even the bucket is there that would hold the repository: the address may be wrong."""
+
+
 class RepositoryLockedError(RepositoryError):
     """Another process holds a lock that the command would need."""
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from cesbrfs.access import Access
-from cesbrfs.errors import UsageError
+from cesbrfs.repo.storage.address import (
+    LocalAddress,
+    RestAddress,
+    S3Address,
+    parse,
+)
 from cesbrfs.repo.storage.base import FileInfo, FileType, ReadsAtOnce, Storage, is_file_name
 
 __all__ = [
@@ -31,14 +36,20 @@ def open_storage(access: Access) -> Storage:
 
     Raises UsageError for an address of a kind that cannot be read.
     """
-    folder = local_folder(access.url)
-    if folder is None:
-        raise UsageError(
-            f"Repositories of the kind {access.url.partition(':')[0]!r} cannot be read by this"
-            f" version ({access.shown}); use a local folder."
-        )
-    if not folder:
-        raise UsageError("The repository's address is empty; set it with --repo.")
-    from cesbrfs.repo.storage.local import LocalStorage  # noqa: PLC0415 - only the one that is used
+    address = parse(access.url)
+    # Each is imported only where it is used: HTTP alone takes longer than a listing.
+    if isinstance(address, LocalAddress):
+        from cesbrfs.repo.storage.local import LocalStorage  # noqa: PLC0415 - as above
 
-    return LocalStorage(folder)
+        return LocalStorage(address.folder)
+    if isinstance(address, S3Address):
+        from cesbrfs.repo.storage.s3 import S3Storage  # noqa: PLC0415 - as above
+
+        return S3Storage.of(access)
+    if isinstance(address, RestAddress):
+        from cesbrfs.repo.storage.rest import RestStorage  # noqa: PLC0415 - as above
+
+        return RestStorage.of(access)
+    from cesbrfs.repo.storage.rclone import RcloneStorage  # noqa: PLC0415 - as above
+
+    return RcloneStorage.of(access)

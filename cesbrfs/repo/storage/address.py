@@ -1,0 +1,151 @@
+"""restic's forms of a repository's address, taken apart as restic takes them apart.
+
+==========================================  =====================================================
+``/path``, ``local:/path``                  a folder of this machine
+``s3:https://host[:p]/bucket[/prefix]``     a bucket; ``s3:host/…`` and ``s3://host/…`` mean https
+``rest:https://[user:pw@]host[:p]/path/``   a server that speaks restic's REST protocol
+``rclone:remote:path``                      what rclone reaches
+==========================================  =====================================================
+
+Those of SFTP are more of ssh than of a URL: `cesbrfs.repo.storage.sftp_address` reads them.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from cesbrfs.access import Secret, redact
+from cesbrfs.errors import UsageError
+
+_OTHERS: Final = ("b2:", "azure:", "gs:", "swift:", "sftp:")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAddress:
+    """A folder, as it was written."""
+
+    folder: str
+
+
+@dataclass(frozen=True, slots=True)
+class S3Address:
+    """A place in a bucket: `host` may have a port, `prefix` is "" or has no slash at its end."""
+
+    scheme: str
+    host: str
+    bucket: str
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class RestAddress:
+    """A REST server's `url`, which ends with a slash and holds no credentials."""
+
+    url: str
+    user: str
+    password: Secret = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RcloneAddress:
+    """What rclone is given: ``remote:path``."""
+
+    remote: str
+
+
+Address = LocalAddress | S3Address | RestAddress | RcloneAddress
+
+
+def parse(url: str) -> Address:
+    """Take an address apart; UsageError, which shows no password, when it is none."""
+    kind, colon, rest = url.partition(":")
+    if not colon or kind not in _PARSERS:
+        if url.startswith(_OTHERS):
+            raise UsageError(
+                f"Repositories of the kind {kind!r} cannot be read by this version"
+                f" ({redact(url)}); reach it through rclone (rclone:remote:path)."
+            )
+        return _local(url, url)
+    return _PARSERS[kind](rest, url)
+
+
+def _local(rest: str, _url: str) -> LocalAddress:
+    if not rest:
+        raise UsageError("The repository's address is empty; set it with --repo.")
+    return LocalAddress(rest)
+
+
+def _s3(rest: str, url: str) -> S3Address:
+    scheme = "https"
+    if re.match("https?://", rest):
+        parts = _split(rest, url)
+        scheme, host, path = parts.scheme, _host(parts), unquote(parts.path).removeprefix("/")
+    else:
+        host, _, path = rest.removeprefix("//").partition("/")
+    bucket, _, prefix = path.partition("/")
+    if not host or not bucket:
+        raise UsageError(
+            f"{redact(url)} names no host or no bucket; write s3:https://host/bucket/prefix."
+        )
+    return S3Address(scheme, host, bucket, _clean(prefix) if prefix else "")
+
+
+def _rest(rest: str, url: str) -> RestAddress:
+    if not re.match("https?://", rest):
+        raise UsageError(
+            f"{redact(url)} is no address of a REST server; write rest:https://host/path/."
+        )
+    parts = _split(rest, url)
+    path = parts.path if parts.path.endswith("/") else f"{parts.path}/"
+    query = f"?{parts.query}" if parts.query else ""
+    if query or not parts.hostname:
+        raise UsageError(
+            f"{redact(url)} names no host, or has a query; write rest:https://host/path/."
+        )
+    return RestAddress(
+        f"{parts.scheme}://{_host(parts)}{path}",
+        unquote(parts.username or ""),
+        Secret(unquote(parts.password or "").encode()),
+    )
+
+
+def _rclone(rest: str, url: str) -> RcloneAddress:
+    if not rest:
+        raise UsageError(f"{url} names nothing that rclone reaches; write rclone:remote:path.")
+    return RcloneAddress(rest)
+
+
+def _split(text: str, url: str) -> SplitResult:
+    try:
+        parts = urlsplit(text)
+        _ = parts.port  # raises where it is no number
+    except ValueError:
+        raise UsageError(
+            f"{redact(url)} is no address: its host or port cannot be read; correct it."
+        ) from None
+    return parts
+
+
+def _host(parts: SplitResult) -> str:
+    """Return host and port, without user info and without the port that goes without saying."""
+    host = parts.netloc.rpartition("@")[2]
+    usual = {"http": ":80", "https": ":443"}[parts.scheme]
+    return host.removesuffix(usual)
+
+
+def _clean(path: str) -> str:
+    """Shorten a path as Go's path.Clean does."""
+    return posixpath.normpath(re.sub("^/+", "/", path))
+
+
+_PARSERS: Final[dict[str, Callable[[str, str], Address]]] = {
+    "local": _local,
+    "s3": _s3,
+    "rest": _rest,
+    "rclone": _rclone,
+}

@@ -1,0 +1,237 @@
+"""A repository in whatever rclone reaches: ``rclone serve restic`` as a child, on loopback.
+
+restic itself speaks HTTP/2 with rclone through its stdin; a port needs HTTP/1.1 alone, and lets
+several connections work at once.  Before 1.61 rclone serves no Unix socket.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shlex
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Final, Self
+
+import trio
+
+from cesbrfs.access import Access
+from cesbrfs.errors import RepositoryTimedOutError, StorageError, UsageError
+from cesbrfs.repo.storage.address import RcloneAddress, parse
+from cesbrfs.repo.storage.base import FileInfo, FileType
+from cesbrfs.repo.storage.httpclient import PATIENCE
+from cesbrfs.repo.storage.rest import RestStorage
+
+_ARGS: Final = "serve restic --stdio --b2-hard-delete"
+"""restic's."""
+_NOT_FOR_IT: Final = re.compile("(RESTIC|CESBR)_.*")
+_USER: Final = "cesbr"
+_TIME: Final = re.compile(r"^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d (?:[A-Z]+ *: )?")
+_LOOK_AGAIN: Final = 0.02
+_GRACE: Final = 2.0
+"""Seconds for rclone to end by itself."""
+_TOLD: Final = 300
+
+
+class RcloneStorage:
+    """Reads a repository's files through a child process, which starts with the first request.
+
+    A child that has ended is started anew by the request after.
+    """
+
+    def __init__(
+        self, access: Access, command: Sequence[str], *, patience: float = PATIENCE
+    ) -> None:
+        """Start `command`, of `command_of`, when it is needed."""
+        self.shown = access.shown
+        self._access: Final = access
+        self._command: Final = command
+        self._patience: Final = patience
+        self._starting: Final = trio.Lock()
+        self._child: _Child | None = None
+
+    @classmethod
+    def of(cls, access: Access, *, patience: float = PATIENCE) -> Self:
+        """Return the storage that `access` names; UsageError for what cannot be used."""
+        return cls(access, command_of(access), patience=patience)
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, if there is a child."""
+        return self._child.process.pid if self._child else None
+
+    async def list(self, kind: FileType) -> Sequence[FileInfo]:
+        """List the files of one kind."""
+        return await (await self._storage()).list(kind)
+
+    async def read(
+        self, kind: FileType, name: str = "", offset: int = 0, length: int | None = None
+    ) -> bytes:
+        """Read a part of a file, or all of it."""
+        return await (await self._storage()).read(kind, name, offset, length)
+
+    async def aclose(self) -> None:
+        """Close all connections and end the child."""
+        child, self._child = self._child, None
+        if child is not None:
+            await child.aclose()
+
+    async def _storage(self) -> RestStorage:
+        """Return the storage behind a child that runs: one start serves all who wait for it."""
+        async with self._starting:
+            if self._child is not None and self._child.process.poll() is not None:
+                await self.aclose()
+            if self._child is None:
+                self._child = await self._start()
+            return self._child.storage
+
+    async def _start(self) -> _Child:
+        port, password = _free_port(), secrets.token_urlsafe()
+        storage = RestStorage(
+            self._access,
+            f"http://127.0.0.1:{port}/",
+            user=_USER,
+            password=password.encode(),
+            connections="rclone.connections",
+            patience=self._patience,
+        )
+        environ = {k: v for k, v in os.environ.items() if not _NOT_FOR_IT.fullmatch(k)}
+        environ |= self._access.environment
+        said = tempfile.TemporaryFile(prefix="cesbr-rclone-")  # noqa: SIM115 - the child's
+        try:
+            process = _popen(
+                [*self._command[:-1], "--addr", f"127.0.0.1:{port}", self._command[-1]],
+                # Anybody on this machine may connect; the command line would tell the password.
+                environ | {"RCLONE_USER": _USER, "RCLONE_PASS": password},
+                said,
+            )
+        except OSError as error:
+            said.close()
+            await storage.aclose()
+            raise StorageError(
+                f"{self._command[0]} cannot be started for {self.shown}: {error.strerror}."
+            ) from None
+        child = _Child(process, storage, said)
+        try:
+            with trio.move_on_after(self._patience) as waiting:
+                while not await _listens(port):
+                    if process.poll() is not None:
+                        break
+                    await trio.sleep(_LOOK_AGAIN)
+            if process.poll() is None and not waiting.cancelled_caught:
+                return child
+            told = child.told()
+        except BaseException:
+            await child.aclose()
+            raise
+        await child.aclose()
+        if waiting.cancelled_caught:
+            raise RepositoryTimedOutError(
+                f"rclone did not serve {self.shown} within {self._patience:.0f} s ({told}); its"
+                " program must be one of this machine that takes 'serve restic --addr'."
+            )
+        raise StorageError(
+            f"rclone ended when it was to serve {self.shown} ({told}); correct the address or"
+            " rclone's configuration."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Child:
+    """A running rclone; `said` is the nameless file that its stderr goes to."""
+
+    process: subprocess.Popen[bytes]
+    storage: RestStorage
+    said: IO[bytes]
+
+    def told(self) -> str:
+        """Return its last words, without the time before them."""
+        self.said.seek(0)
+        lines = self.said.read().decode(errors="replace").strip().splitlines()
+        return _TIME.sub("", lines[-1])[:_TOLD].rstrip(".") if lines else "it says nothing"
+
+    async def aclose(self) -> None:
+        """End it."""
+        with trio.CancelScope(shield=True):
+            await self.storage.aclose()
+            await trio.to_thread.run_sync(self._end)
+
+    def _end(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(_GRACE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.said.close()
+
+
+def _popen(
+    command: Sequence[str], environ: Mapping[str, str], stderr: IO[bytes]
+) -> subprocess.Popen[bytes]:
+    """Start the child, in the thread of the event loop.
+
+    A worker thread would end before long, and the child, which is to end with its parent, with it.
+    """
+    return subprocess.Popen(
+        command,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=stderr,
+        start_new_session=True,  # a ^C at the terminal is not for it
+    )
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port: int = found.getsockname()[1]
+        return port
+
+
+async def _listens(port: int) -> bool:
+    try:
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+    except OSError:
+        return False
+    await stream.aclose()
+    return True
+
+
+def command_of(access: Access) -> list[str]:
+    """Return the command that serves the repository of `access`, the remote last.
+
+    It is made of restic's options rclone.program and rclone.args, but without ``--stdio``.
+    UsageError for what cannot be used.
+    """
+    address = parse(access.url)
+    assert isinstance(address, RcloneAddress), "the caller looked at the address"
+    program = _split(access, "rclone.program", "rclone")
+    args = [part for part in _split(access, "rclone.args", _ARGS) if part != "--stdio"]
+    if shutil.which(program[0]) is None:
+        raise UsageError(
+            f"{program[0]} is not installed, which the repository {access.shown} is reached"
+            " through; install it (for example 'apt install rclone') or set the option"
+            " rclone.program."
+        )
+    bound = shutil.which("setpriv")
+    together = [bound, "--pdeathsig", "TERM", "--"] if bound else []
+    return [*together, *program, *args, address.remote]
+
+
+def _split(access: Access, option: str, default: str) -> list[str]:
+    text = access.options.get(option, default)
+    try:
+        parts = shlex.split(text)
+    except ValueError as error:
+        raise UsageError(
+            f"The option {option} cannot be taken apart ({error}): {text!r}."
+        ) from None
+    if not parts:
+        raise UsageError(f"The option {option} is empty; leave it out for {default!r}.")
+    return parts

@@ -1,0 +1,163 @@
+"""A repository behind restic's REST protocol: rest-server, or rclone as one."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Final, Self
+
+import msgspec
+import trio
+
+from cesbrfs.access import Access
+from cesbrfs.errors import (
+    CesbrError,
+    FileMissingError,
+    RepositoryDeniedError,
+    RepositoryUnreachableError,
+    StorageError,
+)
+from cesbrfs.repo.storage.address import RestAddress, parse
+from cesbrfs.repo.storage.base import FileInfo, FileType, is_file_name
+from cesbrfs.repo.storage.httpclient import CONNECTIONS, PATIENCE, Answer, HttpClient, other_refusal
+from cesbrfs.repo.storage.options import connections_of
+
+_V2: Final = "application/vnd.x.restic.rest.v2"
+_NOT_FOUND: Final = 404
+
+
+class RestStorage:
+    """Reads a repository's files from a REST server."""
+
+    def __init__(
+        self,
+        access: Access,
+        url: str,
+        *,
+        user: str = "",
+        password: bytes = b"",
+        connections: str = "rest.connections",
+        patience: float = PATIENCE,
+    ) -> None:
+        """Read below `url`, which ends with a slash; `connections` names the option for them."""
+        self.shown = access.shown
+        self._url: Final = url
+        self._headers: Final[Mapping[str, str]] = _authorization(user, password)
+        self._has_user: Final = bool(user or password)
+        self._client: Final = HttpClient(
+            access,
+            url,
+            connections=connections_of(access, connections, CONNECTIONS),
+            patience=patience,
+        )
+
+    @classmethod
+    def of(cls, access: Access, *, patience: float = PATIENCE) -> Self:
+        """Return the storage that `access` names; UsageError for what cannot be used."""
+        address = parse(access.url)
+        assert isinstance(address, RestAddress), "the caller looked at the address"
+        user, password = address.user, address.password.value
+        if not user and not password:
+            user = access.environment.get("RESTIC_REST_USERNAME", "")
+            password = access.environment.get("RESTIC_REST_PASSWORD", "").encode(
+                errors="surrogateescape"
+            )
+        return cls(access, address.url, user=user, password=password, patience=patience)
+
+    async def list(self, kind: FileType) -> Sequence[FileInfo]:
+        """List the files of one kind."""
+        url = f"{self._url}{kind.value}/"
+        try:
+            answer = await self._client.whole(
+                url, {**self._headers, "accept": _V2}, self._refusal, f"{kind.value}/"
+            )
+        except FileMissingError as error:
+            # rclone lists a folder that is not there as empty; its 404 stands for other failures.
+            if isinstance(error, _RcloneMissingError):
+                raise
+            return []
+        try:
+            if answer.headers.get("content-type", "").partition(";")[0] == _V2:
+                files = msgspec.json.decode(answer.body, type=list[_File])
+                return [FileInfo(x.name, x.size) for x in files if is_file_name(x.name)]
+            names = msgspec.json.decode(answer.body, type=list[str])
+        except msgspec.MsgspecError as error:
+            raise RepositoryUnreachableError(
+                f"The server of {self.shown} does not answer as a REST server of restic does; check"
+                " the address."
+            ) from error
+        return await self._with_sizes(kind, [name for name in names if is_file_name(name)])
+
+    async def _with_sizes(self, kind: FileType, names: Sequence[str]) -> Sequence[FileInfo]:
+        """Ask for the sizes that a listing of the first version lacks."""
+        sizes: dict[str, int] = {}
+
+        async def ask(name: str) -> None:
+            url = f"{self._url}{kind.value}/{name}"
+            try:
+                answer = await self._client.whole(
+                    url, self._headers, self._refusal, name, method="HEAD"
+                )
+            except FileMissingError:
+                return  # gone since it was listed
+            length = answer.headers.get("content-length", "")
+            if not length.isdigit():
+                raise StorageError(f"The server of {self.shown} does not say how long {name} is.")
+            sizes[name] = int(length)
+
+        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+            for name in names:
+                nursery.start_soon(ask, name)
+        return [FileInfo(name, sizes[name]) for name in names if name in sizes]
+
+    async def read(
+        self, kind: FileType, name: str = "", offset: int = 0, length: int | None = None
+    ) -> bytes:
+        """Read a part of a file, or all of it."""
+        what = f"{kind.value}/{name}".removesuffix("/")
+        return await self._client.part(
+            f"{self._url}{what}", self._headers, self._refusal, what, offset, length
+        )
+
+    def _refusal(self, answer: Answer, what: str) -> CesbrError:
+        """Tell what an answer that is no success means."""
+        status = answer.status
+        if status == _NOT_FOUND:
+            rclone = answer.headers.get("server", "").startswith("rclone/")
+            kind = _RcloneMissingError if rclone else FileMissingError
+            return kind(f"{what} does not exist in {self.shown}.")
+        if status == 401:  # noqa: PLR2004 - HTTP's own number
+            wrong = "are wrong" if self._has_user else "are missing"
+            return RepositoryDeniedError(
+                f"The credentials for {self.shown} {wrong}; set RESTIC_REST_USERNAME and"
+                " RESTIC_REST_PASSWORD, or write user:password@ before the host."
+            )
+        if status == 403:  # noqa: PLR2004 - as above
+            return RepositoryDeniedError(
+                f"The server of {self.shown} does not permit to read {what}; check the path and"
+                " the user's permissions."
+            )
+        told = answer.body.decode(errors="replace").strip().partition("\n")[0][:200]
+        return other_refusal(answer, self.shown, what, f"{status}{': ' if told else ''}{told}")
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+
+class _File(msgspec.Struct):
+    """A file as the second version of the protocol lists it."""
+
+    name: str
+    size: int
+
+
+class _RcloneMissingError(FileMissingError):
+    """rclone's server did not find something, or failed."""
+
+
+def _authorization(user: str, password: bytes) -> dict[str, str]:
+    if not user and not password:
+        return {}
+    pair = user.encode(errors="surrogateescape") + b":" + password
+    return {"authorization": f"Basic {base64.b64encode(pair).decode()}"}

@@ -1,0 +1,283 @@
+"""A repository in a bucket of Amazon S3, or of a server that speaks as it does."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import posixpath
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final, Self
+from xml.etree import ElementTree as ET
+
+from cesbrfs.access import Access, Secret
+from cesbrfs.errors import (
+    BucketMissingError,
+    CesbrError,
+    FileMissingError,
+    RepositoryDeniedError,
+    RepositoryUnreachableError,
+    UsageError,
+)
+from cesbrfs.repo.storage.address import S3Address, parse
+from cesbrfs.repo.storage.base import FileInfo, FileType, is_file_name
+from cesbrfs.repo.storage.httpclient import CONNECTIONS, PATIENCE, Answer, HttpClient, other_refusal
+from cesbrfs.repo.storage.options import connections_of, option_is_true
+from cesbrfs.repo.storage.signing import Credentials, encoded, query_of, signed_headers
+
+_AMAZON: Final = re.compile(r"s3(?:[.-](?:dualstack\.)?([a-z0-9-]+))?\.amazonaws\.com(?:\.cn)?")
+_BY_NAME: Final = re.compile(
+    r".*\.amazonaws\.com(\.cn)?|storage\.googleapis\.com|.*\.aliyuncs\.com"
+)
+"""Hosts that take a bucket as a part of their own name."""
+_DEFAULT_REGION: Final = "us-east-1"
+
+_WRONG_CREDENTIALS: Final = frozenset({
+    "AuthorizationHeaderMalformed", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken",
+    "SignatureDoesNotMatch", "TokenRefreshRequired",
+})  # fmt: skip
+_AWAY: Final = frozenset({
+    "InternalError", "OperationAborted", "RequestTimeout", "ServiceUnavailable", "SlowDown",
+    "Throttling", "ThrottlingException", "TooManyRequests",
+})  # fmt: skip
+
+
+class S3Storage:
+    """Reads a repository's files from a bucket."""
+
+    def __init__(
+        self,
+        access: Access,
+        address: S3Address,
+        credentials: Credentials | None,
+        *,
+        patience: float = PATIENCE,
+    ) -> None:
+        """Read from `address`; without `credentials` requests are not signed."""
+        self.shown = access.shown
+        self._address: Final = address
+        self._credentials: Final = credentials
+        given = access.options.get("s3.region") or access.environment.get("AWS_DEFAULT_REGION")
+        amazon = _AMAZON.fullmatch(address.host)
+        self._region_is_given: Final = bool(given)
+        self._region = given or (amazon and amazon[1]) or _DEFAULT_REGION
+        self._in_host: Final = _is_in_host(access, address)
+        self._old_listing: Final = option_is_true(access, "s3.list-objects-v1")
+        self._client: Final = HttpClient(
+            access,
+            f"{address.scheme}://{address.host}/",
+            connections=connections_of(access, "s3.connections", CONNECTIONS),
+            patience=patience,
+        )
+
+    @classmethod
+    def of(cls, access: Access, *, patience: float = PATIENCE) -> Self:
+        """Return the storage that `access` names; UsageError for what cannot be used."""
+        address = parse(access.url)
+        assert isinstance(address, S3Address), "the caller looked at the address"
+        return cls(access, address, credentials_of(access), patience=patience)
+
+    async def list(self, kind: FileType) -> Sequence[FileInfo]:
+        """List the files of one kind."""
+        folder = posixpath.join(self._address.prefix, kind.value) + "/"
+        depth = folder.count("/") + (kind is FileType.PACK)
+        asked = [("prefix", folder)]
+        if not self._old_listing:
+            asked.append(("list-type", "2"))
+        found: list[FileInfo] = []
+        more: list[tuple[str, str]] = []
+        while True:
+            answer = await self._whole("", [*asked, *more], folder)
+            page = self._parsed(answer.body)
+            last = ""
+            for entry in page.iterfind("{*}Contents"):
+                last = entry.findtext("{*}Key", "")
+                name = last.rpartition("/")[2]
+                if last.count("/") == depth and is_file_name(name):
+                    found.append(FileInfo(name, int(entry.findtext("{*}Size", "0"))))
+            if page.findtext("{*}IsTruncated") != "true":
+                return found
+            following = page.findtext("{*}NextContinuationToken")
+            if self._old_listing:
+                following = page.findtext("{*}NextMarker") or last
+            name = "marker" if self._old_listing else "continuation-token"
+            if not following or more == [(name, following)]:
+                raise RepositoryUnreachableError(
+                    f"The server of {self.shown} lists {folder} in parts without saying where the"
+                    " next begins; with an old server set the option s3.list-objects-v1 to true."
+                )
+            more = [(name, following)]
+
+    def _parsed(self, body: bytes) -> ET.Element:
+        try:
+            return ET.fromstring(body)  # noqa: S314 - expat bounds entities
+        except ET.ParseError as error:
+            raise RepositoryUnreachableError(
+                f"The server of {self.shown} does not answer as S3 does; check the address."
+            ) from error
+
+    async def read(
+        self, kind: FileType, name: str = "", offset: int = 0, length: int | None = None
+    ) -> bytes:
+        """Read a part of a file, or all of it."""
+        if kind is FileType.PACK:
+            name = f"{name[:2]}/{name}"
+        key = posixpath.join(self._address.prefix, kind.value, name).removesuffix("/")
+        try:
+            url, headers = self._request(key, "")
+            return await self._client.part(url, headers, self._refusal, key, offset, length)
+        except _OtherRegionError as other:
+            self._region = other.region
+            url, headers = self._request(key, "")
+            return await self._client.part(url, headers, self._refusal, key, offset, length)
+
+    async def _whole(self, key: str, query: Sequence[tuple[str, str]], what: str) -> Answer:
+        try:
+            url, headers = self._request(key, query_of(query))
+            return await self._client.whole(url, headers, self._refusal, what)
+        except _OtherRegionError as other:
+            self._region = other.region
+            url, headers = self._request(key, query_of(query))
+            return await self._client.whole(url, headers, self._refusal, what)
+
+    def _request(self, key: str, query: str) -> tuple[str, dict[str, str]]:
+        """Return the URL of a key of the bucket, or of the bucket itself, and what signs it."""
+        host, path = self._address.host, encoded(f"/{key}", safe="/")
+        if _AMAZON.fullmatch(host) and host == "s3.amazonaws.com":
+            host = f"s3.dualstack.{self._region}.amazonaws.com"
+        if self._in_host:
+            host = f"{self._address.bucket}.{host}"
+        else:
+            path = f"/{encoded(self._address.bucket)}{path}"
+        url = f"{self._address.scheme}://{host}{path}{'?' if query else ''}{query}"
+        if self._credentials is None:
+            return url, {}
+        return url, signed_headers(
+            "GET",
+            host,
+            path,
+            query,
+            self._credentials,
+            region=self._region,
+            now=datetime.now(UTC),
+        )
+
+    def _refusal(self, answer: Answer, what: str) -> CesbrError:  # noqa: PLR0911 - a table
+        """Tell what an answer that is no success means."""
+        code, message, region = _told(answer)
+        reason = f"{code or answer.status}{': ' if message else ''}{message.rstrip('.')}"
+        region = answer.headers.get("x-amz-bucket-region", "") or region
+        if region and region != self._region and not self._region_is_given:
+            return _OtherRegionError(region)
+        if code == "NoSuchBucket":
+            return BucketMissingError(
+                f"There is no bucket {self._address.bucket!r} at {self._address.host}, so"
+                f" {self.shown} is no repository; correct the address, or create the bucket and"
+                " the repository with 'cesbr init'."
+            )
+        if answer.status == 404:  # noqa: PLR2004 - HTTP's own number
+            return FileMissingError(f"{what} does not exist in {self.shown}.")
+        if code == "RequestTimeTooSkewed":
+            return RepositoryDeniedError(
+                f"The server of {self.shown} refuses requests of this time ({reason}); set this"
+                " machine's clock."
+            )
+        if code in _WRONG_CREDENTIALS or answer.status == 401:  # noqa: PLR2004 - as above
+            return RepositoryDeniedError(
+                f"The credentials for {self.shown} are wrong ({reason}); check AWS_ACCESS_KEY_ID"
+                " and AWS_SECRET_ACCESS_KEY, or the registry's access_key_id and"
+                " secret_access_key."
+            )
+        if answer.status == 403:  # noqa: PLR2004 - as above
+            return RepositoryDeniedError(
+                f"The credentials for {self.shown} have no permission to read {what} ({reason});"
+                " let their owner read and list the bucket."
+            )
+        if code in _AWAY:
+            return RepositoryUnreachableError(
+                f"The server of {self.shown} cannot serve {what} now ({reason}); try again."
+            )
+        return other_refusal(answer, self.shown, what, reason)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+
+class _OtherRegionError(CesbrError):
+    """The bucket is in another region than was guessed."""
+
+    def __init__(self, region: str) -> None:
+        super().__init__(f"The bucket is in the region {region}.")
+        self.region = region
+
+
+def _told(answer: Answer) -> tuple[str, str, str]:
+    """Return the code, message and region that the text of an error names, "" for what it lacks."""
+    try:
+        error = ET.fromstring(answer.body)  # noqa: S314 - as above
+    except ET.ParseError:
+        return "", "", ""
+    code, message, region = (
+        error.findtext(f"{{*}}{name}", "") for name in ("Code", "Message", "Region")
+    )
+    return code, message[:200], region
+
+
+def _is_in_host(access: Access, address: S3Address) -> bool:
+    """Tell whether the bucket goes into the host's name (dns) or into the path."""
+    lookup = access.options.get("s3.bucket-lookup", "auto")
+    if lookup not in ("auto", "dns", "path"):
+        raise UsageError(f"The option s3.bucket-lookup is {lookup!r}; say auto, dns or path.")
+    if lookup == "auto":
+        dotted = address.scheme == "https" and "." in address.bucket  # no certificate fits those
+        return _BY_NAME.fullmatch(address.host) is not None and not dotted
+    return lookup == "dns"
+
+
+def credentials_of(access: Access) -> Credentials | None:
+    """Return who signs: from the environment, else from AWS's credentials file.
+
+    None where the options ask for no signature.  Raises RepositoryDeniedError where there are
+    none, and UsageError for a file that cannot be used.
+    """
+    if option_is_true(access, "s3.unsafe-anonymous-auth"):
+        return None
+    environ = access.environment
+    named = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    found = _credentials(environ, named)
+    if found is None:
+        path = environ.get("AWS_SHARED_CREDENTIALS_FILE") or os.path.expanduser(
+            "~/.aws/credentials"
+        )
+        profile = environ.get("AWS_PROFILE") or "default"
+        found = _credentials(_profile(path, profile), tuple(name.lower() for name in named))
+    if found is None:
+        raise RepositoryDeniedError(
+            f"There are no credentials for {access.shown}; set AWS_ACCESS_KEY_ID and"
+            f" AWS_SECRET_ACCESS_KEY, or write the profile {profile!r} into {path}."
+        )
+    return found
+
+
+def _credentials(values: Mapping[str, str], names: Sequence[str]) -> Credentials | None:
+    key_id, secret, token = (values.get(name, "").strip() for name in names)
+    if not key_id or not secret:
+        return None
+    return Credentials(key_id, Secret(secret.encode()), Secret(token.encode()))
+
+
+def _profile(path: str, profile: str) -> Mapping[str, str]:
+    """Return what a profile of AWS's credentials file says."""
+    parser = configparser.RawConfigParser(strict=False)
+    try:
+        with open(path, encoding="utf-8") as file:
+            parser.read_file(file)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, configparser.Error) as error:
+        # Not the error itself, nor as its cause: it quotes the line, which may hold a secret.
+        reason = error.strerror if isinstance(error, OSError) else "it is no INI file"
+        raise UsageError(f"The credentials in {path} cannot be read: {reason}.") from None
+    return parser[profile] if parser.has_section(profile) else {}
