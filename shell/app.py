@@ -232,6 +232,7 @@ def _parser(command: Command) -> cmd2.Cmd2ArgumentParser:
         description=command.description,
         epilog=f"example: {command.example}",
         allow_abbrev=False,
+        conflict_handler="resolve",  # as the one-shot call has it
     )
     command.arguments(parser)
     add_switches(parser)

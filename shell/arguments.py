@@ -85,6 +85,7 @@ def command_parser(command: Command) -> argparse.ArgumentParser:
         description=command.description,
         epilog=f"example: cesbr {command.example}",
         allow_abbrev=False,
+        conflict_handler="resolve",  # `ls -h` is for people, not for help
     )
     command.arguments(parser)
     add_switches(parser)

@@ -45,11 +45,11 @@ def permissions(node: Node) -> str:
     return f"{stat.S_IMODE(node.mode):04o}"
 
 
-def owner(node: Node) -> str:
+def owner(node: Node) -> tuple[str, str]:
     """Return a node's owner and group, by name where one was recorded."""
     user = show(node.user.encode("utf-8", "surrogateescape")) if node.user else str(node.uid)
     group = show(node.group.encode("utf-8", "surrogateescape")) if node.group else str(node.gid)
-    return f"{user}:{group}"
+    return user, group
 
 
 def width(text: str) -> int:
@@ -99,21 +99,60 @@ def _cut(line: str, limit: int | None) -> str:
     return line.rpartition(" ")[0].rstrip() + " …"
 
 
-def columns(names: Sequence[str], available: int) -> str:
-    """Return names in as many columns as fit into `available` cells, read downwards."""
+def columns(names: Sequence[str], available: int, painted: Sequence[str] | None = None) -> str:
+    """Return names in as many columns as fit into `available` cells, read downwards.
+
+    `painted` are the same names in colour, whose escapes take no cells.
+    """
     if not names:
         return ""
     widths = [width(name) for name in names]
-    for rows in range(1, len(names) + 1):
-        starts = range(0, len(names), rows)
-        wide = [max(widths[at : at + rows]) for at in starts]
-        if sum(wide) + len(_GAP) * (len(wide) - 1) <= available or rows == len(names):
-            break
+    rows = _rows(widths, available)
+    wide = [max(widths[at : at + rows]) for at in range(0, len(names), rows)]
+    shown = painted or names
     lines = []
     for row in range(rows):
         cells = [
-            names[at] + " " * (wide[number] - widths[at])
+            shown[at] + " " * (wide[number] - widths[at])
             for number, at in enumerate(range(row, len(names), rows))
         ]
         lines.append(_GAP.join(cells).rstrip() + "\n")
     return "".join(lines)
+
+
+def _rows(widths: Sequence[int], available: int) -> int:
+    """Return the fewest rows in which columns of these widths fit."""
+    for across in range(min(len(widths), available // (min(widths) + 1) + 1), 1, -1):
+        rows = -(-len(widths) // across)
+        wide = [max(widths[at : at + rows]) for at in range(0, len(widths), rows)]
+        if sum(wide) + len(_GAP) * (len(wide) - 1) <= available:
+            return rows
+    return len(widths)
+
+
+_BLOCKS: Final = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: Sequence[int], available: int) -> str:
+    """Return the last `available` of `values` as a row of blocks, the largest the highest."""
+    shown = values[-available:] if available > 0 else []
+    low, high = min(shown, default=0), max(shown, default=0)
+    top = len(_BLOCKS) - 1
+    return "".join(
+        _BLOCKS[(value - low) * top // (high - low) if high > low else 0] for value in shown
+    )
+
+
+_AGES: Final = ((60, "s"), (60, "min"), (24, "h"), (7, "d"), (9, "w"))
+
+
+def age(seconds: float) -> str:
+    """Return how long ago something was, in one unit: ``5 min``, ``3 d``, ``14 mo``."""
+    left = max(0, int(seconds))
+    days = left // 86_400
+    for size, unit in _AGES:
+        if left < size:
+            return f"{left} {unit}"
+        left //= size
+    months = days * 12 // 365
+    return f"{months} mo" if months < 24 else f"{days // 365} y"  # noqa: PLR2004 - two years

@@ -30,6 +30,8 @@ class Session:
     flags: Flags = field(default_factory=Flags)
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
     place: tuple[bytes, ...] = ()
+    came_from: tuple[bytes, ...] = ()
+    """Where one was before, for ``cd -``."""
     view: View | None = None
     """The open repository, once a command needed it."""
     _settings: Settings | None = None
@@ -41,6 +43,10 @@ class Session:
     def shown_place(self) -> str:
         """Where one is, as people see it; empty at the root."""
         return "".join("/" + show(part) for part in self.place)
+
+    def go(self, place: tuple[bytes, ...]) -> None:
+        """Be somewhere else."""
+        self.came_from, self.place = self.place, place
 
     async def settings(self) -> Settings:
         """Return the settings with what the registry adds."""

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from shell.session import Context
 
 MODULES: Final[Mapping[str, tuple[str, ...]]] = {
-    "browse": ("backups", "use", "cd", "pwd", "ls", "stat", "cat"),
+    "browse": ("backups", "use", "cd", "pwd"),
+    "look": ("ls", "tree", "stat", "cat", "less"),
     "restore": ("restore",),
     "maintenance": ("init", "backup", "check", "unlock", "status"),
     "mount": ("mount", "umount"),
@@ -28,7 +29,8 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
 """Which module has which commands."""
 
 CATEGORIES: Final[Mapping[str, str]] = {
-    "browse": "Look around",
+    "browse": "Find your way",
+    "look": "Look around",
     "restore": "Get things back",
     "maintenance": "Back up and maintain",
     "mount": "Mount",

@@ -21,7 +21,7 @@ def test_backups_tells_what_there_is(inside: Inside) -> None:
     """The table has a line for each backup, the newest last; JSON has the promised fields."""
     backups = _backups(inside)
     assert [sorted(backup) for backup in backups] == [
-        ["dogus", "id", "size", "status", "time"],
+        ["dogus", "duration", "id", "size", "status", "time"],
     ] * 2
     assert [backup["status"] for backup in backups] == ["complete", "complete"]
     assert backups[0]["dogus"] == ["redmine"]
@@ -30,7 +30,7 @@ def test_backups_tells_what_there_is(inside: Inside) -> None:
     assert isinstance(size, int)
     assert size > len(BINARY)
     table = inside("backups").out.splitlines()
-    assert table[0].split() == ["ID", "Time", "Status", "Size", "Dogus"]
+    assert table[0].split() == ["ID", "Time", "Age", "Took", "Status", "Size", "Dogus"]
     assert [line.split()[0] for line in table[1:]] == [backup["id"] for backup in backups]
 
 

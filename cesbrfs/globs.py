@@ -1,0 +1,76 @@
+r"""Paths with wildcards: ``/latest/*/dogu.json``, ``report-[0-9]?.txt``.
+
+A name that really holds ``*``, ``?`` or ``[`` goes first; written escaped (``\x2a``) it is never a
+wildcard.  What a wildcard stands for does not begin with a dot, unless the dot is written.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from cesbrfs.errors import NotAFolderError, NotFoundError
+from cesbrfs.paths import show, unshow
+from cesbrfs.view import Link, Located, View
+
+_MAGIC: Final = re.compile(r"[*?\[]")
+_ESCAPE: Final = re.compile(r"\\(?:x[0-9a-fA-F]{2}|.)", re.DOTALL)
+
+Parts = tuple[bytes, ...]
+
+
+def has_wildcards(path: str) -> bool:
+    """Tell whether `path` holds a character that may be a wildcard."""
+    return bool(_MAGIC.search(path))
+
+
+async def expand(view: View, path: str, start: Sequence[bytes] = ()) -> list[Located]:
+    """Return what `path` names, as `View.resolve` finds it, or all that its wildcards match.
+
+    Sorted by name, each once.  Raises NotFoundError when nothing matches.
+    """
+    try:
+        return [await view.resolve(path, start)]
+    except NotFoundError:
+        if not has_wildcards(path):
+            raise
+    places: list[Parts] = [() if path.startswith("/") else tuple(start)]
+    for part in path.split("/"):
+        if part not in ("", "."):
+            found = [parts for place in places for parts in await _below(view, place, part)]
+            places = list(dict.fromkeys(found))
+    if not places:
+        raise NotFoundError(f"Nothing matches {show(path.encode('utf-8', 'surrogateescape'))}.")
+    return [Located(parts, await view.at(parts)) for parts in places]
+
+
+async def _below(view: View, place: Parts, part: str) -> Iterable[Parts]:
+    try:
+        if not has_wildcards(part):
+            return [(await view.resolve(part, place)).parts]
+        children = await view.children(await view.at(place))
+    except (NotFoundError, NotAFolderError):
+        return []
+    matches = _matcher(part)
+    return [
+        (*place, name)
+        for name in sorted(children)
+        if not isinstance(children[name], Link)  # it only stands for another one of them
+        and matches.match(name.decode("utf-8", "surrogateescape"))
+        and (not name.startswith(b".") or part.startswith("."))
+    ]
+
+
+def _matcher(part: str) -> re.Pattern[str]:
+    """Return what a name must match; an escaped character stands for itself."""
+
+    def literal(match: re.Match[str]) -> str:
+        raw = unshow(match[0])
+        if raw is None:
+            return match[0]
+        text = raw.decode("utf-8", "surrogateescape")
+        return f"[{text}]" if _MAGIC.match(text) else text
+
+    return re.compile(fnmatch.translate(_ESCAPE.sub(literal, part)))

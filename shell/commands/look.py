@@ -1,0 +1,369 @@
+"""Looking at files and folders: lists, trees, attributes, content."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import stat
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from cesbrfs.errors import UsageError
+from cesbrfs.paths import for_json, show
+from cesbrfs.repo.model import format_time
+from cesbrfs.view import Entry, Located, Stored
+from shell import render
+from shell.commands import Command
+from shell.commands.browse import add_backup_flag, locate, locate_all
+from shell.content import write_content
+from shell.listing import Colours, Style, largest_first, newest_first
+
+if TYPE_CHECKING:
+    from cesbrfs.view import View
+    from shell.session import Context
+
+# ls
+
+
+def _ls_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", metavar="PATH", nargs="*", help="files and folders (default .)")
+    parser.add_argument("-l", "--long", action="store_true", help="mode, owner, size, time, target")
+    parser.add_argument("-a", "--all", action="store_true", help="names that begin with a dot, too")
+    parser.add_argument("-h", "--human", action="store_true", help="sizes in KiB, MiB, …")
+    parser.add_argument(
+        "-t", dest="key", action="store_const", const=newest_first, help="the newest first"
+    )
+    parser.add_argument(
+        "-S", dest="key", action="store_const", const=largest_first, help="the largest first"
+    )
+    parser.add_argument("-r", "--reverse", action="store_true", help="the other way round")
+    parser.add_argument("-R", "--recursive", action="store_true", help="folders in folders, too")
+    parser.add_argument("-1", dest="one", action="store_true", help="one name a line")
+    parser.add_argument(
+        "-d", "--directory", action="store_true", help="a folder itself, not what it holds"
+    )
+    add_backup_flag(parser)
+
+
+def _style(context: Context) -> Style:
+    out, environ = context.out, context.session.environ
+    return Style(
+        colours=Colours.of(environ, terminal=out.terminal),
+        columns=out.columns if out.terminal else None,
+    )
+
+
+async def _ls(context: Context, arguments: argparse.Namespace) -> int:
+    """List files first, under the names they were asked for by, then what each folder holds."""
+    style = replace(
+        _style(context),
+        long=arguments.long,
+        human=arguments.human,
+        one=arguments.one,
+        hidden=arguments.all or context.out.as_json,
+        key=arguments.key,
+        backwards=arguments.reverse,
+    )
+    view = await context.view()
+    single: dict[str, Located] = {}
+    folders: dict[str, Located] = {}
+    for path in arguments.paths or ["."]:
+        for shown, place in await locate_all(context, path, arguments.backup):
+            a_file = arguments.directory or not stat.S_ISDIR(place.entry.node.mode)
+            (single if a_file else folders)[shown] = place
+    if context.out.as_json:
+        told = [_entry_json(place) for place in single.values()]
+        for place in folders.values():
+            async with aclosing(_held(view, place, style, deep=arguments.recursive)) as held:
+                told += [_entry_json(child) async for _, children in held for child in children]
+        await context.out.result(told, "")
+        return 0
+    if single:
+        listed = style.order((shown, place.entry) for shown, place in single.items())
+        await context.out.text(style.text(listed))
+    headings = arguments.recursive or len(folders) > 1 or bool(single)
+    between = "\n" if single else ""
+    for shown, place in folders.items():
+        async with aclosing(_held(view, place, style, deep=arguments.recursive)) as held:
+            async for folder, children in held:
+                inner = "/".join((shown.rstrip("/"), *folder)) if folder else shown
+                heading = f"{between}{inner}:\n" if headings else ""
+                named = [(show(child.parts[-1]), child.entry) for child in children]
+                await context.out.text(heading + style.text(named))
+                between = "\n"
+    return 0
+
+
+async def _held(
+    view: View, place: Located, style: Style, *, deep: bool
+) -> AsyncGenerator[tuple[tuple[str, ...], list[Located]], None]:
+    """Yield what a folder holds, in order; with `deep` each folder in it, too, by its names."""
+    waiting: list[tuple[tuple[str, ...], Located]] = [((), place)]
+    while waiting:
+        names, folder = waiting.pop()
+        children = await _children(view, folder, style)
+        yield names, children
+        if deep:
+            waiting += [
+                ((*names, show(child.parts[-1])), child)
+                for child in reversed(children)
+                if stat.S_ISDIR(child.entry.node.mode)
+            ]
+
+
+async def _children(view: View, place: Located, style: Style) -> list[Located]:
+    """Return what a folder holds, as `style` orders it; backups come by their age."""
+    children = await view.children(place.entry)
+    names = sorted(children) if place.parts else list(children)
+    ordered = style.order(
+        (os.fsdecode(name), children[name])
+        for name in names
+        if style.hidden or not name.startswith(b".")
+    )
+    return [Located((*place.parts, os.fsencode(name)), entry) for name, entry in ordered]
+
+
+def _entry_json(place: Located) -> dict[str, object]:
+    node = place.entry.node
+    told: dict[str, object] = {
+        **for_json(place.entry.name),
+        **for_json(b"/" + b"/".join(place.parts), "path"),
+        "type": node.type,
+        "size": node.size,
+        "mode": render.permissions(node),
+        "uid": node.uid,
+        "gid": node.gid,
+        "mtime": format_time(node.mtime_ns),
+    }
+    if node.type == "symlink":
+        told.update(for_json(node.target, "target"))
+    return told
+
+
+# tree
+
+
+def _tree_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="PATH", nargs="?", default=".", help="a folder (default .)")
+    parser.add_argument("-L", "--level", type=int, metavar="N", help="at most this deep")
+    parser.add_argument("-d", "--directory", action="store_true", help="folders alone")
+    parser.add_argument("-a", "--all", action="store_true", help="names that begin with a dot, too")
+    add_backup_flag(parser)
+
+
+async def _tree(context: Context, arguments: argparse.Namespace) -> int:
+    if arguments.level is not None and arguments.level < 1:
+        raise UsageError("A tree is at least 1 level deep.")
+    place = await locate(context, arguments.path, arguments.backup)
+    style = replace(_style(context), hidden=arguments.all or context.out.as_json)
+    walk = _Tree(context, await context.view(), style, arguments.level, arguments.directory)
+    if context.out.as_json:
+        await context.out.result(await walk.as_json(place, 1), "")
+        return 0
+    await context.out.text(
+        style.colours.paint(show(os.fsencode(arguments.path)), place.entry.node) + "\n"
+    )
+    await walk.show(place, "", 1)
+    counted = [render.count(walk.folders, "folder")]
+    if not arguments.directory:
+        counted.append(render.count(walk.files, "file"))
+    await context.out.text(f"\n{', '.join(counted)}\n")
+    return 0
+
+
+class _Tree:
+    """One walk through a tree; counts what it meets."""
+
+    def __init__(
+        self, context: Context, view: View, style: Style, deepest: int | None, only_folders: bool
+    ) -> None:
+        self._context = context
+        self._view = view
+        self._style = style
+        self._deepest = deepest
+        self._only_folders = only_folders
+        self.files = self.folders = 0
+
+    async def _within(self, place: Located) -> list[Located]:
+        children = await _children(self._view, place, self._style)
+        if self._only_folders:
+            children = [child for child in children if stat.S_ISDIR(child.entry.node.mode)]
+        return children
+
+    def _goes_on(self, child: Located, level: int) -> bool:
+        deeper = self._deepest is None or level < self._deepest
+        return deeper and stat.S_ISDIR(child.entry.node.mode)
+
+    async def show(self, place: Located, before: str, level: int) -> None:
+        """Write what lies below `place`, each line after `before`."""
+        children = await self._within(place)
+        for child in children:
+            last = child is children[-1]
+            node = child.entry.node
+            if stat.S_ISDIR(node.mode):
+                self.folders += 1
+            else:
+                self.files += 1
+            name = self._style.colours.paint(show(child.parts[-1]), node)
+            target = f" -> {show(node.target)}" if node.type == "symlink" else ""
+            await self._context.out.text(f"{before}{'└' if last else '├'}── {name}{target}\n")
+            if self._goes_on(child, level):
+                await self.show(child, before + ("    " if last else "│   "), level + 1)
+
+    async def as_json(self, place: Located, level: int) -> list[dict[str, object]]:
+        """Return what lies below `place`; folders have `contents`."""
+        told: list[dict[str, object]] = []
+        for child in await self._within(place):
+            fields = _entry_json(child)
+            if self._goes_on(child, level):
+                fields["contents"] = await self.as_json(child, level + 1)
+            told.append(fields)
+        return told
+
+
+# stat
+
+
+def _stat_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", metavar="PATH", nargs="+", help="files and folders")
+    add_backup_flag(parser)
+
+
+async def _stat(context: Context, arguments: argparse.Namespace) -> int:
+    places = await _places(context, arguments)
+    await context.out.result(
+        [_stat_json(place) for place in places],
+        lambda: "\n".join(_stat_text(place) for place in places),
+    )
+    return 0
+
+
+def _stat_json(place: Located) -> dict[str, object]:
+    node = place.entry.node
+    told = _entry_json(place)
+    if node.type in ("dev", "chardev"):
+        told["device"] = node.rdev
+    return {
+        **told,
+        "atime": format_time(node.atime_ns),
+        "ctime": format_time(node.ctime_ns),
+        "user": node.user,
+        "group": node.group,
+        "inode": node.inode,
+        "links": node.links,
+        "xattrs": [for_json(name) | {"size": len(value)} for name, value in node.xattrs],
+        "blobs": len(node.blobs),
+        "snapshot": _snapshot(place.entry),
+    }
+
+
+def _snapshot(entry: Entry) -> str | None:
+    return entry.snapshot.id if isinstance(entry, Stored) else None
+
+
+def _stat_text(place: Located) -> str:
+    node = place.entry.node
+    rows: dict[str, str] = {
+        "Path": place.shown,
+        "Type": node.type,
+        "Size": f"{node.size:,} bytes ({render.size(node.size)})",
+        "Mode": f"{render.permissions(node)} ({stat.filemode(node.mode)})",
+        "Owner": f"{':'.join(render.owner(node))} ({node.uid}:{node.gid})",
+        "Modified": format_time(node.mtime_ns),
+        "Accessed": format_time(node.atime_ns),
+        "Changed": format_time(node.ctime_ns),
+    }
+    if node.type == "symlink":
+        rows["Target"] = show(node.target)
+    if node.type == "file":
+        rows["Blobs"] = str(len(node.blobs))
+    if node.links > 1:
+        rows["Links"] = f"{node.links} (inode {node.inode})"
+    if node.xattrs:
+        rows["Attributes"] = ", ".join(show(name) for name, _ in node.xattrs)
+    if snapshot := _snapshot(place.entry):
+        rows["Snapshot"] = snapshot
+    return render.table([(f"{name}:", value) for name, value in rows.items()])
+
+
+async def _places(context: Context, arguments: argparse.Namespace) -> list[Located]:
+    found = [await locate_all(context, path, arguments.backup) for path in arguments.paths]
+    return [place for places in found for _, place in places]
+
+
+# cat, less
+
+
+def _cat_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", metavar="PATH", nargs="+", help="files")
+    parser.add_argument(
+        "-f", "--force", action="store_true", help="write to the terminal even what is no text"
+    )
+    add_backup_flag(parser)
+
+
+async def _cat(context: Context, arguments: argparse.Namespace) -> int:
+    """Write the files one after the other; one that fails does not keep back the others."""
+
+    async def write(data: bytes) -> bool:
+        await context.out.data(data)
+        return True
+
+    guarded = context.out.terminal and not arguments.force
+    return await write_content(context, arguments, write, guarded=guarded)
+
+
+async def _less(context: Context, arguments: argparse.Namespace) -> int:
+    """Show the files in a pager, where there is a terminal; else write them."""
+    if not (context.out.terminal and sys.stdin.isatty()):
+        return await _cat(context, arguments)
+    from shell.pager import Pager  # noqa: PLC0415 - for this command alone
+
+    async with Pager.open(context.session.environ) as pager:
+        return await write_content(context, arguments, pager.write, guarded=not arguments.force)
+
+
+COMMANDS: Final = (
+    Command(
+        "ls",
+        "List what a folder holds.",
+        "ls -l /latest/redmine",
+        _ls_arguments,
+        _ls,
+        "A name that a terminal must not get is shown escaped, and may be written so.  Paths may"
+        " hold the wildcards * ? and [a-z].  --json has all names, with or without -a.",
+    ),
+    Command(
+        "tree",
+        "Show a folder and what lies below it.",
+        "tree -L 2 /latest/redmine",
+        _tree_arguments,
+        _tree,
+    ),
+    Command(
+        "stat",
+        "Show all that is known of a file or folder.",
+        "stat --backup latest redmine/volumes/files",
+        _stat_arguments,
+        _stat,
+    ),
+    Command(
+        "cat",
+        "Write the content of files.",
+        "cat /latest/redmine/dogu.json",
+        _cat_arguments,
+        _cat,
+        "Bytes are written as they are; a terminal gets text alone, unless --force says otherwise.",
+    ),
+    Command(
+        "less",
+        "Show files page by page, in $PAGER or less.",
+        "less /latest/redmine/dogu.json",
+        _cat_arguments,
+        _less,
+        "Off a terminal it writes them, as cat does.",
+    ),
+)

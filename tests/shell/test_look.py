@@ -1,0 +1,248 @@
+"""ls, tree, cat and less: how they look, and in which order."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from cesbrfs.catalog.backups import Backup
+from cesbrfs.errors import UsageError
+from cesbrfs.repo.model import Node, Snapshot
+from cesbrfs.view import Entry
+from shell.commands.browse import _backups_text, _Described
+from shell.content import looks_binary
+from shell.listing import Colours, Style, largest_first, newest_first
+from shell.pager import find_pager
+from tests.shell.conftest import BINARY, ODD_SHOWN, Cesbr, Inside
+from tests.shell.terminal import terminal
+
+FILES = "/latest/redmine/volumes/files"
+
+
+def _entry(name: str, kind: str = "file", **fields: int) -> tuple[str, Entry]:
+    mode = {"dir": stat.S_IFDIR | 0o755, "symlink": stat.S_IFLNK | 0o777}.get(kind, 0o100644)
+    node = Node(name=name.encode(), type=kind, **{"mode": mode, **fields})  # type: ignore[arg-type]
+    return name, Entry(name.encode(), node)
+
+
+def test_order() -> None:
+    """By name, by time, by size, and each the other way round; equal ones stay by name."""
+    entries = [
+        _entry("a", size=5, mtime_ns=1),
+        _entry("b", size=9, mtime_ns=3),
+        _entry("c", size=5, mtime_ns=2),
+    ]
+
+    def order(**style: object) -> str:
+        ordered = Style(**style).order(entries)  # type: ignore[arg-type]
+        return "".join(name for name, _ in ordered)
+
+    assert order() == "abc"
+    assert order(backwards=True) == "cba"
+    assert order(key=newest_first) == "bca"
+    assert order(key=largest_first) == "bac"
+    assert order(key=largest_first, backwards=True) == "cab"
+
+
+def test_colours_take_no_cells() -> None:
+    """Columns stand as they would without colour; folders have a slash."""
+    entries = [_entry("folder", "dir"), _entry("a"), _entry("run", mode=0o100755), _entry("x.gz")]
+    plain = Style(columns=20).text(entries)
+    assert plain == "folder/  run\na        x.gz\n"
+    coloured = Style(
+        columns=20, colours=Colours.of({"TERM": "xterm", "LS_COLORS": "*.gz=31:x"}, terminal=True)
+    )
+    assert coloured.text(entries) == (
+        "\x1b[01;34mfolder\x1b[0m/  \x1b[01;32mrun\x1b[0m\na        \x1b[31mx.gz\x1b[0m\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("environ", "terminal_there", "on"),
+    [
+        ({"TERM": "xterm"}, True, True),
+        ({"TERM": "xterm"}, False, False),
+        ({"TERM": "xterm", "NO_COLOR": "1"}, True, False),
+        ({"TERM": "xterm", "NO_COLOR": ""}, True, True),
+        ({"TERM": "dumb"}, True, False),
+        ({}, True, False),
+    ],
+)
+def test_who_gets_colours(environ: Mapping[str, str], *, terminal_there: bool, on: bool) -> None:
+    """Terminals that can, unless NO_COLOR is set."""
+    assert Colours.of(environ, terminal=terminal_there).on == on
+
+
+def test_long_listings_align() -> None:
+    """Sizes stand on the right; `-h` writes them for people; a device has its numbers."""
+    entries = [_entry("a", size=5), _entry("b", size=123_456), _entry("dev", "chardev", rdev=0x103)]
+    lines = Style(long=True).text(entries).splitlines()
+    assert len({line.index("1970-01-01") for line in lines}) == 1
+    assert [line[: line.index("1970")].split()[3:] for line in lines] == [
+        ["5"],
+        ["123456"],
+        ["1,", "3"],
+    ]
+    assert "120.6 KiB" in Style(long=True, human=True).text(entries)
+
+
+def test_a_huge_folder_is_listed_at_once() -> None:
+    """Finding the columns of 100,000 names takes no while."""
+    entries = [_entry(f"file {'x' * (number % 30)}{number}") for number in range(100_000)]
+    text = Style(columns=120).text(entries)
+    assert max(map(len, text.splitlines())) <= 120
+    assert len(text.splitlines()) <= 50_000
+
+
+def test_ls_orders_and_hides(inside: Inside) -> None:
+    """The flags people know reach the listing."""
+    assert inside("ls", "-S", FILES).out.splitlines()[0] != "sub"
+    by_name = inside("ls", FILES).out.splitlines()
+    assert inside("ls", "-r", FILES).out.splitlines() == by_name[::-1]
+    assert inside("ls", "-t", FILES).out.splitlines()[-1] == "hello.txt"
+    assert inside("ls", "-1", FILES).out == inside("ls", FILES).out
+    assert "12 B" in inside("ls", "-lh", FILES).out
+    assert inside("ls", "-S", "-t", FILES).out == inside("ls", "-t", FILES).out
+
+
+def test_ls_recursive(inside: Inside) -> None:
+    """Each folder has a heading of its own; JSON has every entry with its path."""
+    said = inside("ls", "-R", FILES).out
+    assert said.startswith(f"{FILES}:\n")
+    assert said.endswith(f"\n\n{FILES}/sub:\nbinary\n")
+    listed = inside("ls", "-R", "--json", FILES).json
+    assert isinstance(listed, list)
+    assert listed[-1]["path"].endswith("/redmine/volumes/files/sub/binary")
+
+
+def test_wildcards(inside: Inside) -> None:
+    """They reach ls, stat and cat, in a backup and from where one is."""
+    assert inside("ls", f"{FILES}/h*.t?t").out.endswith("/files/hello.txt\n")
+    assert inside("ls", "--backup", "latest", "redmine/volumes/files/*.txt").out == (
+        "redmine/volumes/files/hello.txt\n"
+    )
+    assert inside("cd", FILES).code == 0
+    assert inside("ls", "h*", "l*").out == "hello.txt\nlink\n"
+    assert inside("cat", "*.txt").out == "hello again\n"
+    assert inside("stat", "[hl]*").out.count("Path:") == 2
+    assert inside("ls", "z*").code == 1
+    assert inside("ls", "--backup", "latest", "../*").code == 2
+
+
+def test_tree(inside: Inside) -> None:
+    """Lines lead to what a folder holds, and it is counted; `-L` and `-d` leave out."""
+    lines = inside("tree", FILES).out.splitlines()
+    assert lines[0] == FILES
+    assert lines[1] == "├── a 'quoted' name"
+    assert "├── link -> hello.txt" in lines
+    assert f"├── {ODD_SHOWN}" in lines
+    assert lines[-4:] == ["└── sub", "    └── binary", "", "1 folder, 5 files"]
+    assert inside("tree", "-L", "1", FILES).out.splitlines()[-3:] == [
+        "└── sub",
+        "",
+        "1 folder, 4 files",
+    ]
+    assert inside("tree", "-d", FILES).out == f"{FILES}\n└── sub\n\n1 folder\n"
+    assert inside("tree", "-L", "0", FILES).code == 2
+    told = inside("tree", "--json", FILES).json
+    assert isinstance(told, list)
+    assert told[-1]["contents"][0]["name"] == "binary"
+
+
+def test_cd_dash_goes_back(inside: Inside) -> None:
+    """`cd -` returns to where one was, says where that is, and leads back again."""
+    inside("cd", FILES)
+    inside("cd", "/")
+    here = inside("cd", "-").out
+    assert here.endswith("/redmine/volumes/files\n")
+    assert inside("pwd").out == here
+    assert inside("cd", "-").out == "/\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "binary"),
+    [
+        (b"", False),
+        (b"text\twith\r\nlines \x1b[1mand colour\n", False),
+        ("größer €".encode(), False),
+        (("x" * 8191 + "€").encode(), False),
+        (b"a\0b", True),
+        (b"\x7fELF", True),
+        (b"latin \xff", True),
+        (BINARY, True),
+    ],
+)
+def test_what_looks_binary(data: bytes, *, binary: bool) -> None:
+    """Text is UTF-8 without control characters that no text has."""
+    assert looks_binary(data) == binary
+
+
+def _described(backup: str, size: int) -> _Described:
+    return _Described(backup, "", "complete", ["redmine", "jenkins"], size, 75.0)
+
+
+@pytest.mark.parametrize(
+    ("columns", "headings"),
+    [(60, "ID Age Status Size Dogus"), (80, "ID Time Age Status Size Dogus"),
+     (120, "ID Time Age Took Status Size Dogus")],
+)  # fmt: skip
+def test_backups_fit_the_terminal(columns: int, headings: str) -> None:
+    """A narrow terminal gets less, a wide one the growth in a line of its own."""
+    names = [f"2026112{number}T213000Z-abcdef" for number in range(4)]
+    backups = [
+        Backup(name, name.encode(), (Snapshot(id="0" * 64, time_ns=number << 40, tree=None),), None)
+        for number, name in enumerate(names)
+    ]
+    described = [
+        _described(name, size << 20) for name, size in zip(names, (1, 2, 3, 8), strict=True)
+    ]
+    lines = _backups_text(backups, described, columns, terminal=True).splitlines()
+    assert lines[0].split() == headings.split()
+    assert max(map(len, lines)) <= columns
+    assert ("1:15" in lines[1]) == (columns == 120)
+    assert lines[-1].startswith("Size: 1.0 MiB ▁▂▃█ 8.0 MiB") == (columns == 120)
+
+
+def test_the_pager_is_the_users(tmp_path: Path) -> None:
+    """$PAGER with its arguments, else less or more; a sentence when there is none."""
+    assert find_pager({"PAGER": "less -X", "PATH": os.environ["PATH"]}) == ["less", "-X"]
+    (tmp_path / "more").touch(mode=0o755)
+    assert find_pager({"PATH": str(tmp_path)}) == ["more"]
+    with pytest.raises(UsageError, match="most"):
+        find_pager({"PAGER": "most", "PATH": str(tmp_path)})
+    with pytest.raises(UsageError, match="install less"):
+        find_pager({"PATH": "/nonexistent"})
+
+
+def test_cat_and_less_on_a_terminal(kept: Cesbr, tmp_path: Path) -> None:
+    """A terminal gets text alone; a pager has ^C to itself, and the prompt follows it."""
+    pager = tmp_path / "pager"
+    pager.write_text(
+        "#!/bin/sh\ntrap 'echo kept going' INT\ncat\necho END\n"
+        "read answer < /dev/tty\nread answer < /dev/tty\n"
+    )
+    pager.chmod(0o755)
+    with terminal(kept.having(PAGER=str(pager)), tmp_path) as prompt:
+        prompt.wait_for_prompt()
+        prompt.line(f"cat {FILES}/sub/binary")
+        prompt.wait_for(r"^cesbr: .*/binary is no text, which could upset the terminal")
+        prompt.line(f"cat --force {FILES}/hello.txt")
+        prompt.wait_for(r"^hello again\ncesbr>\Z")
+        prompt.keys("C-l")
+        prompt.line(f"less {FILES}/hello.txt")
+        prompt.wait_for(r"^hello again\nEND\Z")
+        prompt.keys("C-c")
+        prompt.wait_for("kept going")
+        prompt.keys("Enter", "Enter")
+        prompt.wait_for(r"^cesbr>\Z")
+        prompt.line("pwd")
+        prompt.wait_for(r"^/\ncesbr>\Z")
+
+
+def test_less_off_a_terminal_is_cat(inside: Inside) -> None:
+    """In a script it writes the files."""
+    assert inside("less", f"{FILES}/hello.txt").out == "hello again\n"
