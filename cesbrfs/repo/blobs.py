@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Final
@@ -35,16 +34,6 @@ _MOST_TABLES: Final = 8
 """With more tables than this, a look-up would have too many places to look."""
 
 
-class _Local(threading.local):
-    """What each worker thread keeps: a buffer as large as the largest record it has read."""
-
-    def __init__(self) -> None:
-        self.buffer = bytearray()
-
-
-_local = _Local()
-
-
 class Blobs:
     """All blobs of a repository.  `capacity` bounds the bytes of data blobs held in memory."""
 
@@ -61,6 +50,8 @@ class Blobs:
         self._direct = files.storage if isinstance(files.storage, ReadsAtOnce) else None
         self._cache: Cache[bytes, bytes] = Cache(capacity, len)
         self._threads = trio.CapacityLimiter(max(2, os.cpu_count() or 1))
+        self._buffers: list[bytearray] = []
+        """What records are read into: one for each thread at work, not for each there ever was."""
         self._ahead: trio.Nursery | None = None
         self.capacity: Final = capacity
         self.fetching = 0
@@ -198,12 +189,19 @@ class Blobs:
         return decode_blob(self._keys, blob, raw, place)
 
     def _read_and_decode(self, storage: ReadsAtOnce, place: Place, blob: bytes) -> bytes:
-        """Do both in one thread, which keeps a buffer for what it reads."""
-        if len(_local.buffer) < place.length:
-            _local.buffer = bytearray(place.length)
-        with memoryview(_local.buffer) as whole, whole[: place.length] as raw:
-            storage.read_into(FileType.PACK, place.pack.hex(), place.offset, raw)
-            return decode_blob(self._keys, blob, raw, place)
+        """Do both in one thread, with a buffer that the next one uses again."""
+        try:
+            buffer = self._buffers.pop()
+        except IndexError:
+            buffer = bytearray()
+        if len(buffer) < place.length:
+            buffer = bytearray(place.length)
+        try:
+            with memoryview(buffer) as whole, whole[: place.length] as raw:
+                storage.read_into(FileType.PACK, place.pack.hex(), place.offset, raw)
+                return decode_blob(self._keys, blob, raw, place)
+        finally:
+            self._buffers.append(buffer)
 
     def _unknown(self, kind: BlobType, blob: bytes) -> BlobMissingError:
         return BlobMissingError(
