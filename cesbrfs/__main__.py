@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         metavar="OPTION[,…]",
         help="allow_other, owner_root, uid=N, gid=N, noxattr; password_file=, registry=, root=,"
-        " config=, cache_size=, cache_dir=, patience= for fstab",
+        " config=, cache_size=, data_cache_size=, cache_dir=, patience= for fstab",
     )
     made.add_argument("--repo", metavar="URL", help="the repository's address")
     made.add_argument("--password-file", metavar="FILE", help="a file that holds its key")
@@ -136,6 +136,7 @@ def _flags(arguments: argparse.Namespace, options: MountOptions, repository: str
         cache_dir=other.get("cache_dir"),
         cache_size=other.get("cache_size"),
         patience=arguments.patience or other.get("patience"),
+        data_cache_size=other.get("data_cache_size"),
     )
 
 

@@ -27,7 +27,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Final
 
 import trio
@@ -46,7 +45,8 @@ from cesbrfs.errors import (
     StorageError,
     WrongKeyError,
 )
-from cesbrfs.repo.repository import DEFAULT_CACHE_BYTES, Repository
+from cesbrfs.repo.caching import Caching
+from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import FileType, Storage, local_folder, open_storage
 from cesbrfs.restic import Restic
 
@@ -110,28 +110,25 @@ async def by_reader(access: Access) -> Verdict:
 
 
 async def _look(
-    access: Access, cache_bytes: int = DEFAULT_CACHE_BYTES, cache_dir: Path | None = None
+    access: Access,
+    caching: Caching = Caching(),  # noqa: B008 - frozen
 ) -> tuple[Verdict, Repository | None]:
     """Tell the state, and keep the repository open where it is ready."""
     async with AsyncExitStack() as closing:
         storage = open_storage(access)
         closing.push_async_callback(storage.aclose)
         try:
-            repository = await _open(storage, access, cache_bytes, cache_dir)
+            repository = await _open(storage, access, caching)
         except RepositoryError as error:
             return _verdict(error), None
         closing.pop_all()
         return Verdict(State.READY), repository
 
 
-async def _open(
-    storage: Storage, access: Access, cache_bytes: int, cache_dir: Path | None
-) -> Repository:
+async def _open(storage: Storage, access: Access, caching: Caching) -> Repository:
     """Open the repository as restic does, which looks at the config's size before the key."""
     try:
-        return await Repository.open(
-            storage, access.key, cache_bytes=cache_bytes, cache_dir=cache_dir
-        )
+        return await Repository.open(storage, access.key, caching)
     except WrongKeyError:
         if await storage.read(FileType.CONFIG):
             raise
@@ -192,23 +189,20 @@ async def open_ready(
     open_restic: OpenRestic,
     auto_init: bool,
     say: Say,
-    cache_bytes: int = DEFAULT_CACHE_BYTES,
-    cache_dir: Path | None = None,
+    caching: Caching = Caching(),  # noqa: B008 - frozen
 ) -> Repository:
     """Do what `ensure_ready` does, and return the repository opened for reading.
 
     Cheaper than the two one after the other: deriving the key takes most of the time of both.
     """
-    verdict, repository = await _look(access, cache_bytes, cache_dir)
+    verdict, repository = await _look(access, caching)
     if repository is not None:
         return repository
     assert verdict.error is not None, "what cannot be opened has an error"
     if not auto_init or not _may_change(verdict):
         raise verdict.error
     await _initialise_alone(access, open_restic, say)
-    return await Repository.open(
-        open_storage(access), access.key, cache_bytes=cache_bytes, cache_dir=cache_dir
-    )
+    return await Repository.open(open_storage(access), access.key, caching)
 
 
 async def initialise(access: Access, *, open_restic: OpenRestic, say: Say) -> bool:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from cesbrfs.access import Access, Secret, redact
 from cesbrfs.errors import UsageError
 from cesbrfs.password import Password, read_text
+from cesbrfs.repo.caching import DEFAULT_MEMORY, Caching
 from cesbrfs.rules import DEFAULT_RULES, KINDS, Rule
 from cesbrfs.sources import SYSTEM_CONFIG, Flags, Given, Layers
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:  # both import trio, which no completion of a command line sho
 
 __all__ = ["Flags", "Settings", "load"]
 
-DEFAULT_CACHE_SIZE: Final = 32 << 20
 DEFAULT_PATIENCE: Final = 60.0
 DEFAULT_BACKUP_TAG: Final = "(?P<id>[^=]+)"
 
@@ -53,6 +53,10 @@ class Settings:
     """Bytes of memory for blobs."""
     patience: float
     """Seconds that readers wait for a server that is away."""
+    data_cache_size: int
+    """Bytes on disk for data blobs of a repository behind a network."""
+    restic_cache: Path
+    """Where restic keeps its own caches."""
     options: Mapping[str, str] = field(repr=False)
     environment: Mapping[str, str] = field(repr=False)
     """Variables for the storage; their values may be secrets."""
@@ -62,6 +66,16 @@ class Settings:
     """Rules by path: the built-in ones, or those that were set in their place."""
     config_file: Path | None
     sources: Mapping[str, str] = field(repr=False)
+
+    @property
+    def caching(self) -> Caching:
+        """What the reader may hold, and where."""
+        return Caching(
+            memory=self.cache_size,
+            folder=self.cache_dir,
+            data=self.data_cache_size,
+            restic=self.restic_cache,
+        )
 
     def open_registry(self) -> Registry:
         """Return the configured registry; a file registry that does not exist is empty."""
@@ -155,6 +169,7 @@ class Settings:
             "cache_dir": str(self.cache_dir),
             "cache_size": self.cache_size,
             "patience": self.patience,
+            "data_cache_size": self.data_cache_size,
             "options": sorted(self.options),
             "backup_tag": self.backup_tag.pattern,
             "rules": [{"match": rule.match.pattern, "kind": rule.kind} for rule in self.rules],
@@ -175,6 +190,7 @@ def load(flags: Flags, environ: Mapping[str, str]) -> Settings:
     auto_init, restic = layers.first("auto_init"), layers.first("restic")
     cache_dir, cache_size = layers.first("cache_dir"), layers.first("cache_size")
     patience = layers.first("patience")
+    data_cache_size = layers.first("data_cache_size")
     return Settings(
         repository=repository.repository() if repository else None,
         password=password,
@@ -183,8 +199,10 @@ def load(flags: Flags, environ: Mapping[str, str]) -> Settings:
         auto_init=auto_init.flag() if auto_init else True,
         restic=_program(restic) if restic else None,
         cache_dir=cache_dir.path() if cache_dir else _default_cache(environ),
-        cache_size=cache_size.size() if cache_size else DEFAULT_CACHE_SIZE,
         patience=patience.seconds() if patience else DEFAULT_PATIENCE,
+        cache_size=cache_size.size() if cache_size else DEFAULT_MEMORY,
+        data_cache_size=data_cache_size.size() if data_cache_size else 0,
+        restic_cache=_restic_cache(environ),
         options=_options(layers, flags.options),
         environment={name: value for name, value in environ.items() if _PASSED.fullmatch(name)},
         backup_tag=_backup_tag(layers.first("backup_tag")),
@@ -266,6 +284,15 @@ def _default_cache(environ: Mapping[str, str]) -> Path:
     if xdg.startswith("/"):  # the XDG specification has relative ones ignored
         return Path(xdg, "cesbrfs")
     return Path(home, ".cache/cesbrfs") if home else Path("/var/cache/cesbrfs")
+
+
+def _restic_cache(environ: Mapping[str, str]) -> Path:
+    """Return where restic itself would keep its caches."""
+    if named := environ.get("RESTIC_CACHE_DIR"):
+        return Path(named)
+    if xdg := environ.get("XDG_CACHE_HOME"):
+        return Path(xdg, "restic")
+    return Path(environ.get("HOME") or "/", ".cache/restic")
 
 
 def _options(layers: Layers, flags: tuple[str, ...]) -> dict[str, str]:

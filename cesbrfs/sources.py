@@ -25,8 +25,9 @@ _WORDS: Final[Mapping[str, bool]] = {
     "0": False, "false": False, "no": False, "off": False,
 }  # fmt: skip
 _TOML_KEYS: Final = frozenset({
-    "auto_init", "backup_tag", "cache_dir", "cache_size", "options", "password_command",
-    "password_file", "patience", "registry", "repository", "restic", "root", "rules",
+    "auto_init", "backup_tag", "cache_dir", "cache_size", "data_cache_size", "options",
+    "password_command", "password_file", "patience", "registry", "repository", "restic", "root",
+    "rules",
 })  # fmt: skip
 
 
@@ -44,6 +45,7 @@ class Flags:
     cache_dir: str | None = None
     cache_size: str | None = None
     patience: str | None = None
+    data_cache_size: str | None = None
     options: tuple[str, ...] = field(default=(), repr=False)
     """restic's extended options, ``key=value`` each."""
 

@@ -127,8 +127,7 @@ class Context:
                 open_restic=self.session.restic,
                 auto_init=may_init and settings.auto_init and not self.no_init,
                 say=self.out.note,
-                cache_bytes=settings.cache_size,
-                cache_dir=settings.cache_dir,
+                caching=settings.caching,
             )
             return self.session.opened(repository, settings)
 

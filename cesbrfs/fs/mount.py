@@ -44,12 +44,7 @@ async def serve(
     `ready` is called once the mount answers.  Raises what opening the repository raises, and
     MountError when FUSE refuses.
     """
-    repository = await Repository.open(
-        open_storage(access),
-        access.key,
-        cache_bytes=settings.cache_size,
-        cache_dir=settings.cache_dir,
-    )
+    repository = await Repository.open(open_storage(access), access.key, settings.caching)
     try:
         view = View(
             repository,

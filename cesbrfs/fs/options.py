@@ -15,7 +15,16 @@ _PASSED_OVER: Final = re.compile(
 )
 """What mount(8) and fstab say to everyone.  A mount of ours is always ro, nosuid and nodev."""
 _SETTINGS: Final = frozenset(
-    {"password_file", "registry", "root", "config", "cache_size", "cache_dir", "patience"}
+    {
+        "password_file",
+        "registry",
+        "root",
+        "config",
+        "cache_size",
+        "data_cache_size",
+        "cache_dir",
+        "patience",
+    }  # fmt: skip
 )
 
 

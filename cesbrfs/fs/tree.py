@@ -18,6 +18,7 @@ from typing import Final, Protocol
 from cesbrfs import __version__
 from cesbrfs.catalog.names import STATUS_FOLDER
 from cesbrfs.errors import CesbrError, NotFoundError
+from cesbrfs.fs.neighbours import Neighbours
 from cesbrfs.repo.model import Node
 from cesbrfs.repo.repository import FileContent
 from cesbrfs.view import Document, Entry, Folder, Stored, View
@@ -52,6 +53,8 @@ class Inode:
     lookups: int = 0
     children: dict[bytes, Inode] | None = None
     """What a stored folder holds, for as long as the kernel knows it."""
+    parent: Inode | None = None
+    """The stored folder it lies in."""
 
 
 class Readable(Protocol):
@@ -106,6 +109,7 @@ class VirtualTree:
         self._files: dict[int, Readable] = {}
         self._folders: dict[int, list[tuple[bytes, Inode]]] = {}
         self._next_handle = 1
+        self._neighbours = Neighbours(view.repository.blobs)
         self._started = time.time()
         self._status: Final = self._status_folder()
 
@@ -132,7 +136,8 @@ class VirtualTree:
         if inode.children is None:
             nodes, snapshot, make = await self.view.nodes(entry), entry.snapshot, self._make
             inode.children = {
-                name: make(inode, Stored(name, node, snapshot)) for name, node in nodes.items()
+                name: make(inode, Stored(name, node, snapshot), inode)
+                for name, node in nodes.items()
             }
         return inode.children
 
@@ -151,13 +156,15 @@ class VirtualTree:
             inode.children = None
             del self._inodes[number]
 
-    def _make(self, parent: Inode, entry: Entry) -> Inode:
+    def _make(self, parent: Inode, entry: Entry, folder: Inode | None = None) -> Inode:
         """Return the inode for `entry` in `parent`: the known one, brought up to date, or a new."""
         number = self._number(parent, entry)
         inode = self._inodes.get(number)
         if inode is None:
             backup = parent.backup if parent.number != ROOT else number
-            return Inode(number, entry, backup, isinstance(entry, Stored), not parent.fixed)
+            return Inode(
+                number, entry, backup, isinstance(entry, Stored), not parent.fixed, parent=folder
+            )
         if not inode.fixed:
             inode.entry = entry
         return inode
@@ -222,6 +229,9 @@ class VirtualTree:
         else:
             found = await self.view.content(entry)
             content = _Bytes(found.content) if isinstance(found, Document) else found
+        if inode.parent is not None and inode.parent.children is not None:
+            siblings = (other.entry.node for other in inode.parent.children.values())
+            self._neighbours.opened(inode.parent.number, siblings, entry.node)
         handle = self._handle()
         self._files[handle] = content
         true_size = content.size == entry.node.size and not isinstance(entry, _Live)

@@ -23,6 +23,7 @@ from cesbrfs.repo.disk import DiskCache
 from cesbrfs.repo.files import Files, through_network
 from cesbrfs.repo.index import Index, Segment, Table, parse_segment
 from cesbrfs.repo.pack import BlobType, Place, decode_blob, decode_unpacked
+from cesbrfs.repo.remote import Remote
 from cesbrfs.repo.storage import FileType, ReadsAtOnce
 from cesbrfs.repo.windows import PackReader
 
@@ -32,13 +33,24 @@ THREAD_BYTES: Final = 192 << 10
 """Work on more bytes than this goes to a thread: below, the hop costs more than the work."""
 _MOST_TABLES: Final = 8
 """With more tables than this, a look-up would have too many places to look."""
+_MOST_AHEAD: Final = 4 << 20
+"""Bytes read ahead of one reader at most; never more than an eighth of what is held in memory."""
 
 
 class Blobs:
-    """All blobs of a repository.  `capacity` bounds the bytes of data blobs held in memory."""
+    """All blobs of a repository.
+
+    `capacity` bounds the bytes of data blobs held in memory; `remote` reads from packs that lie
+    behind a network.
+    """
 
     def __init__(
-        self, files: Files, keys: Keys, capacity: int, disk: DiskCache | None = None
+        self,
+        files: Files,
+        keys: Keys,
+        capacity: int,
+        disk: DiskCache | None = None,
+        remote: Remote | None = None,
     ) -> None:
         self._files = files
         self._keys = keys
@@ -48,6 +60,7 @@ class Blobs:
         self._listing = trio.Lock()
         self._packs = PackReader(files.storage)
         self._direct = files.storage if isinstance(files.storage, ReadsAtOnce) else None
+        self._remote = remote
         self._cache: Cache[bytes, bytes] = Cache(capacity, len)
         self._threads = trio.CapacityLimiter(max(2, os.cpu_count() or 1))
         self._buffers: list[bytearray] = []
@@ -86,6 +99,8 @@ class Blobs:
                 tables = await trio.to_thread.run_sync(self._extended, tables, segments)
             if self._index is None or list(self._index.tables) != tables:
                 self._index = Index(tables)
+                if self._remote is not None:
+                    await trio.to_thread.run_sync(self._remote.keep_only, self._index.packs())
             self._listings += 1
             return self._index
 
@@ -153,7 +168,7 @@ class Blobs:
         failed: list[CesbrError] = []
         for place in places:
             try:
-                return await self._load_at(place, blob)
+                return await self._load_at(place, kind, blob)
             except (DamagedError, StorageError) as error:
                 failed.append(error)
                 if len(failed) < len(places):
@@ -165,7 +180,9 @@ class Blobs:
             ) from failed[-1]
         raise failed[-1]
 
-    async def _load_at(self, place: Place, blob: bytes) -> bytes:
+    async def _load_at(self, place: Place, kind: BlobType, blob: bytes) -> bytes:
+        if self._remote is not None:
+            return await self._load_from_afar(self._remote, place, kind, blob)
         if self._direct is not None and place.length > THREAD_BYTES:
             return await trio.to_thread.run_sync(
                 self._read_and_decode, self._direct, place, blob, limiter=self._threads
@@ -182,6 +199,20 @@ class Blobs:
 
     async def _read_then_decode(self, place: Place, blob: bytes) -> bytes:
         raw = await self._packs.read(place.pack, place.offset, place.length)
+        return await self._decode(place, blob, raw)
+
+    async def _load_from_afar(
+        self, remote: Remote, place: Place, kind: BlobType, blob: bytes
+    ) -> bytes:
+        try:
+            return await self._decode(place, blob, await remote.read(kind, place, blob))
+        except DamagedError as error:
+            # The way here, or what was kept of it, may have damaged it: the pack itself counts.
+            _log.warning("%s; reading it once more", error)
+            await remote.forget(kind, place, blob)
+        return await self._decode(place, blob, await remote.read(kind, place, blob))
+
+    async def _decode(self, place: Place, blob: bytes, raw: bytes | memoryview) -> bytes:
         if max(place.plain, place.length) > THREAD_BYTES:
             return await trio.to_thread.run_sync(
                 decode_blob, self._keys, blob, raw, place, limiter=self._threads
@@ -219,10 +250,32 @@ class Blobs:
         """Begin to read data blobs that will be asked for soon; does not wait for them."""
         if self._ahead is None:
             return
-        for blob in blobs:
-            if self._cache.peek(blob) is None and not self._cache.is_loading(blob):
-                self.fetching += 1
-                self._ahead.start_soon(self._fetch, blob)
+        wanted = [
+            blob
+            for blob in dict.fromkeys(blobs)
+            if self._cache.peek(blob) is None and not self._cache.is_loading(blob)
+        ]
+        if self._remote is not None and self._index is not None:
+            index = self._index
+            placed = ((blob, index.places(BlobType.DATA, blob)) for blob in wanted)
+            self._remote.begin(
+                self._ahead, [(blob, places[0]) for blob, places in placed if places]
+            )
+        for blob in wanted:
+            self.fetching += 1
+            self._ahead.start_soon(self._fetch, blob)
+
+    @property
+    def most_ahead(self) -> int:
+        """Bytes that are worth reading ahead of one reader who goes straight on."""
+        if self._remote is not None:
+            return min(self._remote.link.ahead, self.capacity // 2)
+        return min(_MOST_AHEAD, self.capacity // 8)
+
+    @property
+    def worth_asking(self) -> int:
+        """Bytes to read ahead at a time: behind a network, few large answers come faster."""
+        return min(self._remote.link.reach, self.capacity // 8) if self._remote is not None else 0
 
     def advise(self, blobs: Sequence[bytes]) -> None:
         """Have the disk work on data blobs that will be fetched; does not wait for it."""

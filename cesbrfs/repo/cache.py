@@ -60,6 +60,11 @@ class Cache(Generic[_K, _V]):
             _, oldest = self._values.popitem(last=False)
             self.used -= self._size(oldest)
 
+    def drop(self, unwanted: Callable[[_K], bool]) -> None:
+        """Let go of the values whose keys are unwanted."""
+        for key in [key for key in self._values if unwanted(key)]:
+            self.used -= self._size(self._values.pop(key))
+
     async def get(self, key: _K, load: Callable[[], Awaitable[_V]]) -> _V:
         """Return the value of `key`, loading it if it is not here; raises what `load` raises."""
         while (value := self.peek(key)) is None:

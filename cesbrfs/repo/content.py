@@ -16,8 +16,6 @@ _JUMP: Final = 4 << 20
 _FIRST_AHEAD: Final = 1 << 20
 _ADVISED: Final = 8
 """The disk works this many times as far ahead: what it reads takes no memory of ours."""
-_MOST_AHEAD: Final = 4 << 20
-"""Bytes read ahead at most; never more than an eighth of what is held in memory."""
 
 
 class FileContent:
@@ -72,19 +70,24 @@ class FileContent:
         if abs(offset - self._next) > _JUMP:
             self._ahead = self._fetched = self._advised = 0
         elif end > self._next:
-            most = min(_MOST_AHEAD, self._store.capacity // 8)
-            self._ahead = min(max(self._ahead * 2, _FIRST_AHEAD), most)
+            self._ahead = min(max(self._ahead * 2, _FIRST_AHEAD), self._store.most_ahead)
         self._next = max(end, self._next) if self._ahead else end
         if not self._ahead:
             return
         first = max(at, self._fetched)
         last = bisect.bisect_left(self._ends, min(end + self._ahead, self.size)) + 1
-        if last > first:
+        if last > first and self._enough(first, last):
             self._store.fetch(self._blobs[first:last])
             self._fetched = last
             beyond = bisect.bisect_left(self._ends, end + _ADVISED * self._ahead) + 1
             self._store.advise(self._blobs[max(last, self._advised) : beyond])
             self._advised = beyond
+
+    def _enough(self, first: int, last: int) -> bool:
+        """Tell whether the blobs from `first` to before `last` are worth asking for by now."""
+        return last > len(self._blobs) or (
+            self._ends[last - 1] - self._ends[first] >= self._store.worth_asking
+        )
 
     async def _blob(self, at: int, length: int) -> bytes:
         """Return the blob at position `at`, which must have `length` bytes."""

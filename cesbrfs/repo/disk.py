@@ -1,18 +1,14 @@
 """What is kept on disk between mounts: index tables, and snapshot files as restic encrypted them.
 
-One folder a repository, 0700.  Names and content lie here only as restic sealed them; an index
-table holds nothing but hashes, lengths and places.  Every file is written beside and renamed, so
-that several processes can share the folder; each is checked when it is read, and one that is
+One folder a repository.  Names and content lie here only as restic sealed them; an index table
+holds nothing but hashes, lengths and places.  Each file is checked when it is read, and one that is
 damaged or of another version is as good as none.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import logging
 import mmap
-import os
 import struct
 import zlib
 from collections.abc import Iterable, Mapping
@@ -20,9 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from cesbrfs.repo.index import ROW_BYTES, Table
+from cesbrfs.repo.kept import KeptFiles
 from cesbrfs.repo.model import ID_BYTES
-
-_log = logging.getLogger(__name__)
 
 _TABLE_MAGIC: Final = b"CESIDX1\n"
 _TABLE: Final = struct.Struct("<8sIIIIQQ")
@@ -38,24 +33,17 @@ class DiskCache:
 
     def __init__(self, folder: Path) -> None:
         self.folder: Final = folder
-        self._usable = True
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if folder.stat().st_mode & 0o077:
-                folder.chmod(0o700)
-        except OSError as error:
-            self._usable = False
-            _log.warning("The cache in %s cannot be used: %s.", folder, error.strerror)
+        self._kept = KeptFiles(folder)
 
     def tables(self, listed: Iterable[str]) -> list[Table]:
         """Return the tables here that were made of index files in `listed` alone."""
         there = frozenset(listed)
         found: list[Table] = []
         covered: set[str] = set()
-        for path in self._files(_TABLE_SUFFIX):
-            table = _map_table(path)
+        for name in self._tables():
+            table = _map_table(self.folder / name)
             if table is None:
-                self._remove(path)
+                self._kept.remove(name)
             elif there.issuperset(table.names) and covered.isdisjoint(table.names):
                 covered.update(table.names)
                 found.append(table)
@@ -63,7 +51,7 @@ class DiskCache:
 
     def keep_table(self, table: Table) -> Table:
         """Write a table; return it as it is mapped from there, or as it was where that fails."""
-        path = self._place(table)
+        name = _name_of(table)
         names = b"".join(bytes.fromhex(name) for name in table.names)
         rest = (
             struct.pack("<IIIQQ", len(table.names), len(table.packs) // ID_BYTES, table.bits,
@@ -76,28 +64,23 @@ class DiskCache:
         check = 0
         for part in rest:
             check = zlib.crc32(part, check)
-        if not self._write(path, (_TABLE_MAGIC, check.to_bytes(4, "little"), *rest)):
+        if not self._kept.write(name, (_TABLE_MAGIC, check.to_bytes(4, "little"), *rest)):
             return table
-        return _map_table(path) or table
+        return _map_table(self.folder / name) or table
 
     def drop_tables(self, kept: Iterable[Table]) -> None:
         """Remove the tables that none of the kept ones needs any more."""
-        needed = {self._place(table) for table in kept}
-        for path in self._files(_TABLE_SUFFIX):
-            if path not in needed:
-                self._remove(path)
+        needed = {_name_of(table) for table in kept}
+        for name in self._tables():
+            if name not in needed:
+                self._kept.remove(name)
 
-    def _place(self, table: Table) -> Path:
-        """Return the file of a table: told from the index files that it was made of."""
-        label = hashlib.sha256("\n".join(sorted(table.names)).encode()).hexdigest()[:32]
-        return self.folder / f"{label}{_TABLE_SUFFIX}"
+    def _tables(self) -> list[str]:
+        return [file.name for file in self._kept.files() if file.name.endswith(_TABLE_SUFFIX)]
 
     def snapshots(self) -> dict[str, bytes]:
         """Return the snapshot files kept here, by name: each is what its name promises."""
-        try:
-            data = (self.folder / _SNAPSHOTS).read_bytes()
-        except OSError:
-            return {}
+        data = self._kept.read(_SNAPSHOTS) or b""
         found: dict[str, bytes] = {}
         at = 0
         while at + _RECORD.size <= len(data):
@@ -115,35 +98,13 @@ class DiskCache:
         parts: list[bytes] = []
         for name, raw in files.items():
             parts += (_RECORD.pack(bytes.fromhex(name), len(raw)), raw)
-        self._write(self.folder / _SNAPSHOTS, parts)
+        self._kept.write(_SNAPSHOTS, parts)
 
-    def _files(self, suffix: str) -> list[Path]:
-        try:
-            return sorted(path for path in self.folder.iterdir() if path.suffix == suffix)
-        except OSError:
-            return []
 
-    def _write(self, path: Path, parts: Iterable[bytes | memoryview]) -> bool:
-        if not self._usable:
-            return False
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with open(descriptor, "wb") as file:
-                file.writelines(parts)
-            beside.replace(path)
-        except OSError as error:
-            self._usable = False
-            _log.warning("Nothing more is kept in %s: %s.", self.folder, error.strerror)
-            with contextlib.suppress(OSError):
-                beside.unlink()
-            return False
-        return True
-
-    @staticmethod
-    def _remove(path: Path) -> None:
-        with contextlib.suppress(OSError):
-            path.unlink()
+def _name_of(table: Table) -> str:
+    """Return the name of a table's file: told from the index files that it was made of."""
+    label = hashlib.sha256("\n".join(sorted(table.names)).encode()).hexdigest()[:32]
+    return f"{label}{_TABLE_SUFFIX}"
 
 
 def _map_table(path: Path) -> Table | None:

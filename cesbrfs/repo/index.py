@@ -211,6 +211,14 @@ class Index:
         """The bytes that all indexed blobs take in the repository."""
         return sum(table.stored for table in self.tables)
 
+    def packs(self) -> frozenset[bytes]:
+        """Return the IDs (32 bytes each) of all packs that hold indexed blobs."""
+        return frozenset(
+            bytes(table.packs[at : at + ID_BYTES])
+            for table in self.tables
+            for at in range(0, len(table.packs), ID_BYTES)
+        )
+
     def __len__(self) -> int:
         return sum(table.count for table in self.tables)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import trio
@@ -19,6 +18,7 @@ from cesbrfs.access import Secret
 from cesbrfs.errors import BlobMissingError, DamagedError, NotFoundError
 from cesbrfs.repo.blobs import THREAD_BYTES, Blobs
 from cesbrfs.repo.cache import Cache
+from cesbrfs.repo.caching import Caching
 from cesbrfs.repo.content import FileContent
 from cesbrfs.repo.crypto import Keys
 from cesbrfs.repo.disk import DiskCache
@@ -27,18 +27,19 @@ from cesbrfs.repo.index import Index
 from cesbrfs.repo.model import Config, Node, Snapshot, Tree, parse_snapshot, parse_tree
 from cesbrfs.repo.opening import open_config, open_keys
 from cesbrfs.repo.pack import BlobType, decode_unpacked
-from cesbrfs.repo.storage import FileType, Storage, is_file_name
+from cesbrfs.repo.remote import Remote
+from cesbrfs.repo.storage import FileType, ReadsAtOnce, Storage, is_file_name
 
-__all__ = ["DEFAULT_CACHE_BYTES", "FileContent", "Repository"]
+__all__ = ["Caching", "FileContent", "Repository"]
 
 _log = logging.getLogger(__name__)
 
-DEFAULT_CACHE_BYTES: Final = 32 << 20
 _TREE_CACHE_BYTES: Final = 16 << 20
 _NODE_BYTES: Final = 700
 """About what a decoded node takes in memory."""
 _WORTH_KEEPING: Final = 64
-"""With fewer snapshot files than this that are not on disk yet, writing them would gain nothing."""
+"""With fewer snapshot files than this that are not on disk yet, writing them would gain nothing,
+unless they lie behind a network."""
 
 
 class Repository:
@@ -49,18 +50,23 @@ class Repository:
         storage: Storage,
         keys: Keys,
         config: Config,
-        cache_bytes: int,
-        disk: DiskCache | None = None,
+        caching: Caching,
     ) -> None:
         self.storage: Final = storage
         self.id: Final = config.id or ""
         self.version: Final = config.version or 0
         self._files: Final = Files(storage)
         self._keys: Final = keys
-        self._disk: Final = disk
+        # An ID that is none could lead out of the cache's folder.
+        folder = caching.folder / self.id if caching.folder and is_file_name(self.id) else None
+        self._disk: Final = DiskCache(folder) if folder else None
+        remote = None
+        if not isinstance(storage, ReadsAtOnce):
+            remote = Remote(storage, folder, caching)
+        self._worth_keeping: Final = 1 if remote else _WORTH_KEEPING
         self._snapshots: dict[str, Snapshot] = {}
         self._listed_once = False
-        self.blobs: Final = Blobs(self._files, keys, cache_bytes, disk)
+        self.blobs: Final = Blobs(self._files, keys, caching.memory, self._disk, remote)
         self._trees: Cache[bytes, Tree] = Cache(
             _TREE_CACHE_BYTES, lambda tree: 200 + _NODE_BYTES * len(tree.nodes)
         )
@@ -70,23 +76,16 @@ class Repository:
         cls,
         storage: Storage,
         key: Secret,
-        *,
-        cache_bytes: int = DEFAULT_CACHE_BYTES,
-        cache_dir: Path | None = None,
+        caching: Caching = Caching(),  # noqa: B008 - frozen
     ) -> Repository:
         """Open the repository in `storage` with its encryption key.
 
-        `cache_bytes` bounds the data held in memory; below `cache_dir` is kept on disk what makes
-        the next opening fast.  Raises RepositoryMissingError, RepositoryDamagedError,
-        WrongKeyError, and what the storage raises.
+        Raises RepositoryMissingError, RepositoryDamagedError, WrongKeyError, and what the storage
+        raises.
         """
         keys = await open_keys(storage, key)
         config = await open_config(storage, keys)
-        disk = None
-        # An ID that is none could lead out of the cache's folder.
-        if cache_dir is not None and config.id is not None and is_file_name(config.id):
-            disk = DiskCache(cache_dir / config.id)
-        return cls(storage, keys, config, cache_bytes, disk)
+        return cls(storage, keys, config, caching)
 
     async def aclose(self) -> None:
         """Close the storage."""
@@ -110,7 +109,7 @@ class Repository:
         for name in self._snapshots.keys() - listed:
             del self._snapshots[name]
         raws: dict[str, bytes] = {}
-        if self._disk is not None and not self._listed_once and len(listed) >= _WORTH_KEEPING:
+        if self._disk is not None and not self._listed_once and len(listed) >= self._worth_keeping:
             raws = await trio.to_thread.run_sync(self._disk.snapshots)
             for name in listed & raws.keys():
                 with contextlib.suppress(DamagedError):  # read again below, and told there
@@ -123,7 +122,7 @@ class Repository:
 
         missing = listed - self._snapshots.keys()
         await self._files.load(FileType.SNAPSHOT, missing, take)
-        if self._disk is not None and len(missing) >= _WORTH_KEEPING:
+        if self._disk is not None and len(missing) >= self._worth_keeping:
             kept = {name: raw for name, raw in raws.items() if name in listed}
             await trio.to_thread.run_sync(self._disk.keep_snapshots, kept)
         return sorted(self._snapshots.values(), key=lambda s: (s.time_ns, s.id))

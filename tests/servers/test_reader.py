@@ -21,6 +21,7 @@ from cesbrfs.errors import (
     RepositoryMissingError,
     WrongKeyError,
 )
+from cesbrfs.repo.caching import Caching
 from cesbrfs.repo.model import Node, Snapshot, Tree
 from cesbrfs.repo.pack import BlobType
 from cesbrfs.repo.repository import Repository
@@ -261,7 +262,9 @@ async def test_prune_while_it_is_open(restic_binary: Path, tmp_path: Path) -> No
     forgotten = repo.backup(folder)
     (folder / "lost").unlink()
     kept = repo.backup(folder)
-    repository = await Repository.open(open_storage(repo.access), repo.access.key, cache_bytes=0)
+    repository = await Repository.open(
+        open_storage(repo.access), repo.access.key, Caching(memory=0)
+    )
     old, new = await by_id(repository, forgotten), await by_id(repository, kept)
     tree = await below(repository, old, folder)
     opened = {

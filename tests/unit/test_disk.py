@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cesbrfs.access import Secret
+from cesbrfs.repo.caching import Caching
 from cesbrfs.repo.disk import DiskCache
 from cesbrfs.repo.index import Segment, Table, parse_segment
 from cesbrfs.repo.pack import BlobType
@@ -187,7 +188,7 @@ class TestRepositoriesWithACache:
     async def open(repo: MemoryRepo, folder: Path) -> Repository:
         """Open the repository with a cache below `folder`."""
         repo.flush()
-        return await Repository.open(repo.storage, Secret(PASSWORD), cache_dir=folder)
+        return await Repository.open(repo.storage, Secret(PASSWORD), Caching(folder=folder))
 
     async def test_the_second_opening_reads_no_index(self, tmp_path: Path) -> None:
         """What is on disk need not be read; what is new is."""

@@ -26,6 +26,7 @@ from cesbrfs.errors import (
     StorageError,
     WrongKeyError,
 )
+from cesbrfs.repo.caching import Caching
 from cesbrfs.repo.model import Node, Snapshot, Tree
 from cesbrfs.repo.pack import BlobType
 from cesbrfs.repo.repository import Repository
@@ -407,7 +408,9 @@ class TestContent:
         parts = [noise.randbytes(noise.randrange(1, 300_000)) for _ in range(40)]
         repo.snapshot(repo.tree(repo.file("f", *parts)))
         whole = b"".join(parts)
-        repository = await Repository.open(repo.storage, Secret(PASSWORD), cache_bytes=cache_bytes)
+        repository = await Repository.open(
+            repo.storage, Secret(PASSWORD), Caching(memory=cache_bytes)
+        )
         opened = await repository.open_file(
             (await repository.root(await only(repository))).nodes[b"f"]
         )

@@ -15,8 +15,9 @@ from cesbrfs import sources
 from cesbrfs.access import Secret
 from cesbrfs.ces.registry import Registry
 from cesbrfs.errors import RegistryError, UsageError
+from cesbrfs.repo.caching import DEFAULT_MEMORY
 from cesbrfs.rules import DEFAULT_RULES
-from cesbrfs.settings import DEFAULT_CACHE_SIZE, DEFAULT_PATIENCE, Flags, Settings, load
+from cesbrfs.settings import DEFAULT_PATIENCE, Flags, Settings, load
 from tests.restic_repo import create
 
 
@@ -51,7 +52,7 @@ def test_defaults() -> None:
     assert settings.root == Path("/")
     assert settings.registry == "/var/lib/cesbr/registry"
     assert settings.cache_dir == Path("/var/cache/cesbrfs")
-    assert settings.cache_size == DEFAULT_CACHE_SIZE
+    assert settings.cache_size == DEFAULT_MEMORY
     assert (settings.auto_init, settings.restic, settings.rules) == (True, None, DEFAULT_RULES)
     assert settings.backup_tag.fullmatch("20261122T213000Z-7f3a9c")
     assert not settings.backup_tag.fullmatch("kind=volumes")

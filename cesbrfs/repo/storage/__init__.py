@@ -9,7 +9,14 @@ from cesbrfs.repo.storage.address import (
     S3Address,
     parse,
 )
-from cesbrfs.repo.storage.base import FileInfo, FileType, ReadsAtOnce, Storage, is_file_name
+from cesbrfs.repo.storage.base import (
+    FileInfo,
+    FileType,
+    ReadsAtOnce,
+    Storage,
+    is_file_name,
+    read_up_to,
+)
 
 __all__ = [
     "FileInfo",
@@ -19,6 +26,7 @@ __all__ = [
     "is_file_name",
     "local_folder",
     "open_storage",
+    "read_up_to",
 ]
 
 _REMOTE = ("s3:", "sftp:", "rest:", "rclone:", "b2:", "azure:", "gs:", "swift:")

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
+from cesbrfs.errors import DamagedError
+
 _NAME: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -56,6 +58,16 @@ class Storage(Protocol):
 
     async def aclose(self) -> None:
         """Give back connections and descriptors."""
+
+
+async def read_up_to(
+    storage: Storage, kind: FileType, name: str, offset: int, length: int
+) -> bytes:
+    """Read `length` bytes from `offset` of a file, less only where the file ends before that."""
+    try:
+        return await storage.read(kind, name, offset, length)
+    except DamagedError:
+        return await storage.read(kind, name, offset)
 
 
 @runtime_checkable

@@ -1,0 +1,77 @@
+"""Small files of one folder are opened one after the other: their content is fetched together.
+
+Where a repository lies behind a network, each small file costs a round trip, and their blobs lie
+side by side in few packs.  So opening one fetches those after it in the listing, as much as comes
+in the time of a round trip, and more of them while the reader keeps to the order.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cesbrfs.repo.blobs import Blobs
+from cesbrfs.repo.model import Node
+
+_SMALL: Final = 1 << 20
+"""Larger files are read ahead by themselves."""
+_FOLDERS: Final = 64
+_SKIPPED: Final = 8
+"""A reader who leaves out up to so many files still keeps to the order."""
+
+
+@dataclass(slots=True)
+class _Reader:
+    """How far a folder's files, in the order of its listing, were opened and fetched."""
+
+    places: dict[bytes, int]
+    files: Sequence[Node]
+    opened: int
+    fetched: int
+    ahead: int = 0
+
+
+class Neighbours:
+    """Fetches files into `blobs` ahead of those who open them."""
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+        self._readers: OrderedDict[int, _Reader] = OrderedDict()
+
+    def opened(self, folder: int, nodes: Iterable[Node], node: Node) -> None:
+        """Take note that `node` was opened, one of the `nodes` of the folder with this number."""
+        worth = self._blobs.worth_asking
+        if not worth or node.size > _SMALL:
+            return
+        reader = self._readers.get(folder)
+        if reader is None:
+            files = [other for other in nodes if other.type == "file" and other.size <= _SMALL]
+            places = {other.name: at for at, other in enumerate(files)}
+            at = places.get(node.name, 0)
+            reader = self._readers[folder] = _Reader(places, files, at, at)
+            if len(self._readers) > _FOLDERS:
+                self._readers.popitem(last=False)
+        self._readers.move_to_end(folder)
+        at = reader.places.get(node.name, 0)
+        if not 0 <= at - reader.opened <= _SKIPPED:
+            reader.ahead, reader.fetched = 0, at
+        reader.opened = at
+        reader.ahead = min(max(reader.ahead * 2, worth), self._blobs.most_ahead // 2)
+        self._fetch(reader, at)
+
+    def _fetch(self, reader: _Reader, at: int) -> None:
+        """Fetch from where it was left off, once half of what was fetched has been opened."""
+        files = reader.files
+        waiting = sum(file.size for file in files[at : reader.fetched])
+        if reader.fetched > at and waiting > reader.ahead // 2:
+            return
+        start = max(at, reader.fetched)
+        end = start
+        while end < len(files) and waiting < reader.ahead:
+            waiting += files[end].size
+            end += 1
+        if end > start:
+            self._blobs.fetch(blob for file in files[start:end] for blob in file.blobs)
+        reader.fetched = end

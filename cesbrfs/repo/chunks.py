@@ -1,0 +1,104 @@
+"""Folders of a repository behind a network, kept on disk: the next mount asks for none of them.
+
+restic puts the blobs that describe folders into packs of their own.  Such a pack is read in chunks
+of a mebibyte, which lie on disk as they came: sealed.  Where restic's own cache has the whole pack,
+it is read there.  What comes from a disk may be damaged like everything else: every blob is checked
+after it was taken from here, and `forget` has it read from the storage again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Set as AbstractSet
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from cesbrfs.repo.cache import Cache
+from cesbrfs.repo.kept import KeptFiles
+from cesbrfs.repo.link import Link
+from cesbrfs.repo.storage import FileType, Storage, read_up_to
+
+_CHUNK: Final = 1 << 20
+_IN_MEMORY: Final = 4 << 20
+
+
+class Chunks:
+    """Reads tree records out of packs of `storage`, through chunks that are kept in `kept`.
+
+    `restic` is the folder of restic's own cache of this repository, where there may be one.
+    """
+
+    def __init__(
+        self, storage: Storage, link: Link, kept: KeptFiles, restic: Path | None = None
+    ) -> None:
+        self._storage = storage
+        self._link = link
+        self._kept = kept
+        self._restic = restic
+        self._distrusted: set[bytes] = set()
+        self._held: Cache[tuple[bytes, int], bytes] = Cache(_IN_MEMORY, len)
+
+    async def read(self, pack: bytes, offset: int, length: int) -> bytes:
+        """Return `length` bytes at `offset` of the pack with this ID (32 bytes).
+
+        Fewer where the pack ends before that.  Raises what the storage raises.
+        """
+        if self._restic is not None and pack not in self._distrusted:
+            file = self._restic / "data" / pack.hex()[:2] / pack.hex()
+            found = await trio.to_thread.run_sync(_read_part, file, offset, length)
+            if found is not None and len(found) == length:
+                return found
+        first, last = offset // _CHUNK, (offset + length - 1) // _CHUNK
+        parts = [await self._chunk(pack, number) for number in range(first, last + 1)]
+        whole = parts[0] if len(parts) == 1 else b"".join(parts)
+        begins = offset - first * _CHUNK
+        return whole[begins : begins + length]
+
+    async def _chunk(self, pack: bytes, number: int) -> bytes:
+        held = self._held.peek((pack, number))
+        if held is not None:
+            return held
+        return await self._held.get((pack, number), partial(self._load, pack, number))
+
+    async def _load(self, pack: bytes, number: int) -> bytes:
+        name = f"{pack.hex()}-{number}"
+        held = await trio.to_thread.run_sync(self._kept.read, name)
+        if held is not None:
+            return held
+        began = trio.current_time()
+        data = await read_up_to(self._storage, FileType.PACK, pack.hex(), number * _CHUNK, _CHUNK)
+        self._link.took(len(data), trio.current_time() - began)
+        await trio.to_thread.run_sync(self._kept.write, name, (data,))
+        return data
+
+    def forget(self, pack: bytes) -> None:
+        """Have a pack read from the storage again: what came from here was damaged."""
+        self._distrusted.add(pack)
+        self._held.drop(lambda key: key[0] == pack)
+        for file in self._kept.files():
+            if file.name.startswith(pack.hex()):
+                self._kept.remove(file.name)
+
+    def keep_only(self, packs: AbstractSet[bytes]) -> None:
+        """Remove the chunks of all other packs: the repository has them no more."""
+        names = {pack.hex() for pack in packs}
+        for file in self._kept.files():
+            if file.name.partition("-")[0] not in names:
+                self._kept.remove(file.name)
+
+
+def _read_part(path: Path, offset: int, length: int) -> bytes | None:
+    """Return a part of a file, shorter where the file ends; None where it cannot be read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return os.pread(descriptor, length, offset)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)

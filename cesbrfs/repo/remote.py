@@ -1,0 +1,72 @@
+"""Sealed records of a repository behind a network: kept on disk, or read from its packs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from cesbrfs.repo.caching import Caching
+from cesbrfs.repo.chunks import Chunks
+from cesbrfs.repo.kept import KeptFiles
+from cesbrfs.repo.link import Link
+from cesbrfs.repo.pack import BlobType, Place
+from cesbrfs.repo.records import Records
+from cesbrfs.repo.storage import Storage
+from cesbrfs.repo.stretches import Stretches, plan
+
+
+class Remote:
+    """Reads records from `storage`, by way of what `caching` lets be kept.
+
+    `folder` is the repository's own folder for it, None where nothing can be kept.
+    """
+
+    def __init__(self, storage: Storage, folder: Path | None, caching: Caching) -> None:
+        self.link: Final = Link()
+        self._stretches = Stretches(storage, self.link)
+        self._chunks: Chunks | None = None
+        self._records: Records | None = None
+        if folder is not None:
+            restic = caching.restic / folder.name if caching.restic else None
+            self._chunks = Chunks(storage, self.link, KeptFiles(folder / "trees"), restic)
+            if caching.data:
+                self._records = Records(KeptFiles(folder / "data"), caching.data)
+
+    async def read(self, kind: BlobType, place: Place, blob: bytes) -> bytes | memoryview:
+        """Return the record at `place`, not checked; raises what the storage raises."""
+        if kind is BlobType.TREE and self._chunks is not None:
+            return await self._chunks.read(place.pack, place.offset, place.length)
+        records = self._records if kind is BlobType.DATA else None
+        if records is not None:
+            held = await trio.to_thread.run_sync(records.get, blob)
+            if held is not None:
+                return held
+        record = await self._stretches.read(place.pack, place.offset, place.length)
+        if records is not None:
+            await trio.to_thread.run_sync(records.put, blob, record)
+        return record
+
+    def begin(self, nursery: trio.Nursery, wanted: Iterable[tuple[bytes, Place]]) -> None:
+        """Ask ahead for data blobs at their places, in tasks of `nursery`."""
+        records = self._records
+        places: Sequence[Place] = [
+            place for blob, place in wanted if records is None or not records.has(blob)
+        ]
+        self._stretches.begin(nursery, plan(places))
+
+    async def forget(self, kind: BlobType, place: Place, blob: bytes) -> None:
+        """Let go of everything that is held of a record: it proved to be damaged."""
+        self._stretches.forget(place.pack)
+        if kind is BlobType.TREE and self._chunks is not None:
+            await trio.to_thread.run_sync(self._chunks.forget, place.pack)
+        if kind is BlobType.DATA and self._records is not None:
+            await trio.to_thread.run_sync(self._records.forget, blob)
+
+    def keep_only(self, packs: AbstractSet[bytes]) -> None:
+        """Remove what is kept on disk of packs that the repository has no more."""
+        if self._chunks is not None:
+            self._chunks.keep_only(packs)

@@ -1,0 +1,184 @@
+"""Packs behind a network, read in stretches: what lies side by side comes in one answer.
+
+A stretch is a range of one pack that was asked for, or is held.  Whoever needs a record within it
+waits for that answer and takes a part of it, so that blobs can be fetched one by one without one
+request each: `plan` says which stretches to ask for, `begin` asks ahead of the readers.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+import trio
+
+from cesbrfs.errors import CesbrError, DamagedError, FileMissingError, StorageError
+from cesbrfs.repo.link import Link
+from cesbrfs.repo.pack import Place
+from cesbrfs.repo.storage import FileType, Storage, read_up_to
+
+_HELD: Final = 16 << 20
+"""Bytes of answers that are held; those under way come on top."""
+_GAP: Final = 64 << 10
+"""Bytes that nobody needs and that are read all the same, to save a request."""
+_LARGEST: Final = 4 << 20
+
+
+class Range(NamedTuple):
+    """The bytes from `start` to `end` of the pack with this ID (32 bytes)."""
+
+    pack: bytes
+    start: int
+    end: int
+
+
+def plan(places: Iterable[Place], largest: int = _LARGEST) -> list[Range]:
+    """Bring the records at `places` together into ranges of at most about `largest` bytes."""
+    found: list[Range] = []
+    for place in sorted(places):
+        last = found[-1] if found else None
+        end = place.offset + place.length
+        if (
+            last is not None
+            and last.pack == place.pack
+            and place.offset <= last.end + _GAP
+            and end - last.start <= largest
+        ):
+            found[-1] = last._replace(end=max(last.end, end))
+        else:
+            found.append(Range(place.pack, place.offset, end))
+    return found
+
+
+class _Stretch:
+    """One range that was asked for: `data` once it is there; without it, it failed."""
+
+    __slots__ = ("data", "done", "end", "start")
+
+    def __init__(self, start: int, end: int) -> None:
+        self.start = start
+        self.end = end
+        self.data: bytes | None = None
+        self.done = trio.Event()
+
+    def part(self, offset: int, length: int) -> memoryview | None:
+        """Return the bytes that begin at `offset` of the pack, None when they are not here."""
+        if self.data is None or offset + length > self.start + len(self.data):
+            return None
+        return memoryview(self.data)[offset - self.start :][:length]
+
+
+class Stretches:
+    """Reads records out of the packs of a storage behind a network."""
+
+    def __init__(self, storage: Storage, link: Link) -> None:
+        self._storage = storage
+        self._link = link
+        self._packs: dict[bytes, list[_Stretch]] = {}
+        self._recent: OrderedDict[_Stretch, bytes] = OrderedDict()
+        self._held = 0
+
+    async def read(self, pack: bytes, offset: int, length: int) -> bytes | memoryview:
+        """Return `length` bytes at `offset` of the pack with this ID (32 bytes).
+
+        Raises what the storage raises.
+        """
+        end = offset + length
+        while (stretch := self._covering(pack, offset, end)) is not None:
+            await stretch.done.wait()
+            if (part := stretch.part(offset, length)) is not None:
+                if stretch in self._recent:
+                    self._recent.move_to_end(stretch)
+                return part
+            self._drop(pack, stretch)  # it failed, was cancelled, or its pack ends before that
+        reach = self._link.reach if self._runs_along(pack, offset) else length
+        if reach > length:
+            try:
+                part = (await self._ask(pack, offset, offset + reach))[:length]
+            except FileMissingError:
+                raise
+            except StorageError:  # perhaps only what nobody asked for cannot be read
+                pass
+            else:
+                if len(part) == length:
+                    return part
+        part = await self._ask(pack, offset, end)
+        if len(part) < length:
+            raise DamagedError(
+                f"data/{pack.hex()[:8]} ends at byte {offset + len(part)}, before its content"
+                " does; run 'cesbr check'."
+            )
+        return part
+
+    def begin(self, nursery: trio.Nursery, ranges: Sequence[Range]) -> None:
+        """Ask for ranges ahead of those who will need them, in tasks of `nursery`."""
+        for pack, start, end in ranges:
+            if self._covering(pack, start, end) is None:
+                stretch = self._enter(pack, start, end)
+                nursery.start_soon(self._fetch, pack, stretch)
+
+    def forget(self, pack: bytes) -> None:
+        """Let go of what is held of a pack: it does not hold what it should."""
+        for stretch in list(self._packs.get(pack, ())):
+            self._drop(pack, stretch)
+
+    async def _fetch(self, pack: bytes, stretch: _Stretch) -> None:
+        try:
+            await self._fill(pack, stretch)
+        except CesbrError:  # whoever needs a part of it asks again, and gets the error
+            self._drop(pack, stretch)
+
+    async def _ask(self, pack: bytes, start: int, end: int) -> memoryview:
+        stretch = self._enter(pack, start, end)
+        try:
+            return memoryview(await self._fill(pack, stretch))
+        except BaseException:
+            self._drop(pack, stretch)
+            raise
+
+    async def _fill(self, pack: bytes, stretch: _Stretch) -> bytes:
+        began = trio.current_time()
+        try:
+            length = stretch.end - stretch.start
+            data = await read_up_to(self._storage, FileType.PACK, pack.hex(), stretch.start, length)
+            self._link.took(length, trio.current_time() - began)
+            if stretch in self._packs.get(pack, ()):
+                stretch.data = data
+                self._keep(pack, stretch)
+            return data
+        finally:
+            stretch.done.set()
+
+    def _enter(self, pack: bytes, start: int, end: int) -> _Stretch:
+        stretch = _Stretch(start, end)
+        self._packs.setdefault(pack, []).append(stretch)
+        return stretch
+
+    def _covering(self, pack: bytes, start: int, end: int) -> _Stretch | None:
+        for stretch in self._packs.get(pack, ()):
+            if stretch.start <= start and end <= stretch.end:
+                return stretch
+        return None
+
+    def _runs_along(self, pack: bytes, offset: int) -> bool:
+        """Tell whether something just before `offset` was read: then what follows will be, too."""
+        return any(
+            stretch.start < offset <= stretch.end + _GAP for stretch in self._packs.get(pack, ())
+        )
+
+    def _keep(self, pack: bytes, stretch: _Stretch) -> None:
+        self._recent[stretch] = pack
+        self._held += stretch.end - stretch.start
+        while self._held > _HELD and len(self._recent) > 1:
+            oldest, its_pack = next(iter(self._recent.items()))
+            self._drop(its_pack, oldest)
+
+    def _drop(self, pack: bytes, stretch: _Stretch) -> None:
+        stretches = self._packs.get(pack, [])
+        if stretch in stretches:
+            stretches.remove(stretch)
+            if not stretches:
+                del self._packs[pack]
+        if self._recent.pop(stretch, None) is not None:
+            self._held -= stretch.end - stretch.start
