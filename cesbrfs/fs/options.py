@@ -14,18 +14,10 @@ _PASSED_OVER: Final = re.compile(
     r"|_netdev|defaults|x-.*|comment=.*|fsname=.*|subtype=.*"
 )
 """What mount(8) and fstab say to everyone.  A mount of ours is always ro, nosuid and nodev."""
-_SETTINGS: Final = frozenset(
-    {
-        "password_file",
-        "registry",
-        "root",
-        "config",
-        "cache_size",
-        "data_cache_size",
-        "cache_dir",
-        "patience",
-    }  # fmt: skip
-)
+_SETTINGS: Final = frozenset({
+    "password_file", "registry", "root", "config", "cache_size", "data_cache_size", "cache_dir",
+    "patience",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from cesbrfs.errors import (
 from cesbrfs.repo.cache import Cache
 from cesbrfs.repo.crypto import Keys
 from cesbrfs.repo.disk import DiskCache
-from cesbrfs.repo.files import Files, through_network
+from cesbrfs.repo.files import Files
 from cesbrfs.repo.index import Index, Segment, Table, parse_segment
 from cesbrfs.repo.pack import BlobType, Place, decode_blob, decode_unpacked
 from cesbrfs.repo.remote import Remote
@@ -187,17 +187,6 @@ class Blobs:
             return await trio.to_thread.run_sync(
                 self._read_and_decode, self._direct, place, blob, limiter=self._threads
             )
-        try:
-            return await self._read_then_decode(place, blob)
-        except DamagedError as error:
-            if not through_network(self._files.storage):
-                raise
-            _log.warning("%s Reading it once more.", error)
-        # A byte may have changed on the way.  What came with it, in the window, is as doubtful.
-        self._packs.forget(place.pack)
-        return await self._read_then_decode(place, blob)
-
-    async def _read_then_decode(self, place: Place, blob: bytes) -> bytes:
         raw = await self._packs.read(place.pack, place.offset, place.length)
         return await self._decode(place, blob, raw)
 
@@ -208,7 +197,7 @@ class Blobs:
             return await self._decode(place, blob, await remote.read(kind, place, blob))
         except DamagedError as error:
             # The way here, or what was kept of it, may have damaged it: the pack itself counts.
-            _log.warning("%s; reading it once more", error)
+            _log.warning("%s Reading it once more.", error)
             await remote.forget(kind, place, blob)
         return await self._decode(place, blob, await remote.read(kind, place, blob))
 

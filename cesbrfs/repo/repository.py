@@ -22,13 +22,13 @@ from cesbrfs.repo.caching import Caching
 from cesbrfs.repo.content import FileContent
 from cesbrfs.repo.crypto import Keys
 from cesbrfs.repo.disk import DiskCache
-from cesbrfs.repo.files import Files
+from cesbrfs.repo.files import Files, through_network
 from cesbrfs.repo.index import Index
 from cesbrfs.repo.model import Config, Node, Snapshot, Tree, parse_snapshot, parse_tree
 from cesbrfs.repo.opening import open_config, open_keys
 from cesbrfs.repo.pack import BlobType, decode_unpacked
 from cesbrfs.repo.remote import Remote
-from cesbrfs.repo.storage import FileType, ReadsAtOnce, Storage, is_file_name
+from cesbrfs.repo.storage import FileType, Storage, is_file_name
 
 __all__ = ["Caching", "FileContent", "Repository"]
 
@@ -61,7 +61,7 @@ class Repository:
         folder = caching.folder / self.id if caching.folder and is_file_name(self.id) else None
         self._disk: Final = DiskCache(folder) if folder else None
         remote = None
-        if not isinstance(storage, ReadsAtOnce):
+        if through_network(storage):
             remote = Remote(storage, folder, caching)
         self._worth_keeping: Final = 1 if remote else _WORTH_KEEPING
         self._snapshots: dict[str, Snapshot] = {}

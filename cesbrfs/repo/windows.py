@@ -74,14 +74,10 @@ class PackReader:
         self._keep(pack, _Window(offset, data, reach))
         return memoryview(data)[:length]
 
-    def forget(self, pack: bytes) -> None:
-        """Let go of what is held of a pack: it has to be read again."""
-        window = self._windows.pop(pack, None)
-        if window is not None:
-            self._held -= len(window.data)
-
     def _keep(self, pack: bytes, window: _Window) -> None:
-        self.forget(pack)
+        old = self._windows.pop(pack, None)
+        if old is not None:
+            self._held -= len(old.data)
         self._windows[pack] = window
         self._held += len(window.data)
         while self._held > _KEPT and len(self._windows) > 1:

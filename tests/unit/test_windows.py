@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 import trio
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 
 from cesbrfs.errors import DamagedError, FileMissingError, StorageError
 from cesbrfs.repo import windows
-from cesbrfs.repo.storage import FileType
+from cesbrfs.repo.link import Link
+from cesbrfs.repo.storage import FileType, Storage
 from cesbrfs.repo.storage.memory import MemoryStorage
+from cesbrfs.repo.stretches import Stretches
 from cesbrfs.repo.windows import PackReader
 
 PACKS = [bytes((n,)) * 32 for n in range(4)]
@@ -30,12 +33,19 @@ def storage(size: int = len(CONTENT)) -> MemoryStorage:
 places = st.tuples(st.sampled_from(PACKS), st.integers(0, 1 << 20), st.integers(0, 300_000))
 
 
-@given(st.lists(places, max_size=12), st.booleans())
-def test_every_read_gets_its_own_bytes(reads: list[tuple[bytes, int, int]], along: bool) -> None:
+READERS = [PackReader, lambda storage: Stretches(storage, Link())]
+
+
+@given(st.lists(places, max_size=12), st.booleans(), st.sampled_from(READERS))
+def test_every_read_gets_its_own_bytes(
+    reads: list[tuple[bytes, int, int]],
+    along: bool,
+    make: Callable[[Storage], PackReader | Stretches],
+) -> None:
     """Jumping about, or each where the one before it in that pack has ended."""
 
     async def check() -> None:
-        reader = PackReader(storage())
+        reader = make(storage())
         ends: dict[bytes, int] = {}
         for pack, offset, length in reads:
             start = ends.get(pack, offset) if along else offset
