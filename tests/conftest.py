@@ -15,6 +15,7 @@ import pytest
 
 from cesbrfs.ces.registry import FileRegistry, Registry
 from tests.remote.etcd import Etcd, serving
+from tests.remote.sshd import Sshd, find_sshd, prepare, running
 from tests.sample.instance import Instance, build
 
 _PROJECT = Path(__file__).resolve().parent.parent
@@ -132,3 +133,13 @@ def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Registry:
 
     server: Etcd = request.getfixturevalue("etcd")
     return EtcdRegistry(server.url)
+
+
+@pytest.fixture(scope="session")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    """A real SFTP server, the same for all tests; none stops it."""
+    if find_sshd() is None:
+        _missing("no sshd; `make servers` installs it")
+    server = prepare(tmp_path_factory.mktemp("sshd"))
+    with running(server):
+        yield server

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from cesbrfs.access import Access, Secret
 from cesbrfs.errors import UsageError
+from cesbrfs.repo.storage.sftp_address import command_option, parse_sftp, ssh_command
 
 _INHERITED: Final = re.compile(
     "PATH|HOME|USER|LOGNAME|TMPDIR|TZ|XDG_.*|SSH_(AUTH_SOCK|AGENT_PID)|KRB5.*"
@@ -77,16 +78,36 @@ def environment(
 
 
 def flags(access: Access) -> list[str]:
-    """Return the global flags for `access`: its options, and what 0.14 takes only as a flag."""
+    """Return the global flags for `access`: its options, and what 0.14 takes only as a flag.
+
+    Raises UsageError for options that no restic could use.
+    """
     found = [
         part
         for name, flag in _FLAGS.items()
         if (value := access.environment.get(name))
         for part in (flag, value)
     ]
-    for name, value in access.options.items():
-        found += ["--option", f"{name}={value}"]
+    for name, value in _known_options(access).items():
+        found += ["--option", _as_csv(f"{name}={value}")]
     return found
+
+
+def _known_options(access: Access) -> dict[str, str]:
+    """Return the options of `access` as every restic knows them; 0.14 has no ``sftp.args``."""
+    options = dict(access.options)
+    if access.url.startswith("sftp:") and (args := options.pop("sftp.args", "")):
+        address = parse_sftp(access.url)
+        ssh_command(address, access.options)  # says what is wrong with both
+        options["sftp.command"] = command_option(address, args)
+    return options
+
+
+def _as_csv(text: str) -> str:
+    """Quote a value of ``--option``, which restic reads as a line of comma-separated values."""
+    if not re.search('[",\n\r]', text):
+        return text
+    return '"' + text.replace('"', '""') + '"'
 
 
 def has_usable_cache(env: Mapping[str, str]) -> bool:

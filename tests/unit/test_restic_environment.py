@@ -93,6 +93,19 @@ def test_options_and_certificates_become_flags() -> None:
     assert flags(given_access) == ["--cacert", "/ca.pem", "--option", "s3.region=eu"]
 
 
+def test_arguments_for_ssh_become_a_command_that_every_restic_knows() -> None:
+    """0.14 has no sftp.args; commas and quotes in an option are restic's CSV."""
+    given_access = Access(
+        "sftp://user@host:2222//srv", Secret(b"pw"), {"sftp.args": '-J a,b -i "my key"'}
+    )
+    assert flags(given_access) == [
+        "--option",
+        '"sftp.command=ssh host -p 2222 -l user -J a,b -i ""my key"" -s sftp"',
+    ]
+    with pytest.raises(UsageError, match="only one"):
+        flags(Access("sftp:h:/x", Secret(b"pw"), {"sftp.args": "-v", "sftp.command": "ssh"}))
+
+
 @pytest.mark.parametrize(
     ("key", "exact"),
     [

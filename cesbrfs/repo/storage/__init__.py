@@ -17,6 +17,7 @@ from cesbrfs.repo.storage.base import (
     is_file_name,
     read_up_to,
 )
+from cesbrfs.repo.storage.sftp_address import SftpAddress
 
 __all__ = [
     "FileInfo",
@@ -58,6 +59,10 @@ def open_storage(access: Access) -> Storage:
         from cesbrfs.repo.storage.rest import RestStorage  # noqa: PLC0415 - as above
 
         return RestStorage.of(access)
+    if isinstance(address, SftpAddress):
+        from cesbrfs.repo.storage.sftp import SftpStorage  # noqa: PLC0415 - as above
+
+        return SftpStorage.of(access)
     from cesbrfs.repo.storage.rclone import RcloneStorage  # noqa: PLC0415 - as above
 
     return RcloneStorage.of(access)

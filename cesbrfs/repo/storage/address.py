@@ -5,9 +5,8 @@
 ``s3:https://host[:p]/bucket[/prefix]``     a bucket; ``s3:host/…`` and ``s3://host/…`` mean https
 ``rest:https://[user:pw@]host[:p]/path/``   a server that speaks restic's REST protocol
 ``rclone:remote:path``                      what rclone reaches
+``sftp:user@host:path``, ``sftp://…``       what ssh reaches; see `sftp_address`
 ==========================================  =====================================================
-
-Those of SFTP are more of ssh than of a URL: `cesbrfs.repo.storage.sftp_address` reads them.
 """
 
 from __future__ import annotations
@@ -21,8 +20,9 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from cesbrfs.access import Secret, redact
 from cesbrfs.errors import UsageError
+from cesbrfs.repo.storage.sftp_address import SftpAddress, parse_sftp
 
-_OTHERS: Final = ("b2:", "azure:", "gs:", "swift:", "sftp:")
+_OTHERS: Final = ("b2:", "azure:", "gs:", "swift:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class RcloneAddress:
     remote: str
 
 
-Address = LocalAddress | S3Address | RestAddress | RcloneAddress
+Address = LocalAddress | S3Address | RestAddress | RcloneAddress | SftpAddress
 
 
 def parse(url: str) -> Address:
@@ -120,6 +120,10 @@ def _rclone(rest: str, url: str) -> RcloneAddress:
     return RcloneAddress(rest)
 
 
+def _sftp(_rest: str, url: str) -> SftpAddress:
+    return parse_sftp(url)
+
+
 def _split(text: str, url: str) -> SplitResult:
     try:
         parts = urlsplit(text)
@@ -148,4 +152,5 @@ _PARSERS: Final[dict[str, Callable[[str, str], Address]]] = {
     "s3": _s3,
     "rest": _rest,
     "rclone": _rclone,
+    "sftp": _sftp,
 }

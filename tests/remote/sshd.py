@@ -1,0 +1,172 @@
+"""A real OpenSSH server on a free port of the loopback, for the tests alone.
+
+It has its own keys and configuration and runs as whoever starts it, root or not; the only user
+that can log in is that one, with the key that was made for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_SECONDS: Final = 20
+_CONFIGURATION: Final = """\
+Port {port}
+ListenAddress 127.0.0.1
+HostKey {folder}/host
+PidFile none
+AuthorizedKeysFile {folder}/user.pub
+UsePAM no
+StrictModes no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin prohibit-password
+Subsystem sftp internal-sftp
+MaxStartups 100:30:200
+LogLevel QUIET
+"""
+
+
+def find_sshd() -> str | None:
+    """Return where the server is; it is in no user's PATH."""
+    return shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+
+
+@dataclass(frozen=True)
+class Sshd:
+    """A server that can be stopped and started again; `folder` holds its keys."""
+
+    folder: Path
+    port: int
+    user: str
+
+    def url(self, folder: Path | str) -> str:
+        """Return the address of a repository in `folder` on it."""
+        return f"sftp:{self.user}@127.0.0.1:{folder}"
+
+    def command(self, *more: str, port: int | None = None) -> str:
+        """Return the command that leads to it, or to another `port`, with more options first."""
+        config = self.folder / "ssh_config"
+        given = " ".join(f"{part} " for part in more)
+        return f"ssh {given}-F {config} -p {port or self.port} 127.0.0.1 -s sftp"
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Return the options for restic, and for us."""
+        return {"sftp.command": self.command()}
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start the server and return once it listens."""
+        binary = find_sshd()
+        assert binary, "no sshd"
+        if os.geteuid() == 0:  # where it gives its rights up
+            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+        with (self.folder / "log").open("ab") as log:
+            process = subprocess.Popen(
+                [binary, "-D", "-e", "-f", self.folder / "sshd_config"],
+                stdin=subprocess.DEVNULL,
+                stderr=log,
+            )
+        end = time.monotonic() + _SECONDS
+        while not is_listening(self.port):
+            assert process.poll() is None, (self.folder / "log").read_text()
+            assert time.monotonic() < end, "sshd does not listen"
+            time.sleep(0.01)
+        return process
+
+
+def signal_sessions(server: subprocess.Popen[bytes], number: int) -> int:
+    """Signal the processes that serve connections of the server; return how many there are."""
+    found = descendants(server.pid)
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+    return len(found)
+
+
+def is_listening(port: int) -> bool:
+    """Tell whether something takes connections on `port` of the loopback."""
+    with socket.socket() as made:
+        return made.connect_ex(("127.0.0.1", port)) == 0
+
+
+def free_port() -> int:
+    """Return a port of the loopback that nobody uses now."""
+    with socket.socket() as made:
+        made.bind(("127.0.0.1", 0))
+        port: int = made.getsockname()[1]
+        return port
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes below `pid` that are no zombies."""
+    children: dict[int, list[int]] = {}
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                state, parent, *_ = Path(entry.path, "stat").read_text().rpartition(")")[2].split()
+                if state != "Z":
+                    children.setdefault(int(parent), []).append(int(entry.name))
+    found = [pid]
+    for known in found:  # grows on the way
+        found += children.get(known, [])
+    return found[1:]
+
+
+def make_key(path: Path, *, passphrase: str = "") -> None:
+    """Make a pair of keys."""
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, "-C", "test", "-f", path],
+        check=True,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def prepare(folder: Path) -> Sshd:
+    """Make keys and configurations in `folder` for a server that is not started yet."""
+    server = Sshd(folder, free_port(), getpass.getuser())
+    make_key(folder / "host")
+    make_key(folder / "user")
+    (folder / "sshd_config").write_text(_CONFIGURATION.format(port=server.port, folder=folder))
+    trust(server, folder / "host.pub")
+    (folder / "ssh_config").write_text(
+        "Host *\n"
+        f"  User {server.user}\n"
+        f"  IdentityFile {folder}/user\n"
+        "  IdentitiesOnly yes\n"
+        "  IdentityAgent none\n"
+        f"  UserKnownHostsFile {folder}/known_hosts\n"
+        "  GlobalKnownHostsFile /dev/null\n"
+        "  StrictHostKeyChecking yes\n"
+    )
+    return server
+
+
+def trust(server: Sshd, key: Path) -> None:
+    """Have `key` known as the server's own, on every port of the loopback."""
+    kind, base64, *_ = key.read_text().split()
+    (server.folder / "known_hosts").write_text(f"[127.0.0.1]:* {kind} {base64}\n")
+
+
+@contextlib.contextmanager
+def running(server: Sshd) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the server; at the end no process of it is left."""
+    process = server.start()
+    try:
+        yield process
+    finally:
+        below = descendants(process.pid)
+        for pid in (process.pid, *below):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait(_SECONDS)

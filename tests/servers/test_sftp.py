@@ -1,0 +1,594 @@
+"""Repositories on a real SFTP server: reading, refusals, cancelled readers, lost connections."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import re
+import signal
+import stat
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from cesbrfs.access import Access, Secret
+from cesbrfs.errors import (
+    CesbrError,
+    DamagedError,
+    FileMissingError,
+    RepositoryDeniedError,
+    RepositoryMissingError,
+    RepositoryTimedOutError,
+    RepositoryUnreachableError,
+    RepositoryUntrustedError,
+    StorageError,
+    UsageError,
+)
+from cesbrfs.repo.repository import Repository
+from cesbrfs.repo.storage import FileType, Storage, open_storage
+from cesbrfs.repo.storage.sftp import SESSIONS, SftpStorage
+from cesbrfs.restic import Restic
+from cesbrfs.restore import ToFolder, execute, plan, select
+from cesbrfs.view import View
+from tests.compare import Record, differences, records
+from tests.remote.proxy import Fault, Proxy, proxying
+from tests.remote.sshd import (
+    Sshd,
+    descendants,
+    free_port,
+    make_key,
+    prepare,
+    running,
+    signal_sessions,
+    trust,
+)
+from tests.restic_repo import PASSWORD, create
+from tests.rights import children, without_rights
+from tests.sample import oddities
+
+KEY = Secret(PASSWORD.encode())
+SFTP_SERVERS = ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server")
+LARGE = 12 << 20
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files as in a repository, and what they hold."""
+
+    folder: Path
+    packs: Mapping[str, bytes]
+    large: str
+
+    @property
+    def small(self) -> list[str]:
+        """The names of all packs but the large one."""
+        return [name for name in self.packs if name != self.large]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """No repository, but a folder like one: 260 keys, 24 packs and a large one."""
+    folder = tmp_path_factory.mktemp("files") / "repo"
+    chance = random.Random(5)
+    contents = [chance.randbytes(chance.randrange(1, 600_000)) for _ in range(24)]
+    contents.append(chance.randbytes(LARGE))
+    packs = {hashlib.sha256(content).hexdigest(): content for content in contents}
+    for name, content in packs.items():
+        place = folder / "data" / name[:2]
+        place.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(content)
+        (place / f"{name}-tmp-1").write_bytes(b"")
+    (folder / "data" / "notes").mkdir()
+    (folder / "keys").mkdir()
+    for number in range(260):
+        (folder / "keys" / hashlib.sha256(b"%d" % number).hexdigest()).write_bytes(b"%d" % number)
+    (folder / "index").mkdir()
+    (folder / "config").write_bytes(b"the config")
+    return Files(folder, packs, max(packs, key=lambda name: len(packs[name])))
+
+
+def open_files(pid: int) -> list[str]:
+    """Return what a process has open."""
+    found = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            found.append(os.readlink(entry))
+    return found
+
+
+def our_pipes() -> list[str]:
+    """Return what is open here, without the sockets: those are the proxy's."""
+    return sorted(name for name in open_files(os.getpid()) if not name.startswith("socket:"))
+
+
+def open_packs() -> list[str]:
+    """Return the packs that servers have open, all of which run below this process."""
+    found = [name for pid in descendants(os.getpid()) for name in open_files(pid)]
+    return [name for name in found if re.search(r"/data/../[0-9a-f]{64}$", name)]
+
+
+@asynccontextmanager
+async def opened(
+    server: Sshd, files: Files, *, port: int | None = None, silence: float = 20.0
+) -> AsyncIterator[SftpStorage]:
+    """Give a storage; nothing of it may be left afterwards."""
+    pipes, processes = our_pipes(), children()
+    tasks = trio.lowlevel.current_statistics().tasks_living
+    storage = SftpStorage(
+        server.command(port=port).split(), str(files.folder), "sftp:test", silence=silence
+    )
+    try:
+        yield storage
+    finally:
+        await storage.aclose()
+        assert children() == processes
+        assert our_pipes() == pipes
+        assert trio.lowlevel.current_statistics().tasks_living <= tasks
+
+
+@pytest.fixture
+async def storage(sshd: Sshd, files: Files) -> AsyncIterator[SftpStorage]:
+    """A storage on the server that all tests share."""
+    async with opened(sshd, files) as made:
+        yield made
+
+
+@pytest.fixture
+def proxy(sshd: Sshd) -> Iterator[Proxy]:
+    """A line to the server that can be made bad."""
+    with proxying(("127.0.0.1", sshd.port)) as made:
+        yield made
+
+
+class TestReading:
+    """What is read is what is there."""
+
+    async def test_lists(self, storage: SftpStorage, files: Files) -> None:
+        """Every kind, with sizes, in folders of many parts; other names are left out."""
+        packs = {file.name: file.size for file in await storage.list(FileType.PACK)}
+        assert packs == {name: len(content) for name, content in files.packs.items()}
+        keys = await storage.list(FileType.KEY)
+        assert {file.name for file in keys} == set(os.listdir(files.folder / "keys"))
+        assert sum(file.size for file in keys) == 10 + 90 * 2 + 160 * 3
+        assert list(await storage.list(FileType.INDEX)) == []
+        assert list(await storage.list(FileType.SNAPSHOT)) == []  # no such folder
+
+    async def test_whole_files_and_parts(self, storage: SftpStorage, files: Files) -> None:
+        """Below, at and above the sizes that travel in one answer."""
+        assert await storage.read(FileType.CONFIG) == b"the config"
+        chance = random.Random(6)
+        for name, content in files.packs.items():
+            assert await storage.read(FileType.PACK, name) == content
+            start = chance.randrange(len(content))
+            for length in (0, 1, chance.randrange(len(content) - start) + 1, len(content) - start):
+                found = await storage.read(FileType.PACK, name, start, length)
+                assert found == content[start : start + length]
+            assert await storage.read(FileType.PACK, name, start) == content[start:]
+
+    async def test_what_is_not_there(self, storage: SftpStorage, files: Files) -> None:
+        """A missing file and one that is too short are told apart, and nothing else is."""
+        with pytest.raises(FileMissingError, match="a" * 64):
+            await storage.read(FileType.PACK, "a" * 64, 0, 10)
+        with pytest.raises(FileMissingError):
+            await storage.read(FileType.SNAPSHOT, "a" * 64)
+        for start, length in ((LARGE - 5, 10), (LARGE, 1), (0, LARGE + 1)):
+            with pytest.raises(DamagedError, match=f"ends at byte {LARGE}"):
+                await storage.read(FileType.PACK, files.large, start, length)
+        assert await storage.read(FileType.CONFIG) == b"the config"
+
+    async def test_a_folder_in_the_place_of_a_file(
+        self, sshd: Sshd, files: Files, tmp_path: Path
+    ) -> None:
+        """One file cannot be read: an error of the storage, and the connection stays."""
+        (tmp_path / "keys" / ("b" * 64)).mkdir(parents=True)
+        (tmp_path / "config").write_bytes(b"x")
+        async with opened(sshd, replace(files, folder=tmp_path)) as storage:
+            with pytest.raises(StorageError) as caught:
+                await storage.read(FileType.KEY, "b" * 64)
+            assert not isinstance(caught.value, FileMissingError)
+            assert await storage.read(FileType.CONFIG) == b"x"
+
+    async def test_a_file_that_was_put_back_is_seen(
+        self, sshd: Sshd, files: Files, tmp_path: Path
+    ) -> None:
+        """A pack that was too short while it was kept open is opened anew for the next reader."""
+        name = "c" * 64
+        pack = tmp_path / "data/cc" / name
+        pack.parent.mkdir(parents=True)
+        pack.write_bytes(b"short")
+        async with opened(sshd, replace(files, folder=tmp_path)) as storage:
+            with pytest.raises(DamagedError):
+                await storage.read(FileType.PACK, name, 0, 10)
+            pack.rename(pack.with_suffix(".old"))
+            pack.write_bytes(b"long enough")
+            assert await storage.read(FileType.PACK, name, 0, 11) == b"long enough"
+
+    async def test_more_connections_when_one_is_busy(
+        self, storage: SftpStorage, files: Files
+    ) -> None:
+        """One reader has one; many have four at most, and every byte is right."""
+        await storage.read(FileType.PACK, files.large, 0, LARGE)
+        assert len(storage._sessions) == 1
+
+        async def read(start: int) -> None:
+            found = await storage.read(FileType.PACK, files.large, start, LARGE - start)
+            assert found == files.packs[files.large][start:]
+
+        for _ in range(4):
+            async with trio.open_nursery() as nursery:
+                for start in range(12):
+                    nursery.start_soon(read, start)
+        assert 1 < len(storage._sessions) <= SESSIONS
+
+    async def test_few_files_are_kept_open(self, storage: SftpStorage, files: Files) -> None:
+        """Beyond a bound those that were not read for longest are closed again."""
+        await storage.read(FileType.CONFIG)
+        (session,) = storage._sessions
+        session._most_handles = 3
+        for name in files.small:
+            await storage.read(FileType.PACK, name, 0, 1)
+        assert len(session._handles) == 3
+        await settled(storage)
+        assert len(open_packs()) == 3
+
+
+async def settled(storage: SftpStorage) -> None:
+    """Have every connection answer all that it was asked, for readers that have gone, too."""
+    for session in storage._sessions:
+        while session._asked:
+            with pytest.raises(FileMissingError):
+                await session.entries(b"/nowhere")
+
+
+class TestCancelling:
+    """A mount cancels its readers all the time."""
+
+    async def test_cancelled_reads_do_no_harm(self, sshd: Sshd, files: Files) -> None:
+        """3,000 reads are cancelled anywhere; then 16 of 16 succeed, and nothing has leaked."""
+        async with opened(sshd, files) as storage:
+            await storage.read(FileType.CONFIG)
+            cancelled = await cancel_at_random(storage, files, 3000)
+            assert cancelled > 1000
+            pipes = our_pipes()
+            for number in range(16):
+                start = number * 1000
+                found = await storage.read(FileType.PACK, files.large, start, 500_000)
+                assert found == files.packs[files.large][start : start + 500_000]
+            assert our_pipes() == pipes
+            await settled(storage)
+            assert len(storage._sessions) <= SESSIONS
+            for session in storage._sessions:
+                assert session.load == 0
+                assert not session._followers
+                assert all(not handle.users for handle in session._handles.values())
+            held = sum(len(session._handles) for session in storage._sessions)
+            assert len(open_packs()) == held  # the server has no file open that we do not know of
+
+    async def test_a_connection_outlives_who_wanted_it(
+        self, proxy: Proxy, sshd: Sshd, files: Files
+    ) -> None:
+        """Readers that are cancelled before it is there do not make it begin anew."""
+        async with opened(sshd, files, port=proxy.port) as storage:
+            while not (storage._sessions and storage._sessions[0].is_ready):
+                with trio.move_on_after(0.01):
+                    await storage.read(FileType.CONFIG)
+            assert await storage.read(FileType.CONFIG) == b"the config"
+            assert proxy.accepted == 1
+
+    async def test_closing_while_it_is_being_made(self, sshd: Sshd, files: Files) -> None:
+        """No process is left, and who waited is told."""
+        async with opened(sshd, files) as storage, trio.open_nursery() as nursery:
+
+            async def read() -> None:
+                with pytest.raises(RepositoryUnreachableError, match="closed"):
+                    await storage.read(FileType.CONFIG)
+
+            for _ in range(3):
+                nursery.start_soon(read)
+            while not storage._sessions:  # noqa: ASYNC110 - it starts a process
+                await trio.sleep(0.001)
+            await storage.aclose()
+        with pytest.raises(RepositoryUnreachableError, match="closed"):
+            await storage.read(FileType.CONFIG)
+
+
+async def cancel_at_random(storage: Storage, files: Files, count: int) -> int:
+    """Begin `count` reads and cancel most of them; return how many were."""
+    chance = random.Random(7)
+    cancelled = 0
+
+    async def one() -> None:
+        nonlocal cancelled
+        name = chance.choice(files.small if chance.random() < 0.8 else [files.large])
+        content = files.packs[name]
+        with trio.move_on_after(chance.random() * 0.02) as scope:
+            if chance.random() < 0.1:
+                await storage.list(FileType.KEY)
+            elif chance.random() < 0.1:
+                assert await storage.read(FileType.PACK, name) == content
+            else:
+                start = chance.randrange(len(content))
+                end = chance.randint(start, len(content))
+                found = await storage.read(FileType.PACK, name, start, end - start)
+                assert found == content[start:end]
+        cancelled += scope.cancelled_caught
+
+    async def many() -> None:
+        for _ in range(count // 20):
+            await one()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(many)
+    return cancelled
+
+
+class TestRefusals:
+    """Why there is no connection: each reason has its own error."""
+
+    async def refusal(self, command: str) -> CesbrError:
+        """Return the error of a read by `command`, and of a second one, which is the same."""
+        access = Access("sftp:nas:/repo", KEY, {"sftp.command": command})
+        storage = SftpStorage.of(access)
+        found: list[CesbrError] = []
+        for _ in range(2):
+            with pytest.raises(CesbrError) as caught:
+                await storage.read(FileType.CONFIG)
+            assert "sftp:nas:/repo" in caught.value.message
+            found.append(caught.value)
+        await storage.aclose()
+        assert type(found[0]) is type(found[1])
+        return found[0]
+
+    async def test_trust(self, tmp_path: Path) -> None:
+        """A host key that is not known, and another one than is known, are not trusted."""
+        server = prepare(tmp_path)
+        with running(server):
+            other = f"-o UserKnownHostsFile={tmp_path}/none"
+            unknown = await self.refusal(server.command(other))
+            assert type(unknown) is RepositoryUntrustedError
+            assert "log in once" in unknown.message
+            make_key(tmp_path / "another")
+            trust(server, tmp_path / "another.pub")
+            changed = await self.refusal(server.command())
+            assert type(changed) is RepositoryUntrustedError
+            assert "ssh-keygen -R" in changed.message
+
+    async def test_keys(self, sshd: Sshd, tmp_path: Path) -> None:
+        """A key that the server does not take, and one with a passphrase: nobody is asked."""
+        make_key(tmp_path / "wrong")
+        config = tmp_path / "config"
+        given = (sshd.folder / "ssh_config").read_text()
+        config.write_text(given.replace(f"{sshd.folder}/user\n", f"{tmp_path}/wrong\n"))
+        command = f"ssh -F {config} -p {sshd.port} 127.0.0.1 -s sftp"
+        denied = await self.refusal(command)
+        assert type(denied) is RepositoryDeniedError
+        assert "publickey" in denied.message
+        (tmp_path / "wrong").unlink()
+        (tmp_path / "wrong.pub").unlink()
+        make_key(tmp_path / "wrong", passphrase="secret")
+        assert type(await self.refusal(command)) is RepositoryDeniedError
+
+    async def test_addresses(self, sshd: Sshd) -> None:
+        """Nobody listens; no such host."""
+        refused = await self.refusal(sshd.command(port=free_port()))
+        assert type(refused) is RepositoryUnreachableError
+        assert "Connection refused" in refused.message
+        unknown = await self.refusal("ssh host.invalid -s sftp")
+        assert type(unknown) is RepositoryUnreachableError
+        assert "host.invalid" in unknown.message
+
+    async def test_commands(self, sshd: Sshd) -> None:
+        """A program that is not there, one that is none, a bad option, text instead of SFTP."""
+        missing = await self.refusal("/nowhere/ssh host -s sftp")
+        assert type(missing) is UsageError
+        assert "/nowhere/ssh" in missing.message
+        option = await self.refusal(sshd.command("-o NoSuchOption=1"))
+        assert type(option) is UsageError
+        assert "nosuchoption" in option.message
+        assert "'Welcome aboard'" in (await self.refusal("echo Welcome aboard")).message
+        assert type(await self.refusal("true")) is RepositoryUnreachableError
+        subsystem = await self.refusal(sshd.command().removesuffix("sftp") + "nosuch")
+        assert type(subsystem) is RepositoryDeniedError
+        assert "no SFTP" in subsystem.message
+
+    async def test_silence(self, proxy: Proxy, sshd: Sshd, files: Files) -> None:
+        """A server that takes the connection and says nothing has timed out."""
+        await trio.to_thread.run_sync(proxy.inject, Fault.STALL)
+        async with opened(sshd, files, port=proxy.port, silence=0.5) as storage:
+            with pytest.raises(RepositoryTimedOutError, match=r"0\.5 seconds"):
+                await storage.read(FileType.CONFIG)
+
+    async def test_permissions(self, files: Files) -> None:
+        """What the user there may not read is denied, not missing."""
+        server = next((path for path in SFTP_SERVERS if os.access(path, os.X_OK)), None)
+        if server is None:
+            pytest.skip("no sftp-server at its usual places")
+        access = Access(f"sftp:nas:{files.folder}", KEY, {"sftp.command": server})
+        mode = files.folder.stat().st_mode
+        files.folder.chmod(0)
+        try:
+            with without_rights():
+                storage = SftpStorage.of(access)
+                for _ in range(2):
+                    with pytest.raises(RepositoryDeniedError, match="permission denied"):
+                        await storage.read(FileType.CONFIG)
+                    with pytest.raises(RepositoryDeniedError, match="permission denied"):
+                        await storage.list(FileType.KEY)
+                await storage.aclose()
+        finally:
+            files.folder.chmod(mode)
+
+
+class TestLosing:
+    """Connections that end; the next request makes a new one."""
+
+    async def test_a_server_that_is_killed(self, tmp_path: Path, files: Files) -> None:
+        """Who was waiting gets an error, who comes then gets the bytes."""
+        server = prepare(tmp_path)
+        with running(server) as process, proxying(("127.0.0.1", server.port)) as proxy:
+            async with opened(server, files, port=proxy.port) as storage:
+                await storage.read(FileType.CONFIG)
+                proxy.rate = 1 << 20
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._lose, storage, files)
+                    before = proxy.answered
+                    while proxy.answered < before + 500_000:  # noqa: ASYNC110 - another thread's
+                        await trio.sleep(0.005)
+                    assert signal_sessions(process, signal.SIGKILL)
+                proxy.rate = float("inf")
+                await self._reads(storage, files)
+                assert proxy.accepted == 2
+
+    async def test_a_lost_connection_that_nobody_used(self, tmp_path: Path, files: Files) -> None:
+        """It is replaced without anybody noticing."""
+        server = prepare(tmp_path)
+        with running(server) as process:
+            async with opened(server, files) as storage:
+                await storage.read(FileType.CONFIG)
+                (first,) = storage._sessions
+                assert signal_sessions(process, signal.SIGKILL)
+                while not first.is_over:
+                    first.look()
+                    await trio.sleep(0.005)
+                assert await storage.read(FileType.CONFIG) == b"the config"
+                assert storage._sessions != [first]
+
+    async def test_a_server_that_hangs(self, tmp_path: Path, files: Files) -> None:
+        """Stopped in the middle of a read it has timed out; when it goes on, reads go on."""
+        server = prepare(tmp_path)
+        with running(server) as process:
+            async with opened(server, files, silence=0.5) as storage:
+                await storage.read(FileType.CONFIG)
+                assert signal_sessions(process, signal.SIGSTOP)
+                with pytest.raises(RepositoryTimedOutError, match=r"0\.5 seconds"):
+                    await storage.read(FileType.PACK, files.large, 0, LARGE)
+                assert signal_sessions(process, signal.SIGCONT)
+                await self._reads(storage, files)
+
+    @pytest.mark.parametrize("fault", [Fault.RESET, Fault.TRUNCATE, Fault.CORRUPT, Fault.STALL])
+    async def test_faults_of_the_line(
+        self, fault: Fault, proxy: Proxy, sshd: Sshd, files: Files
+    ) -> None:
+        """In the middle of an answer: an error in time, never wrong bytes, and the next works."""
+        async with opened(sshd, files, port=proxy.port, silence=1.0) as storage:
+            await storage.read(FileType.CONFIG)
+            await trio.to_thread.run_sync(partial(proxy.inject, fault, after=300_000))
+            await self._lose(storage, files)
+            await self._reads(storage, files)
+            assert proxy.accepted == 2
+
+    async def test_many_readers_need_one_new_connection(
+        self, proxy: Proxy, sshd: Sshd, files: Files
+    ) -> None:
+        """Twenty that wait when it is lost, and try again at once, share the next one."""
+        async with opened(sshd, files, port=proxy.port) as storage:
+            await storage.read(FileType.CONFIG)
+            await trio.to_thread.run_sync(proxy.hold)
+            failed = 0
+
+            async def read(name: str) -> None:
+                nonlocal failed
+                with pytest.raises(RepositoryUnreachableError):
+                    await storage.read(FileType.PACK, name, 0, 1)
+                failed += 1
+                assert await storage.read(FileType.PACK, name, 0, 1) == files.packs[name][:1]
+
+            async with trio.open_nursery() as nursery:
+                for name in files.small[:20]:
+                    nursery.start_soon(read, name)
+                await trio.testing.wait_all_tasks_blocked()
+                await trio.to_thread.run_sync(proxy.refuse)
+                await trio.to_thread.run_sync(proxy.heal)
+                await trio.to_thread.run_sync(proxy.admit)
+            assert failed == 20
+            assert proxy.accepted == 2
+
+    async def test_no_more_connections_than_the_server_takes(
+        self, proxy: Proxy, sshd: Sshd, files: Files
+    ) -> None:
+        """Where it refuses another one, readers go on with what there is."""
+        async with opened(sshd, files, port=proxy.port) as storage:
+            await storage.read(FileType.CONFIG)
+            storage._command = sshd.command(port=free_port()).split()
+
+            async def read(_number: int) -> None:
+                found = await storage.read(FileType.PACK, files.large, 0, LARGE)
+                assert found == files.packs[files.large]
+
+            for _ in range(3):
+                async with trio.open_nursery() as nursery:
+                    for number in range(6):
+                        nursery.start_soon(read, number)
+            assert len([s for s in storage._sessions if s.is_ready]) == 1
+
+    async def _lose(self, storage: SftpStorage, files: Files) -> None:
+        with pytest.raises(RepositoryUnreachableError):
+            await storage.read(FileType.PACK, files.large, 0, LARGE)
+
+    async def _reads(self, storage: SftpStorage, files: Files) -> None:
+        found = await storage.read(FileType.PACK, files.large, 0, 2 << 20)
+        assert found == files.packs[files.large][: 2 << 20]
+
+
+def comparable(top: Path) -> dict[bytes, Record]:
+    """Describe what is below `top`, without the hard links of symlinks: restic forgets them."""
+    return {
+        path: record if stat.S_ISREG(record.mode) else replace(record, twins=frozenset())
+        for path, record in records(str(top)).items()
+    }
+
+
+class TestRepositories:
+    """Everything above the storage, and restic beside it."""
+
+    async def test_what_is_restored_equals_restic(
+        self, sshd: Sshd, restic_binary: Path, tmp_path: Path
+    ) -> None:
+        """Files, folders, links and all attributes, read over SFTP by us and by restic."""
+        files = tmp_path / "files"
+        oddities.plant(files, "tiny")
+        (files / "large").write_bytes(random.Random(1).randbytes(3 << 20))
+        repo = create(restic_binary, tmp_path / "repo")
+        remote = ("-r", sshd.url(repo.folder), "-o", f"sftp.command={sshd.command()}")
+        repo.run(*remote, "backup", "--tag", "B1", "--tag", "kind=volumes", files)
+        repo.run(*remote, "restore", "latest", "--target", tmp_path / "theirs")
+
+        storage = open_storage(Access(sshd.url(repo.folder), KEY, sshd.options))
+        repository = await Repository.open(storage, KEY)
+        view = View(repository)
+        selection = select([await view.resolve("/B1")])
+        report = await execute(view, await plan(view, selection, ToFolder(tmp_path / "ours")))
+        await repository.aclose()
+        assert not report.failed
+        (ours,) = (tmp_path / "ours").rglob("large")
+        (theirs,) = (tmp_path / "theirs").rglob("large")
+        assert not differences(comparable(ours.parent), comparable(theirs.parent))
+
+    async def test_a_missing_repository_and_one_that_is_denied(
+        self, sshd: Sshd, tmp_path: Path
+    ) -> None:
+        """Only where nothing is does it count as missing."""
+        access = Access(sshd.url(tmp_path / "none"), KEY, sshd.options)
+        storage = open_storage(access)
+        with pytest.raises(RepositoryMissingError):
+            await Repository.open(storage, KEY)
+        await storage.aclose()
+
+    async def test_arguments_for_ssh(self, sshd: Sshd, restic_binary: Path, tmp_path: Path) -> None:
+        """One setting serves us and every restic, those that do not know it, too."""
+        repo = create(restic_binary, tmp_path / "repo")
+        url = f"sftp://127.0.0.1:{sshd.port}/{repo.folder}"
+        access = Access(url, KEY, {"sftp.args": f'-F "{sshd.folder}/ssh_config"'})
+        storage = open_storage(access)
+        ours = await Repository.open(storage, KEY)
+        restic = await Restic.open(access, binary=str(restic_binary))
+        assert await restic.probe() == ours.id
+        await ours.aclose()
