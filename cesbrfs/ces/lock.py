@@ -8,7 +8,7 @@ import os
 import pwd
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +35,27 @@ def backup_lock(root: Path, backup_id: str, started: str) -> Iterator[None]:
             f"The lock file {file} cannot be opened: {error.strerror}; see to its "
             "folder, or back up as root."
         ) from error
+    with _held(descriptor, f"Backup {backup_id}", started):
+        yield
+
+
+@contextmanager
+def no_backup(root: Path, doing: str, started: str) -> Iterator[None]:
+    """Keep backups of the instance at `root` from running meanwhile; they are told what is `doing`.
+
+    BackupRunningError when one runs.  Where no backup was ever made, or by another user, as on an
+    administrator's own machine, there is nothing to wait for.
+    """
+    descriptor = None
+    with suppress(OSError):
+        descriptor = os.open(root / LOCK_FILE, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    with nullcontext() if descriptor is None else _held(descriptor, doing, started):
+        yield
+
+
+@contextmanager
+def _held(descriptor: int, doing: str, started: str) -> Iterator[None]:
+    """Hold the lock of an open file, which is closed in the end."""
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -44,7 +65,7 @@ def backup_lock(root: Path, backup_id: str, started: str) -> Iterator[None]:
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "user": _user(),
-            "id": backup_id,
+            "doing": doing,
             "started": started,
         }
         os.ftruncate(descriptor, 0)
@@ -66,7 +87,7 @@ def _who(content: bytes) -> str:
     try:
         holder = json.loads(content)
         return (
-            f"Backup {holder['id']} is running since {holder['started']}, as process "
+            f"{holder['doing']} is running since {holder['started']}, as process "
             f"{holder['pid']} of {holder['user']} on {holder['host']}; wait until it has ended."
         )
     except (ValueError, TypeError, KeyError):

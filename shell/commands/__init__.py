@@ -24,6 +24,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "look": ("ls", "tree", "stat", "cat", "less"),
     "restore": ("restore",),
     "maintenance": ("init", "backup", "check", "unlock", "status"),
+    "retention": ("forget", "policies"),
     "mount": ("mount", "umount"),
 }
 """Which module has which commands."""
@@ -33,6 +34,7 @@ CATEGORIES: Final[Mapping[str, str]] = {
     "look": "Look around",
     "restore": "Get things back",
     "maintenance": "Back up and maintain",
+    "retention": "Keep and remove backups",
     "mount": "Mount",
 }
 """What people call a module's commands."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cesbrfs.ces.lock import LOCK_FILE, backup_lock
+from cesbrfs.ces.lock import LOCK_FILE, backup_lock, no_backup
 from cesbrfs.errors import BackupRunningError, CesbrError
 
 
@@ -20,7 +20,7 @@ def test_the_lock_says_who_holds_it(tmp_path: Path) -> None:
     assert holder == {
         "pid": os.getpid(),
         "host": os.uname().nodename,
-        "id": "id",
+        "doing": "Backup id",
         "started": "2026-11-22T21:30:00Z",
     }
 
@@ -29,7 +29,7 @@ def test_what_an_earlier_holder_left_is_replaced(tmp_path: Path) -> None:
     """A longer text of before does not stay behind a shorter one."""
     for name in ("a long backup id", "id"):
         with backup_lock(tmp_path, name, "now"):
-            assert json.loads((tmp_path / LOCK_FILE).read_text())["id"] == name
+            assert json.loads((tmp_path / LOCK_FILE).read_text())["doing"] == f"Backup {name}"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null", "7"])
@@ -59,3 +59,21 @@ def test_a_lock_file_that_cannot_be_made(tmp_path: Path) -> None:
     with pytest.raises(CesbrError, match="cannot be opened"), backup_lock(tmp_path, "id", "now"):
         pass
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_no_backup_runs_while_backups_are_removed(tmp_path: Path) -> None:
+    """Each keeps the other out and is told of it; where no backup was made nothing is made."""
+    with no_backup(tmp_path, "The removal", "now"):
+        assert not (tmp_path / "var").exists()
+    with (
+        backup_lock(tmp_path, "id", "now"),
+        pytest.raises(BackupRunningError, match="Backup id is running since now"),
+        no_backup(tmp_path, "The removal", "then"),
+    ):
+        pass
+    with (
+        no_backup(tmp_path, "The removal", "then"),
+        pytest.raises(BackupRunningError, match="The removal is running since then"),
+        backup_lock(tmp_path, "id", "now"),
+    ):
+        pass

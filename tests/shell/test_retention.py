@@ -1,0 +1,174 @@
+"""forget and policies, as an administrator runs them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.restic_repo import ResticRepo
+from tests.shell.conftest import KEY, Cesbr, Site
+from tests.shell.test_maintenance import hold_a_lock
+
+
+def snapshots(site: Site) -> set[str]:
+    return set(os.listdir(site.repository / "snapshots"))
+
+
+def statuses(cesbr: Cesbr) -> list[str]:
+    """Return the status of each backup, oldest first."""
+    found = cesbr("backups", "--json").json
+    assert isinstance(found, list)
+    return [backup["status"] for backup in found]
+
+
+def ids(cesbr: Cesbr) -> list[str]:
+    found = cesbr("backups", "--json").json
+    assert isinstance(found, list)
+    return [backup["id"] for backup in found]
+
+
+def test_a_dry_run_shows_and_changes_nothing(own: Cesbr, site: Site) -> None:
+    """What would go, what would stay, and why, for people and programs."""
+    before = snapshots(site)
+    said = own("forget", "--policy", "removeAllButKeepLatest", "--dry-run", "--prune")
+    assert (said.code, said.err) == (0, "")
+    gone, kept = said.out.splitlines()[1:]
+    assert gone.startswith("remove")
+    assert kept.startswith("keep")
+    assert "newest complete" in kept
+    told = own("forget", "--keep-last", "1", "--dry-run", "--json").json
+    assert isinstance(told, dict)
+    assert [backup["keep"] for backup in told["backups"]] == [False, True]
+    assert snapshots(site) == before
+
+
+def test_policies_tell_what_each_would_do(own: Cesbr, site: Site) -> None:
+    """And which one is configured."""
+    site.set("/config/backup/retention_enabled", "true")
+    site.set("/config/backup/retention_strategy", "KeepLastSevenDays")
+    found = own("policies", "--json").json
+    assert isinstance(found, list)
+    assert {p["name"]: len(p["remove"]) for p in found} == {
+        "keepAll": 0,
+        "removeAllButKeepLatest": 1,
+        "keepLastSevenDays": 0,
+        "keep7Days1Month1Quarter1Year": 0,
+    }
+    assert [p["name"] for p in found if p["configured"]] == ["keepLastSevenDays"]
+    assert "1 of 2" in own("policies").out
+
+
+def test_the_configured_policy(own: Cesbr, site: Site) -> None:
+    """It is the default; switched off, all stays; wrong, it is told with its key."""
+    site.set("/config/backup/retention_strategy", "removeAllButKeepLatest")
+    off = own("forget", "--yes")
+    assert off.code == 0
+    assert "not enabled" in off.err
+    assert len(ids(own)) == 2
+    site.set("/config/backup/retention_enabled", "true")
+    *_, newest = ids(own)
+    done = own("forget", "--yes", "--prune", "--json").json
+    assert isinstance(done, dict)
+    assert (len(done["removed"]), done["pruned"]) == (1, True)
+    assert ids(own) == [newest]
+    assert statuses(own) == ["complete"]
+    assert own("check", "--read-data").code == 0
+    site.set("/config/backup/retention_strategy", "keepSome")
+    wrong = own("forget", "--yes")
+    assert wrong.code == 2
+    assert "retention_strategy" in wrong.err
+    assert "keepAll" in wrong.err
+
+
+def test_where_nobody_can_answer_yes_is_needed(own: Cesbr, site: Site) -> None:
+    """Also for backups that are named; the error comes after the plan, before any removal."""
+    before = snapshots(site)
+    oldest, _ = ids(own)
+    said = own("forget", oldest)
+    assert said.code == 2
+    assert "--yes" in said.err
+    assert f"remove  {oldest}" in said.err
+    assert snapshots(site) == before
+    assert own("forget", oldest, "--yes").code == 0
+    assert oldest not in ids(own)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("latest", "--policy", "keepAll"), "not in two ways"),
+        (("--policy", "keepAll", "--keep-last", "1"), "not in two ways"),
+        (("--policy", "keepNone"), "keepLastSevenDays"),
+        (("--keep-daily", "0"), "keeps nothing"),
+        (("--keep-within", "soon"), "span of time"),
+        (("--policy", "keepAll", "--force"), "--force"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(
+    kept: Cesbr, arguments: tuple[str, ...], told: str
+) -> None:
+    """Before anything is looked at."""
+    said = kept("forget", "--yes", *arguments)
+    assert said.code == 2
+    assert told in said.err
+
+
+def test_the_last_complete_backup_stays(own: Cesbr, site: Site) -> None:
+    """Unless it is named and --force is given; snapshots of no backup stay in any case."""
+    repo = ResticRepo(Path(own.environ["CESBR_RESTIC"]), site.repository, KEY)
+    foreign = repo.backup(tags=["kind=x"], stdin=("file", b"foreign"))
+    both = ids(own)
+    said = own("forget", *both, "--yes")
+    assert said.code == 2
+    assert f"{both[-1]} is the last complete backup" in said.err
+    assert len(ids(own)) == 2
+    assert own("forget", *both, "--yes", "--force").code == 0
+    assert snapshots(site) == {foreign}
+
+
+def test_a_killed_removal_is_finished_by_the_same_command(
+    own: Cesbr, site: Site, tmp_path: Path
+) -> None:
+    """Killed after restic's first call, it leaves a backup that nobody takes for complete."""
+    deadly = tmp_path / "restic"
+    real = own.environ["CESBR_RESTIC"]
+    deadly.write_text(
+        f'#!/bin/sh\n{real} "$@" || exit\ncase "$*" in *forget*) kill -9 $PPID;; esac\n'
+    )
+    deadly.chmod(0o755)
+    command = ("forget", "--policy", "removeAllButKeepLatest", "--yes")
+    assert own.having(CESBR_RESTIC=str(deadly))(*command).code == -signal.SIGKILL
+    assert statuses(own) == ["incomplete", "complete"]
+    assert own(*command).code == 0
+    assert statuses(own) == ["complete"]
+    assert site.locks == []
+
+
+def test_a_locked_repository_is_error_11(own: Cesbr, site: Site, restic_binary: Path) -> None:
+    """Nothing is removed, and who works on it is told."""
+    before = snapshots(site)
+    with hold_a_lock(site, restic_binary) as holding:
+        said = own.having(CESBR_RESTIC=str(restic_binary))("forget", "--keep-last", "1", "--yes")
+        holding.kill()
+    assert said.code == 11
+    assert str(holding.pid) in said.err
+    assert "not finished" not in said.err
+    assert snapshots(site) == before
+
+
+def test_a_repository_that_does_not_answer(kept: Cesbr) -> None:
+    """It is told in one sentence, and nothing is initialised."""
+    said = kept("--repo", "rest:http://127.0.0.1:1/", "forget", "--keep-last", "1", "--yes")
+    assert said.code in {1, 2}
+    assert said.err.count("\n") == 1
+    assert "127.0.0.1:1" in said.err
+
+
+def test_a_dry_run_never_initialises(cesbr: Cesbr, new_site: Site) -> None:
+    """A missing repository stays missing."""
+    missing = cesbr.having(CESBR_ROOT=str(new_site.root))
+    assert missing("forget", "--keep-last", "1", "--dry-run").code == 10
+    assert not new_site.repository.exists()
