@@ -45,6 +45,8 @@ class Settings:
     password: Password | None
     registry: str
     root: Path
+    private_key: Path | None
+    """The file of the key that opens encrypted values of the registry; None: any of the dogus'."""
     auto_init: bool
     restic: str | None
     """The restic program, None to look for ``restic`` in the PATH."""
@@ -102,11 +104,13 @@ class Settings:
         if self.repository is not None and self.password is not None:
             return self
         from cesbrfs.ces import configured  # noqa: PLC0415 - imports trio
+        from cesbrfs.ces.private_keys import PrivateKeys  # noqa: PLC0415 - as above
 
         registry = registry or self.open_registry()
+        keys = PrivateKeys(self.root, self.private_key)
         settings = self
         if settings.repository is None:
-            found = await configured.configured_repository(registry)
+            found = await configured.configured_repository(registry, keys)
             if found:
                 # Credentials in the environment count as a whole, never mixed with others.
                 own = "AWS_ACCESS_KEY_ID" in self.environment
@@ -117,7 +121,7 @@ class Settings:
                     sources={**settings.sources, "repository": f"registry {found.key}"},
                 )
         if settings.password is None:
-            key = await configured.configured_key(registry)
+            key = await configured.configured_key(registry, keys)
             if key:
                 settings = replace(
                     settings,
@@ -164,6 +168,7 @@ class Settings:
             "password": "***" if self.password else None,
             "registry": redact(self.registry),
             "root": str(self.root),
+            "private_key": str(self.private_key) if self.private_key else None,
             "auto_init": self.auto_init,
             "restic": self.restic,
             "cache_dir": str(self.cache_dir),
@@ -187,6 +192,7 @@ def load(flags: Flags, environ: Mapping[str, str]) -> Settings:
     password = _password(layers)
     root_given = layers.first("root")
     root = root_given.path() if root_given else Path("/")
+    private_key = layers.first("private_key")
     auto_init, restic = layers.first("auto_init"), layers.first("restic")
     cache_dir, cache_size = layers.first("cache_dir"), layers.first("cache_size")
     patience = layers.first("patience")
@@ -196,6 +202,7 @@ def load(flags: Flags, environ: Mapping[str, str]) -> Settings:
         password=password,
         registry=_registry(layers, root),
         root=root,
+        private_key=private_key.path() if private_key else None,
         auto_init=auto_init.flag() if auto_init else True,
         restic=_program(restic) if restic else None,
         cache_dir=cache_dir.path() if cache_dir else _default_cache(environ),

@@ -26,8 +26,8 @@ _WORDS: Final[Mapping[str, bool]] = {
 }  # fmt: skip
 _TOML_KEYS: Final = frozenset({
     "auto_init", "backup_tag", "cache_dir", "cache_size", "data_cache_size", "options",
-    "password_command", "password_file", "patience", "registry", "repository", "restic", "root",
-    "rules",
+    "password_command", "password_file", "patience", "private_key", "registry", "repository",
+    "restic", "root", "rules",
 })  # fmt: skip
 
 

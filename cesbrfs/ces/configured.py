@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os.path
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from cesbrfs.access import Secret
+from cesbrfs.ces.backup_config import FOLDER
+from cesbrfs.ces.private_keys import PrivateKeys, read_secret
 from cesbrfs.ces.registry import Registry
 from cesbrfs.errors import UsageError
 
-KEY: Final = "/config/backup/encryption_key"
+KEY: Final = f"{FOLDER}/encryption_key"
 
-_BACKUP: Final = "/config/backup"
 _ADDRESSES: Final[Mapping[str, str]] = {
     "local": "local_config/path",
     "sftp": "sftp_config/address",
@@ -34,33 +35,30 @@ class ConfiguredRepository:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-def decode_secret(value: str) -> bytes:
-    """Turn a secret value of the registry into its bytes, every one of them."""
-    return value.encode()
-
-
-async def configured_key(registry: Registry) -> Secret | None:
+async def configured_key(registry: Registry, keys: PrivateKeys) -> Secret | None:
     """Return the encryption key, byte for byte; None when the registry has none."""
-    value = await registry.get(KEY)
-    return Secret(decode_secret(value)) if value else None
+    value = await read_secret(registry, KEY, keys)
+    return Secret(value) if value else None
 
 
-async def configured_repository(registry: Registry) -> ConfiguredRepository | None:
+async def configured_repository(
+    registry: Registry, keys: PrivateKeys
+) -> ConfiguredRepository | None:
     """Return the repository that the registry names, None when it names no type of one.
 
     The type may be in any case and the address with or without its scheme, as both are met in the
     wild.  UsageError names a key that is missing or wrong.
     """
-    written = ((await registry.get(f"{_BACKUP}/backup_type")) or "").strip()
+    written = ((await registry.get(f"{FOLDER}/backup_type")) or "").strip()
     kind = written.lower()
     if not kind:
         return None
     if kind not in _ADDRESSES:
         raise UsageError(
-            f"{_BACKUP}/backup_type in the registry {registry.address} is {written!r}; set it to "
+            f"{FOLDER}/backup_type in the registry {registry.address} is {written!r}; set it to "
             "local, SFTP or S3."
         )
-    key = f"{_BACKUP}/{_ADDRESSES[kind]}"
+    key = f"{FOLDER}/{_ADDRESSES[kind]}"
     address = ((await registry.get(key)) or "").strip()
     scheme, colon, rest = address.partition(":")
     if colon and scheme.lower() == kind:
@@ -78,9 +76,15 @@ async def configured_repository(registry: Registry) -> ConfiguredRepository | No
         return ConfiguredRepository(_absolute(address), key)
     environment = {}
     for variable, name in _S3_SECRETS.items() if kind == "s3" else ():
-        value = ((await registry.get(f"{_BACKUP}/s3_bucket_config/{name}")) or "").strip()
+        secret = f"{FOLDER}/s3_bucket_config/{name}"
+        value = ((await read_secret(registry, secret, keys)) or b"").strip()
+        if b"\0" in value:
+            raise UsageError(
+                f"The value of {secret} in the registry {registry.address} is no text; set it "
+                "again."
+            )
         if value:
-            environment[variable] = decode_secret(value).decode()
+            environment[variable] = os.fsdecode(value)
     return ConfiguredRepository(f"{kind}:{address}", key, environment)
 
 
