@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar, cast
 import pyfuse3
 
 from cesbrfs.errors import CesbrError
+from cesbrfs.fs.interrupts import Callers, InterruptedCallerError
 from cesbrfs.fs.tree import Inode, VirtualTree, blocks, errno_of
 
 _log = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ def _handler(handle: _H) -> _H:
             return await handle(self, *args)
         except pyfuse3.FUSEError:
             raise
+        except InterruptedCallerError as error:
+            raise pyfuse3.FUSEError(errno.EINTR) from error
         except CesbrError as error:
             number = errno_of(error)
             if number not in (errno.ENOENT, errno.ESTALE):
@@ -83,6 +86,7 @@ class Operations(pyfuse3.Operations):
     def __init__(self, tree: VirtualTree, presentation: Presentation) -> None:
         super().__init__()
         self.tree: Final = tree
+        self.callers: Final = Callers()
         self.running = 0
         self._shown: Final = presentation
 
@@ -115,7 +119,11 @@ class Operations(pyfuse3.Operations):
         self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         """Find one name; a name that is not there is remembered as such where nothing changes."""
-        inode = await self.tree.lookup(parent_inode, name)
+        lookup = functools.partial(self.tree.lookup, parent_inode, name)
+        if self.tree.is_known(parent_inode):
+            inode = await lookup()
+        else:
+            inode = await self.callers.wait(ctx.pid, lookup)
         if inode is None:
             if not self.tree.inode(parent_inode).fixed:
                 raise pyfuse3.FUSEError(errno.ENOENT)
@@ -147,7 +155,9 @@ class Operations(pyfuse3.Operations):
     @_handler
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
         """Take down what a folder holds, for the listing that follows."""
-        return await self.tree.open_folder(inode)
+        if self.tree.is_known(inode):
+            return await self.tree.open_folder(inode)
+        return await self.callers.wait(ctx.pid, functools.partial(self.tree.open_folder, inode))
 
     @_handler
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:

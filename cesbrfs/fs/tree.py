@@ -120,6 +120,11 @@ class VirtualTree:
         except KeyError:
             raise StaleError(f"Inode {number} is not known (any more).") from None
 
+    def is_known(self, number: int) -> bool:
+        """Tell whether it is known what this folder holds, so that nothing has to be waited for."""
+        inode = self._inodes.get(number)
+        return inode is not None and inode.children is not None
+
     async def lookup(self, parent: int, name: bytes) -> Inode | None:
         """Return the inode of one name in a folder, not yet counted; None without such a name."""
         above = self.inode(parent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pyfuse3
@@ -15,8 +16,8 @@ from cesbrfs.fs.tree import VirtualTree
 from cesbrfs.view import View
 from tests.restic_repo import ResticRepo, create
 
-NOBODY = cast("pyfuse3.RequestContext", None)
-"""No handler looks at who asks; the kernel has checked."""
+NOBODY = cast("pyfuse3.RequestContext", SimpleNamespace(pid=0))
+"""Who asks does not matter, the kernel has checked; only whether it still waits for the answer."""
 
 
 @dataclass

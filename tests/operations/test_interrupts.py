@@ -1,0 +1,93 @@
+"""A caller that was told to stop does not wait for its answer."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pyfuse3
+import pytest
+import trio
+
+from cesbrfs.fs.interrupts import is_interrupted
+from cesbrfs.fs.operations import Operations
+from tests.operations.conftest import walk
+
+
+@pytest.fixture
+def stopped(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is stopped, so that signals to it stay pending."""
+    script = (
+        f"import signal, time\n{getattr(request, 'param', '')}\nprint(flush=True)\ntime.sleep(60)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    with child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        child.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)
+        yield child
+        child.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_stops_is_seen(stopped: subprocess.Popen[bytes], number: int) -> None:
+    """Before it nothing is pending, with it something is."""
+    assert not is_interrupted(stopped.pid)
+    stopped.send_signal(signal.SIGCHLD)
+    assert not is_interrupted(stopped.pid)
+    stopped.send_signal(number)
+    assert is_interrupted(stopped.pid)
+
+
+@pytest.mark.parametrize("stopped", ["signal.signal(signal.SIGINT, signal.SIG_IGN)"], indirect=True)
+def test_a_signal_that_is_ignored_is_none(stopped: subprocess.Popen[bytes]) -> None:
+    """A background job of a shell ignores Ctrl-C, and goes on waiting."""
+    stopped.send_signal(signal.SIGINT)
+    assert not is_interrupted(stopped.pid)
+
+
+def test_nobody_is_not_interrupted() -> None:
+    """Thread 0 stands for a caller in another namespace."""
+    assert not is_interrupted(0)
+
+
+async def test_its_lookup_ends_with_eintr(
+    operations: Operations, stopped: subprocess.Popen[bytes], nursery: trio.Nursery
+) -> None:
+    """Only its own: the same wait of another caller goes on, and is answered."""
+    nursery.start_soon(operations.callers.look_after)
+    root = await walk(operations)
+    go, waiting = trio.Event(), trio.Event()
+    found = operations.tree.lookup
+
+    async def slowly(parent: int, name: bytes) -> Any:
+        waiting.set()
+        await go.wait()
+        return await found(parent, name)
+
+    operations.tree.lookup = slowly  # type: ignore[method-assign]
+
+    def caller(pid: int) -> pyfuse3.RequestContext:
+        return cast("pyfuse3.RequestContext", SimpleNamespace(pid=pid))
+
+    other: list[pyfuse3.EntryAttributes] = []
+
+    async def ask() -> None:
+        other.append(await operations.lookup(root.st_ino, b"b1", caller(os.getpid())))
+
+    async with trio.open_nursery() as asking:
+        asking.start_soon(ask)
+        await waiting.wait()
+        stopped.send_signal(signal.SIGINT)
+        with pytest.raises(pyfuse3.FUSEError) as raised:
+            await operations.lookup(root.st_ino, b"b1", caller(stopped.pid))
+        assert raised.value.errno == errno.EINTR
+        go.set()
+    assert other[0].st_ino
