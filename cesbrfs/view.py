@@ -18,7 +18,8 @@ from typing import Final
 import trio
 
 from cesbrfs.catalog import names
-from cesbrfs.catalog.backups import BARE_TAG, Backup, Backups, group
+from cesbrfs.catalog.backups import BARE_TAG, Backup, Backups
+from cesbrfs.catalog.listing import Listing
 from cesbrfs.catalog.placing import Layout, Placement, lay_out
 from cesbrfs.catalog.status import Report, Reports, describe
 from cesbrfs.errors import (
@@ -115,34 +116,23 @@ class View:
     ) -> None:
         self.repository: Final = repository
         self.reports: Final = Reports(repository)
+        self.listing: Final = Listing(repository, backup_tag, clock)
         self._rules = rules
-        self._tag = backup_tag
         self._uid, self._gid = uid, gid
-        self._clock = clock
-        self._backups: Backups | None = None
-        self._listed_at = 0.0
-        self._listing = trio.Lock()
+        self._shown: Backups | None = None
         self._shapes: dict[str, _Shape] = {}
         self._top: tuple[Backups, dict[bytes, Entry]] | None = None
         self.root: Final = self._folder(b"", 0, self._root)
 
     async def backups(self, max_age: float = REFRESH_SECONDS) -> Backups:
-        """Return all backups as they were at most `max_age` seconds ago."""
-        asked = self._clock()
-        if self._backups is not None and asked - self._listed_at < max_age:
-            return self._backups
-        async with self._listing:
-            # Others may have listed while this task waited for the lock.
-            if self._backups is None or self._listed_at < asked:
-                began = self._clock()
-                snapshots = await self.repository.snapshots()
-                if self._backups is None or not _same(self._backups, snapshots):
-                    self._backups = group(snapshots, self._tag)
-                    kept = {backup.id for backup in self._backups.by_name.values()}
-                    for gone in self._shapes.keys() - kept:
-                        del self._shapes[gone]
-                self._listed_at = began
-            return self._backups
+        """Return all backups as they were at most `max_age` seconds ago, or as `listing` does."""
+        backups = await self.listing.backups(max_age)
+        if backups is not self._shown:
+            self._shown = backups
+            kept = {backup.id for backup in backups.by_name.values()}
+            for gone in self._shapes.keys() - kept:
+                del self._shapes[gone]
+        return backups
 
     async def latest(self) -> Backup | None:
         """Return the backup that ``latest`` stands for."""
@@ -415,14 +405,6 @@ def _whole(snapshots: Sequence[Snapshot]) -> dict[bytes, Entry]:
         )
         entries[name] = Stored(name, node, snapshot, top=True)
     return entries
-
-
-def _same(backups: Backups, snapshots: Sequence[Snapshot]) -> bool:
-    """Tell whether `backups` was made of exactly these snapshots."""
-    held = {s.id for s in backups.loose}
-    for backup in backups.by_name.values():
-        held |= backup.identity
-    return held == {s.id for s in snapshots}
 
 
 def _moment(text: str) -> int | None:

@@ -30,6 +30,8 @@ _log = logging.getLogger(__name__)
 
 _STOP_SECONDS: Final = 5.0
 """How long running requests may take after the mount was told to end."""
+_AWAY_SECONDS: Final = 0.2
+"""The same while the server is away."""
 
 
 async def serve(
@@ -59,7 +61,7 @@ async def serve(
         settle()
         _init(operations, mountpoint, access.shown, options)
         try:
-            await _run(view, mountpoint, ready)
+            await _run(operations, mountpoint, ready)
         finally:
             notify_systemd("STOPPING=1")
             # Lazily where it is busy: who still has a file open keeps it, nothing stays behind.
@@ -90,10 +92,13 @@ def _init(operations: Operations, mountpoint: str, source: str, options: MountOp
     pump.install(operations.is_busy)
 
 
-async def _run(view: View, mountpoint: str, ready: Callable[[], None]) -> None:
+async def _run(operations: Operations, mountpoint: str, ready: Callable[[], None]) -> None:
+    view = operations.tree.view
     async with trio.open_nursery() as nursery:
         await nursery.start(_obey_signals, view, nursery.cancel_scope)
+        view.listing.refresh_in(nursery)
         view.repository.blobs.read_ahead_in(nursery)
+        nursery.start_soon(operations.callers.look_after)
         nursery.start_soon(_announce, mountpoint, ready)
         await pyfuse3.main()
         nursery.cancel_scope.cancel()
@@ -121,10 +126,13 @@ async def _obey_signals(
         task_status.started()
         async for number in received:
             if number == signal.SIGHUP:
-                await view.backups(max_age=0)
+                view.listing.refresh()
                 continue
             _log.info("Ending on %s.", signal.Signals(number).name)
             pyfuse3.terminate()
-            await trio.sleep(_STOP_SECONDS)
-            _log.warning("Requests still run %g s after the mount was told to end.", _STOP_SECONDS)
+            if view.repository.is_away:  # whoever waits for it is not worth waiting for
+                await trio.sleep(_AWAY_SECONDS)
+            else:
+                await trio.sleep(_STOP_SECONDS)
+                _log.warning("Requests still run %g s after being told to end.", _STOP_SECONDS)
             scope.cancel()

@@ -28,7 +28,7 @@ from cesbrfs.repo.model import Config, Node, Snapshot, Tree, parse_snapshot, par
 from cesbrfs.repo.opening import open_config, open_keys
 from cesbrfs.repo.pack import BlobType, decode_unpacked
 from cesbrfs.repo.remote import Remote
-from cesbrfs.repo.storage import FileType, Storage, is_file_name
+from cesbrfs.repo.storage import FileType, MayBeAway, Storage, is_file_name
 
 __all__ = ["Caching", "FileContent", "Repository"]
 
@@ -90,6 +90,11 @@ class Repository:
     async def aclose(self) -> None:
         """Close the storage."""
         await self.storage.aclose()
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the storage is known not to answer now."""
+        return isinstance(self.storage, MayBeAway) and self.storage.is_away
 
     @property
     def damaged(self) -> dict[str, str]:

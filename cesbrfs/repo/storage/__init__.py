@@ -12,6 +12,7 @@ from cesbrfs.repo.storage.address import (
 from cesbrfs.repo.storage.base import (
     FileInfo,
     FileType,
+    MayBeAway,
     ReadsAtOnce,
     Storage,
     is_file_name,
@@ -22,6 +23,7 @@ from cesbrfs.repo.storage.sftp_address import SftpAddress
 __all__ = [
     "FileInfo",
     "FileType",
+    "MayBeAway",
     "ReadsAtOnce",
     "Storage",
     "is_file_name",

@@ -82,3 +82,12 @@ class ReadsAtOnce(Protocol):
 
     def will_read(self, kind: FileType, name: str, offset: int, length: int) -> None:
         """Have the kernel read a part of a file that will be asked for; raises nothing."""
+
+
+@runtime_checkable
+class MayBeAway(Protocol):
+    """A storage that knows whether its server answers."""
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the server left the last request without an answer."""
