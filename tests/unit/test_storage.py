@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,14 @@ from cesbrfs.errors import (
     StorageError,
     UsageError,
 )
-from cesbrfs.repo.storage import FileType, Storage, is_file_name, local_folder, open_storage
+from cesbrfs.repo.storage import (
+    FileType,
+    MayBeAway,
+    Storage,
+    is_file_name,
+    local_folder,
+    open_storage,
+)
 from cesbrfs.repo.storage.local import LocalStorage
 from cesbrfs.repo.storage.memory import MemoryStorage
 
@@ -200,3 +208,16 @@ def test_open_storage_takes_a_folder_and_refuses_nothing(tmp_path: Path) -> None
     for empty in ("", "local:"):
         with pytest.raises(UsageError):
             open_storage(Access(empty, Secret(b"key")))
+
+
+async def test_a_network_is_met_with_patience() -> None:
+    """Nobody listens there: that is told after the seconds that were set, or those of opening."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    access = Access(f"rest:http://127.0.0.1:{port}/", Secret(b"key"), patience=0)
+    storage = open_storage(access)
+    assert isinstance(storage, MayBeAway)
+    with pytest.raises(RepositoryUnreachableError, match="refused"):
+        await storage.list(FileType.KEY)
+    assert storage.is_away
+    await storage.aclose()

@@ -43,10 +43,19 @@ def local_folder(url: str) -> str | None:
 
 
 def open_storage(access: Access) -> Storage:
-    """Return the storage that `access` names; nothing is contacted yet.
+    """Return the storage that `access` names, patient if it is behind a network.
 
-    Raises UsageError for an address of a kind that cannot be read.
+    Nothing is contacted yet.  Raises UsageError for an address of a kind that cannot be read.
     """
+    storage = _open(access)
+    if isinstance(storage, ReadsAtOnce):
+        return storage
+    from cesbrfs.repo.storage.patience import Patient  # noqa: PLC0415 - not for local ones
+
+    return Patient(storage, access.patience)
+
+
+def _open(access: Access) -> Storage:
     address = parse(access.url)
     # Each is imported only where it is used: HTTP alone takes longer than a listing.
     if isinstance(address, LocalAddress):
