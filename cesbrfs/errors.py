@@ -168,6 +168,10 @@ class HealthError(CesbrError):
     """A dogu is not well, so that its backup might not be worth much."""
 
 
+class BlueprintError(CesbrError):
+    """A backup is of another blueprint than the instance, which denies restoring it."""
+
+
 class MountError(CesbrError):
     """The mount cannot be made or ended."""
 

@@ -1,0 +1,61 @@
+"""Whether a backup is of the instance's own blueprint, where nothing else may be restored.
+
+What the keys at and below ``/blueprint`` look like is Cloudogu's own affair: where they tell an id
+that counts, else they must be alike as a whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Final
+
+from cesbrfs.catalog.backups import Backup
+from cesbrfs.ces.backup_config import FOLDER, backup_config
+from cesbrfs.ces.instance import Instance
+from cesbrfs.errors import BlueprintError, NotFoundError
+from cesbrfs.restore.registry import read_document, values_below
+from cesbrfs.view import View
+
+_KEYS: Final = "/blueprint"
+_ID: Final = "blueprintid"
+_DENIED: Final = f"; {FOLDER}/deny_cross_blueprint_restores is true: set it to false to restore it"
+
+
+async def require_same_blueprint(view: View, backup: Backup, instance: Instance) -> None:
+    """Raise BlueprintError when the instance denies restoring `backup`, of another blueprint.
+
+    One that does not tell its blueprint, such as a backup of a single dogu, is denied, too.
+    """
+    if not (await backup_config(instance.registry)).deny_cross_blueprint_restores:
+        return
+    try:
+        document = await read_document(view, backup, None)
+    except NotFoundError:
+        raise BlueprintError(
+            f"Backup {backup.id} does not tell of which blueprint it is, as it holds no registry"
+            f" data of the instance{_DENIED}."
+        ) from None
+    theirs = values_below(document, _KEYS)
+    ours = await instance.registry.read(_KEYS)
+    their_id, our_id = blueprint_id(theirs), blueprint_id(ours)
+    if theirs == ours if None in (their_id, our_id) else their_id == our_id:
+        return
+    raise BlueprintError(
+        f"Backup {backup.id} is of the blueprint {their_id or 'without an id'}, this instance of"
+        f" {our_id or 'one without an id'}{_DENIED}."
+    )
+
+
+def blueprint_id(values: Mapping[str, str]) -> str | None:
+    """Return the id in the values of the blueprint's keys; None when they tell none, or several."""
+    found = set()
+    for value in values.values():
+        try:
+            blueprint = json.loads(value)
+        except (ValueError, RecursionError):
+            continue
+        for name, told in blueprint.items() if isinstance(blueprint, dict) else ():
+            if name.lower() == _ID and isinstance(told, str) and told:
+                found.add(told)
+    return found.pop() if len(found) == 1 else None
