@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # both import trio, which no completion of a command line sho
 __all__ = ["Flags", "Settings", "load"]
 
 DEFAULT_PATIENCE: Final = 60.0
+DEFAULT_SCRIPT_TIMEOUT: Final = 3600.0
 DEFAULT_BACKUP_TAG: Final = "(?P<id>[^=]+)"
 
 _PASSED: Final = re.compile(
@@ -66,6 +68,12 @@ class Settings:
     """Matches a whole tag that is a Backup ID, its group ``id``."""
     rules: tuple[Rule, ...]
     """Rules by path: the built-in ones, or those that were set in their place."""
+    health_host: str | None
+    """Where a dogu's health is checked, ``{dogu}`` for its name; None to find that out."""
+    command_runner: tuple[str, ...]
+    """The words of a command line that runs a dogu's ``{command}``; none: no dumps are made."""
+    script_timeout: float
+    """Seconds that a script or a dump may take."""
     config_file: Path | None
     sources: Mapping[str, str] = field(repr=False)
 
@@ -177,6 +185,9 @@ class Settings:
             "data_cache_size": self.data_cache_size,
             "options": sorted(self.options),
             "backup_tag": self.backup_tag.pattern,
+            "health_host": self.health_host,
+            "command_runner": shlex.join(self.command_runner) or None,
+            "script_timeout": self.script_timeout,
             "rules": [{"match": rule.match.pattern, "kind": rule.kind} for rule in self.rules],
         }
         return {
@@ -193,6 +204,7 @@ def load(flags: Flags, environ: Mapping[str, str]) -> Settings:
     root_given = layers.first("root")
     root = root_given.path() if root_given else Path("/")
     private_key = layers.first("private_key")
+    health_host, script_timeout = layers.first("health_host"), layers.first("script_timeout")
     auto_init, restic = layers.first("auto_init"), layers.first("restic")
     cache_dir, cache_size = layers.first("cache_dir"), layers.first("cache_size")
     patience = layers.first("patience")
@@ -214,6 +226,9 @@ def load(flags: Flags, environ: Mapping[str, str]) -> Settings:
         environment={name: value for name, value in environ.items() if _PASSED.fullmatch(name)},
         backup_tag=_backup_tag(layers.first("backup_tag")),
         rules=_rules(layers),
+        health_host=health_host.text() if health_host else None,
+        command_runner=_runner(layers.first("command_runner")),
+        script_timeout=script_timeout.seconds() if script_timeout else DEFAULT_SCRIPT_TIMEOUT,
         config_file=layers.file,
         sources=layers.sources,
     )
@@ -284,6 +299,22 @@ def _registry(layers: Layers, root: Path) -> str:
 def _program(given: Given) -> str:
     """Return a program's name, which the PATH resolves, or its absolute path."""
     return str(given.path()) if "/" in given.text() else given.text()
+
+
+def _runner(given: Given | None) -> tuple[str, ...]:
+    """Split a command line as a shell does; it must say where the command goes."""
+    if given is None:
+        return ()
+    try:
+        words = tuple(shlex.split(given.text()))
+    except ValueError as error:
+        raise UsageError(f"{given.where} is no command line: {error}; correct it.") from None
+    if "{command}" not in words:
+        raise UsageError(
+            f"{given.where} has no word {{command}}; write one such as"
+            " 'docker exec -i {dogu} {command}'."
+        )
+    return words
 
 
 def _default_cache(environ: Mapping[str, str]) -> Path:

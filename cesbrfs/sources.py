@@ -25,9 +25,9 @@ _WORDS: Final[Mapping[str, bool]] = {
     "0": False, "false": False, "no": False, "off": False,
 }  # fmt: skip
 _TOML_KEYS: Final = frozenset({
-    "auto_init", "backup_tag", "cache_dir", "cache_size", "data_cache_size", "options",
-    "password_command", "password_file", "patience", "private_key", "registry", "repository",
-    "restic", "root", "rules",
+    "auto_init", "backup_tag", "cache_dir", "cache_size", "command_runner", "data_cache_size",
+    "health_host", "options", "password_command", "password_file", "patience", "private_key",
+    "registry", "repository", "restic", "root", "rules", "script_timeout",
 })  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from shell.care import take_back_maintenance
 from shell.commands import Command
 from shell.output import Output
 from shell.portal import Portal
@@ -21,6 +22,9 @@ def run_command(
 
     async def run() -> int:
         with out.progress(command.name, events=False):
+            if not session.looked_back:
+                session.looked_back = True
+                await take_back_maintenance(context)
             return await command.run(context, arguments)
 
     try:

@@ -34,6 +34,8 @@ class Session:
     """Where one was before, for ``cd -``."""
     view: View | None = None
     """The open repository, once a command needed it."""
+    looked_back: bool = False
+    """Whether it was looked for what an earlier process has left behind."""
     _settings: Settings | None = None
     _access: Access | None = None
     _restic: Restic | None = None

@@ -81,12 +81,12 @@ async def run_backup(
     restic: Restic,
     repository: SnapshotList,
     on_progress: Callable[[Step], None] | None = None,
-    prepare: Callable[[], Awaitable[BackupPlan]] | None = None,
+    prepare: Callable[[str], Awaitable[BackupPlan]] | None = None,
 ) -> BackupResult:
     """Back up what `plan` says, under a new Backup ID.
 
-    `prepare` runs once no other backup can, and returns the plan as it is then; what it raises
-    ends the backup before it has begun.  A point that fails makes the backup incomplete.
+    `prepare` runs once no other backup can, gets that ID and returns the plan as it is then; what
+    it raises ends the backup before it has begun.  A point that fails makes the backup incomplete.
 
     Raised are BackupRunningError when another one runs, RepositoryError when going on is pointless
     (wrong key, gone, denied, unreachable, locked, full) and ResticError when not one snapshot could
@@ -98,7 +98,7 @@ async def run_backup(
     with backup_lock(instance.root, backup_id, format_time(started)):
         run = _Run(instance, restic, backup_id, await _host(instance), on_progress)
         if prepare is not None:
-            plan = await prepare()
+            plan = await prepare(backup_id)
         total = len(plan.steps) + 1
         work = [partial(run.point, step, n, total) for n, step in enumerate(plan.steps, 1)]
         points = await gather(work, _AT_ONCE)

@@ -23,7 +23,9 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "browse": ("backups", "use", "cd", "pwd"),
     "look": ("ls", "tree", "stat", "cat", "less"),
     "restore": ("restore",),
-    "maintenance": ("init", "backup", "check", "unlock", "status"),
+    "registry": ("restore-registry",),
+    "backup": ("backup",),
+    "maintenance": ("init", "check", "unlock", "status"),
     "retention": ("forget", "policies"),
     "mount": ("mount", "umount"),
 }
@@ -33,7 +35,9 @@ CATEGORIES: Final[Mapping[str, str]] = {
     "browse": "Find your way",
     "look": "Look around",
     "restore": "Get things back",
-    "maintenance": "Back up and maintain",
+    "registry": "Get keys back",
+    "backup": "Back up",
+    "maintenance": "Maintain",
     "retention": "Keep and remove backups",
     "mount": "Mount",
 }

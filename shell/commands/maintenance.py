@@ -1,4 +1,4 @@
-"""Making backups and keeping their repository well."""
+"""Keeping the repository of the backups well."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from cesbrfs.errors import CesbrError, UsageError
-from cesbrfs.paths import show
 from shell import render
 from shell.commands import Command
 
 if TYPE_CHECKING:
-    from cesbrfs.backup import BackupPlan, BackupResult, Step
     from cesbrfs.settings import Settings
-    from shell.progress import Progress
     from shell.session import Context
 
 _SUBSET: Final = re.compile(r"\d+/\d+|\d+(\.\d+)?%|\d+[KMGTkmgt]?")
@@ -44,84 +41,6 @@ async def _init(context: Context, _arguments: argparse.Namespace) -> int:
         {"repository": access.shown, "initialised": created}, "".join(f"{line}\n" for line in said)
     )
     return 0
-
-
-# backup
-
-
-def _backup_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "dogus", metavar="DOGU", nargs="*", help="only these dogus (default: all, and the instance)"
-    )
-    parser.add_argument(
-        "-n", "--dry-run", action="store_true", help="only show what would be backed up"
-    )
-    parser.add_argument(
-        "--force", action="store_true", help="back up even if the instance suspends its backups"
-    )
-
-
-async def _backup(context: Context, arguments: argparse.Namespace) -> int:
-    from cesbrfs.backup import plan_backup, run_backup  # noqa: PLC0415 - as above
-
-    await context.require_active(force=arguments.force or arguments.dry_run)
-    settings = await context.session.settings()
-    instance = settings.instance()
-    plan = await plan_backup(instance, arguments.dogus or None)
-    if arguments.dry_run:
-        await context.out.result(plan.as_json(), lambda: _plan_text(plan))
-        return 0
-    restic = await context.restic()
-    view = await context.view()
-    for left_out in plan.left_out:
-        context.out.note(f"Left out: {show(left_out.path)}: {left_out.reason}.")
-    with context.out.progress("Backing up") as progress:
-        result = await run_backup(
-            plan,
-            instance=instance,
-            restic=restic,
-            repository=view.repository,
-            on_progress=lambda step: _show_step(progress, step),
-        )
-    await view.backups(max_age=0)
-    await context.out.result(result.as_json(), lambda: _result_text(result))
-    return result.exit_code
-
-
-def _plan_text(plan: BackupPlan) -> str:
-    rows: list[tuple[str, str, str]] = []
-    for step in plan.steps:
-        owner = step.dogu or "instance"
-        what = [str(path) for path in step.paths] or [step.document or "nothing"]
-        rows += [(owner, step.kind, path) for path in what]
-        rows += [(owner, step.kind, f"FAILS {show(f.path)}: {f.error}") for f in step.failed]
-        rows += [(owner, step.kind, f"left out {show(o.path)}: {o.reason}") for o in step.left_out]
-    rows += [("-", "-", f"left out {show(o.path)}: {o.reason}") for o in plan.left_out]
-    return render.table(rows, ("Of", "Kind", "What"))
-
-
-def _show_step(progress: Progress, step: Step) -> None:
-    from cesbrfs.restic import Status  # noqa: PLC0415 - as above
-
-    event = step.event if isinstance(step.event, Status) else None
-    progress.update(
-        files=event.files_done if event else None,
-        total_files=event.total_files if event else None,
-        bytes=event.bytes_done if event else None,
-        total_bytes=event.total_bytes if event else None,
-        note=f"[{step.number}/{step.total}] {step.dogu or 'instance'} {step.kind}",
-    )
-
-
-def _result_text(result: BackupResult) -> str:
-    total = sum(point.bytes for point in result.points)
-    added = sum(point.added for point in result.points)
-    failed = [f"failed: {show(failure.path)}: {failure.error}\n" for failure in result.failed]
-    return (
-        f"Backup {result.id} is {result.status}:"
-        f" {render.count(len(result.points), 'point')} of data, {render.size(total)}"
-        f" ({render.size(added)} of it new).\n"
-    ) + "".join(failed)
 
 
 # check
@@ -291,14 +210,6 @@ COMMANDS: Final = (
         _nothing,
         _init,
         "Every command that needs the repository does this by itself, unless --no-init is given.",
-    ),
-    Command(
-        "backup",
-        "Back up all dogus and the instance's configuration, or some dogus.",
-        "backup redmine postgresql",
-        _backup_arguments,
-        _backup,
-        "Exit code 3: something could not be backed up, and the backup is incomplete.",
     ),
     Command(
         "check",

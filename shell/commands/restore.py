@@ -21,11 +21,14 @@ from cesbrfs.restore import (
     select,
 )
 from shell import render
+from shell.care import require_same_blueprint, restore_on_instance
 from shell.commands import Command
 from shell.commands.browse import add_backup_flag, locate
 
 if TYPE_CHECKING:
+    from cesbrfs.catalog.backups import Backup
     from cesbrfs.restore import RestoreReport, Selection
+    from cesbrfs.view import View
     from shell.session import Context
 
 _NOBODY_TO_ASK: Final = (
@@ -53,6 +56,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="volumes and configuration to their places on the instance, replacing what is there",
     )
+    place.add_argument(
+        "--maintenance",
+        action="store_true",
+        help="with --in-place: turn the instance's maintenance mode on meanwhile",
+    )
     parser.add_argument(
         "--overwrite",
         metavar="WHEN",
@@ -69,6 +77,8 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 async def _restore(context: Context, arguments: argparse.Namespace) -> int:
     if arguments.in_place and arguments.target:
         raise UsageError("Restore either to --target or --in-place, not both.")
+    if arguments.maintenance and not arguments.in_place:
+        raise UsageError("--maintenance is for a restore in place; say --in-place, too.")
     if not arguments.paths and not arguments.backup:
         raise UsageError("Restore what?  Name paths, or a whole backup with --backup ID.")
     await _check_active(context, arguments)
@@ -84,17 +94,36 @@ async def _restore(context: Context, arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         await context.out.result(planned.as_json(), lambda: _plan_text(planned))
         return 0
+    if arguments.in_place:
+        await require_same_blueprint(context, view, await _only_backup(view, selection))
     if not arguments.yes:
         context.out.note(_plan_text(planned), always=True)
         if not await context.out.ask("Restore this?", _NOBODY_TO_ASK):
             context.out.note("Nothing was restored.")
             return 0
+    if not arguments.in_place:
+        return await _carry_out(context, view, planned)
+    return await restore_on_instance(
+        context,
+        await _only_backup(view, selection),
+        lambda: _carry_out(context, view, planned),
+        maintenance=arguments.maintenance,
+    )
+
+
+async def _carry_out(context: Context, view: View, planned: RestorePlan) -> int:
     with context.out.progress("Restoring") as progress:
         report = await execute(
             view, planned, on_progress=lambda done: progress.update(**done._asdict())
         )
     await context.out.result(report.as_json(), lambda: _report_text(report))
     return report.exit_code
+
+
+async def _only_backup(view: View, selection: Selection) -> Backup:
+    """Return the one backup that a restore in place is of."""
+    (name,) = selection.backups
+    return (await view.backups()).by_name[name]
 
 
 async def _check_active(context: Context, arguments: argparse.Namespace) -> None:

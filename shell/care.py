@@ -1,0 +1,111 @@
+"""What surrounds a backup or a restore of an instance: health, scripts, maintenance mode."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final, get_args
+
+from cesbrfs.errors import CesbrError, RegistryUnreachableError
+from cesbrfs.settings import load
+
+if TYPE_CHECKING:
+    from cesbrfs.catalog.backups import Backup
+    from cesbrfs.ces.backup_config import BackupConfig
+    from cesbrfs.ces.instance import InstalledDogu
+    from cesbrfs.ces.scripts import Scripts
+    from cesbrfs.view import View
+    from shell.session import Context
+
+_TITLE: Final = "Maintenance"
+
+
+async def require_healthy(
+    context: Context, config: BackupConfig, dogus: list[InstalledDogu]
+) -> None:
+    """Raise HealthError when one of `dogus` is not well; tell of checks that cannot be made."""
+    from cesbrfs.ces.health import check_health, require_health  # noqa: PLC0415 - with trio
+
+    if config.ignore_dogu_health:
+        context.out.note(
+            "The dogus' health is not checked: /config/backup/ignore_dogu_health is true."
+        )
+        return
+    settings = await context.session.settings()
+    with context.out.progress("Checking health"):
+        findings = await check_health(dogus, settings.open_registry(), host=settings.health_host)
+    for finding in findings:
+        if not finding.checked:
+            context.out.note(f"Not checked: {finding}.")
+    require_health(findings)
+
+
+async def scripts_of(context: Context, config: BackupConfig) -> Scripts:
+    """Return the configured scripts; what they print goes to stderr as it comes."""
+    from cesbrfs.ces.scripts import Occasion, Scripts  # noqa: PLC0415 - as above
+
+    settings = await context.session.settings()
+    paths = {occasion: getattr(config, f"{occasion}_script") for occasion in get_args(Occasion)}
+    return Scripts(paths, context.out.note, settings.script_timeout)
+
+
+async def restore_on_instance(
+    context: Context,
+    backup: Backup,
+    work: Callable[[], Awaitable[int]],
+    *,
+    maintenance: bool = False,
+) -> int:
+    """Do `work`, a restore of `backup` that changes the instance, and return its exit code.
+
+    With the scripts before and after it, and in maintenance mode where that is asked for.
+    """
+    from cesbrfs.ces.backup_config import BackupConfig, backup_config  # noqa: PLC0415 - as above
+    from cesbrfs.ces.maintenance import maintenance_mode  # noqa: PLC0415 - as above
+
+    settings = await context.session.settings()
+    registry = settings.open_registry()
+    try:
+        config = await backup_config(registry)
+    except RegistryUnreachableError as error:  # it must not keep data lost, too
+        context.out.note(f"Which scripts surround a restore is not known: {error.message}")
+        config = BackupConfig(registry.address)
+    scripts = await scripts_of(context, config)
+    async with contextlib.AsyncExitStack() as stack:
+        if maintenance:
+            text = f"The data of backup {backup.id} is being restored."
+            mode = maintenance_mode(
+                settings.root, registry, title=_TITLE, text=text, say=context.out.note
+            )
+            await stack.enter_async_context(mode)
+        await scripts.run("pre_restore", CESBR_BACKUP_ID=backup.id)
+        code = await work()
+        if code == 0:
+            await scripts.run("post_restore", CESBR_BACKUP_ID=backup.id)
+        elif config.post_restore_script is not None:
+            context.out.note("The script after a restore is not run, as this one is incomplete.")
+    return code
+
+
+async def require_same_blueprint(context: Context, view: View, backup: Backup) -> None:
+    """Raise BlueprintError where the instance denies restoring `backup`."""
+    from cesbrfs.restore.blueprint import require_same_blueprint as require  # noqa: PLC0415
+
+    settings = await context.session.settings()
+    try:
+        await require(view, backup, settings.instance())
+    except RegistryUnreachableError as error:
+        context.out.note(f"Whether this backup may be restored here is not known: {error.message}")
+
+
+async def take_back_maintenance(context: Context) -> None:
+    """Turn off the maintenance mode that a restore left on when it was killed."""
+    try:
+        settings = load(context.session.flags, context.session.environ)
+    except CesbrError:
+        return  # the command tells
+    from cesbrfs.ces.maintenance import is_left_on, take_back  # noqa: PLC0415 - as above
+
+    if is_left_on(settings.root):
+        with contextlib.suppress(CesbrError):  # what is wrong with the registry, the command tells
+            await take_back(settings.root, settings.open_registry(), context.out.note)

@@ -1,0 +1,160 @@
+"""Restoring keys of the registry: the difference, the question, the work, the report."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Final
+
+from cesbrfs.errors import UsageError
+from shell import render
+from shell.commands import Command
+
+if TYPE_CHECKING:
+    from cesbrfs.catalog.backups import Backup
+    from cesbrfs.restore.registry import KeyChange, RegistryPlan, RegistryReport
+    from cesbrfs.view import View
+    from shell.session import Context
+
+_NOBODY_TO_ASK: Final = (
+    "A restore asks before it writes, and nobody is there to answer; say --yes to go on without,"
+    " or --dry-run to see what it would do."
+)
+_SIGNS: Final = {"add": "+", "change": "~", "remove": "-"}
+_KEPT: Final = 20
+"""Keys that stay, as the plan lists them; --json has them all."""
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what",
+        metavar="DOGU|KEY",
+        nargs="*",
+        help="these dogus; these keys, or folders of keys, which begin with / (default: all)",
+    )
+    parser.add_argument("--instance", action="store_true", help="the keys of the instance itself")
+    parser.add_argument(
+        "--backup", metavar="ID", help="the backup (default: where you are, else latest)"
+    )
+    parser.add_argument(
+        "--delete", action="store_true", help="remove keys that the backup does not have"
+    )
+    parser.add_argument("-n", "--dry-run", action="store_true", help="only show the difference")
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    parser.add_argument(
+        "--force", action="store_true", help="restore even if the instance suspends its restores"
+    )
+
+
+async def _restore(context: Context, arguments: argparse.Namespace) -> int:
+    from cesbrfs.restore.registry import plan_registry  # noqa: PLC0415 - not for the prompt's start
+    from shell.care import require_same_blueprint, restore_on_instance  # noqa: PLC0415 - as above
+
+    await context.require_active(force=arguments.force or arguments.dry_run)
+    view = await context.view(may_init=not arguments.dry_run)
+    backup = await _backup(context, view, arguments.backup)
+    owners: list[str | None] = [what for what in arguments.what if not what.startswith("/")]
+    keys = [what for what in arguments.what if what.startswith("/")]
+    if arguments.instance:
+        owners.insert(0, None)
+    if "/" in keys:
+        raise UsageError("/ is every key of the registry; leave it out to restore all of them.")
+    if not arguments.dry_run:
+        await require_same_blueprint(context, view, backup)
+    instance = (await context.session.settings()).instance()
+    planned = await plan_registry(view, backup, instance, owners, keys, delete=arguments.delete)
+    if arguments.dry_run:
+        await context.out.result(planned.as_json(), lambda: _plan_text(planned))
+        return 0
+    if not arguments.yes and planned.changes:
+        context.out.note(_plan_text(planned), always=True)
+        if not await context.out.ask("Write this?", _NOBODY_TO_ASK):
+            context.out.note("Nothing was written.")
+            return 0
+    if not planned.changes:
+        return await _write(context, planned)
+    return await restore_on_instance(context, backup, lambda: _write(context, planned))
+
+
+async def _backup(context: Context, view: View, wanted: str | None) -> Backup:
+    """Return the backup that was asked for, else the one where one is, else the latest."""
+    if wanted is None and context.session.place:
+        by_name = (await view.backups()).by_name
+        if (found := by_name.get(context.session.place[0])) is not None:
+            return found
+    return await view.find_backup(wanted or "latest")
+
+
+async def _write(context: Context, planned: RegistryPlan) -> int:
+    from cesbrfs.restore.registry import RegistryReport, write_registry  # noqa: PLC0415 - as above
+
+    report = RegistryReport(planned)
+    settled = False
+    instance = (await context.session.settings()).instance()
+    try:
+        with context.out.progress("Writing keys") as progress:
+            await write_registry(
+                instance.registry,
+                report,
+                lambda: progress.update(
+                    note=f"{report.settled:,} of {render.count(len(planned.changes), 'key')}"
+                ),
+            )
+        settled = True
+    finally:
+        if not settled:
+            context.out.note(f"{_done(report)} so far; restore again to go on.", always=True)
+    await context.out.result(report.as_json(), lambda: _report_text(report))
+    return report.exit_code
+
+
+def _plan_text(planned: RegistryPlan) -> str:
+    rows = [("From backup:", planned.backup), ("To:", planned.address)]
+    text = render.table(rows) + "".join(f"{_change(change)}\n" for change in planned.changes)
+    if not planned.changes:
+        text += "Nothing differs.\n" if not planned.refused else ""
+    else:
+        counts = [
+            f"{sum(change.action == action for change in planned.changes)} {word}"
+            for action, word in (("add", "new"), ("change", "changed"), ("remove", "removed"))
+        ]
+        text += f"{', '.join(counts)}, {planned.same} the same.\n"
+    if planned.kept:
+        text += f"Not in the backup, and kept (--delete removes them): {len(planned.kept)}\n"
+        text += "".join(f"  {key}\n" for key in planned.kept[:_KEPT])
+        if len(planned.kept) > _KEPT:
+            text += f"  and {len(planned.kept) - _KEPT:,} more\n"
+    return text + "".join(f"Cannot: {r.key}: {r.error}\n" for r in planned.refused)
+
+
+def _change(change: KeyChange) -> str:
+    from cesbrfs.ces.masking import masked_line  # noqa: PLC0415 - as above
+
+    values = [masked_line(change.key, v) for v in (change.old, change.new) if v is not None]
+    return f"{_SIGNS[change.action]} {change.key}  {' -> '.join(values)}"
+
+
+def _done(report: RegistryReport) -> str:
+    return f"Written: {render.count(report.written, 'key')}, removed: {report.removed}"
+
+
+def _report_text(report: RegistryReport) -> str:
+    lines = [f"{_done(report)}, the same: {report.plan.same}."]
+    lines += [
+        f"not written: {key}: it changed meanwhile; look at it and restore again"
+        for key in report.conflicts
+    ]
+    lines += [f"failed: {failure.key}: {failure.error}" for failure in report.failed]
+    return "".join(f"{line}\n" for line in lines)
+
+
+COMMANDS: Final = (
+    Command(
+        "restore-registry",
+        "Restore keys of the registry: those of dogus, of the instance, or some.",
+        "restore-registry redmine --backup latest --dry-run",
+        _arguments,
+        _restore,
+        "Shows the difference, secrets hidden, and asks first.  A key that changes meanwhile is not"
+        " written, and no key is removed without --delete.  Exit code 3: some were not restored.",
+    ),
+)

@@ -1,0 +1,217 @@
+"""Health checks, scripts and maintenance mode around backups and restores, from the shell."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+
+import pytest
+
+from tests.shell.conftest import Cesbr, Site
+from tests.shell.waiting import wait_until
+
+MAINTENANCE = "var/lib/cesbr/registry/config/_global/maintenance"
+
+
+def script(site: Site, occasion: str, body: str) -> None:
+    """Configure a script that runs `body`."""
+    path = site.root / f"{occasion}.sh"
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    site.set(f"/config/backup/{occasion}_script", str(path))
+
+
+def checked(site: Site, *checks: dict[str, object]) -> None:
+    """Give redmine these health checks."""
+    dogu = {"Name": "official/redmine", "Volumes": [{"Name": "files"}], "HealthChecks": checks}
+    site.set("/dogu/redmine/1-1", json.dumps(dogu))
+
+
+@pytest.fixture
+def empty(cesbr: Cesbr, empty_site: Site) -> Cesbr:
+    """``cesbr`` on an instance with an empty repository."""
+    return cesbr.having(CESBR_ROOT=str(empty_site.root))
+
+
+def ids(cesbr: Cesbr) -> list[str]:
+    """Return the IDs of all backups."""
+    found = cesbr("backups", "--json").json
+    assert isinstance(found, list)
+    return [backup["id"] for backup in found]
+
+
+def test_an_ill_dogu_is_not_backed_up(empty: Cesbr, empty_site: Site) -> None:
+    """It is named with its check and the reason; a flag, or the registry, has it done anyway."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        checked(empty_site, {"Type": "tcp", "Port": port}, {"Type": "state"})
+        local = empty.having(CESBR_HEALTH_HOST="127.0.0.1")
+        said = local("backup", "redmine")
+        assert said.code == 1
+        assert "redmine (state ready): the registry has no /state/redmine" in said.err
+        assert f"tcp {port}" not in said.err
+        assert "--skip-health-checks" in said.err
+        assert ids(empty) == []
+        empty_site.set("/state/redmine", "ready")
+        assert local("backup", "redmine").code == 0
+    said = local("backup", "redmine")
+    assert said.code == 1
+    assert f"redmine (tcp {port}): 127.0.0.1: connection refused" in said.err
+    assert local("backup", "redmine", "--skip-health-checks").code == 0
+    empty_site.set("/config/backup/ignore_dogu_health", "true")
+    said = local("backup", "redmine")
+    assert said.code == 0
+    assert "ignore_dogu_health is true" in said.err
+    assert len(ids(empty)) == 3
+
+
+def test_a_check_that_cannot_be_made_is_told(empty: Cesbr, empty_site: Site) -> None:
+    """Where nobody knows the dogu's address the backup goes on, and that is said."""
+    checked(empty_site, {"Type": "tcp", "Port": 1})
+    said = empty("backup", "redmine")
+    assert said.code == 0
+    assert "Not checked: redmine (tcp 1): where it answers is not known; set health_host." in (
+        said.err
+    )
+
+
+def test_scripts_surround_a_backup(empty: Cesbr, empty_site: Site) -> None:
+    """One before, one after what succeeded, both told the ID, their output on stderr."""
+    late = empty_site.files.parent / "late"
+    dogu = {"Name": "official/redmine", "Volumes": [{"Name": "files"}, {"Name": "late"}]}
+    empty_site.set("/dogu/redmine/1-1", json.dumps(dogu))
+    script(empty_site, "pre_backup", f'echo "before $CESBR_BACKUP_ID"; mkdir {late}')
+    script(empty_site, "post_backup", 'echo "after $CESBR_BACKUP_ID"')
+    said = empty("backup", "redmine", "--json")
+    assert said.code == 0, said.err
+    result = said.json
+    assert isinstance(result, dict)
+    assert f"before {result['id']}\n" in said.err
+    assert f"after {result['id']}\n" in said.err
+    assert empty("backup", "--dry-run").err == ""
+    late.rmdir()
+    script(empty_site, "pre_backup", "true")
+    said = empty("backup", "redmine")
+    assert said.code == 3
+    assert "after" not in said.err.replace("script after a backup is not run", "")
+
+
+def test_a_script_that_fails(empty: Cesbr, empty_site: Site) -> None:
+    """The one before keeps the backup from being made, the one after does not undo it."""
+    script(empty_site, "pre_backup", "echo not today; exit 3")
+    said = empty("backup", "redmine")
+    assert said.code == 1
+    assert "not today" in said.err
+    assert "pre_backup_script) ended with exit code 3" in said.err
+    assert ids(empty) == []
+    script(empty_site, "pre_backup", "true")
+    script(empty_site, "post_backup", "exit 4")
+    said = empty("backup", "redmine")
+    assert said.code == 1
+    assert "is complete" in said.out
+    assert "post_backup_script) ended with exit code 4" in said.err
+    assert len(ids(empty)) == 1
+    script(empty_site, "pre_backup", "sleep 1000")
+    said = empty.having(CESBR_SCRIPT_TIMEOUT="0.3")("backup", "redmine")
+    assert said.code == 1
+    assert "longer than 0.3 s" in said.err
+    assert len(ids(empty)) == 1
+
+
+def test_a_restore_in_place_with_scripts_and_maintenance(own: Cesbr, site: Site) -> None:
+    """The maintenance page is there for scripts and files alike, and gone at the end."""
+    page = site.root / MAINTENANCE
+    for occasion in ("pre_restore", "post_restore"):
+        script(site, occasion, f"echo {occasion}; cat {page}; test -f {page}")
+    lost = site.files / "hello.txt"
+    lost.unlink()
+    said = own("restore", "--backup", "latest", "redmine", "--in-place", "--maintenance", "-y")
+    assert said.code == 0, said.err
+    assert lost.exists()
+    assert said.err.index("pre_restore") < said.err.index("post_restore")
+    assert said.err.count('"title": "Maintenance"') == 2
+    assert not page.exists()
+    said = own("restore", "--backup", "latest", "redmine", "--target", "back", "-y")
+    assert (said.code, said.err) == (0, "")
+
+
+def test_a_script_that_fails_keeps_a_restore_from_beginning(own: Cesbr, site: Site) -> None:
+    """Nothing is written after a script that failed, and the maintenance mode is off again."""
+    script(site, "pre_restore", "exit 1")
+    lost = site.files / "hello.txt"
+    lost.unlink()
+    said = own("restore", "--backup", "latest", "redmine", "--in-place", "--maintenance", "-y")
+    assert said.code == 1
+    assert "pre_restore_script" in said.err
+    assert not lost.exists()
+    assert not (site.root / MAINTENANCE).exists()
+
+
+def test_a_killed_restore_is_made_good(own: Cesbr, site: Site) -> None:
+    """After kill -9 the maintenance mode is on until the next start of cesbr, which tells."""
+    started = site.root / "started"
+    script(site, "pre_restore", f"echo $$ > {started}; exec sleep 1000")
+    running = own.start(
+        "restore", "--backup", "latest", "redmine", "--in-place", "--maintenance", "-y"
+    )
+    wait_until(lambda: started.exists() and started.read_text().endswith("\n"), "the script")
+    running.kill()
+    running.communicate()
+    page = site.root / MAINTENANCE
+    assert page.exists()
+    said = own("backups", "--json")
+    assert said.code == 0
+    assert "is off again" in said.err
+    assert not page.exists()
+    assert own("backups").err == ""
+    os.kill(int(started.read_text()), signal.SIGKILL)
+
+
+def test_another_blueprint_is_denied(own: Cesbr, site: Site) -> None:
+    """In place and into the registry nothing of it is restored; elsewhere it may be."""
+    site.set("/config/backup/deny_cross_blueprint_restores", "true")
+    site.set("/blueprint", '{"blueprintId": "mine"}')
+    for command in (
+        ("restore", "--backup", "latest", "redmine", "--in-place", "-y"),
+        ("restore-registry", "redmine", "-y"),
+    ):
+        said = own(*command)
+        assert said.code == 1
+        assert "deny_cross_blueprint_restores" in said.err
+    assert own("restore", "--backup", "latest", "--target", "back", "-y").code == 0
+
+
+def test_maintenance_is_for_in_place(own: Cesbr) -> None:
+    """Restoring to a folder disturbs nobody."""
+    said = own("restore", "--backup", "latest", "--maintenance", "--target", "x")
+    assert said.code == 2
+    assert "--in-place" in said.err
+
+
+def test_keys_are_restored(own: Cesbr, site: Site) -> None:
+    """The difference is shown, secrets hidden; asked for or not, only what differs is written."""
+    key = site.root / "var/lib/cesbr/registry/config/redmine/password"
+    site.set("/config/redmine/password", "new and secret")
+    assert own("backup", "redmine").code == 0
+    site.set("/config/redmine/password", "changed and secret")
+    site.set("/config/redmine/more", "mine")
+    said = own("restore-registry", "redmine", "--dry-run")
+    assert said.code == 0
+    assert "~ /config/redmine/password  *** -> ***" in said.out
+    assert "/config/redmine/more" in said.out
+    assert "and secret" not in said.out + said.err
+    assert own("restore-registry", "redmine").code == 2
+    assert key.read_text() == "changed and secret"
+    said = own("restore-registry", "redmine", "--yes", "--json")
+    assert said.code == 0
+    result = said.json
+    assert isinstance(result, dict)
+    assert (result["written"], result["removed"], result["failed"]) == (1, 0, [])
+    assert key.read_text() == "new and secret"
+    said = own("restore-registry", "/config/redmine/more", "--delete", "--yes")
+    assert "removed: 1" in said.out
+    assert "Nothing differs" in own("restore-registry", "redmine", "--dry-run").out
+    said = own("restore-registry", "/")
+    assert said.code == 2
