@@ -16,7 +16,9 @@ from typing import Final, TypeVar
 import trio
 
 from cesbrfs.backup.points import DumpCommand, PointStep
+from cesbrfs.ces.dogu import PRIVATE_VOLUME
 from cesbrfs.ces.instance import InstalledDogu, Instance
+from cesbrfs.ces.private_keys import PrivateKeys, read_secret
 from cesbrfs.ces.programs import public_environment, run_program
 from cesbrfs.errors import CesbrError, RegistryError, ScriptError
 
@@ -161,8 +163,16 @@ async def _run(dump: DumpCommand, account: bytes, writer: int) -> None:
 
 
 async def _account(instance: Instance, consumer: str, provider: str) -> bytes:
-    """Return what the consumer's service account says, a line for each of its keys."""
+    """Return what the consumer's service account says, a line for each of its keys.
+
+    CES encrypts these values for the consumer; plain ones are taken as they are.
+    """
     folder = f"/config/{consumer}/sa-{provider}"
-    values = await instance.registry.read(folder)
-    lines = [f"{key.removeprefix(folder + '/')}: {value}\n" for key, value in values.items()]
-    return "".join(lines).encode()
+    private = PrivateKeys(
+        instance.root, instance.volumes_folder(consumer) / PRIVATE_VOLUME / "private.pem"
+    )
+    lines = b""
+    for name in await instance.registry.children(folder):
+        value = await read_secret(instance.registry, f"{folder}/{name}", private)
+        lines += f"{name}: ".encode() + (value or b"") + b"\n"
+    return lines

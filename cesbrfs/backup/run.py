@@ -32,6 +32,7 @@ from cesbrfs.errors import (
     RegistryUnreachableError,
     ResticError,
     ScriptError,
+    UsageError,
 )
 from cesbrfs.paths import for_json, show
 from cesbrfs.repo.model import Snapshot, format_time
@@ -185,7 +186,7 @@ class _Run:
 
         try:
             result = await save_dump(self.instance, step.dogu or "", dump, save)
-        except (ScriptError, RegistryError) as error:
+        except (ScriptError, RegistryError, UsageError) as error:  # of the account or the command
             return _with_failures(PointResult(step.kind, step.dogu), [path], error.message)
         if result.snapshot and not result.bytes:
             return _with_failures(result, [path], f"the dump by {dump.provider} is empty")

@@ -20,6 +20,7 @@ from cesbrfs.repo.storage import open_storage
 from cesbrfs.restic import Restic
 from cesbrfs.view import View
 from tests.restic_repo import create
+from tests.sample.registry import encrypted, private_pem
 from tests.shell.waiting import wait_until
 
 
@@ -126,6 +127,26 @@ async def test_a_dump_is_streamed_into_the_backup(
     backup = await view.find_backup("latest")
     assert (await view.layout(backup)).whole == []
     await repository.aclose()
+
+
+async def test_an_encrypted_account_is_opened(
+    instance: Instance, restic_old: Path, tmp_path: Path
+) -> None:
+    """The command gets the plain values; without the consumer's private key there is no dump."""
+    repo = create(restic_old, tmp_path / "repository")
+    restic = await Restic.open(repo.access, binary=str(restic_old))
+    account = "/config/redmine/sa-postgresql/username"
+    await instance.registry.set(account, encrypted("redmine", "opened"))
+    how = runner(tmp_path, f"tee {tmp_path}/got")
+    (failed,) = (await back_up(instance, restic, how)).failed
+    assert failed.path == b"dumps/postgresql.dump"
+    assert "private.pem cannot be used" in failed.error
+    private = instance.volumes_folder("redmine") / "_private/private.pem"
+    private.parent.mkdir(parents=True)
+    private.write_bytes(private_pem("redmine"))
+    assert (await back_up(instance, restic, how)).status == "complete"
+    got = (tmp_path / "got").read_text()
+    assert got == "database: tables of redmine\nusername: opened\n"
 
 
 async def test_a_dump_that_fails_is_not_there(
