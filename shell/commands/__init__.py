@@ -27,6 +27,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "backup": ("backup",),
     "maintenance": ("init", "check", "unlock", "status"),
     "retention": ("forget", "policies"),
+    "schedule": ("schedule",),
     "mount": ("mount", "umount"),
 }
 """Which module has which commands."""
@@ -39,6 +40,7 @@ CATEGORIES: Final[Mapping[str, str]] = {
     "backup": "Back up",
     "maintenance": "Maintain",
     "retention": "Keep and remove backups",
+    "schedule": "Back up every day",
     "mount": "Mount",
 }
 """What people call a module's commands."""
