@@ -122,11 +122,14 @@ class Settings:
             if found:
                 # Credentials in the environment count as a whole, never mixed with others.
                 own = "AWS_ACCESS_KEY_ID" in self.environment
+                sources = {**self.sources, "repository": f"registry {found.key}"}
+                if found.environment and not own:
+                    sources["credentials"] = f"registry {configured.S3_FOLDER}"
                 settings = replace(
                     settings,
                     repository=found.url,
                     environment={**({} if own else found.environment), **self.environment},
-                    sources={**settings.sources, "repository": f"registry {found.key}"},
+                    sources=sources,
                 )
         if settings.password is None:
             key = await configured.configured_key(registry, keys)
@@ -174,6 +177,7 @@ class Settings:
         shown: dict[str, object] = {
             "repository": redact(self.repository) if self.repository is not None else None,
             "password": "***" if self.password else None,
+            "credentials": "***" if "AWS_ACCESS_KEY_ID" in self.environment else None,
             "registry": redact(self.registry),
             "root": str(self.root),
             "private_key": str(self.private_key) if self.private_key else None,
@@ -205,6 +209,8 @@ def load(flags: Flags, environ: Mapping[str, str]) -> Settings:
     root = root_given.path() if root_given else Path("/")
     private_key = layers.first("private_key")
     health_host, script_timeout = layers.first("health_host"), layers.first("script_timeout")
+    if environ.get("AWS_ACCESS_KEY_ID"):
+        layers.sources["credentials"] = "environment AWS_ACCESS_KEY_ID"
     auto_init, restic = layers.first("auto_init"), layers.first("restic")
     cache_dir, cache_size = layers.first("cache_dir"), layers.first("cache_size")
     patience = layers.first("patience")

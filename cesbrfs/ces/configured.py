@@ -13,6 +13,7 @@ from cesbrfs.ces.private_keys import PrivateKeys, read_secret
 from cesbrfs.ces.registry import Registry
 from cesbrfs.errors import UsageError
 
+S3_FOLDER: Final = f"{FOLDER}/s3_bucket_config"
 KEY: Final = f"{FOLDER}/encryption_key"
 
 _ADDRESSES: Final[Mapping[str, str]] = {
@@ -76,7 +77,7 @@ async def configured_repository(
         return ConfiguredRepository(_absolute(address), key)
     environment = {}
     for variable, name in _S3_SECRETS.items() if kind == "s3" else ():
-        secret = f"{FOLDER}/s3_bucket_config/{name}"
+        secret = f"{S3_FOLDER}/{name}"
         value = ((await read_secret(registry, secret, keys)) or b"").strip()
         if b"\0" in value:
             raise UsageError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from cesbrfs.errors import CesbrError, UsageError
+from cesbrfs.errors import CesbrError, RegistryError, UsageError
 from shell import render
 from shell.commands import Command
 
@@ -111,33 +111,48 @@ async def _unlock(context: Context, arguments: argparse.Namespace) -> int:
 
 async def _status(context: Context, _arguments: argparse.Namespace) -> int:
     """Tell what is configured and how it is; changes nothing, and needs nothing to be right."""
+    from cesbrfs.access import redact  # noqa: PLC0415 - as above
+    from cesbrfs.ces.backup_config import backup_config  # noqa: PLC0415 - as above
     from cesbrfs.mounts import our_mounts  # noqa: PLC0415 - as above
     from cesbrfs.settings import load  # noqa: PLC0415 - as above
 
     settings = load(context.session.flags, context.session.environ)
-    problem: str | None = None
+    problem: CesbrError | None = None
+    backup: dict[str, dict[str, object]] = {}
+    registry: dict[str, object] = {"address": redact(settings.registry), "message": None}
     try:
-        settings = await settings.resolve()
+        opened = settings.open_registry()
+        try:
+            settings = await settings.resolve(opened)
+        except CesbrError as error:
+            problem = error
+        backup = (await backup_config(opened)).describe()
     except CesbrError as error:
-        problem = error.message
+        registry["message"] = error.message
     repository = await _repository_state(settings, problem)
     status: dict[str, object] = {
         "repository": repository,
+        "registry": registry,
         "restic": await _restic_state(settings),
         "mounts": [{"mountpoint": m.mountpoint, "source": m.source} for m in our_mounts()],
         "settings": settings.describe(),
+        "backup": backup,
     }
     await context.out.result(status, lambda: _status_text(status))
     return 0
 
 
-async def _repository_state(settings: Settings, problem: str | None) -> dict[str, object]:
+async def _repository_state(settings: Settings, problem: CesbrError | None) -> dict[str, object]:
     from cesbrfs.readiness import by_reader  # noqa: PLC0415 - as above
 
     described = settings.describe()["repository"]["value"]
-    state: dict[str, object] = {"url": described, "state": "not configured", "message": problem}
+    state: dict[str, object] = {"url": described}
     if problem is not None:
-        return state
+        known = not isinstance(problem, RegistryError)
+        return state | {
+            "state": "not configured" if known else "unknown",
+            "message": problem.message,
+        }
     try:
         access = await settings.access()
         with trio.fail_after(_STATE_SECONDS):
@@ -168,16 +183,22 @@ async def _restic_state(settings: Settings) -> dict[str, object]:
 def _status_text(status: Mapping[str, object]) -> str:
     repository, restic = status["repository"], status["restic"]
     mounts, settings = status["mounts"], status["settings"]
+    registry, backup = status["registry"], status["backup"]
     assert isinstance(repository, dict)
     assert isinstance(restic, dict)
     assert isinstance(mounts, list)
     assert isinstance(settings, dict)
+    assert isinstance(registry, dict)
+    assert isinstance(backup, dict)
     rows = [
         ("Repository:", repository["url"] or "none"),
         ("State:", repository["state"]),
     ]
     if repository["message"]:
         rows.append(("", repository["message"]))
+    rows.append(("Registry:", registry["address"]))
+    if registry["message"]:
+        rows.append(("", registry["message"]))
     rows.append(
         (
             "restic:",
@@ -185,11 +206,24 @@ def _status_text(status: Mapping[str, object]) -> str:
         )
     )
     rows += [("Mounted:", f"{m['mountpoint']} (from {m['source']})") for m in mounts]
-    told = [
-        (f"  {name}", _setting(setting["value"]), f"({setting['source']})")
-        for name, setting in settings.items()
-    ]
-    return render.table(rows) + "Settings:\n" + render.table(told)
+    text = render.table(rows) + "Settings:\n" + _settings_table(settings)
+    if backup:
+        text += "How this instance wants to be backed up:\n" + _settings_table(backup)
+    return text
+
+
+def _settings_table(settings: Mapping[str, Mapping[str, object]]) -> str:
+    return render.table(
+        [
+            (
+                f"  {name}",
+                _setting(setting["value"]),
+                f"({setting['source']})"
+                + (f" {setting['problem']}" if "problem" in setting else ""),
+            )
+            for name, setting in settings.items()
+        ]
+    )
 
 
 def _setting(value: object) -> str:
@@ -198,6 +232,8 @@ def _setting(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list):
+        if isinstance(value[0], dict):  # --json has them
+            return render.count(len(value), "rule")
         return ", ".join(map(str, value))
     return str(value)
 

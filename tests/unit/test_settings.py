@@ -478,6 +478,8 @@ async def test_the_registrys_s3_credentials_belong_to_its_address(registry: Regi
         "AWS_DEFAULT_REGION": "eu",
     }
     assert "s3cret" not in repr(access)
+    told = (await load(flags, {}).resolve()).describe()["credentials"]
+    assert told == {"value": "***", "source": "registry /config/backup/s3_bucket_config"}
     own = {"AWS_ACCESS_KEY_ID": "own", "AWS_SECRET_ACCESS_KEY": "own too"}
     assert (await load(flags, own).access()).environment == own
     elsewhere = Flags(registry=registry.address, repository="s3:https://other/bucket")
