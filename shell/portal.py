@@ -37,6 +37,10 @@ class AbandonedError(InterruptedByUserError):
     """The user did not wait for the command to end cleanly."""
 
 
+class TooSlowError(Exception):
+    """The answer takes longer than who asks can wait."""
+
+
 class _Wake:
     """Something else than a message happened: ^C was pressed."""
 
@@ -160,13 +164,15 @@ class Portal:
         function: Callable[[], Awaitable[T]],
         on_slow_end: Callable[[], object] = lambda: None,
         on_tick: Callable[[], object] = lambda: None,
+        patience: float = math.inf,
     ) -> T:
         """Run `function` on the loop and return what it returns.
 
         In the main thread the first ^C cancels it and waits until it has unwound; then
         InterruptedByUserError is raised.  A second one abandons it (AbandonedError).
         `on_slow_end` is called when the unwinding takes longer than people wait without a word,
-        `on_tick` several times a second while nothing else is to be done.
+        `on_tick` several times a second while nothing else is to be done.  After `patience`
+        seconds TooSlowError is raised, and the function goes on by itself.
         """
         import trio  # noqa: PLC0415 - as above
 
@@ -179,7 +185,7 @@ class Portal:
             on_slow_end=on_slow_end,
             on_tick=on_tick,
         )
-        return cast("T", front.wait())
+        return cast("T", front.wait(time.monotonic() + patience))
 
     def close(self, patience: float = _PATIENCE) -> None:
         """End the loop and what still runs in it; wait at most `patience` seconds."""
@@ -253,24 +259,27 @@ class _Front:
             raise KeyboardInterrupt
         self._call.messages.put(_Wake())
 
-    def wait(self) -> object:
+    def wait(self, deadline: float) -> object:
         """Begin the call and serve it until its result is there."""
         try:
             with self._listening():
                 self._begin()
-                return self._serve()
-        except AbandonedError:
+                return self._serve(deadline)
+        except (AbandonedError, TooSlowError):
             raise
         except BaseException:
             # SIGTERM's SystemExit, say: the command ends cleanly before it goes on its way.
             self._unwind()
             raise
 
-    def _serve(self) -> object:
+    def _serve(self, deadline: float) -> object:
         told, pressed_at = False, math.inf
         while True:
+            wait = min(_TICK_SECONDS, deadline - time.monotonic())
+            if wait <= 0:
+                raise TooSlowError
             try:
-                message = self._call.messages.get(timeout=_TICK_SECONDS)
+                message = self._call.messages.get(timeout=wait)
             except queue.Empty:
                 if not told and time.monotonic() - pressed_at > _SLOW_SECONDS:
                     told = True

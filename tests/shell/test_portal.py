@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from cesbrfs.errors import InterruptedByUserError, NotFoundError
-from shell.portal import AbandonedError, Portal, in_front, post_in_front
+from shell.portal import AbandonedError, Portal, TooSlowError, in_front, post_in_front
 
 
 @pytest.fixture
@@ -229,6 +229,21 @@ def test_other_threads_may_call_at_the_same_time(portal: Portal) -> None:
 
     assert portal.run(outer) == 1
     assert answers == [7]
+
+
+def test_who_cannot_wait_is_let_go(portal: Portal) -> None:
+    """After its patience the caller goes on, and so does the call: it is worth something later."""
+    go_on, done = threading.Event(), threading.Event()
+
+    async def slow() -> None:
+        await trio.to_thread.run_sync(go_on.wait)
+        done.set()
+
+    with pytest.raises(TooSlowError):
+        portal.run(slow, patience=0.05)
+    assert not done.is_set()
+    go_on.set()
+    assert done.wait(5)
 
 
 def test_close_ends_what_still_runs() -> None:

@@ -1,0 +1,155 @@
+"""What Tab makes of names that are hard to write."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+from cmd2.parsing import StatementParser
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cesbrfs.paths import unshow
+from shell.completion import continuations
+from tests.shell.conftest import Cesbr, Site
+from tests.shell.terminal import terminal
+
+NAMES = (
+    b"both ' and \" of them", b"it's", b'double "quotes"', b"new\nline", b"tab\there", b"$HOME",
+    b"back\\slash", b"back\\x41slash", b"pipe | and > and <", b"semi;colon & #hash", b"~", b"-l",
+    b"not utf-8 \xff\xfe", "größer 🚀".encode(), b"star*", b" in front", b"behind ", b"\\", b"!x",
+    b"`x`", b"a$(b)", b"@x", b"?x",
+)  # fmt: skip
+names = st.binary(min_size=1, max_size=12).filter(
+    lambda name: not set(name) & set(b"/\0") and name not in (b".", b"..")
+)
+
+
+def _read_back(word: str) -> bytes:
+    """Return the name that the prompt understands when `word` stands on a line."""
+    statement = StatementParser(terminators=()).parse(f"cat {word} other")
+    assert statement.redirector == "", word
+    argument, other = statement.arg_list
+    assert other == "other"
+    meant = unshow(argument.strip('"'))
+    assert meant is not None
+    return meant
+
+
+@given(names, st.booleans(), st.integers(0, 12))
+def test_any_name_completes_into_something_that_works(
+    name: bytes, quoted: bool, typed: int
+) -> None:
+    """The word begins with what was typed, and what the prompt reads of it is that name."""
+    ((whole, _, is_folder),) = continuations("", {name: False}, quoted=quoted)
+    assert not is_folder
+    start = whole[:typed]
+    ((word, _, _),) = continuations(start, {name: False}, quoted=quoted)
+    assert word.startswith(start)
+    assert _read_back(f'"{word}"' if quoted else f"./{word}") == (b"" if quoted else b"./") + name
+
+
+def test_raw_characters_may_be_typed() -> None:
+    """Quotes and letters as they are, a backslash for itself; nothing where nothing begins so."""
+
+    def words(start: str, *children: bytes, quoted: bool = False) -> list[str]:
+        found = continuations(start, dict.fromkeys(children, False), quoted=quoted)
+        return [one.word for one in found]
+
+    assert words("it's", b'it\'s "x"', quoted=True) == [r"it's \x22x\x22"]
+    assert words("it", b"it's x") == [r"it\x27s\x20x"]
+    assert words("grö", "größer".encode(), b"x") == ["größer"]
+    assert words("a\\b", b"a\\b c", quoted=True) == ["a\\\\b c"]
+    assert words("x", b"y") == []
+    assert continuations("f", {b"a": True, b"f g": True}) == [(r"f\x20g/", "f g/", True)]
+
+
+def test_huge_folders_keep_what_names_have_in_common() -> None:
+    """Of 100,000 names some are offered, at once, and no character is completed that is wrong."""
+    children = {b"file %06d" % number: False for number in range(100_000)}
+    began = time.monotonic()
+    words = [one.word for one in continuations("fi", children, quoted=True)]
+    assert time.monotonic() - began < 0.5
+    assert len(words) < 1000
+    assert {word[:6] for word in words} == {"file 0"}
+    assert {word[6] for word in words} >= {"0", "9"}
+
+
+@pytest.fixture
+def odd(cesbr: Cesbr, empty_site: Site) -> Cesbr:
+    """A backup of names that are hard to write; each file holds its number."""
+    for number, name in enumerate(NAMES):
+        path = bytes(empty_site.files) + b"/" + name
+        Path(os.fsdecode(path)).write_text(f"this is number {number}\n")
+    own = cesbr.having(CESBR_ROOT=str(empty_site.root))
+    said = own("backup", "redmine")
+    assert said.code == 0, said.err
+    return own
+
+
+TYPED = (
+    "both", "it", '"dou', "'new", "tab", "$", "back\\\\s", r"back\x5cx", "pi", "se", "./~",
+    "./-", "not", "grö", "st", '" in', "beh", "a$", "?",
+)  # fmt: skip
+"""What is typed of each name, before Tab; most of it as people would, without knowing better."""
+
+
+def test_odd_names_complete_and_work(odd: Cesbr, tmp_path: Path) -> None:
+    """At a real prompt: a few letters, Tab, Enter, and that file is written."""
+    with terminal(odd, tmp_path) as prompt:
+        prompt.wait_for_prompt()
+        prompt.line("cd /latest/redmine/volumes/files")
+        prompt.wait_for(r"/files>\Z")
+        for typed in TYPED:
+            ((word, *_),) = continuations(typed.lstrip("\"'./"), dict.fromkeys(NAMES, False))
+            number = NAMES.index(unshow(word) or b"")
+            prompt.keys("-l", f"cat {typed}")
+            prompt.keys("Tab")
+            prompt.wait_for(rf"^cesbr:.*> cat .*{re.escape(word[-2:])}[\"']?\Z")
+            prompt.keys("Enter")
+            prompt.wait_for(rf"^this is number {number}\ncesbr:.*>\Z")
+            prompt.keys("C-l")
+            prompt.wait_for(r"\Acesbr:.*>\Z")
+
+
+def test_backups_are_shown_with_what_they_are(kept: Cesbr, tmp_path: Path) -> None:
+    """The newest first, with time, status and size beside."""
+    with terminal(kept, tmp_path) as prompt:
+        prompt.wait_for_prompt()
+        prompt.line("ls")
+        listed = prompt.wait_for(r"latest.*\ncesbr>\Z")
+        ids = sorted(set(re.findall(r"\d{8}T\d{6}Z-[0-9a-f]{6}", listed)))
+        assert len(ids) == 2
+        prompt.keys("-l", "use ")
+        prompt.keys("Tab")
+        screen = prompt.wait_for(rf"{ids[0]} +\d{{4}}-\d\d-\d\d \S+ +complete +\d")
+        assert screen.index("the newest complete backup") < screen.rindex(ids[1])
+        assert screen.rindex(ids[1]) < screen.rindex(ids[0])
+        prompt.keys("C-c")
+        prompt.wait_for(r"cesbr>\Z")
+        prompt.keys("-l", "backup red")
+        prompt.keys("Tab")
+        prompt.wait_for(r"^cesbr> backup redmine")
+
+
+def test_a_slow_server_does_not_keep_the_prompt(own: Cesbr, site: Site, tmp_path: Path) -> None:
+    """Tab gives up within a second, and typing goes on."""
+    slow = next((site.repository / "snapshots").iterdir())
+    slow.unlink()
+    os.mkfifo(slow)
+    with terminal(own, tmp_path) as prompt:
+        prompt.wait_for_prompt()
+        prompt.keys("-l", "use la")
+        prompt.keys("Tab")
+        prompt.keys("-l", "x")
+        began = time.monotonic()
+        prompt.wait_for(r"^cesbr> use lax\Z")
+        assert time.monotonic() - began < 5  # a second, and what a busy machine adds
+        prompt.keys("C-c")
+        prompt.wait_for(r"cesbr>\Z")
+        os.close(os.open(slow, os.O_WRONLY | os.O_NONBLOCK))  # somebody does wait for it
+        prompt.keys("C-d")
+        assert prompt.exit_code() == 0
