@@ -19,6 +19,7 @@ from cesbrfs.errors import (
     RepositoryLockedError,
     RepositoryMissingError,
     RepositoryUnreachableError,
+    RepositoryUntrustedError,
     ResticError,
     StorageError,
     UsageError,
@@ -43,8 +44,11 @@ _NOT_FOUND: Final = re.compile(
 _DENIED: Final = re.compile(
     r"permission denied|operation not permitted|access ?denied|read-only file system"
     r"|HTTP response \(40[137]\)|\b40[13] (?:Unauthorized|Forbidden)"
-    r"|SignatureDoesNotMatch|InvalidAccessKeyId|Host key verification failed",
+    r"|SignatureDoesNotMatch|InvalidAccessKeyId",
     re.IGNORECASE,
+)
+_UNTRUSTED: Final = re.compile(
+    r"Host key verification failed|No \S+ host key is known for|x509: |failed to verify certificate"
 )
 _WRONG_KEY: Final = re.compile(r"wrong password or no key found")
 _LOCKED: Final = re.compile(r"repository is already locked(?: exclusively)?(?: (by PID [^\n]*))?")
@@ -64,7 +68,7 @@ _BAD_ADDRESS: Final = re.compile(
 _UNREACHABLE: Final = re.compile(
     r"unable to open (?:config file|repository at)|create repository at .* failed"
     r"|connection re(?:fused|set)|no such host|timed? ?out|network is unreachable|no route to host"
-    r"|unable to start the sftp session|HTTP response \(5\d\d\)|x509:|not a directory"
+    r"|unable to start the sftp session|HTTP response \(5\d\d\)|not a directory"
     r"|connection lost|broken pipe|unexpected EOF|transport endpoint|input/output error",
     re.IGNORECASE,
 )
@@ -94,7 +98,8 @@ def retry_reason(text: str) -> str | None:
 
 def is_hopeless(reason: str) -> bool:
     """Tell whether another try cannot end better than the one that failed for `reason`."""
-    return bool(_DENIED.search(reason) or _BAD_ADDRESS.search(reason) or "not a dir" in reason)
+    hopeless = (_DENIED, _UNTRUSTED, _BAD_ADDRESS)
+    return any(pattern.search(reason) for pattern in hopeless) or "not a dir" in reason
 
 
 def failure_text(stderr: str) -> str:
@@ -209,6 +214,13 @@ def _denied(url: str, text: str) -> CesbrError:
     )
 
 
+def _untrusted(url: str, text: str) -> CesbrError:
+    return RepositoryUntrustedError(
+        f"The server of the repository at {url} is not trusted ({_told(text)}); make its host key"
+        " or its certificate known, if it is the right one."
+    )
+
+
 def _bad_address(url: str, text: str) -> CesbrError:
     return UsageError(f"{url} is no address of a repository ({_told(text)}); correct it.")
 
@@ -234,6 +246,7 @@ _BY_TEXT: Final[tuple[tuple[re.Pattern[str], _Make], ...]] = (
     (_DAMAGED, _damaged),
     (_EXISTS, _exists),
     (_FULL, _full),
+    (_UNTRUSTED, _untrusted),
     (_DENIED, _denied),
     (_NOT_FOUND, _missing),
     (_BAD_ADDRESS, _bad_address),

@@ -12,12 +12,14 @@ from cesbrfs.errors import (
     RepositoryLockedError,
     RepositoryMissingError,
     RepositoryUnreachableError,
+    RepositoryUntrustedError,
     ResticError,
     StorageError,
     UsageError,
     WrongKeyError,
 )
 from cesbrfs.restic import Version, classify
+from cesbrfs.restic.failure import is_hopeless
 
 OLD = Version(0, 14, 0)
 NEW = Version(0, 18, 0)
@@ -61,7 +63,6 @@ DEAD = {
     "name": 'client.Head: Head "http://x/config": dial tcp: lookup x on 10.0.0.1:53: no such host',
     "rest-500": "unexpected HTTP response (500): 500 Internal Server Error",
     "socket": "dial unix /run/x.sock: connect: no such file or directory",
-    "tls": "Get: x509: certificate signed by unknown authority",
     "unknown": "something that no version has said so far",
 }
 
@@ -84,6 +85,22 @@ def test_a_refusal_is_never_missing(version: Version, frame: str, reason: str) -
     error = classify(version, 1, frame.format(reason), URL)
     assert type(error) is RepositoryDeniedError
     assert reason.rstrip(".") in error.message
+
+
+@pytest.mark.parametrize("version", [OLD, NEW], ids=str)
+@pytest.mark.parametrize(
+    "text",
+    [
+        FRAME.format("Get: x509: certificate signed by unknown authority"),
+        "subprocess ssh: Host key verification failed.\n"
+        + OPEN.format("unable to start the sftp session, error: EOF"),
+    ],
+)
+def test_a_server_that_is_not_trusted(version: Version, text: str) -> None:
+    """Neither missing nor away: another try cannot help."""
+    error = classify(version, 1, text, URL)
+    assert type(error) is RepositoryUntrustedError
+    assert is_hopeless(text)
 
 
 @pytest.mark.parametrize("version", [OLD, NEW], ids=str)

@@ -109,8 +109,8 @@ class SftpStorage:
         """Read a part of a file, or all of it."""
         path = self._path(kind, name)
         session = await self._session(path)
-        if length is None:
-            return await session.read_whole(path, offset)
+        if length is None and not offset:
+            return await session.read_whole(path)
         return await session.read(path, offset, length)
 
     def _path(self, kind: FileType, name: str) -> bytes:

@@ -53,12 +53,13 @@ class _Asked:
 
 
 class _Handle:
-    """An open file on the server."""
+    """An open file on the server, and its size in bytes."""
 
-    __slots__ = ("opened", "raw", "users")
+    __slots__ = ("opened", "raw", "size", "users")
 
-    def __init__(self, raw: bytes) -> None:
+    def __init__(self, raw: bytes, size: int) -> None:
         self.raw = raw
+        self.size = size
         self.users = 0
         self.opened = trio.current_time()
 
@@ -69,7 +70,7 @@ class SftpSession:
     def __init__(self, ssh: SshProcess, shown: str, silence: float) -> None:
         self._ssh: Final = ssh
         self._shown: Final = shown
-        self._silence: Final = silence
+        self._silence = silence
         self._incoming: Final = sftp.Incoming()
         self._outgoing: Final = bytearray()
         self._asked: Final[dict[int, _Asked]] = {}
@@ -301,30 +302,39 @@ class SftpSession:
         """Tell whether the file is open here."""
         return path in self._handles
 
-    async def read(self, path: bytes, offset: int, length: int) -> bytes:
-        """Read a part of a file, which is kept open for the next part.
+    async def read(self, path: bytes, offset: int, length: int | None) -> bytes:
+        """Read a part of a file, or what follows `offset`; it is kept open for the next part.
 
         Raises FileMissingError, DamagedError where the file ends before, and what `_answer` does.
         """
         with self._understood():
             async with self._kept_open(path) as handle:
+                if length is None:
+                    length = max(0, handle.size - offset)
+                if offset + length > handle.size:
+                    raise self._too_short(path, handle.size)
                 return await self._span(handle.raw, path, offset, length)
 
-    async def read_whole(self, path: bytes, offset: int = 0) -> bytes:
-        """Read a file from `offset` to its end; raises what `read` does."""
+    async def read_whole(self, path: bytes) -> bytes:
+        """Read a file that will not be read again; raises what `read` does."""
+        with self._understood():
+            handle = await self._open(path)
+            try:
+                return await self._span(handle.raw, path, 0, handle.size)
+            finally:
+                self._close(handle.raw)
+
+    async def _open(self, path: bytes) -> _Handle:
         with (
-            self._understood(),
             self._asking(partial(sftp.stat, path=path)) as sizing,
             self._asking(partial(sftp.open_file, path=path), late=self._close_late) as opening,
         ):
             size = sftp.parse_attributes(await self._result(sizing, path)).size
-            handle = sftp.parse_handle(await self._result(opening, path))
-            try:
-                if size is None:
-                    raise ProtocolError(b"")
-                return await self._span(handle, path, offset, max(0, size - offset))
-            finally:
-                self._close(handle)
+            raw = sftp.parse_handle(await self._result(opening, path))
+        if size is None:
+            self._close(raw)
+            raise ProtocolError(b"")
+        return _Handle(raw, size)
 
     @asynccontextmanager
     async def _kept_open(self, path: bytes) -> AsyncIterator[_Handle]:
@@ -333,8 +343,7 @@ class SftpSession:
             self._close(self._handles.pop(path).raw)
             handle = None
         if handle is None:
-            with self._asking(partial(sftp.open_file, path=path), late=self._close_late) as opening:
-                handle = _Handle(sftp.parse_handle(await self._result(opening, path)))
+            handle = await self._open(path)
             if path in self._handles:  # somebody else has opened it at the same time
                 self._close(handle.raw)
             handle = self._handles.setdefault(path, handle)
@@ -343,7 +352,7 @@ class SftpSession:
         try:
             self._close_unused()
             yield handle
-        except (DamagedError, StorageError):
+        except StorageError:
             if self._handles.get(path) is handle:  # the next reader opens it anew
                 del self._handles[path]
             raise
@@ -410,13 +419,16 @@ class SftpSession:
             return sftp.parse_data(packet)
         status = sftp.parse_status(packet)
         if status.code == Code.EOF:
-            raise DamagedError(
-                f"{_text(path)} in {self._shown} ends at byte {offset}, before its content does;"
-                " run 'cesbr check'."
-            )
+            raise self._too_short(path, offset)
         if status.code == Code.NO_SUCH_FILE:  # it was open: this says that the handle is gone
             status = status._replace(code=Code.FAILURE)
         raise refused(status, _text(path), self._shown)
+
+    def _too_short(self, path: bytes, size: int) -> DamagedError:
+        return DamagedError(
+            f"{_text(path)} in {self._shown} ends at byte {size}, before its content does; run"
+            " 'cesbr check'."
+        )
 
     # Folders
 
