@@ -54,6 +54,7 @@ async def _schedule(context: Context, arguments: argparse.Namespace) -> int:
         return 0
     times = await _times(context, arguments)
     made = await _units(context, arguments, times)
+    await _warn_of_environment(context)
     if arguments.install:
         await _install(folder, made, runs=runs)
     installed = all(_text(folder / name) == text for name, text in made.items())
@@ -118,6 +119,16 @@ def _flags(context: Context) -> list[str]:
     ):
         flags += [flag, value] if value is not None else []
     return flags
+
+
+async def _warn_of_environment(context: Context) -> None:
+    sources = (await context.session.settings()).sources
+    lost = sorted(name for name, source in sources.items() if source.startswith("environment"))
+    if lost:
+        context.out.note(
+            f"The units do not have what is set in the environment here ({', '.join(lost)}); say it"
+            " in the settings file, or by flags of this command."
+        )
 
 
 def _place(address: str | None) -> str | None:

@@ -102,11 +102,8 @@ async def shelf(restic_old: Path, tmp_path: Path) -> AsyncIterator[Shelf]:
     await made.repository.aclose()
 
 
-async def test_a_backup_goes_whole_and_foreign_snapshots_stay(
-    restic_binary: Path, tmp_path: Path
-) -> None:
+async def test_a_backup_goes_whole_and_foreign_snapshots_stay(shelf: Shelf) -> None:
     """What no backup owns and what another one owns is not touched."""
-    shelf = await open_shelf(restic_binary, tmp_path / "repository")
     shelf.backup("a", 1)
     kept = shelf.backup("b", 2)
     foreign = [shelf.snapshot(tags, "2026-01-01 00:00:00") for tags in ([], ["kind=volumes"])]
@@ -119,7 +116,6 @@ async def test_a_backup_goes_whole_and_foreign_snapshots_stay(
     assert shelf.repo.snapshot_ids() == {*kept, *foreign}
     assert await shelf.statuses() == {"b": "complete"}
     assert await shelf.run(await shelf.chosen()) == 0
-    await shelf.repository.aclose()
 
 
 class Killed(Exception):  # noqa: N818 - not an error, an end

@@ -31,6 +31,7 @@ def test_units_are_shown_installed_and_removed(own: Cesbr, site: Site, units: Pa
     assert shown.code == 0
     assert "OnCalendar=*-*-* 12:30:00\n" in shown.out
     assert "Not installed" in shown.out
+    assert "in the environment here (restic, root)" in shown.err
     assert list(units.iterdir()) == []
     installed = own("schedule", "--install", *place)
     assert installed.code == 0, installed.err
