@@ -6,6 +6,7 @@ restic's.  Our own folders change while backups come and go; what lies below a p
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import stat
@@ -17,6 +18,7 @@ from typing import Final
 
 import trio
 
+from cesbrfs import __version__
 from cesbrfs.catalog import names
 from cesbrfs.catalog.backups import BARE_TAG, Backup, Backups
 from cesbrfs.catalog.listing import Listing
@@ -164,6 +166,12 @@ class View:
     async def layout(self, backup: Backup) -> Layout:
         """Return where everything of `backup` is shown."""
         return (await self._shape(backup)).layout
+
+    def layout_key(self, backup: Backup) -> bytes:
+        """Return what stays the same as long as where everything of `backup` is shown does."""
+        told = [__version__, *sorted(backup.identity)]
+        told += [f"{rule.kind} {rule.match.pattern}" for rule in self._rules]
+        return hashlib.sha256("\n".join(told).encode()).digest()
 
     async def dogus(self, backup: Backup) -> list[str]:
         """Return the folder names of the dogus that `backup` shows, sorted, as people see them."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _CHUNK: Final = 4 << 20
 _LOOKED_AT: Final = 8 << 10
-_CONTROL: Final = re.compile(rb"[\x00-\x07\x0e-\x1a\x1c-\x1f\x7f]")
+CONTROL: Final = re.compile(rb"[\x00-\x07\x0e-\x1a\x1c-\x1f\x7f]")
 """What text does not hold; terminals' own ESC is in many a log."""
 
 
@@ -73,7 +73,7 @@ async def _write_one(
 def looks_binary(data: bytes) -> bool:
     """Tell by its beginning whether content is something else than text in UTF-8."""
     beginning = data[:_LOOKED_AT]
-    if _CONTROL.search(beginning):
+    if CONTROL.search(beginning):
         return True
     try:
         beginning.decode()

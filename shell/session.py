@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # all of them import trio, which the prompt's start does not 
     import trio
 
     from cesbrfs.access import Access
+    from cesbrfs.history.memo import Memo
     from cesbrfs.repo.repository import Repository
     from cesbrfs.restic import Restic
     from cesbrfs.view import View
@@ -36,6 +37,7 @@ class Session:
     """The open repository, once a command needed it."""
     looked_back: bool = False
     """Whether it was looked for what an earlier process has left behind."""
+    _memo: Memo | None = None
     _settings: Settings | None = None
     _access: Access | None = None
     _restic: Restic | None = None
@@ -97,9 +99,18 @@ class Session:
         )
         return self.view
 
+    def memo(self, view: View) -> Memo:
+        """Return what is remembered of the folders of the open repository."""
+        from cesbrfs.history.memo import Memo  # noqa: PLC0415 - only for those who look back
+
+        if self._memo is None:
+            self._memo = Memo(view.repository)
+        return self._memo
+
     async def aclose(self) -> None:
         """Give back what is open."""
         view, self.view = self.view, None
+        self._memo = None
         if view is not None:
             await view.repository.aclose()
 

@@ -45,6 +45,10 @@ class Cache(Generic[_K, _V]):
             self._values.move_to_end(key)
         return value
 
+    def items(self) -> list[tuple[_K, _V]]:
+        """Return all that is here, the least recently used first."""
+        return list(self._values.items())
+
     def is_loading(self, key: _K) -> bool:
         """Tell whether a load of `key` is under way."""
         return key in self._flights

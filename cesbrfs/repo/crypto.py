@@ -124,7 +124,7 @@ def open_record(keys: Keys, record: bytes | memoryview) -> bytes:
 
 
 def seal_record(keys: Keys, plain: bytes, nonce: bytes) -> bytes:
-    """Write one record: the inverse of `open_record`, for repositories made in memory."""
+    """Write one record, the inverse of `open_record`; no `nonce` may ever be used twice."""
     sealed = Cipher(AES(keys.encrypt), CTR(nonce)).encryptor().update(plain)
     aes = Cipher(AES(keys.mac_k), ECB()).encryptor()  # noqa: S305 - as above
     return nonce + sealed + Poly1305.generate_tag(keys.mac_r + aes.update(nonce), sealed)

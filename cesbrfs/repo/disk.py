@@ -1,8 +1,8 @@
 """What is kept on disk between mounts: index tables, and snapshot files as restic encrypted them.
 
-One folder a repository.  Names and content lie here only as restic sealed them; an index table
-holds nothing but hashes, lengths and places.  Each file is checked when it is read, and one that is
-damaged or of another version is as good as none.
+One folder a repository.  Names and content lie here only as restic sealed them, or sealed with the
+same keys; an index table holds nothing but hashes, lengths and places.  Each file is checked when
+it is read, and one that is damaged or of another version is as good as none.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ _TABLE: Final = struct.Struct("<8sIIIIQQ")
 """Magic, CRC-32 of all that follows it, numbers of names, packs, bits and rows, stored bytes."""
 _CHECKED_FROM: Final = 12
 _TABLE_SUFFIX: Final = ".index"
+_SEALED_SUFFIX: Final = ".sealed"
 _SNAPSHOTS: Final = "snapshots"
 _RECORD: Final = struct.Struct("<32sI")
 
@@ -99,6 +100,14 @@ class DiskCache:
         for name, raw in files.items():
             parts += (_RECORD.pack(bytes.fromhex(name), len(raw)), raw)
         self._kept.write(_SNAPSHOTS, parts)
+
+    def sealed(self, name: str) -> bytes | None:
+        """Return the record kept as `name`, None without one."""
+        return self._kept.read(name + _SEALED_SUFFIX)
+
+    def keep_sealed(self, name: str, record: bytes) -> None:
+        """Write a sealed record in place of the one kept as `name`."""
+        self._kept.write(name + _SEALED_SUFFIX, [record])
 
 
 def _name_of(table: Table) -> str:

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import zstandard
 
 from cesbrfs.errors import DamagedError
-from cesbrfs.repo.crypto import OVERHEAD, Keys, open_record
+from cesbrfs.repo.crypto import OVERHEAD, Keys, open_record, seal_record
 
 HEADER_MAX: Final = 16 << 20
 UNPACKED_MAX: Final = 1 << 30
@@ -103,6 +103,12 @@ def decode_unpacked(keys: Keys, raw: bytes) -> bytes:
     if plain[:1] != bytes((_COMPRESSED,)):
         raise DamagedError("A file of the repository is neither JSON nor compressed JSON.")
     return _decompress_unknown(memoryview(plain)[1:])
+
+
+def encode_unpacked(keys: Keys, plain: bytes, nonce: bytes) -> bytes:
+    """Compress and seal what `decode_unpacked` opens; `nonce` is random, never used again."""
+    packed = zstandard.ZstdCompressor(level=1).compress(plain)
+    return seal_record(keys, bytes((_COMPRESSED,)) + packed, nonce)
 
 
 def _decompress_unknown(data: memoryview) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from functools import partial
 from typing import Final
 
@@ -26,7 +27,7 @@ from cesbrfs.repo.files import Files, through_network
 from cesbrfs.repo.index import Index
 from cesbrfs.repo.model import Config, Node, Snapshot, Tree, parse_snapshot, parse_tree
 from cesbrfs.repo.opening import open_config, open_keys
-from cesbrfs.repo.pack import BlobType, decode_unpacked
+from cesbrfs.repo.pack import BlobType, decode_unpacked, encode_unpacked
 from cesbrfs.repo.remote import Remote
 from cesbrfs.repo.storage import FileType, MayBeAway, Storage, is_file_name
 
@@ -171,9 +172,11 @@ class Repository:
 
     async def root(self, snapshot: Snapshot) -> Tree:
         """Return a snapshot's root folder; nodes named ``.`` or ``/`` give way to their content."""
-        if snapshot.tree is None:
-            return Tree({})
-        tree = await self._tree(snapshot.tree)
+        return Tree({}) if snapshot.tree is None else await self.top(snapshot.tree)
+
+    async def top(self, tree_id: bytes) -> Tree:
+        """Return the tree of this ID as the root folder of the snapshots that have it."""
+        tree = await self._tree(tree_id)
         if not any(name in tree.nodes for name in (b".", b"/")):
             return tree
         nodes: dict[bytes, Node] = {}
@@ -188,6 +191,35 @@ class Repository:
             else:
                 refused.append(f"{name.decode()!r}: no folder can hold this name")
         return Tree(nodes, tuple(refused))
+
+    # What is worked out from trees, and kept on disk under a name
+
+    async def recall(self, name: str) -> bytes | None:
+        """Return what was kept as `name`; None where nothing is, or not whole."""
+        disk = self._disk
+        if disk is None:
+            return None
+
+        def work() -> bytes | None:
+            record = disk.sealed(name)
+            try:
+                return decode_unpacked(self._keys, record) if record else None
+            except DamagedError as error:
+                _log.warning("What was kept of %s is made anew: %s", name, error)
+                return None
+
+        return await trio.to_thread.run_sync(work)
+
+    async def keep(self, name: str, data: bytes) -> None:
+        """Keep `data` on disk, sealed with the repository's keys, in place of what was there."""
+        disk = self._disk
+        if disk is None:
+            return
+
+        def work() -> None:
+            disk.keep_sealed(name, encode_unpacked(self._keys, data, os.urandom(16)))
+
+        await trio.to_thread.run_sync(work)
 
     async def data(self, blob: bytes) -> bytes:
         """Return the content of a data blob (ID of 32 bytes), checked."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "browse": ("backups", "use", "cd", "pwd"),
     "look": ("ls", "tree", "stat", "cat", "less"),
+    "history": ("find", "versions", "log"),
+    "compare": ("diff",),
     "restore": ("restore",),
     "registry": ("restore-registry",),
     "backup": ("backup",),
@@ -35,6 +37,8 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
 CATEGORIES: Final[Mapping[str, str]] = {
     "browse": "Find your way",
     "look": "Look around",
+    "history": "Look back",
+    "compare": "Compare and measure",
     "restore": "Get things back",
     "registry": "Get keys back",
     "backup": "Back up",

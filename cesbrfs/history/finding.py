@@ -1,0 +1,151 @@
+"""Finding entries of backups by name, size, time and type."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cesbrfs.errors import UsageError
+from cesbrfs.history.memo import Row
+from cesbrfs.history.timeline import Parts, Progress, Timeline
+
+TYPES: Final[Mapping[str, str]] = {
+    "f": "file", "d": "dir", "l": "symlink", "b": "dev", "c": "chardev", "p": "fifo", "s": "socket",
+}  # fmt: skip
+"""What find(1) calls restic's types."""
+
+
+@dataclass(frozen=True, slots=True)
+class Criteria:
+    """What is looked for: of each kind that is given, one must fit.
+
+    `names` and `paths` are globs over the name and over the path inside the backup, where ``*``
+    also stands for slashes; `regexes` are searched for in that path.  Sizes are bytes and count
+    files alone, times nanoseconds since 1970; both bounds are part of it.
+    """
+
+    names: Sequence[str] = ()
+    paths: Sequence[str] = ()
+    regexes: Sequence[str] = ()
+    types: frozenset[str] = frozenset()
+    least: int | None = None
+    most: int | None = None
+    newer_ns: int | None = None
+    older_ns: int | None = None
+    ignore_case: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What was found: the names below the backup, its row, and the set of moments that have it."""
+
+    parts: Parts
+    row: Row
+    moments: int
+
+
+class Matcher:
+    """Tells whether an entry is looked for; UsageError for a pattern that is none."""
+
+    def __init__(self, criteria: Criteria) -> None:
+        self._criteria: Final = criteria
+        flags = re.IGNORECASE if criteria.ignore_case else 0
+        self._name: Final = _any(map(fnmatch.translate, criteria.names), flags)
+        paths = (fnmatch.translate(glob.lstrip("/")) for glob in criteria.paths)
+        self._path: Final = _any(paths, flags)
+        self._regex: Final = _any(criteria.regexes, flags)
+
+    def name(self, name: bytes) -> bool:
+        """Tell whether the name fits."""
+        return self._name is None or self._name.match(os.fsdecode(name)) is not None
+
+    def rest(self, parts: Parts, row: Row, time_ns: int) -> bool:
+        """Tell whether all but the name fits."""
+        wanted = self._criteria
+        if wanted.types and row.type not in wanted.types:
+            return False
+        if not (self._sized(row) and self._timely(time_ns)):
+            return False
+        if self._path is None and self._regex is None:
+            return True
+        path = os.fsdecode(b"/".join(parts))
+        return (self._path is None or self._path.match(path) is not None) and (
+            self._regex is None or self._regex.search(path) is not None
+        )
+
+    def _sized(self, row: Row) -> bool:
+        least, most = self._criteria.least, self._criteria.most
+        if least is None and most is None:
+            return True
+        return (
+            row.type == "file"
+            and (least is None or row.size >= least)
+            and (most is None or row.size <= most)
+        )
+
+    def _timely(self, time_ns: int) -> bool:
+        newer, older = self._criteria.newer_ns, self._criteria.older_ns
+        return (newer is None or time_ns >= newer) and (older is None or time_ns <= older)
+
+
+def _any(patterns: Iterable[str], flags: int) -> re.Pattern[str] | None:
+    """Compile one pattern for all of these, None for none."""
+    given = list(patterns)
+    for pattern in given:
+        try:
+            re.compile(pattern)
+        except (re.error, RecursionError, OverflowError) as error:
+            raise UsageError(f"{pattern!r} is no regular expression: {error}.") from error
+    return re.compile("|".join(f"(?:{pattern})" for pattern in given), flags) if given else None
+
+
+async def find(
+    timeline: Timeline,
+    start: Parts,
+    criteria: Criteria,
+    found: Callable[[Match], Awaitable[None]],
+    progress: Progress | None = None,
+) -> None:
+    """Tell `found` of everything below `start` that is looked for, once for each distinct content.
+
+    Folders count as one content; the row is that of the newest moment.  Matches come folder by
+    folder, in the order of names.
+    """
+    matcher = Matcher(criteria)
+
+    async def look(parts: Parts, held: list[tuple[Mapping[bytes, Row], int]]) -> None:
+        fitting: dict[bytes, list[tuple[Row, int]]] = {}
+        known: dict[bytes, bool] = {}
+        for listing, mask in held:
+            for name, row in listing.items():
+                fits = known.get(name)
+                if fits is None:
+                    fits = known[name] = matcher.name(name)
+                if fits and matcher.rest((*parts, name), row, timeline.time_of(row, mask)):
+                    fitting.setdefault(name, []).append((row, mask))
+        for name in sorted(fitting):
+            for row, mask in distinct(fitting[name]):
+                await found(Match((*parts, name), row, mask))
+
+    await timeline.walk(start, look, progress)
+
+
+def distinct(rows: Iterable[tuple[Row, int]]) -> list[tuple[Row, int]]:
+    """Bring rows of the same content together under the newest one, in the order of their ends."""
+    by_identity: dict[tuple[str, bytes], tuple[Row, int, int]] = {}
+    for row, mask in rows:
+        held = by_identity.get(row.identity)
+        if held is None:
+            by_identity[row.identity] = (row, mask, mask)
+        else:
+            best, own, together = held
+            newer = mask > own  # the highest bit is the newest moment
+            by_identity[row.identity] = (
+                (row, mask, together | mask) if newer else (best, own, together | mask)
+            )
+    merged = [(row, together) for row, _, together in by_identity.values()]
+    return sorted(merged, key=lambda pair: pair[1].bit_length())

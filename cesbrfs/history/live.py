@@ -1,0 +1,231 @@
+"""The live instance as the side of a comparison: what is there now where backups come from."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import trio
+
+from cesbrfs.errors import CesbrError, NotFoundError
+from cesbrfs.history.diffing import Backed, Change, change_of, diff
+from cesbrfs.history.memo import Memo, Row, row_of
+from cesbrfs.history.timeline import Moment, Parts, Timeline, folders
+from cesbrfs.repo.model import Node, NodeType
+from cesbrfs.repo.repository import Repository
+from cesbrfs.view import View
+
+_TYPES: Final[Mapping[int, NodeType]] = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "dir",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFBLK: "dev",
+    stat.S_IFCHR: "chardev",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+}
+_DEVICES: Final = ("dev", "chardev")
+
+
+class LiveError(CesbrError):
+    """A file or folder of the instance cannot be read."""
+
+
+class Live:
+    """The side of the instance; the keys of its folders are their paths.
+
+    A file of the same size and time as the stored one counts as the same, unless `checksum` asks
+    that every file be read.
+    """
+
+    def __init__(self, memo: Memo, *, checksum: bool = False) -> None:
+        self._memo = memo
+        self._checksum = checksum
+
+    async def listing(self, key: bytes) -> Mapping[bytes, Row]:
+        """Return what a folder holds, by name; LiveError when it cannot be read."""
+        return await trio.to_thread.run_sync(_listing, key)
+
+    async def same_content(self, folder: bytes, row: Row, theirs: Row) -> bool:
+        """Tell whether a live file says what the stored one in `folder` does."""
+        if row.type != "file":
+            return row.content == theirs.content
+        told = self.told(row, theirs)
+        if told is not None:
+            return told
+        node = (await self._memo.tree(folder)).nodes[theirs.name]
+        return await same_file(self._memo.repository, node, row.content)
+
+    def told(self, row: Row, theirs: Row) -> bool | None:
+        """Return whether a live file and a stored one are the same, None where it must be read."""
+        if row.size != theirs.size:
+            return False
+        return True if not self._checksum and row.mtime_ns == theirs.mtime_ns else None
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What has no place on the instance to be compared with, and why."""
+
+    parts: Parts
+    reason: str
+
+
+@dataclass(slots=True)
+class Ground:
+    """The instance below `root`, and how it is compared.
+
+    `place` says where on the instance names below a backup belong: ``()`` where each thing in that
+    folder has a place of its own, a sentence where there is none, which goes to `left_out`.
+    """
+
+    root: Path
+    place: Callable[[Parts], Parts | str]
+    attributes: bool = False
+    checksum: bool = False
+    left_out: list[LeftOut] = field(default_factory=list)
+
+
+async def diff_live(
+    view: View, timeline: Timeline, parts: Parts, ground: Ground
+) -> AsyncIterator[Change]:
+    """Yield how the instance differs, from `parts` down, from the one moment of `timeline`."""
+    memo = timeline.memo
+    stored, live = Backed(memo), Live(memo, checksum=ground.checksum)
+    stack = [parts]
+    while stack:
+        at = stack.pop()
+        where = ground.place(at)
+        if isinstance(where, str):
+            ground.left_out.append(LeftOut(at, where))
+            continue
+        rows = await timeline.at(at)
+        if not where:
+            level = folders(rows) if at else timeline.roots
+            names = [name for key in level for name in await memo.listing(key)]
+            stack += [(*at, name) for name in sorted(names, reverse=True)]
+            continue
+        path = os.path.join(os.fsencode(ground.root), *where)
+        new = await trio.to_thread.run_sync(live_row, path)
+        for old, _ in rows:  # one: there is one moment
+            same = new is not None and await _same(view, live, (timeline.moments[0], at), old, new)
+            change = change_of(at, old, new, same=same, attributes=ground.attributes)
+            if change is not None:
+                yield change
+            across = new.subtree if new else None
+            if old.subtree or across:
+                async for change in diff(
+                    stored, old.subtree, live, across, at, attributes=ground.attributes
+                ):
+                    yield change
+
+
+async def _same(view: View, live: Live, where: tuple[Moment, Parts], old: Row, new: Row) -> bool:
+    """Tell whether what stands at the top of a comparison says the same on both sides."""
+    if old.type != "file" or new.type != "file":
+        return old.content == new.content
+    told = live.told(new, old)
+    if told is not None:
+        return told
+    moment, parts = where
+    node = (await view.at((*moment.parts, *parts))).node
+    return await same_file(view.repository, node, new.content)
+
+
+async def same_file(repository: Repository, node: Node, path: bytes) -> bool:
+    """Tell whether the live file at `path` has the content of `node`; False where there is none.
+
+    Nothing of the stored file is read: its blobs are the SHA-256 of its parts.  Raises LiveError
+    for a file that cannot be read.
+    """
+    lengths = await repository.blobs.lengths(node.blobs)
+    return await trio.to_thread.run_sync(_says, path, node.blobs, lengths, abandon_on_cancel=True)
+
+
+def _says(path: bytes, blobs: Sequence[bytes], lengths: Sequence[int]) -> bool:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        with open(os.open(path, flags), "rb", buffering=0) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_size != sum(lengths):
+                return False
+            for blob, length in zip(blobs, lengths, strict=True):
+                if hashlib.sha256(_exactly(file.fileno(), length)).digest() != blob:
+                    return False
+            return not os.read(file.fileno(), 1)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return False
+        raise _error(path, error) from error
+
+
+def _exactly(descriptor: int, length: int) -> bytes:
+    parts: list[bytes] = []
+    while length and (part := os.read(descriptor, length)):
+        parts.append(part)
+        length -= len(part)
+    return b"".join(parts)
+
+
+def live_row(path: bytes) -> Row | None:
+    """Return the row of what is at `path`, None where nothing is."""
+    try:
+        return _row(os.path.basename(path), path, os.lstat(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise _error(path, error) from error
+
+
+def _listing(folder: bytes) -> dict[bytes, Row]:
+    rows: dict[bytes, Row] = {}
+    try:
+        for name in os.listdir(folder):
+            row = live_row(os.path.join(folder, name))
+            if row is not None and row.type != "socket":  # restic saves none
+                rows[name] = row
+    except OSError as error:
+        raise _error(folder, error) from error
+    return rows
+
+
+def _row(name: bytes, path: bytes, status: os.stat_result) -> Row:
+    kind = _TYPES[stat.S_IFMT(status.st_mode)]
+    node = Node(
+        name=name,
+        type=kind,
+        mode=status.st_mode,
+        mtime_ns=status.st_mtime_ns,
+        uid=status.st_uid,
+        gid=status.st_gid,
+        size=0 if kind == "dir" else status.st_size,
+        target=os.readlink(path) if kind == "symlink" else b"",
+        rdev=status.st_rdev if kind in _DEVICES else 0,
+        xattrs=_xattrs(path),
+        # Nothing was read: what it says is to be found at its path.
+        content=b"",
+    )
+    row = row_of(node, name, path if kind == "dir" else None)
+    return msgspec.structs.replace(row, content=path) if kind == "file" else row
+
+
+def _xattrs(path: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+        found = [(os.fsencode(n), os.getxattr(path, n, follow_symlinks=False)) for n in names]
+    except OSError:  # a file system without them
+        return ()
+    return tuple(sorted(found))
+
+
+def _error(path: bytes, error: OSError) -> CesbrError:
+    shown = os.fsdecode(path)
+    kind = NotFoundError if isinstance(error, FileNotFoundError) else LiveError
+    return kind(f"{shown!r} on the instance cannot be read: {error.strerror}.")

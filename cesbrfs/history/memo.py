@@ -1,0 +1,220 @@
+"""Folders in short, by tree ID: read once, kept on disk, used for every backup that has them.
+
+A row says of an entry what searching and comparing need.  The rows of all folders seen are kept as
+one record below the cache folder, sealed with the repository's keys.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Final
+
+import msgspec
+import trio
+
+from cesbrfs.repo.cache import Cache
+from cesbrfs.repo.model import ID_BYTES, Node, Snapshot, Tree
+from cesbrfs.repo.repository import Repository
+
+_NS: Final = 1_000_000_000
+_CAPACITY: Final = 128 << 20
+"""Bytes of rows held, in memory and on disk: about 1.5 million names."""
+_NAME: Final = "names"
+_VERSION: Final = 1
+"""Of rows and of the record."""
+_WORTH_KEEPING: Final = 100
+"""The record is written anew when a hundredth of it is new."""
+_DIGEST: Final = 16
+_TOP: Final = b"^"
+_OURS: Final = b"~"
+_BREATHE: Final = 64
+"""Folders looked at between two points where ^C is seen."""
+
+
+class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One entry of a folder.
+
+    `content` tells apart what a file, link or device says (16 bytes; empty for what says nothing),
+    `extra` its extended attributes; `subtree` is a folder's key in the memo.  A folder of ours has
+    no time of its own: `seconds` is None.
+    """
+
+    name: bytes
+    type: str
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    seconds: int | None
+    nanoseconds: int
+    content: bytes = b""
+    extra: bytes = b""
+    subtree: bytes | None = None
+
+    @property
+    def mtime_ns(self) -> int | None:
+        """When it was modified, in nanoseconds since 1970."""
+        return None if self.seconds is None else self.seconds * _NS + self.nanoseconds
+
+    @property
+    def identity(self) -> tuple[str, bytes]:
+        """What two versions that are the same have in common; folders are all alike."""
+        return self.type, self.content
+
+
+Listing = Mapping[bytes, Row]
+
+
+class _Kept(msgspec.Struct, array_like=True, gc=False):
+    version: int
+    listings: dict[bytes, bytes]
+    ours: dict[bytes, bytes]
+    roots: dict[bytes, bytes]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_rows = msgspec.msgpack.Decoder(list[Row])
+_kept = msgspec.msgpack.Decoder(_Kept)
+
+
+def row_of(node: Node, name: bytes, subtree: bytes | None) -> Row:
+    """Return a node's row under `name`; a folder's key is `subtree`."""
+    seconds, nanoseconds = divmod(node.mtime_ns, _NS)
+    says = node.content or node.target or (b"%d" % node.rdev if node.rdev else b"")
+    xattrs = b"".join(
+        b"%s\0%d\0%s" % (key, len(value), value) for key, value in sorted(node.xattrs)
+    )
+    return Row(
+        name=name,
+        type=node.type,
+        mode=node.mode,
+        uid=node.uid,
+        gid=node.gid,
+        size=node.size,
+        seconds=seconds,
+        nanoseconds=nanoseconds,
+        content=_digest(says),
+        extra=_digest(xattrs),
+        subtree=subtree,
+    )
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()[:_DIGEST] if data else b""
+
+
+class Memo:
+    """The folders of one repository in short.
+
+    A key is a tree ID, or what `top` and `fold` return.  `loaded` counts the folders that had to be
+    read.
+    """
+
+    def __init__(self, repository: Repository) -> None:
+        self.repository: Final = repository
+        self.loaded = 0
+        self._cache: Cache[bytes, bytes] = Cache(_CAPACITY, len)
+        self._ours: dict[bytes, bytes] = {}
+        self._roots: dict[bytes, bytes] = {}
+        self._recalled = False
+        self._recalling = trio.Lock()
+        self._new_bytes = 0
+        self._turns = 0
+
+    async def recall(self) -> None:
+        """Take up what an earlier run kept."""
+        async with self._recalling:
+            if self._recalled:
+                return
+            self._recalled = True
+            data = await self.repository.recall(_NAME)
+            if data is None:
+                return
+            try:
+                kept = _kept.decode(data)
+            except msgspec.MsgspecError:
+                return  # of another version
+            if kept.version == _VERSION:
+                for key, raw in kept.listings.items():
+                    self._cache.put(key, raw)
+                self._ours, self._roots = kept.ours, kept.roots
+
+    async def keep(self) -> None:
+        """Keep what was read for the next run, where there is enough of it."""
+        if self._new_bytes * _WORTH_KEEPING <= self._cache.used:
+            return
+        self._new_bytes = 0
+        needed: dict[bytes, bytes] = {}
+        waiting = list(self._roots.values())
+        while waiting:
+            key = waiting.pop()
+            if key in self._ours and key not in needed:
+                needed[key] = self._ours[key]
+                below = _rows.decode(needed[key])
+                waiting += [row.subtree for row in below if row.subtree]
+        kept = _Kept(_VERSION, dict(self._cache.items()), needed, self._roots)
+        await self.repository.keep(_NAME, _encoder.encode(kept))
+
+    async def listing(self, key: bytes) -> Listing:
+        """Return what the folder of this key holds, by name.
+
+        Raises BlobMissingError or DamagedError when the repository does not hold it whole.
+        """
+        self._turns += 1
+        if self._turns % _BREATHE == 0:
+            await trio.lowlevel.checkpoint()
+        raw = (
+            self._ours.get(key)
+            or self._cache.peek(key)
+            or await self._cache.get(key, partial(self._load, key))
+        )
+        return {row.name: row for row in _rows.decode(raw)}
+
+    def holds(self, key: bytes) -> bool:
+        """Tell whether the folder's rows are here, or on their way."""
+        cache = self._cache
+        return key in self._ours or cache.peek(key) is not None or cache.is_loading(key)
+
+    async def fetch(self, key: bytes) -> None:
+        """Read a folder that will be asked for soon."""
+        await self._cache.get(key, partial(self._load, key))
+
+    async def _load(self, key: bytes) -> bytes:
+        tree = await self.tree(key)
+        raw = _encoder.encode([row_of(n, n.name, n.subtree) for n in tree.nodes.values()])
+        self.loaded += 1
+        self._new_bytes += len(raw)
+        return raw
+
+    async def tree(self, key: bytes) -> Tree:
+        """Return a stored folder with all that is known of it."""
+        if len(key) == ID_BYTES:
+            return await self.repository.tree(key)
+        return await self.repository.top(key.removeprefix(_TOP))
+
+    @staticmethod
+    def top(snapshot: Snapshot) -> bytes | None:
+        """Return the key of a snapshot's root, None when it has no tree."""
+        return None if snapshot.tree is None else _TOP + snapshot.tree
+
+    def fold(self, rows: Iterable[Row]) -> bytes:
+        """Return the key of a folder of ours; those that hold the same have the same key."""
+        raw = _encoder.encode(list(rows))
+        key = _OURS + hashlib.sha256(raw).digest()
+        self._ours[key] = raw
+        return key
+
+    def root(self, label: bytes) -> bytes | None:
+        """Return the key of the root that was kept under `label`."""
+        return self._roots.get(label)
+
+    def keep_root(self, label: bytes, key: bytes) -> None:
+        """Keep the key of a root under `label`."""
+        self._roots[label] = key
+        self._new_bytes += len(label)
+
+    def retain_roots(self, labels: Iterable[bytes]) -> None:
+        """Let go of all roots but these."""
+        self._roots = {label: self._roots[label] for label in labels if label in self._roots}

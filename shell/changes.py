@@ -1,0 +1,43 @@
+"""How differences look.  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cesbrfs.history.diffing import Change
+from cesbrfs.paths import for_json, show
+from cesbrfs.repo.model import format_time
+
+
+def change_line(change: Change) -> str:
+    """Return a difference as a line: its mark and its path, a folder's with a slash."""
+    row = change.after or change.before
+    assert row is not None
+    return f"{change.mark}  {'/'.join(map(show, change.parts))}{'/' * (row.type == 'dir')}\n"
+
+
+def change_json(change: Change) -> dict[str, object]:
+    """Return a difference for programs; what is there on neither side is null."""
+    told: dict[str, object] = {
+        **for_json(b"/".join(change.parts), "path"),
+        "change": change.mark,
+    }
+    for side, row in (("before", change.before), ("after", change.after)):
+        told[side] = row and {
+            "type": row.type,
+            "size": row.size,
+            "mode": f"{row.mode & 0o7777:04o}",
+            "uid": row.uid,
+            "gid": row.gid,
+            "mtime": None if row.mtime_ns is None else format_time(row.mtime_ns),
+        }
+    return told
+
+
+def summary(changes: Iterable[Change]) -> str:
+    """Return how many of each there are, in a sentence."""
+    marks = [change.mark for change in changes]
+    words = {"+": "added", "-": "removed", "M": "changed", "T": "of another type"}
+    words["U"] = "with other metadata"
+    counted = [f"{marks.count(mark):,} {word}" for mark, word in words.items() if mark in marks]
+    return ", ".join(counted) + "." if counted else "No difference."

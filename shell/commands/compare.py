@@ -1,0 +1,187 @@
+"""Comparing a backup with another one, or with the instance as it is now."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import io
+import os
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from cesbrfs.errors import NotFoundError, UsageError
+from cesbrfs.history.diffing import Change, diff_backups
+from cesbrfs.history.live import Ground, LiveError, diff_live
+from cesbrfs.history.timeline import Parts, Timeline
+from cesbrfs.paths import show
+from cesbrfs.restore.landing import place_on_instance
+from cesbrfs.view import Document
+from shell.changes import change_json, change_line, summary
+from shell.commands import Command
+from shell.content import CONTROL
+from shell.lines import Lines
+from shell.scope import inside, settle, whole
+
+if TYPE_CHECKING:
+    from shell.session import Context
+
+_LIVE: Final = "live"
+_MOST_BYTES: Final = 4 << 20
+"""A larger file is not compared line by line."""
+
+
+def _diff_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("before", metavar="ID", help="a backup")
+    add("after", metavar="ID", help="another one, or live: the instance as it is")
+    add("path", metavar="PATH", nargs="?", help="a path inside them (default: here, or all)")
+    add("--content", action="store_true", help="show how text files differ, line by line")
+    add("--metadata", action="store_true", help="tell of modes, owners, times, too")
+    add("--checksum", action="store_true", help="with live: read files of the same size and time")
+
+
+async def _diff(context: Context, arguments: argparse.Namespace) -> int:
+    if arguments.before == _LIVE:
+        raise UsageError("Name the backup first: 'cesbr diff ID live'.")
+    out = context.out
+    told: list[Change] = []
+    lines = Lines(out)
+    with out.progress("Comparing", events=False) as progress:
+        comparison = await _compare(context, arguments)
+        async for change in comparison.changes:
+            told.append(change)
+            progress.update(files=len(told))
+            if not out.as_json:
+                await lines.add(change_line(change))
+                if arguments.content:
+                    await lines.add(await comparison.content(change))
+        await lines.flush()
+        await comparison.before.memo.keep()
+    if out.as_json:
+        await out.result([change_json(change) for change in told], "")
+        return 0
+    if comparison.ground and comparison.ground.left_out:
+        paths = ["/".join(map(show, left.parts)) for left in comparison.ground.left_out]
+        out.note(f"Not compared, for want of a place on the instance: {', '.join(paths)}.")
+    out.note(summary(told))
+    return 0
+
+
+class _Comparison:
+    """Two sides at one path; without `after` the other one is the instance."""
+
+    def __init__(
+        self, context: Context, before: Timeline, after: Timeline | None, ground: Ground | None
+    ) -> None:
+        self._context = context
+        self.before = before
+        self.after = after
+        self.ground = ground
+        self.changes: AsyncIterator[Change]
+
+    async def content(self, change: Change) -> str:
+        """Return how a changed text file differs, line by line; "" for what is no file."""
+        rows = [row for row in (change.before, change.after) if row is not None]
+        if change.mark not in "M+-" or any(row.type != "file" for row in rows):
+            return ""
+        if any(row.size > _MOST_BYTES for row in rows):
+            return "   (too large to be compared line by line)\n"
+        path = "/".join(map(show, change.parts))
+        sides = [
+            b"" if change.before is None else await self._stored(self.before, change.parts),
+            b"" if change.after is None else await self._other(change.parts),
+        ]
+        texts = [_text(side) for side in sides]
+        old, new = texts
+        names = (
+            f"a/{path}" if change.before else "/dev/null",
+            f"b/{path}" if change.after else "/dev/null",
+        )
+        if old is None or new is None:
+            return "   (not text)\n"
+        return await trio.to_thread.run_sync(
+            lambda: "".join(_ended(difflib.unified_diff(old, new, *names))), abandon_on_cancel=True
+        )
+
+    async def _other(self, parts: Parts) -> bytes:
+        if self.after is not None:
+            return await self._stored(self.after, parts)
+        assert self.ground is not None
+        place = self.ground.place(parts)
+        assert not isinstance(place, str)
+        path = os.path.join(os.fsencode(self.ground.root), *place)
+
+        def read() -> bytes:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+            with open(os.open(path, flags), "rb") as file:
+                return file.read(_MOST_BYTES + 1)
+
+        try:
+            return await trio.to_thread.run_sync(read)
+        except OSError as error:
+            raise LiveError(
+                f"{show(path)} on the instance cannot be read: {error.strerror}."
+            ) from error
+
+    async def _stored(self, side: Timeline, parts: Parts) -> bytes:
+        view = await self._context.view()
+        content = await view.content(await view.at((*side.moments[0].parts, *parts)))
+        if isinstance(content, Document):
+            return content.content
+        return await content.read(0, content.size)
+
+
+async def _compare(context: Context, arguments: argparse.Namespace) -> _Comparison:
+    typed = inside(context, arguments.path)
+    before = await whole(context, arguments.before)
+    where = await settle(before, typed)
+    there = not where.parts or await before.at(where.parts)
+    if arguments.after == _LIVE:
+        if not there:
+            shown = "/".join(map(show, where.parts))
+            raise NotFoundError(f"Backup {before.moments[0].id} has no {shown!r}.")
+        ground = Ground(
+            root=(await context.session.settings()).root,
+            place=place_on_instance,
+            attributes=arguments.metadata,
+            checksum=arguments.checksum,
+        )
+        made = _Comparison(context, before, None, ground)
+        made.changes = diff_live(await context.view(), before, where.parts, ground)
+        return made
+    after = await whole(context, arguments.after)
+    if not there:
+        where = await settle(after, typed)
+    made = _Comparison(context, before, after, None)
+    made.changes = diff_backups(before, after, where.parts, attributes=arguments.metadata)
+    return made
+
+
+def _text(data: bytes) -> list[str] | None:
+    """Return the lines of a text; None for what is none, or would upset a terminal."""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return None
+    return None if CONTROL.search(data) else io.StringIO(text, newline="\n").readlines()
+
+
+def _ended(lines: Iterable[str]) -> Iterator[str]:
+    """Yield the lines of a unified diff, saying where the last one has no end."""
+    for line in lines:
+        yield line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
+
+
+COMMANDS: Final = (
+    Command(
+        "diff",
+        "Show what differs between two backups, or between one and the instance.",
+        "diff latest live redmine/volumes",
+        _diff_arguments,
+        _diff,
+        "+ added, - removed, M content, T type, U metadata.  A difference is no error: the exit"
+        " code is 0.",
+    ),
+)

@@ -1,0 +1,36 @@
+"""Lines of a result on their way out as they come, many at a time."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from shell.output import Output
+
+_SECONDS: Final = 0.1
+_CHARACTERS: Final = 64 << 10
+
+
+class Lines:
+    """Gathers lines so that writing each costs nothing, and holds none back for long."""
+
+    def __init__(self, out: Output) -> None:
+        self._out = out
+        self._held: list[str] = []
+        self._characters = 0
+        self._written_at = time.monotonic()
+
+    async def add(self, line: str) -> None:
+        """Write `line`, now or together with those that follow at once."""
+        self._held.append(line)
+        self._characters += len(line)
+        waited = time.monotonic() - self._written_at
+        if waited >= _SECONDS or self._characters >= _CHARACTERS:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write what is held back."""
+        held, self._held, self._characters = self._held, [], 0
+        await self._out.text("".join(held))
+        self._written_at = time.monotonic()

@@ -1,0 +1,127 @@
+"""Looking back over what restic saved, held against what restic itself says of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cesbrfs.history.diffing import diff_backups
+from cesbrfs.history.finding import Criteria, Match, find
+from cesbrfs.history.memo import Memo
+from cesbrfs.history.timeline import Timeline, of_backups
+from cesbrfs.view import View
+from tests.restic_repo import ResticRepo, create
+
+ABOVE = (b"redmine", b"volumes", b"files")
+
+
+@dataclass(frozen=True)
+class Backed:
+    """A volume that was backed up four times, as a, b, c and d."""
+
+    repo: ResticRepo
+    volume: Path
+    snapshots: dict[str, str]
+
+
+@pytest.fixture(scope="module", params=["old", "new"])
+def backed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backed:
+    """Change a volume of names of every kind from backup to backup."""
+    binary: Path = request.getfixturevalue(f"restic_{request.param}")
+    folder = tmp_path_factory.mktemp("history")
+    volume = folder / "var/lib/ces/redmine/volumes/files"
+    (volume / "deep/er").mkdir(parents=True)
+    for name in (
+        b"plain.txt",
+        b"two  blanks.txt",
+        b"line\nend.txt",
+        b"no\xfftext.txt",
+        b"'\"\\.txt",
+    ):
+        Path(os.fsdecode(os.path.join(os.fsencode(volume), b"deep", name))).write_bytes(name)
+    (volume / "deep/er/empty").touch()
+    (volume / "link.txt").symlink_to("deep/plain.txt")
+    repo = create(binary, folder / "repo")
+    snapshots = {}
+    for number, backup in enumerate("abcd"):
+        if backup == "b":
+            (volume / "deep/plain.txt").write_text("changed")
+            (volume / "added").mkdir()
+            (volume / "added/inside.txt").write_text("i")
+        if backup == "c":
+            (volume / "deep/er/empty").unlink()
+            (volume / "deep/er").rmdir()
+            (volume / "deep/er").write_text("a file now")
+        if backup == "d":
+            (volume / "deep/plain.txt").chmod(0o600)
+        time = f"2026-11-22 0{number}:00:00"
+        snapshots[backup] = repo.backup(volume, tags=[backup], time=time)
+    return Backed(repo, volume, snapshots)
+
+
+async def line_of(view: View, memo: Memo, *backups: str) -> Timeline:
+    there = (await view.backups()).by_name.values()
+    return await of_backups(view, memo, [b for b in there if not backups or b.id in backups])
+
+
+def as_text(name: bytes) -> str:
+    return name.decode(errors="replace")
+
+
+@pytest.mark.parametrize("glob", ["*.txt", "e*", "*", "nothing"])
+async def test_find_agrees_with_restic(backed: Backed, glob: str) -> None:
+    """Every path in every backup, and no other."""
+    view = View(await backed.repo.open())
+    line = await line_of(view, Memo(view.repository))
+    ours: set[tuple[str, str]] = set()
+
+    async def take(match: Match) -> None:
+        path = f"{backed.volume}/{as_text(b'/'.join(match.parts[3:]))}"
+        ours.update((moment.id, path) for moment in line.of(match.moments))
+
+    await find(line, ABOVE, Criteria(names=[glob]), take)
+    backups = {snapshot: backup for backup, snapshot in backed.snapshots.items()}
+    # Where its JSON has a name that is no text, restic writes U+FFFD for each byte.
+    theirs = {
+        (backups[said["snapshot"]], match["path"])
+        for said in json.loads(backed.repo.run("find", "--json", glob))
+        for match in said["matches"]
+        if match["path"].startswith(f"{backed.volume}/")
+    }
+    assert ours == theirs
+    assert bool(ours) == (glob != "nothing")
+
+
+@pytest.mark.parametrize("metadata", [False, True])
+@pytest.mark.parametrize(("first", "second"), ["ab", "bc", "cd", "ad", "aa", "da"])
+async def test_diff_agrees_with_restic(
+    backed: Backed, first: str, second: str, *, metadata: bool
+) -> None:
+    """The same marks for the same paths, but for what was in a folder that became a file."""
+    view = View(await backed.repo.open())
+    memo = Memo(view.repository)
+    before, after = [await line_of(view, memo, backup) for backup in (first, second)]
+    ours = set()
+    async for change in diff_backups(before, after, ABOVE, attributes=metadata):
+        row = change.after or change.before
+        assert row is not None
+        path = f"{backed.volume}/{as_text(b'/'.join(change.parts[3:]))}"
+        if len(change.parts) > len(ABOVE):
+            ours.add((path + "/" * (row.type == "dir"), change.mark))
+    flags = ["--metadata"] if metadata else []
+    snapshots = [backed.snapshots[backup] for backup in (first, second)]
+    theirs = set()
+    for line in backed.repo.run("diff", "--json", *flags, *snapshots).splitlines():
+        said = json.loads(line)
+        if said["message_type"] == "change" and said["path"].startswith(f"{backed.volume}/"):
+            theirs.add((said["path"], said["modifier"][0]))  # "TU" is of another type, too
+    # To restic a folder has other metadata as soon as anything below it differs.
+    theirs -= {said for said in theirs if said[1] == "U" and said[0].endswith("/")} - ours
+    unsaid = {(f"{backed.volume}/deep/er/empty", "+"), (f"{backed.volume}/deep/er/empty", "-")}
+    assert ours - unsaid == theirs
+    if first != second and (metadata or first + second != "cd"):
+        assert ours

@@ -1,0 +1,164 @@
+"""Commands that look back: find, versions, log and diff."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.shell.conftest import ODD_SHOWN, Cesbr, Inside, Site
+
+VOLUME = "redmine/volumes/files"
+
+
+def _ids(inside: Inside) -> list[str]:
+    backups = inside("backups", "--json").json
+    assert isinstance(backups, list)
+    return [str(backup["id"]) for backup in backups]
+
+
+def _listed(found: object) -> list[dict[str, object]]:
+    assert isinstance(found, list)
+    return found
+
+
+def test_find_at_the_root_searches_all_backups(inside: Inside) -> None:
+    """A line for each content of each path, with the first and the last backup that have it."""
+    first, second = _ids(inside)
+    lines = inside("find", "--name", "hello.txt").out.splitlines()
+    assert [line.split()[:3] for line in lines] == [["1", first, first], ["1", second, second]]
+    (line,) = inside("find", "--name", "binary").out.splitlines()
+    assert line.split()[:3] == ["2", first, second]
+    assert line.endswith(f"  {VOLUME}/sub/binary")
+    (told,) = _listed(inside("find", "--name", "binary", "--json").json)
+    assert told["path"] == f"{VOLUME}/sub/binary"
+    assert (told["first"], told["last"], told["count"]) == (first, second, 2)
+    assert (told["type"], told["size"], told["mode"]) == ("file", 60_000, "0644")
+
+
+def test_find_in_one_backup_tells_paths_that_work(inside: Inside) -> None:
+    """Inside a backup, with `--backup` and with `--each`, a line is a path."""
+    first, second = _ids(inside)
+    paths = [f"/{backup}/{VOLUME}/hello.txt" for backup in (first, second)]
+    assert inside("find", "--name", "hello*", "--each").out.splitlines() == paths
+    assert inside("find", "/latest", "--name", "hello*").out.splitlines() == paths[1:]
+    assert inside("find", "--backup", first, "--name", "hello*").out.splitlines() == paths[:1]
+    both = inside("find", VOLUME, "--backup", first, "--backup", second, "--iname", "HELLO*")
+    assert len(both.out.splitlines()) == 2
+    inside("cd", f"/latest/{VOLUME}")
+    assert inside("find", "sub").out.splitlines() == [f"/{second}/{VOLUME}/sub/binary"]
+    assert len(inside("find", "--all", "--name", "hello*").out.splitlines()) == 2
+    odd = inside("find", "--name", "odd*").out
+    assert odd == f"/{second}/{VOLUME}/{ODD_SHOWN}\n"
+    assert inside("stat", odd.strip()).code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (("--type", "l"), ["link"]),
+        (("--type", "symlink"), ["link"]),
+        (("--size", "+50k"), ["binary"]),
+        (("--size", "60000"), ["binary"]),
+        (("--size", "+1M"), []),
+        (("--type", "f", "--older", "2023-11-20"), ["hello.txt"]),
+        (("--regex", "sub/b.n"), ["binary"]),
+        (("--path", "*/files/sub/*"), ["binary"]),
+        (("--newer", "tomorrow"), None),
+        (("--size", "much"), None),
+        (("--type", "x"), None),
+        (("--regex", "["), None),
+    ],
+)
+def test_find_criteria(inside: Inside, arguments: tuple[str, ...], names: list[str] | None) -> None:
+    """Each narrows what is found; one that makes no sense is a usage error."""
+    said = inside("find", f"/latest/{VOLUME}", *arguments)
+    if names is None:
+        assert said.code == 2
+        assert said.out == ""
+    else:
+        assert [os.path.basename(path) for path in said.out.splitlines()] == names
+
+
+def test_versions_of_a_file(own: Cesbr, site: Site) -> None:
+    """Distinct contents, which is the newest, and which the instance has now."""
+    path = f"{VOLUME}/hello.txt"
+    (site.files / "hello.txt").write_text("hello\n")
+    said = own("versions", path, "--json")
+    older, newer = _listed(said.json)
+    assert [version["size"] for version in (older, newer)] == [6, 12]
+    assert [version["newest"] for version in (older, newer)] == [False, True]
+    assert [version["live"] for version in (older, newer)] == [True, False]
+    assert older["backups"] == [older["first"]] == [older["last"]]
+    assert older["id"] != newer["id"]
+    lines = own("versions", f"/latest/{path}").out.splitlines()
+    assert lines[0].split() == ["#", "First", "Last", "Size", "Modified"]
+    assert lines[1].endswith("live")
+    assert lines[2].endswith("newest")
+    assert own("versions", "redmine/nope").code == 1
+
+
+def test_log_of_a_folder_and_of_a_file(inside: Inside) -> None:
+    """What each backup changed, and for a file that it did."""
+    first, second = _ids(inside)
+    appeared, changed = _listed(inside("log", VOLUME, "--json").json)
+    assert (appeared["backup"], appeared["event"]) == (first, "appeared")
+    assert (changed["backup"], changed["event"]) == (second, "changed")
+    (change,) = _listed(changed["changes"])
+    assert (change["path"], change["change"]) == (f"{VOLUME}/hello.txt", "M")
+    assert f"  M  {VOLUME}/hello.txt\n" in inside("log", "redmine").out
+    lines = inside("log", f"{VOLUME}/hello.txt").out.splitlines()
+    assert [line.split()[0] for line in lines] == [first, second]
+    assert [line.split()[-1] for line in lines] == ["appeared", "changed"]
+
+
+def test_diff_of_two_backups(inside: Inside) -> None:
+    """Marks and paths; with `--content` the lines that differ; no difference is no error."""
+    first, second = _ids(inside)
+    said = inside("diff", first, second, VOLUME)
+    assert said.out == f"M  {VOLUME}/hello.txt\n"
+    assert said.code == 0
+    assert said.err == "1 changed.\n"
+    shown = inside("diff", first, "latest", f"{VOLUME}/hello.txt", "--content").out
+    assert shown.splitlines()[1:] == [
+        f"--- a/{VOLUME}/hello.txt",
+        f"+++ b/{VOLUME}/hello.txt",
+        "@@ -1 +1 @@",
+        "-hello",
+        "+hello again",
+    ]
+    (told,) = _listed(inside("diff", first, second, VOLUME, "--json").json)
+    assert told["change"] == "M"
+    same = inside("diff", first, first)
+    assert (same.code, same.out, same.err) == (0, "", "No difference.\n")
+    assert inside("diff", first, second, "nope").code == 1
+    assert inside("diff", "live", first).code == 2
+
+
+def test_diff_with_the_instance(own: Cesbr, site: Site) -> None:
+    """What is there now is compared by what it says; what has no place there is named."""
+    (site.files / "hello.txt").write_text("hello now\n")
+    (site.files / "sub/binary").write_bytes(b"\0")
+    (site.files / "new").mkdir()
+    (site.files / "a 'quoted' name").unlink()
+    said = own("diff", "latest", "live", VOLUME, "--content")
+    assert said.code == 0
+    assert said.out.splitlines() == [
+        f"-  {VOLUME}/a 'quoted' name",
+        f"--- a/{VOLUME}/a 'quoted' name",
+        "+++ /dev/null",
+        "@@ -1 +0,0 @@",
+        "-quoted",
+        f"M  {VOLUME}/hello.txt",
+        f"--- a/{VOLUME}/hello.txt",
+        f"+++ b/{VOLUME}/hello.txt",
+        "@@ -1 +1 @@",
+        "-hello again",
+        "+hello now",
+        f"+  {VOLUME}/new/",
+        f"M  {VOLUME}/sub/binary",
+        "   (not text)",
+    ]
+    whole = own("diff", "latest", "live")
+    assert f"M  {VOLUME}/hello.txt\n" in whole.out
+    assert "redmine/dogu.json" in whole.err
