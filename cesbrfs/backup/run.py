@@ -232,7 +232,8 @@ class _Run:
                 id=self.backup_id,
                 time=format_time(started),
                 host=self.host,
-                points=[_manifest_point(point) for point in points],
+                # A point of which nothing is there and nothing failed promises nothing.
+                points=[_manifest_point(p) for p in points if p.snapshot or p.failed],
             )
         )
         total = len(points) + 1

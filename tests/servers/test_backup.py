@@ -137,6 +137,17 @@ def tag_of(snapshot: Snapshot, key: str) -> str | None:
     return next((t.partition("=")[2] for t in snapshot.tags if t.startswith(f"{key}=")), None)
 
 
+async def test_what_is_not_there_is_not_missing(site: Site) -> None:
+    """An instance without configuration folders has complete backups, by anybody's word."""
+    await add_dogu(site, "redmine", "files")
+    result = await site.run()
+    assert [(p.kind, p.snapshot) for p in result.points if not p.snapshot] == [
+        ("configuration", None)
+    ]
+    assert result.status == "complete"
+    assert await site.status() is Status.COMPLETE
+
+
 async def test_a_backup_is_complete_and_says_what_it_holds(
     both: Site, tmp_path: Path, make_instance: Callable[[Path], Sample]
 ) -> None:
