@@ -88,7 +88,7 @@ def _mount(
     # Deriving the key takes as long as all the imports that follow.
     known = settings.at_hand()
     if known is not None:
-        derive_ahead(local_folder(known[0]), known[1])
+        derive_ahead(*known, settings.cache_dir)
     import trio  # noqa: PLC0415 - as above
 
     from cesbrfs.fs.daemon import log_to  # noqa: PLC0415 - as above
@@ -99,7 +99,7 @@ def _mount(
         folder = local_folder(access.url)
         real = check_mountpoint(mountpoint, folder)
         if known is None:
-            derive_ahead(folder, access.key)
+            derive_ahead(access.url, access.key, settings.cache_dir)
         from cesbrfs.fs.mount import serve  # noqa: PLC0415 - needs FUSE, which errors above do not
 
         log_to(

@@ -61,12 +61,12 @@ class Session:
     async def access(self) -> Access:
         """Return how to reach the repository; asks for the key once."""
         if self._access is None:
-            self._access = await (await self.settings()).access()
+            settings = await self.settings()
+            self._access = await settings.access()
             from cesbrfs.repo.ahead import derive_ahead  # noqa: PLC0415 - as below
-            from cesbrfs.repo.storage import local_folder  # noqa: PLC0415 - as below
 
             # It takes as long as the imports that follow.
-            derive_ahead(local_folder(self._access.url), self._access.key)
+            derive_ahead(self._access.url, self._access.key, settings.cache_dir)
         return self._access
 
     async def restic(self) -> Restic:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -12,7 +13,7 @@ import pyfuse3
 import trio
 
 from cesbrfs.access import Access
-from cesbrfs.errors import MountError
+from cesbrfs.errors import CesbrError, MountError
 from cesbrfs.fs import pump
 from cesbrfs.fs.daemon import notify_systemd
 from cesbrfs.fs.kernel import tune
@@ -99,13 +100,13 @@ async def _run(operations: Operations, mountpoint: str, ready: Callable[[], None
         view.listing.refresh_in(nursery)
         view.repository.blobs.read_ahead_in(nursery)
         nursery.start_soon(operations.callers.look_after)
-        nursery.start_soon(_announce, mountpoint, ready)
+        nursery.start_soon(_announce, view, mountpoint, ready)
         await pyfuse3.main()
         nursery.cancel_scope.cancel()
 
 
-async def _announce(mountpoint: str, ready: Callable[[], None]) -> None:
-    """Call `ready` as soon as the mount has answered a first request."""
+async def _announce(view: View, mountpoint: str, ready: Callable[[], None]) -> None:
+    """Call `ready` as soon as the mount has answered a first request; then load the index."""
     try:
         status = await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
     except OSError as error:  # unmounted already
@@ -114,6 +115,8 @@ async def _announce(mountpoint: str, ready: Callable[[], None]) -> None:
     # Only now has the kernel set its own limits, which these replace.
     tune(status.st_dev)
     ready()
+    with contextlib.suppress(CesbrError):  # whoever needs it gets the error
+        await view.repository.index()
 
 
 async def _obey_signals(

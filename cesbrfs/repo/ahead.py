@@ -6,14 +6,17 @@ instead of beginning its own.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
+from pathlib import Path
 from typing import Final
 
-from cesbrfs.access import Secret
+from cesbrfs.access import Secret, redact
 from cesbrfs.errors import CesbrError
 from cesbrfs.repo.crypto import Keys, derive
 from cesbrfs.repo.model import KeyFile, parse_key_file
+from cesbrfs.repo.storage import local_folder
 
 
 class _Derivation(threading.Thread):
@@ -40,18 +43,27 @@ def _question(password: bytes, key_file: KeyFile) -> _Question:
     return (password, key_file.N, key_file.r, key_file.p, key_file.salt)
 
 
-def derive_ahead(folder: str | None, password: Secret) -> None:
-    """Begin to derive the keys that the only key file of a local repository asks for.
+def kept_keys(shown: str, cache_dir: Path) -> Path:
+    """Return the folder that keeps the key file of a repository behind a network, as it is there.
 
-    Does nothing where there is none, or more than one: which it will be is not known yet.
+    `shown` is the repository's address without secrets.
     """
-    if folder is None:
-        return
+    return cache_dir / "keys" / hashlib.sha256(shown.encode(errors="surrogateescape")).hexdigest()
+
+
+def derive_ahead(url: str, password: Secret, cache_dir: Path) -> None:
+    """Begin to derive the keys that the only key file of a repository asks for.
+
+    Does nothing where none is at hand, or more than one: which it will be is not known yet.  Of a
+    repository behind a network it is the one that was opened last.
+    """
+    local = local_folder(url)
+    folder = Path(local, "keys") if local is not None else kept_keys(redact(url), cache_dir)
     try:
-        names = os.listdir(os.path.join(folder, "keys"))
+        names = os.listdir(folder)
         if len(names) != 1:
             return
-        with open(os.path.join(folder, "keys", names[0]), "rb") as file:
+        with open(folder / names[0], "rb") as file:
             key_file = parse_key_file(file.read())
     except (OSError, CesbrError):
         return  # whoever opens the repository gets to know why

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 
 import trio
@@ -25,11 +26,15 @@ from cesbrfs.repo.storage import FileType, Storage
 _log = logging.getLogger(__name__)
 
 
-async def open_keys(storage: Storage, password: Secret) -> Keys:
+async def open_keys(
+    storage: Storage, password: Secret, keep: Callable[[str, bytes], None] | None = None
+) -> Keys:
     """Find the key file that `password` opens, and return the master key.
 
-    Raises RepositoryMissingError or RepositoryDamagedError where there is no config,
-    WrongKeyError when no key file is opened by the password.
+    `keep` gets the name and the content of that file.
+
+    Raises RepositoryMissingError or RepositoryDamagedError where there is no config, WrongKeyError
+    when no key file is opened by the password.
     """
     if not await _has_config(storage):
         await raise_no_config(storage)
@@ -49,12 +54,16 @@ async def open_keys(storage: Storage, password: Secret) -> Keys:
                 partial(genuine, kind=FileType.KEY, name=file.name),
             )
             key_file = parse_key_file(raw, f"key file {file.name[:8]}")
-            return await trio.to_thread.run_sync(open_master_key, key_file, password.value, derived)
+            keys = await trio.to_thread.run_sync(open_master_key, key_file, password.value, derived)
         except BadMacError:
             continue
         except (DamagedError, FileMissingError) as error:
             _log.warning("%s", error)
             unreadable = error
+        else:
+            if keep is not None:
+                await trio.to_thread.run_sync(keep, file.name, raw)
+            return keys
     if unreadable is not None:
         raise unreadable
     tried = "its only key is not" if len(files) == 1 else f"none of its {len(files)} keys is"

@@ -11,12 +11,14 @@ import contextlib
 import logging
 import os
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import trio
 
 from cesbrfs.access import Secret
 from cesbrfs.errors import BlobMissingError, DamagedError, NotFoundError
+from cesbrfs.repo.ahead import kept_keys
 from cesbrfs.repo.blobs import THREAD_BYTES, Blobs
 from cesbrfs.repo.cache import Cache
 from cesbrfs.repo.caching import Caching
@@ -25,6 +27,7 @@ from cesbrfs.repo.crypto import Keys
 from cesbrfs.repo.disk import DiskCache
 from cesbrfs.repo.files import Files, through_network
 from cesbrfs.repo.index import Index
+from cesbrfs.repo.kept import KeptFiles
 from cesbrfs.repo.model import Config, Node, Snapshot, Tree, parse_snapshot, parse_tree
 from cesbrfs.repo.opening import open_config, open_keys
 from cesbrfs.repo.pack import BlobType, decode_unpacked, encode_unpacked
@@ -84,7 +87,10 @@ class Repository:
         Raises RepositoryMissingError, RepositoryDamagedError, WrongKeyError, and what the storage
         raises.
         """
-        keys = await open_keys(storage, key)
+        keep = None
+        if through_network(storage) and caching.folder is not None:
+            keep = partial(_keep_key, kept_keys(storage.shown, caching.folder))
+        keys = await open_keys(storage, key, keep)
         config = await open_config(storage, keys)
         return cls(storage, keys, config, caching)
 
@@ -242,3 +248,14 @@ class Repository:
         except BlobMissingError as error:
             await missing(error)
             raise
+
+
+def _keep_key(folder: Path, name: str, raw: bytes) -> None:
+    """Keep a key file, as the only one, so that the next opening can begin with its work early."""
+    kept = KeptFiles(folder)
+    held = [file.name for file in kept.files()]
+    for other in held:
+        if other != name:
+            kept.remove(other)
+    if name not in held:
+        kept.write(name, (raw,))

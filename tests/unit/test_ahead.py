@@ -29,14 +29,14 @@ def test_what_was_derived_ahead_is_taken_up(
     folder = repository(tmp_path, JSON)
     key_file = parse_key_file(JSON)
     expected = derive(b"pw", key_file)
-    ahead.derive_ahead(folder, Secret(b"pw"))
+    ahead.derive_ahead(folder, Secret(b"pw"), tmp_path)
     monkeypatch.setattr(ahead, "derive", None)
     assert ahead.derived(b"pw", key_file) == expected
 
 
 def test_another_password_is_derived_anew(tmp_path: Path) -> None:
     """What is under way for one password says nothing about another."""
-    ahead.derive_ahead(repository(tmp_path, JSON), Secret(b"pw"))
+    ahead.derive_ahead(repository(tmp_path, JSON), Secret(b"pw"), tmp_path)
     key_file = parse_key_file(JSON)
     assert ahead.derived(b"other", key_file) == derive(b"other", key_file)
     assert ahead.derived(b"pw", key_file) == derive(b"pw", key_file)
@@ -45,15 +45,15 @@ def test_another_password_is_derived_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize("contents", [(), (JSON, JSON), (b"no key file",)])
 def test_nothing_is_begun_in_doubt(tmp_path: Path, contents: tuple[bytes, ...]) -> None:
     """Without exactly one readable key file there is nothing to derive yet."""
-    ahead.derive_ahead(repository(tmp_path, *contents), Secret(b"pw"))
-    ahead.derive_ahead(str(tmp_path / "missing"), Secret(b"pw"))
-    ahead.derive_ahead(None, Secret(b"pw"))
+    ahead.derive_ahead(repository(tmp_path, *contents), Secret(b"pw"), tmp_path)
+    ahead.derive_ahead(str(tmp_path / "missing"), Secret(b"pw"), tmp_path)
+    ahead.derive_ahead("rest:http://server/", Secret(b"pw"), tmp_path)
     assert not ahead._started
 
 
 def test_an_impossible_key_file_is_told_to_who_asks(tmp_path: Path) -> None:
     """Parameters that scrypt refuses are an error where the keys are needed."""
     absurd = JSON.replace(b'"N":2', b'"N":3')
-    ahead.derive_ahead(repository(tmp_path, absurd), Secret(b"pw"))
+    ahead.derive_ahead(repository(tmp_path, absurd), Secret(b"pw"), tmp_path)
     with pytest.raises(DamagedError):
         ahead.derived(b"pw", parse_key_file(absurd))

@@ -14,10 +14,13 @@ from hypothesis import strategies as st
 from cesbrfs.access import Secret
 from cesbrfs.errors import DamagedError, FileMissingError, StorageError
 from cesbrfs.fs.tree import ROOT, VirtualTree
+from cesbrfs.repo import ahead
+from cesbrfs.repo.ahead import derive_ahead, derived, kept_keys
 from cesbrfs.repo.caching import Caching
+from cesbrfs.repo.crypto import derive
 from cesbrfs.repo.kept import KeptFiles
 from cesbrfs.repo.link import Link
-from cesbrfs.repo.model import Node
+from cesbrfs.repo.model import Node, parse_key_file
 from cesbrfs.repo.pack import Place
 from cesbrfs.repo.records import Records
 from cesbrfs.repo.repository import Repository
@@ -196,6 +199,32 @@ class TestStretches:
         assert not held.reads
         await reader.read(packs[0], 5, 5)
         assert len(held.reads) == 1
+
+
+class TestKeyFile:
+    """The key file is kept as it is, so that the next start need not wait for it."""
+
+    async def test_the_one_that_opened_is_kept_alone(self, tmp_path: Path) -> None:
+        """Another one takes its place; and what is kept is all that deriving ahead needs."""
+        repo = nested()
+        await opened(repo, tmp_path)
+        folder = kept_keys(repo.storage.shown, tmp_path)
+        ((_, first),) = [key for key in repo.storage.files if key[0] is FileType.KEY]
+        assert [path.name for path in below(folder, "*")] == [first]
+        del repo.storage.files[FileType.KEY, first]
+        second = repo.add_key(b"another")
+        await Repository.open(repo.storage, Secret(b"another"), Caching(folder=tmp_path))
+        (kept,) = below(folder, "*")
+        assert kept.name == second
+        assert kept.read_bytes() == repo.storage.files[FileType.KEY, second]
+        derive_ahead("rest:http://server/", Secret(b"another"), tmp_path)
+        assert not ahead._started
+        kept_keys("rest:http://server/", tmp_path).parent.mkdir(exist_ok=True)
+        folder.rename(kept_keys("rest:http://server/", tmp_path))
+        derive_ahead("rest:http://server/", Secret(b"another"), tmp_path)
+        key_file = parse_key_file(repo.storage.files[FileType.KEY, second])
+        assert ahead._started
+        assert derived(b"another", key_file) == derive(b"another", key_file)
 
 
 class TestTreesOnDisk:
