@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--repo", metavar="URL", help="the repository's address")
     made.add_argument("--password-file", metavar="FILE", help="a file that holds its key")
-    made.add_argument("--registry", metavar="PATH", help="the CES registry")
+    made.add_argument("--registry", metavar="PATH-or-URL", help="the CES registry")
     made.add_argument("--root", metavar="DIR", help="the instance's root folder")
     made.add_argument("--config", metavar="FILE", help="the settings file")
     made.add_argument(

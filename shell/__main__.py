@@ -111,6 +111,8 @@ def _log_to_stderr(arguments: argparse.Namespace) -> None:
     if said.get("debug"):
         level = logging.DEBUG
     logging.basicConfig(format="cesbr: %(message)s", level=level)
+    for chatty in ("httpx2", "httpcore2"):  # a line for each request, with its address
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def _end(number: int, _frame: FrameType | None) -> NoReturn:

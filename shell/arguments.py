@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _SETTINGS: Final = (
     ("--repo", "repository", "URL", "the repository's address, in restic's form"),
     ("--password-file", "password_file", "FILE", "a file that holds its encryption key"),
-    ("--registry", "registry", "PATH", "the CES registry"),
+    ("--registry", "registry", "PATH-or-URL", "the CES registry: a folder, or an etcd"),
     ("--root", "root", "DIR", "the instance's root folder (default /)"),
     ("--config", "config", "FILE", "the settings file"),
     ("--patience", "patience", "SECONDS", "how long to wait for a server that is away"),
