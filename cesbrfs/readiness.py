@@ -33,6 +33,7 @@ import trio
 
 from cesbrfs.access import Access
 from cesbrfs.errors import (
+    BucketMissingError,
     CesbrError,
     DamagedError,
     FileMissingError,
@@ -42,6 +43,7 @@ from cesbrfs.errors import (
     RepositoryLockedError,
     RepositoryMissingError,
     RepositoryUnreachableError,
+    RepositoryUntrustedError,
     StorageError,
     WrongKeyError,
 )
@@ -68,6 +70,7 @@ class State(StrEnum):
     WRONG_KEY = "wrong key"
     DAMAGED = "damaged"
     DENIED = "denied"
+    UNTRUSTED = "untrusted"
     UNREACHABLE = "unreachable"
 
 
@@ -75,6 +78,7 @@ _STATES: Final[tuple[tuple[type[RepositoryError], State], ...]] = (
     (RepositoryMissingError, State.MISSING),
     (WrongKeyError, State.WRONG_KEY),
     (RepositoryDeniedError, State.DENIED),
+    (RepositoryUntrustedError, State.UNTRUSTED),
     (RepositoryUnreachableError, State.UNREACHABLE),
     (RepositoryDamagedError, State.DAMAGED),
     (FileMissingError, State.DAMAGED),
@@ -219,8 +223,11 @@ async def initialise(access: Access, *, open_restic: OpenRestic, say: Say) -> bo
 def _may_change(verdict: Verdict) -> bool:
     """Tell whether the state may be another one when no other process initialises.
 
-    Half an initialisation, with a key and no config yet, looks like a damaged repository.
+    Half an initialisation, with a key and no config yet, looks like a damaged repository.  Where
+    not even the bucket is there, the address is likely wrong: only `initialise` makes a bucket.
     """
+    if isinstance(verdict.error, BucketMissingError):
+        return False
     return verdict.state in (State.MISSING, State.DAMAGED)
 
 

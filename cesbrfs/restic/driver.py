@@ -63,6 +63,7 @@ SILENCE: Final = 600.0
 _RETRIES: Final = 3
 """Retries of restic that a short call waits for; restic itself goes on for 15 minutes."""
 _REST_VARIABLES: Final = Version(0, 16, 1)
+_ANONYMOUS: Final = Version(0, 17)
 _SECRET_NAME: Final = ("SECRET", "PASSWORD", "TOKEN", "KEY")
 _PARTIAL: Final = 3
 _UNLOCK_SECONDS: Final = 20.0
@@ -103,6 +104,7 @@ class Restic:
         self.access: Final = access
         self._silence: Final = silence
         self._grace: Final = grace
+        self._flags: Final = flags(access, knows_anonymous=version >= _ANONYMOUS)
         self._environment: Final = environment(
             access, cache_dir=cache_dir, knows_rest_variables=version >= _REST_VARIABLES
         )
@@ -361,7 +363,7 @@ class Restic:
     ) -> Ended:
         """Run one command; the key goes along, exit codes are left to the caller."""
         with passed_key(self.access.key) as (variables, key_fds):
-            line = [str(self.binary), *flags(self.access)]
+            line = [str(self.binary), *self._flags]
             if not await trio.to_thread.run_sync(has_usable_cache, self._environment):
                 line.append("--no-cache")
             return await run(

@@ -77,10 +77,11 @@ def environment(
     return env
 
 
-def flags(access: Access) -> list[str]:
+def flags(access: Access, *, knows_anonymous: bool = True) -> list[str]:
     """Return the global flags for `access`: its options, and what 0.14 takes only as a flag.
 
-    Raises UsageError for options that no restic could use.
+    Before 0.17 restic did not know the option for anonymous requests, and made them unasked where
+    there are no credentials.  Raises UsageError for options that no restic could use.
     """
     found = [
         part
@@ -88,7 +89,10 @@ def flags(access: Access) -> list[str]:
         if (value := access.environment.get(name))
         for part in (flag, value)
     ]
-    for name, value in _known_options(access).items():
+    options = _known_options(access)
+    if not knows_anonymous:
+        options.pop("s3.unsafe-anonymous-auth", None)
+    for name, value in options.items():
         found += ["--option", _as_csv(f"{name}={value}")]
     return found
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from cesbrfs.errors import (
+    BucketMissingError,
     CesbrError,
     InterruptedByUserError,
     RepositoryDamagedError,
@@ -44,12 +45,16 @@ _NOT_FOUND: Final = re.compile(
 _DENIED: Final = re.compile(
     r"permission denied|operation not permitted|access ?denied|read-only file system"
     r"|HTTP response \(40[137]\)|\b40[13] (?:Unauthorized|Forbidden)"
-    r"|SignatureDoesNotMatch|InvalidAccessKeyId",
+    r"|SignatureDoesNotMatch|request signature we calculated does not match"
+    r"|InvalidAccessKeyId|access key id you provided does not exist"
+    r"|provided token (?:has expired|is malformed)|no credentials found"
+    r"|remote error: tls: (?:\w+ )?certificate",
     re.IGNORECASE,
 )
 _UNTRUSTED: Final = re.compile(
     r"Host key verification failed|No \S+ host key is known for|x509: |failed to verify certificate"
 )
+_NO_BUCKET: Final = re.compile(r"The specified bucket does not exist", re.IGNORECASE)
 _WRONG_KEY: Final = re.compile(r"wrong password or no key found")
 _LOCKED: Final = re.compile(r"repository is already locked(?: exclusively)?(?: (by PID [^\n]*))?")
 _NO_KEY: Final = re.compile(r"an empty password is not|an empty password is not allowed")
@@ -98,8 +103,8 @@ def retry_reason(text: str) -> str | None:
 
 def is_hopeless(reason: str) -> bool:
     """Tell whether another try cannot end better than the one that failed for `reason`."""
-    hopeless = (_DENIED, _UNTRUSTED, _BAD_ADDRESS)
-    return any(pattern.search(reason) for pattern in hopeless) or "not a dir" in reason
+    known = (_DENIED, _UNTRUSTED, _NO_BUCKET, _BAD_ADDRESS)
+    return "not a dir" in reason or any(pattern.search(reason) for pattern in known)
 
 
 def failure_text(stderr: str) -> str:
@@ -216,8 +221,15 @@ def _denied(url: str, text: str) -> CesbrError:
 
 def _untrusted(url: str, text: str) -> CesbrError:
     return RepositoryUntrustedError(
-        f"The server of the repository at {url} is not trusted ({_told(text)}); make its host key"
-        " or its certificate known, if it is the right one."
+        f"The server of {url} cannot be trusted ({_told(text)}); if it is the right one, name the"
+        " certificate of its authority in RESTIC_CACERT, or its host key in ssh's known_hosts."
+    )
+
+
+def _no_bucket(url: str, _text: str) -> CesbrError:
+    return BucketMissingError(
+        f"There is no such bucket, so {url} is no repository; correct the address, or create the"
+        " bucket and the repository with 'cesbr init'."
     )
 
 
@@ -248,6 +260,7 @@ _BY_TEXT: Final[tuple[tuple[re.Pattern[str], _Make], ...]] = (
     (_FULL, _full),
     (_UNTRUSTED, _untrusted),
     (_DENIED, _denied),
+    (_NO_BUCKET, _no_bucket),
     (_NOT_FOUND, _missing),
     (_BAD_ADDRESS, _bad_address),
     (_UNREACHABLE, _unreachable),

@@ -156,12 +156,16 @@ async def test_credentials_from_the_file(filled: SeaweedFS, isolated_env: Path) 
     storage = storage_of(url, named)
     assert await storage.read(FileType.CONFIG) == b"at the root"
     await storage.aclose()
+    storage = storage_of(url, {})
     with pytest.raises(RepositoryDeniedError, match=r"no credentials .* AWS_ACCESS_KEY_ID"):
-        storage_of(url, {})
+        await storage.read(FileType.CONFIG)
+    await storage.aclose()
     elsewhere.write_text(f"{SECRET}\n")
+    storage = storage_of(url, named)
     with pytest.raises(UsageError, match="INI") as raised:
-        storage_of(url, named)
+        await storage.read(FileType.CONFIG)
     assert SECRET not in raised.value.message
+    await storage.aclose()
 
 
 TROUBLES: dict[str, tuple[str, dict[str, str], type[CesbrError], str]] = {
@@ -237,10 +241,10 @@ async def test_who_cannot_be_reached(filled: SeaweedFS) -> None:
     """A port without a server, a host without a name, TLS where there is none."""
     (port,) = free_ports(1)
     for url, kind, sentence in (
-        (f"s3:http://127.0.0.1:{port}/b", RepositoryUnreachableError, "Connection refused"),
-        ("s3:http://no-such-host.invalid/b", RepositoryUnreachableError, "is not known"),
-        (f"{secured(filled.url)}/b", RepositoryUnreachableError, "does not speak TLS"),
-        (f"{plain(filled.tls_url)}/b", StorageError, r"400.*check the address"),
+        (f"s3:http://127.0.0.1:{port}/bucket", RepositoryUnreachableError, "Connection refused"),
+        ("s3:http://no-such-host.invalid/bucket", RepositoryUnreachableError, "is not known"),
+        (f"{secured(filled.url)}/bucket", RepositoryUnreachableError, "does not speak TLS"),
+        (f"{plain(filled.tls_url)}/bucket", StorageError, r"400.*check the address"),
     ):
         storage = storage_of(url, filled.environment)
         with pytest.raises(kind, match=sentence):
@@ -336,7 +340,7 @@ def test_options_that_cannot_be(options: dict[str, str], sentence: str) -> None:
     """They are named, with what to say."""
     with pytest.raises(UsageError, match=sentence):
         storage_of(
-            "s3:http://127.0.0.1/b",
+            "s3:http://127.0.0.1/bucket",
             {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"},
             options,
         )

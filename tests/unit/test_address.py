@@ -46,7 +46,8 @@ def test_forms(url: str, address: LocalAddress | S3Address | RestAddress | Rclon
 @pytest.mark.parametrize(
     "url",
     [
-        "", "local:", "s3:", "s3:host", "s3:host/", "s3:https:///bucket", "s3:http://h:port/b",
+        "", "local:", "s3:", "s3:host", "s3:host/", "s3:host/ab", "s3:host/a_bucket?",
+        "s3:https:///bucket", "s3:http://h:port/bucket",
         "rest:", "rest:host/path", "rest:http+unix:///socket:/path", "rest:http://", "rclone:",
         "rest:http://user:secret@host:port/", "b2:bucket:path", "azure:x:/", "gs:x:/", "swift:x:/",
     ],

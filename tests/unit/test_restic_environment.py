@@ -106,6 +106,13 @@ def test_arguments_for_ssh_become_a_command_that_every_restic_knows() -> None:
         flags(Access("sftp:h:/x", Secret(b"pw"), {"sftp.args": "-v", "sftp.command": "ssh"}))
 
 
+def test_anonymous_requests_of_old_versions() -> None:
+    """0.14 makes them unasked, and does not know the option that asks for them."""
+    anonymous = Access("s3:host/bucket", Secret(b"pw"), {"s3.unsafe-anonymous-auth": "true"})
+    assert flags(anonymous) == ["--option", "s3.unsafe-anonymous-auth=true"]
+    assert flags(anonymous, knows_anonymous=False) == []
+
+
 @pytest.mark.parametrize(
     ("key", "exact"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cesbrfs.errors import (
+    BucketMissingError,
     CesbrError,
     InterruptedByUserError,
     RepositoryDamagedError,
@@ -56,6 +57,18 @@ REFUSED = {
     "s3": "Stat: Access Denied.",
     "s3-key": "Stat: The Access Key Id you provided does not exist in our records."
     " InvalidAccessKeyId",
+    "s3-key-only-told": "Stat: The access key ID you provided does not exist in our records.",
+    "s3-secret": "Stat: The request signature we calculated does not match the signature you"
+    " provided. Check your key and signing method.",
+    "s3-none": "s3.getCredentials: no credentials found. Use `-o s3.unsafe-anonymous-auth=true` for"
+    " anonymous authentication",
+    "client's certificate": 'Head "https://127.0.0.1:1/config": remote error: tls: bad certificate',
+}
+UNTRUSTED = {
+    "old": 'client.Head: Head "https://h/config": x509: certificate signed by unknown authority',
+    "new": 'Stat: Get "https://h/b/?location=": tls: failed to verify certificate: x509:'
+    " certificate signed by unknown authority",
+    "ssh": "unable to start the sftp session. Host key verification failed.",
 }
 DEAD = {
     "refused": 'client.Head: Head "http://127.0.0.1:1/config": dial tcp 127.0.0.1:1: connect:'
@@ -109,6 +122,25 @@ def test_a_dead_connection_is_never_missing(version: Version, reason: str) -> No
     """Nor does it count behind an unanswered question, or behind a reason that is not known."""
     error = classify(version, 1, FRAME.format(reason), URL)
     assert type(error) is RepositoryUnreachableError
+
+
+@pytest.mark.parametrize("version", [OLD, NEW], ids=str)
+@pytest.mark.parametrize("reason", UNTRUSTED.values(), ids=UNTRUSTED)
+def test_who_is_not_trusted_is_never_missing(version: Version, reason: str) -> None:
+    """Neither a certificate nor a host key that nobody vouches for; waiting would not help."""
+    error = classify(version, 1, FRAME.format(reason), URL)
+    assert type(error) is RepositoryUntrustedError
+    assert is_hopeless(reason)
+
+
+@pytest.mark.parametrize("version", [OLD, NEW], ids=str)
+def test_no_bucket_is_a_kind_of_missing(version: Version) -> None:
+    """It has its own error, which does not lead to a bucket that nobody asked for."""
+    reason = "Stat: The specified bucket does not exist"
+    error = classify(version, 1, FRAME.format(reason), URL)
+    assert type(error) is BucketMissingError
+    assert error.exit_code == 10
+    assert is_hopeless(reason)
 
 
 TEXTS: dict[str, tuple[int, str, type[CesbrError]]] = {

@@ -22,6 +22,8 @@ from cesbrfs.access import Secret, redact
 from cesbrfs.errors import UsageError
 from cesbrfs.repo.storage.sftp_address import SftpAddress, parse_sftp
 
+_BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{1,61}[A-Za-z0-9]")
+"""restic's rule."""
 _OTHERS: Final = ("b2:", "azure:", "gs:", "swift:")
 
 
@@ -91,6 +93,11 @@ def _s3(rest: str, url: str) -> S3Address:
     if not host or not bucket:
         raise UsageError(
             f"{redact(url)} names no host or no bucket; write s3:https://host/bucket/prefix."
+        )
+    if not _BUCKET.fullmatch(bucket):
+        raise UsageError(
+            f"{bucket!r} in {redact(url)} is no name of a bucket, which has 3 to 63 letters,"
+            " digits, dots, dashes; correct the address."
         )
     return S3Address(scheme, host, bucket, _clean(prefix) if prefix else "")
 

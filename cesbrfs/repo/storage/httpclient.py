@@ -12,11 +12,13 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NoReturn, Protocol
+from functools import partial
+from typing import Any, Final, NoReturn, Protocol
 from urllib.parse import urlsplit
 
+import httpcore2
 import httpx2
 import trio
 
@@ -220,14 +222,19 @@ class HttpClient:
         self, method: str, url: str, headers: Mapping[str, str]
     ) -> AsyncIterator[tuple[httpx2.Response, _Taken]]:
         """Send a request, and give its answer and the way to take its body in time."""
+        opened: list[httpcore2.AsyncNetworkStream] = []
         request = self._client.build_request(
-            method, url, headers={"accept-encoding": "identity", **headers}
+            method,
+            url,
+            headers={"accept-encoding": "identity", **headers},
+            extensions={"trace": partial(_note_opened, opened)},
         )
         async with self._slots:
             with trio.CancelScope(deadline=trio.current_time() + self._patience) as scope:
                 taken = _Taken(scope, self._patience)
                 with self._translated():
-                    response = await self._client.send(request, stream=True)
+                    async with _closed_when_failed(opened):
+                        response = await self._client.send(request, stream=True)
                     taken.response = response
                     try:
                         yield response, taken
@@ -307,6 +314,28 @@ class _Taken:
             slowest = self._begun + self._patience + received / _SLOWEST
             self._scope.deadline = min(now + self._patience, slowest)
             yield chunk
+
+
+async def _note_opened(
+    opened: list[httpcore2.AsyncNetworkStream], event: str, info: Mapping[str, Any]
+) -> None:
+    """Take the connection that a request opens, from what httpcore2 tells of its work."""
+    if event == "connection.connect_tcp.complete":
+        opened.append(info["return_value"])
+
+
+@contextlib.asynccontextmanager
+async def _closed_when_failed(
+    opened: Sequence[httpcore2.AsyncNetworkStream],
+) -> AsyncIterator[None]:
+    """Close the connection of a request that fails: httpcore2 forgets it in a TLS handshake."""
+    try:
+        yield
+    except BaseException:
+        with trio.CancelScope(shield=True):
+            for stream in opened:
+                await stream.aclose()
+        raise
 
 
 async def _error(response: httpx2.Response, taken: _Taken) -> Answer:

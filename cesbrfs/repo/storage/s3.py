@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import functools
 import os
 import posixpath
 import re
@@ -50,14 +51,13 @@ class S3Storage:
         self,
         access: Access,
         address: S3Address,
-        credentials: Credentials | None,
         *,
         patience: float = PATIENCE,
     ) -> None:
-        """Read from `address`; without `credentials` requests are not signed."""
+        """Read from `address`, with the credentials that `access` names."""
         self.shown = access.shown
+        self._access: Final = access
         self._address: Final = address
-        self._credentials: Final = credentials
         given = access.options.get("s3.region") or access.environment.get("AWS_DEFAULT_REGION")
         amazon = _AMAZON.fullmatch(address.host)
         self._region_is_given: Final = bool(given)
@@ -76,7 +76,11 @@ class S3Storage:
         """Return the storage that `access` names; UsageError for what cannot be used."""
         address = parse(access.url)
         assert isinstance(address, S3Address), "the caller looked at the address"
-        return cls(access, address, credentials_of(access), patience=patience)
+        return cls(access, address, patience=patience)
+
+    @functools.cached_property
+    def _credentials(self) -> Credentials | None:
+        return credentials_of(self._access)
 
     async def list(self, kind: FileType) -> Sequence[FileInfo]:
         """List the files of one kind."""

@@ -1,0 +1,234 @@
+"""The same over every kind of storage: restores equal restic's, states are told alike."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from cesbrfs.access import Access, Secret
+from cesbrfs.errors import BucketMissingError, CesbrError
+from cesbrfs.readiness import State, by_reader, by_restic, ensure_ready, initialise
+from cesbrfs.repo.repository import Repository
+from cesbrfs.repo.storage import open_storage
+from cesbrfs.restic import Restic
+from cesbrfs.restore import ToFolder, execute, plan, select
+from cesbrfs.view import View
+from tests.compare import Record, differences, records
+from tests.remote.rest import PASSWORD as REST_PASSWORD
+from tests.remote.rest import RestServer
+from tests.remote.seaweed import BUCKET, SECRET, SeaweedFS
+from tests.restic_repo import PASSWORD, ResticRepo, create
+from tests.sample.instance import Instance
+
+KEY = Secret(PASSWORD.encode())
+_VOLUMES = ("files", "plugins")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a repository can be held: how it is reached, and how files are put there."""
+
+    base: str
+    environment: Mapping[str, str]
+    put: Callable[[Path, str], None]
+
+    def access(self, name: str) -> Access:
+        """Reach the repository `name`."""
+        return Access(f"{self.base}/{name}", KEY, {}, self.environment)
+
+
+@pytest.fixture(params=["s3", "s3-tls", "rest", "rest-tls", "rclone"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Each kind of storage behind a real server, in turn."""
+    kind: str = request.param
+    if kind.startswith("s3"):
+        s3: SeaweedFS = request.getfixturevalue("seaweed")
+        url = s3.tls_url if kind.endswith("tls") else s3.url
+
+        def upload(folder: Path, name: str) -> None:
+            s3.upload(folder, BUCKET, name)
+
+        return Place(f"{url}/{BUCKET}", s3.environment, upload)
+    if kind == "rclone":
+        request.getfixturevalue("rclone")
+        root = tmp_path / "remote"
+        root.mkdir()
+        base, environment = f"rclone:{root}", {}
+    else:
+        name = "rest_tls_server" if kind.endswith("tls") else "rest_server"
+        server: RestServer = request.getfixturevalue(name)
+        root, base, environment = server.root, server.url, server.environment
+    return Place(base, environment, lambda folder, name: _copy(folder, root / name))
+
+
+def _copy(folder: Path, target: Path) -> None:
+    shutil.copytree(folder, target)
+
+
+@pytest.fixture(scope="module")
+def sample_repo(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_instance: Callable[[Path], Instance],
+    restic_old: Path,
+) -> ResticRepo:
+    """Volumes of the sample instance with everything odd, in one snapshot; only to be copied."""
+    folder = tmp_path_factory.mktemp("remote")
+    sample = make_instance(folder / "instance")
+    repo = create(restic_old, folder / "repository")
+    volumes = [sample.volume("redmine", name) for name in _VOLUMES]
+    repo.backup(*volumes, tags=["B1", "kind=volumes", "dogu=redmine"])
+    return repo
+
+
+def _comparable(found: dict[bytes, Record]) -> dict[bytes, Record]:
+    """Leave out what restic does not restore: sockets, links between symlinks, the year 2400."""
+    return {
+        path: replace(record, twins=frozenset())
+        for path, record in found.items()
+        if not path.endswith((b"/socket", b"/times/2400"))
+    }
+
+
+async def test_reading_equals_restic_s_restore(
+    place: Place, sample_repo: ResticRepo, restic_old: Path, restic_new: Path, tmp_path: Path
+) -> None:
+    """What our reader restores from the server, and each restic restores from it, is the same."""
+    place.put(sample_repo.folder, tmp_path.name)
+    access = place.access(tmp_path.name)
+    ours = tmp_path / "ours"
+    repository = await Repository.open(open_storage(access), access.key)
+    view = View(repository)
+    selection = select([await view.resolve("/B1/redmine/volumes")])
+    report = await execute(view, await plan(view, selection, ToFolder(ours)))
+    await repository.aclose()
+    assert not report.failed
+    found = {name: _comparable(records(str(ours / "redmine/volumes" / name))) for name in _VOLUMES}
+    assert sum(map(len, found.values())) > 20
+    for binary in (restic_old, restic_new):
+        theirs = tmp_path / f"theirs {binary == restic_new}"
+        driver = await Restic.open(access, binary=str(binary))
+        flags = [*driver._flags, "--no-cache", "restore", "latest", "--no-lock", "-q"]
+        await trio.run_process(
+            [binary, *flags, "--target", theirs],
+            env={**driver._environment, "RESTIC_PASSWORD": PASSWORD},
+            capture_stdout=True,
+        )
+        for name in _VOLUMES:
+            (top,) = theirs.glob(f"**/redmine/volumes/{name}")
+            assert not differences(found[name], _comparable(records(str(top))))
+
+
+async def test_states(
+    place: Place, sample_repo: ResticRepo, restic_binary: Path, tmp_path: Path
+) -> None:
+    """Reader and restic tell the same: missing, ready, and a wrong key."""
+    access = place.access(tmp_path.name)
+    wrong = replace(access, key=Secret(b"another"))
+
+    async def states(access: Access) -> list[State]:
+        restic = await Restic.open(access, binary=str(restic_binary))
+        return [(await by_reader(access)).state, (await by_restic(restic)).state]
+
+    assert await states(access) == [State.MISSING, State.MISSING]
+    place.put(sample_repo.folder, tmp_path.name)
+    assert await states(access) == [State.READY, State.READY]
+    assert await states(wrong) == [State.WRONG_KEY, State.WRONG_KEY]
+
+
+async def test_what_lost_its_config_is_not_initialised(
+    place: Place, sample_repo: ResticRepo, restic_binary: Path, tmp_path: Path
+) -> None:
+    """There are keys and packs on the server: a new config would lock them away."""
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(sample_repo.folder, spoilt)
+    (spoilt / "config").unlink()
+    place.put(spoilt, tmp_path.name)
+    access = place.access(tmp_path.name)
+    restic = await Restic.open(access, binary=str(restic_binary))
+    assert (await by_reader(access)).state is State.DAMAGED
+    assert (await by_restic(restic)).state is State.DAMAGED
+
+
+TROUBLES: dict[str, tuple[str, str, dict[str, str], State]] = {
+    "s3, wrong secret": ("s3", BUCKET, {"AWS_SECRET_ACCESS_KEY": "wrong"}, State.DENIED),
+    "s3, wrong key id": ("s3", BUCKET, {"AWS_ACCESS_KEY_ID": "wrong"}, State.DENIED),
+    "s3, no credentials": (
+        "s3",
+        BUCKET,
+        {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""},
+        State.DENIED,
+    ),
+    "s3, no permission": (
+        "s3",
+        BUCKET,
+        {"AWS_ACCESS_KEY_ID": "another-key-id", "AWS_SECRET_ACCESS_KEY": "another-secret"},
+        State.DENIED,
+    ),
+    "s3, untrusted": ("s3-tls", BUCKET, {"RESTIC_CACERT": ""}, State.UNTRUSTED),
+    "rest, wrong password": ("rest", "x", {"RESTIC_REST_PASSWORD": "wrong"}, State.DENIED),
+    "rest, untrusted": ("rest-tls", "x", {"RESTIC_CACERT": ""}, State.UNTRUSTED),
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+async def test_reader_and_restic_agree_on_troubles(
+    trouble: str,
+    seaweed: SeaweedFS,
+    rest_server: RestServer,
+    rest_tls_server: RestServer,
+    restic_binary: Path,
+) -> None:
+    """None of them is a missing repository, and both say the same."""
+    kind, name, changed, state = TROUBLES[trouble]
+    url, environment = {
+        "s3": (seaweed.url, seaweed.environment),
+        "s3-tls": (seaweed.tls_url, seaweed.environment),
+        "rest": (rest_server.url, rest_server.environment),
+        "rest-tls": (rest_tls_server.url, rest_tls_server.environment),
+    }[kind]
+    access = Access(f"{url}/{name}", KEY, {}, {**environment, **changed})
+    verdicts = [
+        await by_reader(access),
+        await by_restic(await Restic.open(access, binary=str(restic_binary))),
+    ]
+    assert [verdict.state for verdict in verdicts] == [state, state]
+    for verdict in verdicts:
+        assert verdict.error is not None
+        assert verdict.error.exit_code == 1
+        assert not [secret for secret in (SECRET, REST_PASSWORD) if secret in verdict.error.message]
+
+
+async def test_no_bucket_is_made_unasked(
+    seaweed: SeaweedFS, restic_binary: Path, tmp_path: Path
+) -> None:
+    """Without the bucket the address is likely wrong: only `init` makes it, and the repository."""
+    bucket = f"new-{tmp_path.name.rpartition('_')[2]}"
+    access = Access(f"{seaweed.url}/{bucket}/place", KEY, {}, seaweed.environment)
+    told: list[str] = []
+
+    async def open_restic() -> Restic:
+        return await Restic.open(access, binary=str(restic_binary))
+
+    for verdict in (await by_reader(access), await by_restic(await open_restic())):
+        assert verdict.state is State.MISSING
+        assert type(verdict.error) is BucketMissingError
+        assert verdict.error.exit_code == 10
+    for through_restic in (False, True):
+        with pytest.raises(CesbrError, match="no bucket"):
+            await ensure_ready(
+                access,
+                open_restic=open_restic,
+                auto_init=True,
+                say=told.append,
+                through_restic=through_restic,
+            )
+    assert not seaweed.names(bucket)
+    assert await initialise(access, open_restic=open_restic, say=told.append)
+    assert seaweed.names(bucket) == {"place"}
+    assert len(told) == 1
+    assert (await by_reader(access)).state is State.READY
