@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, get_args
 
-from cesbrfs.errors import CesbrError, RegistryUnreachableError
+from cesbrfs.errors import CesbrError
 from cesbrfs.settings import load
 
 if TYPE_CHECKING:
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from cesbrfs.ces.backup_config import BackupConfig
     from cesbrfs.ces.instance import InstalledDogu
     from cesbrfs.ces.scripts import Scripts
-    from cesbrfs.view import View
     from shell.session import Context
 
 _TITLE: Final = "Maintenance"
@@ -51,6 +50,7 @@ async def scripts_of(context: Context, config: BackupConfig) -> Scripts:
 
 async def restore_on_instance(
     context: Context,
+    config: BackupConfig,
     backup: Backup,
     work: Callable[[], Awaitable[int]],
     *,
@@ -60,22 +60,19 @@ async def restore_on_instance(
 
     With the scripts before and after it, and in maintenance mode where that is asked for.
     """
-    from cesbrfs.ces.backup_config import BackupConfig, backup_config  # noqa: PLC0415 - as above
     from cesbrfs.ces.maintenance import maintenance_mode  # noqa: PLC0415 - as above
 
     settings = await context.session.settings()
-    registry = settings.open_registry()
-    try:
-        config = await backup_config(registry)
-    except RegistryUnreachableError as error:  # it must not keep data lost, too
-        context.out.note(f"Which scripts surround a restore is not known: {error.message}")
-        config = BackupConfig(registry.address)
     scripts = await scripts_of(context, config)
     async with contextlib.AsyncExitStack() as stack:
         if maintenance:
             text = f"The data of backup {backup.id} is being restored."
             mode = maintenance_mode(
-                settings.root, registry, title=_TITLE, text=text, say=context.out.note
+                settings.root,
+                settings.open_registry(),
+                title=_TITLE,
+                text=text,
+                say=context.out.note,
             )
             await stack.enter_async_context(mode)
         await scripts.run("pre_restore", CESBR_BACKUP_ID=backup.id)
@@ -85,17 +82,6 @@ async def restore_on_instance(
         elif config.post_restore_script is not None:
             context.out.note("The script after a restore is not run, as this one is incomplete.")
     return code
-
-
-async def require_same_blueprint(context: Context, view: View, backup: Backup) -> None:
-    """Raise BlueprintError where the instance denies restoring `backup`."""
-    from cesbrfs.restore.blueprint import require_same_blueprint as require  # noqa: PLC0415
-
-    settings = await context.session.settings()
-    try:
-        await require(view, backup, settings.instance())
-    except RegistryUnreachableError as error:
-        context.out.note(f"Whether this backup may be restored here is not known: {error.message}")
 
 
 async def take_back_maintenance(context: Context) -> None:

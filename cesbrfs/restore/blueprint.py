@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from cesbrfs.catalog.backups import Backup
-from cesbrfs.ces.backup_config import FOLDER, backup_config
+from cesbrfs.ces.backup_config import FOLDER, BackupConfig
 from cesbrfs.ces.instance import Instance
 from cesbrfs.errors import BlueprintError, NotFoundError
 from cesbrfs.restore.registry import read_document, values_below
@@ -22,12 +22,14 @@ _ID: Final = "blueprintid"
 _DENIED: Final = f"; {FOLDER}/deny_cross_blueprint_restores is true: set it to false to restore it"
 
 
-async def require_same_blueprint(view: View, backup: Backup, instance: Instance) -> None:
-    """Raise BlueprintError when the instance denies restoring `backup`, of another blueprint.
+async def require_same_blueprint(
+    view: View, backup: Backup, instance: Instance, config: BackupConfig
+) -> None:
+    """Raise BlueprintError when `config` denies restoring `backup`, of another blueprint.
 
     One that does not tell its blueprint, such as a backup of a single dogu, is denied, too.
     """
-    if not (await backup_config(instance.registry)).deny_cross_blueprint_restores:
+    if not config.deny_cross_blueprint_restores:
         return
     try:
         document = await read_document(view, backup, None)

@@ -156,7 +156,7 @@ def place_on_instance(  # noqa: PLR0911 - one for each kind of place
         case (names.SNAPSHOTS, *_):
             return f"where snapshots shown whole belong is not known; {_TO_A_FOLDER}"
         case (_, names.REGISTRY_JSON):
-            return f"the registry is written by its own tools; {_TO_A_FOLDER}"
+            return "its keys are restored by 'cesbr restore-registry'."
         case (_, names.DOGU_JSON):
             return (
                 f"install the dogu in this version instead; to read its dogu.json, {_TO_A_FOLDER}"

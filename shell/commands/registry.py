@@ -46,10 +46,15 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def _restore(context: Context, arguments: argparse.Namespace) -> int:
+    from cesbrfs.ces.backup_config import backup_config  # noqa: PLC0415 - as above
+    from cesbrfs.restore.blueprint import require_same_blueprint  # noqa: PLC0415 - as above
     from cesbrfs.restore.registry import plan_registry  # noqa: PLC0415 - not for the prompt's start
-    from shell.care import require_same_blueprint, restore_on_instance  # noqa: PLC0415 - as above
+    from shell.care import restore_on_instance  # noqa: PLC0415 - as above
 
-    await context.require_active(force=arguments.force or arguments.dry_run)
+    instance = (await context.session.settings()).instance()
+    config = await backup_config(instance.registry)
+    if not (arguments.force or arguments.dry_run):
+        config.require_active()
     view = await context.view(may_init=not arguments.dry_run)
     backup = await _backup(context, view, arguments.backup)
     owners: list[str | None] = [what for what in arguments.what if not what.startswith("/")]
@@ -59,8 +64,7 @@ async def _restore(context: Context, arguments: argparse.Namespace) -> int:
     if "/" in keys:
         raise UsageError("/ is every key of the registry; leave it out to restore all of them.")
     if not arguments.dry_run:
-        await require_same_blueprint(context, view, backup)
-    instance = (await context.session.settings()).instance()
+        await require_same_blueprint(view, backup, instance, config)
     planned = await plan_registry(view, backup, instance, owners, keys, delete=arguments.delete)
     if arguments.dry_run:
         await context.out.result(planned.as_json(), lambda: _plan_text(planned))
@@ -72,7 +76,7 @@ async def _restore(context: Context, arguments: argparse.Namespace) -> int:
             return 0
     if not planned.changes:
         return await _write(context, planned)
-    return await restore_on_instance(context, backup, lambda: _write(context, planned))
+    return await restore_on_instance(context, config, backup, lambda: _write(context, planned))
 
 
 async def _backup(context: Context, view: View, wanted: str | None) -> Backup:

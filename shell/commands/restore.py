@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from cesbrfs.ces.backup_config import BackupConfig, backup_config
 from cesbrfs.errors import RegistryUnreachableError, UsageError
 from cesbrfs.paths import show
 from cesbrfs.restore import (
     InPlace,
     Overwrite,
+    Refused,
     RestorePlan,
     Target,
     ToFolder,
@@ -20,8 +23,9 @@ from cesbrfs.restore import (
     plan,
     select,
 )
+from cesbrfs.restore.blueprint import require_same_blueprint
 from shell import render
-from shell.care import require_same_blueprint, restore_on_instance
+from shell.care import restore_on_instance
 from shell.commands import Command
 from shell.commands.browse import add_backup_flag, locate
 
@@ -81,7 +85,7 @@ async def _restore(context: Context, arguments: argparse.Namespace) -> int:
         raise UsageError("--maintenance is for a restore in place; say --in-place, too.")
     if not arguments.paths and not arguments.backup:
         raise UsageError("Restore what?  Name paths, or a whole backup with --backup ID.")
-    await _check_active(context, arguments)
+    config = await _config(context, arguments)
     # A dry run leaves even a missing repository as it is.
     view = await context.view(may_init=not arguments.dry_run)
     paths = arguments.paths or ["."]
@@ -95,7 +99,9 @@ async def _restore(context: Context, arguments: argparse.Namespace) -> int:
         await context.out.result(planned.as_json(), lambda: _plan_text(planned))
         return 0
     if arguments.in_place:
-        await require_same_blueprint(context, view, await _only_backup(view, selection))
+        backup = await _only_backup(view, selection)
+        instance = (await context.session.settings()).instance()
+        await require_same_blueprint(view, backup, instance, config)
     if not arguments.yes:
         context.out.note(_plan_text(planned), always=True)
         if not await context.out.ask("Restore this?", _NOBODY_TO_ASK):
@@ -105,6 +111,7 @@ async def _restore(context: Context, arguments: argparse.Namespace) -> int:
         return await _carry_out(context, view, planned)
     return await restore_on_instance(
         context,
+        config,
         await _only_backup(view, selection),
         lambda: _carry_out(context, view, planned),
         maintenance=arguments.maintenance,
@@ -126,12 +133,25 @@ async def _only_backup(view: View, selection: Selection) -> Backup:
     return (await view.backups()).by_name[name]
 
 
-async def _check_active(context: Context, arguments: argparse.Namespace) -> None:
-    """See that restores are not suspended; a registry that is lost must not keep data lost, too."""
+async def _config(context: Context, arguments: argparse.Namespace) -> BackupConfig:
+    """Return what the instance wants of restores, as far as this one has to do with it.
+
+    SuspendedError when it wants none.  A registry that is lost must not keep data lost, too.
+    """
+    registry = (await context.session.settings()).open_registry()
+    asks = not (arguments.force or arguments.dry_run)
+    if not asks and (arguments.dry_run or not arguments.in_place):
+        return BackupConfig(registry.address)
     try:
-        await context.require_active(force=arguments.force or arguments.dry_run)
+        config = await backup_config(registry)
     except RegistryUnreachableError as error:
         context.out.note(f"Whether restores are suspended is not known: {error.message}")
+        if arguments.in_place:
+            context.out.note("So no script runs, and a backup of any blueprint is restored.")
+        return BackupConfig(registry.address)
+    if asks:
+        config.require_active()
+    return config
 
 
 async def _target(context: Context, arguments: argparse.Namespace, selection: Selection) -> Target:
@@ -158,8 +178,19 @@ def _plan_text(planned: RestorePlan) -> str:
     if planned.will_skip:
         rows.append(("Skips:", f"{render.count(planned.will_skip, 'file')} (see --overwrite)"))
     rows += _listed("Cannot:", [f"{show(r.path)}: {r.reason}" for r in planned.refused])
-    rows += _listed("Leaves out:", [f"{show(r.path)}: {r.reason}" for r in planned.left_out])
+    rows += _listed("Leaves out:", _grouped(planned.left_out))
     return render.table(rows)
+
+
+def _grouped(left_out: Sequence[Refused]) -> list[str]:
+    """Return one line for each reason, with the first path that it is true of."""
+    paths: dict[str, list[str]] = {}
+    for refused in left_out:
+        paths.setdefault(refused.reason, []).append(show(refused.path))
+    return [
+        f"{found[0]}{f' and {len(found) - 1:,} more' if found[1:] else ''}: {reason}"
+        for reason, found in paths.items()
+    ]
 
 
 def _listed(heading: str, lines: list[str]) -> list[tuple[str, str]]:
@@ -175,7 +206,7 @@ def _report_text(report: RestoreReport) -> str:
     if report.skipped:
         lines.append(f"Left as they are: {render.count(report.skipped, 'file')}; see --overwrite.")
     lines += [f"warning: {warning}" for warning in report.warnings]
-    lines += [f"left out: {show(r.path)}: {r.reason}" for r in report.left_out]
+    lines += [f"left out: {line}" for line in _grouped(report.left_out)]
     lines += [f"failed: {show(failure.path)}: {failure.error}" for failure in report.failed]
     return "".join(f"{line}\n" for line in lines)
 

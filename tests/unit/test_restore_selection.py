@@ -91,6 +91,8 @@ def test_places_on_the_instance(shown: str, place: str) -> None:
         "_instance/configuration/elsewhere",
         "_instance/volumes/x",
         "odd%2Fname/volumes/x",
+        "redmine/dumps",
+        "redmine/dumps/postgresql.dump",
         "redmine/unheard of",
     ],
 )
