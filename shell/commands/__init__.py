@@ -23,7 +23,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "browse": ("backups", "use", "cd", "pwd"),
     "look": ("ls", "tree", "stat", "cat", "less"),
     "history": ("find", "versions", "log"),
-    "compare": ("diff",),
+    "compare": ("diff", "du"),
     "restore": ("restore",),
     "registry": ("restore-registry",),
     "backup": ("backup",),

@@ -1,4 +1,4 @@
-"""Comparing a backup with another one, or with the instance as it is now."""
+"""Comparing a backup with others or with the instance, and measuring what it adds to them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,25 @@ import trio
 from cesbrfs.errors import NotFoundError, UsageError
 from cesbrfs.history.diffing import Change, diff_backups
 from cesbrfs.history.live import Ground, LiveError, diff_live
+from cesbrfs.history.sizes import Sizes, Usage
 from cesbrfs.history.timeline import Parts, Timeline
-from cesbrfs.paths import show
+from cesbrfs.paths import for_json, show
 from cesbrfs.restore.landing import place_on_instance
 from cesbrfs.view import Document
+from shell import render
 from shell.changes import change_json, change_line, summary
 from shell.commands import Command
+from shell.commands.browse import add_backup_flag, locate
 from shell.content import CONTROL
 from shell.lines import Lines
+from shell.report import report
 from shell.scope import inside, settle, whole
 
 if TYPE_CHECKING:
     from shell.session import Context
 
 _LIVE: Final = "live"
+_PARTIAL: Final = 3
 _MOST_BYTES: Final = 4 << 20
 """A larger file is not compared line by line."""
 
@@ -174,6 +179,53 @@ def _ended(lines: Iterable[str]) -> Iterator[str]:
         yield line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
 
 
+# du
+
+
+def _du_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", metavar="PATH", nargs="*", help="files and folders (default .)")
+    parser.add_argument(
+        "--depth", metavar="N", type=int, default=1, help="levels to list (default 1)"
+    )
+    add_backup_flag(parser)
+
+
+async def _du(context: Context, arguments: argparse.Namespace) -> int:
+    if arguments.depth < 0:
+        raise UsageError("--depth takes 0 or more levels.")
+    view = await context.view()
+    rows: list[Usage] = []
+    with context.out.progress("Measuring", events=False) as progress:
+        sizes = Sizes(view, lambda seen: progress.update(files=seen))
+        for path in arguments.paths or ["."]:
+            place = await locate(context, path, arguments.backup)
+            rows += await sizes.measure(place.parts, arguments.depth)
+    told = [
+        {
+            **for_json(b"/" + b"/".join(row.parts), "path"),
+            "size": row.size,
+            "files": row.files,
+            "added": row.added,
+        }
+        for row in rows
+    ]
+    shown = [
+        (
+            render.size(row.size),
+            render.size(row.added),
+            f"{row.files:,}",
+            "/" + "/".join(map(show, row.parts)),
+        )
+        for row in rows
+    ]
+    await context.out.result(
+        told, lambda: render.table(shown, ("Size", "Adds", "Files", "Path"), right={0, 1, 2})
+    )
+    for error in sizes.troubles:
+        await report(error, context.out)
+    return _PARTIAL if sizes.troubles else 0
+
+
 COMMANDS: Final = (
     Command(
         "diff",
@@ -183,5 +235,14 @@ COMMANDS: Final = (
         _diff,
         "+ added, - removed, M content, T type, U metadata.  A difference is no error: the exit"
         " code is 0.",
+    ),
+    Command(
+        "du",
+        "Measure folders, and what each of them adds to the repository.",
+        "du --depth 2 /latest",
+        _du_arguments,
+        _du,
+        "Adds are the stored bytes of data that no other backup has: what would not be there"
+        " without this one.",
     ),
 )

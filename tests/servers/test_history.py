@@ -12,6 +12,7 @@ import pytest
 from cesbrfs.history.diffing import diff_backups
 from cesbrfs.history.finding import Criteria, Match, find
 from cesbrfs.history.memo import Memo
+from cesbrfs.history.sizes import Sizes
 from cesbrfs.history.timeline import Timeline, of_backups
 from cesbrfs.view import View
 from tests.restic_repo import ResticRepo, create
@@ -125,3 +126,36 @@ async def test_diff_agrees_with_restic(
     assert ours - unsaid == theirs
     if first != second and (metadata or first + second != "cd"):
         assert ours
+
+
+def _stats(repo: ResticRepo, mode: str, *snapshots: str) -> int:
+    said = json.loads(repo.run("stats", "--json", "--mode", mode, *snapshots))
+    return int(said["total_size"])
+
+
+async def test_du_agrees_with_restic(backed: Backed) -> None:
+    """A backup's size is that of its files; it adds what would be stored less without it."""
+    twin = backed.volume / "deep/twin"  # one file under two names counts once
+    twin.hardlink_to(backed.volume / "deep/plain.txt")
+    more = backed.repo.backup(backed.volume, tags=["e"], time="2026-11-22 05:00:00")
+    backed.repo.backup(backed.volume.parent.parent, tags=["f"], time="2026-11-22 06:00:00")
+    try:
+        view = View(await backed.repo.open())
+        sizes = Sizes(view)
+        everything = set(backed.repo.snapshot_ids())
+        told = {row.parts: row for row in await sizes.measure((), 1)}
+        assert list(told) == [(name,) for name in (b"a", b"b", b"c", b"d", b"e", b"f")]
+        total = _stats(backed.repo, "raw-data")
+        for backup, snapshot in {**backed.snapshots, "e": more}.items():
+            row = told[backup.encode(),]
+            assert row.size == _stats(backed.repo, "restore-size", snapshot)
+            assert row.added == total - _stats(backed.repo, "raw-data", *everything - {snapshot})
+            assert await sizes.measure((backup.encode(),), 0) == [row]
+        rows = await sizes.measure((b"b",), 9)
+        assert rows[0].parts == (b"b",)
+        assert rows[-1].parts == (b"b", *ABOVE, b"deep", b"er")
+        assert [row.parts for row in rows] == sorted(row.parts for row in rows)
+        assert all(row.added <= rows[0].added for row in rows)
+        assert sizes.troubles == []
+    finally:
+        twin.unlink()

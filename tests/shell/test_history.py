@@ -162,3 +162,21 @@ def test_diff_with_the_instance(own: Cesbr, site: Site) -> None:
     whole = own("diff", "latest", "live")
     assert f"M  {VOLUME}/hello.txt\n" in whole.out
     assert "redmine/dogu.json" in whole.err
+
+
+def test_du_tells_sizes_and_what_they_add(inside: Inside) -> None:
+    """At the root a line a backup, below one a line a folder; `--depth` says how far down."""
+    first, second = _ids(inside)
+    lines = inside("du").out.splitlines()
+    assert lines[0].split() == ["Size", "Adds", "Files", "Path"]
+    assert [line.split()[-1] for line in lines[1:]] == [f"/{first}", f"/{second}"]
+    folder, sub = _listed(inside("du", "--backup", "latest", VOLUME, "--json").json)
+    assert (sub["path"], sub["size"], sub["files"]) == (f"/{second}/{VOLUME}/sub", 60_000, 1)
+    assert sub["added"] == 0  # the other backup has it, too
+    assert isinstance(folder["added"], int)
+    assert 0 < folder["added"] < 60_000
+    (alone,) = _listed(inside("du", f"/latest/{VOLUME}/hello.txt", "--json").json)
+    assert (alone["size"], alone["files"]) == (12, 1)
+    assert len(_listed(inside("du", "/latest", "--depth", "0", "--json").json)) == 1
+    assert inside("du", "--depth", "-1").code == 2
+    assert inside("du", "/latest/nope").code == 1
