@@ -42,7 +42,10 @@ _TREE_PACK_EVERY: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much of everything: counts of files, backups and blobs, sizes in MiB."""
+    """How much of everything: counts of files, backups and blobs, sizes in MiB.
+
+    `history` are backups, and files in each of them.
+    """
 
     mode: str
     small_files: int
@@ -52,6 +55,7 @@ class Sizes:
     folder_files: tuple[int, ...]
     backups: tuple[int, ...]
     blobs: tuple[int, ...]
+    history: tuple[int, int]
 
 
 FULL: Final = Sizes(
@@ -63,6 +67,7 @@ FULL: Final = Sizes(
     folder_files=(1_000, 10_000, 100_000, 1_000_000),
     backups=(10, 100, 1_000),
     blobs=(100_000, 1_000_000, 5_000_000),
+    history=(200, 50_000),
 )
 QUICK: Final = Sizes(
     mode="quick",
@@ -73,6 +78,7 @@ QUICK: Final = Sizes(
     folder_files=(5_000,),
     backups=(100,),
     blobs=(100_000,),
+    history=(20, 5_000),
 )
 
 
@@ -147,6 +153,15 @@ class Store:
     def blobs(self, count: int) -> Repo:
         """One small backup among `count` indexed blobs."""
         return self._made(f"blobs-{count}", count, lambda folder: self._inflate(count, folder))
+
+    def history(self) -> Repo:
+        """Backups of twelve dogus; in each one dogu got a file ``added-N.txt`` and another changed.
+
+        A dogu that did not change has the same trees again, in a snapshot of its own.
+        """
+        backups, files = self.sizes.history
+        name = f"history-{backups}"
+        return self._made(name, [backups, files], self._go_on)
 
     # How each is made
 
@@ -229,6 +244,38 @@ class Store:
                 made = model | {"time": time.isoformat(), "paths": [path], "tags": [tag]}
                 snapshot = _write(folder / "snapshots", keys, json.dumps(made).encode())
         return Repo(folder.name, str(folder), seed.volume, snapshot)
+
+    def _go_on(self, folder: Path) -> Repo:
+        backups, files = self.sizes.history
+        source = self.work / "source/history"
+        shutil.rmtree(source, ignore_errors=True)
+        volumes = [source / f"var/lib/ces/dogu{n:02}/volumes/data" for n in range(1, _DOGUS + 1)]
+        for number in range(files):
+            part = volumes[number % _DOGUS] / f"{number // 4800:02}/{number // 240 % 20:02}"
+            part.mkdir(parents=True, exist_ok=True)
+            (part / f"file-{number:06}.txt").write_text(f"content {number % 500}\n")
+        restic_repo.create(self._binary, folder, password=PASSWORD)
+        keys = _keys(folder)
+        models: dict[Path, dict[str, Any]] = {}
+        first = datetime(2026, 1, 1, tzinfo=UTC)
+        snapshot = ""
+        for backup in range(backups):
+            changed = volumes[backup % _DOGUS]
+            (changed / "00/00" / f"added-{backup}.txt").write_text(f"{backup}\n")
+            next(changed.glob("00/01/*")).write_text(f"changed {backup}\n")
+            for volume in [changed] if backup else volumes:
+                there = set((folder / "snapshots").iterdir())
+                self._restic(folder, "backup", "--tag", "now", str(volume))
+                (made,) = set((folder / "snapshots").iterdir()) - there
+                models[volume] = json.loads(decode_unpacked(keys, made.read_bytes()))
+                made.unlink()
+            for number, volume in enumerate(volumes):
+                time = first + timedelta(hours=backup, seconds=number)
+                tags = [f"backup-{backup:05}", "kind=volumes", f"dogu=dogu{number + 1:02}"]
+                model = models[volume] | {"time": time.isoformat(), "tags": tags}
+                snapshot = _write(folder / "snapshots", keys, json.dumps(model).encode())
+        shutil.rmtree(source)
+        return Repo(folder.name, str(folder), str(volumes[-1]), snapshot)
 
     def _inflate(self, count: int, folder: Path) -> Repo:
         seed = self._seed()

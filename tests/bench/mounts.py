@@ -116,7 +116,7 @@ def mounted(
             stdin=subprocess.DEVNULL,
             stdout=lines,
             stderr=lines,
-            env=_environment(repo, cache),
+            env=environment(repo, cache),
         )
     mount = Mount(contender, mountpoint, process, began)
     watcher = threading.Thread(target=mount.watch, daemon=True)
@@ -133,7 +133,8 @@ def mounted(
         _stop(mount)
 
 
-def _environment(repo: Repo, cache: Path) -> Mapping[str, str]:
+def environment(repo: Repo, cache: Path) -> Mapping[str, str]:
+    """Return what tells a program which repository it works on, and where its caches go."""
     return {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(_PROJECT),
