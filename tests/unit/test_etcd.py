@@ -199,6 +199,8 @@ async def test_changes_are_watched(etcd: Etcd, monkeypatch: pytest.MonkeyPatch) 
     registry = EtcdRegistry(etcd.url)
     async with aclosing(registry.watch("/config")) as changes:
         assert await _next(changes) == {}
+        await registry.set("/config/a", "0")
+        assert await _next(changes) == {"/config/a": "0"}
         await registry.set("/dogu/a", "1")
         await registry.set("/config/a", "1")
         assert await _next(changes) == {"/config/a": "1"}

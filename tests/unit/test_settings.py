@@ -19,6 +19,7 @@ from cesbrfs.repo.caching import DEFAULT_MEMORY
 from cesbrfs.rules import DEFAULT_RULES
 from cesbrfs.settings import DEFAULT_PATIENCE, Flags, Settings, load
 from tests.restic_repo import create
+from tests.rights import open_folder, without_rights
 
 
 @pytest.fixture(autouse=True)
@@ -529,6 +530,18 @@ async def test_which_registry_is_asked(tmp_path: Path) -> None:
     embedded.mkdir(parents=True)
     settings = load(flags, {})
     assert (settings.registry, settings.sources) == (str(embedded), {"root": "flag"})
+
+
+def test_a_closed_folder_hides_no_etcd() -> None:
+    """Whoever may not look for an embedded registry is told of the node master's etcd."""
+    with open_folder() as root:
+        write(root / "etc/ces/node_master", "192.0.2.10")
+        closed = root / "var/lib/cesbr"
+        closed.mkdir(parents=True)
+        closed.chmod(0)
+        with without_rights():
+            assert load(Flags(root=str(root)), {}).registry == "http://192.0.2.10:4001"
+        closed.chmod(0o700)
 
 
 async def test_a_registry_that_cannot_be_asked(tmp_path: Path) -> None:
