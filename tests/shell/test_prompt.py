@@ -91,6 +91,7 @@ def test_tab_completes_paths_and_ids(prompt: Terminal) -> None:
 
 def test_help_explains_without_cmd2s_clutter(prompt: Terminal) -> None:
     """The list has our commands by category, and none of cmd2's that are of no use here."""
+    prompt.tmux("resize-window", "-x", "120", "-y", "90")  # all of it on one screen
     prompt.line("help")
     screen = prompt.wait_for(r"^The prompt itself")
     for word in ("Look around", "backups", "Get things back", "umount"):
