@@ -110,4 +110,5 @@ def log_to(file: str | None, *, background: bool, cache_dir: Path, debug: bool) 
     )
     handler.setFormatter(logging.Formatter(form))
     logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler])
-    logging.getLogger("pyfuse3").setLevel(logging.WARNING)
+    for other in ("pyfuse3", "httpx2", "httpcore2"):  # which have a line for every request
+        logging.getLogger(other).setLevel(logging.WARNING)
