@@ -173,6 +173,22 @@ async def test_one_asks_for_all(
     assert read == [_CONTENT] * 100
 
 
+async def test_many_requests_lost_at_once_are_one_loss(
+    server: _Server, patient: Patient, autojump_clock: MockClock
+) -> None:
+    """A short outage stays short for all of them: the pauses do not grow with their number."""
+    server.takes = 1
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(_read, patient)
+        await trio.sleep(0.5)
+        server.refuse()
+        await trio.sleep(0.55)
+        server.answer()
+    assert trio.current_time() - began < 3.5
+
+
 async def test_pauses_grow_up_to_five_seconds(
     server: _Server, patient: Patient, autojump_clock: MockClock
 ) -> None:
@@ -186,14 +202,14 @@ async def test_pauses_grow_up_to_five_seconds(
     assert len(set(pauses)) == len(pauses)
 
 
-async def test_each_reader_has_its_own_patience(
+async def test_patience_counts_from_when_the_server_went_away(
     server: _Server, patient: Patient, autojump_clock: MockClock
 ) -> None:
-    """A reader that comes late waits as long as the first did, from its own beginning on."""
+    """All who wait get the error at the same time."""
     server.refuse()
+    began = trio.current_time()
 
     async def reader() -> None:
-        began = trio.current_time()
         with pytest.raises(RepositoryUnreachableError):
             await _read(patient)
         assert trio.current_time() - began == pytest.approx(_PATIENCE, abs=0.1)
@@ -202,6 +218,32 @@ async def test_each_reader_has_its_own_patience(
         for _ in range(4):
             nursery.start_soon(reader)
             await trio.sleep(15)
+
+
+async def test_after_the_patience_each_reader_costs_one_attempt(
+    server: _Server, patient: Patient, autojump_clock: MockClock
+) -> None:
+    """A long outage holds up each reader for a second, and nobody misses its end."""
+    server.refuse()
+    with pytest.raises(RepositoryUnreachableError):
+        await _read(patient)
+    asked = len(server.asked)
+    began = trio.current_time()
+
+    async def reader() -> None:
+        with pytest.raises(RepositoryUnreachableError):
+            await _read(patient)
+
+    for _ in range(10):
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(reader)
+    assert trio.current_time() - began <= 10
+    assert len(server.asked) - asked == 10
+    server.answer()
+    began = trio.current_time()
+    assert await _read(patient) == _CONTENT
+    assert trio.current_time() - began <= 1
 
 
 async def test_cancelled_readers_leave_at_once(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from cesbrfs.access import Access
 from cesbrfs.repo.storage.address import (
     LocalAddress,
@@ -32,7 +34,9 @@ __all__ = [
     "read_up_to",
 ]
 
-_REMOTE = ("s3:", "sftp:", "rest:", "rclone:", "b2:", "azure:", "gs:", "swift:")
+_SILENCE: Final = 20.0
+"""Seconds that a server may keep silent within one request, unless the patience is less."""
+_REMOTE: Final = ("s3:", "sftp:", "rest:", "rclone:", "b2:", "azure:", "gs:", "swift:")
 
 
 def local_folder(url: str) -> str | None:
@@ -57,6 +61,7 @@ def open_storage(access: Access) -> Storage:
 
 def _open(access: Access) -> Storage:
     address = parse(access.url)
+    silence = min(access.patience or _SILENCE, _SILENCE)
     # Each is imported only where it is used: HTTP alone takes longer than a listing.
     if isinstance(address, LocalAddress):
         from cesbrfs.repo.storage.local import LocalStorage  # noqa: PLC0415 - as above
@@ -65,15 +70,15 @@ def _open(access: Access) -> Storage:
     if isinstance(address, S3Address):
         from cesbrfs.repo.storage.s3 import S3Storage  # noqa: PLC0415 - as above
 
-        return S3Storage.of(access)
+        return S3Storage.of(access, patience=silence)
     if isinstance(address, RestAddress):
         from cesbrfs.repo.storage.rest import RestStorage  # noqa: PLC0415 - as above
 
-        return RestStorage.of(access)
+        return RestStorage.of(access, patience=silence)
     if isinstance(address, SftpAddress):
         from cesbrfs.repo.storage.sftp import SftpStorage  # noqa: PLC0415 - as above
 
-        return SftpStorage.of(access)
+        return SftpStorage.of(access, silence=silence)
     from cesbrfs.repo.storage.rclone import RcloneStorage  # noqa: PLC0415 - as above
 
     return RcloneStorage.of(access)

@@ -3,7 +3,8 @@
 A storage makes one attempt for each call and tells by the class of its error what became of it.
 Here the attempts are repeated.  Where the server does not answer, all readers wait at one gate: one
 of them at a time, in turn, asks again after a growing pause, and its success lets all others go on.
-Each waits up to the patience that was set, then gets the error; nothing has to be started anew.
+Once the server is away for longer than the patience that was set, they get the error; whoever comes
+later gets it after one more attempt in vain.  Nothing has to be started anew.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ OPENING_SECONDS: Final = 3.0
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 5.0
 """So long at most does a server that is back wait for its readers."""
+_LATE_PAUSE: Final = 1.0
+"""The pause, when the patience is over, before an attempt for one who came after the last."""
+_NEWS: Final = 2
+"""From so many attempts in vain on, an outage is told in the log."""
 _TRIES_PER_FILE: Final = 4
 """So often is one file asked for that the server, though it answers, cannot give."""
 
@@ -41,26 +46,31 @@ _TRIES_PER_FILE: Final = 4
 class _Outage:
     """The time from a request without an answer to the next answer.
 
-    `turn` belongs to the one who asks again, at `next_try` and not before; `tries` were in vain,
-    the last with `error`.
+    It began after attempt number `after`.  `turn` belongs to the one who asks again, at `next_try`
+    and not before.  So far `tries` were in vain, the last of them, `number`, ended at `ended` with
+    `error`.
     """
 
-    def __init__(self, error: RepositoryUnreachableError) -> None:
+    def __init__(self, after: int) -> None:
+        self.after: Final = after
         self.began: Final = trio.current_time()
         self.turn: Final = trio.Lock()
-        self.tries = 1
-        self.next_try = self.began + _pause(1)
-        self.error = error
+        self.tries = 0
+        self.number = 0
+        self.ended = self.next_try = 0.0
+        self.error = RepositoryUnreachableError()
 
-    def lasts(self, error: RepositoryUnreachableError) -> None:
-        """Note one more attempt in vain."""
+    def note(self, number: int, error: RepositoryUnreachableError) -> None:
+        """Note an attempt in vain."""
         self.error = error
         self.tries += 1
-        self.next_try = trio.current_time() + _pause(self.tries)
+        self.number = number
+        self.ended = trio.current_time()
+        self.next_try = self.ended + _pause(self.tries)
 
 
 class Patient:
-    """A `Storage` that asks `storage` again, and waits up to `patience` seconds while it is away.
+    """A `Storage` that asks `storage` again, and waits while it is away for `patience` seconds.
 
     What asking again cannot change is raised at once: that a file is missing or damaged, that the
     storage denies access or is not trusted.
@@ -71,6 +81,7 @@ class Patient:
         self._storage: Final = storage
         self._patience: Final = patience
         self._answered = False
+        self._attempts = 0
         self._outage: _Outage | None = None
 
     @property
@@ -109,6 +120,7 @@ class Patient:
 
     async def _answer(self, request: Callable[[], Awaitable[_T]]) -> _T:
         """Return what `request` brings, or raise what the server says, waiting while it is away."""
+        seen = self._attempts
         # Opening counts from the start: a wrong address may time out once, not twice.
         limit = None if self._answered else trio.current_time() + self._seconds
         tries = 0
@@ -119,22 +131,25 @@ class Patient:
                     await trio.sleep(_pause(tries))
                 try:
                     return await self._attempt(request)
-                except RepositoryUnreachableError as error:
+                except RepositoryUnreachableError:
                     tries += 1
-                    outage = self._outage = self._outage or _Outage(error)
+                if (outage := self._outage) is None:
+                    continue
             if limit is None:
-                limit = trio.current_time() + self._seconds
-            with trio.move_on_at(limit) as waiting:
+                limit = outage.began + self._seconds
+            late = trio.current_time() >= limit
+            with trio.move_on_at(math.inf if late else limit) as waiting:
                 async with outage.turn:
-                    if self._outage is outage:
-                        await trio.sleep_until(outage.next_try)
+                    told = late and outage.number > seen
+                    if self._outage is outage and not told:
+                        early = outage.ended + _LATE_PAUSE if late else math.inf
+                        await trio.sleep_until(min(outage.next_try, early))
                         waiting.deadline = math.inf  # the attempt has a deadline of its own
                         try:
                             return await self._attempt(request)
-                        except RepositoryUnreachableError as error:
+                        except RepositoryUnreachableError:
                             tries += 1
-                            self._lasts(outage, error)
-            if trio.current_time() >= limit:
+            if self._outage is not None and trio.current_time() >= limit:
                 # A fresh one: one object raised in many tasks would chain their tracebacks.
                 raise type(outage.error)(*outage.error.args) from outage.error
 
@@ -143,9 +158,12 @@ class Patient:
         return self._patience if self._answered else min(self._patience, OPENING_SECONDS)
 
     async def _attempt(self, request: Callable[[], Awaitable[_T]]) -> _T:
+        self._attempts += 1
+        number = self._attempts
         try:
             result = await request()
-        except RepositoryUnreachableError:
+        except RepositoryUnreachableError as error:
+            self._failed(number, error)
             raise
         except CesbrError:
             self._is_back()  # an error of the server's is an answer, too
@@ -153,17 +171,21 @@ class Patient:
         self._is_back()
         return result
 
-    def _lasts(self, outage: _Outage, error: RepositoryUnreachableError) -> None:
+    def _failed(self, number: int, error: RepositoryUnreachableError) -> None:
+        if self._outage is None:
+            self._outage = _Outage(self._attempts)
+        elif number <= self._outage.after:
+            return  # begun before: no more news than the first that failed
+        self._outage.note(number, error)
         # A single lost connection is no news, and that an address is wrong is told by the error.
-        if outage.tries == 1 and self._answered:
+        if self._outage.tries == _NEWS and self._answered:
             _log.warning("Readers wait up to %g s for an answer: %s", self._patience, error)
-        outage.lasts(error)
 
     def _is_back(self) -> None:
         self._answered = True
         if self._outage is None:
             return
-        if self._outage.tries > 1:
+        if self._outage.tries >= _NEWS:
             gone = trio.current_time() - self._outage.began
             _log.warning("%s answers again, after %.0f s.", self.shown, gone)
         self._outage = None

@@ -72,7 +72,7 @@ class SftpStorage:
         self._closed = False
 
     @classmethod
-    def of(cls, access: Access) -> SftpStorage:
+    def of(cls, access: Access, *, silence: float = SILENCE) -> SftpStorage:
         """Return the storage that `access` names; nothing is contacted yet.
 
         Raises UsageError for an address or options that cannot be used.
@@ -81,7 +81,9 @@ class SftpStorage:
         command = ssh_command(address, access.options)
         if not access.options.get("sftp.command"):
             command[-2:-2] = _OURS
-        return cls(command, address.path, access.shown, sessions=_connections(access))
+        return cls(
+            command, address.path, access.shown, sessions=_connections(access), silence=silence
+        )
 
     # What a Storage does
 
