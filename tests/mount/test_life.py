@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cesbrfs.access import Access, Secret
-from tests.mount.conftest import Mount, environment, is_mounted
+from tests.mounting import Mount, environment, is_mounted
 from tests.restic_repo import ResticRepo, create
 
 _SECONDS = 30

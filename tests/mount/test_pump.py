@@ -11,8 +11,8 @@ import pyfuse3
 import pytest
 
 from cesbrfs.fs import pump
-from tests.mount.conftest import environment
 from tests.mount.test_life import place, serving, wait_until
+from tests.mounting import environment
 from tests.restic_repo import create
 
 __all__ = ["place"]

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.compare import differences, records
-from tests.mount.conftest import Mount
 from tests.mount.test_life import wait_until
+from tests.mounting import Mount
 from tests.restic_repo import ResticRepo, create
 from tests.sample.instance import Instance
 

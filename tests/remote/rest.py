@@ -37,6 +37,8 @@ class RestServer:
         scheme = "https" if certificates else "http"
         self.url: Final = f"rest:{scheme}://127.0.0.1:{self.port}"
         self.options: Mapping[str, str] = {}
+        self.password = PASSWORD
+        """The password that it takes from its next start on."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -67,7 +69,7 @@ class RestServer:
             if self.certificates and self._asks_client:
                 command += ["--client-ca", self.certificates.authority]
             command.append(self.root)
-            environment = {"RCLONE_USER": USER, "RCLONE_PASS": PASSWORD}
+            environment = {"RCLONE_USER": USER, "RCLONE_PASS": self.password}
         else:
             command += ["--listen", f"127.0.0.1:{self.port}", "--path", self.root, "--no-auth"]
             environment = {}

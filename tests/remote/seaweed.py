@@ -41,6 +41,8 @@ class SeaweedFS:
         self.url: Final = f"s3:http://127.0.0.1:{self.port}"
         self.tls_url: Final = f"s3:https://127.0.0.1:{self._ports[7]}"
         self.options: Mapping[str, str] = {}
+        self.secret = SECRET
+        """The secret that it takes from its next start on."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -67,7 +69,7 @@ class SeaweedFS:
         """Start it and wait until it answers."""
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "data").mkdir(exist_ok=True)
-        (self._folder / "s3.json").write_text(json.dumps({"identities": _identities()}))
+        (self._folder / "s3.json").write_text(json.dumps({"identities": _identities(self.secret)}))
         master, master_grpc, volume, volume_grpc, filer, filer_grpc, s3, https, s3_grpc = (
             self._ports
         )
@@ -144,14 +146,14 @@ class SeaweedFS:
             return False
 
 
-def _identities() -> list[dict[str, object]]:
+def _identities(secret: str) -> list[dict[str, object]]:
     def identity(name: str, key_id: str, secret: str, *actions: str) -> dict[str, object]:
         pair = {"accessKey": key_id, "secretKey": secret}
         return {"name": name, "credentials": [pair], "actions": actions}
 
     everything = ("Admin", "Read", "Write", "List", "Tagging")
     return [
-        identity("backup", KEY_ID, SECRET, *everything),
+        identity("backup", KEY_ID, secret, *everything),
         identity("other", *_OTHER, f"Read:{OTHER_BUCKET}", f"List:{OTHER_BUCKET}"),
     ]
 

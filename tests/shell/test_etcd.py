@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.conftest import fuse_missing
+from tests.mounting import fuse_missing
 from tests.remote.etcd import Etcd, serving
 from tests.shell.conftest import KEY, Cesbr, Site
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mount.conftest import fuse_missing
+from tests.mounting import fuse_missing
 from tests.shell.conftest import KEY, Cesbr, Site
 
 pytestmark = pytest.mark.skipif(fuse_missing() is not None, reason=str(fuse_missing()))
