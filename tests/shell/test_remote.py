@@ -1,0 +1,88 @@
+"""init, backup and restore as users run them, with the repository behind real servers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.remote.rest import PASSWORD, RestServer
+from tests.remote.seaweed import BUCKET, KEY_ID, SECRET, SeaweedFS
+from tests.shell.conftest import BINARY, Cesbr, Site
+
+
+@pytest.fixture(params=["s3", "rest", "rclone"])
+def configured(
+    request: pytest.FixtureRequest, new_site: Site, cesbr: Cesbr, tmp_path: Path
+) -> tuple[Cesbr, str, str]:
+    """``cesbr`` on an instance whose repository is behind a server, its address, and a secret."""
+    kind: str = request.param
+    own = cesbr.having(CESBR_ROOT=str(new_site.root))
+    if kind == "s3":  # all that is needed stands in the registry, as CES has it
+        s3: SeaweedFS = request.getfixturevalue("seaweed")
+        address = f"{s3.tls_url}/{BUCKET}/{tmp_path.name}"
+        bucket = "/config/backup/s3_bucket_config"
+        new_site.set("/config/backup/backup_type", "S3")
+        new_site.set(f"{bucket}/address", address.removeprefix("s3:"))
+        new_site.set(f"{bucket}/access_key_id", KEY_ID)
+        new_site.set(f"{bucket}/secret_access_key", SECRET)
+        return own.having(RESTIC_CACERT=str(s3.certificates.authority)), address, SECRET
+    if kind == "rest":
+        server: RestServer = request.getfixturevalue("rest_tls_server")
+        address = f"{server.url}/{tmp_path.name}/"
+        newer = str(request.getfixturevalue("restic_new"))
+        return (
+            own.having(CESBR_REPOSITORY=address, CESBR_RESTIC=newer, **server.environment),
+            address,
+            PASSWORD,
+        )
+    request.getfixturevalue("rclone")
+    address = f"rclone:{tmp_path / 'remote'}"
+    settings = tmp_path / "config.toml"
+    settings.write_text(
+        f'repository = "{address}"\n[options]\n"rclone.args" = "serve restic --stdio -q"\n'
+    )
+    return own.having(CESBR_CONFIG=str(settings)), address, "no secret"
+
+
+def test_backup_and_restore(configured: tuple[Cesbr, str, str], tmp_path: Path) -> None:
+    """A missing repository is initialised by the first command; what is restored is the same."""
+    cesbr, address, secret = configured
+    said = cesbr("--no-init", "backups")
+    assert said.code == 10
+    assert address in said.err
+    made = cesbr("backup", "--json")
+    assert made.code == 0, made.err
+    assert "has been initialised" in made.err
+    assert address in made.err
+    target = tmp_path / "target"
+    said = cesbr("restore", "/latest/redmine", "--target", str(target), "--yes")
+    assert said.code == 0, said.err
+    files = target / "redmine/volumes/files"
+    assert (files / "hello.txt").read_text() == "hello\n"
+    assert (files / "sub/binary").read_bytes() == BINARY
+    wrong = cesbr.having(CESBR_PASSWORD_FILE=str(_written(tmp_path / "key", "another")))("backups")
+    assert wrong.code == 12
+    status = cesbr("status", "--json")
+    assert status.code == 0
+    for told in (made, said, wrong, status):
+        assert secret not in told.out + told.err
+
+
+def _written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_a_bucket_that_is_not_there(cesbr: Cesbr, new_site: Site, seaweed: SeaweedFS) -> None:
+    """No command makes it but init: the address may be wrong."""
+    own = cesbr.having(
+        CESBR_ROOT=str(new_site.root),
+        CESBR_REPOSITORY=f"{seaweed.url}/shell-made-this/place",
+        **seaweed.environment,
+    )
+    for command in ("backups", "backup"):
+        said = own(command)
+        assert said.code == 10
+        assert "no bucket 'shell-made-this'" in said.err
+    assert not seaweed.names("shell-made-this")
