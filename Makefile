@@ -9,10 +9,10 @@ INSTALLED := .venv/installed-in$(subst /,-,$(CURDIR))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install check test demo bench docs clean system newer-restic servers
+.PHONY: help install check test demo bench bench-remote docs clean system newer-restic servers
 
 help: ## Show this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 install: $(INSTALLED) ## Install cesbr and cesbrfs into .venv/bin, with all they need
 
@@ -53,6 +53,9 @@ demo: install ## See it at work: a sample instance, backups, the mount, a restor
 
 bench: install newer-restic ## Measure against restic's own mount and restore
 	$(PY) tests/bench/run.py $(ARGS)
+
+bench-remote: install newer-restic servers ## The same over S3, SFTP and REST at 20 ms
+	$(PY) tests/bench/run.py --remote $(ARGS)
 
 docs: install ## Check that the links of the documentation lead somewhere
 	$(PY) -m pytest --quiet tests/unit/test_docs.py

@@ -12,8 +12,8 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -56,6 +56,9 @@ class Sizes:
     backups: tuple[int, ...]
     blobs: tuple[int, ...]
     history: tuple[int, int]
+    far_files: int
+    far_few: int
+    far_mib: int
 
 
 FULL: Final = Sizes(
@@ -68,6 +71,9 @@ FULL: Final = Sizes(
     backups=(10, 100, 1_000),
     blobs=(100_000, 1_000_000, 5_000_000),
     history=(200, 50_000),
+    far_files=20_000,
+    far_few=1_000,
+    far_mib=256,
 )
 QUICK: Final = Sizes(
     mode="quick",
@@ -79,17 +85,27 @@ QUICK: Final = Sizes(
     backups=(100,),
     blobs=(100_000,),
     history=(20, 5_000),
+    far_files=4_000,
+    far_few=200,
+    far_mib=64,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Repo:
-    """A repository in `folder`; `volume` was backed up into the snapshot `snapshot`, tagged b1."""
+    """A repository in `folder`; `volume` was backed up into the snapshot `snapshot`, tagged b1.
+
+    `url` is how it is reached where that is not by its folder; `options` and `environment` are
+    what reaching it needs.
+    """
 
     name: str
     folder: str
     volume: str
     snapshot: str
+    url: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class Store:
@@ -115,6 +131,22 @@ class Store:
 
         wanted = [sizes.small_files, sizes.grep_files, sizes.random_mib, sizes.text_mib]
         return self._made("main", wanted, lambda folder: self._backed_up("main", folder, fill))
+
+    def far(self) -> Repo:
+        """Small files in ``few`` and ``many``, and ``random``: for servers to serve."""
+        sizes = self.sizes
+        few, many, mib = sizes.far_few, sizes.far_files - sizes.far_few, sizes.far_mib
+
+        def fill(volume: Path) -> None:
+            _copy_small(volume / "few", few)
+            _copy_small(volume / "many", many)
+            with (volume / "random").open("wb") as file:
+                for _ in range(mib):
+                    file.write(os.urandom(MIB))
+
+        return self._made(
+            "far", [few, many, mib], lambda folder: self._backed_up("far", folder, fill)
+        )
 
     def main_as_usual(self) -> Repo:
         """The same with a key file of restic's own: deriving its key takes half a second."""

@@ -79,10 +79,16 @@ class Bench:
         shutil.rmtree(self.cache(contender, name), ignore_errors=True)
 
     def cold(
-        self, contender: Contender, name: str, path: Path, command: str, *options: str
+        self,
+        contender: Contender,
+        name: str,
+        path: Path,
+        command: str,
+        *options: str,
+        repo: Repo | None = None,
     ) -> Sample:
-        """Time `command` at `path` in a fresh mount of the main repository, caches dropped."""
-        repo = self.store.main()
+        """Time `command` at `path` in a fresh mount, of the main repository, caches dropped."""
+        repo = repo or self.store.main()
         with self.mount(contender, repo, *options) as mount:
             folder = contender.volume(mount.path, repo) / path
             os.stat(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -41,11 +42,12 @@ class Contender:
     name: str
     binary: Path | None = None
 
-    def command(self, mountpoint: Path, options: tuple[str, ...]) -> list[str]:
+    def command(self, mountpoint: Path, repo: Repo, options: tuple[str, ...]) -> list[str]:
         """Return the command that mounts and stays in the foreground."""
         if self.binary is None:
             return [sys.executable, "-m", "cesbrfs", "-f", str(mountpoint), *options]
-        return [str(self.binary), "mount", str(mountpoint)]
+        told = [f"--option={name}={value}" for name, value in repo.options.items()]
+        return [str(self.binary), "mount", *told, str(mountpoint)]
 
     def backups(self, mountpoint: Path) -> Path:
         """Return the folder that lists everything there is: backups here, snapshots there."""
@@ -112,7 +114,7 @@ def mounted(
     with log.open("wb") as lines:
         began = time.perf_counter()
         process = subprocess.Popen(
-            contender.command(mountpoint, options),
+            contender.command(mountpoint, repo, options),
             stdin=subprocess.DEVNULL,
             stdout=lines,
             stderr=lines,
@@ -142,9 +144,19 @@ def environment(repo: Repo, cache: Path) -> Mapping[str, str]:
         "XDG_CACHE_HOME": str(cache),
         "XDG_CONFIG_HOME": str(cache),
         "RESTIC_CACHE_DIR": str(cache / "restic"),
-        "RESTIC_REPOSITORY": repo.folder,
+        "RESTIC_REPOSITORY": repo.url or repo.folder,
         "RESTIC_PASSWORD": PASSWORD,
+        "CESBR_CONFIG": str(_config(repo, cache)),
+        **repo.environment,
     }
+
+
+def _config(repo: Repo, cache: Path) -> Path:
+    """Write the options that reaching the repository needs to where ours looks for them."""
+    config = cache / "cesbr.toml"
+    lines = [f"{json.dumps(name)} = {json.dumps(value)}\n" for name, value in repo.options.items()]
+    config.write_text("[options]\n" + "".join(lines), encoding="utf-8")
+    return config
 
 
 def _await_answer(mount: Mount, log: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 _PROJECT: Final = Path(__file__).resolve().parents[2]
 sys.path[0] = str(_PROJECT)  # run by its path, as a script, it would find its own folder there
 
-from tests.bench import growth, history, measures, report  # noqa: E402 - the line above makes it possible
+from tests.bench import growth, history, measures, remote, report  # noqa: E402 - as it says above
 from tests.bench.data import FULL, QUICK, Store  # noqa: E402 - as above
 from tests.bench.measures import Bench, Group, MeasureFailedError, Sample  # noqa: E402 - as above
 from tests.bench.mounts import (  # noqa: E402 - as above
@@ -37,6 +37,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="less of everything: a few minutes")
     parser.add_argument("--only", metavar="NAME,…", help="these measures, by their beginnings")
     parser.add_argument("--rounds", type=int, default=_LEAST_ROUNDS, metavar="N", help="at least 3")
+    parser.add_argument("--remote", action="store_true", help="measure over a network instead")
     parser.add_argument("--old", action="store_true", help="measure the restic on the path, too")
     parser.add_argument("--keep", action="store_true", help="keep, or use, the repositories")
     parser.add_argument("--work", type=Path, default=_PROJECT / "build/bench", metavar="DIR")
@@ -50,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure what was asked for; returns 1 when a measure failed."""
     flags = _arguments(argv)
     if flags.render:
-        report.save(report.load(flags.out / "benchmark.json"), flags.out)
+        for data in flags.out.glob("benchmark*.json"):
+            report.save(report.load(data), flags.out)
         return 0
     newer, on_path = find_restic()
     binary = newer or on_path
@@ -62,9 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         contenders.append(Contender(f"restic {restic_version(on_path)}", on_path))
     work = flags.work.resolve()
     store = Store(work, binary, QUICK if flags.quick else FULL, _say)
-    chosen = _choose(
-        [*measures.groups(store), *history.groups(store), *growth.groups(store)], flags.only
-    )
+    groups = [*measures.groups(store), *history.groups(store), *growth.groups(store)]
+    chosen = _choose(remote.groups(store) if flags.remote else groups, flags.only)
     if flags.list:
         print(*(measure.name for group in chosen for measure in group.measures), sep="\n")
         return 0
@@ -73,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that mounts are taken away
     made = _start(contenders, store, max(flags.rounds, _LEAST_ROUNDS))
+    if flags.remote:
+        made.name = "benchmark-remote"
     try:
         for group in chosen:
             made.rows += _measure(group, Bench(store, work), contenders, made.rounds)
