@@ -51,12 +51,18 @@ class Remote:
         return record
 
     def begin(self, nursery: trio.Nursery, wanted: Iterable[tuple[bytes, Place]]) -> None:
-        """Ask ahead for data blobs at their places, in tasks of `nursery`."""
+        """Ask ahead for data blobs at their places, in tasks of `nursery`.
+
+        Small files of the next folder mostly lie behind those of this one: it costs no time to ask
+        for as much as comes in a round trip.
+        """
         records = self._records
         places: Sequence[Place] = [
             place for blob, place in wanted if records is None or not records.has(blob)
         ]
-        self._stretches.begin(nursery, plan(places))
+        reach = self.link.reach
+        ranges = [one._replace(end=max(one.end, one.start + reach)) for one in plan(places)]
+        self._stretches.begin(nursery, ranges)
 
     async def forget(self, kind: BlobType, place: Place, blob: bytes) -> None:
         """Let go of everything that is held of a record: it proved to be damaged."""
