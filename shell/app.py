@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from cesbrfs.settings import Flags
 from shell import completion, render
 from shell.arguments import add_switches, usage_message
 from shell.commands import CATEGORIES, MODULES, Command, commands_of, find_command
+from shell.greeting import greeting
 from shell.output import Output
 from shell.portal import Portal
 from shell.report import BROKEN_PIPE, show_error
@@ -33,9 +35,11 @@ _INTRO: Final = (
 )
 _PROMPT_CATEGORY: Final = "The prompt itself"
 _REMOVED: Final = (
-    "alias", "edit", "ipy", "macro", "py", "run_pyscript", "set", "shell", "shortcuts",
+    "edit", "ipy", "macro", "py", "run_pyscript", "set", "shell", "shortcuts",
 )  # fmt: skip
 """cmd2's own commands that have nothing to do with backups."""
+_PLACE_SHARE: Final = 0.6
+"""How much of a line the prompt may take before it is shortened."""
 _SWITCHES: Final = ("json", "quiet", "debug", "no_init")
 
 
@@ -83,6 +87,8 @@ class App(cmd2.Cmd):
         self.session: Final = session
         self.portal: Final = portal
         self.status = 0
+        self.last_status = 0
+        """That of the command before, for ``echo $?``."""
         self._defaults = defaults
         self._line_as_json = False
         self._show_place()
@@ -101,13 +107,20 @@ class App(cmd2.Cmd):
 
     def _show_place(self) -> None:
         place = self.session.shown_place
+        fits = shutil.get_terminal_size().columns * _PLACE_SHARE
+        _, backup, *folders = place.split("/") if place else ("", "")
+        for shorter in (f"/{backup}/…/", "…/") if folders else ():
+            if render.width(place) > fits:
+                place = shorter + folders[-1]
         self.prompt = f"cesbr:{place}> " if place else "cesbr> "
 
     # What cmd2 does with lines, commands and errors
 
     def onecmd_plus_hooks(self, line: str, **kwargs: Any) -> bool:  # noqa: ANN401 - cmd2's own
         """Run one line; `status` tells how it went."""
-        self.status = 0
+        self.last_status, self.status = self.status, 0
+        # As in other shells, what begins with a blank is nobody's business.
+        kwargs["add_to_history"] = kwargs.get("add_to_history", True) and not line.startswith(" ")
         self._line_as_json = "--json" in line.split()
         try:
             self.statement_parser.tokenize(line)
@@ -189,6 +202,8 @@ class App(cmd2.Cmd):
             rows = [(f"  {command.name}", command.summary) for command in commands_of(module)]
             blocks.append(f"{title}\n{render.table(rows)}")
         own = [
+            ("  alias", "Make, list and delete words that stand for a command."),
+            ("  echo", "Write words; $? is the exit code of the command before."),
             ("  help", "List the commands, or explain one."),
             ("  history", "Show, run or save earlier commands."),
             ("  run_script", "Run the commands in a file until one fails."),
@@ -196,6 +211,18 @@ class App(cmd2.Cmd):
         ]
         blocks.append(f"{_PROMPT_CATEGORY}\n{render.table(own)}")
         self.stdout.write("\n".join(blocks))
+
+    @staticmethod
+    def _echo_parser() -> cmd2.Cmd2ArgumentParser:
+        parser = PromptParser(description="Write words; $? is the exit code of the command before.")
+        parser.add_argument("words", metavar="WORD", nargs="*", help="what to write")
+        return parser
+
+    @cmd2.with_argparser(_echo_parser)
+    def do_echo(self, arguments: argparse.Namespace) -> None:
+        """Write words; $? is the exit code of the command before."""
+        words = " ".join(arguments.words)
+        self.stdout.write(words.replace("$?", str(self.last_status)) + "\n")
 
     @staticmethod
     def _exit_parser() -> cmd2.Cmd2ArgumentParser:
@@ -246,7 +273,10 @@ def run_app(flags: Flags, defaults: argparse.Namespace) -> int:
     said = {name: value for name, value in vars(defaults).items() if name in _SWITCHES}
     try:
         if sys.stdin.isatty():
-            return App(session, portal, said, history=_history_file()).cmdloop(_INTRO)
+            history = _history_file()
+            first = not (history and Path(history).stat().st_size)
+            welcome = greeting(session, portal, first=first)
+            return App(session, portal, said, history=history).cmdloop(f"{_INTRO}\n{welcome}")
         return _run_stdin(App(session, portal, said))
     finally:
         close(session, portal)
@@ -272,6 +302,9 @@ def _history_file() -> str:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
+        history = folder / "history"
+        os.close(os.open(history, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        history.chmod(0o600)  # cmd2 writes it anew, and leaves its mode
     except OSError:
         return ""
-    return str(folder / "history")
+    return str(history)

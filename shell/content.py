@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Final
 
 from cesbrfs.errors import CesbrError, IsAFolderError, UsageError
 from cesbrfs.paths import show
-from cesbrfs.view import Document, Located
 from shell.commands.browse import locate_all
 from shell.report import report
 
 if TYPE_CHECKING:
+    from cesbrfs.view import Located
     from shell.session import Context
 
 _CHUNK: Final = 4 << 20
@@ -47,6 +47,8 @@ async def write_content(
 async def _write_one(
     context: Context, place: Located, write: Callable[[bytes], Awaitable[bool]], *, guarded: bool
 ) -> bool:
+    from cesbrfs.view import Document  # noqa: PLC0415 - as in the commands
+
     view = await context.view()
     node = place.entry.node
     if stat.S_ISDIR(node.mode):

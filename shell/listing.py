@@ -6,12 +6,14 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cesbrfs.paths import show
-from cesbrfs.repo.model import Node
-from cesbrfs.view import Entry
 from shell import render
+
+if TYPE_CHECKING:
+    from cesbrfs.repo.model import Node
+    from cesbrfs.view import Entry
 
 _DEFAULT_COLOURS: Final[Mapping[str, str]] = {
     "di": "01;34", "ln": "01;36", "pi": "33", "so": "01;35", "bd": "01;33", "cd": "01;33",

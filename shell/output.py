@@ -30,7 +30,7 @@ _SILENT_SECONDS: Final = 1.0
 """What ends sooner shows no progress."""
 _EVENT_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 0.2
-_CLEAR_LINE: Final = "\r\x1b[K"
+CLEAR_LINE: Final = "\r\x1b[K"
 
 
 class Output:
@@ -119,7 +119,7 @@ class Output:
                 sys.stderr.flush()
         elif not self._mid_line and os.environ.get("TERM") != "dumb" and sys.stderr.isatty():
             self._progress_shown = True
-            sys.stderr.write(_CLEAR_LINE + progress.line(self.columns - 1))
+            sys.stderr.write(CLEAR_LINE + progress.line(self.columns - 1))
             sys.stderr.flush()
 
     async def ask(self, question: str, otherwise: str) -> bool:
@@ -162,7 +162,7 @@ class Output:
         """Take the progress off the terminal; for the front thread."""
         if self._progress_shown:
             self._progress_shown = False
-            sys.stderr.write(_CLEAR_LINE)
+            sys.stderr.write(CLEAR_LINE)
             sys.stderr.flush()
 
 

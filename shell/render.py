@@ -6,10 +6,12 @@ import stat
 import time
 import unicodedata
 from collections.abc import Container, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cesbrfs.paths import show
-from cesbrfs.repo.model import Node
+
+if TYPE_CHECKING:
+    from cesbrfs.repo.model import Node
 
 _NS: Final = 1_000_000_000
 _UNIT: Final = 1024

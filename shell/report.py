@@ -9,7 +9,7 @@ from typing import Final
 
 from cesbrfs.errors import CesbrError
 from cesbrfs.paths import show
-from shell.output import Output, to_json
+from shell.output import CLEAR_LINE, Output, to_json
 
 BROKEN_PIPE: Final = 141
 """128 + SIGPIPE: who read the results has had enough."""
@@ -38,6 +38,8 @@ def show_error(error: BaseException, *, as_json: bool, debug: bool = False) -> i
     """Write `error` to stderr and return its exit code."""
     message, code = describe(error)
     line = f"cesbr: {message}"
+    if code == _INTERRUPTED and sys.stderr.isatty():
+        line = f"{CLEAR_LINE}{line}"  # which has the terminal's ^C
     if as_json:
         line = to_json({"error": message, "code": code}, sys.stderr.encoding)
     with contextlib.suppress(OSError):  # where nobody reads, the exit code still tells

@@ -79,6 +79,14 @@ class Config(_Lenient):
     id: str | None = None
 
 
+class _RawLock(_Lenient):
+    time: str
+    exclusive: bool | None = None
+    hostname: str | None = None
+    username: str | None = None
+    pid: int | None = None
+
+
 class _IndexBlob(_Lenient):
     id: str
     type: str
@@ -164,6 +172,17 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False):
     size: int | None = None
 
 
+class Lock(msgspec.Struct, frozen=True, gc=False):
+    """One process's hold on the repository.  `id` is 64 hex digits; `pid` 0: not told."""
+
+    id: str
+    time_ns: int
+    exclusive: bool = False
+    hostname: str = ""
+    username: str = ""
+    pid: int = 0
+
+
 class Node(msgspec.Struct, frozen=True, gc=False):
     """One entry of a tree: a file, folder, link or special file as it was backed up.
 
@@ -209,6 +228,7 @@ _master_key = msgspec.json.Decoder(MasterKey)
 _config = msgspec.json.Decoder(Config)
 _index_file = msgspec.json.Decoder(IndexFile)
 _snapshot = msgspec.json.Decoder(_RawSnapshot)
+_lock = msgspec.json.Decoder(_RawLock)
 _tree = msgspec.json.Decoder(_RawTree)
 
 
@@ -259,6 +279,19 @@ def parse_snapshot(data: bytes, snapshot_id: str) -> Snapshot:
         original=raw.original or None,
         program_version=raw.program_version or "",
         size=raw.summary.total_bytes_processed if raw.summary else None,
+    )
+
+
+def parse_lock(data: bytes, lock_id: str) -> Lock:
+    """Read an opened lock file; DamagedError when it is none."""
+    raw = _decode(_lock, data, f"lock {lock_id[:8]}")
+    return Lock(
+        id=lock_id,
+        time_ns=parse_time(raw.time),
+        exclusive=raw.exclusive or False,
+        hostname=raw.hostname or "",
+        username=raw.username or "",
+        pid=raw.pid or 0,
     )
 
 

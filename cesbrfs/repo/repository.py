@@ -28,7 +28,16 @@ from cesbrfs.repo.disk import DiskCache
 from cesbrfs.repo.files import Files, through_network
 from cesbrfs.repo.index import Index
 from cesbrfs.repo.kept import KeptFiles
-from cesbrfs.repo.model import Config, Node, Snapshot, Tree, parse_snapshot, parse_tree
+from cesbrfs.repo.model import (
+    Config,
+    Lock,
+    Node,
+    Snapshot,
+    Tree,
+    parse_lock,
+    parse_snapshot,
+    parse_tree,
+)
 from cesbrfs.repo.opening import open_config, open_keys
 from cesbrfs.repo.pack import BlobType, decode_unpacked, encode_unpacked
 from cesbrfs.repo.remote import Remote
@@ -141,6 +150,19 @@ class Repository:
 
     def _take_snapshot(self, name: str, raw: bytes) -> None:
         self._snapshots[name] = parse_snapshot(decode_unpacked(self._keys, raw), name)
+
+    async def locks(self) -> list[Lock]:
+        """List who holds a lock on the repository now, oldest first.
+
+        A lock that cannot be read is left out, logged and named in `damaged`.
+        """
+        found: list[Lock] = []
+
+        async def take(name: str, raw: bytes) -> None:
+            found.append(parse_lock(decode_unpacked(self._keys, raw), name))
+
+        await self._files.load(FileType.LOCK, await self._files.list(FileType.LOCK), take)
+        return sorted(found, key=lambda lock: (lock.time_ns, lock.id))
 
     async def raise_if_forgotten(self, snapshot: Snapshot, error: BlobMissingError) -> None:
         """Raise NotFoundError in the place of `error` when `snapshot` is not there any more."""

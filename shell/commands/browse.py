@@ -1,4 +1,8 @@
-"""Finding one's way: which backups there are, and where one is."""
+"""Finding one's way: which backups there are, and where one is.
+
+What reads backups is imported where it is used: while that goes on the key is derived already (see
+`Session.access`).
+"""
 
 from __future__ import annotations
 
@@ -11,13 +15,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from cesbrfs.catalog.names import folder_name
-from cesbrfs.catalog.status import Status
 from cesbrfs.errors import NotAFolderError, UsageError
-from cesbrfs.globs import expand, has_wildcards
 from cesbrfs.paths import for_json, show
-from cesbrfs.repo.model import format_time
-from cesbrfs.tasks import gather
 from shell import render
 from shell.commands import Command
 from shell.progress import duration
@@ -49,6 +48,8 @@ async def locate(context: Context, path: str, backup: str | None) -> Located:
 
 async def locate_all(context: Context, path: str, backup: str | None) -> list[tuple[str, Located]]:
     """Find what `path` and its wildcards name, each with its path in the form that was typed."""
+    from cesbrfs.globs import expand, has_wildcards  # noqa: PLC0415 - see above
+
     if not has_wildcards(path):
         return [(show(os.fsencode(path)), await locate(context, path, backup))]
     view = await context.view()
@@ -90,6 +91,8 @@ class _Described:
 
 
 async def _backups(context: Context, _arguments: argparse.Namespace) -> int:
+    from cesbrfs.tasks import gather  # noqa: PLC0415 - see above
+
     view = await context.view()
     backups = list((await view.backups()).by_name.values())
     described = await gather([partial(_describe, view, backup) for backup in backups])
@@ -133,6 +136,8 @@ def _backups_text(
 
 
 async def _describe(view: View, backup: Backup) -> _Described:
+    from cesbrfs.repo.model import format_time  # noqa: PLC0415 - see above
+
     told = await view.reports.of(backup)
     last = backup.manifest or backup.snapshots[-1]
     return _Described(
@@ -147,6 +152,9 @@ async def _describe(view: View, backup: Backup) -> _Described:
 
 async def _dogus(view: View, backup: Backup) -> list[str]:
     """Return a backup's dogus; a complete one's manifest names them, so no tree is read."""
+    from cesbrfs.catalog.names import folder_name  # noqa: PLC0415 - see above
+    from cesbrfs.catalog.status import Status  # noqa: PLC0415 - see above
+
     told = await view.reports.of(backup)
     if told.status is Status.COMPLETE and told.manifest is not None:
         return sorted({show(folder_name(p.dogu)) for p in told.manifest.points if p.dogu})
@@ -163,6 +171,8 @@ def _use_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def _use(context: Context, arguments: argparse.Namespace) -> int:
+    from cesbrfs.repo.model import format_time  # noqa: PLC0415 - see above
+
     view = await context.view()
     backup = await view.find_backup(arguments.backup)
     context.session.go((backup.name,))

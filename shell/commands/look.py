@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Final
 
 from cesbrfs.errors import UsageError
 from cesbrfs.paths import for_json, show
-from cesbrfs.repo.model import format_time
-from cesbrfs.view import Entry, Located, Stored
 from shell import render
 from shell.commands import Command
 from shell.commands.browse import add_backup_flag, locate, locate_all
@@ -22,7 +20,7 @@ from shell.content import write_content
 from shell.listing import Colours, Style, largest_first, newest_first
 
 if TYPE_CHECKING:
-    from cesbrfs.view import View
+    from cesbrfs.view import Entry, Located, View
     from shell.session import Context
 
 # ls
@@ -116,6 +114,8 @@ async def _held(
 
 async def _children(view: View, place: Located, style: Style) -> list[Located]:
     """Return what a folder holds, as `style` orders it; backups come by their age."""
+    from cesbrfs.view import Located  # noqa: PLC0415 - as in `browse`
+
     children = await view.children(place.entry)
     names = sorted(children) if place.parts else list(children)
     ordered = style.order(
@@ -127,6 +127,8 @@ async def _children(view: View, place: Located, style: Style) -> list[Located]:
 
 
 def _entry_json(place: Located) -> dict[str, object]:
+    from cesbrfs.repo.model import format_time  # noqa: PLC0415 - as in `browse`
+
     node = place.entry.node
     told: dict[str, object] = {
         **for_json(place.entry.name),
@@ -242,6 +244,8 @@ async def _stat(context: Context, arguments: argparse.Namespace) -> int:
 
 
 def _stat_json(place: Located) -> dict[str, object]:
+    from cesbrfs.repo.model import format_time  # noqa: PLC0415 - as in `browse`
+
     node = place.entry.node
     told = _entry_json(place)
     if node.type in ("dev", "chardev"):
@@ -261,10 +265,14 @@ def _stat_json(place: Located) -> dict[str, object]:
 
 
 def _snapshot(entry: Entry) -> str | None:
+    from cesbrfs.view import Stored  # noqa: PLC0415 - as in `browse`
+
     return entry.snapshot.id if isinstance(entry, Stored) else None
 
 
 def _stat_text(place: Located) -> str:
+    from cesbrfs.repo.model import format_time  # noqa: PLC0415 - as in `browse`
+
     node = place.entry.node
     rows: dict[str, str] = {
         "Path": place.shown,

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from cesbrfs.errors import CesbrError, RegistryError, UsageError
+from cesbrfs.paths import show
 from shell import render
 from shell.commands import Command
 
 if TYPE_CHECKING:
+    from cesbrfs.repo.model import Lock
     from cesbrfs.settings import Settings
     from shell.session import Context
 
@@ -96,14 +101,54 @@ def _unlock_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def _unlock(context: Context, arguments: argparse.Namespace) -> int:
     restic = await context.restic()
+    view = await context.view()
+    holders = await view.repository.locks()
     before = await restic.locks()
     await restic.unlock(remove_all=arguments.remove_all)
     left = await restic.locks()
     removed = len(before - left)
     text = f"{render.count(removed, 'lock')} removed"
     text += f", {len(left)} left: in use, or --remove-all removes them.\n" if left else ".\n"
-    await context.out.result({"removed": removed, "left": len(left)}, text)
+    await context.out.result(
+        {
+            "removed": removed,
+            "left": len(left),
+            "locks": [_lock_json(lock, left) for lock in holders],
+        },
+        lambda: text + _locks_text(holders, left),
+    )
     return 0
+
+
+def _lock_json(lock: Lock, left: AbstractSet[str]) -> dict[str, object]:
+    from cesbrfs.repo.model import format_time  # noqa: PLC0415 - as above
+
+    return {
+        "id": lock.id,
+        "host": lock.hostname,
+        "pid": lock.pid,
+        "user": lock.username,
+        "time": format_time(lock.time_ns),
+        "exclusive": lock.exclusive,
+        "removed": lock.id not in left,
+    }
+
+
+def _locks_text(holders: Sequence[Lock], left: AbstractSet[str]) -> str:
+    rows = [
+        (
+            "left" if lock.id in left else "removed",
+            show(os.fsencode(lock.hostname)),
+            str(lock.pid),
+            show(os.fsencode(lock.username)),
+            render.age(time.time() - lock.time_ns / 1e9),
+            "alone" if lock.exclusive else "shared",
+        )
+        for lock in holders
+    ]
+    return (
+        render.table(rows, ("Lock", "Host", "PID", "User", "Age", "Held"), {2, 4}) if rows else ""
+    )
 
 
 # status
@@ -261,6 +306,7 @@ COMMANDS: Final = (
         "unlock",
         _unlock_arguments,
         _unlock,
+        "It says who holds or held them: host, process, user, and for how long.",
     ),
     Command(
         "status",

@@ -42,6 +42,16 @@ class Terminal:
         self.tmux("send-keys", "-l", text)
         self.keys("Enter")
 
+    def resize(self, columns: int, lines: int) -> None:
+        """Give the terminal another size, and wait until its program can know."""
+        self.tmux("resize-window", "-x", str(columns), "-y", str(lines))
+        tty = os.open(self.tmux("display", "-p", "#{pane_tty}").strip(), os.O_RDONLY | os.O_NOCTTY)
+        deadline = time.monotonic() + _SECONDS
+        while os.get_terminal_size(tty) != (columns, lines):
+            assert time.monotonic() < deadline, "the terminal keeps its size"
+            time.sleep(_LOOK_AGAIN)
+        os.close(tty)
+
     def screen(self) -> str:
         """Return what is on the screen, without empty lines at its end."""
         return self.tmux("capture-pane", "-p").rstrip()

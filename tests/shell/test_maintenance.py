@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -210,11 +212,21 @@ def test_locked_repository_is_error_11(own: Cesbr, site: Site, restic_binary: Pa
 def test_unlock_removes_dead_locks(own: Cesbr, site: Site, restic_old: Path) -> None:
     """The lock of a dead process goes; that of a running one stays, unless all are to go."""
     leave_a_lock(site, restic_old)
-    assert own("unlock", "--json").json == {"removed": 1, "left": 0}
+    removed = own("unlock", "--json").json
+    assert isinstance(removed, dict)
+    assert (removed["removed"], removed["left"]) == (1, 0)
     assert site.locks == []
     with hold_a_lock(site, restic_old) as holding:
-        assert own("unlock", "--json").json == {"removed": 0, "left": 1}
-        assert own("unlock", "--remove-all", "--json").json == {"removed": 1, "left": 0}
+        said = own("unlock", "--json").json
+        assert isinstance(said, dict)
+        assert (said["removed"], said["left"]) == (0, 1)
+        (lock,) = said["locks"]
+        assert (lock["pid"], lock["host"]) == (holding.pid, socket.gethostname())
+        assert (lock["removed"], lock["exclusive"]) == (False, False)
+        text = own("unlock", "--remove-all").out
+        assert text.startswith("1 lock removed.\n")
+        line = rf"^removed +{re.escape(socket.gethostname())} +{holding.pid} .* s +shared$"
+        assert re.search(line, text, re.MULTILINE)
         holding.kill()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,8 +25,7 @@ def prompt(kept: Cesbr, tmp_path: Path) -> Iterator[Terminal]:
 
 
 def test_prompt_shows_where_one_is(prompt: Terminal) -> None:
-    """It begins with two lines, follows use and cd, and ends with 0 on ^D."""
-    assert "'help' lists the commands" in prompt.screen()
+    """It follows use and cd, and ends with 0 on ^D."""
     prompt.line("use latest")
     screen = prompt.wait_for(r"^cesbr:/\S+>\Z")
     backup = screen.splitlines()[-1].removeprefix("cesbr:/").removesuffix(">")
@@ -61,15 +61,77 @@ def test_a_failed_command_returns_to_the_prompt(prompt: Terminal) -> None:
     assert prompt.exit_code() == 0
 
 
+def test_the_start_says_what_is_configured(
+    kept: Cesbr, kept_site: Site, isolated_env: Path, tmp_path: Path
+) -> None:
+    """The first time also what to do next; later only which repository it is."""
+    for name, hints in (("first", True), ("second", False)):
+        (tmp_path / name).mkdir()
+        with terminal(kept, tmp_path / name) as prompt:
+            screen = prompt.wait_for_prompt()
+            assert "'help' lists the commands" in screen
+            assert f"The repository is {kept_site.repository}." in screen.replace("\n", "")
+            assert ("  use latest  " in screen) == hints
+            prompt.line("pwd")
+            prompt.wait_for(r"^/\ncesbr>\Z")
+            prompt.line("quit")
+            assert prompt.exit_code() == 0
+    assert (isolated_env / ".local/state/cesbr/history").exists()
+
+
+def test_the_start_without_configuration(cesbr: Cesbr, tmp_path: Path) -> None:
+    """It says what is missing and how to find out more, and the prompt is there."""
+    with terminal(cesbr.having(CESBR_ROOT=str(cesbr.here)), tmp_path) as prompt:
+        screen = prompt.wait_for_prompt()
+        assert "No repository is configured" in screen
+        assert "cesbr --repo ADDRESS" in screen
+
+
 def test_history_is_private(prompt: Terminal, isolated_env: Path) -> None:
-    """The history outlives the shell in a folder that only its owner enters."""
+    """It outlives the shell, for its owner alone, without lines that begin with a blank."""
     prompt.line("pwd")
     prompt.wait_for(r"^/\ncesbr>\Z")
+    prompt.line(" echo secret")
+    prompt.wait_for(r"^secret\ncesbr>\Z")
+    prompt.line("history")
+    assert "echo secret" not in prompt.wait_for(r"^ +1 +pwd\n(.*\n)*cesbr>\Z").split("secret\n")[-1]
     prompt.line("quit")
     assert prompt.exit_code() == 0
     folder = isolated_env / ".local/state/cesbr"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert (folder / "history").stat().st_size > 0
+    assert stat.S_IMODE((folder / "history").stat().st_mode) == 0o600
+    assert b"secret" not in lzma.decompress((folder / "history").read_bytes())
+
+
+def test_aliases_pipes_and_exit_codes(prompt: Terminal, kept: Cesbr) -> None:
+    """What one expects of a shell: other words, files, programs, and how the last command went."""
+    prompt.line(f"alias create files ls /latest/{FILES}")
+    prompt.wait_for(r"^Alias 'files' created\ncesbr>\Z")
+    prompt.line("files -1 | grep hello")
+    prompt.wait_for(r"^hello\.txt\ncesbr>\Z")
+    prompt.line("files > list")
+    prompt.line("echo code $?")
+    prompt.wait_for(r"^code 0\ncesbr>\Z")
+    assert "hello.txt\n" in (kept.here / "list").read_text()
+    prompt.line("ls --nope")
+    prompt.wait_for(r"--nope; .*\ncesbr>\Z")
+    prompt.line("echo code $?")
+    prompt.wait_for(r"^code 2\ncesbr>\Z")
+
+
+def test_narrow_terminals_and_resizing(prompt: Terminal) -> None:
+    """A long place is shortened to fit, and what is listed follows the width of the terminal."""
+    prompt.resize(30, 30)
+    prompt.line(f"cd /latest/{FILES}")
+    prompt.wait_for(r"^cesbr:…/files>\Z")
+    prompt.line("ls")
+    listed = prompt.wait_for(r"> ls\n(.*\n)+cesbr:…/files>\Z").split("> ls\n")[-1]
+    assert len(listed.splitlines()) > 3
+    prompt.resize(60, 30)
+    prompt.line("pwd")
+    prompt.wait_for(r"^cesbr:/[0-9TZ]{16}-[0-9a-f]{6}/…/files>\Z")
+    prompt.line("ls")
+    prompt.wait_for(r"> ls\n.*hello\.txt .*sub/\ncesbr:.*/files>\Z")
 
 
 def test_tab_completes_paths_and_ids(prompt: Terminal) -> None:
@@ -91,10 +153,10 @@ def test_tab_completes_paths_and_ids(prompt: Terminal) -> None:
 
 def test_help_explains_without_cmd2s_clutter(prompt: Terminal) -> None:
     """The list has our commands by category, and none of cmd2's that are of no use here."""
-    prompt.tmux("resize-window", "-x", "120", "-y", "90")  # all of it on one screen
+    prompt.resize(120, 100)
     prompt.line("help")
     screen = prompt.wait_for(r"^The prompt itself")
-    for word in ("Look around", "backups", "Get things back", "umount"):
+    for word in ("Look around", "alias", "echo", "stat", "Get things back", "umount"):
         assert word in screen
     assert "macro" not in screen
     prompt.line("macro list")

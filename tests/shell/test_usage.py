@@ -63,6 +63,7 @@ def test_version(cesbr: Cesbr) -> None:
         ("['--version']", "{'argparse', 'trio', 'cmd2', 'msgspec'}"),
         ("['ls', '--nope']", "{'cmd2'}"),
         ("['status']", "{'cmd2', 'prompt_toolkit'}"),
+        ("['backups', '--nope']", "{'trio', 'msgspec', 'cesbrfs.repo.repository'}"),
     ],
 )
 def test_nothing_slow_is_imported_in_vain(cesbr: Cesbr, arguments: str, unwanted: str) -> None:
