@@ -24,7 +24,6 @@ from tests.compare import differences, records
 from tests.mounting import Mount, fuse_missing, mounting
 from tests.remote.far import Far, far_rest, far_s3, far_sftp
 from tests.remote.proxy import Fault
-from tests.remote.sshd import find_sshd
 from tests.restic_repo import ResticRepo, create
 
 pytestmark = pytest.mark.skipif(fuse_missing() is not None, reason=str(fuse_missing()))
@@ -120,8 +119,7 @@ def far(
     elif request.param == "REST":
         running = far_rest(request.getfixturevalue("rclone"), folder)
     else:
-        if find_sshd() is None:
-            pytest.skip("no sshd; `make servers` installs it")
+        request.getfixturevalue("sshd")  # which tells where there is none
         running = far_sftp(folder)
     with running as made:
         made.put(repo.folder)

@@ -1,0 +1,88 @@
+"""A mount whose server is away: its readers can be interrupted, and it can be ended, at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cesbrfs.access import Secret
+from tests.mounting import Mount, fuse_missing, mounting
+from tests.remote.far import Far, far_rest
+from tests.restic_repo import create
+
+pytestmark = pytest.mark.skipif(fuse_missing() is not None, reason=str(fuse_missing()))
+
+_AT_ONCE = 3.0
+
+
+@pytest.fixture
+def far(rclone: Path, restic_new: Path, tmp_path: Path) -> Iterator[Far]:
+    """A server with one backup."""
+    volume = tmp_path / "var/lib/ces/redmine/volumes/files"
+    volume.mkdir(parents=True)
+    (volume / "note.txt").write_text("hello\n")
+    repo = create(restic_new, tmp_path / "repo")
+    repo.backup(volume, tags=["b1"])
+    with far_rest(rclone, tmp_path / "far") as made:
+        made.put(repo.folder)
+        yield made
+
+
+@pytest.fixture
+def away(far: Far, tmp_path: Path) -> Iterator[Mount]:
+    """A mount that knows the backup's name and nothing in it, when its server goes away."""
+    with mounting(tmp_path) as mount:
+        made = mount(far.access(Secret(b"a throw-away key"), 60))
+        assert "b1" in os.listdir(made.path)
+        far.kill()
+        yield made
+
+
+def _waiting(mount: Mount, *command: str) -> subprocess.Popen[bytes]:
+    """Start a command that lists the backup, and return when it waits in the mount."""
+    reader = subprocess.Popen([*command, mount.path / "b1"], stdout=subprocess.DEVNULL)
+    status = Path(f"/proc/{reader.pid}/status")
+    until = time.monotonic() + _AT_ONCE
+    while "State:\tD" not in (said := status.read_text()) and "request_wait" not in _wchan(reader):
+        assert time.monotonic() < until, said
+        time.sleep(0.01)
+    return reader
+
+
+def _wchan(process: subprocess.Popen[bytes]) -> str:
+    return Path(f"/proc/{process.pid}/wchan").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_reader_can_be_stopped(away: Mount, far: Far, number: signal.Signals) -> None:
+    """It ends by the signal, not when the server is back; then the folder can be read."""
+    reader = _waiting(away, "ls")
+    reader.send_signal(number)
+    assert reader.wait(_AT_ONCE) == -number
+    far.start()
+    assert "redmine" in os.listdir(away.path / "b1")
+
+
+def test_the_mount_can_be_ended(away: Mount) -> None:
+    """Whoever waits gets an error, and nothing stays behind."""
+    reader = _waiting(away, "ls")
+    began = time.monotonic()
+    assert away.stop() == 0
+    assert time.monotonic() - began < _AT_ONCE
+    assert reader.wait(_AT_ONCE) != 0
+    assert not away.mounted
+
+
+def test_a_refresh_while_the_server_is_away(away: Mount, far: Far) -> None:
+    """SIGHUP neither ends the mount nor keeps it from being ended."""
+    away.process.send_signal(signal.SIGHUP)
+    assert "b1" in os.listdir(away.path)
+    began = time.monotonic()
+    assert away.stop() == 0
+    assert time.monotonic() - began < _AT_ONCE
