@@ -53,7 +53,7 @@ async def _below(view: View, place: Parts, part: str) -> Iterable[Parts]:
         children = await view.children(await view.at(place))
     except (NotFoundError, NotAFolderError):
         return []
-    matches = _matcher(part)
+    matches = matcher(part)
     return [
         (*place, name)
         for name in sorted(children)
@@ -63,7 +63,7 @@ async def _below(view: View, place: Parts, part: str) -> Iterable[Parts]:
     ]
 
 
-def _matcher(part: str) -> re.Pattern[str]:
+def matcher(part: str) -> re.Pattern[str]:
     """Return what a name must match; an escaped character stands for itself."""
 
     def literal(match: re.Match[str]) -> str:

@@ -28,6 +28,7 @@ from shell.portal import Portal
 from shell.report import BROKEN_PIPE, show_error
 from shell.runner import close, run_command
 from shell.session import Session
+from shell.state import state_folder
 
 _INTRO: Final = (
     f"cesbr {__version__}: the backups of a Cloudogu EcoSystem.\n"
@@ -292,17 +293,11 @@ def _run_stdin(app: App) -> int:
 
 def _history_file() -> str:
     """Return where the history is kept, in a folder for its owner alone; empty: nowhere."""
-    state = os.environ.get("XDG_STATE_HOME", "")
-    home = os.environ.get("HOME", "")
-    if not state.startswith("/"):
-        if not home:
-            return ""
-        state = f"{home}/.local/state"
-    folder = Path(state, "cesbr")
+    folder = state_folder(os.environ)
+    if folder is None:
+        return ""
+    history = folder / "history"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
-        history = folder / "history"
         os.close(os.open(history, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         history.chmod(0o600)  # cmd2 writes it anew, and leaves its mode
     except OSError:

@@ -40,8 +40,8 @@ async def scope(
     if backups:
         found = [await view.find_backup(backup) for backup in backups]
         chosen = list({backup.id: backup for backup in found}.values())
-        return await settle(await timeline.of_backups(view, memo, chosen), _walk((), path))
-    typed = _walk(() if path.startswith("/") else context.session.place, path)
+        return await settle(await timeline.of_backups(view, memo, chosen), walk((), path))
+    typed = walk(() if path.startswith("/") else context.session.place, path)
     first = typed[0] if typed else b""
     if first == names.SNAPSHOTS:
         if len(typed) == 1:
@@ -55,7 +55,8 @@ async def scope(
     return await settle(await timeline.of_backups(view, memo, chosen), parts)
 
 
-def _walk(start: Sequence[bytes], path: str) -> tuple[bytes, ...]:
+def walk(start: Sequence[bytes], path: str) -> tuple[bytes, ...]:
+    """Return the names that `path` leads to from `start`, as they were typed; nothing is read."""
     parts = list(start)
     for part in path.split("/"):
         if part == "..":
@@ -84,4 +85,4 @@ def inside(context: Context, path: str | None) -> tuple[bytes, ...]:
     """Return the names that `path` gives below a backup's root; without one, where one is."""
     place = context.session.place[1:]
     start: Sequence[bytes] = place if path is None or not path.startswith("/") else ()
-    return _walk(start, path or "")
+    return walk(start, path or "")

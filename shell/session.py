@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # all of them import trio, which the prompt's start does not 
     from cesbrfs.repo.repository import Repository
     from cesbrfs.restic import Restic
     from cesbrfs.view import View
+    from shell.basket import Basket
 
 
 @dataclass(slots=True)
@@ -38,6 +39,7 @@ class Session:
     looked_back: bool = False
     """Whether it was looked for what an earlier process has left behind."""
     _memo: Memo | None = None
+    _basket: Basket | None = None
     _settings: Settings | None = None
     _access: Access | None = None
     _restic: Restic | None = None
@@ -107,10 +109,19 @@ class Session:
             self._memo = Memo(view.repository)
         return self._memo
 
+    def basket(self, view: View) -> Basket:
+        """Return what is selected of the open repository."""
+        from shell.basket import Basket  # noqa: PLC0415 - only for those who restore
+        from shell.state import state_folder  # noqa: PLC0415 - as above
+
+        if self._basket is None:
+            self._basket = Basket(state_folder(self.environ), view.repository.id)
+        return self._basket
+
     async def aclose(self) -> None:
         """Give back what is open."""
         view, self.view = self.view, None
-        self._memo = None
+        self._memo = self._basket = None
         if view is not None:
             await view.repository.aclose()
 

@@ -10,7 +10,7 @@ symlinks followed in the target and its all-or-nothing are why it is not asked t
 
 from __future__ import annotations
 
-from cesbrfs.restore.landing import InPlace, Refused, Target, ToFolder
+from cesbrfs.restore.landing import BY_BACKUP, InPlace, Refused, Target, ToFolder
 from cesbrfs.restore.planning import (
     Action,
     Overwrite,
@@ -24,6 +24,7 @@ from cesbrfs.restore.running import execute
 from cesbrfs.restore.selection import Item, Selection, default_target, select
 
 __all__ = [
+    "BY_BACKUP",
     "Action",
     "Failure",
     "InPlace",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,8 @@ from cesbrfs.paths import show
 from cesbrfs.restore.selection import Item, Selection
 from cesbrfs.view import Entry, Folder, View
 
+BY_BACKUP: Final = ""
+"""The suffix that names each backup's own."""
 _DOGUS: Final = (b"var", b"lib", b"ces")
 _ETC: Final = b"etc"
 _TO_A_FOLDER: Final = "restore it to a folder with --target and take from there what you need."
@@ -60,11 +63,19 @@ class Refused:
 class Landing:
     """One thing to restore: its names below the target, and the entry behind each of them.
 
-    Folders that are in no backup, such as ``var`` in place, have no entry.
+    Folders that are in no backup, such as ``var`` in place, have no entry.  `source` are its names
+    from the root of the backups on; with a suffix its last name below the target is another.
     """
 
     parts: tuple[bytes, ...]
     entries: tuple[Entry | None, ...]
+    source: tuple[bytes, ...]
+
+    def named(self, suffix: bytes) -> Landing:
+        """Return where it lands under its name and `suffix`."""
+        if not self.parts or len(self.source) == 1:
+            raise UsageError("A suffix is for paths inside a backup; name some, or leave it out.")
+        return replace(self, parts=(*self.parts[:-1], self.parts[-1] + suffix))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +87,30 @@ class Landings:
     left_out: tuple[Refused, ...] = ()
 
 
-async def land(view: View, selection: Selection, target: Target) -> Landings:
-    """Find out where `selection` lands.
+async def land(
+    view: View, selection: Selection, target: Target, suffix: str | None = None
+) -> Landings:
+    """Find out where `selection` lands, each chosen name with `suffix` (BY_BACKUP: ``.<its ID>``).
 
     Raises NotFoundError when something is gone from the repository, and UsageError for what has no
     place on an instance.
     """
-    several = len(selection.backups) > 1
+    if suffix is None:
+        return await _land(view, selection, target, several=len(selection.backups) > 1)
+    if "/" in suffix or "\0" in suffix:
+        raise UsageError("A suffix is part of a name, and holds no slash.")
+    # Versions of one file from several backups come to lie side by side.
+    several = len(selection.backups) > 1 and suffix != BY_BACKUP
+    landings = await _land(view, selection, target, several=several)
+    named = [
+        landing.named(os.fsencode(suffix) or b"." + landing.source[0]) for landing in landings.found
+    ]
+    return replace(landings, found=tuple(named))
+
+
+async def _land(view: View, selection: Selection, target: Target, *, several: bool) -> Landings:
     if isinstance(target, InPlace):
-        if several:
+        if len(selection.backups) > 1:
             raise UsageError(
                 "Only one backup can be restored in place; choose paths of one, or name a --target."
             )
@@ -93,8 +119,9 @@ async def land(view: View, selection: Selection, target: Target) -> Landings:
     for item in selection.items:
         chain = await _chain(view, item)
         parts = (item.backup, *item.parts) if several else item.parts
-        found.append(Landing(parts, chain if several else chain[1:]))
-    root = view.root if several else await view.at(selection.backups)
+        source = (item.backup, *item.parts)
+        found.append(Landing(parts, chain if several else chain[1:], source))
+    root = view.root if several else await view.at(selection.backups[:1])
     return Landings(root, tuple(found))
 
 
@@ -127,7 +154,8 @@ async def _in_place(view: View, selection: Selection) -> Landings:
                 children = await view.children(entry)
                 waiting += [((*parts, n), (*chain, children[n])) for n in sorted(children)[::-1]]
             elif place and isinstance(place, tuple):
-                found.append(Landing(place, _aligned(chain, len(place))))
+                source = (item.backup, *parts)
+                found.append(Landing(place, _aligned(chain, len(place)), source))
             else:
                 reason = place if isinstance(place, str) else f"It has no place; {_TO_A_FOLDER}"
                 if parts == item.parts:

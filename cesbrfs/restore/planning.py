@@ -30,7 +30,7 @@ from cesbrfs.restore.ground import (
     open_target,
     tell,
 )
-from cesbrfs.restore.landing import InPlace, Landings, Refused, Target, folder_of, land
+from cesbrfs.restore.landing import InPlace, Landing, Landings, Refused, Target, folder_of, land
 from cesbrfs.restore.selection import Selection
 from cesbrfs.tasks import gather
 from cesbrfs.view import Entry, Stored, View
@@ -74,7 +74,11 @@ class HardLinks:
 
 @dataclass(slots=True, eq=False)
 class PlannedFile:
-    """Anything but a folder; `size` is in bytes, `links` set when it had several names."""
+    """Anything but a folder; `size` is in bytes, `links` set when it had several names.
+
+    `there` is what lies in its place: size in bytes and modification time in ns.  `entry` is set
+    where it gets another name than it has in the backup.
+    """
 
     folder: PlannedFolder
     name: bytes
@@ -83,6 +87,8 @@ class PlannedFile:
     mtime_ns: int
     links: HardLinks | None = None
     action: Action = Action.CREATE
+    there: tuple[int, int] | None = None
+    entry: Entry | None = None
 
     @property
     def path(self) -> bytes:
@@ -144,15 +150,16 @@ class RestorePlan:
     """What will be done below `target`.
 
     `files` and `bytes` will be written (hard links of one file count their bytes once), `folders`
-    made.  `existing` files lie there already, of which `will_overwrite` are replaced and
-    `will_skip` are not; sockets are skipped, too.  `refused` will fail, `left_out` is no part of a
-    restore in place.  `order` holds all folders, each after the one it lies in; the first is the
-    target.  `free` is the room there in bytes, None when unknown.
+    made, for the chosen paths in `landings`.  `existing` files lie there already, of which
+    `will_overwrite` are replaced and `will_skip` are not; sockets are skipped, too.  `refused` will
+    fail, `left_out` is no part of a restore in place.  `order` holds all folders, each after the
+    one it lies in; the first is the target.  `free` is the room there in bytes, None when unknown.
     """
 
     target: Path
     overwrite: Overwrite
     order: list[PlannedFolder]
+    landings: tuple[Landing, ...] = ()
     left_out: tuple[Refused, ...] = ()
     free: int | None = None
     files: int = 0
@@ -192,15 +199,16 @@ async def plan(
     target: Target,
     overwrite: Overwrite = Overwrite.NEVER,
     *,
+    suffix: str | None = None,
     keep_out: Sequence[Path] = (),
 ) -> RestorePlan:
-    """Plan the restore of `selection`; nothing is written.
+    """Plan the restore of `selection`, each chosen name with `suffix`; nothing is written.
 
     The target may not lie in the repository, in a mount of backups, or in a folder of `keep_out`.
     Raises UsageError when it does, or when a choice has no place on an instance, NotFoundError when
     one is gone, RestoreError when the target cannot be looked at.
     """
-    landings = await land(view, selection, target)
+    landings = await land(view, selection, target, suffix)
     top = folder_of(target)
     storage = view.repository.storage
     forbidden = {os.fspath(path): f"{path}, which is kept out of" for path in keep_out}
@@ -212,7 +220,7 @@ async def plan(
         raise RestoreError(f"{top} does not exist; set the instance's root with --root.")
     grower = _Grower(view)
     root = await grower.grow(landings)
-    planned = RestorePlan(top, overwrite, [root], landings.left_out, state.free)
+    planned = RestorePlan(top, overwrite, [root], landings.found, landings.left_out, state.free)
     planned.refused.extend(grower.refused)
     await trio.to_thread.run_sync(_survey, planned, state, guard)
     return planned
@@ -238,6 +246,8 @@ class _Grower:
                 leaf = landing.entries[-1]
                 assert leaf is not None
                 below = self._add(folder, landing.parts[-1], leaf)
+                if below is None and landing.parts[-1] != landing.source[-1]:
+                    folder.files[-1].entry = leaf
             else:
                 below = root
             if below:
@@ -336,6 +346,7 @@ def _compare(planned: RestorePlan, folder: PlannedFolder, opened: int, guard: Gu
         if status is None:
             continue
         planned.existing += 1
+        file.there = (status.st_size, status.st_mtime_ns)
         if reason := obstacle(status, to_folder=False):
             file.action = Action.REFUSE
             planned.refused.append(Refused((*folder.parts, file.name), reason))

@@ -174,6 +174,8 @@ class _Run:
         return None
 
     async def _entry(self, file: PlannedFile) -> Entry:
+        if file.entry is not None:
+            return file.entry
         folder = file.folder.entry
         entry = await self._view.child(folder, file.name) if folder else None
         if entry is None:

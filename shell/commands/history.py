@@ -57,6 +57,7 @@ def _find_arguments(parser: argparse.ArgumentParser) -> None:
     add("--size", metavar="SIZE", action="append", default=[], help="files: +10M, -4k, 1024")
     add("--newer", metavar="TIME", help="modified at that time or later: '2 days ago'")
     add("--older", metavar="TIME", help="modified before that time: 2026-11-22")
+    add("--select", action="store_true", help="select what is found, each in its newest backup")
 
 
 async def _find(context: Context, arguments: argparse.Namespace) -> int:
@@ -67,11 +68,15 @@ async def _find(context: Context, arguments: argparse.Namespace) -> int:
         line = where.timeline
         each = arguments.each or len(line.moments) == 1
         found: list[dict[str, object]] = []
+        chosen: list[Parts] = []
         lines = Lines(out)
         if not each and out.terminal:
             await lines.add(_found_heading(line))
 
         async def take(match: Match) -> None:
+            if arguments.select:
+                moments = line.of(match.moments) if each else [line.newest(match.moments)]
+                chosen.extend((*moment.parts, *match.parts) for moment in moments)
             if out.as_json:
                 found.extend(_found_json(line, match, each=each))
             elif each:
@@ -85,6 +90,9 @@ async def _find(context: Context, arguments: argparse.Namespace) -> int:
         if out.as_json:
             await out.result(found, "")
         await line.memo.keep()
+    if arguments.select:
+        new = context.session.basket(await context.view()).add(chosen)
+        out.note(f"Selected {render.count(new, 'path')}; 'cesbr selected' lists them.")
     return await _tell_troubles(context, line)
 
 

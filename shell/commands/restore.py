@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cesbrfs.ces.backup_config import BackupConfig, backup_config
-from cesbrfs.errors import RegistryUnreachableError, UsageError
-from cesbrfs.paths import show
+from cesbrfs.errors import NotFoundError, RegistryUnreachableError, UsageError
 from cesbrfs.restore import (
+    BY_BACKUP,
     InPlace,
     Overwrite,
-    Refused,
     RestorePlan,
     Target,
     ToFolder,
@@ -24,14 +22,16 @@ from cesbrfs.restore import (
     select,
 )
 from cesbrfs.restore.blueprint import require_same_blueprint
-from shell import render
+from cesbrfs.restore.sheet import sheet_json
+from cesbrfs.view import Located
 from shell.care import restore_on_instance
 from shell.commands import Command
-from shell.commands.browse import add_backup_flag, locate
+from shell.commands.browse import add_backup_flag, locate_all
+from shell.sheet import plan_text, report_text
 
 if TYPE_CHECKING:
     from cesbrfs.catalog.backups import Backup
-    from cesbrfs.restore import RestoreReport, Selection
+    from cesbrfs.restore import Selection
     from cesbrfs.view import View
     from shell.session import Context
 
@@ -39,16 +39,17 @@ _NOBODY_TO_ASK: Final = (
     "A restore asks before it writes, and nobody is there to answer; say --yes to go on without,"
     " or --dry-run to see what it would do."
 )
-_SHOWN: Final = 20
-"""Lines of one kind that the plan shows; --json has them all."""
+_BEGINS: Final = (".", "-", "_", "~", "+")
+"""So that no path is taken for a suffix."""
 
 
-def _arguments(parser: argparse.ArgumentParser) -> None:
+def _what_and_where(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "paths",
         metavar="PATH",
         nargs="*",
-        help="what to restore (default, with --backup: all of that backup)",
+        help="what to restore, with wildcards (default: what is selected, or with --backup all of"
+        " that backup)",
     )
     add_backup_flag(parser)
     place = parser.add_argument_group("where to")
@@ -61,15 +62,30 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         help="volumes and configuration to their places on the instance, replacing what is there",
     )
     place.add_argument(
-        "--maintenance",
-        action="store_true",
-        help="with --in-place: turn the instance's maintenance mode on meanwhile",
+        "--suffix",
+        metavar="SUFFIX",
+        nargs="?",
+        const=BY_BACKUP,
+        help="beside what is there: each chosen name gets this suffix (default .<Backup ID>)",
     )
     parser.add_argument(
         "--overwrite",
         metavar="WHEN",
         choices=[str(value) for value in Overwrite],
         help="replace what exists: never (default), always (default in place), if-newer",
+    )
+
+
+def _plan_arguments(parser: argparse.ArgumentParser) -> None:
+    _what_and_where(parser)
+
+
+def _restore_arguments(parser: argparse.ArgumentParser) -> None:
+    _what_and_where(parser)
+    parser.add_argument(
+        "--maintenance",
+        action="store_true",
+        help="with --in-place: turn the instance's maintenance mode on meanwhile",
     )
     parser.add_argument("-n", "--dry-run", action="store_true", help="only show what it would do")
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
@@ -78,44 +94,99 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+async def _plan(context: Context, arguments: argparse.Namespace) -> int:
+    _check(arguments)
+    # It leaves even a missing repository as it is.
+    view = await context.view(may_init=False)
+    planned = await _planned(context, view, arguments, await _chosen(context, view, arguments))
+    return await _show(context, planned)
+
+
+async def _show(context: Context, planned: RestorePlan) -> int:
+    await context.out.result(sheet_json(planned), lambda: plan_text(planned))
+    return 0
+
+
 async def _restore(context: Context, arguments: argparse.Namespace) -> int:
-    if arguments.in_place and arguments.target:
-        raise UsageError("Restore either to --target or --in-place, not both.")
+    _check(arguments)
     if arguments.maintenance and not arguments.in_place:
         raise UsageError("--maintenance is for a restore in place; say --in-place, too.")
-    if not arguments.paths and not arguments.backup:
-        raise UsageError("Restore what?  Name paths, or a whole backup with --backup ID.")
     config = await _config(context, arguments)
     # A dry run leaves even a missing repository as it is.
     view = await context.view(may_init=not arguments.dry_run)
-    paths = arguments.paths or ["."]
-    selection = select([await locate(context, path, arguments.backup) for path in paths])
-    target = await _target(context, arguments, selection)
-    overwrite = Overwrite.ALWAYS if arguments.in_place else Overwrite.NEVER
-    if arguments.overwrite:
-        overwrite = Overwrite(arguments.overwrite)
-    planned = await plan(view, selection, target, overwrite)
+    selection = await _chosen(context, view, arguments)
+    planned = await _planned(context, view, arguments, selection)
     if arguments.dry_run:
-        await context.out.result(planned.as_json(), lambda: _plan_text(planned))
-        return 0
+        return await _show(context, planned)
     if arguments.in_place:
         backup = await _only_backup(view, selection)
         instance = (await context.session.settings()).instance()
         await require_same_blueprint(view, backup, instance, config)
     if not arguments.yes:
-        context.out.note(_plan_text(planned), always=True)
+        context.out.note(plan_text(planned), always=True)
         if not await context.out.ask("Restore this?", _NOBODY_TO_ASK):
             context.out.note("Nothing was restored.")
             return 0
-    if not arguments.in_place:
-        return await _carry_out(context, view, planned)
-    return await restore_on_instance(
-        context,
-        config,
-        await _only_backup(view, selection),
-        lambda: _carry_out(context, view, planned),
-        maintenance=arguments.maintenance,
-    )
+    if arguments.in_place:
+        code = await restore_on_instance(
+            context,
+            config,
+            await _only_backup(view, selection),
+            lambda: _carry_out(context, view, planned),
+            maintenance=arguments.maintenance,
+        )
+    else:
+        code = await _carry_out(context, view, planned)
+    if code == 0 and _from_basket(arguments):
+        context.session.basket(view).remove((i.backup, *i.parts) for i in selection.items)
+    return code
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raise UsageError for what cannot be asked for together."""
+    if arguments.in_place and arguments.target:
+        raise UsageError("Restore either to --target or --in-place, not both.")
+    if arguments.suffix and not arguments.suffix.startswith(_BEGINS):
+        raise UsageError(
+            f"A suffix begins with one of {' '.join(_BEGINS)}; for that of the backup say --suffix"
+            " after the paths."
+        )
+
+
+def _from_basket(arguments: argparse.Namespace) -> bool:
+    return not arguments.paths and not arguments.backup
+
+
+async def _chosen(context: Context, view: View, arguments: argparse.Namespace) -> Selection:
+    """Return what the command line names, else what is selected."""
+    if not _from_basket(arguments):
+        located = [
+            place
+            for path in arguments.paths or ["."]
+            for _, place in await locate_all(context, path, arguments.backup)
+        ]
+        return select(located)
+    paths = context.session.basket(view).paths
+    if not paths:
+        raise UsageError(
+            "Restore what?  Name paths, select some first, or a whole backup with --backup ID."
+        )
+    try:
+        return select([Located(parts, await view.at(parts)) for parts in paths])
+    except NotFoundError as error:
+        raise NotFoundError(f"{error.message[:-1]} any more; 'cesbr deselect' it.") from None
+
+
+async def _planned(
+    context: Context, view: View, arguments: argparse.Namespace, selection: Selection
+) -> RestorePlan:
+    replaces = arguments.in_place and arguments.suffix is None
+    overwrite = Overwrite.ALWAYS if replaces else Overwrite.NEVER
+    if arguments.overwrite:
+        overwrite = Overwrite(arguments.overwrite)
+    target = await _target(context, arguments, selection)
+    with context.out.progress("Planning", events=False):
+        return await plan(view, selection, target, overwrite, suffix=arguments.suffix)
 
 
 async def _carry_out(context: Context, view: View, planned: RestorePlan) -> int:
@@ -123,7 +194,7 @@ async def _carry_out(context: Context, view: View, planned: RestorePlan) -> int:
         report = await execute(
             view, planned, on_progress=lambda done: progress.update(**done._asdict())
         )
-    await context.out.result(report.as_json(), lambda: _report_text(report))
+    await context.out.result(report.as_json(), lambda: report_text(report))
     return report.exit_code
 
 
@@ -164,59 +235,20 @@ def _absolute(path: str | Path) -> Path:
     return Path(os.path.abspath(path))
 
 
-def _plan_text(planned: RestorePlan) -> str:
-    files = render.count(planned.files, "file")
-    folders = render.count(planned.folders, "folder")
-    rows = [
-        ("To:", show(os.fsencode(planned.target))),
-        ("Writes:", f"{files}, {folders}, {render.size(planned.bytes)}"),
-    ]
-    if planned.free is not None:
-        rows.append(("Free there:", render.size(planned.free)))
-    if planned.will_overwrite:
-        rows.append(("Replaces:", render.count(planned.will_overwrite, "existing file")))
-    if planned.will_skip:
-        rows.append(("Skips:", f"{render.count(planned.will_skip, 'file')} (see --overwrite)"))
-    rows += _listed("Cannot:", [f"{show(r.path)}: {r.reason}" for r in planned.refused])
-    rows += _listed("Leaves out:", _grouped(planned.left_out))
-    return render.table(rows)
-
-
-def _grouped(left_out: Sequence[Refused]) -> list[str]:
-    """Return one line for each reason, with the first path that it is true of."""
-    paths: dict[str, list[str]] = {}
-    for refused in left_out:
-        paths.setdefault(refused.reason, []).append(show(refused.path))
-    return [
-        f"{found[0]}{f' and {len(found) - 1:,} more' if found[1:] else ''}: {reason}"
-        for reason, found in paths.items()
-    ]
-
-
-def _listed(heading: str, lines: list[str]) -> list[tuple[str, str]]:
-    rows = [("" if number else heading, line) for number, line in enumerate(lines[:_SHOWN])]
-    if len(lines) > _SHOWN:
-        rows.append(("", f"and {len(lines) - _SHOWN:,} more"))
-    return rows
-
-
-def _report_text(report: RestoreReport) -> str:
-    done = f"{render.count(report.files, 'file')}, {render.size(report.bytes)}"
-    lines = [f"Restored {done}, to {show(os.fsencode(report.target))}."]
-    if report.skipped:
-        lines.append(f"Left as they are: {render.count(report.skipped, 'file')}; see --overwrite.")
-    lines += [f"warning: {warning}" for warning in report.warnings]
-    lines += [f"left out: {line}" for line in _grouped(report.left_out)]
-    lines += [f"failed: {show(failure.path)}: {failure.error}" for failure in report.failed]
-    return "".join(f"{line}\n" for line in lines)
-
-
 COMMANDS: Final = (
     Command(
+        "plan",
+        "Show what a restore would do, and change nothing.",
+        "plan --backup latest redmine/volumes/files --target /tmp/back",
+        _plan_arguments,
+        _plan,
+        "What, how much, from which backup, where to, and what becomes of what lies there.",
+    ),
+    Command(
         "restore",
-        "Restore files and folders, a dogu, or a whole backup.",
+        "Restore what is selected, files and folders, a dogu, or a whole backup.",
         "restore --backup latest redmine/volumes/files --target /tmp/back",
-        _arguments,
+        _restore_arguments,
         _restore,
         "Shows what it will do and asks first.  Exit code 3: something could not be restored.",
     ),

@@ -154,7 +154,13 @@ def _copy(site: Site, root: Path) -> Site:
 
 
 def _environment(root: Path) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(_PROJECT), "CESBR_ROOT": str(root)}
+    state = str(root.parent / "state")
+    return {
+        **os.environ,
+        "PYTHONPATH": str(_PROJECT),
+        "CESBR_ROOT": str(root),
+        "XDG_STATE_HOME": state,
+    }
 
 
 @pytest.fixture(scope="session")
@@ -247,7 +253,8 @@ def cesbr(tmp_path: Path, restic_old: Path) -> Cesbr:
     """``cesbr`` with nothing configured but restic, in an empty folder."""
     here = tmp_path / "here"
     here.mkdir()
-    environ = {**os.environ, "PYTHONPATH": str(_PROJECT), "CESBR_RESTIC": str(restic_old)}
+    environ = _environment(here) | {"CESBR_RESTIC": str(restic_old)}
+    del environ["CESBR_ROOT"]
     return Cesbr(here, environ)
 
 

@@ -96,7 +96,7 @@ def test_nothing_slow_is_imported_in_vain(cesbr: Cesbr, arguments: str, unwanted
         (("--nope", "ls"), "see 'cesbr --help'"),
         (("check", "--read-data", "--read-data-subset", "1/2"), "not allowed with"),
         (("check", "--read-data-subset", "some"), "1/10, 5% or 500M"),
-        (("restore",), "--backup ID"),
+        (("select",), "--load FILE"),
         (("restore", "x", "--in-place", "--target", "y"), "not both"),
         (("restore", "x", "--overwrite", "perhaps"), "if-newer"),
     ],

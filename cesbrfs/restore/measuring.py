@@ -1,0 +1,41 @@
+"""How much a chosen path holds."""
+
+from __future__ import annotations
+
+import stat
+from functools import partial
+from typing import NamedTuple
+
+from cesbrfs.tasks import gather
+from cesbrfs.view import Entry, Stored, View
+
+
+class Amount(NamedTuple):
+    """Everything but folders, and its content in bytes; what has several names counts once."""
+
+    files: int
+    bytes: int
+
+
+async def measure(view: View, entry: Entry) -> Amount:
+    """Return what lies at and below `entry`; raises what reading its folders raises."""
+    files = size = 0
+    linked: set[tuple[str, int, int]] = set()
+    level: list[Entry] = [entry]
+    while level:
+        folders: list[Entry] = []
+        for one in level:
+            node = one.node
+            if stat.S_ISDIR(node.mode):
+                folders.append(one)
+                continue
+            files += 1
+            if isinstance(one, Stored) and node.links > 1 and node.inode:
+                key = (one.snapshot.id, node.device_id, node.inode)
+                if key in linked:
+                    continue
+                linked.add(key)
+            size += node.size if node.type == "file" else 0
+        listed = await gather([partial(view.children, folder) for folder in folders])
+        level = [child for children in listed for child in children.values()]
+    return Amount(files, size)

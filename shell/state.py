@@ -1,0 +1,41 @@
+"""What outlives a session: a private folder for it, and files that are whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def state_folder(environ: Mapping[str, str]) -> Path | None:
+    """Return the folder, made for its owner alone; None where there is none to be had."""
+    state, home = environ.get("XDG_STATE_HOME", ""), environ.get("HOME", "")
+    if not state.startswith("/"):
+        if not home:
+            return None
+        state = f"{home}/.local/state"
+    return private_folder(Path(state, "cesbr"))
+
+
+def private_folder(folder: Path) -> Path | None:
+    """Make a folder for its owner alone; None where that fails."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    except OSError:
+        return None
+    return folder
+
+
+def write_private(file: Path, data: bytes) -> None:
+    """Put `data` in a file for its owner alone, in place of what was there; raises OSError."""
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as stream:
+            stream.write(data)
+        beside.replace(file)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            beside.unlink()
