@@ -62,6 +62,7 @@ class Sizes:
         self._repository: Final = view.repository
         self._progress = progress
         self._seen = 0
+        self._sums: dict[bytes, _Sum] = {}
         self.troubles: Final[list[CesbrError]] = []
 
     async def measure(self, parts: Parts, depth: int) -> list[Usage]:
@@ -209,15 +210,40 @@ class Sizes:
         first = _tree_of(entry)
         waiting = [] if first is None else [first]
         while waiting:
-            batch = [waiting.pop() for _ in range(min(AT_ONCE, len(waiting)))]
-            for tree in await gather([partial(self._tree, *one) for one in batch]):
-                for node in tree.nodes.values():
-                    if node.type != "dir":
-                        _count(total, node, unique)
-                    elif node.subtree is not None:
-                        waiting.append((node.subtree, False))
-            for one in batch:
-                _count_tree(total, one, unique)
+            tree, is_root = waiting.pop()
+            if (BlobType.TREE, tree) not in unique:  # nor is anything below it
+                total.take(await self._shared(tree, is_root))
+                continue
+            _count_tree(total, (tree, is_root), unique)
+            for node in (await self._tree(tree, is_root)).nodes.values():
+                if node.type != "dir":
+                    _count(total, node, unique)
+                elif node.subtree is not None:
+                    waiting.append((node.subtree, False))
+
+    async def _shared(self, tree: bytes, is_root: bool) -> _Sum:
+        """Return the sum of a folder that adds nothing; each distinct one is added up once."""
+        waiting = [(tree, is_root)]
+        while waiting:
+            at, top = waiting[-1]
+            if at in self._sums:
+                waiting.pop()
+                continue
+            nodes = (await self._tree(at, top)).nodes.values()
+            below = [node.subtree for node in nodes if node.subtree is not None]
+            unknown = [(sub, False) for sub in below if sub not in self._sums]
+            if unknown:
+                waiting += unknown
+                continue
+            total = _Sum()
+            for node in nodes:
+                if node.type != "dir":
+                    _count(total, node, set())
+            for sub in below:
+                total.take(self._sums[sub])
+            self._sums[at] = total
+            waiting.pop()
+        return self._sums[tree]
 
     async def _stored(self, blobs: Iterable[_Blob]) -> int:
         """Return the bytes that blobs take in the repository."""

@@ -19,6 +19,7 @@ from cesbrfs.history.diffing import diff_backups, history
 from cesbrfs.history.finding import Criteria, Match, find
 from cesbrfs.history.live import Ground, diff_live
 from cesbrfs.history.memo import Memo
+from cesbrfs.history.sizes import Sizes
 from cesbrfs.history.timeline import Timeline, of_backups, of_snapshot
 from cesbrfs.history.versions import versions
 from cesbrfs.repo.repository import Caching, Repository
@@ -329,3 +330,23 @@ async def test_differences_from_the_instance(tmp_path: Path) -> None:
     quick = ["- gone", "M grown", "+ sub/new"]
     assert await told() == quick
     assert await told(checksum=True) == [*quick[:2], "M hidden", quick[2]]
+
+
+async def test_what_backups_share_is_measured_once() -> None:
+    """Sizes of many backups cost what differs between them; a shared blob is added by none."""
+    repo = MemoryRepo()
+    folders = [repo.folder(f"d{n}", repo.file("f", b"%d" % n * 100)) for n in range(30)]
+    backups = 20
+    for number in range(backups):
+        save(repo, f"b{number}", *folders, repo.file("own", b"own %d" % number), hour=number)
+    looked_at: list[int] = []
+    sizes = Sizes(View(await repo.open()), looked_at.append)
+    rows = await sizes.measure((), 1)
+    assert [row.files for row in rows] == [31] * backups
+    assert len({row.size for row in rows}) == 2  # "own 9" and "own 10"
+    # Above a volume are six folders; all of a backup's are looked at twice, the shared ones thrice.
+    assert max(looked_at) <= 3 * (7 * backups + 30)
+    (alone,) = await sizes.measure((b"b3", *FILES, b"own"), 0)
+    (shared,) = await sizes.measure((b"b3", *FILES, b"d7"), 0)
+    assert alone.added > 0
+    assert (shared.files, shared.size, shared.added) == (1, 100, 0)
