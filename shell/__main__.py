@@ -71,7 +71,7 @@ def _dispatch(given: list[str]) -> int:
 def _one(before: argparse.Namespace) -> int:
     """Run one command."""
     from shell.arguments import command_parser, settings_flags  # noqa: PLC0415 - as above
-    from shell.commands import find_command  # noqa: PLC0415 - as above
+    from shell.commands import find_command, reads_backups  # noqa: PLC0415 - as above
 
     command = find_command(before.command)
     arguments = command_parser(command).parse_intermixed_args(before.arguments, before)
@@ -86,6 +86,8 @@ def _one(before: argparse.Namespace) -> int:
     session, portal = Session(settings_flags(arguments)), Portal()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
+    if reads_backups(command.name):
+        session.look_ahead()
     try:
         return run_command(command, arguments, session, portal, out)
     finally:

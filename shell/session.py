@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from cesbrfs.errors import CesbrError
 from cesbrfs.paths import show
 from cesbrfs.settings import Flags, Settings, load
 from shell.output import Output
@@ -59,6 +60,21 @@ class Session:
         if self._settings is None:
             self._settings = await load(self.flags, self.environ).resolve()
         return self._settings
+
+    def look_ahead(self) -> None:
+        """Begin to derive the key, if neither it nor the address has to be waited for.
+
+        It takes longer than all the imports that a command needs.
+        """
+        try:
+            settings = load(self.flags, self.environ)
+            known = settings.at_hand()
+        except CesbrError:
+            return  # the command tells
+        if known is not None:
+            from cesbrfs.repo.ahead import derive_ahead  # noqa: PLC0415 - as below
+
+            derive_ahead(*known, settings.cache_dir)
 
     async def access(self) -> Access:
         """Return how to reach the repository; asks for the key once."""

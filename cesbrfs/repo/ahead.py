@@ -67,9 +67,10 @@ def derive_ahead(url: str, password: Secret, cache_dir: Path) -> None:
             key_file = parse_key_file(file.read())
     except (OSError, CesbrError):
         return  # whoever opens the repository gets to know why
-    started = _Derivation(password.value, key_file)
-    _started[_question(password.value, key_file)] = started
-    started.start()
+    question = _question(password.value, key_file)
+    if question not in _started:
+        _started[question] = _Derivation(password.value, key_file)
+        _started[question].start()
 
 
 def derived(password: bytes, key_file: KeyFile) -> Keys:

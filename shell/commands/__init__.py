@@ -35,6 +35,9 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Which module has which commands."""
 
+_READING: Final = ("browse", "look", "history", "compare", "restore")
+"""The modules whose commands read backups, which begins with deriving the key."""
+
 CATEGORIES: Final[Mapping[str, str]] = {
     "browse": "Find your way",
     "look": "Look around",
@@ -81,6 +84,11 @@ def find_command(name: str) -> Command:
     known = [command for commands in MODULES.values() for command in commands]
     hint = did_you_mean(name, known, "; see 'cesbr --help'.")
     raise UsageError(f"There is no command {name!r}{hint}")
+
+
+def reads_backups(name: str) -> bool:
+    """Tell whether the command of this name reads what is in backups."""
+    return any(name in MODULES[module] for module in _READING)
 
 
 def commands_of(module: str) -> Iterator[Command]:

@@ -12,7 +12,7 @@ import pytest
 from cesbrfs import __version__
 from cesbrfs.errors import UsageError
 from shell.__main__ import main
-from shell.commands import CATEGORIES, MODULES, commands_of, find_command
+from shell.commands import CATEGORIES, MODULES, commands_of, find_command, reads_backups
 from tests.shell.conftest import Cesbr
 
 
@@ -38,6 +38,12 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
     assert main([name, "--help"]) == 0
     assert find_command(name).example.split()[0] == name
     assert f"cesbr {find_command(name).example}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_who_reads_backups() -> None:
+    """Commands for which the key is derived from the first moment on, and those for which not."""
+    assert all(map(reads_backups, ("backups", "ls", "restore", "find", "diff")))
+    assert not any(map(reads_backups, ("status", "mount", "init", "schedule", "nonsense")))
 
 
 def test_help_lists_every_command(cesbr: Cesbr) -> None:

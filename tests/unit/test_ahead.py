@@ -34,6 +34,16 @@ def test_what_was_derived_ahead_is_taken_up(
     assert ahead.derived(b"pw", key_file) == expected
 
 
+def test_what_is_under_way_is_not_begun_again(tmp_path: Path) -> None:
+    """Whoever asks twice gets one derivation."""
+    folder = repository(tmp_path, JSON)
+    ahead.derive_ahead(folder, Secret(b"pw"), tmp_path)
+    (begun,) = ahead._started.values()
+    ahead.derive_ahead(folder, Secret(b"pw"), tmp_path)
+    assert list(ahead._started.values()) == [begun]
+    ahead.derived(b"pw", parse_key_file(JSON))
+
+
 def test_another_password_is_derived_anew(tmp_path: Path) -> None:
     """What is under way for one password says nothing about another."""
     ahead.derive_ahead(repository(tmp_path, JSON), Secret(b"pw"), tmp_path)
