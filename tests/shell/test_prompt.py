@@ -61,9 +61,7 @@ def test_a_failed_command_returns_to_the_prompt(prompt: Terminal) -> None:
     assert prompt.exit_code() == 0
 
 
-def test_the_start_says_what_is_configured(
-    kept: Cesbr, kept_site: Site, isolated_env: Path, tmp_path: Path
-) -> None:
+def test_the_start_says_what_is_configured(kept: Cesbr, kept_site: Site, tmp_path: Path) -> None:
     """The first time also what to do next; later only which repository it is."""
     for name, hints in (("first", True), ("second", False)):
         (tmp_path / name).mkdir()
@@ -76,7 +74,7 @@ def test_the_start_says_what_is_configured(
             prompt.wait_for(r"^/\ncesbr>\Z")
             prompt.line("quit")
             assert prompt.exit_code() == 0
-    assert (isolated_env / ".local/state/cesbr/history").exists()
+    assert (tmp_path / "state/cesbr/history").exists()
 
 
 def test_the_start_without_configuration(cesbr: Cesbr, tmp_path: Path) -> None:
@@ -87,7 +85,7 @@ def test_the_start_without_configuration(cesbr: Cesbr, tmp_path: Path) -> None:
         assert "cesbr --repo ADDRESS" in screen
 
 
-def test_history_is_private(prompt: Terminal, isolated_env: Path) -> None:
+def test_history_is_private(prompt: Terminal, tmp_path: Path) -> None:
     """It outlives the shell, for its owner alone, without lines that begin with a blank."""
     prompt.line("pwd")
     prompt.wait_for(r"^/\ncesbr>\Z")
@@ -97,7 +95,7 @@ def test_history_is_private(prompt: Terminal, isolated_env: Path) -> None:
     assert "echo secret" not in prompt.wait_for(r"^ +1 +pwd\n(.*\n)*cesbr>\Z").split("secret\n")[-1]
     prompt.line("quit")
     assert prompt.exit_code() == 0
-    folder = isolated_env / ".local/state/cesbr"
+    folder = tmp_path / "state/cesbr"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((folder / "history").stat().st_mode) == 0o600
     assert b"secret" not in lzma.decompress((folder / "history").read_bytes())
