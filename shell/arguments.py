@@ -70,7 +70,9 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 def global_parser() -> argparse.ArgumentParser:
     """Return the parser of ``cesbr [FLAGS] [COMMAND [ARGUMENTS]]``."""
     parser = Parser(prog="cesbr", add_help=False, allow_abbrev=False)
-    parser.add_argument("-h", "--help", dest="help", action="store_true")
+    parser.add_argument(
+        "-h", "--help", dest="help", action="store_true", help="list the commands, or explain one"
+    )
     add_switches(parser)
     add_settings(parser)
     parser.add_argument("command", nargs="?")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Final
 
 from shell import render
@@ -14,11 +15,16 @@ usage: cesbr [FLAGS] [COMMAND [ARGUMENTS]]
 Look into the backups of a Cloudogu EcoSystem and get things back.
 Without a command: the prompt, or the commands that stand on stdin.
 """
-_TAIL: Final = """\
-'cesbr COMMAND --help' tells more of a command.
-Exit codes: 0 done, 1 error, 2 usage, 3 partial, 10 no repository, 11 locked, 12 wrong key,
-130 interrupted.
-"""
+EXIT_CODES: Final = (
+    (0, "done"), (1, "error"), (2, "usage"), (3, "partial"), (10, "no repository"),
+    (11, "locked"), (12, "wrong key"), (130, "interrupted"),
+)  # fmt: skip
+_TAIL: Final = textwrap.fill(
+    "'cesbr COMMAND --help' tells more of a command.  Exit codes: "
+    + ", ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES)
+    + ".",
+    width=98,
+)
 
 
 def overview() -> str:
@@ -35,7 +41,7 @@ def overview() -> str:
     blocks.append(
         "Flags, before or after the command\n" + render.table([(a, b or "") for a, b in flags])
     )
-    blocks.append(_TAIL)
+    blocks.append(f"{_TAIL}\n")
     return "\n".join(blocks)
 
 
