@@ -51,6 +51,10 @@ def _dispatch(given: list[str]) -> int:
     if given == ["--version"]:  # before anything slow is imported
         sys.stdout.write(f"cesbr {__version__}\n")
         return 0
+    if given[:1] == ["__complete"]:  # what the completion files ask
+        from shell.tab import complete  # noqa: PLC0415 - asked for
+
+        complete(given[1:])
     from shell.arguments import global_parser  # noqa: PLC0415 - not for --version
 
     before = global_parser().parse_args(given)

@@ -264,7 +264,7 @@ def _parser(command: Command) -> cmd2.Cmd2ArgumentParser:
     )
     command.arguments(parser)
     add_switches(parser)
-    completion.attach(parser)
+    completion.attach(parser, command)
     return parser
 
 

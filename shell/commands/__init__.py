@@ -32,6 +32,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "retention": ("forget", "policies"),
     "schedule": ("schedule",),
     "mount": ("mount", "umount"),
+    "completion": ("completion",),
 }
 """Which module has which commands."""
 
@@ -51,6 +52,7 @@ CATEGORIES: Final[Mapping[str, str]] = {
     "retention": "Keep and remove backups",
     "schedule": "Back up every day",
     "mount": "Mount",
+    "completion": "Outside of this shell",
 }
 """What people call a module's commands."""
 
@@ -60,7 +62,8 @@ class Command:
     """One command.
 
     `arguments` declares its arguments; their metavars (PATH, ID, DOGU, FOLDER) also say how they
-    complete.  `run` returns the exit code.  `example` is what follows ``cesbr``.
+    complete.  `run` returns the exit code.  `example` is what follows ``cesbr``.  The paths of a
+    command that `looks_back` may, at the root, start inside the backups.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Command:
     arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[Context, argparse.Namespace], Awaitable[int]]
     details: str = ""
+    looks_back: bool = False
 
     @property
     def description(self) -> str:

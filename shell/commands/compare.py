@@ -235,6 +235,7 @@ COMMANDS: Final = (
         _diff,
         "+ added, - removed, M content, T type, U metadata.  A difference is no error: the exit"
         " code is 0.",
+        looks_back=True,
     ),
     Command(
         "du",

@@ -337,6 +337,7 @@ COMMANDS: Final = (
         _find,
         "At the root all backups are searched, inside a backup that one.  Over several, a line"
         " stands for one content of one path, with the first and the last backup that have it.",
+        looks_back=True,
     ),
     Command(
         "versions",
@@ -346,6 +347,7 @@ COMMANDS: Final = (
         _versions,
         "Equal contents are one version.  The last column tells which is the newest backup's, and"
         " which the instance has now.",
+        looks_back=True,
     ),
     Command(
         "log",
@@ -354,5 +356,6 @@ COMMANDS: Final = (
         _log_arguments,
         _log,
         "+ added, - removed, M content, T type, U metadata.",
+        looks_back=True,
     ),
 )

@@ -33,6 +33,13 @@ BINARY = random.Random(7).randbytes(
 )  # more than all metadata, so that its pack is the largest
 ODD = b"odd \xff\n'\"name"
 ODD_SHOWN = "odd \\xff\\n'\"name"
+NAMES = (
+    b"both ' and \" of them", b"it's", b'double "quotes"', b"new\nline", b"tab\there", b"$HOME",
+    b"back\\slash", b"back\\x41slash", b"pipe | and > and <", b"semi;colon & #hash", b"~", b"-l",
+    b"not utf-8 \xff\xfe", "größer 🚀".encode(), b"star*", b" in front", b"behind ", b"\\", b"!x",
+    b"`x`", b"a$(b)", b"@x", b"?x",
+)  # fmt: skip
+"""Of files that are hard to write."""
 _SECONDS = 60
 _ID_DIGITS = 64
 
@@ -268,3 +275,15 @@ def kept(cesbr: Cesbr, kept_site: Site) -> Cesbr:
 def own(cesbr: Cesbr, site: Site) -> Cesbr:
     """``cesbr`` on backups of the test's own."""
     return cesbr.having(CESBR_ROOT=str(site.root))
+
+
+@pytest.fixture
+def odd(cesbr: Cesbr, empty_site: Site) -> Cesbr:
+    """A backup of names that are hard to write; each file holds its number."""
+    for number, name in enumerate(NAMES):
+        path = bytes(empty_site.files) + b"/" + name
+        Path(os.fsdecode(path)).write_text(f"this is number {number}\n")
+    own = cesbr.having(CESBR_ROOT=str(empty_site.root))
+    said = own("backup", "redmine")
+    assert said.code == 0, said.err
+    return own

@@ -7,22 +7,15 @@ import re
 import time
 from pathlib import Path
 
-import pytest
 from cmd2.parsing import StatementParser
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cesbrfs.paths import unshow
 from shell.completion import continuations
-from tests.shell.conftest import Cesbr, Site
+from tests.shell.conftest import NAMES, Cesbr, Site
 from tests.shell.terminal import terminal
 
-NAMES = (
-    b"both ' and \" of them", b"it's", b'double "quotes"', b"new\nline", b"tab\there", b"$HOME",
-    b"back\\slash", b"back\\x41slash", b"pipe | and > and <", b"semi;colon & #hash", b"~", b"-l",
-    b"not utf-8 \xff\xfe", "größer 🚀".encode(), b"star*", b" in front", b"behind ", b"\\", b"!x",
-    b"`x`", b"a$(b)", b"@x", b"?x",
-)  # fmt: skip
 names = st.binary(min_size=1, max_size=12).filter(
     lambda name: not set(name) & set(b"/\0") and name not in (b".", b"..")
 )
@@ -76,18 +69,6 @@ def test_huge_folders_keep_what_names_have_in_common() -> None:
     assert len(words) < 1000
     assert {word[:6] for word in words} == {"file 0"}
     assert {word[6] for word in words} >= {"0", "9"}
-
-
-@pytest.fixture
-def odd(cesbr: Cesbr, empty_site: Site) -> Cesbr:
-    """A backup of names that are hard to write; each file holds its number."""
-    for number, name in enumerate(NAMES):
-        path = bytes(empty_site.files) + b"/" + name
-        Path(os.fsdecode(path)).write_text(f"this is number {number}\n")
-    own = cesbr.having(CESBR_ROOT=str(empty_site.root))
-    said = own("backup", "redmine")
-    assert said.code == 0, said.err
-    return own
 
 
 TYPED = (

@@ -1,0 +1,227 @@
+"""Tab in bash, zsh and fish, each as people have it: interactive, in a terminal."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cesbrfs.paths import unshow
+from shell.commands import MODULES, find_command
+from tests.shell.conftest import Cesbr, Site
+from tests.shell.terminal import Terminal, terminal
+
+SHELLS = {
+    "bash": ("bash", "--norc", "--noprofile", "-i"),
+    "zsh": ("zsh", "-f", "-i"),
+    "fish": ("fish", "--private"),
+}
+_SETUP = {
+    "bash": "PS1='ready> '; . {file}; show() {{ printf '<%s>' \"$@\"; echo; }}",
+    "zsh": "PS1='ready> '; unsetopt prompt_sp; autoload -Uz compinit; compinit -D; . {file};"
+    " show() {{ printf '<%s>' \"$@\"; echo }}",
+    "fish": "function fish_prompt; printf 'ready> '; end; set fish_autosuggestion_enabled 0;"
+    " source {file}; function show; printf '<%s>' $argv; echo; end",
+}
+TYPED = {
+    b"both ' and \" of them": "both", b"it's": '"it', b'double "quotes"': "'dou", b"$HOME": "\\$",
+    b"back\\x41slash": r"'back\\x'", b"semi;colon & #hash": "semi", b"-l": "-",
+    "größer 🚀".encode(): "grö", b"not utf-8 \xff\xfe": "not\\ u", b"pipe | and > and <": "pip",
+    b"`x`": "\\`", b"a$(b)": "a\\$", b"new\nline": "new",
+}  # fmt: skip
+"""What is typed of each name before Tab, in quotes and without."""
+_FILES = "redmine/volumes/files"
+
+
+@dataclass(frozen=True)
+class Started(Cesbr):
+    """Another program in the place of cesbr, with its environment."""
+
+    program: tuple[str, ...] = ()
+
+    @property
+    def command(self) -> list[str]:
+        """How it is started."""
+        return list(self.program)
+
+
+@contextmanager
+def _interactive(cesbr: Cesbr, name: str, folder: Path) -> Iterator[Terminal]:
+    """An interactive shell that completes cesbr, which is on its PATH."""
+    program = shutil.which(name)
+    if program is None:
+        reason = f"no {name} on PATH; `.ci/provide servers` installs it"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    (folder / "bin").mkdir()
+    wrapper = folder / "bin/cesbr"
+    wrapper.write_text(f'#!/bin/sh\nexec {shlex.join(cesbr.command)} "$@"\n')
+    wrapper.chmod(0o755)
+    file = folder / "completion file"
+    said = cesbr("completion", name)
+    assert said.code == 0, said.err
+    file.write_bytes(said.stdout)
+    here = cesbr.having(
+        PATH=f"{folder}/bin:{os.environ['PATH']}", LC_ALL="C.UTF-8", COLUMNS="", LINES=""
+    )
+    started = Started(here.here, here.environ, program=(str(program), *SHELLS[name][1:]))
+    with terminal(started, folder) as made:
+        made.line(_SETUP[name].format(file=shlex.quote(str(file))))
+        made.wait_for(r"^ready> \Z|^ready>\Z")
+        made.line("show set up")
+        made.wait_for(r"^<set><up>\n+ready>\s*\Z")
+        yield made
+
+
+def _tab(prompt: Terminal, typed: str, expected: str) -> str:
+    """Type, and press Tab until the screen has `expected`: a busy machine may be too slow once."""
+    prompt.keys("C-u", "C-l")
+    prompt.wait_for(r"\Aready>\s*\Z")
+    prompt.keys("-l", typed)
+    for _ in range(10):
+        prompt.keys("Tab")
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            screen = prompt.screen()
+            if re.search(expected, screen, re.MULTILINE):
+                return screen
+            time.sleep(0.03)
+    pytest.fail(f"{expected!r} did not appear:\n{prompt.screen()}")
+
+
+def _words(prompt: Terminal) -> list[str]:
+    """Return the words of the line as the shell reads them, and leave an empty one."""
+    prompt.keys("C-a")
+    prompt.keys("-l", "show ")
+    prompt.keys("Enter")
+    screen = prompt.wait_for(r"^<cesbr>.*>\n+ready>\s*\Z")
+    (shown,) = re.findall(r"^<(cesbr>.*)>$", screen, re.MULTILINE)
+    return str(shown).split("><")
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_odd_names_complete_into_what_works(odd: Cesbr, tmp_path: Path, name: str) -> None:
+    """Whatever is typed of a name: the shell reads the completed word as exactly that name."""
+    with _interactive(odd, name, tmp_path) as prompt:
+        for wanted, typed in TYPED.items():
+            quote = typed[0] if typed[0] in "\"'" else ""
+            start = typed.strip("\"'")
+            if name == "fish" and typed.startswith("\\`"):
+                start = "`"
+            if quote == "'":
+                start = start.replace("\\\\", "\\\\" if name != "fish" else "\\\\\\\\")
+            end = re.escape(wanted.decode("utf-8", "replace")[-1:])
+            end = {b"new\nline": "line", b"not utf-8 \xff\xfe": "xfe"}.get(wanted, end)
+            line = f"cesbr cat --backup latest {quote}{_FILES}/{start}"
+            _tab(prompt, line, rf"cat --backup latest .*{_FILES}/\S.*{end}[\"']?\s*\Z")
+            *before, word = _words(prompt)
+            assert before == ["cesbr", "cat", "--backup", "latest"]
+            assert unshow(word) == f"{_FILES}/".encode() + wanted
+        _tab(prompt, f"cesbr cat --backup=latest {_FILES}/hell", r"hello\.txt\s*\Z")
+        prompt.keys("Enter")
+        prompt.wait_for(r"^hello$")
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_commands_flags_and_live_values(kept: Cesbr, tmp_path: Path, name: str) -> None:
+    """Commands, flags, Backup IDs in both forms, dogus, choices, folders of this machine."""
+    (kept.here / "some folder").mkdir()
+    with _interactive(kept, name, tmp_path) as prompt:
+        _tab(prompt, "cesbr polic", r"cesbr policies\s*\Z")
+        _tab(prompt, "cesbr --json backups --qui", r"--quiet\s*\Z")
+        _tab(prompt, "cesbr use lat", r"use latest\s*\Z")
+        _tab(prompt, "cesbr ls --backup=lat", r"--backup=latest\s*\Z")
+        assert _words(prompt) == ["cesbr", "ls", "--backup=latest"]
+        _tab(prompt, "cesbr backup red", r"backup redmine\s*\Z")
+        _tab(prompt, "cesbr restore --overwrite if", r"if-newer\s*\Z")
+        _tab(
+            prompt, "cesbr restore --target some", r"some\\? ?folder'?/?\s*\Z|'some folder/?'?\s*\Z"
+        )
+        assert _words(prompt)[-1].rstrip("/") == "some folder"
+        _tab(prompt, "cesbr versions redm", r"versions redmine/\s*\Z")
+        _tab(prompt, "cesbr versions redmine/vol", r"versions redmine/volumes/\s*\Z")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Asks ``cesbr __complete`` as a shell does."""
+
+    cesbr: Cesbr
+
+    def __call__(self, *words: str, asks: str = "fish") -> list[str]:
+        """Return the lines of the answer to a shell that asks."""
+        said = self.cesbr("__complete", asks, *words)
+        assert (said.code, said.err) == (0, "")
+        return said.out.splitlines()
+
+
+@pytest.fixture
+def answers(kept: Cesbr) -> Answers:
+    """Answers about the backups that tests only read."""
+    return Answers(kept)
+
+
+def test_every_command_and_its_flags_complete(answers: Answers) -> None:
+    """With summaries; flags with their help; unknown commands with nothing."""
+    lines = answers("")
+    for names in MODULES.values():
+        for name in names:
+            assert f"{name}\t{find_command(name).summary}" in lines
+    assert "--in-place\tvolumes" in "\n".join(answers("restore", "--in"))
+    assert answers("nonsense", "") == ["words"]
+    assert answers("help", "sched") == [
+        "words",
+        f"schedule\t{find_command('schedule').summary}",
+    ]
+    assert answers("--repo", "") == ["folders"]
+    assert answers("--password-file=x") == ["files"]
+    assert answers("cesbr ls > fo", "fo", asks="bash") == ["files"]
+
+
+def test_nothing_is_initialised_and_no_key_asked_for(cesbr: Cesbr, new_site: Site) -> None:
+    """No repository appears, no password command runs, no pipe is read."""
+    own = cesbr.having(CESBR_ROOT=str(new_site.root))
+    for words in (("use", ""), ("ls", ""), ("ls", "--backup", "")):
+        assert Answers(own)(*words)[1:] == []
+    assert not new_site.repository.exists()
+    marker = new_site.root / "asked"
+    asking = own.having(RESTIC_PASSWORD_COMMAND=f"touch {marker}")
+    assert Answers(asking)("ls", "") == ["words"]
+    assert not marker.exists()
+    pipe = new_site.root / "pipe"
+    os.mkfifo(pipe)
+    assert Answers(own)("ls", "--password-file", str(pipe), "") == ["words"]
+
+
+def test_it_ends_within_a_second(own: Cesbr, site: Site) -> None:
+    """A storage that does not answer completes nothing, and nothing stays behind."""
+    slow = next((site.repository / "snapshots").iterdir())
+    slow.unlink()
+    os.mkfifo(slow)
+    idle = min(_seconds(own, "--version") for _ in range(3))
+    took = min(_seconds(own, "__complete", "fish", "use", "") for _ in range(3))
+    assert 0.8 < took < 1.0 + idle
+
+
+def _seconds(cesbr: Cesbr, *arguments: str) -> float:
+    began = time.monotonic()
+    said = cesbr(*arguments)
+    assert said.code == 0
+    return time.monotonic() - began
+
+
+def test_the_package_holds_the_files() -> None:
+    """What `cesbr completion` prints is what packages would install, and each shell takes it."""
+    folder = Path(sys.modules["shell"].__path__[0]) / "completions"
+    for name in SHELLS:
+        if shutil.which(name):
+            subprocess.run([name, "-n", folder / f"cesbr.{name}"], check=True)
