@@ -38,14 +38,23 @@ class Fate:
         """Whose backup it is."""
         return host_of(self.backup)
 
+    @property
+    def dogus(self) -> frozenset[str] | None:
+        """Of which dogus it is; None for the whole instance."""
+        return dogus_of(self.backup, self.told)
+
     def as_json(self) -> dict[str, object]:
-        """Return it for programs; `time` is RFC 3339, `size` bytes or null."""
+        """Return it for programs.
+
+        `time` is RFC 3339, `size` bytes or null, `dogus` null for the whole instance.
+        """
         return {
             "id": self.backup.id,
             "time": format_time(self.backup.time_ns),
             "status": self.told.status.value,
             "size": self.told.size(self.backup),
             "host": self.host,
+            "dogus": None if self.dogus is None else sorted(self.dogus),
             "keep": self.keep,
             "reasons": list(self.reasons),
         }
@@ -97,6 +106,19 @@ def host_of(backup: Backup) -> str:
     """Return whose backup it is: the host name in its oldest snapshot."""
     members = backup.snapshots or ((backup.manifest,) if backup.manifest else ())
     return members[0].hostname if members else ""
+
+
+def dogus_of(backup: Backup, told: Report) -> frozenset[str] | None:
+    """Return the dogus that were backed up by themselves; None for the whole instance.
+
+    As the manifest tells, else the tags.  A backup of another tool counts as whole.
+    """
+    if told.manifest is not None:
+        named = {point.dogu for point in told.manifest.points}
+    else:
+        named = {tag_value(snapshot, "dogu") for snapshot in backup.snapshots}
+    dogus = frozenset(name for name in named if name is not None)
+    return dogus if named == dogus and dogus else None
 
 
 def by_policy(
@@ -161,7 +183,10 @@ def _kind(told: Mapping[str, Report], ids: Collection[str]) -> str:
 def _by_host(backups: Backups, told: Mapping[str, Report]) -> dict[str, list[Candidate]]:
     hosts: dict[str, list[Candidate]] = {}
     for backup in backups.by_name.values():
-        candidate = Candidate(backup.id, backup.time_ns, told[backup.id].status.value)
+        report = told[backup.id]
+        candidate = Candidate(
+            backup.id, backup.time_ns, report.status.value, dogus_of(backup, report)
+        )
         hosts.setdefault(host_of(backup), []).append(candidate)
     return hosts
 

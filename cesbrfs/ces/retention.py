@@ -1,8 +1,9 @@
 """Retention policies: which backups stay, which go, and why.  Pure.
 
 Two families: CES's named policies, and restic's rules (``--keep-last`` and its like), which count
-hours, days, weeks, months and years in a time zone.  Whatever the policy, the newest complete
-backup stays, and so does an incomplete one that is newer: it may still be running.
+hours, days, weeks, months and years in a time zone.  Backups of the whole instance and those of
+some dogus are judged apart.  Whatever the policy, the newest complete backup of the whole instance
+stays, and what is newer than that and the newest of its dogus, or incomplete: it may still run.
 """
 
 from __future__ import annotations
@@ -32,12 +33,13 @@ class Candidate:
     """A backup as the policies see it.
 
     `time_ns` is when it began, nanoseconds since 1970; `status` is ``complete``, ``incomplete`` or
-    ``unverified``.
+    ``unverified``; `dogus` are those that it is of, None for the whole instance.
     """
 
     id: str
     time_ns: int
     status: str
+    dogus: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,9 @@ class Decision:
 class History:
     """What a rule works on: backups newest first, and the time zone's clock.
 
-    `sound` are the complete and the unverified ones: only they take one of the places that a rule
-    has to give.  Rules by age alone look at `all`.
+    All are of the whole instance, or of the same dogus.  `sound` are the complete and the
+    unverified ones: only they take one of the places that a rule has to give.  Rules by age alone
+    look at `all`.
     """
 
     sound: tuple[Candidate, ...]
@@ -123,16 +126,18 @@ def decide(
 ) -> list[Decision]:
     """Decide about each backup, in the order given.
 
-    `backups` are those of one instance: the newest complete one of them always stays.
+    `backups` are those of one instance.  The rules are applied to the ones of the whole instance,
+    and by themselves to those of the same dogus: neither takes the other's places.
     """
-    newest_first = tuple(sorted(backups, key=lambda b: (b.time_ns, b.id), reverse=True))
-    sound = tuple(b for b in newest_first if b.status != _INCOMPLETE)
-    history = History(sound, newest_first, _local(now_ns, zone), zone)
+    newest_first = sorted(backups, key=lambda b: (b.time_ns, b.id), reverse=True)
     reasons: dict[str, list[str]] = {backup.id: [] for backup in backups}
-    for rule in policy.rules:
-        for kept, reason in rule(history).items():
-            reasons[kept].append(reason)
-    for kept, reason in _never_removed(history).items():
+    for dogus in {backup.dogus for backup in backups}:
+        alike = tuple(b for b in newest_first if b.dogus == dogus)
+        history = History(_sound(alike), alike, _local(now_ns, zone), zone)
+        for rule in policy.rules:
+            for kept, reason in rule(history).items():
+                reasons[kept].append(reason)
+    for kept, reason in _never_removed(newest_first).items():
         reasons[kept].append(reason)
     return [
         Decision(b.id, bool(reasons[b.id]), tuple(reasons[b.id]) or (_why_not(b),)) for b in backups
@@ -140,22 +145,39 @@ def decide(
 
 
 def last_resort(backups: Sequence[Candidate]) -> set[str]:
-    """Return the IDs of which one at least has to stay: the complete ones, else the unverified."""
-    complete = {b.id for b in backups if b.status == _COMPLETE}
-    return complete or {b.id for b in backups if b.status != _INCOMPLETE}
+    """Return the IDs of which one at least has to stay: the complete ones, else the unverified.
+
+    Those of the whole instance where there are any: one of some dogus does not stand in for them.
+    """
+    sound = _sound(backups)
+    sound = tuple(b for b in sound if b.dogus is None) or sound
+    complete = {b.id for b in sound if b.status == _COMPLETE}
+    return complete or {b.id for b in sound}
 
 
-def _never_removed(history: History) -> dict[str, str]:
+def _sound(backups: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    return tuple(b for b in backups if b.status != _INCOMPLETE)
+
+
+def _never_removed(newest_first: Sequence[Candidate]) -> dict[str, str]:
     """Keep what no policy may remove."""
-    resort = last_resort(history.all)
-    newest = next((b for b in history.sound if b.id in resort), None)
+    resort = last_resort(newest_first)
+    newest = next((b for b in newest_first if b.id in resort), None)
     if newest is None:
-        return {b.id: "nothing newer is complete" for b in history.all}
+        return {b.id: "nothing newer is complete" for b in newest_first}
     kept = {newest.id: f"newest {newest.status}"}
-    for backup in history.all:
-        if backup == history.sound[0]:
+    sound = _sound(newest_first)
+    for backup in newest_first:
+        if backup == sound[0]:
             break
         kept[backup.id] = "may be running"
+    seen: set[frozenset[str]] = set()
+    for backup in sound:
+        if backup == newest and newest.dogus is None:  # which has the older ones' dogus, too
+            break
+        if backup.dogus is not None and backup.dogus not in seen:
+            seen.add(backup.dogus)
+            kept.setdefault(backup.id, "newest of its dogus")
     return kept
 
 
@@ -213,7 +235,7 @@ POLICIES: Final[Mapping[str, Policy]] = {
     policy.name: policy
     for policy in (
         Policy("keepAll", "Removes nothing.", (_keep_all,)),
-        Policy("removeAllButKeepLatest", "Keeps the newest backup alone.", (_keep_latest,)),
+        Policy("removeAllButKeepLatest", "Keeps only the newest backup.", (_keep_latest,)),
         Policy("keepLastSevenDays", "Keeps the backups of the last 7 days.", (_keep_seven_days,)),
         Policy(
             "keep7Days1Month1Quarter1Year",

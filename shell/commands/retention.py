@@ -199,12 +199,14 @@ def _plan_text(planned: ForgetPlan) -> str:
         return "There is no backup.\n"
     told = [fate for fate in planned.fates if fate.reasons != (NOT_NAMED,)]
     hosts = len({fate.host for fate in told}) > 1
-    rows = [_row(fate, hosts=hosts) for fate in told]
-    host = ("Host",) if hosts else ()
-    return render.table(rows, ("", "ID", "Time", "Status", "Size", *host, "Why"), right={4})
+    some = any(fate.dogus is not None for fate in told)
+    rows = [_row(fate, hosts=hosts, dogus=some) for fate in told]
+    more = (*(("Host",) if hosts else ()), *(("Dogus",) if some else ()))
+    return render.table(rows, ("", "ID", "Time", "Status", "Size", *more, "Why"), right={4})
 
 
-def _row(fate: Fate, *, hosts: bool) -> tuple[str, ...]:
+def _row(fate: Fate, *, hosts: bool, dogus: bool) -> tuple[str, ...]:
+    of = "all" if fate.dogus is None else " ".join(sorted(fate.dogus))
     return (
         "keep" if fate.keep else "remove",
         fate.backup.id,
@@ -212,6 +214,7 @@ def _row(fate: Fate, *, hosts: bool) -> tuple[str, ...]:
         fate.told.status.value,
         render.size(fate.told.size(fate.backup)),
         *((fate.host,) if hosts else ()),
+        *((of,) if dogus else ()),
         ", ".join(fate.reasons),
     )
 

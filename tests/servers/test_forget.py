@@ -39,15 +39,18 @@ class Shelf:
     restic: Restic
     repository: Repository
 
-    def backup(self, backup_id: str, day: int, *, points: int = 2, host: str = "h") -> list[str]:
+    def backup(
+        self, backup_id: str, day: int, *, points: int = 2, host: str = "h", dogu: str | None = None
+    ) -> list[str]:
         """Make a complete backup; returns its snapshots' IDs, the manifest's last."""
+        tags = [backup_id, "kind=volumes", *([f"dogu={dogu}"] if dogu else [])]
         ids = [
-            self.snapshot([backup_id, "kind=volumes"], f"2026-11-{day:02} 10:{number:02}:00", host)
+            self.snapshot(tags, f"2026-11-{day:02} 10:{number:02}:00", host)
             for number in range(points)
         ]
         content = write_manifest(
             Manifest(
-                FORMAT, backup_id, "x", host, [Point("volumes", None, name, 1) for name in ids]
+                FORMAT, backup_id, "x", host, [Point("volumes", dogu, name, 1) for name in ids]
             )
         )
         when = f"2026-11-{day:02} 10:59:00"
@@ -203,6 +206,21 @@ async def test_each_host_is_judged_by_itself(shelf: Shelf) -> None:
     assert [b.id for b in (await shelf.chosen()).going] == ["a1"]
     with pytest.raises(UsageError, match="b1 is the last complete backup of b"):
         await shelf.named("b1")
+
+
+async def test_a_backup_of_one_dogu_takes_no_place_from_the_instance(shelf: Shelf) -> None:
+    """It is judged by itself, and does not make the last backup of all dogus removable."""
+    shelf.backup("old", 1)
+    shelf.backup("whole", 2)
+    shelf.backup("redmine", 3, dogu="redmine")
+    shelf.snapshot(["scm", "kind=volumes", "dogu=scm"], "2026-11-02 12:00:00")
+    planned = await shelf.chosen()
+    assert [b.id for b in planned.going] == ["old", "scm"]
+    told = {fate.backup.id: fate.as_json()["dogus"] for fate in planned.fates}
+    assert told == {"old": None, "whole": None, "redmine": ["redmine"], "scm": ["scm"]}
+    with pytest.raises(UsageError, match="whole is the last complete backup of h"):
+        await shelf.named("old", "whole")
+    assert [b.id for b in (await shelf.named("redmine")).going] == ["redmine"]
 
 
 async def test_an_incomplete_backup_newer_than_all_others_stays(shelf: Shelf) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import calendar
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -29,6 +30,7 @@ ZONES = [
     for name in ("UTC", "Europe/Berlin", "America/St_Johns", "Pacific/Apia", "Australia/Lord_Howe")
 ]
 STATUSES = ("complete", "incomplete", "unverified")
+DOGUS = (None, None, frozenset({"redmine"}), frozenset({"redmine", "scm"}))
 NS = 1_000_000_000
 
 
@@ -66,7 +68,9 @@ def histories(draw: st.DrawFn) -> tuple[list[Candidate], int, ZoneInfo]:
     )
     began = [int((now.astimezone(UTC) - timedelta(minutes=m)).timestamp()) * NS for m in minutes]
     backups = [
-        Candidate(f"b{number}", time_ns, draw(st.sampled_from(STATUSES)))
+        Candidate(
+            f"b{number}", time_ns, draw(st.sampled_from(STATUSES)), draw(st.sampled_from(DOGUS))
+        )
         for number, time_ns in enumerate(began)
     ]
     return backups, int(now.timestamp()) * NS, zone
@@ -88,14 +92,24 @@ def newer(one: Candidate, other: Candidate) -> bool:
 
 
 def always_kept(backup: Candidate, backups: Sequence[Candidate]) -> bool:
-    """No policy removes the newest complete one, nor an incomplete one after all the others."""
+    """No policy removes the newest complete one of all dogus, nor what only newer ones have."""
     sound = [b for b in backups if b.status != "incomplete"]
-    resort = [b for b in backups if b.status == "complete"] or sound
+    whole = [b for b in sound if b.dogus is None] or sound
+    resort = [b for b in whole if b.status == "complete"] or whole
     if not resort:
         return True
     if backup.status == "incomplete":
         return all(newer(backup, other) for other in sound)
-    return backup in resort and not any(newer(other, backup) for other in resort)
+    if backup in resort and not any(newer(other, backup) for other in resort):
+        return True
+    if backup.dogus is None or any(newer(other, backup) for other in alike(backup, sound)):
+        return False
+    return not any(newer(other, backup) for other in resort if other.dogus is None)
+
+
+def alike(backup: Candidate, backups: Sequence[Candidate]) -> list[Candidate]:
+    """Return those of the same dogus: to the rules there are no others."""
+    return [b for b in backups if b.dogus == backup.dogus]
 
 
 def days_old(backup: Candidate, now_ns: int, zone: ZoneInfo) -> int:
@@ -139,7 +153,7 @@ def test_named_policies_keep_what_the_model_keeps(
     expected = {
         b.id
         for b in backups
-        if always_kept(b, backups) or model_of_ces(name, b, backups, now_ns, zone)
+        if always_kept(b, backups) or model_of_ces(name, b, alike(b, backups), now_ns, zone)
     }
     assert kept_by(POLICIES[name], backups, now_ns, zone) == expected
 
@@ -183,9 +197,10 @@ def test_rules_like_restics_keep_what_the_model_keeps(
     expected = {b.id for b in backups if always_kept(b, backups)}
     rules = counts | ({"last": last} if last else {})
     for b in sound:
-        if last and sum(newer(other, b) for other in sound) < last:
+        rivals = alike(b, sound)
+        if last and sum(newer(other, b) for other in rivals) < last:
             expected.add(b.id)
-        if any(model_of_units(unit, count, b, sound, zone) for unit, count in counts.items()):
+        if any(model_of_units(unit, count, b, rivals, zone) for unit, count in counts.items()):
             expected.add(b.id)
     assert kept_by(like_restic(rules), backups, now_ns, zone) == expected
 
@@ -203,9 +218,12 @@ def test_within_counts_back_from_the_newest(
     backups, now_ns, zone = history
     if not months + days + hours:
         days = 1
-    sound = [b for b in backups if b.status != "incomplete"]
     expected = {b.id for b in backups if always_kept(b, backups)}
-    if sound:
+    for dogus in DOGUS:
+        same = [b for b in backups if b.dogus == dogus]
+        sound = [b for b in same if b.status != "incomplete"]
+        if not sound:
+            continue
         moment = wall(max(b.time_ns for b in sound), zone).replace(tzinfo=None)
         wanted, year, month = moment.day, moment.year, moment.month
         for _ in range(months):
@@ -213,7 +231,7 @@ def test_within_counts_back_from_the_newest(
         lacking = max(0, wanted - calendar.monthrange(year, month)[1])
         day = date(year, month, wanted - lacking) + timedelta(days=lacking - days)
         since = datetime.combine(day, moment.time()).replace(tzinfo=zone).timestamp() - hours * 3600
-        expected |= {b.id for b in backups if b.time_ns > int(since) * NS}
+        expected |= {b.id for b in same if b.time_ns > int(since) * NS}
     policy = like_restic({}, Duration(0, months, days, hours, "x"))
     assert kept_by(policy, backups, now_ns, zone) == expected
 
@@ -244,7 +262,7 @@ def test_a_removal_that_was_killed_is_finished(
         if backup.id not in kept:
             state = data.draw(st.sampled_from(["as it was", "begun", "gone"]))
         if state == "begun" and backup.status == "complete":
-            left.append(Candidate(backup.id, backup.time_ns, "incomplete"))
+            left.append(replace(backup, status="incomplete"))
         elif state != "gone":
             left.append(backup)
     assert kept_by(policy, left, now_ns, zone) == kept
@@ -259,10 +277,34 @@ def test_something_that_can_be_restored_always_stays(
     decisions = decide(policy, backups, now_ns, zone)
     assert [found.id for found in decisions] == [b.id for b in backups]
     assert all(found.reasons for found in decisions)
-    there = {b.status for b in backups}
-    best = next((status for status in ("complete", "unverified") if status in there), None)
     kept = {found.id for found in decisions if found.keep}
-    assert best is None or any(b.id in kept for b in backups if b.status == best)
+    sound = [b for b in backups if b.status != "incomplete"]
+    sound = [b for b in sound if b.dogus is None] or sound
+    there = {b.status for b in sound}
+    best = next((status for status in ("complete", "unverified") if status in there), None)
+    assert best is None or any(b.id in kept for b in sound if b.status == best)
+
+
+def test_some_dogus_do_not_stand_in_for_all() -> None:
+    """A backup of one dogu after the nightly one: the nightly one is still the latest."""
+    some = [frozenset({"redmine"}), frozenset({"scm"})]
+    backups = [
+        Candidate("old", at("2026-11-20T02:30:00"), "complete"),
+        Candidate("nightly", at("2026-11-21T02:30:00"), "complete"),
+        Candidate("redmine", at("2026-11-21T10:00:00"), "complete", some[0]),
+        Candidate("redmine again", at("2026-11-21T11:00:00"), "complete", some[0]),
+        Candidate("scm", at("2026-11-21T12:00:00"), "complete", some[1]),
+    ]
+    now_ns = at("2027-11-23T12:00:00")
+    told = decide(POLICIES["keepLastSevenDays"], backups, now_ns, ZONES[0])
+    assert {f.id: f.reasons for f in told if f.keep} == {
+        "nightly": ("newest complete",),
+        "redmine again": ("newest of its dogus",),
+        "scm": ("newest of its dogus",),
+    }
+    next_night = Candidate("next", at("2026-11-22T02:30:00"), "complete")
+    kept = kept_by(POLICIES["keepLastSevenDays"], [*backups, next_night], now_ns, ZONES[0])
+    assert kept == {"next"}
 
 
 def test_the_oldest_of_each_span_stays() -> None:
