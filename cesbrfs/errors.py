@@ -178,3 +178,10 @@ class MountError(CesbrError):
 
 class RestoreError(CesbrError):
     """A file, or the whole target, cannot be written by a restore."""
+
+
+class RestoreRunningError(RestoreError):
+    """Another restore into the same target is running."""
+
+    exit_code = 11
+    errno = errno.EBUSY

@@ -102,8 +102,10 @@ class _Call:
             with self.scope:
                 result = _Result(await self.function())
         except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
-            # What a cancelled command complains about follows from the cancellation.
-            if not (self.scope.cancel_called and _only_ours(error)):
+            # What a cancelled command complains about follows from the cancellation; how to go on
+            # after it is worth a word.
+            told = isinstance(error, InterruptedByUserError)
+            if told or not (self.scope.cancel_called and _only_ours(error)):
                 result = _Result(error=error)
         finally:
             self.result = result

@@ -80,6 +80,13 @@ def _totals(planned: RestorePlan) -> str:
         ("To:", show(os.fsencode(planned.target))),
         ("Writes:", f"{files}, {folders}, {render.size(planned.bytes)}"),
     ]
+    if planned.done:
+        rows.append(
+            (
+                "Done already:",
+                f"{render.count(planned.done, 'file')}, {render.size(planned.done_bytes)}",
+            )
+        )
     if planned.free is not None:
         rows.append(("Free there:", render.size(planned.free)))
     if planned.will_overwrite:
@@ -113,6 +120,8 @@ def report_text(report: RestoreReport) -> str:
     """Return what was done, and what was not."""
     done = f"{render.count(report.files, 'file')}, {render.size(report.bytes)}"
     lines = [f"Restored {done}, to {show(os.fsencode(report.target))}."]
+    if report.done:
+        lines.append(f"Restored before: {render.count(report.done, 'file')}.")
     if report.skipped:
         lines.append(f"Left as they are: {render.count(report.skipped, 'file')}; see --overwrite.")
     lines += [f"warning: {warning}" for warning in report.warnings]

@@ -33,7 +33,8 @@ class RestoreReport:
     """What was done below `target`.
 
     `files` were written, `linked` of them as further names of one file; `bytes` of content were
-    written and read back; `folders` were made; `skipped` files stayed as they were.  `warnings`
+    written and read back; `folders` were made; `skipped` files stayed as they were; `done` had been
+    restored by an earlier run.  `warnings`
     are sentences about what could not be restored faithfully.
     """
 
@@ -43,6 +44,7 @@ class RestoreReport:
     bytes: int = 0
     linked: int = 0
     skipped: int = 0
+    done: int = 0
     failed: list[Failure] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     left_out: tuple[Refused, ...] = ()
@@ -60,6 +62,7 @@ class RestoreReport:
             "folders": self.folders,
             "bytes": self.bytes,
             "skipped": self.skipped,
+            "done": self.done,
             "failed": [{**for_json(f.path, "path"), "error": f.error} for f in self.failed],
             "warnings": self.warnings,
             "left_out": [{**for_json(r.path, "path"), "reason": r.reason} for r in self.left_out],

@@ -20,7 +20,8 @@ from cesbrfs.errors import (
 from cesbrfs.restore import steps
 from cesbrfs.restore.attributes import Notes
 from cesbrfs.restore.ground import open_target, tell
-from cesbrfs.restore.planning import PlannedFile, PlannedFolder, RestorePlan
+from cesbrfs.restore.journal import Journal
+from cesbrfs.restore.planned import PlannedFile, PlannedFolder, RestorePlan
 from cesbrfs.restore.report import Failure, Progress, RestoreReport
 from cesbrfs.restore.steps import Done, Job, Outcome, Site
 from cesbrfs.restore.writing import NewFile
@@ -48,15 +49,20 @@ async def execute(
     view: View,
     plan: RestorePlan,
     on_progress: Callable[[Progress], None] | None = None,
+    journal: Journal | None = None,
 ) -> RestoreReport:
     """Carry out `plan`, once; a file that fails is told in the report and does not end it.
 
-    Cancelled, it leaves what is finished, and no temporary files.  Raises RestoreError when the
-    target cannot be opened.
+    Cancelled, it leaves what is finished, and no temporary files.  With a `journal`, which was
+    begun, a later plan takes up from there; it is completed when nothing failed.  Raises
+    RestoreError when the target cannot be opened.
     """
     run = _Run(view, plan, on_progress)
     target = await trio.to_thread.run_sync(partial(open_target, plan.target, create=True))
-    return await run.run(Site(target, plan.overwrite, run.notes))
+    report = await run.run(Site(target, plan.overwrite, run.notes, journal))
+    if journal and not report.failed:
+        journal.complete()
+    return report
 
 
 class _Run:
@@ -71,6 +77,7 @@ class _Run:
         self._on_progress = on_progress
         self._report = RestoreReport(plan.target, left_out=plan.left_out)
         self._report.skipped = plan.will_skip
+        self._report.done = plan.done
         self._report.failed = [Failure(r.path, r.reason) for r in plan.refused]
         self._files = 0
         self._bytes = 0
@@ -80,6 +87,7 @@ class _Run:
     async def run(self, site: Site) -> RestoreReport:
         """Do it all; closes the target."""
         try:
+            await trio.to_thread.run_sync(steps.sweep, site, self._plan.past)
             await self._write(site, self._fresh(site))
             await self._link(site)
         finally:  # interrupted, too: no folder stays closed to those who may use it

@@ -9,7 +9,7 @@ from typing import Final
 from cesbrfs.paths import for_json
 from cesbrfs.repo.model import format_time
 from cesbrfs.restore.landing import Landing
-from cesbrfs.restore.planning import (
+from cesbrfs.restore.planned import (
     Action,
     Overwrite,
     PlannedFile,
@@ -36,12 +36,14 @@ class Share:
     replaced: int = 0
     kept: int = 0
     refused: int = 0
+    done: int = 0
 
     def count(self, file: PlannedFile) -> None:
         """Add one file."""
         self.files += 1
         self.bytes += 0 if file.follows else file.size
-        self.new += file.action is Action.CREATE
+        self.new += file.action in (Action.CREATE, Action.REDO)
+        self.done += file.action is Action.DONE
         self.replaced += file.action is Action.OVERWRITE
         self.kept += file.action is Action.SKIP and file.there is not None
         self.refused += file.action is Action.REFUSE
@@ -58,6 +60,7 @@ class Share:
             "overwritten": self.replaced,
             "skipped": self.kept,
             "refused": self.refused,
+            "done": self.done,
         }
 
 

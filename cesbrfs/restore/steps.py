@@ -5,6 +5,7 @@ Each is called in a thread, and looks between two files whether it was cancelled
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -20,7 +21,8 @@ from cesbrfs.errors import CesbrError, RestoreError
 from cesbrfs.repo.model import Node
 from cesbrfs.restore.attributes import Clothing, Notes
 from cesbrfs.restore.ground import Descent, lookup, tell
-from cesbrfs.restore.planning import Action, Overwrite, PlannedFile, PlannedFolder
+from cesbrfs.restore.journal import Journal, Past, key_of
+from cesbrfs.restore.planned import Action, Overwrite, PlannedFile, PlannedFolder
 from cesbrfs.restore.writing import (
     AppearedError,
     NewEntry,
@@ -29,6 +31,7 @@ from cesbrfs.restore.writing import (
     NewSpecial,
     dress_folder,
     make_folder,
+    temporary,
 )
 from cesbrfs.view import Document, Entry, Stored
 
@@ -48,11 +51,17 @@ Outcome = Done | OSError | CesbrError
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What every step needs: the open target, the rule about existing files, and the notes."""
+    """What every step needs: the open target, the rule about existing files, notes and journal."""
 
     target: int
     overwrite: Overwrite
     notes: Notes
+    journal: Journal | None = None
+
+    @property
+    def tag(self) -> bytes:
+        """What tells this restore's temporary files from those of others."""
+        return self.journal.tag if self.journal else b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +108,8 @@ def make_folders(
             assert folder.parent is not None
             if folder.parent.lost:
                 folder.lost = True
-            elif not folder.exists:
+                continue
+            if not folder.exists:
                 try:
                     created = make_folder(descent.open(folder.parent.parts), folder.name)
                 except (OSError, RestoreError) as error:
@@ -109,7 +119,32 @@ def make_folders(
                 folder.exists = True
                 folder.dressed = created
                 made += created
+            if site.journal:
+                site.journal.folder(folder.path, dressed=folder.dressed)
     return made, failed
+
+
+def sweep(site: Site, past: Past) -> None:
+    """Take away the temporary files that restores into this target have left behind."""
+    prefixes = tuple(map(temporary, past.tags))
+    if not prefixes:
+        return
+    with Descent(site.target) as descent:
+        for path in (b"", *past.folders):
+            trio.from_thread.check_cancelled()
+            with contextlib.suppress(OSError):  # it may be gone
+                _sweep(descent.open(tuple(filter(None, path.split(b"/")))), prefixes)
+
+
+def _sweep(folder: int, prefixes: tuple[bytes, ...]) -> None:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    descriptor = os.open(".", flags, dir_fd=folder)
+    try:
+        for name in map(os.fsencode, os.listdir(descriptor)):
+            if name.startswith(prefixes):
+                os.unlink(name, dir_fd=descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def dress_folders(site: Site, folders: Iterable[PlannedFolder]) -> None:
@@ -139,7 +174,7 @@ def _each(site: Site, descent: Descent, jobs: Iterable[Job]) -> Iterator[Outcome
             if not stat.S_ISREG(job.entry.node.mode):
                 yield _write_special(site, folder, job)
                 continue
-            new = NewFile(folder)
+            new = NewFile(folder, site.tag)
             try:
                 for blob in job.content:
                     new.write(blob)
@@ -152,9 +187,10 @@ def _each(site: Site, descent: Descent, jobs: Iterable[Job]) -> Iterator[Outcome
 
 def _write_special(site: Site, folder: int, job: Job) -> Outcome:
     file = job.file
-    new = NewSpecial(folder, clothing(job.entry, file.name, file.path), site.notes)
+    wear = clothing(job.entry, file.name, file.path)
+    new = NewSpecial(folder, wear, site.notes, site.tag)
     try:
-        return _place(site, new, file)
+        return _place(site, new, file, key_of(job.entry))
     finally:
         new.discard()
 
@@ -162,16 +198,18 @@ def _write_special(site: Site, folder: int, job: Job) -> Outcome:
 def finish(site: Site, new: NewFile, file: PlannedFile, entry: Entry) -> Outcome:
     """Check a file whose content was written, dress it, and put it in its place."""
     new.finish(digests(entry), clothing(entry, file.name, file.path), site.notes)
-    return _place(site, new, file)
+    return _place(site, new, file, key_of(entry))
 
 
-def _place(site: Site, new: NewEntry, file: PlannedFile) -> Done:
-    replace = file.action is Action.OVERWRITE
+def _place(site: Site, new: NewEntry, file: PlannedFile, key: str) -> Done:
+    replace = file.action in (Action.OVERWRITE, Action.REDO)
     identity = new.identity if file.links is not None else None
-    if replace and site.overwrite is Overwrite.IF_NEWER:
+    if file.action is Action.OVERWRITE and site.overwrite is Overwrite.IF_NEWER:
         status = lookup(new.folder, file.name)  # it may have been changed since
         if status and not site.overwrite.replaces(status.st_mtime_ns, file.mtime_ns):
             return Done.SKIPPED
+    if site.journal:
+        site.journal.file(file.path, new.status, key)
     try:
         new.place(file.name, replace=replace)
     except AppearedError:
@@ -179,7 +217,7 @@ def _place(site: Site, new: NewEntry, file: PlannedFile) -> Done:
             return Done.SKIPPED
         raise
     if file.links is not None and file.links.leader is file:
-        file.links.written = identity
+        file.links.written, file.links.key = identity, key
     return Done.WRITTEN
 
 
@@ -196,9 +234,9 @@ def link_files(site: Site, files: Iterable[PlannedFile]) -> list[Outcome]:
             try:
                 source = there.open(links.leader.folder.parts)
                 folder = here.open(file.folder.parts)
-                new = NewLink(folder, source, links.leader.name, links.written)
+                new = NewLink(folder, source, links.leader.name, links.written, site.tag)
                 try:
-                    found.append(_place(site, new, file))
+                    found.append(_place(site, new, file, links.key))
                 finally:
                     new.discard()
             except (OSError, RestoreError) as error:
@@ -210,7 +248,7 @@ def begin(site: Site, file: PlannedFile) -> tuple[Descent, NewFile]:
     """Open a new file for writing in several steps; give both to `end` whatever happens."""
     descent = Descent(site.target)
     try:
-        return descent, NewFile(descent.open(file.folder.parts))
+        return descent, NewFile(descent.open(file.folder.parts), site.tag)
     except BaseException:
         descent.close()
         raise

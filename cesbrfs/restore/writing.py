@@ -53,12 +53,17 @@ def solid(data: bytes, offset: int) -> Iterator[tuple[int, int]]:
         yield start, len(data)
 
 
+def temporary(tag: bytes) -> bytes:
+    """Return how the temporary names of the restore with this tag begin."""
+    return _PREFIX + tag + b"-" if tag else _PREFIX
+
+
 class NewEntry:
     """Something under a temporary name in an open folder, not yet in its place."""
 
-    def __init__(self, folder: int) -> None:
+    def __init__(self, folder: int, tag: bytes = b"") -> None:
         self.folder: Final = folder
-        self.name: Final = _PREFIX + secrets.token_hex(8).encode()
+        self.name: Final = temporary(tag) + secrets.token_hex(8).encode()
         self._there = False
 
     def place(self, name: bytes, *, replace: bool) -> None:
@@ -96,9 +101,14 @@ class NewEntry:
                 os.unlink(self.name, dir_fd=self.folder)
 
     @property
+    def status(self) -> os.stat_result:
+        """What the file system knows of it."""
+        return os.stat(self.name, dir_fd=self.folder, follow_symlinks=False)
+
+    @property
     def identity(self) -> tuple[int, int]:
         """Its device and inode."""
-        status = os.stat(self.name, dir_fd=self.folder, follow_symlinks=False)
+        status = self.status
         return status.st_dev, status.st_ino
 
 
@@ -111,8 +121,8 @@ def _appeared() -> AppearedError:
 class NewFile(NewEntry):
     """A regular file on its way."""
 
-    def __init__(self, folder: int) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: int, tag: bytes = b"") -> None:
+        super().__init__(folder, tag)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         self._fd = os.open(self.name, flags, _OWNER_ONLY, dir_fd=folder)
         self._there = True
@@ -164,10 +174,9 @@ class NewFile(NewEntry):
         return data
 
     @property
-    def identity(self) -> tuple[int, int]:
-        """Its device and inode."""
-        status = os.fstat(self._fd)
-        return status.st_dev, status.st_ino
+    def status(self) -> os.stat_result:
+        """What the file system knows of it."""
+        return os.fstat(self._fd)
 
     def discard(self) -> None:
         """Close it, and take the temporary name away."""
@@ -180,8 +189,8 @@ class NewFile(NewEntry):
 class NewSpecial(NewEntry):
     """A symlink, fifo or device on its way: made and dressed at once."""
 
-    def __init__(self, folder: int, clothing: Clothing, notes: Notes) -> None:
-        super().__init__(folder)
+    def __init__(self, folder: int, clothing: Clothing, notes: Notes, tag: bytes = b"") -> None:
+        super().__init__(folder, tag)
         node = clothing.node
         try:
             if node.type == "symlink":
@@ -215,8 +224,15 @@ class NewSpecial(NewEntry):
 class NewLink(NewEntry):
     """A further hard link to what was restored already, on its way."""
 
-    def __init__(self, folder: int, source: int, name: bytes, identity: tuple[int, int]) -> None:
-        super().__init__(folder)
+    def __init__(
+        self,
+        folder: int,
+        source: int,
+        name: bytes,
+        identity: tuple[int, int],
+        tag: bytes = b"",
+    ) -> None:
+        super().__init__(folder, tag)
         os.link(name, self.name, src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False)
         self._there = True
         if self.identity != identity:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import os
-from pathlib import Path
+import math
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
+import trio
+
 from cesbrfs.ces.backup_config import BackupConfig, backup_config
-from cesbrfs.errors import NotFoundError, RegistryUnreachableError, UsageError
+from cesbrfs.errors import (
+    InterruptedByUserError,
+    NotFoundError,
+    RegistryUnreachableError,
+    UsageError,
+)
 from cesbrfs.restore import (
     BY_BACKUP,
     InPlace,
     Overwrite,
+    Progress,
     RestorePlan,
     Target,
     ToFolder,
@@ -22,11 +30,15 @@ from cesbrfs.restore import (
     select,
 )
 from cesbrfs.restore.blueprint import require_same_blueprint
+from cesbrfs.restore.journal import Journal
+from cesbrfs.restore.journal import read as read_journal
+from cesbrfs.restore.landing import folder_of
 from cesbrfs.restore.sheet import sheet_json
 from cesbrfs.view import Located
 from shell.care import restore_on_instance
 from shell.commands import Command
 from shell.commands.browse import add_backup_flag, locate_all
+from shell.resuming import absolute, from_basket, journals, request_of, resume
 from shell.sheet import plan_text, report_text
 
 if TYPE_CHECKING:
@@ -87,6 +99,11 @@ def _restore_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --in-place: turn the instance's maintenance mode on meanwhile",
     )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the last restore that was cut short, or with that into --target",
+    )
     parser.add_argument("-n", "--dry-run", action="store_true", help="only show what it would do")
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
     parser.add_argument(
@@ -109,15 +126,33 @@ async def _show(context: Context, planned: RestorePlan) -> int:
 
 async def _restore(context: Context, arguments: argparse.Namespace) -> int:
     _check(arguments)
-    if arguments.maintenance and not arguments.in_place:
+    if arguments.maintenance and not arguments.in_place and not arguments.resume:
         raise UsageError("--maintenance is for a restore in place; say --in-place, too.")
     config = await _config(context, arguments)
     # A dry run leaves even a missing repository as it is.
     view = await context.view(may_init=not arguments.dry_run)
+    if arguments.resume:
+        await resume(context, view, arguments)
     selection = await _chosen(context, view, arguments)
-    planned = await _planned(context, view, arguments, selection)
     if arguments.dry_run:
-        return await _show(context, planned)
+        return await _show(context, await _planned(context, view, arguments, selection))
+    target = folder_of(await _target(context, arguments, selection))
+    folder = journals(context)
+    if folder is None:
+        return await _ask_and_restore(context, arguments, selection, config)
+    with await trio.to_thread.run_sync(Journal, folder, target) as journal:
+        return await _ask_and_restore(context, arguments, selection, config, journal)
+
+
+async def _ask_and_restore(
+    context: Context,
+    arguments: argparse.Namespace,
+    selection: Selection,
+    config: BackupConfig,
+    journal: Journal | None = None,
+) -> int:
+    view = await context.view()
+    planned = await _planned(context, view, arguments, selection, journal)
     if arguments.in_place:
         backup = await _only_backup(view, selection)
         instance = (await context.session.settings()).instance()
@@ -127,23 +162,25 @@ async def _restore(context: Context, arguments: argparse.Namespace) -> int:
         if not await context.out.ask("Restore this?", _NOBODY_TO_ASK):
             context.out.note("Nothing was restored.")
             return 0
+    if journal:
+        journal.begin(request_of(view, arguments, selection, planned))
+    work = partial(_carry_out, context, view, planned, journal)
     if arguments.in_place:
+        backup = await _only_backup(view, selection)
         code = await restore_on_instance(
-            context,
-            config,
-            await _only_backup(view, selection),
-            lambda: _carry_out(context, view, planned),
-            maintenance=arguments.maintenance,
+            context, config, backup, work, maintenance=arguments.maintenance
         )
     else:
-        code = await _carry_out(context, view, planned)
-    if code == 0 and _from_basket(arguments):
+        code = await work()
+    if code == 0 and from_basket(arguments):
         context.session.basket(view).remove((i.backup, *i.parts) for i in selection.items)
     return code
 
 
 def _check(arguments: argparse.Namespace) -> None:
     """Raise UsageError for what cannot be asked for together."""
+    if getattr(arguments, "resume", False) and (arguments.paths or arguments.backup):
+        raise UsageError("--resume knows what to restore; leave out the paths, or leave it out.")
     if arguments.in_place and arguments.target:
         raise UsageError("Restore either to --target or --in-place, not both.")
     if arguments.suffix and not arguments.suffix.startswith(_BEGINS):
@@ -153,13 +190,9 @@ def _check(arguments: argparse.Namespace) -> None:
         )
 
 
-def _from_basket(arguments: argparse.Namespace) -> bool:
-    return not arguments.paths and not arguments.backup
-
-
 async def _chosen(context: Context, view: View, arguments: argparse.Namespace) -> Selection:
     """Return what the command line names, else what is selected."""
-    if not _from_basket(arguments):
+    if arguments.paths or arguments.backup:
         located = [
             place
             for path in arguments.paths or ["."]
@@ -178,23 +211,46 @@ async def _chosen(context: Context, view: View, arguments: argparse.Namespace) -
 
 
 async def _planned(
-    context: Context, view: View, arguments: argparse.Namespace, selection: Selection
+    context: Context,
+    view: View,
+    arguments: argparse.Namespace,
+    selection: Selection,
+    journal: Journal | None = None,
 ) -> RestorePlan:
     replaces = arguments.in_place and arguments.suffix is None
     overwrite = Overwrite.ALWAYS if replaces else Overwrite.NEVER
     if arguments.overwrite:
         overwrite = Overwrite(arguments.overwrite)
     target = await _target(context, arguments, selection)
+    past = journal.past if journal else None
+    folder = journals(context)
+    if folder and not journal:
+        past = await trio.to_thread.run_sync(read_journal, folder, folder_of(target))
+    suffix = arguments.suffix
     with context.out.progress("Planning", events=False):
-        return await plan(view, selection, target, overwrite, suffix=arguments.suffix)
+        return await plan(view, selection, target, overwrite, suffix=suffix, past=past)
 
 
-async def _carry_out(context: Context, view: View, planned: RestorePlan) -> int:
+async def _carry_out(
+    context: Context, view: View, planned: RestorePlan, journal: Journal | None
+) -> int:
     with context.out.progress("Restoring") as progress:
-        report = await execute(
-            view, planned, on_progress=lambda done: progress.update(**done._asdict())
-        )
+
+        def tell(done: Progress) -> None:
+            progress.update(**done._asdict())
+
+        tell(Progress(0, 0, planned.files, planned.bytes))
+        try:
+            report = await execute(view, planned, tell, journal)
+        except BaseException:
+            if journal is None or trio.current_effective_deadline() > -math.inf:
+                raise
+            raise InterruptedByUserError(
+                "Interrupted; what is restored stays, 'cesbr restore --resume' goes on."
+            ) from None
     await context.out.result(report.as_json(), lambda: report_text(report))
+    if report.failed and journal and not context.out.as_json:
+        context.out.note("'cesbr restore --resume' tries what failed again, and nothing else.")
     return report.exit_code
 
 
@@ -228,11 +284,7 @@ async def _config(context: Context, arguments: argparse.Namespace) -> BackupConf
 async def _target(context: Context, arguments: argparse.Namespace, selection: Selection) -> Target:
     if arguments.in_place:
         return InPlace((await context.session.settings()).root)
-    return ToFolder(_absolute(arguments.target or default_target(selection)))
-
-
-def _absolute(path: str | Path) -> Path:
-    return Path(os.path.abspath(path))
+    return ToFolder(absolute(arguments.target or default_target(selection)))
 
 
 COMMANDS: Final = (

@@ -1,0 +1,202 @@
+"""What restores into a target have finished, so that one that was cut short goes on from there.
+
+A journal is a private file for each target, to which lines are added: what is about to be put in
+its place, by its inode, so that it tells a finished file from one that was there before whenever
+the end came.  It is gone when a restore is complete.  Blocking.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+
+import msgspec
+
+from cesbrfs.errors import RestoreError, RestoreRunningError
+from cesbrfs.paths import show, unshow
+from cesbrfs.view import Document, Entry
+
+_DIGEST: Final = 16
+_TAG_BYTES: Final = 4
+_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Finished(NamedTuple):
+    """A file that was put in its place: its inode, size, mtime in ns, and what it was made of."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+    key: str
+
+    def is_there(self, status: os.stat_result, key: str) -> bool:
+        """Tell whether it still lies there as it was, and is what is wanted now."""
+        found = (status.st_ino, status.st_size, status.st_mtime_ns)
+        return self.key == key and found == (self.inode, self.size, self.mtime_ns)
+
+
+@dataclass(slots=True)
+class Past:
+    """What earlier restores into a target did.
+
+    `folders` were reached, those that are True are to get their attributes in the end.  `tags` are
+    in the names of temporary files.  `crashed` tells that the machine went down since: what is
+    there may then be less than was written.  `request` is what the last one was asked for.
+    """
+
+    files: dict[bytes, Finished] = field(default_factory=dict)
+    folders: dict[bytes, bool] = field(default_factory=dict)
+    tags: set[bytes] = field(default_factory=set)
+    crashed: bool = False
+    request: Mapping[str, Any] | None = None
+    _trusted: bool = False
+
+    def take(self, line: bytes, boot: str) -> None:
+        """Add one line; what was cut short in the middle of it counts for nothing."""
+        try:
+            told = msgspec.json.decode(line)
+        except msgspec.MsgspecError:
+            return
+        match told:
+            case ["run", str(tag), str(at), dict(request)]:
+                self.tags.add(tag.encode())
+                self.request = request
+                self._trusted = at == boot
+                self.crashed = self.crashed or not self._trusted
+            case ["folder", str(path), bool(dressed)]:
+                name = unshow(path)
+                if name is not None:
+                    self.folders[name] = self.folders.get(name, False) or dressed
+            case ["file", str(path), int(inode), int(size), int(mtime), str(key)]:
+                name = unshow(path)
+                if name is not None and self._trusted:
+                    self.files[name] = Finished(inode, size, mtime, key)
+
+
+class Journal:
+    """The journal of one target, for this restore alone; used with `with`.
+
+    RestoreRunningError when another one has it, RestoreError when it cannot be written.
+    """
+
+    def __init__(self, folder: Path, target: Path) -> None:
+        self._file: Final = file_of(folder, target)
+        self.tag: Final = secrets.token_hex(_TAG_BYTES).encode()
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._fd = self._locked()
+        except OSError as error:
+            raise RestoreError(
+                f"{self._file}, which keeps what is restored, cannot be written: {error.strerror}."
+            ) from error
+        self.past: Final = read(folder, target)
+
+    def _locked(self) -> int:
+        while True:
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+            descriptor = os.open(self._file, flags, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Whoever had it before may have taken it away meanwhile.
+                with suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(descriptor), os.stat(self._file)):
+                        return descriptor
+            except BlockingIOError:
+                os.close(descriptor)
+                raise RestoreRunningError(
+                    "Another restore into this target is under way; wait until it has ended."
+                ) from None
+            os.close(descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if os.fstat(self._fd).st_size == 0:  # nothing was begun
+            self.complete()
+        os.close(self._fd)
+
+    def begin(self, request: Mapping[str, object]) -> None:
+        """Note what is asked for, before anything is written."""
+        # A line that was cut short ends here.
+        self._add("run", self.tag.decode(), _boot(), request, before=b"\n")
+        os.fsync(self._fd)
+
+    def folder(self, path: bytes, *, dressed: bool) -> None:
+        """Note that files may be written in a folder, and whether it gets attributes then."""
+        with suppress(OSError):  # then it is not taken up again, no more
+            self._add("folder", show(path), dressed)
+
+    def file(self, path: bytes, status: os.stat_result, key: str) -> None:
+        """Note that what has this status is about to be put in its place."""
+        with suppress(OSError):  # as above
+            self._add("file", show(path), status.st_ino, status.st_size, status.st_mtime_ns, key)
+
+    def complete(self) -> None:
+        """Take it away: nothing is left to be done."""
+        with suppress(OSError):
+            self._file.unlink()
+
+    def _add(self, *line: object, before: bytes = b"") -> None:
+        # One write: several threads add lines.
+        os.write(self._fd, before + msgspec.json.encode(line) + b"\n")
+
+
+def key_of(entry: Entry) -> str:
+    """Return what tells apart what is restored from what else could be at the same path."""
+    node = entry.node
+    content = entry.content if isinstance(entry, Document) else node.content
+    told = f"{node.type} {node.mode} {node.uid} {node.gid} {node.rdev} {node.mtime_ns} "
+    digest = hashlib.blake2b(told.encode(), digest_size=_DIGEST)
+    digest.update(content or node.target)
+    return digest.hexdigest()
+
+
+def file_of(folder: Path, target: Path) -> Path:
+    """Return where the journal of a target is."""
+    real = os.fsencode(os.path.realpath(target))
+    return folder / f"{hashlib.sha256(real).hexdigest()[: 2 * _DIGEST]}.journal"
+
+
+def read(folder: Path, target: Path) -> Past:
+    """Return what the journal of a target tells, nothing where there is none."""
+    return _read(file_of(folder, target))
+
+
+def _read(file: Path) -> Past:
+    past = Past()
+    boot = _boot()
+    with suppress(FileNotFoundError), file.open("rb") as lines:
+        for line in lines:
+            past.take(line, boot)
+    return past
+
+
+def last_request(folder: Path, repository: str) -> Mapping[str, Any] | None:
+    """Return what the restore from a repository was asked for that was cut short last."""
+    try:
+        files = sorted(folder.glob("*.journal"), key=lambda file: -file.stat().st_mtime_ns)
+    except OSError:
+        return None
+    requests = (_read(file).request for file in files)
+    return next((r for r in requests if r and r.get("repository") == repository), None)
+
+
+def _boot() -> str:
+    try:
+        return _BOOT.read_text().strip()
+    except OSError:
+        return ""

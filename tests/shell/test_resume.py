@@ -1,0 +1,78 @@
+"""A restore that was cut short: ^C on a terminal, and going on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.remote.proxy import Proxy, proxying
+from tests.remote.rest import RestServer
+from tests.shell.conftest import BINARY, Cesbr, Site
+from tests.shell.terminal import terminal
+
+FILES = "redmine/volumes/files"
+
+
+@pytest.fixture
+def proxy(rest_server: RestServer, site: Site) -> Iterator[Proxy]:
+    """The way to a server that has the backups."""
+    shutil.copytree(site.repository, rest_server.root / "resumed", dirs_exist_ok=True)
+    with proxying(("127.0.0.1", rest_server.port)) as made:
+        yield made
+
+
+@pytest.fixture
+def far(own: Cesbr, site: Site, rest_server: RestServer, proxy: Proxy) -> Cesbr:
+    """``cesbr`` on backups behind it."""
+    shutil.rmtree(site.repository)
+    url = f"rest:http://127.0.0.1:{proxy.port}/resumed/"
+    return own.having(CESBR_REPOSITORY=url, **rest_server.environment)
+
+
+def test_interrupted_and_resumed(far: Cesbr, proxy: Proxy, tmp_path: Path) -> None:
+    """^C ends it with 130 and says how to go on; that asks, finishes, and empties the basket."""
+    assert far("select", f"/latest/{FILES}").code == 0
+    with terminal(far, tmp_path, "restore", "--target", "back") as screen:
+        screen.wait_for(r"^Restore this\? \[y/N\]")
+        proxy.hold()
+        screen.line("y")
+        screen.wait_for(r"^Restoring .*0%")
+        screen.keys("C-c")
+        assert screen.exit_code() == 130
+        assert "restore --resume" in screen.screen()
+    proxy.heal()
+    assert not list((far.here / "back").rglob("binary"))
+    assert len(far("selected").out.splitlines()) > 1
+    (tmp_path / "exit code").unlink()
+    (tmp_path / "tmux").unlink(missing_ok=True)
+    with terminal(far, tmp_path, "restore", "--resume") as screen:
+        screen.wait_for(r"^Restore this\? \[y/N\]")
+        screen.line("y")
+        assert screen.exit_code() == 0
+        assert "Restored 5 files" in screen.screen()
+    assert (far.here / "back" / FILES / "sub/binary").read_bytes() == BINARY
+    assert far("selected", "--json").json == []
+    assert far("restore", "--resume", "--yes").code == 2
+
+
+def test_resume_tries_what_failed(own: Cesbr) -> None:
+    """After a partial restore --resume does what failed, into the same target, and nothing else."""
+    blocked = own.here / "back" / FILES / "hello.txt"
+    blocked.mkdir(parents=True)
+    said = own("restore", "--backup", "latest", FILES, "--target", "back", "--yes")
+    assert (said.code, "--resume" in said.err) == (3, True)
+    blocked.rmdir()
+    assert own("restore", "--resume", "x").code == 2
+    assert own("restore", "--resume", "--target", "elsewhere", "--yes").code == 2
+    plan = own("restore", "--resume", "--dry-run", "--json").json
+    assert isinstance(plan, dict)
+    assert (plan["files"], plan["done"], plan["target"]) == (1, 4, str(own.here / "back"))
+    said = own("restore", "--resume", "--target", "back", "--yes", "--json")
+    assert said.code == 0, said.err
+    report = said.json
+    assert isinstance(report, dict)
+    assert (report["files"], report["done"]) == (1, 4)
+    assert blocked.read_text() == "hello again\n"
