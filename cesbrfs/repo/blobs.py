@@ -231,8 +231,8 @@ class Blobs:
 
     # Reading ahead
 
-    def read_ahead_in(self, nursery: trio.Nursery) -> None:
-        """Let blobs be read ahead of their readers by tasks in `nursery`."""
+    def read_ahead_in(self, nursery: trio.Nursery | None) -> None:
+        """Let blobs be read ahead of their readers by tasks in `nursery`, None: no more."""
         self._ahead = nursery
 
     def fetch(self, blobs: Iterable[bytes]) -> None:

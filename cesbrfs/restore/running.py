@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from itertools import islice
 from typing import Final, TypeVar
@@ -73,6 +73,7 @@ class _Run:
     ) -> None:
         self.notes: Final = Notes()
         self._view = view
+        self._blobs = view.repository.blobs
         self._plan = plan
         self._on_progress = on_progress
         self._report = RestoreReport(plan.target, left_out=plan.left_out)
@@ -88,8 +89,9 @@ class _Run:
         """Do it all; closes the target."""
         try:
             await trio.to_thread.run_sync(steps.sweep, site, self._plan.past)
-            await self._write(site, self._fresh(site))
-            await self._link(site)
+            async with self._reading_ahead():
+                await self._write(site, self._fresh(site))
+                await self._link(site)
         finally:  # interrupted, too: no folder stays closed to those who may use it
             with trio.CancelScope(shield=True):
                 folders = self._plan.order[:0:-1]
@@ -102,6 +104,39 @@ class _Run:
                 " make them anew."
             )
         return self._report
+
+    # Behind a network, what comes next is on its way while what came is written
+
+    @asynccontextmanager
+    async def _reading_ahead(self) -> AsyncGenerator[None, None]:
+        if not self._blobs.worth_asking:
+            yield
+            return
+        async with trio.open_nursery() as nursery:
+            self._blobs.read_ahead_in(nursery)
+            try:
+                yield
+            finally:
+                self._blobs.read_ahead_in(None)
+                nursery.cancel_scope.cancel()
+
+    async def _fetch(self, batch: Sequence[PlannedFile]) -> None:
+        """Begin to read the content of small files: they lie side by side in few packs."""
+        if not self._blobs.worth_asking or self._given_up is not None:
+            return
+        found: list[bytes] = []
+        for file in batch:
+            with suppress(CesbrError):  # whoever writes it gets the error
+                entry = await self._entry(file)
+                if file.size <= _SMALL_BYTES and not isinstance(entry, Document):
+                    found += entry.node.blobs
+        self._blobs.fetch(found)
+
+    def _fetch_from(self, blobs: Sequence[bytes], at: int, size: int) -> None:
+        """Begin to read the blobs of a file of `size` bytes, from number `at` on."""
+        if self._blobs.worth_asking:
+            count = max(_GROUP, self._blobs.most_ahead * len(blobs) // max(size, 1))
+            self._blobs.fetch(blobs[at : at + count])
 
     # What is to be written
 
@@ -152,6 +187,7 @@ class _Run:
         async with receive:
             async for batch in receive:
                 jobs: list[Job] = []
+                await self._fetch(batch)
                 for file in batch:
                     job = await self._read(site, file)
                     if job is not None:
@@ -175,7 +211,7 @@ class _Run:
                 return Job(file, entry, [entry.content])
             blobs = entry.node.blobs
             if entry.node.size <= _SMALL_BYTES and len(blobs) <= _SMALL_BLOBS:
-                return Job(file, entry, await self._blobs(blobs))
+                return Job(file, entry, await self._contents(blobs))
             await self._write_large(site, file, entry, blobs)
         except (OSError, CesbrError) as error:
             self._settle(file, error)
@@ -190,8 +226,8 @@ class _Run:
             raise RestoreError("It is gone from the repository since it was planned; choose again.")
         return entry
 
-    async def _blobs(self, blobs: Sequence[bytes]) -> list[bytes]:
-        data = self._view.repository.data
+    async def _contents(self, blobs: Sequence[bytes]) -> list[bytes]:
+        data = self._blobs.data
         if len(blobs) == 1:
             return [await data(blobs[0])]
         return await _together([partial(data, blob) for blob in blobs])
@@ -200,11 +236,13 @@ class _Run:
         self, site: Site, file: PlannedFile, entry: Entry, blobs: Sequence[bytes]
     ) -> None:
         """Write one file in steps: while some blobs are written, the next ones are read."""
-        loaded = await self._blobs(blobs[:_GROUP])
+        self._fetch_from(blobs, 0, entry.node.size)
+        loaded = await self._contents(blobs[:_GROUP])
         descent, new = await trio.to_thread.run_sync(steps.begin, site, file)
         try:
             for at in range(_GROUP, len(blobs) + _GROUP, _GROUP):
-                read = partial(self._blobs, blobs[at : at + _GROUP])
+                self._fetch_from(blobs, at, entry.node.size)
+                read = partial(self._contents, blobs[at : at + _GROUP])
                 _, loaded = await _together([partial(self._put, new, loaded), read])
             outcome = await trio.to_thread.run_sync(steps.finish, site, new, file, entry)
             self._settle(file, outcome, new.size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import resource
 import stat
 from pathlib import Path
@@ -256,3 +257,17 @@ async def test_backup_json_is_restored_as_a_file(site: Site) -> None:
     await site.restore(f"/{BACKUP}")
     assert f'"id": "{BACKUP}"' in (site.target / "backup.json").read_text()
     assert stat.S_IMODE((site.target / "backup.json").stat().st_mode) == 0o644
+
+
+async def test_a_far_repository_takes_few_requests(site: Site) -> None:
+    """Behind a network small files, which lie side by side in packs, come many at a time."""
+    noise = random.Random(3)
+    content = {f"f{n:03}": noise.randbytes(3000) for n in range(300)}
+    site.volume(*(site.file(name, data) for name, data in content.items()))
+    view = await site.view()
+    planned = await site.plan(_ALL, view=view)
+    site.repo.storage.reads.clear()
+    report = await execute(view, planned)
+    assert (report.files, report.failed) == (300, [])
+    assert all((site.restored / name).read_bytes() == data for name, data in content.items())
+    assert len(site.repo.storage.reads) < 30
