@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -12,8 +12,9 @@ from shell import render
 from shell.commands import Command
 
 if TYPE_CHECKING:
-    from cesbrfs.backup import BackupPlan, BackupResult, Step
+    from cesbrfs.backup import BackupPlan, BackupResult, DumpRunner, Step
     from cesbrfs.restic import Status
+    from cesbrfs.settings import Settings
     from shell.progress import Progress
     from shell.session import Context
 
@@ -36,33 +37,57 @@ def _backup_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def _backup(context: Context, arguments: argparse.Namespace) -> int:
-    from cesbrfs.backup import (  # noqa: PLC0415 - not for the prompt's start
-        DumpRunner,
-        choose,
-        plan_backup,
-        run_backup,
-    )
+    await context.require_active(force=arguments.force or arguments.dry_run)
+    dogus: Sequence[str] | None = arguments.dogus or None
+    if arguments.dry_run:
+        from cesbrfs.backup import plan_backup  # noqa: PLC0415 - not for the prompt's start
+
+        settings = await context.session.settings()
+        plan = await plan_backup(settings.instance(), dogus, _runner(settings))
+        await context.out.result(plan.as_json(), lambda: _plan_text(plan))
+        return 0
+
+    async def tell(result: BackupResult) -> None:
+        await context.out.result(result.as_json(), lambda: result_text(result))
+
+    skip = arguments.skip_health_checks
+    return (await back_up(context, dogus, tell, skip_health_checks=skip)).exit_code
+
+
+def _runner(settings: Settings) -> DumpRunner | None:
+    from cesbrfs.backup import DumpRunner  # noqa: PLC0415 - as above
+
+    if not settings.command_runner:
+        return None
+    return DumpRunner(settings.command_runner, settings.script_timeout)
+
+
+async def back_up(
+    context: Context,
+    dogus: Sequence[str] | None,
+    tell: Callable[[BackupResult], Awaitable[None]],
+    *,
+    skip_health_checks: bool,
+) -> BackupResult:
+    """Back up these dogus, None: everything, with the scripts and checks around a backup.
+
+    `tell` gets the result before the last script runs.
+    """
+    from cesbrfs.backup import choose, plan_backup, run_backup  # noqa: PLC0415 - as above
     from cesbrfs.ces.backup_config import backup_config  # noqa: PLC0415 - as above
     from shell.care import require_healthy, scripts_of  # noqa: PLC0415 - as above
 
-    await context.require_active(force=arguments.force or arguments.dry_run)
     settings = await context.session.settings()
     instance = settings.instance()
-    dogus: Sequence[str] | None = arguments.dogus or None
-    runner = None
-    if settings.command_runner:
-        runner = DumpRunner(settings.command_runner, settings.script_timeout)
+    runner = _runner(settings)
     plan = await plan_backup(instance, dogus, runner)
-    if arguments.dry_run:
-        await context.out.result(plan.as_json(), lambda: _plan_text(plan))
-        return 0
     restic = await context.restic()
     view = await context.view()
     config = await backup_config(instance.registry)
     scripts = await scripts_of(context, config)
 
     async def prepare(backup_id: str) -> BackupPlan:
-        if not arguments.skip_health_checks:
+        if not skip_health_checks:
             installed = await instance.dogus()
             await require_healthy(context, config, choose(installed, dogus or ()) or installed)
         await scripts.run("pre_backup", CESBR_BACKUP_ID=backup_id)
@@ -82,12 +107,12 @@ async def _backup(context: Context, arguments: argparse.Namespace) -> int:
             prepare=prepare,
         )
     await view.backups(max_age=0)
-    await context.out.result(result.as_json(), lambda: _result_text(result))
+    await tell(result)
     if result.exit_code == 0:
         await scripts.run("post_backup", CESBR_BACKUP_ID=result.id)
     elif config.post_backup_script is not None:
         context.out.note("The script after a backup is not run, as this one is incomplete.")
-    return result.exit_code
+    return result
 
 
 def _plan_text(plan: BackupPlan) -> str:
@@ -120,7 +145,8 @@ def _show_step(progress: Progress, running: dict[int, Status], step: Step) -> No
     )
 
 
-def _result_text(result: BackupResult) -> str:
+def result_text(result: BackupResult) -> str:
+    """Return how a backup went."""
     total = sum(point.bytes for point in result.points)
     added = sum(point.added for point in result.points)
     failed = [f"failed: {show(failure.path)}: {failure.error}\n" for failure in result.failed]

@@ -100,6 +100,12 @@ def _restore_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --in-place: turn the instance's maintenance mode on meanwhile",
     )
     parser.add_argument(
+        "--safety-backup",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="with --in-place: back up first what is there now (default: ask)",
+    )
+    parser.add_argument(
         "--resume",
         action="store_true",
         help="go on with the last restore that was cut short, or with that into --target",
@@ -162,6 +168,13 @@ async def _ask_and_restore(
         if not await context.out.ask("Restore this?", _NOBODY_TO_ASK):
             context.out.note("Nothing was restored.")
             return 0
+    if arguments.in_place:
+        from shell.safety import safety_backup  # noqa: PLC0415 - brings restic with it
+
+        wanted = arguments.safety_backup
+        if wanted is None and arguments.yes:
+            wanted = False
+        await safety_backup(context, planned, wanted=wanted)
     if journal:
         journal.begin(request_of(view, arguments, selection, planned))
     work = partial(_carry_out, context, view, planned, journal)
@@ -179,7 +192,10 @@ async def _ask_and_restore(
 
 def _check(arguments: argparse.Namespace) -> None:
     """Raise UsageError for what cannot be asked for together."""
-    if getattr(arguments, "resume", False) and (arguments.paths or arguments.backup):
+    resumes = getattr(arguments, "resume", False)
+    if getattr(arguments, "safety_backup", None) and not (arguments.in_place or resumes):
+        raise UsageError("--safety-backup is for a restore in place; say --in-place, too.")
+    if resumes and (arguments.paths or arguments.backup):
         raise UsageError("--resume knows what to restore; leave out the paths, or leave it out.")
     if arguments.in_place and arguments.target:
         raise UsageError("Restore either to --target or --in-place, not both.")

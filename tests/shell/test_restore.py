@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from tests.shell.conftest import BINARY, ODD, Cesbr, Site
+from tests.shell.terminal import terminal
 
 FILES = "redmine/volumes/files"
 
@@ -83,3 +85,37 @@ def test_partial_restore_is_error_3(own: Cesbr, site: Site) -> None:
     assert "hello.txt" in said.out
     assert (own.here / "back" / FILES / "sub/binary").read_bytes() == BINARY
     assert site.files.exists()
+
+
+def test_safety_backup(own: Cesbr, site: Site) -> None:
+    """Asked for, what is there is backed up before it is replaced; when that fails, nothing is."""
+    (site.files / "hello.txt").write_text("precious")
+    arguments = ("--backup", "latest", f"{FILES}/hello.txt", "--in-place", "--yes")
+    said = own("restore", *arguments, "--safety-backup", "--json")
+    assert said.code == 0, said.err
+    assert isinstance(said.json, dict)
+    assert "Safety backup: Backup 2" in said.err
+    assert (site.files / "hello.txt").read_text() == "hello again\n"
+    assert own("cat", f"/latest/{FILES}/hello.txt").out == "precious"
+    backups = own("backups", "--json").json
+    assert isinstance(backups, list)
+    assert len(backups) == 3
+    site.set("/config/backup/pre_backup_script", "/no/such/script")
+    said = own("restore", *arguments, "--safety-backup")
+    assert said.code == 1
+    assert (site.files / "hello.txt").read_text() == "hello again\n"
+    assert own("restore", "x", "--safety-backup", "--target", "y").code == 2
+
+
+def test_in_place_offers_a_safety_backup(own: Cesbr, site: Site, tmp_path: Path) -> None:
+    """On a terminal a restore that replaces something asks, and goes on either way."""
+    (site.files / "hello.txt").write_text("precious")
+    path = f"/latest/{FILES}/hello.txt"
+    with terminal(own, tmp_path, "restore", path, "--in-place") as screen:
+        screen.wait_for(r"^Restore this\? \[y/N\]")
+        screen.line("y")
+        screen.wait_for(r"^Back up redmine first, as it is now\? \[y/N\]")
+        screen.line("n")
+        assert screen.exit_code() == 0
+    assert (site.files / "hello.txt").read_text() == "hello again\n"
+    assert len(list(own("backups", "--json").json)) == 2  # type: ignore[call-overload]  # an array
