@@ -9,7 +9,7 @@ INSTALLED := .venv/installed-in$(subst /,-,$(CURDIR))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install check test demo bench bench-remote man docs clean system newer-restic servers
+.PHONY: help install check test demo bench bench-remote man record docs clean system newer-restic servers
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -59,6 +59,9 @@ bench-remote: install newer-restic servers ## The same over S3, SFTP and REST at
 
 man: install ## Make the manual pages, build/man/man1 (see one: man -l build/man/man1/cesbr.1)
 	@$(PY) -m shell.manual build/man/man1
+
+record: install servers ## Record the session that the documentation shows, docs/session.svg
+	@$(PY) -m tests.sample.record docs
 
 docs: install ## Check that the links of the documentation lead somewhere
 	$(PY) -m pytest --quiet tests/unit/test_docs.py

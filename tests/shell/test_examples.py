@@ -49,7 +49,7 @@ NOT_RUN = {
 
 def _lines(page: Path) -> list[str]:
     """Return the command lines of a page's code blocks that are about us, without comments."""
-    found = []
+    found: list[str] = []
     for block in _BLOCK.findall(page.read_text()):
         typed = [line for line in block.splitlines() if not re.match(r"cesbr(:\S*)?> ", line)]
         if len(typed) < len(block.splitlines()) or not any(map(_OURS.match, typed)):
@@ -83,7 +83,9 @@ class Machine:
         moved = self.moved(line)
         words = shlex.split(moved)
         if words[0] == "export":
-            os.environ.update(word.split("=", 1) for word in words[1:])
+            for word in words[1:]:
+                name, _, value = word.partition("=")
+                os.environ[name] = value
             return 0
         if words[0] == "cesbr" and not _SHELL.search(re.sub(r"'[^']*'", "", moved)):
             code = main(words[1:])

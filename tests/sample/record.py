@@ -1,0 +1,203 @@
+"""`python -m tests.sample.record FOLDER`: record a session of cesbr, as text and as a picture.
+
+A deleted file is found, its versions are listed and compared, it is chosen with others, what would
+become of them is shown, they are restored, and a restore that was interrupted is taken up again.
+What is recorded is what a real terminal (tmux) showed; the repository is read over a network that
+is slow enough to press ^C on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.remote.proxy import proxying
+from tests.remote.rest import serving
+from tests.sample.instance import Instance, build, change
+from tests.sample.screen import picture, plain
+
+_PROJECT: Final = Path(__file__).resolve().parents[2]
+_COLUMNS, _ROWS = 108, 400
+_SECONDS: Final = 60
+_RATE: Final = 8 << 20
+"""Bytes a second that the network carries: all films take some seconds."""
+_FILMS: Final = 6
+_FILM_BYTES: Final = 8 << 20
+_FOLDER: Final = "redmine/volumes/files/2026/launch"
+_PROMPT: Final = r"^cesbr(:\S*)?> \s*\Z"
+_TITLE: Final = "cesbr: find a deleted file, compare its versions, restore, interrupt, resume"
+
+
+@dataclass
+class Screen:
+    """A terminal in which cesbr runs; `kept` are the lines of what has scrolled by or was wiped."""
+
+    socket: Path
+
+    def tmux(self, *arguments: str) -> str:
+        """Run one tmux command on it."""
+        command = ["tmux", "-S", str(self.socket), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    def lines(self) -> list[str]:
+        """Return the screen with its colours, without the empty lines at its end."""
+        return self.tmux("capture-pane", "-e", "-p", "-J").rstrip("\n ").split("\n")
+
+    def wait_for(self, pattern: str) -> list[str]:
+        """Wait until the screen has `pattern`."""
+        deadline = time.monotonic() + _SECONDS
+        while True:
+            lines = self.lines()
+            text = "\n".join(map(plain, lines))
+            if re.search(pattern, text + " ", re.MULTILINE):
+                return lines
+            if time.monotonic() > deadline:
+                message = f"{pattern!r} did not appear:\n{text}"
+                raise TimeoutError(message)
+            time.sleep(0.05)
+
+    def type(self, line: str) -> None:
+        """Type a command at the prompt and wait for the next one."""
+        self.enter(line)
+        self.wait_for(_PROMPT)
+
+    def enter(self, line: str) -> None:
+        """Type a line and press Enter."""
+        self.tmux("send-keys", "-l", line)
+        time.sleep(0.2)  # the prompt has drawn it
+        self.tmux("send-keys", "Enter")
+        time.sleep(0.2)
+
+
+def _environment(home: Path) -> dict[str, str]:
+    """Return an environment in which nothing of the caller's takes part."""
+    taken = ("RESTIC_", "CESBR_", "AWS_", "XDG_", "LS_COLORS", "NO_COLOR")
+    found = {name: value for name, value in os.environ.items() if not name.startswith(taken)}
+    program = home / "bin"
+    program.mkdir(parents=True)
+    (program / "cesbr").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m shell "$@"\n')
+    (program / "cesbr").chmod(0o755)
+    return found | {
+        "HOME": str(home),
+        "PATH": f"{program}:{found['PATH']}",
+        "PYTHONPATH": str(_PROJECT),
+        "TERM": "xterm-256color",
+        "LC_ALL": "C.UTF-8",
+        "SHELL": "/bin/sh",
+    }
+
+
+def _days(instance: Instance, environ: dict[str, str]) -> list[str]:
+    """Let three days go by, each with a backup; return the Backup IDs."""
+    launch = instance.volume("redmine", "files") / "2026/launch"
+    launch.mkdir()
+    plan = launch / "plan.md"
+    for number in range(1, _FILMS + 1):
+        (launch / f"film {number}.mp4").write_bytes(random.Random(number).randbytes(_FILM_BYTES))
+    plan.write_text("# Launch\n\n- invite: 40 guests\n- room: blue\n- speaker: to be found\n")
+    said = []
+    for day in range(3):
+        if day:
+            change(instance.root, day=day)
+        if day == 1:
+            text = plan.read_text().replace("40 guests", "55 guests")
+            plan.write_text(text.replace("to be found", "Ada") + "- music: yes\n")
+        if day == 2:
+            shutil.rmtree(launch)  # somebody cleans up
+        dogus = ["redmine"] * bool(day)
+        subprocess.run(["cesbr", "backup", "--quiet", *dogus], env=environ, check=True)
+        done = subprocess.run(
+            ["cesbr", "--json", "backups"], env=environ, check=True, capture_output=True
+        )
+        said = [str(backup["id"]) for backup in json.loads(done.stdout)]
+    return said
+
+
+@contextmanager
+def _terminal(work: Path, environ: dict[str, str]) -> Iterator[Screen]:
+    screen = Screen(work / "tmux")
+    here = work / "here"
+    here.mkdir()
+    size = ("-x", str(_COLUMNS), "-y", str(_ROWS))
+    subprocess.run(
+        ["tmux", "-S", screen.socket, "-f", "/dev/null", "new-session", "-d", *size, "cesbr"],
+        env=environ,
+        cwd=here,
+        check=True,
+    )
+    try:
+        yield screen
+    finally:
+        screen.tmux("kill-server")
+
+
+def session(screen: Screen, ids: list[str]) -> list[str]:
+    """Hold the session; return its lines."""
+    first, second, _ = ids
+    screen.wait_for(_PROMPT)
+    screen.type("backups")
+    screen.type("find --name 'plan.*'")
+    screen.type(f"versions {_FOLDER}/plan.md")
+    screen.type(f"diff {first} {second} {_FOLDER} --content")
+    screen.type(f"select /{second}/{_FOLDER}")
+    screen.type("selected")
+    screen.type("plan --target back")
+    screen.enter("restore --target back")
+    screen.wait_for(r"\[y/N\]")
+    screen.enter("y")
+    under_way = screen.wait_for(r"Restoring.* [3-5] of 7 files")
+    screen.tmux("send-keys", "C-c")
+    screen.wait_for(_PROMPT)
+    screen.enter("restore --resume --target back")
+    screen.wait_for(r"\[y/N\] *\Z")
+    screen.enter("y")
+    screen.wait_for(_PROMPT)
+    lines = screen.lines()[:-1]
+    # The line of progress is wiped when the command ends; it is shown where it stood.
+    place = len(under_way) - 1
+    return [*lines[:place], under_way[place], *lines[place:]]
+
+
+def main() -> None:
+    """Record it into a folder: session.txt and session.svg."""
+    parser = argparse.ArgumentParser(prog="python -m tests.sample.record", description=__doc__)
+    parser.add_argument("folder", type=Path, help="where the two files go, such as docs")
+    folder: Path = parser.parse_args().folder
+    rclone = shutil.which("rclone")
+    if rclone is None or shutil.which("tmux") is None:
+        parser.error("rclone and tmux are needed; `make servers` installs them")
+    with tempfile.TemporaryDirectory(prefix="cesbr-record.") as made:
+        work = Path(made)
+        environ = _environment(work / "home")
+        instance = build(work / "instance", repository=work / "server/root")
+        environ["CESBR_ROOT"] = str(instance.root)
+        ids = _days(instance, environ)
+        with (
+            serving(Path(rclone), work / "server") as server,
+            proxying(("127.0.0.1", server.port), round_trip=0.01, rate=_RATE) as proxy,
+        ):
+            environ |= server.environment
+            environ["CESBR_REPOSITORY"] = f"rest:http://127.0.0.1:{proxy.port}/"
+            with _terminal(work, environ) as screen:
+                lines = [line.replace(f"{made}/here", "/srv") for line in session(screen, ids)]
+    (folder / "session.txt").write_text("".join(f"{plain(line)}\n" for line in lines))
+    (folder / "session.svg").write_text(picture(lines, _TITLE))
+    print(f"recorded {len(lines)} lines into {folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""What a terminal shows, as text and as a picture (SVG) that reads well on any page.  Pure."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+from xml.sax.saxutils import escape
+
+_SEQUENCE: Final = re.compile(r"\x1b\[([\d;]*)m")
+_WIDTH: Final = 8.4
+_HEIGHT: Final = 18
+_MARGIN: Final = 16
+_GROUND: Final = "#1c2128"
+_INK: Final = "#d0d7de"
+_FAINT: Final = "#8b949e"
+_LOOK: Final = (
+    "text{font:14px ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace;"
+    "white-space:pre}.b{font-weight:bold}.u{text-decoration:underline}"
+)
+_COLOURS: Final = (
+    "#6e7681", "#ff7b72", "#56d364", "#e3b341", "#79c0ff", "#d2a8ff", "#76e3ea", "#d0d7de",
+    "#8b949e", "#ffa198", "#7ee787", "#f2cc60", "#a5d6ff", "#e2c5ff", "#b3f0ff", "#ffffff",
+)  # fmt: skip
+"""The sixteen of a terminal, each of which can be read on `_GROUND`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a piece of a line looks."""
+
+    colour: str = _INK
+    bold: bool = False
+    underlined: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Characters of one style, and the column at which they begin."""
+
+    text: str
+    style: Style
+    column: int
+
+
+def plain(line: str) -> str:
+    """Return a line without its colours."""
+    return _SEQUENCE.sub("", line).rstrip()
+
+
+def runs(line: str) -> Iterator[Run]:
+    """Take a line with SGR sequences, as ``tmux capture-pane -e`` has it, apart."""
+    style, column = Style(), 0
+    for number, piece in enumerate(_SEQUENCE.split(line)):
+        if number % 2:
+            style = _styled(style, piece)
+        elif piece:
+            yield Run(piece, style, column)
+            column += width(piece)
+
+
+def width(text: str) -> int:
+    """Return how many cells a text takes."""
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )
+
+
+def _styled(style: Style, parameters: str) -> Style:
+    """Return the style after one SGR sequence."""
+    codes = iter([int(code or 0) for code in parameters.split(";")])
+    for code in codes:
+        if code == 0:
+            style = Style()
+        elif code == 1:
+            style = replace(style, bold=True)
+        elif code == 2:
+            style = replace(style, colour=_FAINT)
+        elif code == 4:
+            style = replace(style, underlined=True)
+        elif 30 <= code <= 37:
+            style = replace(style, colour=_COLOURS[code - 30])
+        elif 90 <= code <= 97:
+            style = replace(style, colour=_COLOURS[code - 82])
+        elif code == 38 and next(codes, 0) == 5:
+            style = replace(style, colour=_COLOURS[next(codes, 7) % 16])
+        elif code == 39:
+            style = replace(style, colour=_INK)
+    return style
+
+
+def picture(lines: Sequence[str], title: str) -> str:
+    """Return the lines as an SVG with a ground of its own, and no fonts but the reader's."""
+    columns = max((width(plain(line)) for line in lines), default=0)
+    across = round(columns * _WIDTH + 2 * _MARGIN)
+    down = len(lines) * _HEIGHT + 2 * _MARGIN
+    size = f'viewBox="0 0 {across} {down}" width="{across}" height="{down}"'
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">',
+        f"<title>{escape(title)}</title>",
+        f"<style>{_LOOK}</style>",
+        f'<rect width="{across}" height="{down}" rx="8" fill="{_GROUND}" stroke="#57606a"/>',
+    ]
+    for number, line in enumerate(lines):
+        y = _MARGIN + (number + 1) * _HEIGHT - 5
+        parts += [_text(run, y) for run in runs(line) if run.text.strip()]
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _text(run: Run, y: int) -> str:
+    """Return one run; its length is given, so that columns stand below one another in any font."""
+    text = run.text.rstrip()
+    blank = len(text) - len(text.lstrip())
+    text = text[blank:]
+    x = _MARGIN + (run.column + blank) * _WIDTH
+    classes = " ".join(["b"] * run.style.bold + ["u"] * run.style.underlined)
+    marked = f' class="{classes}"' if classes else ""
+    length = f' textLength="{width(text) * _WIDTH:.1f}" lengthAdjust="spacingAndGlyphs"'
+    return (
+        f'<text x="{x:.1f}" y="{y}" fill="{run.style.colour}"{marked}{length}'
+        f' xml:space="preserve">{escape(text)}</text>'
+    )
