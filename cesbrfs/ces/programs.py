@@ -77,7 +77,9 @@ async def run_program(
             await read.wait()
         nursery.cancel_scope.cancel()
     if limit.cancelled_caught:
-        raise ScriptError(f"{command[0]} took longer than {seconds:g} s and was ended.")
+        raise ScriptError(
+            f"{command[0]} took longer than {seconds:g} s (script_timeout) and was ended."
+        )
     assert process.returncode is not None
     return process.returncode
 

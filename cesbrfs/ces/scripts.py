@@ -48,9 +48,12 @@ class Scripts:
         if obstacle:
             raise ScriptError(f"{named} cannot be run: {obstacle}; correct the key or the script.")
         environment = public_environment(os.environ) | variables
-        code = await run_program(
-            [str(path)], on_line=self.say, seconds=self.seconds, env=environment
-        )
+        try:
+            code = await run_program(
+                [str(path)], on_line=self.say, seconds=self.seconds, env=environment
+            )
+        except ScriptError as error:
+            raise ScriptError(f"{named} has not succeeded: {error.message}") from error
         if code:
             how = f"with exit code {code}" if code > 0 else f"by signal {-code}"
             raise ScriptError(f"{named} ended {how}; see what it said.")

@@ -95,16 +95,18 @@ async def test_what_is_no_script_is_refused(tmp_path: Path) -> None:
         (plain, "not executable"),
         (text, "cannot be started"),
     ):
-        with pytest.raises(ScriptError, match=reason):
+        with pytest.raises(ScriptError, match=reason) as raised:
             await Scripts({"pre_backup": path}, print).run("pre_backup")
+        assert "/config/backup/pre_backup_script" in raised.value.message
 
 
 async def test_a_deadline_ends_all_that_it_started(tmp_path: Path) -> None:
     """A script that takes too long is ended together with its children, and that is told."""
     said: list[str] = []
     path = script(tmp_path, "sleep 1000 & echo $!; sleep 1000")
-    with pytest.raises(ScriptError, match=r"longer than 0\.5 s"):
+    with pytest.raises(ScriptError, match=r"longer than 0\.5 s \(script_timeout\)") as raised:
         await Scripts({"pre_backup": path}, said.append, seconds=0.5).run("pre_backup")
+    assert "/config/backup/pre_backup_script" in raised.value.message
     await gone(int(said[0]))
 
 
