@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from cesbrfs.ces.registry import Registry
+from cesbrfs.ces.retention import POLICIES, Policy, named
 from cesbrfs.errors import SuspendedError, UsageError
 
 FOLDER: Final = "/config/backup"
@@ -70,8 +71,25 @@ class BackupConfig:
 
     @property
     def retention_strategy(self) -> str | None:
-        """The name of a retention policy, as it is written; None when there is none."""
-        return self._text("retention_strategy") or None
+        """The name of a retention policy; None when there is none."""
+        written = self._text("retention_strategy")
+        try:
+            return named(written).name if written else None
+        except UsageError:
+            raise self._wrong("retention_strategy", f"one of {', '.join(POLICIES)}") from None
+
+    @property
+    def retention_policy(self) -> Policy | None:
+        """By which backups are forgotten; None where that is not enabled."""
+        if not self.retention_enabled:
+            return None
+        if self.retention_strategy is None:
+            raise UsageError(
+                f"{FOLDER}/retention_enabled in the registry {self.address} is true, but"
+                f" {FOLDER}/retention_strategy names no policy; set it to one of"
+                f" {', '.join(POLICIES)}."
+            )
+        return named(self.retention_strategy)
 
     @property
     def pre_backup_script(self) -> Path | None:

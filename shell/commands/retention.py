@@ -129,19 +129,11 @@ async def _by_name(context: Context, name: str) -> Policy:
 
 async def _configured(context: Context) -> Policy | None:
     """Return the policy that the registry says, None where retention is not enabled."""
-    from cesbrfs.ces.backup_config import FOLDER, backup_config  # noqa: PLC0415 - as above
-    from cesbrfs.ces.retention import named  # noqa: PLC0415 - as above
+    from cesbrfs.ces.backup_config import backup_config  # noqa: PLC0415 - as above
 
-    config = await backup_config((await context.session.settings()).open_registry())
-    if not config.retention_enabled:
-        return None
-    try:
-        return named(config.retention_strategy or "")
-    except UsageError as error:
-        raise UsageError(
-            f"{FOLDER}/retention_strategy in the registry {config.address} cannot be used:"
-            f" {error.message}"
-        ) from error
+    return (
+        await backup_config((await context.session.settings()).open_registry())
+    ).retention_policy
 
 
 async def _told(view: View) -> dict[str, Report]:

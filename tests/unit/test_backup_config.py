@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cesbrfs.ces.backup_config import BackupConfig, backup_config
 from cesbrfs.ces.registry import FileRegistry
+from cesbrfs.ces.retention import POLICIES
 from cesbrfs.errors import SuspendedError, UsageError
 from tests.sample.instance import Instance
 
@@ -102,6 +103,20 @@ def test_description() -> None:
     assert told["pre_backup_script"]["value"] == "/x"
     assert told["active"]["value"] == "perhaps"
     assert "set it to true or false" in str(told["active"]["problem"])
+
+
+def test_retention() -> None:
+    """The policy by its name in any case; a name that none has is told, also by status."""
+    found = config(retention_enabled="true", retention_strategy=" keeplastsevendays ")
+    assert found.retention_policy == POLICIES["keepLastSevenDays"]
+    assert found.describe()["retention_strategy"]["value"] == "keepLastSevenDays"
+    assert config(retention_strategy="keepAll").retention_policy is None
+    wrong = config(retention_enabled="true", retention_strategy="keepSome")
+    assert "removeAllButKeepLatest" in str(wrong.describe()["retention_strategy"]["problem"])
+    with pytest.raises(UsageError, match="'keepSome'"):
+        _ = wrong.retention_policy
+    with pytest.raises(UsageError, match="names no policy"):
+        _ = config(retention_enabled="true").retention_policy
 
 
 async def test_read_from_a_registry(
