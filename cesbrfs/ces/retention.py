@@ -201,7 +201,8 @@ def _keep_all(history: History) -> dict[str, str]:
 
 
 def _keep_latest(history: History) -> dict[str, str]:
-    return {backup.id: "the latest" for backup in history.sound[:1]}
+    """Keep the latest one; of some dogus only what it has not, which no policy removes."""
+    return {backup.id: "the latest" for backup in history.sound[:1] if backup.dogus is None}
 
 
 def _keep_seven_days(history: History) -> dict[str, str]:

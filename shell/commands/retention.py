@@ -131,9 +131,8 @@ async def _configured(context: Context) -> Policy | None:
     """Return the policy that the registry says, None where retention is not enabled."""
     from cesbrfs.ces.backup_config import backup_config  # noqa: PLC0415 - as above
 
-    return (
-        await backup_config((await context.session.settings()).open_registry())
-    ).retention_policy
+    settings = await context.session.settings()
+    return (await backup_config(settings.open_registry())).retention_policy
 
 
 async def _told(view: View) -> dict[str, Report]:

@@ -153,7 +153,7 @@ def _build(root: Path) -> Site:
     return site
 
 
-def _copy(site: Site, root: Path) -> Site:
+def copy(site: Site, root: Path) -> Site:
     shutil.copytree(site.root, root, symlinks=True)
     copy = Site(root, root / "srv/backup")
     copy.set("/config/backup/local_config/path", str(copy.repository))
@@ -187,12 +187,16 @@ def kept_site(
 ) -> Site:
     """An instance that was backed up twice, the second time in part; tests only read it."""
     root = tmp_path_factory.mktemp("kept") / "site"
-    site = _copy(empty_template, root)
-    cesbr = Cesbr(root, _environment(root) | {"CESBR_RESTIC": str(restic_old)})
-    for text, dogus in (("hello\n", ()), ("hello again\n", ("redmine",))):
+    return back_up_twice(copy(empty_template, root), restic_old, "redmine")
+
+
+def back_up_twice(site: Site, restic: Path, *dogus: str) -> Site:
+    """Back up the whole instance, and then these `dogus`, all of it without any."""
+    cesbr = Cesbr(site.root, _environment(site.root) | {"CESBR_RESTIC": str(restic)})
+    for text, these in (("hello\n", ()), ("hello again\n", dogus)):
         (site.files / "hello.txt").write_text(text)
         os.utime(site.files / "hello.txt", ns=(1, 1_700_000_000_123_456_789))
-        said = cesbr("backup", *dogus)
+        said = cesbr("backup", *these)
         assert said.code == 0, said.err
     return site
 
@@ -246,13 +250,13 @@ def new_site(tmp_path: Path) -> Site:
 @pytest.fixture
 def empty_site(tmp_path: Path, empty_template: Site) -> Site:
     """An instance whose repository is there and empty, for the test alone."""
-    return _copy(empty_template, tmp_path / "site")
+    return copy(empty_template, tmp_path / "site")
 
 
 @pytest.fixture
 def site(tmp_path: Path, kept_site: Site) -> Site:
     """An instance that was backed up twice, for the test alone."""
-    return _copy(kept_site, tmp_path / "site")
+    return copy(kept_site, tmp_path / "site")
 
 
 @pytest.fixture

@@ -9,8 +9,21 @@ from pathlib import Path
 import pytest
 
 from tests.restic_repo import ResticRepo
-from tests.shell.conftest import KEY, Cesbr, Site
+from tests.shell.conftest import KEY, Cesbr, Site, back_up_twice, copy
 from tests.shell.test_maintenance import hold_a_lock
+
+
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory: pytest.TempPathFactory, empty_template: Site, restic_old: Path) -> Site:
+    """An instance that was backed up twice as a whole; nothing changes it."""
+    root = tmp_path_factory.mktemp("twice") / "site"
+    return back_up_twice(copy(empty_template, root), restic_old)
+
+
+@pytest.fixture
+def site(tmp_path: Path, twice: Site) -> Site:
+    """The same for the test alone."""
+    return copy(twice, tmp_path / "site")
 
 
 def snapshots(site: Site) -> set[str]:
@@ -59,6 +72,19 @@ def test_policies_tell_what_each_would_do(own: Cesbr, site: Site) -> None:
     }
     assert [p["name"] for p in found if p["configured"]] == ["keepLastSevenDays"]
     assert "1 of 2" in own("policies").out
+
+
+def test_a_backup_of_one_dogu_does_not_stand_in_for_all(kept: Cesbr) -> None:
+    """The whole one before it is still the latest; the plan tells the two apart."""
+    said = kept("forget", "--policy", "removeAllButKeepLatest", "--dry-run")
+    whole, some = said.out.splitlines()[1:]
+    assert whole.startswith("keep")
+    assert " all " in whole
+    assert some.startswith("keep")
+    assert " redmine " in some
+    said = kept("forget", ids(kept)[0])
+    assert said.code == 2
+    assert "is the last complete backup" in said.err
 
 
 def test_the_configured_policy(own: Cesbr, site: Site) -> None:

@@ -129,7 +129,8 @@ def model_of_ces(
     if name == "keepAll":
         return True
     if name == "removeAllButKeepLatest":
-        return backup in sound and not any(newer(other, backup) for other in sound)
+        latest = backup in sound and not any(newer(other, backup) for other in sound)
+        return latest and backup.dogus is None
     if name == "keepLastSevenDays":
         then = wall(now_ns, zone).replace(tzinfo=None) - timedelta(days=7)
         return backup.time_ns >= int(then.replace(tzinfo=zone).timestamp()) * NS
@@ -303,8 +304,8 @@ def test_some_dogus_do_not_stand_in_for_all() -> None:
         "scm": ("newest of its dogus",),
     }
     next_night = Candidate("next", at("2026-11-22T02:30:00"), "complete")
-    kept = kept_by(POLICIES["keepLastSevenDays"], [*backups, next_night], now_ns, ZONES[0])
-    assert kept == {"next"}
+    for name in ("keepLastSevenDays", "removeAllButKeepLatest"):
+        assert kept_by(POLICIES[name], [*backups, next_night], now_ns, ZONES[0]) == {"next"}
 
 
 def test_the_oldest_of_each_span_stays() -> None:
