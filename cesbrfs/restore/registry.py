@@ -130,10 +130,11 @@ class RegistryReport:
         return PartialError.exit_code if self.conflicts or self.failed else 0
 
     def as_json(self) -> dict[str, object]:
-        """Return the report as ``--json`` prints it."""
+        """Return the report as ``--json`` prints it; `changes` are what was to be done."""
         return {
             "backup": self.plan.backup,
             "registry": self.plan.address,
+            "changes": [change.as_json() for change in self.plan.changes],
             "written": self.written,
             "removed": self.removed,
             "same": self.plan.same,

@@ -74,9 +74,12 @@ async def _restore(context: Context, arguments: argparse.Namespace) -> int:
         if not await context.out.ask("Write this?", _NOBODY_TO_ASK):
             context.out.note("Nothing was written.")
             return 0
+    shown = _plan_text(planned) if arguments.yes else ""
     if not planned.changes:
-        return await _write(context, planned)
-    return await restore_on_instance(context, config, backup, lambda: _write(context, planned))
+        return await _write(context, planned, shown)
+    return await restore_on_instance(
+        context, config, backup, lambda: _write(context, planned, shown)
+    )
 
 
 async def _backup(context: Context, view: View, wanted: str | None) -> Backup:
@@ -88,7 +91,8 @@ async def _backup(context: Context, view: View, wanted: str | None) -> Backup:
     return await view.find_backup(wanted or "latest")
 
 
-async def _write(context: Context, planned: RegistryPlan) -> int:
+async def _write(context: Context, planned: RegistryPlan, shown: str) -> int:
+    """Write what is planned and report it; `shown` is the plan, where nobody has seen it yet."""
     from cesbrfs.restore.registry import RegistryReport, write_registry  # noqa: PLC0415 - as above
 
     report = RegistryReport(planned)
@@ -107,7 +111,7 @@ async def _write(context: Context, planned: RegistryPlan) -> int:
     finally:
         if not settled:
             context.out.note(f"{_done(report)} so far; restore again to go on.", always=True)
-    await context.out.result(report.as_json(), lambda: _report_text(report))
+    await context.out.result(report.as_json(), lambda: shown + _report_text(report))
     return report.exit_code
 
 

@@ -209,8 +209,11 @@ def test_keys_are_restored(own: Cesbr, site: Site) -> None:
     result = said.json
     assert isinstance(result, dict)
     assert (result["written"], result["removed"], result["failed"]) == (1, 0, [])
+    assert [change["key"] for change in result["changes"]] == ["/config/redmine/password"]
+    assert "and secret" not in said.out + said.err
     assert key.read_text() == "new and secret"
     said = own("restore-registry", "/config/redmine/more", "--delete", "--yes")
+    assert "- /config/redmine/more  mine\n" in said.out
     assert "removed: 1" in said.out
     assert "Nothing differs" in own("restore-registry", "redmine", "--dry-run").out
     said = own("restore-registry", "/")
