@@ -25,6 +25,7 @@ from shell.commands import CATEGORIES, MODULES, Command, commands_of, find_comma
 from shell.greeting import greeting
 from shell.output import Output
 from shell.portal import Portal
+from shell.quotes import around_words
 from shell.report import BROKEN_PIPE, show_error
 from shell.runner import close, run_command
 from shell.session import Session
@@ -123,6 +124,7 @@ class App(cmd2.Cmd):
         # As in other shells, what begins with a blank is nobody's business.
         kwargs["add_to_history"] = kwargs.get("add_to_history", True) and not line.startswith(" ")
         self._line_as_json = "--json" in line.split()
+        line = around_words(line)
         try:
             self.statement_parser.tokenize(line)
         except Cmd2ShlexError as error:  # else cmd2 prints it and goes on

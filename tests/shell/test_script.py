@@ -82,3 +82,13 @@ def test_quit_ends_a_script(kept: Cesbr) -> None:
     for word in ("quit", "exit"):
         said = kept(script=f"pwd\n{word}\nfrobnicate\n")
         assert (said.code, said.out) == (0, "/\n")
+
+
+def test_quotes_within_words(kept: Cesbr) -> None:
+    """They count after ``=`` and ``/`` as in other shells, where cmd2 takes them for letters."""
+    said = kept(
+        script="find redmine --name='hello*'\ncat latest/\"redmine\"/volumes/files/hello.txt"
+    )
+    assert said.code == 0, said.err
+    assert said.out.count("hello.txt\n") == 2
+    assert said.out.endswith("hello again\n")
