@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
+from typing import Final
 
 from shell.care import take_back_maintenance
 from shell.commands import Command
@@ -11,6 +11,8 @@ from shell.output import Output
 from shell.portal import Portal
 from shell.report import show_error
 from shell.session import Context, Session
+
+_STOPPING: Final = "cesbr: Stopping cleanly; ^C again leaves it to end by itself."
 
 
 def run_command(
@@ -29,16 +31,11 @@ def run_command(
 
     try:
         try:
-            return portal.run(run, _tell_to_wait, out.tick)
+            return portal.run(run, lambda: out.note(_STOPPING, always=True), out.tick)
         finally:
             out.clear_progress()
     except Exception as error:  # noqa: BLE001 - every error of a command is told here
         return show_error(error, as_json=out.as_json, debug=said.get("debug", False))
-
-
-def _tell_to_wait() -> None:
-    sys.stderr.write("cesbr: Stopping cleanly; ^C again leaves it to end by itself.\n")
-    sys.stderr.flush()
 
 
 def close(session: Session, portal: Portal) -> None:
