@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import tzinfo
-from typing import Final, Protocol
+from typing import Final
 
-from cesbrfs.catalog.backups import MANIFEST, Backup, Backups, tag_value
+from cesbrfs.catalog.backups import MANIFEST, Backup, Backups, SnapshotList, tag_value
 from cesbrfs.catalog.status import Report
 from cesbrfs.ces.retention import Candidate, Decision, Policy, decide, last_resort
 from cesbrfs.errors import RepositoryLockedError, ResticError, UsageError
@@ -92,14 +92,6 @@ class ForgetPlan:
     def staying(self) -> tuple[Backup, ...]:
         """The backups that stay."""
         return tuple(fate.backup for fate in self.fates if fate.keep)
-
-
-class SnapshotList(Protocol):
-    """What is needed of the reader: which snapshots the repository holds now."""
-
-    async def snapshots(self) -> list[Snapshot]:
-        """List the snapshots."""
-        ...
 
 
 def host_of(backup: Backup) -> str:

@@ -122,10 +122,16 @@ class Output:
             sys.stderr.write(CLEAR_LINE + progress.line(self.columns - 1))
             sys.stderr.flush()
 
-    async def ask(self, question: str, otherwise: str) -> bool:
-        """Ask a person for a yes; UsageError, `otherwise`, where nobody is there to ask."""
+    async def ask(self, question: str) -> bool:
+        """Ask a person for a yes; UsageError where nobody is there to ask.
+
+        For commands that have --yes and --dry-run.
+        """
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            raise UsageError(otherwise)
+            raise UsageError(
+                "This asks before it changes anything, and nobody is there to answer; say --yes to"
+                " go on without, or --dry-run to see what it would do."
+            )
         answer = await in_front(lambda: self._ask(f"{question} [y/N] "))
         return answer.strip().lower() in ("y", "yes")
 

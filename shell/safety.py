@@ -38,7 +38,7 @@ async def safety_backup(context: Context, planned: RestorePlan, *, wanted: bool 
     if not dogus and not everything:
         return
     what = "the instance" if everything else " and ".join(show(os.fsencode(d)) for d in dogus)
-    if wanted is None and not await context.out.ask(f"Back up {what} first, as it is now?", ""):
+    if wanted is None and not await context.out.ask(f"Back up {what} first, as it is now?"):
         return
 
     async def tell(result: BackupResult) -> None:

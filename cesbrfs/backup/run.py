@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from cesbrfs.backup.dumps import FOLDER, save_dump
 from cesbrfs.backup.plan import REGISTRY_JSON, registry_data
@@ -23,6 +23,7 @@ from cesbrfs.backup.points import (
     PointResult,
     PointStep,
 )
+from cesbrfs.catalog.backups import SnapshotList
 from cesbrfs.catalog.manifest import FILE_NAME, FORMAT, FailedPath, Manifest, Point, write_manifest
 from cesbrfs.ces.instance import Instance, RegistryData
 from cesbrfs.ces.lock import backup_lock
@@ -59,14 +60,6 @@ class Step:
     dogu: str | None
     event: Event | None = None
     result: PointResult | None = None
-
-
-class SnapshotList(Protocol):
-    """What is needed of the reader: which snapshots the repository holds now."""
-
-    async def snapshots(self) -> list[Snapshot]:
-        """List the snapshots."""
-        ...
 
 
 def new_backup_id(time_ns: int) -> str:

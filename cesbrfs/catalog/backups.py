@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from cesbrfs.catalog.names import folder_name
 from cesbrfs.errors import NotFoundError
@@ -35,6 +35,14 @@ def backup_ids(snapshot: Snapshot, pattern: re.Pattern[str] = BARE_TAG) -> list[
         if match and match["id"]:
             found[match["id"]] = None
     return list(found)
+
+
+class SnapshotList(Protocol):
+    """What those who write need of the reader: which snapshots the repository holds now."""
+
+    async def snapshots(self) -> list[Snapshot]:
+        """List the snapshots."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,11 +62,6 @@ class Dogu:
     needs: tuple[str, ...] = ()
     commands: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def simple_name(self) -> str:
-        """The part of the name that counts on an instance."""
-        return self.name.rpartition("/")[2]
-
 
 def parse_dogu(text: str) -> Dogu:
     """Read a dogu.json; DoguError when it is none."""

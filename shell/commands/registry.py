@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from cesbrfs.view import View
     from shell.session import Context
 
-_NOBODY_TO_ASK: Final = (
-    "A restore asks before it writes, and nobody is there to answer; say --yes to go on without,"
-    " or --dry-run to see what it would do."
-)
 _SIGNS: Final = {"add": "+", "change": "~", "remove": "-"}
 _KEPT: Final = 20
 """Keys that stay, as the plan lists them; --json has them all."""
@@ -71,7 +67,7 @@ async def _restore(context: Context, arguments: argparse.Namespace) -> int:
         return 0
     if not arguments.yes and planned.changes:
         context.out.note(_plan_text(planned), always=True)
-        if not await context.out.ask("Write this?", _NOBODY_TO_ASK):
+        if not await context.out.ask("Write this?"):
             context.out.note("Nothing was written.")
             return 0
     shown = _plan_text(planned) if arguments.yes else ""

@@ -47,10 +47,6 @@ if TYPE_CHECKING:
     from cesbrfs.view import View
     from shell.session import Context
 
-_NOBODY_TO_ASK: Final = (
-    "A restore asks before it writes, and nobody is there to answer; say --yes to go on without,"
-    " or --dry-run to see what it would do."
-)
 _BEGINS: Final = (".", "-", "_", "~", "+")
 """So that no path is taken for a suffix."""
 
@@ -165,7 +161,7 @@ async def _ask_and_restore(
         await require_same_blueprint(view, backup, instance, config)
     if not arguments.yes:
         context.out.note(plan_text(planned), always=True)
-        if not await context.out.ask("Restore this?", _NOBODY_TO_ASK):
+        if not await context.out.ask("Restore this?"):
             context.out.note("Nothing was restored.")
             return 0
     if arguments.in_place:

@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 
 CONFIGURED: Final = "configured"
 _COUNTED: Final = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
-_NOBODY_TO_ASK: Final = (
-    "This asks before it removes backups, and nobody is there to answer; say --yes to go on"
-    " without, or --dry-run to see what it would do."
-)
 
 
 def _forget_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +74,7 @@ async def _forget(context: Context, arguments: argparse.Namespace) -> int:
     if planned.going and not arguments.yes:
         context.out.note(_plan_text(planned), always=True)
         number = render.count(len(planned.going), "backup")
-        if not await context.out.ask(f"Remove {number}?", _NOBODY_TO_ASK):
+        if not await context.out.ask(f"Remove {number}?"):
             context.out.note("Nothing was removed.")
             return 0
     root = (await context.session.settings()).root

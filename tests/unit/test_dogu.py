@@ -16,7 +16,7 @@ from tests.sample.dogus import DOGUS, Dogu
 def test_reads_real_dogus(dogu: Dogu, v1: bool) -> None:
     """Names, versions and volumes come out alike for both forms and for keys of any case."""
     found = parse_dogu(dogu.document(v1=v1))
-    assert (found.name, found.simple_name) == (f"official/{dogu.name}", dogu.name)
+    assert found.name == f"official/{dogu.name}"
     assert found.version == dogu.version
     assert found.volumes == tuple(
         Volume(v.name, v.path, str(dogu.uid), str(dogu.gid), v.saved) for v in dogu.volumes
