@@ -176,10 +176,7 @@ class EtcdRegistry:
             return True
 
     async def watch(self, prefix: str) -> AsyncGenerator[dict[str, str], None]:
-        """Yield what `read` returns, now and after each change.
-
-        Changes that follow quickly may come as one; the last one always comes.
-        """
+        """Yield what `read` returns, now and after each change, of which etcd itself tells."""
         parts = parts_of(prefix)
         last = None
         while True:

@@ -12,7 +12,7 @@ import fcntl
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -21,6 +21,7 @@ import trio
 from cesbrfs.errors import RegistryError
 
 _TEMPORARY: Final = ".cesbr-new-"  # where a value is written before it takes its name
+_LOOK_AGAIN_SECONDS: Final = 1.0
 
 
 class Registry(Protocol):
@@ -59,6 +60,13 @@ class Registry(Protocol):
 
         So ``replace(key, None, "x")`` removes it.  Returns whether it took place: False when
         another value, or none, was found there, which then stays.
+        """
+        ...
+
+    def watch(self, prefix: str) -> AsyncGenerator[dict[str, str], None]:
+        """Yield what `read` returns, now and after each change.
+
+        Changes that follow quickly may come as one; the last one always comes.
         """
         ...
 
@@ -160,6 +168,16 @@ class FileRegistry:
     async def replace(self, key: str, value: str | None, previous: str | None) -> bool:
         """Compare and set; no other `set`, `delete` or `replace` comes in between."""
         return await trio.to_thread.run_sync(self._compare_and_set, key, value, previous)
+
+    async def watch(self, prefix: str) -> AsyncGenerator[dict[str, str], None]:
+        """Yield what `read` returns, now and after each change, looking again and again."""
+        last = None
+        while True:
+            values = await self.read(prefix)
+            if values != last:
+                yield dict(values)
+            last = values
+            await trio.sleep(_LOOK_AGAIN_SECONDS)
 
     def _file(self, parts: tuple[str, ...]) -> Path:
         return self.path.joinpath(*parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,22 @@ async def test_read_is_recursive_flat_and_sorted(registry: Registry) -> None:
     assert len(await registry.read("/")) == 5
     assert await registry.children("/config") == ["a", "b", "bb"]
     assert await registry.children("/config/a") == []
+
+
+async def test_changes_are_watched(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each change below the prefix shows, others do not, and neither does a value set again."""
+    monkeypatch.setattr("cesbrfs.ces.registry._LOOK_AGAIN_SECONDS", 0.01)
+    async with aclosing(registry.watch("/config")) as changes:
+        with trio.fail_after(30):
+            assert await anext(changes) == {}
+            await registry.set("/config/a", "0")
+            assert await anext(changes) == {"/config/a": "0"}
+            await registry.set("/dogu/a", "1")
+            await registry.set("/config/a", "0")
+            await registry.set("/config/b", "1")
+            assert await anext(changes) == {"/config/a": "0", "/config/b": "1"}
+            await registry.delete("/config/a")
+            assert await anext(changes) == {"/config/b": "1"}
 
 
 @pytest.mark.parametrize("key", ["/a/../b", "/a//b", "//a", "/a/./b", "/..", "/nul\0", "/a//"])
