@@ -161,13 +161,17 @@ def _answer(
 
 def _live(kind: str, here: Asked, command: Command | None, given: dict[str, str]) -> Answer:
     """Ask the repository or the instance; nothing where it cannot answer."""
-    import trio  # noqa: PLC0415 - only for this
+    from shell.session import Context, Session  # noqa: PLC0415 - only for this
+
+    session = Session(_settings(given))
+    if kind != "DOGU":
+        session.look_ahead()  # it takes as long as the imports that follow
+    import trio  # noqa: PLC0415 - as above
 
     from shell import candidates  # noqa: PLC0415 - as above
     from shell.output import Output  # noqa: PLC0415 - as above
-    from shell.session import Context, Session  # noqa: PLC0415 - as above
 
-    context = Context(Session(_settings(given)), Output(quiet=True), no_init=True)
+    context = Context(session, Output(quiet=True), no_init=True)
 
     async def ask() -> Answer:
         if kind == "DOGU":
