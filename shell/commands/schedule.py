@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import pwd
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -153,7 +154,8 @@ async def _install(folder: Path, made: Mapping[str, str], *, runs: bool) -> None
             beside.replace(folder / name)
     except OSError as error:
         raise CesbrError(
-            f"The units cannot be written to {folder} ({error.strerror}); run it as root."
+            f"The units cannot be written to {folder} ({error.strerror}); run it as root, or name"
+            " another folder with --unit-dir."
         ) from error
     if runs:
         await _systemctl("daemon-reload")
@@ -221,7 +223,8 @@ def _shown(made: Mapping[str, str]) -> str:
 def _advice(folder: Path, times: Sequence[time], *, installed: bool, runs: bool) -> str:
     when = ", ".join(f"{at:%H:%M:%S}" for at in times)
     if not installed:
-        return f"Not installed in {folder} as above; 'cesbr schedule --install' does it.\n"
+        where = "" if folder == _UNIT_DIR else f" --unit-dir {shlex.quote(str(folder))}"
+        return f"Not installed in {folder} as above; 'cesbr schedule --install{where}' does it.\n"
     text = f"Installed in {folder}: backups every day at {when}.\n"
     if not runs:
         return text + "Nothing was started; 'systemctl enable --now cesbr-backup.timer' does it.\n"

@@ -30,7 +30,7 @@ def test_units_are_shown_installed_and_removed(own: Cesbr, site: Site, units: Pa
     shown = own("schedule", *place)
     assert shown.code == 0
     assert "OnCalendar=*-*-* 12:30:00\n" in shown.out
-    assert "Not installed" in shown.out
+    assert f"'cesbr schedule --install --unit-dir {units}' does it" in shown.out
     assert "in the environment here (restic, root)" in shown.err
     assert list(units.iterdir()) == []
     installed = own("schedule", "--install", *place)
@@ -95,7 +95,7 @@ def test_what_cannot_be_scheduled_is_refused(own: Cesbr, units: Path) -> None:
     assert (units / TIMER).read_text() == "[Timer]\n"
     said = own("schedule", "--install", "--at", "02:30", "--unit-dir", "/proc/none")
     assert said.code == 1
-    assert "run it as root" in said.err
+    assert "run it as root, or name another folder" in said.err
 
 
 @pytest.fixture
