@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Final
 
 from cesbrfs.repo.blobs import Blobs
@@ -18,16 +19,22 @@ from cesbrfs.repo.model import Node
 _SMALL: Final = 1 << 20
 """Larger files are read ahead by themselves."""
 _FOLDERS: Final = 64
+_FILES: Final = 100_000
+"""Files that are known of all those folders, but of the last: what bounds the memory they take."""
 _SKIPPED: Final = 8
 """A reader who leaves out up to so many files still keeps to the order."""
 
 
 @dataclass(slots=True)
 class _Reader:
-    """How far a folder's files, in the order of its listing, were opened and fetched."""
+    """How far a folder's files, in the order of its listing, were opened and fetched.
+
+    `before` holds how many bytes the files before each one have, and all of them in the end.
+    """
 
     places: dict[bytes, int]
     files: Sequence[Node]
+    before: Sequence[int]
     opened: int
     fetched: int
     ahead: int = 0
@@ -39,6 +46,7 @@ class Neighbours:
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
         self._readers: OrderedDict[int, _Reader] = OrderedDict()
+        self._known = 0
 
     def opened(self, folder: int, nodes: Iterable[Node], node: Node) -> None:
         """Take note that `node` was opened, one of the `nodes` of the folder with this number."""
@@ -49,10 +57,15 @@ class Neighbours:
         if reader is None:
             files = [other for other in nodes if other.type == "file" and other.size <= _SMALL]
             places = {other.name: at for at, other in enumerate(files)}
+            before = list(accumulate((other.size for other in files), initial=0))
             at = places.get(node.name, 0)
-            reader = self._readers[folder] = _Reader(places, files, at, at)
-            if len(self._readers) > _FOLDERS:
-                self._readers.popitem(last=False)
+            reader = self._readers[folder] = _Reader(places, files, before, at, at)
+            self._known += len(files)
+            while len(self._readers) > 1 and (
+                len(self._readers) > _FOLDERS or self._known > _FILES
+            ):
+                _, oldest = self._readers.popitem(last=False)
+                self._known -= len(oldest.files)
         self._readers.move_to_end(folder)
         at = reader.places.get(node.name, 0)
         if not 0 <= at - reader.opened <= _SKIPPED:
@@ -63,8 +76,8 @@ class Neighbours:
 
     def _fetch(self, reader: _Reader, at: int) -> None:
         """Fetch from where it was left off, once half of what was fetched has been opened."""
-        files = reader.files
-        waiting = sum(file.size for file in files[at : reader.fetched])
+        files, before = reader.files, reader.before
+        waiting = before[max(at, reader.fetched)] - before[at]
         if reader.fetched > at and waiting > reader.ahead // 2:
             return
         start = max(at, reader.fetched)

@@ -9,6 +9,7 @@ after it was taken from here, and `forget` has it read from the storage again.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import Path
@@ -74,19 +75,23 @@ class Chunks:
         await trio.to_thread.run_sync(self._kept.write, name, (data,))
         return data
 
-    def forget(self, pack: bytes) -> None:
+    async def forget(self, pack: bytes) -> None:
         """Have a pack read from the storage again: what came from here was damaged."""
-        self._distrusted.add(pack)
+        if self._restic is not None:
+            self._distrusted.add(pack)
+        # Not in the thread: the readers' own is at work on it.
         self._held.drop(lambda key: key[0] == pack)
-        for file in self._kept.files():
-            if file.name.startswith(pack.hex()):
-                self._kept.remove(file.name)
+        await trio.to_thread.run_sync(self._remove, lambda name: name == pack.hex())
 
     def keep_only(self, packs: AbstractSet[bytes]) -> None:
         """Remove the chunks of all other packs: the repository has them no more."""
         names = {pack.hex() for pack in packs}
+        self._remove(lambda name: name not in names)
+
+    def _remove(self, unwanted: Callable[[str], bool]) -> None:
+        """Remove the chunks of packs with such names from the disk."""
         for file in self._kept.files():
-            if file.name.partition("-")[0] not in names:
+            if unwanted(file.name.partition("-")[0]):
                 self._kept.remove(file.name)
 
 

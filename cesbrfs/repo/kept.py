@@ -10,9 +10,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
+from threading import get_ident
 from typing import Final, NamedTuple
+
+_ABANDONED_NS: Final = 3600 * 10**9
+"""A file that has been written for so long was left by a process that is no more."""
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +59,7 @@ class KeptFiles:
         """Write a file, in the place of the one of this name; tell whether it is there."""
         if not self._usable:
             return False
-        beside = self.folder / f".{name}.{os.getpid()}"
+        beside = self.folder / f".{name}.{os.getpid()}.{get_ident()}"
         try:
             descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with open(descriptor, "wb") as file:
@@ -79,15 +84,22 @@ class KeptFiles:
             (self.folder / name).unlink()
 
     def files(self) -> list[KeptFile]:
-        """List the files, sorted by name; those being written are none yet."""
+        """List the files, sorted by name; those being written are none yet.
+
+        What other processes left half written is removed.
+        """
         found: list[KeptFile] = []
         try:
             with os.scandir(self.folder) as entries:
                 for entry in entries:
-                    if entry.name.startswith(".") or not entry.is_file(follow_symlinks=False):
+                    if not entry.is_file(follow_symlinks=False):
                         continue
                     with contextlib.suppress(OSError):  # removed meanwhile
                         told = entry.stat()
+                        if entry.name.startswith("."):
+                            if time.time_ns() - told.st_mtime_ns > _ABANDONED_NS:
+                                os.unlink(entry)
+                            continue
                         found.append(KeptFile(entry.name, told.st_size, told.st_mtime_ns))
         except OSError:
             return []

@@ -14,6 +14,11 @@ _SMALL: Final = 64 << 10
 _LARGE: Final = 256 << 10
 """The rate is taken from answers of at least so many."""
 _WEIGHT: Final = 0.2
+_OUTLIER: Final = 4
+"""What took more than so many round trips waited for something else: for a server that was away, or
+for others.  It counts as so many."""
+_PLAUSIBLE: Final = 0.01
+"""Seconds that are no outlier in any case."""
 _FIRST_ROUND_TRIP: Final = 0.02
 _FIRST_RATE: Final = 50e6
 _LEAST: Final = 128 << 10
@@ -31,7 +36,8 @@ class Link:
     def took(self, count: int, seconds: float) -> None:
         """Learn from one answer of `count` bytes."""
         if count <= _SMALL:
-            self.round_trip += _WEIGHT * (seconds - self.round_trip)
+            most = max(_OUTLIER * self.round_trip, _PLAUSIBLE)
+            self.round_trip += _WEIGHT * (min(seconds, most) - self.round_trip)
         elif count >= _LARGE:
             rate = count / max(seconds - self.round_trip, seconds / 8, 1e-6)
             self.rate += _WEIGHT * (rate - self.rate)

@@ -68,7 +68,7 @@ class Remote:
         """Let go of everything that is held of a record: it proved to be damaged."""
         self._stretches.forget(place.pack)
         if kind is BlobType.TREE and self._chunks is not None:
-            await trio.to_thread.run_sync(self._chunks.forget, place.pack)
+            await self._chunks.forget(place.pack)
         if kind is BlobType.DATA and self._records is not None:
             await trio.to_thread.run_sync(self._records.forget, blob)
 

@@ -13,7 +13,13 @@ from typing import Final, NamedTuple
 
 import trio
 
-from cesbrfs.errors import CesbrError, DamagedError, FileMissingError, StorageError
+from cesbrfs.errors import (
+    CesbrError,
+    DamagedError,
+    FileMissingError,
+    RepositoryUnreachableError,
+    StorageError,
+)
 from cesbrfs.repo.link import Link
 from cesbrfs.repo.pack import Place
 from cesbrfs.repo.storage import FileType, Storage, read_up_to
@@ -52,14 +58,18 @@ def plan(places: Iterable[Place], largest: int = _LARGEST) -> list[Range]:
 
 
 class _Stretch:
-    """One range that was asked for: `data` once it is there; without it, it failed."""
+    """One range that was asked for: `data` once it is there; without it, it failed.
 
-    __slots__ = ("data", "done", "end", "start")
+    `error` says so where asking again would bring the same.
+    """
+
+    __slots__ = ("data", "done", "end", "error", "start")
 
     def __init__(self, start: int, end: int) -> None:
         self.start = start
         self.end = end
         self.data: bytes | None = None
+        self.error: CesbrError | None = None
         self.done = trio.Event()
 
     def part(self, offset: int, length: int) -> memoryview | None:
@@ -87,22 +97,17 @@ class Stretches:
         end = offset + length
         while (stretch := self._covering(pack, offset, end)) is not None:
             await stretch.done.wait()
+            if stretch.error is not None:
+                # A fresh one: one object raised in many tasks would chain their tracebacks.
+                raise type(stretch.error)(*stretch.error.args) from stretch.error
             if (part := stretch.part(offset, length)) is not None:
                 if stretch in self._recent:
                     self._recent.move_to_end(stretch)
                 return part
             self._drop(pack, stretch)  # it failed, was cancelled, or its pack ends before that
         reach = self._link.reach if self._runs_along(pack, offset) else length
-        if reach > length:
-            try:
-                part = (await self._ask(pack, offset, offset + reach))[:length]
-            except FileMissingError:
-                raise
-            except StorageError:  # perhaps only what nobody asked for cannot be read
-                pass
-            else:
-                if len(part) == length:
-                    return part
+        if reach > length and (found := await self._far(pack, offset, length, reach)) is not None:
+            return found
         part = await self._ask(pack, offset, end)
         if len(part) < length:
             raise DamagedError(
@@ -110,6 +115,16 @@ class Stretches:
                 " does; run 'cesbr check'."
             )
         return part
+
+    async def _far(self, pack: bytes, offset: int, length: int, reach: int) -> memoryview | None:
+        """Read `length` bytes by asking for `reach`; None where that did not bring them."""
+        try:
+            part = (await self._ask(pack, offset, offset + reach))[:length]
+        except FileMissingError:
+            raise
+        except StorageError:  # perhaps only what nobody asked for cannot be read
+            return None
+        return part if len(part) == length else None
 
     def begin(self, nursery: trio.Nursery, ranges: Sequence[Range]) -> None:
         """Ask for ranges ahead of those who will need them, in tasks of `nursery`."""
@@ -142,7 +157,13 @@ class Stretches:
         try:
             length = stretch.end - stretch.start
             data = await read_up_to(self._storage, FileType.PACK, pack.hex(), stretch.start, length)
-            self._link.took(length, trio.current_time() - began)
+        except RepositoryUnreachableError as error:
+            # The storage has waited for its server as long as readers do: with all who wait for
+            # this stretch asking in turn, the last of them would wait many times as long.
+            stretch.error = error
+            raise
+        else:
+            self._link.took(len(data), trio.current_time() - began)
             if stretch in self._packs.get(pack, ()):
                 stretch.data = data
                 self._keep(pack, stretch)

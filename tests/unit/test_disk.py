@@ -7,6 +7,7 @@ import json
 import os
 import random
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -171,7 +172,7 @@ class TestFolder:
     @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
     def test_a_disk_that_is_full(self, disk: DiskCache, caplog: pytest.LogCaptureFixture) -> None:
         """What was to be kept is used from memory, and nothing half-written is left."""
-        beside = disk.folder / f".snapshots.{os.getpid()}"
+        beside = disk.folder / f".snapshots.{os.getpid()}.{threading.get_ident()}"
         beside.symlink_to("/dev/full")
         disk.keep_snapshots(TestSnapshots.named({"a": b"x" * 100_000}))
         assert "Nothing more is kept" in caplog.text

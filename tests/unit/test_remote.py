@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,11 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cesbrfs.access import Secret
-from cesbrfs.errors import DamagedError, FileMissingError, StorageError
+from cesbrfs.errors import DamagedError, FileMissingError, RepositoryTimedOutError, StorageError
+from cesbrfs.fs.neighbours import Neighbours
 from cesbrfs.fs.tree import ROOT, VirtualTree
 from cesbrfs.repo import ahead
 from cesbrfs.repo.ahead import derive_ahead, derived, kept_keys
 from cesbrfs.repo.caching import Caching
+from cesbrfs.repo.chunks import Chunks
 from cesbrfs.repo.crypto import derive
 from cesbrfs.repo.kept import KeptFiles
 from cesbrfs.repo.link import Link
@@ -26,7 +32,7 @@ from cesbrfs.repo.records import Records
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import FileType
 from cesbrfs.repo.storage.memory import MemoryStorage
-from cesbrfs.repo.stretches import Stretches, plan
+from cesbrfs.repo.stretches import Range, Stretches, plan
 from cesbrfs.view import View
 from tests.memory_repo import PASSWORD, MemoryRepo
 
@@ -106,6 +112,19 @@ class TestLink:
         assert near.reach == narrow.reach == 128 << 10
         assert far.ahead > 4 * far.reach
 
+    def test_an_outage_is_no_round_trip(self) -> None:
+        """One read that waited for half a minute has the next ones reach hardly further."""
+        link = Link()
+        for _ in range(50):
+            link.took(4096, 0.005)
+            link.took(1 << 20, 0.005 + (1 << 20) / 1e8)
+        before = link.reach
+        link.took(4096, 30.0)
+        assert link.reach < 2 * before
+        for _ in range(40):
+            link.took(4096, 0.2)
+        assert link.round_trip > 0.15, "a way that became longer is learnt"
+
     def test_an_answer_in_no_time(self) -> None:
         """A clock may stand still."""
         link = Link()
@@ -175,6 +194,46 @@ class TestStretches:
                 await reader.read(PACK, 0, 100)
         held.fail.clear()
         assert bytes(await reader.read(PACK, 0, 100)) == CONTENT[:100]
+
+    async def test_those_who_wait_for_one_answer_get_one_error(self) -> None:
+        """A server that is away is not asked by each of them, one after the other."""
+        held = storage()
+        reader = Stretches(held, Link())
+        await reader.read(PACK, 0, 1000)
+        held.reads.clear()
+        held.fail[FileType.PACK, PACK.hex()] = RepositoryTimedOutError("Away.")
+        refused = 0
+
+        async def read(offset: int) -> None:
+            nonlocal refused
+            with pytest.raises(RepositoryTimedOutError, match="Away"):
+                await reader.read(PACK, offset, 100)
+            refused += 1
+
+        async with trio.open_nursery() as nursery:
+            reader.begin(nursery, plan([place(1000, 5000)]))
+            for number in range(20):
+                nursery.start_soon(read, 1000 + 200 * number)
+        assert refused == 20
+        assert len(held.reads) == 1
+        held.fail.clear()
+        assert bytes(await reader.read(PACK, 1000, 100)) == CONTENT[1000:1100]
+
+    async def test_the_rate_is_taken_from_what_came(self) -> None:
+        """A stretch may be asked for beyond the end of its pack."""
+        counts: list[int] = []
+
+        class Watched(Link):
+            def took(self, count: int, seconds: float) -> None:
+                counts.append(count)
+                super().took(count, seconds)
+
+        reader = Stretches(storage(), Watched())
+        async with trio.open_nursery() as nursery:
+            start = len(CONTENT) - 1000
+            reader.begin(nursery, [Range(PACK, start, start + (4 << 20))])
+            assert bytes(await reader.read(PACK, start, 1000)) == CONTENT[-1000:]
+        assert counts == [1000]
 
     async def test_a_pack_that_is_gone_or_too_short(self) -> None:
         """Each has its error."""
@@ -264,6 +323,23 @@ class TestTreesOnDisk:
         assert packs_read(repo)
         assert await nodes_of(await opened(repo, tmp_path)) == first
         assert not packs_read(repo)
+
+    async def test_letting_go_of_a_pack_disturbs_no_reader(self, tmp_path: Path) -> None:
+        """What readers use in memory is changed where they run, not in a thread beside them."""
+        chunks = Chunks(storage(), Link(), KeptFiles(tmp_path / "trees"))
+        await chunks.read(PACK, 5, 10)
+        threads: list[int] = []
+        held, drop = chunks._held, chunks._held.drop
+
+        def watched(unwanted: Callable[[tuple[bytes, int]], bool]) -> None:
+            threads.append(threading.get_ident())
+            drop(unwanted)
+
+        held.drop = watched  # type: ignore[method-assign]
+        await chunks.forget(PACK)
+        assert threads == [threading.get_ident()]
+        assert not held.items()
+        assert not below(tmp_path, "trees/*")
 
     async def test_packs_that_are_gone_leave_the_disk(self, tmp_path: Path) -> None:
         """After a prune their chunks would only take room."""
@@ -362,8 +438,47 @@ class TestData:
         assert not records.has(b"\xff" * 32)
 
 
+class TestKeptFiles:
+    """A folder of files that several may write at once."""
+
+    def test_many_may_write_the_same_file(self, tmp_path: Path) -> None:
+        """Two readers of one blob keep it at the same time: both do, and it is whole."""
+        kept = KeptFiles(tmp_path / "kept")
+        content = [bytes((number,)) * 100_000 for number in range(8)]
+
+        def write(data: bytes) -> bool:
+            return all(kept.write("same", (data[:50_000], data[50_000:])) for _ in range(50))
+
+        with ThreadPoolExecutor(len(content)) as pool:
+            assert all(pool.map(write, content))
+        assert kept.read("same") in content
+        assert [file.name for file in kept.files()] == ["same"]
+        assert os.listdir(kept.folder) == ["same"]
+
+    def test_what_a_killed_process_left_goes(self, tmp_path: Path) -> None:
+        """But not what another one may still be writing."""
+        kept = KeptFiles(tmp_path / "kept")
+        for name, age in (("old", 7200), ("new", 5)):
+            (kept.folder / f".{name}.1.1").write_bytes(b"half")
+            then = time.time() - age
+            os.utime(kept.folder / f".{name}.1.1", (then, then))
+        assert kept.files() == []
+        assert os.listdir(kept.folder) == [".new.1.1"]
+
+
 class TestNeighbours:
     """Small files of one folder."""
+
+    async def test_what_is_known_of_folders_is_bounded(self, tmp_path: Path) -> None:
+        """Large ones push others out, long before there are too many of them."""
+        neighbours = Neighbours((await opened(nested(), tmp_path)).blobs)
+        for folder in range(8):
+            nodes = [
+                Node(name=b"%d" % n, type="file", mode=0o100644, size=1) for n in range(30_000)
+            ]
+            neighbours.opened(folder, nodes, nodes[folder])
+        assert list(neighbours._readers) == [5, 6, 7]
+        assert neighbours._known == 90_000
 
     async def test_a_folder_of_small_files_takes_few_requests(self, tmp_path: Path) -> None:
         """Opened one after the other, in the order of the listing."""
