@@ -96,9 +96,7 @@ class _S3(Far):
         self._server.start()
 
     def revoke(self) -> None:
-        self._server.kill()
-        self._server.secret = "another"
-        self._server.start()
+        self._server.revoke()
 
 
 class _Rest(Far):

@@ -10,14 +10,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from cesbrfs.access import Secret
+from cesbrfs.repo.storage.signing import Credentials, signed_headers
 from tests.remote.certificates import Certificates
 from tests.remote.processes import free_ports, opener, start
 
@@ -25,6 +30,7 @@ KEY_ID: Final = "the-key-id"
 SECRET: Final = "the/secret+key"
 BUCKET: Final = "backups"
 OTHER_BUCKET: Final = "others"
+_REVOKED_SECONDS: Final = 10.0
 _OTHER: Final = ("another-key-id", "another-secret")
 
 
@@ -69,7 +75,7 @@ class SeaweedFS:
         """Start it and wait until it answers."""
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "data").mkdir(exist_ok=True)
-        (self._folder / "s3.json").write_text(json.dumps({"identities": _identities(self.secret)}))
+        self._write_identities()
         master, master_grpc, volume, volume_grpc, filer, filer_grpc, s3, https, s3_grpc = (
             self._ports
         )
@@ -89,6 +95,32 @@ class SeaweedFS:
             self._folder / "log",
             self._is_ready,
         )  # fmt: skip
+
+    def revoke(self) -> None:
+        """Let another secret count from now on, without a new start."""
+        self.secret = "another"
+        self._write_identities()
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
+        until = time.monotonic() + _REVOKED_SECONDS
+        while self._takes_first_secret():
+            assert time.monotonic() < until
+            time.sleep(0.02)
+
+    def _write_identities(self) -> None:
+        (self._folder / "s3.json").write_text(json.dumps({"identities": _identities(self.secret)}))
+
+    def _takes_first_secret(self) -> bool:
+        credentials = Credentials(KEY_ID, Secret(SECRET.encode()))
+        host, path = f"127.0.0.1:{self.port}", f"/{BUCKET}/ready"
+        now = datetime.now(UTC)
+        headers = signed_headers("GET", host, path, "", credentials, region="us-east-1", now=now)
+        try:
+            with opener.open(urllib.request.Request(f"http://{host}{path}", headers=headers)):
+                return True
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code != 403
 
     def kill(self) -> None:
         """Kill it; what it holds stays on disk."""
