@@ -3,6 +3,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY := .venv/bin/python
 ARGS ?=
+# Tests wait about as long for programs and servers as they work.
+JOBS ?= $(shell echo $$((2 * $$(nproc))))
 
 # Named after the place: a checkout that was moved or copied is installed anew.
 INSTALLED := .venv/installed-in$(subst /,-,$(CURDIR))
@@ -46,7 +48,7 @@ servers: install
 	    --editable '.[servers]'
 
 test: install newer-restic servers ## Run all tests (ARGS="tests/unit -x" for some of them)
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest --numprocesses=$(JOBS) --dist=worksteal $(ARGS)
 
 demo: install ## See it at work: a sample instance, backups, the mount, a restore
 	@tests/sample/demo.sh
