@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 from cesbrfs.errors import CesbrError
 from cesbrfs.paths import show, unshow
 from shell.arguments import command_parser, global_parser
-from shell.commands import CATEGORIES, MODULES, Command, commands_of, find_command
+from shell.commands import MODULES, Command, find_command
 from shell.words import Asked, asked, split
 
 if TYPE_CHECKING:
@@ -58,14 +58,24 @@ def complete(given: Sequence[str]) -> NoReturn:
         answer = in_bash(line, unread)
     else:
         answer = answer_to(rest)
+    _write(answer)
+    os._exit(0)
+
+
+def _write(answer: Answer) -> None:
     lines = [f"{word}\t{beside}".rstrip("\t") for word, beside in answer.candidates]
     with suppress(OSError):  # the shell did not wait for it
         sys.stdout.write("".join(f"{line}\n" for line in (answer.kind, *lines)))
         sys.stdout.flush()
-    os._exit(0)
+
+
+_at_least: Final[list[Answer]] = []
+"""What is said if there is no time for more."""
 
 
 def _give_up(_number: int, _frame: FrameType | None) -> NoReturn:
+    for answer in _at_least:
+        _write(answer)
     os._exit(0)  # threads and servers are waited for by nobody
 
 
@@ -94,7 +104,7 @@ def answer_to(words: Sequence[str], *, summaries: bool = True) -> Answer:
     """Return what the last of `words`, those after ``cesbr``, may become."""
     place = next((n for n in range(len(words) - 1) if _is_command(words, n)), None)
     if place is not None and words[place] == "help":
-        return _matching(words[-1], _commands(summaries=summaries))
+        return _commands(words[-1], summaries=summaries)
     if place is not None:
         try:
             command = find_command(words[place])
@@ -107,7 +117,7 @@ def answer_to(words: Sequence[str], *, summaries: bool = True) -> Answer:
     here = asked(global_parser(), words)
     is_flag = here.typed.startswith("-") or here.before
     if here.action is not None and here.action.dest == "command" and not is_flag:
-        return _matching(here.typed, _commands(summaries=summaries))
+        return _commands(here.typed, summaries=summaries)
     return _answer(here, None, here.given, global_parser())
 
 
@@ -117,12 +127,15 @@ def _is_command(words: Sequence[str], place: int) -> bool:
     return action is not None and action.dest == "command" and not words[place].startswith("-")
 
 
-def _commands(*, summaries: bool) -> list[tuple[str, str]]:
-    if not summaries:  # the modules need not be imported
-        return [(name, "") for names in MODULES.values() for name in names] + [("help", "")]
-    commands = [command for module in CATEGORIES for command in commands_of(module)]
-    told = [(command.name, command.summary) for command in commands]
-    return [*told, ("help", "List the commands, or explain one.")]
+def _commands(typed: str, *, summaries: bool) -> Answer:
+    """Return the commands that begin so; importing all of them for their summaries takes long."""
+    help_line = ("help", "List the commands, or explain one.")
+    found = [name for names in MODULES.values() for name in names if name.startswith(typed)]
+    bare = _matching(typed, [*((name, "") for name in found), help_line])
+    if not summaries:
+        return bare
+    _at_least.append(bare)
+    return _matching(typed, [*((name, find_command(name).summary) for name in found), help_line])
 
 
 def _flags(parser: argparse.ArgumentParser, typed: str) -> Answer:
