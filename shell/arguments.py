@@ -90,8 +90,11 @@ def command_parser(command: Command) -> argparse.ArgumentParser:
         conflict_handler="resolve",  # `ls -h` is for people, not for help
     )
     command.arguments(parser)
+    own = parser.format_usage().partition(parser.prog)[2].rstrip()
     add_switches(parser)
     add_settings(parser)
+    # The flags that every command has are listed below it, and would be most of it.
+    parser.usage = f"{parser.prog}{own.replace('%', '%%')}"
     return parser
 
 
