@@ -31,14 +31,18 @@ _LOOKED_INTO: Final = 8
 """Backups that are looked into for a path that may begin in any of them."""
 
 
-async def backups(context: Context) -> list[tuple[str, str]]:
-    """Return the Backup IDs, the newest first, with time, status and size beside."""
+async def backups(context: Context, *, live: bool = False) -> list[tuple[str, str]]:
+    """Return the Backup IDs, the newest first, with time, status and size beside.
+
+    Before them `latest` stands, and with `live` what means the instance.
+    """
     view = await context.view(may_init=False)
     newest = await _newest_first(view)
     told = await gather([partial(_beside, view, backup) for backup in newest[:_DESCRIBED]])
     told += [render.local_time(backup.time_ns) for backup in newest[_DESCRIBED:]]
     found = [(backup.id, beside) for backup, beside in zip(newest, told, strict=True)]
-    return [("latest", "the newest complete backup"), *found] if found else []
+    first = [("live", "the instance as it is")] if live else []
+    return [*first, ("latest", "the newest complete backup"), *found] if found else []
 
 
 async def _newest_first(view: View) -> list[Backup]:
@@ -58,11 +62,15 @@ async def dogus(context: Context) -> list[str]:
 
 
 class Continuation(NamedTuple):
-    """A name that what was typed may become: the whole word, the name as a menu shows it."""
+    """A name that what was typed may become: the whole word, the name as a menu shows it.
+
+    `beside` is the size of a file.
+    """
 
     word: str
     shown: str
     is_folder: bool
+    beside: str = ""
 
 
 async def paths(
@@ -107,17 +115,25 @@ async def _below(
         name: stat.S_ISDIR(entry.node.mode) or isinstance(entry, Link)
         for name, entry in children.items()
     }
-    return continuations(start, folders, write)
+    sizes = {
+        name: render.size(entry.node.size)
+        for name, entry in children.items()
+        if entry.node.type == "file"
+    }
+    return continuations(start, folders, write, sizes)
 
 
 def continuations(
-    start: str, children: Mapping[bytes, bool], write: Callable[[bytes], str]
+    start: str,
+    children: Mapping[bytes, bool],
+    write: Callable[[bytes], str],
+    sizes: Mapping[bytes, str] | None = None,
 ) -> list[Continuation]:
     """Return what `start` may become: the names that begin so, folders with ``/``.
 
-    `children` tells whether a name is a folder.  What was typed stays, the rest of a name is
-    spelt by `write`.  Of very many names some are returned, the first and the last of them, so that
-    what all have in common stays the same.
+    `children` tells whether a name is a folder, `sizes` what stands beside a file.  What was typed
+    stays, the rest of a name is spelt by `write`.  Of very many names some are returned, the first
+    and the last of them, so that what all have in common stays the same.
     """
     literal, meant = start.encode("utf-8", "surrogateescape"), unshow(start)
     found = []
@@ -133,6 +149,7 @@ def continuations(
             typed + write(rest) + "/" * children[name],
             show(name) + "/" * children[name],
             children[name],
+            (sizes or {}).get(name, ""),
         )
         for name, typed, rest in found
     ]

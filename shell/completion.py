@@ -40,17 +40,18 @@ def attach(parser: cmd2.Cmd2ArgumentParser, command: Command) -> None:
     for action in parser._actions:  # noqa: SLF001 - argparse has no other list
         if action.metavar == "PATH":
             action.set_completer(paths)  # type: ignore[attr-defined]  # cmd2 adds it
-        elif action.metavar == "ID":
-            action.set_choices_provider(_backups)  # type: ignore[attr-defined]  # as above
+        elif action.metavar in ("ID", "ID|live"):
+            live = action.metavar != "ID"
+            action.set_choices_provider(partial(_backups, live=live))  # type: ignore[attr-defined]  # as above
         elif action.metavar in ("DOGU", "DOGU|KEY"):
             action.set_choices_provider(_dogus)  # type: ignore[attr-defined]  # as above
         elif action.metavar in ("FOLDER", "FILE"):
             action.set_completer(cmd2.Cmd.path_complete)  # type: ignore[attr-defined]  # as above
 
 
-def _backups(app: App) -> cmd2.Choices:
+def _backups(app: App, *, live: bool) -> cmd2.Choices:
     """Return the Backup IDs, the newest first, with time, status and size beside."""
-    found = _ask(app, candidates.backups) or []
+    found = _ask(app, partial(candidates.backups, live=live)) or []
     items = [cmd2.CompletionItem(backup, display_meta=beside) for backup, beside in found]
     return cmd2.Choices(items, is_sorted=True)
 
@@ -74,10 +75,10 @@ def _paths(
 
     found = _ask(app, find) or []
     items = []
-    for word, shown, _ in found:
+    for word, shown, _, beside in found:
         # A name that begins with a dash would be taken for a flag.
         dot = "./" if word.startswith("-") and not before else ""
-        items.append(cmd2.CompletionItem(dot + before + word, display=shown))
+        items.append(cmd2.CompletionItem(dot + before + word, display=shown, display_meta=beside))
     return cmd2.Completions(items, allow_finalization=not any(one.is_folder for one in found))
 
 

@@ -34,3 +34,25 @@ class Lines:
         held, self._held, self._characters = self._held, [], 0
         await self._out.text("".join(held))
         self._written_at = time.monotonic()
+
+
+class JsonArray:
+    """Writes the elements of a JSON array as they come, one a line.
+
+    What was cut short is never closed, so that nobody takes a part for all.
+    """
+
+    def __init__(self, out: Output) -> None:
+        self._out = out
+        self._lines = Lines(out)
+        self._before = "["
+
+    async def add(self, element: object) -> None:
+        """Write `element`, now or together with those that follow at once."""
+        await self._lines.add(self._before + self._out.json(element))
+        self._before = ",\n"
+
+    async def close(self) -> None:
+        """Write the end of the array, and what is held back."""
+        await self._lines.add("[]\n" if self._before == "[" else "]\n")
+        await self._lines.flush()

@@ -73,9 +73,13 @@ class Output:
     async def result(self, value: object, text: str | Callable[[], str]) -> None:
         """Write a result: `value` as JSON where that was asked for, else `text`."""
         if self.as_json:
-            await self.text(to_json(value, self._stdout.encoding) + "\n")
+            await self.text(self.json(value) + "\n")
         else:
             await self.text(text if isinstance(text, str) else text())
+
+    def json(self, value: object) -> str:
+        """Return `value` as one line of JSON that stdout can hold."""
+        return to_json(value, self._stdout.encoding)
 
     def note(self, text: str, *, always: bool = False) -> None:
         """Tell people something that is no result; `always` even those who want it quiet."""

@@ -193,7 +193,9 @@ def _live(kind: str, here: Asked, command: Command | None, given: dict[str, str]
         if not await _key_is_at_hand(context):
             return Answer()
         if kind == "ID":
-            return _matching(here.typed, await candidates.backups(context), here.before)
+            live = here.action is not None and here.action.metavar == "ID|live"
+            found = await candidates.backups(context, live=live)
+            return _matching(here.typed, found, here.before)
         looks_back = command is not None and command.looks_back
         ways = await candidates.paths(
             context, here.typed, show, backup=given.get("backup"), looks_back=looks_back

@@ -24,7 +24,7 @@ from shell.changes import change_json, change_line, summary
 from shell.commands import Command
 from shell.commands.browse import add_backup_flag, locate
 from shell.content import CONTROL
-from shell.lines import Lines
+from shell.lines import JsonArray, Lines
 from shell.report import report
 from shell.scope import inside, settle, whole
 
@@ -40,7 +40,7 @@ _MOST_BYTES: Final = 4 << 20
 def _diff_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("before", metavar="ID", help="a backup")
-    add("after", metavar="ID", help="another one, or live: the instance as it is")
+    add("after", metavar="ID|live", help="another one, or live: the instance as it is")
     add("path", metavar="PATH", nargs="?", help="a path inside them (default: here, or all)")
     add("--content", action="store_true", help="show how text files differ, line by line")
     add("--metadata", action="store_true", help="tell of modes, owners, times, too")
@@ -52,20 +52,21 @@ async def _diff(context: Context, arguments: argparse.Namespace) -> int:
         raise UsageError("Name the backup first: 'cesbr diff ID live'.")
     out = context.out
     told: list[Change] = []
-    lines = Lines(out)
+    lines, array = Lines(out), JsonArray(out)
     with out.progress("Comparing", events=False) as progress:
         comparison = await _compare(context, arguments)
         async for change in comparison.changes:
             told.append(change)
             progress.update(files=len(told))
-            if not out.as_json:
-                await lines.add(change_line(change))
-                if arguments.content:
-                    await lines.add(await comparison.content(change))
-        await lines.flush()
+            if out.as_json:
+                await array.add(change_json(change))
+                continue
+            await lines.add(change_line(change))
+            if arguments.content:
+                await lines.add(await comparison.content(change))
+        await (array.close() if out.as_json else lines.flush())
         await comparison.before.memo.keep()
     if out.as_json:
-        await out.result([change_json(change) for change in told], "")
         return 0
     if comparison.ground and comparison.ground.left_out:
         paths = ["/".join(map(show, left.parts)) for left in comparison.ground.left_out]

@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from cesbrfs.errors import CesbrError, UsageError
@@ -22,7 +22,7 @@ from cesbrfs.when import parse_when
 from shell import render
 from shell.changes import change_json, change_line
 from shell.commands import Command
-from shell.lines import Lines
+from shell.lines import JsonArray, Lines
 from shell.report import report
 from shell.scope import Scope, scope
 
@@ -36,6 +36,10 @@ _SIZE: Final = re.compile(r"([+-]?)(\d+)(?:([kmgt])(?:i?b)?|b)?", re.IGNORECASE)
 _UNITS: Final = "kmgt"
 _SIZE_CELLS: Final = 9
 _TIME_CELLS: Final = 19
+_WIDE: Final = 120
+"""Cells from which on a terminal has room for all that is told of what was found."""
+_NARROW: Final = 72
+"""Cells below which a Backup ID would leave no room for the path."""
 
 
 # find
@@ -67,28 +71,27 @@ async def _find(context: Context, arguments: argparse.Namespace) -> int:
         where = await scope(context, arguments.path, arguments.backup, everywhere=arguments.all)
         line = where.timeline
         each = arguments.each or len(line.moments) == 1
-        found: list[dict[str, object]] = []
         chosen: list[Parts] = []
-        lines = Lines(out)
-        if not each and out.terminal:
-            await lines.add(_found_heading(line))
+        lines, array = Lines(out), JsonArray(out)
+        columns = _columns(line, out.columns if out.terminal else None)
+        if not each and out.terminal and not out.as_json:
+            await lines.add(_found_heading(columns))
 
         async def take(match: Match) -> None:
             if arguments.select:
                 moments = line.of(match.moments) if each else [line.newest(match.moments)]
                 chosen.extend((*moment.parts, *match.parts) for moment in moments)
             if out.as_json:
-                found.extend(_found_json(line, match, each=each))
+                for told in _found_json(line, match, each=each):
+                    await array.add(told)
             elif each:
                 for moment in line.of(match.moments):
                     await lines.add(f"{_shown((*moment.parts, *match.parts))}\n")
             else:
-                await lines.add(_found_line(line, match))
+                await lines.add(_found_line(line, match, columns))
 
         await find(line, where.parts, criteria, take, lambda seen: progress.update(files=seen))
-        await lines.flush()
-        if out.as_json:
-            await out.result(found, "")
+        await (array.close() if out.as_json else lines.flush())
         await line.memo.keep()
     if arguments.select:
         new = context.session.basket(await context.view()).add(chosen)
@@ -150,29 +153,41 @@ def _bounds(sizes: Iterable[str]) -> tuple[int | None, int | None]:
     return least, most
 
 
-def _cells(line: Timeline) -> tuple[int, int]:
-    """Return how wide a number of backups, and a Backup ID, are at most."""
-    return max(len(str(len(line.moments))), 1), max((len(m.id) for m in line.moments), default=4)
+def _columns(line: Timeline, available: int | None) -> dict[str, str]:
+    """Return the columns before the path, each with its alignment and width as format() has it.
+
+    They do not depend on what is found, which comes only later.  A narrow terminal gets fewer.
+    """
+    wide = max((len(moment.id) for moment in line.moments), default=4)
+    made = {
+        "#": f">{len(str(len(line.moments)))}",
+        "First": f"<{wide}",
+        "Last": f"<{wide}",
+        "Size": f">{_SIZE_CELLS}",
+        "Modified": f"<{_TIME_CELLS}",
+    }
+    if available is not None and available < _WIDE:
+        del made["First"], made["Modified"]
+    if available is not None and available < _NARROW:
+        del made["Last"]
+    return made
 
 
-def _found_heading(line: Timeline) -> str:
-    number, wide = _cells(line)
-    return (
-        f"{'#':>{number}}  {'First':{wide}}  {'Last':{wide}}  {'Size':>{_SIZE_CELLS}}"
-        f"  {'Modified':{_TIME_CELLS}}  Path\n"
-    )
+def _found_heading(columns: Mapping[str, str]) -> str:
+    return "".join(f"{name:{cells}}  " for name, cells in columns.items()) + "Path\n"
 
 
-def _found_line(line: Timeline, match: Match) -> str:
-    number, wide = _cells(line)
+def _found_line(line: Timeline, match: Match, columns: Mapping[str, str]) -> str:
     row = match.row
-    size = render.size(row.size) if row.type == "file" else "-"
-    return (
-        f"{match.moments.bit_count():>{number}}  {line.oldest(match.moments).id:{wide}}"
-        f"  {line.newest(match.moments).id:{wide}}  {size:>{_SIZE_CELLS}}"
-        f"  {render.local_time(line.time_of(row, match.moments)):{_TIME_CELLS}}"
-        f"  {_path(match.parts, row)}\n"
-    )
+    told = {
+        "#": str(match.moments.bit_count()),
+        "First": line.oldest(match.moments).id,
+        "Last": line.newest(match.moments).id,
+        "Size": render.size(row.size) if row.type == "file" else "-",
+        "Modified": render.local_time(line.time_of(row, match.moments)),
+    }
+    before = "".join(f"{told[name]:{cells}}  " for name, cells in columns.items())
+    return f"{before}{_path(match.parts, row)}\n"
 
 
 def _path(parts: Parts, row: Row) -> str:

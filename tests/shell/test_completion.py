@@ -37,10 +37,10 @@ def test_any_name_completes_into_something_that_works(
     name: bytes, quoted: bool, typed: int
 ) -> None:
     """The word begins with what was typed, and what the prompt reads of it is that name."""
-    ((whole, _, is_folder),) = continuations("", {name: False}, quoted=quoted)
+    ((whole, _, is_folder, _),) = continuations("", {name: False}, quoted=quoted)
     assert not is_folder
     start = whole[:typed]
-    ((word, _, _),) = continuations(start, {name: False}, quoted=quoted)
+    ((word, _, _, _),) = continuations(start, {name: False}, quoted=quoted)
     assert word.startswith(start)
     assert _read_back(f'"{word}"' if quoted else f"./{word}") == (b"" if quoted else b"./") + name
 
@@ -57,7 +57,7 @@ def test_raw_characters_may_be_typed() -> None:
     assert words("grö", "größer".encode(), b"x") == ["größer"]
     assert words("a\\b", b"a\\b c", quoted=True) == ["a\\\\b c"]
     assert words("x", b"y") == []
-    assert continuations("f", {b"a": True, b"f g": True}) == [(r"f\x20g/", "f g/", True)]
+    assert continuations("f", {b"a": True, b"f g": True}) == [(r"f\x20g/", "f g/", True, "")]
 
 
 def test_huge_folders_keep_what_names_have_in_common() -> None:

@@ -180,3 +180,11 @@ def test_du_tells_sizes_and_what_they_add(inside: Inside) -> None:
     assert len(_listed(inside("du", "/latest", "--depth", "0", "--json").json)) == 1
     assert inside("du", "--depth", "-1").code == 2
     assert inside("du", "/latest/nope").code == 1
+
+
+def test_arrays_come_an_element_a_line(inside: Inside) -> None:
+    """`find` and `diff` write their JSON as they go; nothing found is an empty array."""
+    lines = inside("find", "--name", "hello*", "--json").out.splitlines()
+    assert [line[0] for line in lines] == ["[", "{"]
+    assert inside("find", "--name", "nope", "--json").out == "[]\n"
+    assert inside("diff", "latest", "latest", "--json").out == "[]\n"

@@ -131,6 +131,8 @@ def test_narrow_terminals_and_resizing(prompt: Terminal) -> None:
     prompt.wait_for(r"^cesbr:/[0-9TZ]{16}-[0-9a-f]{6}/…/files>\Z")
     prompt.line("ls")
     prompt.wait_for(r"> ls\n.*hello\.txt .*sub/\ncesbr:.*/files>\Z")
+    prompt.line("find --all --name binary")
+    prompt.wait_for(rf"^# +Size  Path\n2 +58\.6 KiB  {FILES}/sub/binary$")
 
 
 def test_tab_completes_paths_and_ids(prompt: Terminal) -> None:
@@ -148,6 +150,14 @@ def test_tab_completes_paths_and_ids(prompt: Terminal) -> None:
     prompt.wait_for(r"^cesbr> use latest")
     prompt.keys("Enter")
     prompt.wait_for(r"^cesbr:/\S+>\Z")
+    prompt.keys("-l", "diff latest l")
+    prompt.keys("Tab")
+    prompt.wait_for(r"^ +live +the instance as it is$")
+    prompt.keys("C-c")
+    prompt.wait_for(r">\Z")
+    prompt.keys("-l", f"cat {FILES}/")
+    prompt.keys("Tab")
+    prompt.wait_for(r"^ +hello\.txt +12 B$")
 
 
 def test_help_explains_without_cmd2s_clutter(prompt: Terminal) -> None:
