@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import pytest
+import trio
 
 from cesbrfs.access import Access, Secret
 from cesbrfs.errors import (
@@ -15,6 +16,7 @@ from cesbrfs.errors import (
     RepositoryUnreachableError,
     StorageError,
 )
+from cesbrfs.repo.storage import FileType
 from cesbrfs.repo.storage.httpclient import Answer
 from cesbrfs.repo.storage.s3 import S3Storage, _OtherRegionError
 
@@ -114,3 +116,19 @@ def test_the_region_that_the_server_names() -> None:
 def test_what_answers_mean(answer: Answer, kind: type[CesbrError]) -> None:
     """Those that asking again may change are unreachable ones; the code comes before the status."""
     assert type(storage_of("host/bucket")._refusal(answer, "config")) is kind
+
+
+async def test_a_listing_with_sizes_that_are_none() -> None:
+    """It is no answer of S3's, and said so: no other error leaves a storage."""
+    made = storage_of("https://server/bucket/repo")
+    name = f"<Key>repo/keys/{'a' * 64}</Key>"
+    for size in ("<Size>many</Size>", "<Size>-1</Size>", ""):
+        text = f"<Listing><Contents>{name}{size}</Contents></Listing>"
+
+        async def whole(*_: object, text: str = text) -> Answer:
+            await trio.lowlevel.checkpoint()
+            return Answer(200, {}, text.encode())
+
+        made._whole = whole  # type: ignore[method-assign, assignment]
+        with pytest.raises(RepositoryUnreachableError, match="not answer as S3 does"):
+            await made.list(FileType.KEY)

@@ -99,7 +99,10 @@ class S3Storage:
                 last = entry.findtext("{*}Key", "")
                 name = last.rpartition("/")[2]
                 if last.count("/") == depth and is_file_name(name):
-                    found.append(FileInfo(name, int(entry.findtext("{*}Size", "0"))))
+                    size = entry.findtext("{*}Size", "")
+                    if not size.isdecimal():
+                        raise self._no_s3()
+                    found.append(FileInfo(name, int(size)))
             if page.findtext("{*}IsTruncated") != "true":
                 return found
             following = page.findtext("{*}NextContinuationToken")
@@ -117,9 +120,12 @@ class S3Storage:
         try:
             return ET.fromstring(body)  # noqa: S314 - expat bounds entities
         except ET.ParseError as error:
-            raise RepositoryUnreachableError(
-                f"The server of {self.shown} does not answer as S3 does; check the address."
-            ) from error
+            raise self._no_s3() from error
+
+    def _no_s3(self) -> CesbrError:
+        return RepositoryUnreachableError(
+            f"The server of {self.shown} does not answer as S3 does; check the address."
+        )
 
     async def read(
         self, kind: FileType, name: str = "", offset: int = 0, length: int | None = None
