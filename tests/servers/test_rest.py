@@ -29,6 +29,7 @@ from cesbrfs.repo.storage import FileInfo, FileType
 from cesbrfs.repo.storage.rclone import RcloneStorage, command_of
 from cesbrfs.repo.storage.rest import RestStorage
 from tests.remote.counting import cancel_many, descriptors, tasks
+from tests.remote.older import older
 from tests.remote.processes import free_ports
 from tests.remote.proxy import Fault, Proxy, proxying
 from tests.remote.rest import PASSWORD, USER, RestServer, serving
@@ -122,6 +123,21 @@ async def test_listing_and_reading(filled: RestServer) -> None:
     storage = storage_of(filled.url, filled.environment)
     await check_all(storage)
     await storage.aclose()
+
+
+async def test_listings_without_sizes(server: RestServer) -> None:
+    """A server of the protocol's first version lists names alone: each file is asked for its size.
+
+    What vanishes between the two is left out.
+    """
+    with older(server.port) as front:
+        storage = storage_of(f"rest:http://127.0.0.1:{front.port}", server.environment)
+        await check_all(storage)
+        asked = [line for line in front.asked if line.startswith("HEAD ")]
+        assert sorted(line.rpartition("/")[2] for line in asked) == sorted([*NAMES, NAMES[0]])
+        front.gone.append("f" * 64)
+        assert len(await storage.list(FileType.KEY)) == len(NAMES)
+        await storage.aclose()
 
 
 async def test_no_such_folder(server: RestServer) -> None:

@@ -121,11 +121,9 @@ class HttpClient:
             max_keepalive_connections=connections,
             keepalive_expiry=_IDLE,
         )
-        context = (
-            _context(access)
-            if url.startswith("https:")
-            else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        )
+        # Without TLS nobody need be trusted, and loading whom to takes 20 ms.
+        nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context = _context(access) if url.startswith("https:") else nobody
         try:
             self._client: Final = httpx2.AsyncClient(
                 verify=context,
@@ -374,11 +372,6 @@ def _context(access: Access) -> ssl.SSLContext:
         with _usable("RESTIC_TLS_CLIENT_CERT", own):
             context.load_cert_chain(own, password=_no_password)
     return context
-
-
-def _no_context() -> ssl.SSLContext:
-    """Return a context that trusts nobody, for requests without TLS: loading one takes 20 ms."""
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def _no_password() -> NoReturn:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Final, Self
 
 import msgspec
-import trio
 
 from cesbrfs.access import Access
 from cesbrfs.errors import (
@@ -21,6 +21,7 @@ from cesbrfs.repo.storage.address import RestAddress, parse
 from cesbrfs.repo.storage.base import FileInfo, FileType, is_file_name
 from cesbrfs.repo.storage.httpclient import CONNECTIONS, PATIENCE, Answer, HttpClient, other_refusal
 from cesbrfs.repo.storage.options import connections_of
+from cesbrfs.tasks import gather
 
 _V2: Final = "application/vnd.x.restic.rest.v2"
 _NOT_FOUND: Final = 404
@@ -90,25 +91,22 @@ class RestStorage:
 
     async def _with_sizes(self, kind: FileType, names: Sequence[str]) -> Sequence[FileInfo]:
         """Ask for the sizes that a listing of the first version lacks."""
-        sizes: dict[str, int] = {}
 
-        async def ask(name: str) -> None:
+        async def ask(name: str) -> FileInfo | None:
             url = f"{self._url}{kind.value}/{name}"
             try:
                 answer = await self._client.whole(
                     url, self._headers, self._refusal, name, method="HEAD"
                 )
             except FileMissingError:
-                return  # gone since it was listed
+                return None  # gone since it was listed
             length = answer.headers.get("content-length", "")
             if not length.isdigit():
                 raise StorageError(f"The server of {self.shown} does not say how long {name} is.")
-            sizes[name] = int(length)
+            return FileInfo(name, int(length))
 
-        async with trio.open_nursery(strict_exception_groups=False) as nursery:
-            for name in names:
-                nursery.start_soon(ask, name)
-        return [FileInfo(name, sizes[name]) for name in names if name in sizes]
+        found = await gather([partial(ask, name) for name in names], CONNECTIONS)
+        return [file for file in found if file is not None]
 
     async def read(
         self, kind: FileType, name: str = "", offset: int = 0, length: int | None = None
