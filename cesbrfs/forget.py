@@ -14,7 +14,7 @@ from datetime import tzinfo
 from typing import Final
 
 from cesbrfs.catalog.backups import MANIFEST, Backup, Backups, SnapshotList, tag_value
-from cesbrfs.catalog.status import Report
+from cesbrfs.catalog.status import Report, Status
 from cesbrfs.ces.retention import Candidate, Decision, Policy, decide, last_resort
 from cesbrfs.errors import RepositoryLockedError, ResticError, UsageError
 from cesbrfs.repo.model import Snapshot, format_time
@@ -103,8 +103,11 @@ def host_of(backup: Backup) -> str:
 def dogus_of(backup: Backup, told: Report) -> frozenset[str] | None:
     """Return the dogus that were backed up by themselves; None for the whole instance.
 
-    As the manifest tells, else the tags.  A backup of another tool counts as whole.
+    As the manifest tells, else the tags.  A backup of another tool counts as whole, as what is
+    left of one tells less and less while it is removed.
     """
+    if told.status is Status.UNVERIFIED:
+        return None
     if told.manifest is not None:
         named = {point.dogu for point in told.manifest.points}
     else:

@@ -3,7 +3,7 @@
 Two families: CES's named policies, and restic's rules (``--keep-last`` and its like), which count
 hours, days, weeks, months and years in a time zone.  Backups of the whole instance and those of
 some dogus are judged apart.  Whatever the policy, the newest complete backup of the whole instance
-stays, and what is newer than that and the newest of its dogus, or incomplete: it may still run.
+stays, and what is newer than that and the newest of its kind, or incomplete: it may still run.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class History:
     """What a rule works on: backups newest first, and the time zone's clock.
 
     All are of the whole instance, or of the same dogus.  `sound` are the complete and the
-    unverified ones: only they take one of the places that a rule has to give.  Rules by age alone
-    look at `all`.
+    unverified ones: only they take one of the places that a rule has to give.  CES's rules by
+    age look at `all`.
     """
 
     sound: tuple[Candidate, ...]
@@ -171,13 +171,14 @@ def _never_removed(newest_first: Sequence[Candidate]) -> dict[str, str]:
         if backup == sound[0]:
             break
         kept[backup.id] = "may be running"
-    seen: set[frozenset[str]] = set()
+    seen: set[frozenset[str] | None] = set()
     for backup in sound:
         if backup == newest and newest.dogus is None:  # which has the older ones' dogus, too
             break
-        if backup.dogus is not None and backup.dogus not in seen:
+        if backup.dogus not in seen:
             seen.add(backup.dogus)
-            kept.setdefault(backup.id, "newest of its dogus")
+            of = "its dogus" if backup.dogus else "the whole instance"
+            kept.setdefault(backup.id, f"newest of {of}")
     return kept
 
 
@@ -335,7 +336,11 @@ def _keep_each(unit: str, count: int) -> Rule:
 
 
 def _keep_within(duration: Duration) -> Rule:
-    """Keep what is less old than `duration`, seen from the newest backup as restic does."""
+    """Keep what is less old than `duration`, seen from the newest backup as restic does.
+
+    An incomplete one may be the rest of one that went, and no longer tell of which dogus it was,
+    nor so from which newest backup it is seen.
+    """
 
     def rule(history: History) -> dict[str, str]:
         if not history.sound:
@@ -343,7 +348,7 @@ def _keep_within(duration: Duration) -> Rule:
         since = duration.before(history.local(history.sound[0])).astimezone(UTC)
         return {
             b.id: f"within {duration.text}"
-            for b in history.all
+            for b in history.sound
             if history.local(b).astimezone(UTC) > since
         }
 

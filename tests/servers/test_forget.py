@@ -209,14 +209,19 @@ async def test_each_host_is_judged_by_itself(shelf: Shelf) -> None:
 
 
 async def test_a_backup_of_one_dogu_takes_no_place_from_the_instance(shelf: Shelf) -> None:
-    """It is judged by itself, and does not make the last backup of all dogus removable."""
+    """It is judged by itself, and does not make the last backup of all dogus removable.
+
+    Of another tool's, which may be half removed, nothing tells that it was of one dogu.
+    """
+    shelf.snapshot(["foreign", "dogu=scm"], "2026-10-31 12:00:00")
     shelf.backup("old", 1)
     shelf.backup("whole", 2)
     shelf.backup("redmine", 3, dogu="redmine")
     shelf.snapshot(["scm", "kind=volumes", "dogu=scm"], "2026-11-02 12:00:00")
     planned = await shelf.chosen()
-    assert [b.id for b in planned.going] == ["old", "scm"]
+    assert [b.id for b in planned.going] == ["foreign", "old", "scm"]
     told = {fate.backup.id: fate.as_json()["dogus"] for fate in planned.fates}
+    assert told.pop("foreign") is None
     assert told == {"old": None, "whole": None, "redmine": ["redmine"], "scm": ["scm"]}
     with pytest.raises(UsageError, match="whole is the last complete backup of h"):
         await shelf.named("old", "whole")

@@ -6,6 +6,7 @@ import calendar
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from itertools import combinations, product
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -92,7 +93,7 @@ def newer(one: Candidate, other: Candidate) -> bool:
 
 
 def always_kept(backup: Candidate, backups: Sequence[Candidate]) -> bool:
-    """No policy removes the newest complete one of all dogus, nor what only newer ones have."""
+    """No policy removes the newest complete one of all dogus, nor the newest of a kind after it."""
     sound = [b for b in backups if b.status != "incomplete"]
     whole = [b for b in sound if b.dogus is None] or sound
     resort = [b for b in whole if b.status == "complete"] or whole
@@ -102,7 +103,7 @@ def always_kept(backup: Candidate, backups: Sequence[Candidate]) -> bool:
         return all(newer(backup, other) for other in sound)
     if backup in resort and not any(newer(other, backup) for other in resort):
         return True
-    if backup.dogus is None or any(newer(other, backup) for other in alike(backup, sound)):
+    if any(newer(other, backup) for other in alike(backup, sound)):
         return False
     return not any(newer(other, backup) for other in resort if other.dogus is None)
 
@@ -232,7 +233,7 @@ def test_within_counts_back_from_the_newest(
         lacking = max(0, wanted - calendar.monthrange(year, month)[1])
         day = date(year, month, wanted - lacking) + timedelta(days=lacking - days)
         since = datetime.combine(day, moment.time()).replace(tzinfo=zone).timestamp() - hours * 3600
-        expected |= {b.id for b in same if b.time_ns > int(since) * NS}
+        expected |= {b.id for b in sound if b.time_ns > int(since) * NS}
     policy = like_restic({}, Duration(0, months, days, hours, "x"))
     assert kept_by(policy, backups, now_ns, zone) == expected
 
@@ -262,11 +263,30 @@ def test_a_removal_that_was_killed_is_finished(
         state = "as it was"
         if backup.id not in kept:
             state = data.draw(st.sampled_from(["as it was", "begun", "gone"]))
-        if state == "begun" and backup.status == "complete":
-            left.append(replace(backup, status="incomplete"))
+        if state == "begun" and backup.status != "unverified":
+            dogus = data.draw(st.sampled_from(DOGUS))  # the tags of what is left tell others
+            left.append(replace(backup, status="incomplete", dogus=dogus))
         elif state != "gone":
             left.append(backup)
     assert kept_by(policy, left, now_ns, zone) == kept
+
+
+@pytest.mark.parametrize("name", ["keepLastSevenDays", "removeAllButKeepLatest"])
+def test_a_removal_may_be_killed_anywhere(name: str) -> None:
+    """Each history of three old backups, and whichever of those that go went first."""
+    policy, now_ns, zone = POLICIES[name], at("2026-11-23T12:00:00"), ZONES[0]
+    kinds = list(product(STATUSES, set(DOGUS)))
+    for history in product(kinds, repeat=3):
+        backups = [
+            Candidate(f"b{day}", at(f"2026-01-0{day}T12:00:00"), status, dogus)
+            for day, (status, dogus) in enumerate(history, 1)
+        ]
+        kept = kept_by(policy, backups, now_ns, zone)
+        going = [b.id for b in backups if b.id not in kept]
+        for size in range(len(going)):
+            for gone in combinations(going, size):
+                left = [b for b in backups if b.id not in gone]
+                assert kept_by(policy, left, now_ns, zone) == kept, (backups, gone)
 
 
 @given(history=histories(), policy=policies())
