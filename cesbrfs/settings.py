@@ -116,20 +116,15 @@ class Settings:
 
         registry = registry or self.open_registry()
         keys = PrivateKeys(self.root, self.private_key)
-        settings = self
-        if settings.repository is None:
-            found = await configured.configured_repository(registry, keys)
+        settings = await self.located(registry)
+        registered = settings.repository if self.repository is None else None
+        # Credentials in the environment count as a whole, never mixed with others.
+        if (registered or "").startswith("s3:") and "AWS_ACCESS_KEY_ID" not in self.environment:
+            found = await configured.configured_credentials(registry, keys)
             if found:
-                # Credentials in the environment count as a whole, never mixed with others.
-                own = "AWS_ACCESS_KEY_ID" in self.environment
-                sources = {**self.sources, "repository": f"registry {found.key}"}
-                if found.environment and not own:
-                    sources["credentials"] = f"registry {configured.S3_FOLDER}"
+                sources = {**settings.sources, "credentials": f"registry {configured.S3_FOLDER}"}
                 settings = replace(
-                    settings,
-                    repository=found.url,
-                    environment={**({} if own else found.environment), **self.environment},
-                    sources=sources,
+                    settings, environment={**found, **self.environment}, sources=sources
                 )
         if settings.password is None:
             key = await configured.configured_key(registry, keys)
@@ -140,6 +135,18 @@ class Settings:
                     sources={**settings.sources, "password": f"registry {configured.KEY}"},
                 )
         return settings
+
+    async def located(self, registry: Registry) -> Settings:
+        """Return these settings with the repository's address alone, which needs no secret."""
+        from cesbrfs.ces import configured  # noqa: PLC0415 - as above
+
+        if self.repository is not None:
+            return self
+        found = await configured.configured_repository(registry)
+        if found is None:
+            return self
+        sources = {**self.sources, "repository": f"registry {found.key}"}
+        return replace(self, repository=found.url, sources=sources)
 
     async def access(self) -> Access:
         """Return how to reach the repository, reading the key's file or running its command.

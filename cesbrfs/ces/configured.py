@@ -29,11 +29,10 @@ _S3_SECRETS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredRepository:
-    """An address in restic's form, the registry key that said it, variables its storage needs."""
+    """An address in restic's form, and the registry key that said it."""
 
     url: str = field(repr=False)
     key: str
-    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 async def configured_key(registry: Registry, keys: PrivateKeys) -> Secret | None:
@@ -42,9 +41,7 @@ async def configured_key(registry: Registry, keys: PrivateKeys) -> Secret | None
     return Secret(value) if value else None
 
 
-async def configured_repository(
-    registry: Registry, keys: PrivateKeys
-) -> ConfiguredRepository | None:
+async def configured_repository(registry: Registry) -> ConfiguredRepository | None:
     """Return the repository that the registry names, None when it names no type of one.
 
     The type may be in any case and the address with or without its scheme, as both are met in the
@@ -74,9 +71,17 @@ async def configured_repository(
             raise UsageError(
                 f"{key} in the registry {registry.address} is not an absolute path; set one."
             )
-        return ConfiguredRepository(_absolute(address), key)
+        address = _absolute(address)
+    return ConfiguredRepository(address if kind == "local" else f"{kind}:{address}", key)
+
+
+async def configured_credentials(registry: Registry, keys: PrivateKeys) -> dict[str, str]:
+    """Return the variables with which the registry opens its S3 storage, none where it has none.
+
+    UsageError names a key that cannot be used.
+    """
     environment = {}
-    for variable, name in _S3_SECRETS.items() if kind == "s3" else ():
+    for variable, name in _S3_SECRETS.items():
         secret = f"{S3_FOLDER}/{name}"
         value = ((await read_secret(registry, secret, keys)) or b"").strip()
         if b"\0" in value:
@@ -86,7 +91,7 @@ async def configured_repository(
             )
         if value:
             environment[variable] = os.fsdecode(value)
-    return ConfiguredRepository(f"{kind}:{address}", key, environment)
+    return environment
 
 
 def _absolute(path: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import time
@@ -171,6 +172,9 @@ async def _status(context: Context, _arguments: argparse.Namespace) -> int:
             settings = await settings.resolve(opened)
         except CesbrError as error:
             problem = error
+            if not isinstance(error, RegistryError):  # a secret's: the address may be known
+                with contextlib.suppress(CesbrError):
+                    settings = await settings.located(opened)
         backup = (await backup_config(opened)).describe()
     except CesbrError as error:
         registry["message"] = error.message
@@ -193,9 +197,9 @@ async def _repository_state(settings: Settings, problem: CesbrError | None) -> d
     described = settings.describe()["repository"]["value"]
     state: dict[str, object] = {"url": described}
     if problem is not None:
-        known = not isinstance(problem, RegistryError)
+        nowhere = described is None and not isinstance(problem, RegistryError)
         return state | {
-            "state": "not configured" if known else "unknown",
+            "state": "not configured" if nowhere else "unknown",
             "message": problem.message,
         }
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shutil
@@ -295,6 +296,23 @@ def test_status_tells_the_state(own: Cesbr, site: Site, key: str, value: str, st
     assert isinstance(status, dict)
     assert status["repository"]["state"] == state
     assert status["repository"]["message"]
+
+
+@pytest.mark.parametrize("secret", ["encryption_key", "s3_bucket_config/secret_access_key"])
+def test_status_tells_the_address_without_the_secrets(own: Cesbr, site: Site, secret: str) -> None:
+    """No private key opens one of them: that alone is the problem."""
+    site.set("/config/backup/backup_type", "S3")
+    site.set("/config/backup/s3_bucket_config/address", "https://127.0.0.1:1/bucket")
+    site.set(f"/config/backup/{secret}", base64.b64encode(bytes(256)).decode())
+    said = own("status", "--json")
+    assert said.code == 0
+    status = said.json
+    assert isinstance(status, dict)
+    assert status["repository"]["url"] == "s3:https://127.0.0.1:1/bucket"
+    assert status["repository"]["state"] == "unknown"
+    assert f"The value of /config/backup/{secret} " in status["repository"]["message"]
+    address = status["settings"]["repository"]
+    assert address["source"] == "registry /config/backup/s3_bucket_config/address"
 
 
 def test_status_without_any_configuration(cesbr: Cesbr) -> None:
