@@ -47,11 +47,6 @@ class Chunks:
 
         Fewer where the pack ends before that.  Raises what the storage raises.
         """
-        if self._restic is not None and pack not in self._distrusted:
-            file = self._restic / "data" / pack.hex()[:2] / pack.hex()
-            found = await trio.to_thread.run_sync(_read_part, file, offset, length)
-            if found is not None and len(found) == length:
-                return found
         first, last = offset // _CHUNK, (offset + length - 1) // _CHUNK
         parts = [await self._chunk(pack, number) for number in range(first, last + 1)]
         whole = parts[0] if len(parts) == 1 else b"".join(parts)
@@ -66,14 +61,23 @@ class Chunks:
 
     async def _load(self, pack: bytes, number: int) -> bytes:
         name = f"{pack.hex()}-{number}"
-        held = await trio.to_thread.run_sync(self._kept.read, name)
-        if held is not None:
+        held = await trio.to_thread.run_sync(self._from_disk, pack, number, name)
+        if held:
             return held
         began = trio.current_time()
         data = await read_up_to(self._storage, FileType.PACK, pack.hex(), number * _CHUNK, _CHUNK)
         self._link.took(len(data), trio.current_time() - began)
         await trio.to_thread.run_sync(self._kept.write, name, (data,))
         return data
+
+    def _from_disk(self, pack: bytes, number: int, name: str) -> bytes | None:
+        """Return a chunk out of restic's cache, or of ours, where one of them has it."""
+        if self._restic is not None and pack not in self._distrusted:
+            whole = self._restic / "data" / pack.hex()[:2] / pack.hex()
+            found = _read_part(whole, number * _CHUNK, _CHUNK)
+            if found:
+                return found
+        return self._kept.read(name)
 
     async def forget(self, pack: bytes) -> None:
         """Have a pack read from the storage again: what came from here was damaged."""
