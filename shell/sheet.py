@@ -24,6 +24,11 @@ def plan_text(planned: RestorePlan) -> str:
     return "\n".join(filter(None, (_chosen(planned), _there(planned), _totals(planned))))
 
 
+def denied_text(denied: str | None) -> str:
+    """Return the line below a sheet that tells why the restore itself would be denied."""
+    return "" if denied is None else f"Denied: {denied}\n"
+
+
 def _chosen(planned: RestorePlan) -> str:
     """Return a line for each chosen path: from where, how much, where to, what becomes of it."""
     found = shares(planned)

@@ -25,25 +25,34 @@ _DENIED: Final = f"; {FOLDER}/deny_cross_blueprint_restores is true: set it to f
 async def require_same_blueprint(
     view: View, backup: Backup, instance: Instance, config: BackupConfig
 ) -> None:
-    """Raise BlueprintError when `config` denies restoring `backup`, of another blueprint.
+    """Raise BlueprintError when `config` denies restoring `backup`, of another blueprint."""
+    denied = await denial(view, backup, instance, config)
+    if denied is not None:
+        raise BlueprintError(denied)
+
+
+async def denial(
+    view: View, backup: Backup, instance: Instance, config: BackupConfig
+) -> str | None:
+    """Return the sentence that tells why `config` denies restoring `backup`; None if it does not.
 
     One that does not tell its blueprint, such as a backup of a single dogu, is denied, too.
     """
     if not config.deny_cross_blueprint_restores:
-        return
+        return None
     try:
         document = await read_document(view, backup, None)
     except NotFoundError:
-        raise BlueprintError(
+        return (
             f"Backup {backup.id} does not tell of which blueprint it is, as it holds no registry"
             f" data of the instance{_DENIED}."
-        ) from None
+        )
     theirs = values_below(document, _KEYS)
     ours = await instance.registry.read(_KEYS)
     their_id, our_id = blueprint_id(theirs), blueprint_id(ours)
     if theirs == ours if None in (their_id, our_id) else their_id == our_id:
-        return
-    raise BlueprintError(
+        return None
+    return (
         f"Backup {backup.id} is of the blueprint {their_id or 'without an id'}, this instance of"
         f" {our_id or 'one without an id'}{_DENIED}."
     )

@@ -43,9 +43,10 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 async def _restore(context: Context, arguments: argparse.Namespace) -> int:
     from cesbrfs.ces.backup_config import backup_config  # noqa: PLC0415 - as above
-    from cesbrfs.restore.blueprint import require_same_blueprint  # noqa: PLC0415 - as above
+    from cesbrfs.restore.blueprint import denial, require_same_blueprint  # noqa: PLC0415 - as above
     from cesbrfs.restore.registry import plan_registry  # noqa: PLC0415 - not for the prompt's start
     from shell.care import restore_on_instance  # noqa: PLC0415 - as above
+    from shell.sheet import denied_text  # noqa: PLC0415 - as above
 
     instance = (await context.session.settings()).instance()
     config = await backup_config(instance.registry)
@@ -63,7 +64,11 @@ async def _restore(context: Context, arguments: argparse.Namespace) -> int:
         await require_same_blueprint(view, backup, instance, config)
     planned = await plan_registry(view, backup, instance, owners, keys, delete=arguments.delete)
     if arguments.dry_run:
-        await context.out.result(planned.as_json(), lambda: _plan_text(planned))
+        denied = await denial(view, backup, instance, config)
+        await context.out.result(
+            {**planned.as_json(), "denied": denied},
+            lambda: _plan_text(planned) + denied_text(denied),
+        )
         return 0
     if not arguments.yes and planned.changes:
         context.out.note(_plan_text(planned), always=True)

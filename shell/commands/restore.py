@@ -29,7 +29,7 @@ from cesbrfs.restore import (
     plan,
     select,
 )
-from cesbrfs.restore.blueprint import require_same_blueprint
+from cesbrfs.restore.blueprint import denial, require_same_blueprint
 from cesbrfs.restore.journal import Journal
 from cesbrfs.restore.journal import read as read_journal
 from cesbrfs.restore.landing import folder_of
@@ -39,7 +39,7 @@ from shell.care import restore_on_instance
 from shell.commands import Command
 from shell.commands.browse import add_backup_flag, locate_all
 from shell.resuming import absolute, from_basket, journals, request_of, resume
-from shell.sheet import plan_text, report_text
+from shell.sheet import denied_text, plan_text, report_text
 
 if TYPE_CHECKING:
     from cesbrfs.catalog.backups import Backup
@@ -117,13 +117,30 @@ async def _plan(context: Context, arguments: argparse.Namespace) -> int:
     _check(arguments)
     # It leaves even a missing repository as it is.
     view = await context.view(may_init=False)
-    planned = await _planned(context, view, arguments, await _chosen(context, view, arguments))
-    return await _show(context, planned)
+    return await _show(context, view, arguments, await _chosen(context, view, arguments))
 
 
-async def _show(context: Context, planned: RestorePlan) -> int:
-    await context.out.result(sheet_json(planned), lambda: plan_text(planned))
+async def _show(
+    context: Context, view: View, arguments: argparse.Namespace, selection: Selection
+) -> int:
+    """Show what a restore would do, and whether the instance would deny it."""
+    planned = await _planned(context, view, arguments, selection)
+    denied = await _denied(context, view, selection) if arguments.in_place else None
+    await context.out.result(
+        {**sheet_json(planned), "denied": denied},
+        lambda: plan_text(planned) + denied_text(denied),
+    )
     return 0
+
+
+async def _denied(context: Context, view: View, selection: Selection) -> str | None:
+    backup = await _only_backup(view, selection)
+    instance = (await context.session.settings()).instance()
+    try:
+        return await denial(view, backup, instance, await backup_config(instance.registry))
+    except RegistryUnreachableError as error:
+        context.out.note(f"Whether the instance denies this is not known: {error.message}")
+        return None
 
 
 async def _restore(context: Context, arguments: argparse.Namespace) -> int:
@@ -137,7 +154,7 @@ async def _restore(context: Context, arguments: argparse.Namespace) -> int:
         await resume(context, view, arguments)
     selection = await _chosen(context, view, arguments)
     if arguments.dry_run:
-        return await _show(context, await _planned(context, view, arguments, selection))
+        return await _show(context, view, arguments, selection)
     target = folder_of(await _target(context, arguments, selection))
     folder = journals(context)
     if folder is None:

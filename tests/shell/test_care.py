@@ -183,6 +183,31 @@ def test_another_blueprint_is_denied(own: Cesbr, site: Site) -> None:
     assert own("restore", "--backup", "latest", "--target", "back", "-y").code == 0
 
 
+def test_what_would_be_denied_is_told_before(own: Cesbr, site: Site) -> None:
+    """By each way to see a plan of it, and only where the restore itself is denied."""
+    whole = ("restore", "--backup", "latest", "redmine")
+    plans = (
+        (*whole, "--in-place", "--dry-run"),
+        ("plan", *whole[1:], "--in-place"),
+        ("restore-registry", "redmine", "--dry-run"),
+    )
+    for command in plans:
+        assert "Denied" not in own(*command).out
+    site.set("/config/backup/deny_cross_blueprint_restores", "true")
+    site.set("/blueprint", '{"blueprintId": "mine"}')
+    for command in plans:
+        said = own(*command)
+        assert said.code == 0
+        assert said.out.splitlines()[-1].startswith("Denied: ")
+        assert "deny_cross_blueprint_restores is true" in said.out
+    found = own(*plans[0], "--json").json
+    assert isinstance(found, dict)
+    assert "deny_cross_blueprint_restores is true" in found["denied"]
+    elsewhere = own(*whole, "--dry-run", "--json").json
+    assert isinstance(elsewhere, dict)
+    assert elsewhere["denied"] is None
+
+
 def test_maintenance_is_for_in_place(own: Cesbr) -> None:
     """Restoring to a folder disturbs nobody."""
     said = own("restore", "--backup", "latest", "--maintenance", "--target", "x")
