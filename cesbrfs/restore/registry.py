@@ -28,6 +28,7 @@ from cesbrfs.errors import (
     RegistryError,
     RegistryUnreachableError,
 )
+from cesbrfs.near import did_you_mean
 from cesbrfs.paths import show
 from cesbrfs.view import Document, View
 
@@ -242,11 +243,11 @@ async def read_document(view: View, backup: Backup, owner: str | None) -> dict[s
     try:
         entry = await view.at((backup.name, folder, names.REGISTRY_JSON))
     except NotFoundError:
-        of = "of the instance" if owner is None else f"of {owner}"
-        raise NotFoundError(
-            f"Backup {backup.id} holds no registry data {of}; 'cesbr ls {show(backup.name)}' shows"
-            " what it holds."
-        ) from None
+        of, hint = "of the instance", f"; 'cesbr ls {show(backup.name)}' shows what it holds."
+        if owner is not None:
+            dogus = [saved for saved in await _owners(view, backup) if saved is not None]
+            of, hint = f"of {owner}", did_you_mean(owner, dogus, hint)
+        raise NotFoundError(f"Backup {backup.id} holds no registry data {of}{hint}") from None
     content = await view.content(entry)
     size = len(content.content) if isinstance(content, Document) else content.size
     if size > _DOCUMENT_MAX:

@@ -135,7 +135,9 @@ async def test_some_keys_alone(repo: MemoryRepo, instance: Instance) -> None:
     for owners, key in (([], "/config/redmine/log"), ([None], "/config/redmine/logging")):
         with pytest.raises(NotFoundError, match=key):
             await plan_registry(view, backup, instance, owners, [key])
-    with pytest.raises(NotFoundError, match="no registry data of jenkins"):
+    with pytest.raises(NotFoundError, match="redmin; did you mean 'redmine'"):
+        await plan_registry(view, backup, instance, ["redmin"])
+    with pytest.raises(NotFoundError, match="no registry data of jenkins; 'cesbr ls A' shows"):
         await plan_registry(view, backup, instance, ["jenkins"])
 
 
