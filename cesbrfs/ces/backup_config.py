@@ -13,6 +13,7 @@ from datetime import time
 from pathlib import Path
 from typing import Final
 
+from cesbrfs.ces.masking import masked_line
 from cesbrfs.ces.registry import Registry
 from cesbrfs.ces.retention import POLICIES, Policy, named
 from cesbrfs.errors import SuspendedError, UsageError
@@ -157,8 +158,8 @@ class BackupConfig:
 
     def _wrong(self, name: str, right: str) -> UsageError:
         return UsageError(
-            f"{FOLDER}/{name} in the registry {self.address} is {self._text(name)!r}; "
-            f"set it to {right}."
+            f"{FOLDER}/{name} in the registry {self.address} is"
+            f" '{masked_line(name, self._text(name))}'; set it to {right}."
         )
 
 

@@ -9,6 +9,7 @@ from typing import Final
 
 from cesbrfs.access import Secret
 from cesbrfs.ces.backup_config import FOLDER
+from cesbrfs.ces.masking import masked_line
 from cesbrfs.ces.private_keys import PrivateKeys, read_secret
 from cesbrfs.ces.registry import Registry
 from cesbrfs.errors import UsageError
@@ -53,8 +54,8 @@ async def configured_repository(registry: Registry) -> ConfiguredRepository | No
         return None
     if kind not in _ADDRESSES:
         raise UsageError(
-            f"{FOLDER}/backup_type in the registry {registry.address} is {written!r}; set it to "
-            "local, SFTP or S3."
+            f"{FOLDER}/backup_type in the registry {registry.address} is"
+            f" '{masked_line('backup_type', written)}'; set it to local, SFTP or S3."
         )
     key = f"{FOLDER}/{_ADDRESSES[kind]}"
     address = ((await registry.get(key)) or "").strip()

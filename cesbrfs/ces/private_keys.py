@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from cesbrfs.ces.encryption import PROVIDERS, BrokenValueError, Sealed, parse_sealed, unseal
+from cesbrfs.ces.masking import masked_line
 from cesbrfs.ces.registry import Registry
 from cesbrfs.errors import UsageError
 
@@ -91,8 +92,8 @@ async def _provider(registry: Registry) -> str:
     provider = written.lower() or PROVIDERS[0]
     if provider not in PROVIDERS:
         raise UsageError(
-            f"{_PROVIDER} in the registry {registry.address} is {written!r}; set it to "
-            f"{' or '.join(PROVIDERS)}."
+            f"{_PROVIDER} in the registry {registry.address} is"
+            f" '{masked_line(_PROVIDER, written)}'; set it to {' or '.join(PROVIDERS)}."
         )
     return provider
 

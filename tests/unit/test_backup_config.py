@@ -130,3 +130,13 @@ async def test_read_from_a_registry(
     assert found.ignore_dogu_health
     assert (found.retention_enabled, found.retention_strategy) == (True, "keepLastSevenDays")
     assert sample.key not in repr(found)
+
+
+@pytest.mark.parametrize("value", ["x" * 100_000, "-----BEGIN RSA PRIVATE KEY-----\nMIIE"])
+def test_a_wrong_value_is_not_told_whole(value: str) -> None:
+    """What somebody pasted into the wrong key fits on a line, and no secret is told."""
+    config = BackupConfig("/registry", {"active": value})
+    with pytest.raises(UsageError, match="/config/backup/active in the registry") as told:
+        _ = config.active
+    assert len(told.value.message) < 500
+    assert "MIIE" not in told.value.message

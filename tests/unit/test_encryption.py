@@ -235,6 +235,20 @@ async def test_an_unknown_provider(tmp_path: Path) -> None:
         await settings_of(registry, tmp_path).access()
 
 
+@pytest.mark.parametrize("key", ["_global/key_provider", "backup/backup_type"])
+@pytest.mark.parametrize("value", ["x" * 100_000, "-----BEGIN RSA PRIVATE KEY-----\nMIIE"])
+async def test_a_wrong_value_is_not_told_whole(tmp_path: Path, key: str, value: str) -> None:
+    """What somebody pasted into the wrong key fits on a line, and no secret is told."""
+    registry = FileRegistry(tmp_path / "registry")
+    await registry.set(ENCRYPTION_KEY, seal("oaesp", b"s3cret"))
+    await registry.set(f"/config/{key}", value)
+    found = load(Flags(registry=registry.address, root=str(tmp_path)), {})
+    with pytest.raises(UsageError, match=f"/config/{key} in the registry .*; set it to") as told:
+        await found.access()
+    assert len(told.value.message) < 500
+    assert "MIIE" not in told.value.message
+
+
 async def test_encrypted_s3_credentials(registry: Registry, tmp_path: Path) -> None:
     """The credentials of S3 may be encrypted, or only one of them."""
     write_key(dogus_key(tmp_path, "redmine"))
