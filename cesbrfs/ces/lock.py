@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import pwd
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from cesbrfs.errors import BackupRunningError, CesbrError
+from cesbrfs.ces.statefile import StateFile, state_file
+from cesbrfs.errors import BackupRunningError
 
 LOCK_FILE: Final = "var/lib/cesbr/backup.lock"
-_HOLDER_MAX: Final = 4096
 
 
 @contextmanager
 def backup_lock(root: Path, backup_id: str, started: str) -> Iterator[None]:
     """Hold the lock of the instance at `root` for the backup that began at `started` (RFC 3339).
 
-    BackupRunningError says who holds it.  The kernel drops the lock with the process, however that
-    ends, so the file may stay; what it says counts only while it is locked.
+    BackupRunningError says who holds it.  What the file says counts only while it is locked.
     """
-    file = root / LOCK_FILE
-    try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        descriptor = os.open(file, flags, 0o600)
-    except OSError as error:
-        raise CesbrError(
-            f"The lock file {file} cannot be opened: {error.strerror}; see to its "
-            "folder, or back up as root."
-        ) from error
-    with _held(descriptor, f"Backup {backup_id}", started):
+    with state_file(root / LOCK_FILE, create=True) as lock:
+        _hold(lock, f"Backup {backup_id}", started)
         yield
 
 
@@ -46,33 +35,26 @@ def no_backup(root: Path, doing: str, started: str) -> Iterator[None]:
     BackupRunningError when one runs.  Where no backup was ever made, or by another user, as on an
     administrator's own machine, there is nothing to wait for.
     """
-    descriptor = None
-    with suppress(OSError):
-        descriptor = os.open(root / LOCK_FILE, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    with nullcontext() if descriptor is None else _held(descriptor, doing, started):
+    with state_file(root / LOCK_FILE, create=False) as lock:
+        _hold(lock, doing, started)
         yield
 
 
-@contextmanager
-def _held(descriptor: int, doing: str, started: str) -> Iterator[None]:
-    """Hold the lock of an open file, which is closed in the end."""
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BackupRunningError(_who(os.pread(descriptor, _HOLDER_MAX, 0))) from None
-        holder = {
+def _hold(lock: StateFile | None, doing: str, started: str) -> None:
+    """Write down who holds the lock; BackupRunningError when another process does."""
+    if lock is None:
+        return
+    if not lock.held:
+        raise BackupRunningError(_who(lock.read()))
+    lock.write(
+        {
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "user": _user(),
             "doing": doing,
             "started": started,
         }
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(holder).encode() + b"\n", 0)
-        yield
-    finally:
-        os.close(descriptor)
+    )
 
 
 def _user() -> str:

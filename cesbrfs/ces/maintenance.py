@@ -7,22 +7,20 @@ turned on is left alone.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 import trio
 
 from cesbrfs.ces.registry import Registry
-from cesbrfs.errors import CesbrError, RegistryError
+from cesbrfs.ces.statefile import StateFile, state_file
+from cesbrfs.errors import RegistryError
 
 KEY: Final = "/config/_global/maintenance"
 STATE_FILE: Final = "var/lib/cesbr/maintenance.json"
-_STATE_MAX: Final = 64 << 10
 _BACK_SECONDS: Final = 60.0
 """How long taking it back may take when the command is being cancelled."""
 
@@ -43,14 +41,13 @@ async def maintenance_mode(
 
     `say` gets a sentence where it is left as it is.  RegistryError when it cannot be turned on.
     """
-    file = root / STATE_FILE
     value = json.dumps({"title": title, "text": text}, ensure_ascii=False)
-    with _opened(file, create=True) as state:
-        if state is None:
+    with state_file(root / STATE_FILE, create=True) as state:
+        if state is None or not state.held:
             say("Another process has turned the maintenance mode on; it is left to that.")
             yield
             return
-        _write(state, {"registry": registry.address, "value": value})
+        state.write({"registry": registry.address, "value": value})
         on = False
         try:
             on = await registry.replace(KEY, value, None)
@@ -66,14 +63,14 @@ async def maintenance_mode(
 async def take_back(root: Path, registry: Registry, say: Callable[[str], None]) -> None:
     """Turn off what a process that is gone had turned on; `say` gets a sentence about it."""
     file = root / STATE_FILE
-    with _opened(file, create=False) as state:
-        if state is None:
+    with state_file(file, create=False) as state:
+        if state is None or not state.held:
             return
         try:
-            noted = json.loads(os.pread(state, _STATE_MAX, 0))
+            noted = json.loads(state.read())
             address, value = str(noted["registry"]), str(noted["value"])
         except (ValueError, TypeError, KeyError):  # it ended before it had turned anything on
-            os.ftruncate(state, 0)
+            state.clear()
             return
         if address != registry.address:
             say(
@@ -86,7 +83,7 @@ async def take_back(root: Path, registry: Registry, say: Callable[[str], None]) 
 
 
 async def _take_back(
-    state: int, value: str, registry: Registry, say: Callable[[str], None]
+    state: StateFile, value: str, registry: Registry, say: Callable[[str], None]
 ) -> bool:
     """Turn it off if it is as we turned it on; tell whether it was."""
     try:
@@ -99,39 +96,5 @@ async def _take_back(
             f" off, or delete {KEY} in the registry."
         )
         return False
-    os.ftruncate(state, 0)
+    state.clear()
     return was_ours
-
-
-@contextmanager
-def _opened(file: Path, *, create: bool) -> Iterator[int | None]:
-    """Open the noted state and hold it; None when another process does, or there is none."""
-    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
-    try:
-        if create:
-            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        state = os.open(file, flags, 0o600)
-    except OSError as error:
-        if not create:
-            yield None
-            return
-        raise CesbrError(
-            f"The file {file} cannot be opened: {error.strerror}; see to its folder, or restore"
-            " as root."
-        ) from error
-    try:
-        try:
-            fcntl.flock(state, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-            return
-        yield state
-    finally:
-        os.close(state)
-
-
-def _write(state: int, noted: dict[str, str]) -> None:
-    """Note it, and see that it is on the disk before anything else happens."""
-    os.ftruncate(state, 0)
-    os.pwrite(state, json.dumps(noted).encode() + b"\n", 0)
-    os.fsync(state)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cesbrfs.ces.lock import LOCK_FILE, backup_lock, no_backup
+from cesbrfs.ces.statefile import state_file
 from cesbrfs.errors import BackupRunningError, CesbrError
 
 
@@ -77,3 +78,24 @@ def test_no_backup_runs_while_backups_are_removed(tmp_path: Path) -> None:
         backup_lock(tmp_path, "id", "now"),
     ):
         pass
+
+
+def test_a_file_that_another_one_holds(tmp_path: Path) -> None:
+    """It can be read, not held; with its holder gone it can, and what was noted is there."""
+    file = tmp_path / "folder/state"
+    with state_file(file, create=False) as missing:
+        assert missing is None
+    with state_file(file, create=True) as first, state_file(file, create=False) as second:
+        assert first is not None
+        assert second is not None
+        assert (first.held, second.held) == (True, False)
+        first.write({"a": "long enough"})
+        first.write({"a": 1})
+        assert json.loads(second.read()) == {"a": 1}
+    assert file.stat().st_mode & 0o777 == 0o600
+    with state_file(file, create=False) as later:
+        assert later is not None
+        assert later.held
+        assert json.loads(later.read()) == {"a": 1}
+        later.clear()
+        assert later.read() == b""
