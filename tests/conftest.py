@@ -6,6 +6,7 @@ import functools
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,9 @@ from tests.remote.seaweed import SeaweedFS
 from tests.remote.seaweed import serving as serving_s3
 from tests.remote.sshd import Sshd, find_sshd, prepare, running
 from tests.sample.instance import Instance, build
+
+# What is started in the background, as some runners do, is deaf to SIGINT, and so are its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _PROJECT = Path(__file__).resolve().parent.parent
 _OUTSIDE = dict(os.environ)  # as it was before any test took something away
@@ -81,6 +85,8 @@ def _isolate(patch: pytest.MonkeyPatch, home: Path, environment: Mapping[str, st
     for name in environment:
         if name.startswith(_TAKEN_AWAY):
             patch.delenv(name, raising=False)
+    for size in ("COLUMNS", "LINES"):  # those of another terminal, or of none
+        patch.delenv(size, raising=False)
     patch.setenv("HOME", str(home))
     patch.setenv("XDG_CACHE_HOME", str(home / ".cache"))
     patch.setenv("XDG_CONFIG_HOME", str(home / ".config"))
