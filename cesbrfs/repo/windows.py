@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-from cesbrfs.errors import DamagedError, FileMissingError, StorageError
-from cesbrfs.repo.storage import FileType, Storage
+from cesbrfs.errors import FileMissingError, StorageError
+from cesbrfs.repo.storage import FileType, Storage, read_up_to
 
 _FIRST: Final = 128 << 10
 _LARGEST: Final = 2 << 20
@@ -62,14 +62,12 @@ class PackReader:
             self._keep(pack, _Window(offset, data, _FIRST // 2 if reach == 0 else reach))
             return data
         try:
-            data = await self._storage.read(FileType.PACK, name, offset, reach)
+            data = await read_up_to(self._storage, FileType.PACK, name, offset, reach)
         except FileMissingError:
             raise
-        except DamagedError:  # the pack ends before that
-            data = await self._storage.read(FileType.PACK, name, offset)
-            if len(data) < length:
-                raise
         except StorageError:  # perhaps only what nobody asked for cannot be read
+            return await self._storage.read(FileType.PACK, name, offset, length)
+        if len(data) < length:  # the pack ends before that: what says so is the storage's error
             return await self._storage.read(FileType.PACK, name, offset, length)
         self._keep(pack, _Window(offset, data, reach))
         return memoryview(data)[:length]
