@@ -19,10 +19,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from cesbrfs.access import Access, Secret
 from tests.remote import rest, seaweed, sshd
 from tests.remote.certificates import Certificates
 from tests.remote.proxy import Proxy, proxying
+
+KINDS: Final = ("S3", "REST", "SFTP")
 
 _REPOSITORY: Final = "repository"
 
@@ -192,3 +196,14 @@ def far_sftp(folder: Path) -> Iterator[Far]:
             yield far
         finally:
             far.kill()
+
+
+def far_of(request: pytest.FixtureRequest, folder: Path) -> contextlib.AbstractContextManager[Far]:
+    """Return the kind of server that a fixture with the parameters `KINDS` asks for."""
+    if request.param == "S3":
+        program: Path = request.getfixturevalue("seaweed_program")
+        return far_s3(program, folder, request.getfixturevalue("certificates"))
+    if request.param == "REST":
+        return far_rest(request.getfixturevalue("rclone"), folder)
+    request.getfixturevalue("sshd")  # which tells where there is none
+    return far_sftp(folder)

@@ -18,7 +18,7 @@ from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import open_storage
 from cesbrfs.repo.storage.httpclient import CONNECTIONS
 from tests.remote.counting import cancel_many, descriptors, tasks
-from tests.remote.far import Far, far_rest, far_s3, far_sftp
+from tests.remote.far import KINDS, Far, far_of
 from tests.restic_repo import ResticRepo, create
 from tests.rights import children
 
@@ -47,21 +47,12 @@ def repo(restic_new: Path, source: Path, tmp_path_factory: pytest.TempPathFactor
     return made
 
 
-@pytest.fixture(scope="module", params=["S3", "REST", "SFTP"])
+@pytest.fixture(scope="module", params=KINDS)
 def far(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, repo: ResticRepo
 ) -> Iterator[Far]:
     """Each kind of server in turn, holding the repository."""
-    folder = tmp_path_factory.mktemp("far")
-    if request.param == "S3":
-        program: Path = request.getfixturevalue("seaweed_program")
-        running = far_s3(program, folder, request.getfixturevalue("certificates"))
-    elif request.param == "REST":
-        running = far_rest(request.getfixturevalue("rclone"), folder)
-    else:
-        request.getfixturevalue("sshd")  # which tells where there is none
-        running = far_sftp(folder)
-    with running as made:
+    with far_of(request, tmp_path_factory.mktemp("far")) as made:
         made.put(repo.folder)
         yield made
 

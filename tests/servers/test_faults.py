@@ -22,7 +22,7 @@ import pytest
 from cesbrfs.access import Secret
 from tests.compare import differences, records
 from tests.mounting import Mount, fuse_missing, mounting
-from tests.remote.far import Far, far_rest, far_s3, far_sftp
+from tests.remote.far import KINDS, Far, far_of
 from tests.remote.proxy import Fault
 from tests.restic_repo import ResticRepo, create
 
@@ -107,21 +107,12 @@ def repo(restic_new: Path, source: Path, tmp_path_factory: pytest.TempPathFactor
     return made
 
 
-@pytest.fixture(scope="module", params=["S3", "REST", "SFTP"])
+@pytest.fixture(scope="module", params=KINDS)
 def far(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, repo: ResticRepo
 ) -> Iterator[Far]:
     """Each kind of server in turn, holding the repository."""
-    folder = tmp_path_factory.mktemp("far")
-    if request.param == "S3":
-        program: Path = request.getfixturevalue("seaweed_program")
-        running = far_s3(program, folder, request.getfixturevalue("certificates"))
-    elif request.param == "REST":
-        running = far_rest(request.getfixturevalue("rclone"), folder)
-    else:
-        request.getfixturevalue("sshd")  # which tells where there is none
-        running = far_sftp(folder)
-    with running as made:
+    with far_of(request, tmp_path_factory.mktemp("far")) as made:
         made.put(repo.folder)
         yield made
 
