@@ -35,11 +35,13 @@ class Callers:
 
     def __init__(self) -> None:
         self._waiting: dict[trio.CancelScope, int] = {}
+        self._some = trio.Event()
 
     async def wait(self, pid: int, ask: Callable[[], Awaitable[_T]]) -> _T:
         """Return what `ask` brings; InterruptedCallerError if thread `pid` is told to stop."""
         with trio.CancelScope() as scope:
             self._waiting[scope] = pid
+            self._some.set()
             try:
                 return await ask()
             finally:
@@ -49,6 +51,9 @@ class Callers:
     async def look_after(self) -> None:
         """Give up the requests of interrupted callers; runs until cancelled."""
         while True:
+            if not self._waiting:  # an idle mount must not wake up for nothing
+                self._some = trio.Event()
+                await self._some.wait()
             await trio.sleep(_LOOK_SECONDS)
             for scope, pid in list(self._waiting.items()):
                 if is_interrupted(pid):
