@@ -17,7 +17,8 @@ from cesbrfs.catalog.backups import MANIFEST, Backup, Backups, SnapshotList, tag
 from cesbrfs.catalog.status import Report, Status
 from cesbrfs.ces.retention import Candidate, Decision, Policy, decide, last_resort
 from cesbrfs.errors import RepositoryLockedError, ResticError, UsageError
-from cesbrfs.repo.model import Snapshot, format_time
+from cesbrfs.repo.model import Snapshot
+from cesbrfs.repo.times import format_time
 from cesbrfs.restic import Restic
 
 NOT_NAMED: Final = "not named"

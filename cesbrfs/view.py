@@ -33,8 +33,9 @@ from cesbrfs.errors import (
 )
 from cesbrfs.near import did_you_mean
 from cesbrfs.paths import show, unshow
-from cesbrfs.repo.model import Node, Snapshot, Tree, format_time
+from cesbrfs.repo.model import Node, Snapshot, Tree
 from cesbrfs.repo.repository import FileContent, Repository
+from cesbrfs.repo.times import format_time
 from cesbrfs.rules import DEFAULT_RULES, Rule
 
 REFRESH_SECONDS: Final = 1.0

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from cesbrfs.history.diffing import Change
 from cesbrfs.paths import for_json, show
-from cesbrfs.repo.model import format_time
+from cesbrfs.repo.times import format_time
 
 
 def change_line(change: Change) -> str:

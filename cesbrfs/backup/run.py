@@ -36,7 +36,8 @@ from cesbrfs.errors import (
     UsageError,
 )
 from cesbrfs.paths import for_json, show
-from cesbrfs.repo.model import Snapshot, format_time
+from cesbrfs.repo.model import Snapshot
+from cesbrfs.repo.times import format_time
 from cesbrfs.restic import Event, Restic
 from cesbrfs.restic.events import as_restic_shows
 from cesbrfs.tasks import gather

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from cesbrfs.repo.model import NAME_MAX
+from cesbrfs.repo.trees import NAME_MAX
 
 LATEST: Final = b"latest"
 BACKUP_JSON: Final = b"backup.json"

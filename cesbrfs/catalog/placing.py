@@ -16,8 +16,9 @@ from typing import Final
 from cesbrfs.catalog import names
 from cesbrfs.catalog.backups import Backup, tag_value
 from cesbrfs.errors import CesbrError, RepositoryUnreachableError
-from cesbrfs.repo.model import NAME_MAX, Node, Snapshot
+from cesbrfs.repo.model import Node, Snapshot
 from cesbrfs.repo.repository import Repository
+from cesbrfs.repo.trees import NAME_MAX
 from cesbrfs.rules import DEFAULT_RULES, Rule
 
 _DEPTH: Final = 6

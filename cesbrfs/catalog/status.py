@@ -13,8 +13,9 @@ from cesbrfs.catalog.manifest import FILE_NAME, Manifest, parse_manifest
 from cesbrfs.catalog.placing import Layout
 from cesbrfs.errors import CesbrError, DamagedError, RepositoryUnreachableError
 from cesbrfs.paths import show
-from cesbrfs.repo.model import Snapshot, format_time
+from cesbrfs.repo.model import Snapshot
 from cesbrfs.repo.repository import Repository
+from cesbrfs.repo.times import format_time
 
 _log = logging.getLogger(__name__)
 

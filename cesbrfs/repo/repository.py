@@ -28,20 +28,12 @@ from cesbrfs.repo.disk import DiskCache
 from cesbrfs.repo.files import Files, through_network
 from cesbrfs.repo.index import Index
 from cesbrfs.repo.kept import KeptFiles
-from cesbrfs.repo.model import (
-    Config,
-    Lock,
-    Node,
-    Snapshot,
-    Tree,
-    parse_lock,
-    parse_snapshot,
-    parse_tree,
-)
+from cesbrfs.repo.model import Config, Lock, Node, Snapshot, Tree, parse_lock, parse_snapshot
 from cesbrfs.repo.opening import open_config, open_keys
 from cesbrfs.repo.pack import BlobType, decode_unpacked, encode_unpacked
 from cesbrfs.repo.remote import Remote
 from cesbrfs.repo.storage import FileType, MayBeAway, Storage, is_file_name
+from cesbrfs.repo.trees import parse_tree
 
 __all__ = ["Caching", "FileContent", "Repository"]
 

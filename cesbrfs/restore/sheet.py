@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cesbrfs.paths import for_json
-from cesbrfs.repo.model import format_time
+from cesbrfs.repo.times import format_time
 from cesbrfs.restore.landing import Landing
 from cesbrfs.restore.planned import (
     Action,

@@ -136,7 +136,7 @@ def _backups_text(
 
 
 async def _describe(view: View, backup: Backup) -> _Described:
-    from cesbrfs.repo.model import format_time  # noqa: PLC0415 - see above
+    from cesbrfs.repo.times import format_time  # noqa: PLC0415 - see above
 
     told = await view.reports.of(backup)
     last = backup.manifest or backup.snapshots[-1]
@@ -171,7 +171,7 @@ def _use_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def _use(context: Context, arguments: argparse.Namespace) -> int:
-    from cesbrfs.repo.model import format_time  # noqa: PLC0415 - see above
+    from cesbrfs.repo.times import format_time  # noqa: PLC0415 - see above
 
     view = await context.view()
     backup = await view.find_backup(arguments.backup)

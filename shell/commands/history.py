@@ -16,7 +16,7 @@ from cesbrfs.history.live import live_row, same_file
 from cesbrfs.history.memo import Row
 from cesbrfs.history.versions import Version, Versions, versions
 from cesbrfs.paths import for_json, show
-from cesbrfs.repo.model import format_time
+from cesbrfs.repo.times import format_time
 from cesbrfs.restore.landing import place_on_instance
 from cesbrfs.when import parse_when
 from shell import render

@@ -127,7 +127,7 @@ async def _children(view: View, place: Located, style: Style) -> list[Located]:
 
 
 def _entry_json(place: Located) -> dict[str, object]:
-    from cesbrfs.repo.model import format_time  # noqa: PLC0415 - as in `browse`
+    from cesbrfs.repo.times import format_time  # noqa: PLC0415 - as in `browse`
 
     node = place.entry.node
     told: dict[str, object] = {
@@ -244,7 +244,7 @@ async def _stat(context: Context, arguments: argparse.Namespace) -> int:
 
 
 def _stat_json(place: Located) -> dict[str, object]:
-    from cesbrfs.repo.model import format_time  # noqa: PLC0415 - as in `browse`
+    from cesbrfs.repo.times import format_time  # noqa: PLC0415 - as in `browse`
 
     node = place.entry.node
     told = _entry_json(place)
@@ -271,7 +271,7 @@ def _snapshot(entry: Entry) -> str | None:
 
 
 def _stat_text(place: Located) -> str:
-    from cesbrfs.repo.model import format_time  # noqa: PLC0415 - as in `browse`
+    from cesbrfs.repo.times import format_time  # noqa: PLC0415 - as in `browse`
 
     node = place.entry.node
     rows: dict[str, str] = {

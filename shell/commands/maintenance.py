@@ -122,7 +122,7 @@ async def _unlock(context: Context, arguments: argparse.Namespace) -> int:
 
 
 def _lock_json(lock: Lock, left: AbstractSet[str]) -> dict[str, object]:
-    from cesbrfs.repo.model import format_time  # noqa: PLC0415 - as above
+    from cesbrfs.repo.times import format_time  # noqa: PLC0415 - as above
 
     return {
         "id": lock.id,

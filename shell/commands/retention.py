@@ -59,7 +59,7 @@ _ONE_OF: Final = {
 
 async def _forget(context: Context, arguments: argparse.Namespace) -> int:
     from cesbrfs.ces.lock import no_backup  # noqa: PLC0415 - not for the prompt's start
-    from cesbrfs.repo.model import format_time  # noqa: PLC0415 - as above
+    from cesbrfs.repo.times import format_time  # noqa: PLC0415 - as above
 
     policy = _rules(arguments)
     if policy is None and not arguments.backups:

@@ -21,8 +21,8 @@ from cesbrfs.errors import (
     UsageError,
 )
 from cesbrfs.forget import ForgetPlan, by_name, by_policy, execute
-from cesbrfs.repo.model import parse_time
 from cesbrfs.repo.repository import Repository
+from cesbrfs.repo.times import parse_time
 from cesbrfs.restic import Restic, Version
 from tests.restic_repo import ResticRepo, create
 

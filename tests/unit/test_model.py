@@ -15,17 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cesbrfs.errors import DamagedError
-from cesbrfs.repo.model import (
-    format_time,
-    parse_config,
-    parse_id,
-    parse_index,
-    parse_key_file,
-    parse_snapshot,
-    parse_time,
-    parse_tree,
-    unquote,
-)
+from cesbrfs.repo.model import parse_config, parse_id, parse_index, parse_key_file, parse_snapshot
+from cesbrfs.repo.times import format_time, parse_time
+from cesbrfs.repo.trees import parse_tree, unquote
 
 NS = 10**9
 ID = "ab" * 32

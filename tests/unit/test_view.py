@@ -17,9 +17,10 @@ from cesbrfs.errors import (
     NotFoundError,
     RepositoryUnreachableError,
 )
-from cesbrfs.repo.model import Snapshot, parse_time
+from cesbrfs.repo.model import Snapshot
 from cesbrfs.repo.repository import FileContent
 from cesbrfs.repo.storage import FileType
+from cesbrfs.repo.times import parse_time
 from cesbrfs.view import Document, Link, Stored, View, _whole
 from tests.memory_repo import TIME, Json, MemoryRepo
 
