@@ -11,7 +11,7 @@ INSTALLED := .venv/installed-in$(subst /,-,$(CURDIR))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install check test demo bench bench-remote man record docs clean system newer-restic servers
+.PHONY: help install check test demo bench bench-remote man record docs clean system newer servers
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -32,8 +32,8 @@ $(INSTALLED): pyproject.toml .ci/constraints.txt | system
 system:
 	@.ci/provide
 
-newer-restic:
-	@.ci/newer-restic
+newer:
+	@.ci/newer
 
 check: install ## Lint, formatting, types, and the arrows between the modules
 	$(PY) -m ruff check
@@ -47,16 +47,16 @@ servers: install
 	  $(PY) -m pip install -qq --constraint .ci/constraints.txt --no-build-isolation \
 	    --editable '.[servers]'
 
-test: install newer-restic servers ## Run all tests (ARGS="tests/unit -x" for some of them)
+test: install newer servers ## Run all tests (ARGS="tests/unit -x" for some of them)
 	$(PY) -m pytest --numprocesses=$(JOBS) --dist=worksteal $(ARGS)
 
 demo: install ## See it at work: a sample instance, backups, the mount, a restore
 	@tests/sample/demo.sh
 
-bench: install newer-restic ## Measure against restic's own mount and restore
+bench: install newer ## Measure against restic's own mount and restore
 	$(PY) tests/bench/run.py $(ARGS)
 
-bench-remote: install newer-restic servers ## The same over S3, SFTP and REST at 20 ms
+bench-remote: install newer servers ## The same over S3, SFTP and REST at 20 ms
 	$(PY) tests/bench/run.py --remote $(ARGS)
 
 man: install ## Make the manual pages, build/man/man1 (see one: man -l build/man/man1/cesbr.1)

@@ -68,7 +68,7 @@ def restic_new() -> Path:
     given = _OUTSIDE.get("CESBR_TEST_RESTIC_NEW")
     found = Path(given) if given else _PROJECT / ".tools/restic-new/usr/bin/restic"
     if not found.exists():
-        _missing(f"no newer restic at {found}; `.ci/newer-restic` fetches it")
+        _missing(f"no newer restic at {found}; `.ci/newer` fetches it")
     return found
 
 
@@ -174,6 +174,15 @@ def rclone() -> Path:
 
 
 @pytest.fixture(scope="session")
+def rest_server_program() -> Path:
+    """Restic's own REST server."""
+    fetched = _PROJECT / ".tools/rest-server/usr/bin/restic-rest-server"
+    if fetched.exists():
+        return fetched
+    return _program("restic-rest-server", "`.ci/newer` fetches it")
+
+
+@pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """An authority that the servers' certificates are of."""
     return make_certificates(tmp_path_factory.mktemp("certificates"))
@@ -208,4 +217,13 @@ def rest_tls_server(
     """The same with TLS, that asks for a client's certificate."""
     folder = tmp_path_factory.mktemp("rest-tls")
     with serving_rest(rclone, folder, certificates, asks_client=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def own_rest_server(
+    rest_server_program: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RestServer]:
+    """Restic's own REST server, the same for all tests; none stops it."""
+    with serving_rest(rest_server_program, tmp_path_factory.mktemp("own-rest")) as server:
         yield server

@@ -1,6 +1,6 @@
-"""Real REST servers on loopback: rclone as one, and restic's own where it is installed.
+"""Real REST servers on loopback: rclone as one, and restic's own.
 
-    with serving(command, folder) as server:
+    with serving(program, folder) as server:
         Access(f"{server.url}/repository/", key, environment=server.environment)
 
 What is served lies in ``server.root``: a repository is put there as a folder.
@@ -8,7 +8,9 @@ What is served lies in ``server.root``: a repository is put there as a folder.
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -60,22 +62,33 @@ class RestServer:
         """Start it and wait until it answers."""
         self.root.mkdir(parents=True, exist_ok=True)
         rclone = self._program.name == "rclone"
-        command: list[str | Path] = [self._program]
-        if rclone:
-            command += ["serve", "restic", "--addr", f"127.0.0.1:{self.port}"]
-            if self.certificates:
-                command += ["--cert", self.certificates.server]
-                command += ["--key", self.certificates.server_key]
-            if self.certificates and self._asks_client:
-                command += ["--client-ca", self.certificates.authority]
-            command.append(self.root)
-            environment = {"RCLONE_USER": USER, "RCLONE_PASS": self.password}
-        else:
-            command += ["--listen", f"127.0.0.1:{self.port}", "--path", self.root, "--no-auth"]
-            environment = {}
+        command, environment = self._as_rclone() if rclone else (self._as_own(), {})
         self._process = start(
             command, self._log, lambda: listens(self.port), environment=environment
         )
+
+    def _as_rclone(self) -> tuple[list[str | Path], dict[str, str]]:
+        """Return the command, and the environment, which holds the password."""
+        command: list[str | Path] = [self._program, "serve", "restic"]
+        command += ["--addr", f"127.0.0.1:{self.port}"]
+        if self.certificates:
+            command += ["--cert", self.certificates.server]
+            command += ["--key", self.certificates.server_key]
+        if self.certificates and self._asks_client:
+            command += ["--client-ca", self.certificates.authority]
+        return [*command, self.root], {"RCLONE_USER": USER, "RCLONE_PASS": self.password}
+
+    def _as_own(self) -> list[str | Path]:
+        """Return the command of restic's own server; it asks for no client's certificate."""
+        hashed = base64.b64encode(hashlib.sha1(self.password.encode()).digest())  # noqa: S324 - its
+        users = self._log.with_name("htpasswd")
+        users.write_text(f"{USER}:{{SHA}}{hashed.decode()}\n")
+        command: list[str | Path] = [self._program, "--listen", f"127.0.0.1:{self.port}"]
+        command += ["--path", self.root, "--htpasswd-file", users]
+        if self.certificates:
+            command += ["--tls", "--tls-cert", self.certificates.server]
+            command += ["--tls-key", self.certificates.server_key]
+        return command
 
     def kill(self) -> None:
         """Kill it; what it serves stays on disk."""

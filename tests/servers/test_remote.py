@@ -27,6 +27,12 @@ from tests.sample.instance import Instance
 
 KEY = Secret(PASSWORD.encode())
 _VOLUMES = ("files", "plugins")
+_REST = {
+    "rest": "rest_server",
+    "rest-tls": "rest_tls_server",
+    "rest-server": "own_rest_server",
+}
+"""The fixtures: rclone with and without TLS, and restic's own."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Place:
         return Access(f"{self.base}/{name}", KEY, {}, self.environment)
 
 
-@pytest.fixture(params=["s3", "s3-tls", "rest", "rest-tls", "rclone"])
+@pytest.fixture(params=["s3", "s3-tls", "rest", "rest-tls", "rest-server", "rclone"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """Each kind of storage behind a real server, in turn."""
     kind: str = request.param
@@ -60,8 +66,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         root.mkdir()
         base, environment = f"rclone:{root}", {}
     else:
-        name = "rest_tls_server" if kind.endswith("tls") else "rest_server"
-        server: RestServer = request.getfixturevalue(name)
+        server: RestServer = request.getfixturevalue(_REST[kind])
         root, base, environment = server.root, server.url, server.environment
     return Place(base, environment, lambda folder, name: _copy(folder, root / name))
 

@@ -4,38 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 import trio
 
-from cesbrfs.access import Access, Secret
+from cesbrfs.access import Access
 from cesbrfs.errors import (
     BucketMissingError,
     CesbrError,
-    DamagedError,
     FileMissingError,
     RepositoryDeniedError,
-    RepositoryTimedOutError,
-    RepositoryUnreachableError,
     RepositoryUntrustedError,
-    StorageError,
     UsageError,
 )
-from cesbrfs.repo.storage import FileInfo, FileType
+from cesbrfs.repo.storage import FileType
 from cesbrfs.repo.storage.s3 import S3Storage
-from tests.remote.counting import cancel_many, descriptors, tasks
-from tests.remote.processes import free_ports
-from tests.remote.proxy import Fault, Proxy, proxying
+from tests.remote.counting import descriptors
+from tests.remote.filled import FILES, KEY, NAMES, ODD, PACK, check_all
+from tests.remote.proxy import Proxy, proxying
 from tests.remote.seaweed import BUCKET, KEY_ID, OTHER_BUCKET, SECRET, SeaweedFS
 
-KEY = Secret(b"key")
-ODD = "a b+c/ü%41&=~"
-NAMES = [f"{number:064x}" for number in range(3)]
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"}
-PACK = bytes(range(256)) * 4096
+PREFIX = f"below/{ODD}"
 
 
 def storage_of(
@@ -52,15 +43,11 @@ def storage_of(
 def filled(seaweed: SeaweedFS) -> SeaweedFS:
     """The server with a few files of a repository in a folder of an odd name, and others."""
     for name, data in {
-        "config": b"0123456789",
-        f"keys/{NAMES[0]}": b"one",
-        f"keys/{NAMES[1]}": b"",
-        f"keys/{NAMES[0]}-tmp-1": b"temporary",
+        **FILES,
         f"keys/deeper/{NAMES[2]}": b"not here",
-        f"data/00/{NAMES[0]}": PACK,
         f"data/{NAMES[1]}": b"not here",
     }.items():
-        seaweed.put(BUCKET, f"{ODD}/{name}", data)
+        seaweed.put(BUCKET, f"{PREFIX}/{name}", data)
     seaweed.put(BUCKET, "config", b"at the root")
     return seaweed
 
@@ -72,34 +59,17 @@ def proxy(filled: SeaweedFS) -> Iterator[Proxy]:
         yield made
 
 
-def secured(url: str) -> str:
-    return url.replace("http:", "https:")
-
-
-def plain(url: str) -> str:
-    return url.replace("https:", "http:")
-
-
 def through(proxy: Proxy) -> str:
-    return f"s3:http://127.0.0.1:{proxy.port}/{BUCKET}/{quote(ODD)}"
+    return f"s3:http://127.0.0.1:{proxy.port}/{BUCKET}/{quote(PREFIX)}"
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
 @pytest.mark.parametrize("old", ["false", "true"], ids=["ListObjectsV2", "ListObjects"])
 async def test_listing_and_reading(filled: SeaweedFS, tls: bool, old: str) -> None:
     """Files of restic's names are listed with their sizes, and read whole or in part."""
-    url = f"{filled.tls_url if tls else filled.url}/{BUCKET}/{quote(ODD)}"
+    url = f"{filled.tls_url if tls else filled.url}/{BUCKET}/{quote(PREFIX)}"
     storage = storage_of(url, filled.environment, {"s3.list-objects-v1": old})
-    assert list(await storage.list(FileType.KEY)) == [FileInfo(NAMES[0], 3), FileInfo(NAMES[1], 0)]
-    assert list(await storage.list(FileType.PACK)) == [FileInfo(NAMES[0], len(PACK))]
-    assert list(await storage.list(FileType.SNAPSHOT)) == []
-    assert await storage.read(FileType.CONFIG) == b"0123456789"
-    assert await storage.read(FileType.CONFIG, "", 3, 4) == b"3456"
-    assert await storage.read(FileType.CONFIG, "", 8) == b"89"
-    assert await storage.read(FileType.CONFIG, "", 9, 1) == b"9"
-    assert await storage.read(FileType.PACK, NAMES[0]) == PACK
-    assert await storage.read(FileType.PACK, NAMES[0], 1, 999_999) == PACK[1:1_000_000]
-    assert await storage.read(FileType.KEY, NAMES[1]) == b""
+    await check_all(storage)
     await storage.aclose()
 
 
@@ -123,15 +93,6 @@ async def test_long_listings_come_in_pages(filled: SeaweedFS, old: str) -> None:
     found = [file.name for file in await storage.list(FileType.INDEX)]
     assert len(found) == len(wanted)
     assert set(found) == wanted
-    await storage.aclose()
-
-
-async def test_what_is_beyond_the_end_is_damaged(filled: SeaweedFS) -> None:
-    """A file shorter than the index says is no trouble of the network."""
-    storage = storage_of(f"{filled.url}/{BUCKET}/{quote(ODD)}", filled.environment)
-    for offset, length in ((0, 11), (5, 6), (10, 1), (10, None), (500, 10)):
-        with pytest.raises(DamagedError, match="ends before"):
-            await storage.read(FileType.CONFIG, "", offset, length)
     await storage.aclose()
 
 
@@ -237,45 +198,6 @@ async def test_whom_to_trust(filled: SeaweedFS) -> None:
             storage_of(url, environment | {"RESTIC_CACERT": wrong})
 
 
-async def test_who_cannot_be_reached(filled: SeaweedFS) -> None:
-    """A port without a server, a host without a name, TLS where there is none."""
-    (port,) = free_ports(1)
-    for url, kind, sentence in (
-        (f"s3:http://127.0.0.1:{port}/bucket", RepositoryUnreachableError, "Connection refused"),
-        ("s3:http://no-such-host.invalid/bucket", RepositoryUnreachableError, "is not known"),
-        (f"{secured(filled.url)}/bucket", RepositoryUnreachableError, "does not speak TLS"),
-        (f"{plain(filled.tls_url)}/bucket", StorageError, r"400.*check the address"),
-    ):
-        storage = storage_of(url, filled.environment)
-        with pytest.raises(kind, match=sentence):
-            await storage.read(FileType.CONFIG)
-        await storage.aclose()
-
-
-@pytest.mark.parametrize("after", [0, 300, 5_000])
-@pytest.mark.parametrize(
-    ("fault", "kind"),
-    [
-        (Fault.RESET, RepositoryUnreachableError),
-        (Fault.TRUNCATE, RepositoryUnreachableError),
-        (Fault.STALL, RepositoryTimedOutError),
-    ],
-)
-async def test_faults_of_the_network(
-    filled: SeaweedFS, proxy: Proxy, fault: Fault, kind: type[CesbrError], after: int
-) -> None:
-    """Before the answer, within its head, within its body; the next request gets all of it."""
-    storage = storage_of(through(proxy), filled.environment, patience=1.0)
-    before = descriptors()
-    await trio.to_thread.run_sync(partial(proxy.inject, fault, after=after))
-    with pytest.raises(kind) as raised:
-        await storage.read(FileType.PACK, NAMES[0], 0, 500_000)
-    assert type(raised.value) is kind
-    assert await storage.read(FileType.PACK, NAMES[0], 0, 500_000) == PACK[:500_000]
-    await storage.aclose()
-    assert descriptors() <= before + 2  # the proxy's end of the connection that went well
-
-
 async def test_a_slow_answer_is_waited_for(filled: SeaweedFS) -> None:
     """The deadline is for silence: what takes longer than it, but comes, arrives."""
     with proxying(("127.0.0.1", filled.port), rate=400_000) as proxy:
@@ -284,29 +206,6 @@ async def test_a_slow_answer_is_waited_for(filled: SeaweedFS) -> None:
         assert await storage.read(FileType.PACK, NAMES[0]) == PACK
         assert trio.current_time() - begun > 1.2
         await storage.aclose()
-
-
-async def test_cancelled_reads_free_their_connections(filled: SeaweedFS) -> None:
-    """3,000 reads cancelled at any moment; then 16 of 16 succeed, and nothing is left behind."""
-    url = f"{filled.url}/{BUCKET}/{quote(ODD)}"
-    storage = storage_of(url, filled.environment)
-    await storage.read(FileType.CONFIG)
-    living, opened = tasks(), descriptors()
-
-    async def read() -> bytes:
-        return await storage.read(FileType.PACK, NAMES[0], 0, 200_000)
-
-    quick = await cancel_many(read, times=3_000, at_once=24, longest=0.03)
-    assert quick < 2_500, "most of them are cancelled"
-    assert tasks() == living
-    assert descriptors() <= opened + 16
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            for _ in range(16):
-                nursery.start_soon(read)
-    assert tasks() == living
-    await storage.aclose()
-    assert descriptors() <= opened - 1
 
 
 async def test_no_more_connections_than_allowed(filled: SeaweedFS, proxy: Proxy) -> None:

@@ -11,7 +11,7 @@ from tests.remote.seaweed import BUCKET, KEY_ID, SECRET, SeaweedFS
 from tests.shell.conftest import BINARY, Cesbr, Site
 
 
-@pytest.fixture(params=["s3", "rest", "rclone"])
+@pytest.fixture(params=["s3", "rest", "rest-server", "rclone"])
 def configured(
     request: pytest.FixtureRequest, new_site: Site, cesbr: Cesbr, tmp_path: Path
 ) -> tuple[Cesbr, str, str]:
@@ -27,8 +27,9 @@ def configured(
         new_site.set(f"{bucket}/access_key_id", KEY_ID)
         new_site.set(f"{bucket}/secret_access_key", SECRET)
         return own.having(RESTIC_CACERT=str(s3.certificates.authority)), address, SECRET
-    if kind == "rest":
-        server: RestServer = request.getfixturevalue("rest_tls_server")
+    if kind.startswith("rest"):
+        name = "rest_tls_server" if kind == "rest" else "own_rest_server"
+        server: RestServer = request.getfixturevalue(name)
         address = f"{server.url}/{tmp_path.name}/"
         newer = str(request.getfixturevalue("restic_new"))
         return (

@@ -60,12 +60,25 @@ class Storage(Protocol):
         """Give back connections and descriptors."""
 
 
+class EndsEarlyError(DamagedError):
+    """A file ends before what was asked for does; `rest` is all that it has from there on."""
+
+    def __init__(self, message: str, rest: bytes) -> None:
+        super().__init__(message)
+        self.rest = rest
+
+
 async def read_up_to(
     storage: Storage, kind: FileType, name: str, offset: int, length: int
 ) -> bytes:
-    """Read `length` bytes from `offset` of a file, less only where the file ends before that."""
+    """Read `length` bytes from `offset` of a file, less only where the file ends before that.
+
+    That costs a second request only where the storage's refusal does not bring the rest with it.
+    """
     try:
         return await storage.read(kind, name, offset, length)
+    except EndsEarlyError as error:
+        return error.rest
     except DamagedError:
         return await storage.read(kind, name, offset)
 

@@ -33,6 +33,7 @@ from cesbrfs.errors import (
     StorageError,
     UsageError,
 )
+from cesbrfs.repo.storage.base import EndsEarlyError
 
 PATIENCE: Final = 20.0
 """Seconds that a server may keep silent, from the connection's first byte to the answer's last."""
@@ -165,7 +166,7 @@ class HttpClient:
     ) -> bytes:
         """Return `length` bytes from `offset` of a file, or all from there on.
 
-        Raises DamagedError where the file ends before.
+        Raises DamagedError where the file ends before: EndsEarlyError with what there is.
         """
         if length is None and not offset:
             return (await self.whole(url, headers, refusal, what)).body
@@ -194,6 +195,8 @@ class HttpClient:
                     f"The server of {self._shown} sent {len(body)} of {wanted} bytes of {what};"
                     " try again."
                 )
+            if length is not None and wanted < length:
+                raise EndsEarlyError(_too_short(what).message, bytes(body))
             return bytes(body)
 
     def _wanted(self, response: httpx2.Response, what: str, offset: int, length: int | None) -> int:
@@ -205,9 +208,9 @@ class HttpClient:
         found = _CONTENT_RANGE.fullmatch(said)
         if found and found[3] != "*":
             total = int(found[3])
-            if offset >= total or (length is not None and offset + length > total):
+            if offset >= total:
                 raise _too_short(what)
-            wanted = total - offset if length is None else length
+            wanted = total - offset if length is None else min(length, total - offset)
             if (int(found[1]), int(found[2])) == (offset, offset + wanted - 1):
                 return wanted
         raise RepositoryUnreachableError(

@@ -1,0 +1,221 @@
+"""What S3 and REST have in common, on their real servers: reading, and trouble on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+from urllib.parse import quote
+
+import pytest
+import trio
+
+from cesbrfs.access import Access
+from cesbrfs.errors import (
+    CesbrError,
+    DamagedError,
+    FileMissingError,
+    RepositoryTimedOutError,
+    RepositoryUnreachableError,
+    StorageError,
+)
+from cesbrfs.repo.storage import FileType, Storage, read_up_to
+from cesbrfs.repo.storage.rest import RestStorage
+from cesbrfs.repo.storage.s3 import S3Storage
+from tests.remote.counting import cancel_many, descriptors, tasks
+from tests.remote.filled import FILES, KEY, NAMES, ODD, PACK, check_all, fill
+from tests.remote.older import older
+from tests.remote.processes import free_ports
+from tests.remote.proxy import Fault, Proxy, proxying
+from tests.remote.rest import RestServer
+from tests.remote.seaweed import BUCKET, SeaweedFS
+
+_RANGE: Final = 500_000
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that has the files of `filled`: how it is reached, where they are."""
+
+    scheme: str
+    port: int
+    environment: Mapping[str, str]
+
+    @property
+    def kind(self) -> str:
+        """``s3`` or ``rest``."""
+        return self.scheme.partition(":")[0]
+
+    def storage(
+        self,
+        *,
+        scheme: str = "",
+        host: str = "127.0.0.1",
+        port: int = 0,
+        place: str = quote(ODD),
+        patience: float = 20.0,
+    ) -> Storage:
+        """Return a storage of those files, but for what is given."""
+        bucket = f"{BUCKET}/" if self.kind == "s3" else ""
+        address = f"{scheme or self.scheme}://{host}:{port or self.port}/{bucket}{place}"
+        access = Access(address, KEY, {}, self.environment)
+        if self.kind == "s3":
+            return S3Storage.of(access, patience=patience)
+        return RestStorage.of(access, patience=patience)
+
+
+def _s3(server: SeaweedFS, *, tls: bool = False) -> Served:
+    for name, data in FILES.items():
+        server.put(BUCKET, f"{ODD}/{name}", data)
+    url = server.tls_url if tls else server.url
+    scheme, _, port = url.rpartition(":")
+    return Served(scheme.partition("//")[0][:-1], int(port), server.environment)
+
+
+def _rest(server: RestServer) -> Served:
+    fill(server.root)
+    scheme = server.url.partition("//")[0][:-1]
+    return Served(scheme, server.port, server.environment)
+
+
+_SERVERS: Final = {
+    "s3": "seaweed",
+    "s3 tls": "seaweed",
+    "rclone": "rest_server",
+    "rclone tls": "rest_tls_server",
+    "rest-server": "own_rest_server",
+}
+
+
+def _served(request: pytest.FixtureRequest) -> Served:
+    kind: str = request.param
+    server = request.getfixturevalue(_SERVERS[kind])
+    return _s3(server, tls=kind.endswith("tls")) if kind.startswith("s3") else _rest(server)
+
+
+@pytest.fixture(scope="module", params=_SERVERS)
+def served(request: pytest.FixtureRequest) -> Served:
+    """Each server, with and without TLS."""
+    return _served(request)
+
+
+@pytest.fixture(scope="module", params=[kind for kind in _SERVERS if "tls" not in kind])
+def plain(request: pytest.FixtureRequest) -> Served:
+    """Each server without TLS."""
+    return _served(request)
+
+
+@pytest.fixture
+def proxy(plain: Served) -> Iterator[Proxy]:
+    """What stands between us and the server."""
+    with proxying(("127.0.0.1", plain.port)) as made:
+        yield made
+
+
+async def test_listing_and_reading(served: Served) -> None:
+    """Files are listed with their sizes, and read whole or in part; what is beyond is damaged."""
+    storage = served.storage()
+    await check_all(storage)
+    await storage.aclose()
+
+
+async def test_no_such_folder(served: Served) -> None:
+    """Nothing is listed, and config is missing: what that means is for others to say."""
+    storage = served.storage(place="no/such/folder")
+    assert list(await storage.list(FileType.KEY)) == []
+    with pytest.raises(FileMissingError):
+        await storage.read(FileType.CONFIG)
+    await storage.aclose()
+
+
+async def test_the_end_of_a_file_costs_one_request(plain: Served) -> None:
+    """A shorter answer than was asked for is taken where the server says that the file ends there.
+
+    What begins at the end or behind it is damaged, as ever.
+    """
+    with older(plain.port) as front:
+        storage = plain.storage(port=front.port)
+        begins = len(PACK) - 1_000
+        found = await read_up_to(storage, FileType.PACK, NAMES[0], begins, 1 << 20)
+        assert found == PACK[begins:]
+        assert len(front.asked) == 1
+        with pytest.raises(DamagedError):
+            await read_up_to(storage, FileType.PACK, NAMES[0], len(PACK), 1 << 20)
+        await storage.aclose()
+
+
+async def test_an_end_that_is_cut_off_is_no_end(plain: Served, proxy: Proxy) -> None:
+    """What the connection lost of the last part is not taken for the end of the file."""
+    storage = plain.storage(port=proxy.port)
+    begins = len(PACK) - _RANGE
+    await trio.to_thread.run_sync(partial(proxy.inject, Fault.TRUNCATE, after=100_000))
+    with pytest.raises(RepositoryUnreachableError):
+        await read_up_to(storage, FileType.PACK, NAMES[0], begins, 1 << 20)
+    assert await read_up_to(storage, FileType.PACK, NAMES[0], begins, 1 << 20) == PACK[begins:]
+    await storage.aclose()
+
+
+async def test_who_cannot_be_reached(served: Served) -> None:
+    """A port without a server, a host without a name, TLS where there is none, none where it is."""
+    (nobody,) = free_ports(1)
+    storages: list[tuple[Storage, type[CesbrError], str]] = [
+        (served.storage(port=nobody), RepositoryUnreachableError, "Connection refused"),
+        (served.storage(host="no-such-host.invalid"), RepositoryUnreachableError, "is not known"),
+    ]
+    if served.scheme.endswith("https"):
+        spoken = served.storage(scheme=f"{served.kind}:http")
+        storages.append((spoken, StorageError, r"400.*check the address"))
+    else:
+        spoken = served.storage(scheme=f"{served.kind}:https")
+        storages.append((spoken, RepositoryUnreachableError, "does not speak TLS"))
+    for storage, kind, sentence in storages:
+        with pytest.raises(kind, match=sentence):
+            await storage.read(FileType.CONFIG)
+        await storage.aclose()
+
+
+@pytest.mark.parametrize("after", [0, 100, 5_000])
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (Fault.RESET, RepositoryUnreachableError),
+        (Fault.TRUNCATE, RepositoryUnreachableError),
+        (Fault.STALL, RepositoryTimedOutError),
+    ],
+)
+async def test_faults_of_the_network(
+    plain: Served, proxy: Proxy, fault: Fault, kind: type[CesbrError], after: int
+) -> None:
+    """Before the answer, within its head, within its body; the next request gets all of it."""
+    storage = plain.storage(port=proxy.port, patience=0.5)
+    before = descriptors()
+    await trio.to_thread.run_sync(partial(proxy.inject, fault, after=after))
+    with pytest.raises(kind) as raised:
+        await storage.read(FileType.PACK, NAMES[0], 0, _RANGE)
+    assert type(raised.value) is kind
+    assert await storage.read(FileType.PACK, NAMES[0], 0, _RANGE) == PACK[:_RANGE]
+    await storage.aclose()
+    assert descriptors() <= before + 2  # the proxy's end of the connection that went well
+
+
+async def test_cancelled_reads_free_their_connections(served: Served) -> None:
+    """3,000 reads cancelled at any moment; then 16 of 16 succeed, and nothing is left behind."""
+    storage = served.storage()
+    await storage.read(FileType.CONFIG)
+    living, opened = tasks(), descriptors()
+
+    async def read() -> bytes:
+        return await storage.read(FileType.PACK, NAMES[0], 0, 200_000)
+
+    quick = await cancel_many(read, times=3_000, at_once=24, longest=0.03)
+    assert quick < 2_700, "many of them are cancelled"
+    assert tasks() == living
+    assert descriptors() <= opened + 16
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            for _ in range(16):
+                nursery.start_soon(read)
+    assert tasks() == living
+    await storage.aclose()
+    assert descriptors() <= opened - 1
