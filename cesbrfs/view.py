@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import stat
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -41,6 +44,18 @@ from cesbrfs.rules import DEFAULT_RULES, Rule
 REFRESH_SECONDS: Final = 1.0
 """A listing of snapshots is used again for this long."""
 _ID_DIGITS: Final = 8
+
+_max_age: Final = ContextVar("_max_age", default=REFRESH_SECONDS)
+
+
+@contextmanager
+def as_listed_last() -> Iterator[None]:
+    """Have the running task see the backups as they were when last listed, however long ago."""
+    token = _max_age.set(math.inf)
+    try:
+        yield
+    finally:
+        _max_age.reset(token)
 
 
 @dataclass(slots=True, eq=False)
@@ -127,9 +142,9 @@ class View:
         self._top: tuple[Backups, dict[bytes, Entry]] | None = None
         self.root: Final = self._folder(b"", 0, self._root)
 
-    async def backups(self, max_age: float = REFRESH_SECONDS) -> Backups:
+    async def backups(self, max_age: float | None = None) -> Backups:
         """Return all backups as they were at most `max_age` seconds ago, or as `listing` does."""
-        backups = await self.listing.backups(max_age)
+        backups = await self.listing.backups(_max_age.get() if max_age is None else max_age)
         if backups is not self._shown:
             self._shown = backups
             kept = {backup.id for backup in backups.by_name.values()}

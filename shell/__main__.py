@@ -100,11 +100,15 @@ def _one(before: argparse.Namespace) -> int:
 
 def _shell(before: argparse.Namespace) -> int:
     """Run the prompt, or the script on stdin."""
-    from shell.app import run_app  # noqa: PLC0415 - cmd2 is slow to import
     from shell.arguments import settings_flags  # noqa: PLC0415 - as above
+    from shell.session import Session  # noqa: PLC0415 - as above
 
     _log_to_stderr(before)
-    return run_app(settings_flags(before), before)
+    session = Session(settings_flags(before))
+    session.look_ahead()
+    from shell.app import run_app  # noqa: PLC0415 - cmd2 is slow to import
+
+    return run_app(session, before)
 
 
 def _log_to_stderr(arguments: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import shutil
 import signal
@@ -18,7 +19,6 @@ from cmd2.history import HistoryItem
 
 from cesbrfs import __version__
 from cesbrfs.errors import UsageError
-from cesbrfs.settings import Flags
 from shell import completion, render
 from shell.arguments import add_switches, usage_message
 from shell.commands import CATEGORIES, MODULES, Command, commands_of, find_command
@@ -270,16 +270,18 @@ def _parser(command: Command) -> cmd2.Cmd2ArgumentParser:
     return parser
 
 
-def run_app(flags: Flags, defaults: argparse.Namespace) -> int:
+def run_app(session: Session, defaults: argparse.Namespace) -> int:
     """Run the prompt on a terminal, else the script that stands on stdin; return its exit code."""
-    session, portal = Session(flags), Portal()
+    portal = Portal()
     said = {name: value for name, value in vars(defaults).items() if name in _SWITCHES}
     try:
         if sys.stdin.isatty():
             history = _history_file()
             first = not (history and Path(history).stat().st_size)
             welcome = greeting(session, portal, first=first)
-            return App(session, portal, said, history=history).cmdloop(f"{_INTRO}\n{welcome}")
+            app = App(session, portal, said, history=history)
+            gc.freeze()  # else looking through all the modules for garbage is felt at some Tabs
+            return app.cmdloop(f"{_INTRO}\n{welcome}")
         return _run_stdin(App(session, portal, said))
     finally:
         close(session, portal)

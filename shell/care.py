@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, get_args
 
 from cesbrfs.errors import CesbrError
-from cesbrfs.settings import load
 
 if TYPE_CHECKING:
     from cesbrfs.catalog.backups import Backup
@@ -87,7 +86,7 @@ async def restore_on_instance(
 async def take_back_maintenance(context: Context) -> None:
     """Turn off the maintenance mode that a restore left on when it was killed."""
     try:
-        settings = load(context.session.flags, context.session.environ)
+        settings = context.session.loaded()
     except CesbrError:
         return  # the command tells
     from cesbrfs.ces.maintenance import is_left_on, take_back  # noqa: PLC0415 - as above

@@ -10,7 +10,8 @@ character for something else: it works whatever is in it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -18,8 +19,9 @@ import cmd2
 
 from cesbrfs.errors import CesbrError
 from cesbrfs.paths import show
+from cesbrfs.view import as_listed_last
 from shell import candidates
-from shell.candidates import Continuation
+from shell.names import Continuation
 from shell.output import Output
 from shell.portal import TooSlowError
 from shell.session import Context
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _SECONDS: Final = 0.9
+_GLANCE_SECONDS: Final = 0.02
+_FRESH_SECONDS: Final = 10.0
 _SPECIAL: Final = str.maketrans({'"': r"\x22", "'": r"\x27", "|": r"\x7c", ">": r"\x3e"})
 
 
@@ -68,7 +72,7 @@ def _paths(
     folder, slash, _ = text.rpartition("/")
     before = folder + slash
     backup = _backup_on(line)
-    write = partial(_written, quoted=line[:begin].endswith(("'", '"')))
+    write = partial(written, quoted=line[:begin].endswith(("'", '"')))
 
     async def find(context: Context) -> list[Continuation]:
         return await candidates.paths(context, text, write, backup=backup, looks_back=looks_back)
@@ -82,14 +86,7 @@ def _paths(
     return cmd2.Completions(items, allow_finalization=not any(one.is_folder for one in found))
 
 
-def continuations(
-    start: str, children: Mapping[bytes, bool], *, quoted: bool = False
-) -> list[Continuation]:
-    """Return what `start` may become at the prompt; `quoted`: the word stands in quotes."""
-    return candidates.continuations(start, children, partial(_written, quoted=quoted))
-
-
-def _written(name: bytes, *, quoted: bool) -> str:
+def written(name: bytes, *, quoted: bool) -> str:
     """Return `name` as the prompt takes it within a word or within quotes."""
     word = show(name).translate(_SPECIAL)
     # cmd2 could put the word in quotes, but then Tab must be pressed twice.
@@ -108,12 +105,21 @@ def _backup_on(line: str) -> str | None:
 
 
 def _ask(app: App, question: Callable[[Context], Awaitable[T]]) -> T | None:
-    """Return the answer, None when it takes too long or cannot be had."""
+    """Return the answer, None when it takes too long or cannot be had.
+
+    It is about the backups as they are known: a new list of them is waited for only a moment, so a
+    slow server's is there for the next Tab.
+    """
     context = Context(app.session, Output(quiet=True), no_init=True)
 
     async def run() -> T:
-        return await question(context)
+        with as_listed_last():
+            return await question(context)
 
+    if app.session.view is not None:
+        listing = partial(app.session.view.backups, _FRESH_SECONDS)
+        with suppress(CesbrError, TooSlowError):
+            app.portal.run(listing, patience=_GLANCE_SECONDS)
     try:
         return app.portal.run(run, patience=_SECONDS)
     except (CesbrError, TooSlowError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cesbrfs.errors import CesbrError
 from cesbrfs.paths import show
@@ -20,10 +20,15 @@ if TYPE_CHECKING:  # all of them import trio, which the prompt's start does not 
 
     from cesbrfs.access import Access
     from cesbrfs.history.memo import Memo
+    from cesbrfs.repo.cache import Cache
     from cesbrfs.repo.repository import Repository
     from cesbrfs.restic import Restic
     from cesbrfs.view import View
     from shell.basket import Basket
+    from shell.names import Names
+
+_NAMES_BYTES: Final = 128 << 20
+"""How much of folders' names may be held for Tab."""
 
 
 @dataclass(slots=True)
@@ -41,6 +46,8 @@ class Session:
     """Whether it was looked for what an earlier process has left behind."""
     _memo: Memo | None = None
     _basket: Basket | None = None
+    _names: Cache[bytes, Names] | None = None
+    _loaded: Settings | None = None
     _settings: Settings | None = None
     _access: Access | None = None
     _restic: Restic | None = None
@@ -55,10 +62,16 @@ class Session:
         """Be somewhere else."""
         self.came_from, self.place = self.place, place
 
+    def loaded(self) -> Settings:
+        """Return the settings without what the registry adds; UsageError for wrong ones."""
+        if self._loaded is None:
+            self._loaded = load(self.flags, self.environ)
+        return self._loaded
+
     async def settings(self) -> Settings:
         """Return the settings with what the registry adds."""
         if self._settings is None:
-            self._settings = await load(self.flags, self.environ).resolve()
+            self._settings = await self.loaded().resolve()
         return self._settings
 
     def look_ahead(self) -> None:
@@ -67,7 +80,7 @@ class Session:
         It takes longer than all the imports that a command needs.
         """
         try:
-            settings = load(self.flags, self.environ)
+            settings = self.loaded()
             known = settings.at_hand()
         except CesbrError:
             return  # the command tells
@@ -124,6 +137,15 @@ class Session:
         if self._memo is None:
             self._memo = Memo(view.repository)
         return self._memo
+
+    def names(self) -> Cache[bytes, Names]:
+        """Return what is remembered of the names in folders."""
+        from cesbrfs.repo.cache import Cache  # noqa: PLC0415 - only for Tab
+        from shell.names import Names  # noqa: PLC0415 - as above
+
+        if self._names is None:
+            self._names = Cache(_NAMES_BYTES, Names.held_bytes)
+        return self._names
 
     def basket(self, view: View) -> Basket:
         """Return what is selected of the open repository."""

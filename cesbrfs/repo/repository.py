@@ -33,7 +33,7 @@ from cesbrfs.repo.opening import open_config, open_keys
 from cesbrfs.repo.pack import BlobType, decode_unpacked, encode_unpacked
 from cesbrfs.repo.remote import Remote
 from cesbrfs.repo.storage import FileType, MayBeAway, Storage, is_file_name
-from cesbrfs.repo.trees import parse_tree
+from cesbrfs.repo.trees import parse_names, parse_tree
 
 __all__ = ["Caching", "FileContent", "Repository"]
 
@@ -189,6 +189,14 @@ class Repository:
         for name in tree.refused:
             _log.warning("%s has an entry that cannot be shown: %s", what, name)
         return tree
+
+    async def names(self, tree_id: bytes) -> dict[bytes, int]:
+        """Return what the folder of this ID holds, as `parse_names` does; raises as `tree`."""
+        data = await self.blobs.load(BlobType.TREE, tree_id)
+        what = f"tree {tree_id.hex()[:8]}"
+        if len(data) > THREAD_BYTES:
+            return await trio.to_thread.run_sync(parse_names, data, what)
+        return parse_names(data, what)
 
     async def root(self, snapshot: Snapshot) -> Tree:
         """Return a snapshot's root folder; nodes named ``.`` or ``/`` give way to their content."""

@@ -19,6 +19,8 @@ from cesbrfs.repo.model import ID_BYTES, Lenient, Node, Tree, decode, parse_id
 from cesbrfs.repo.times import parse_time
 
 NAME_MAX: Final = 255
+FOLDER: Final = -1
+OTHER: Final = -2
 _HEX: Final = 2 * ID_BYTES
 _U32: Final = (1 << 32) - 1
 _U64: Final = (1 << 64) - 1
@@ -73,7 +75,20 @@ class _RawTree(Lenient):
     nodes: list[_RawNode] | None = None
 
 
+class _RawName(Lenient):
+    """Of a `_RawNode` only what names are completed with."""
+
+    name: str
+    type: str | None = None
+    size: int | None = None
+
+
+class _RawNames(Lenient):
+    nodes: list[_RawName] | None = None
+
+
 _tree = msgspec.json.Decoder(_RawTree)
+_names = msgspec.json.Decoder(_RawNames)
 
 
 def parse_tree(data: bytes, what: str = "tree") -> Tree:
@@ -95,6 +110,24 @@ def parse_tree(data: bytes, what: str = "tree") -> Tree:
             continue
         nodes[node.name] = node
     return Tree(nodes, tuple(refused))
+
+
+def parse_names(data: bytes, what: str = "tree") -> dict[bytes, int]:
+    """Read of a tree blob only what is in it: each name with a file's bytes, or FOLDER, or OTHER.
+
+    That takes a fraction of the time of `parse_tree`.  What that refuses by its name or type, and
+    ``.`` and ``/``, are left out.  DamagedError when it is no tree.
+    """
+    found: dict[bytes, int] = {}
+    for raw in decode(_names, data, what).nodes or ():
+        try:
+            name = _name(raw.name)
+        except ValueError:
+            continue
+        if raw.type in _FORMATS and name not in (b".", b"/"):
+            other = FOLDER if raw.type == "dir" else OTHER
+            found.setdefault(name, (raw.size or 0) if raw.type == "file" else other)
+    return found
 
 
 def _node(raw: _RawNode) -> Node:

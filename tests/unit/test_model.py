@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from cesbrfs.errors import DamagedError
 from cesbrfs.repo.model import parse_config, parse_id, parse_index, parse_key_file, parse_snapshot
 from cesbrfs.repo.times import format_time, parse_time
-from cesbrfs.repo.trees import parse_tree, unquote
+from cesbrfs.repo.trees import FOLDER, OTHER, parse_names, parse_tree, unquote
 
 NS = 10**9
 ID = "ab" * 32
@@ -147,6 +147,29 @@ def test_the_second_of_one_name_is_refused() -> None:
     tree = parse_tree(json.dumps({"nodes": nodes}).encode())
     assert tree.nodes[b"a"].size == 1
     assert len(tree.refused) == 1
+
+
+def test_names_alone_are_those_of_the_tree() -> None:
+    """What is read for completion is what the whole tree shows, but for what no folder can hold."""
+    nodes = [
+        {"name": "a", "type": "file", "size": 3, "content": [ID]},
+        {"name": "a", "type": "dir"},
+        {"name": "empty", "type": "file", "size": None},
+        {"name": "d", "type": "dir", "subtree": ID},
+        {"name": r"caf\xe9", "type": "symlink", "linktarget": "a"},
+        {"name": "..", "type": "dir"},
+        {"name": ".", "type": "dir"},
+        {"name": "a/b", "type": "file"},
+        {"name": r"\q", "type": "file"},
+        {"name": "unknown", "type": "portal"},
+    ]
+    data = json.dumps({"nodes": nodes}).encode()
+    found = parse_names(data)
+    assert found == {b"a": 3, b"empty": 0, b"d": FOLDER, b"caf\xe9": OTHER}
+    assert found.keys() == parse_tree(data).nodes.keys() - {b"."}
+    assert parse_names(b"{}") == {}
+    with pytest.raises(DamagedError, match="tree abc"):
+        parse_names(b"[", "tree abc")
 
 
 # Times

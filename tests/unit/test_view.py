@@ -21,7 +21,7 @@ from cesbrfs.repo.model import Snapshot
 from cesbrfs.repo.repository import FileContent
 from cesbrfs.repo.storage import FileType
 from cesbrfs.repo.times import parse_time
-from cesbrfs.view import Document, Link, Stored, View, _whole
+from cesbrfs.view import Document, Link, Stored, View, _whole, as_listed_last
 from tests.memory_repo import TIME, Json, MemoryRepo
 
 VOLUME = "/var/lib/ces/redmine/volumes/files"
@@ -346,6 +346,18 @@ class TestChanges:
         assert await names(view) == ["B", "latest"]
         with pytest.raises(NotFoundError):
             await view.resolve("/A/redmine")
+
+    async def test_as_they_were_listed_last(self) -> None:
+        """Who asks for no more than that has nothing listed anew; others still have."""
+        repo, clock = MemoryRepo(), Clock()
+        save_volume(repo, "A")
+        view = await view_of(repo, clock=clock)
+        with as_listed_last():
+            assert await names(view) == ["A", "latest"]  # listed at least once
+            save_volume(repo, "B")
+            clock.now += 1000
+            assert await names(view) == ["A", "latest"]
+        assert await names(view) == ["A", "B", "latest"]
 
     async def test_a_backup_in_the_making(self) -> None:
         """What it shows grows with its snapshots, and so does what is said of it."""
