@@ -74,6 +74,26 @@ class Stored(Entry):
     top: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """Where to find what a stored folder holds: a tree's ID, None for an empty folder."""
+
+    snapshot: Snapshot
+    tree: bytes | None
+    top: bool
+
+    @classmethod
+    def of(cls, folder: Stored) -> Inside:
+        """Return it for `folder`; NotAFolderError for anything else that is stored."""
+        if folder.node.type != "dir":
+            raise NotAFolderError(f"{show(folder.name)!r} is not a folder.")
+        return cls(
+            folder.snapshot,
+            folder.snapshot.tree if folder.top else folder.node.subtree,
+            folder.top,
+        )
+
+
 @dataclass(slots=True, eq=False)
 class Folder(Entry):
     """A folder of ours; `load` returns what it holds now."""
@@ -221,24 +241,32 @@ class View:
         """Return what was recorded in a folder and no folder can hold: names, with the reasons."""
         if isinstance(entry, Folder):
             return ()
-        return (await self._tree(entry)).refused
+        return (await self._tree_of(entry)).refused
 
     async def nodes(self, entry: Entry) -> dict[bytes, Node]:
         """Return what a stored folder holds, by name; NotAFolderError for anything else."""
-        return (await self._tree(entry)).nodes
+        return (await self._tree_of(entry)).nodes
 
-    async def _tree(self, entry: Entry) -> Tree:
-        if not isinstance(entry, Stored) or entry.node.type != "dir":
+    async def _tree_of(self, entry: Entry) -> Tree:
+        if not isinstance(entry, Stored):
             raise NotAFolderError(f"{show(entry.name)!r} is not a folder.")
+        return await self.tree(Inside.of(entry))
+
+    async def tree(self, inside: Inside) -> Tree:
+        """Return what a stored folder holds."""
         try:
-            if entry.top:
-                return await self.repository.root(entry.snapshot)
-            if entry.node.subtree is None:
-                return Tree({})
-            return await self.repository.tree(entry.node.subtree)
+            if inside.tree is None:
+                return Tree.of({})
+            if inside.top:
+                return await self.repository.top(inside.tree)
+            return await self.repository.tree(inside.tree)
         except BlobMissingError as error:
-            await self.repository.raise_if_forgotten(entry.snapshot, error)
+            await self.repository.raise_if_forgotten(inside.snapshot, error)
             raise
+
+    def held_tree(self, inside: Inside) -> Tree | None:
+        """Return what `tree` would, if that is in memory; None does not say that it is not."""
+        return self.repository.held_tree(inside.tree) if inside.tree is not None else Tree.of({})
 
     async def content(self, entry: Entry) -> FileContent | Document:
         """Return something to read a regular file's bytes from; IsAFolderError for a folder."""

@@ -19,7 +19,7 @@ import pyfuse3
 
 from cesbrfs.errors import CesbrError
 from cesbrfs.fs.interrupts import Callers, InterruptedCallerError
-from cesbrfs.fs.tree import Inode, VirtualTree, blocks, errno_of
+from cesbrfs.fs.tree import Shown, VirtualTree, blocks, errno_of
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def _handler(handle: _H) -> _H:
 
     @functools.wraps(handle)
     async def guarded(self: Operations, *args: Any) -> Any:
-        requests = self.tree.requests
+        requests = self.tree.status.requests
         requests[name] = requests.get(name, 0) + 1
         self.running += 1
         try:
@@ -63,11 +63,11 @@ def _handler(handle: _H) -> _H:
         except CesbrError as error:
             number = errno_of(error)
             if number not in (errno.ENOENT, errno.ESTALE):
-                self.tree.errors += 1
+                self.tree.status.errors += 1
                 _log.error("%s: %s", name, error)
             raise pyfuse3.FUSEError(number) from error
         except Exception as error:
-            self.tree.errors += 1
+            self.tree.status.errors += 1
             _log.exception("%s failed in a way that was not foreseen", name)
             raise pyfuse3.FUSEError(errno_of(error)) from error
         finally:
@@ -94,10 +94,17 @@ class Operations(pyfuse3.Operations):
         """Tell whether a request waits, or data is read ahead: other tasks need their turn."""
         return self.running > 0 or self.tree.view.repository.blobs.fetching > 0
 
-    def _attributes(self, inode: Inode) -> pyfuse3.EntryAttributes:
-        node = inode.entry.node
+    async def _find(self, inode: int, ctx: pyfuse3.RequestContext) -> Shown:
+        """Return an inode; its caller is looked after while that has to be read again."""
+        held = self.tree.held(inode)
+        if held is not None:
+            return held
+        return await self.callers.wait(ctx.pid, functools.partial(self.tree.find, inode))
+
+    def _attributes(self, shown: Shown) -> pyfuse3.EntryAttributes:
+        number, node, holder = shown
         made = pyfuse3.EntryAttributes()
-        made.st_ino = inode.number
+        made.st_ino = number
         made.generation = 0
         made.st_mode = node.mode
         made.st_nlink = node.links
@@ -110,8 +117,8 @@ class Operations(pyfuse3.Operations):
         made.st_mtime_ns = node.mtime_ns
         made.st_atime_ns = node.atime_ns
         made.st_ctime_ns = node.ctime_ns
-        made.attr_timeout = FIXED_SECONDS if inode.fixed else CHANGING_SECONDS
-        made.entry_timeout = CHANGING_SECONDS if inode.placed else FIXED_SECONDS
+        made.attr_timeout = FIXED_SECONDS if holder.fixed else CHANGING_SECONDS
+        made.entry_timeout = CHANGING_SECONDS if holder.placed else FIXED_SECONDS
         return made
 
     @_handler
@@ -121,18 +128,18 @@ class Operations(pyfuse3.Operations):
         """Find one name; a name that is not there is remembered as such where nothing changes."""
         lookup = functools.partial(self.tree.lookup, parent_inode, name)
         if self.tree.is_known(parent_inode):
-            inode = await lookup()
+            found = await lookup()
         else:
-            inode = await self.callers.wait(ctx.pid, lookup)
-        if inode is None:
-            if not self.tree.inode(parent_inode).fixed:
+            found = await self.callers.wait(ctx.pid, lookup)
+        if found is None:
+            if not self.tree.is_fixed(parent_inode):
                 raise pyfuse3.FUSEError(errno.ENOENT)
             missing = pyfuse3.EntryAttributes()
             missing.st_ino = 0
             missing.entry_timeout = FIXED_SECONDS
             return missing
-        self.tree.remember(inode)
-        return self._attributes(inode)
+        self.tree.remember(found)
+        return self._attributes(found)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """Take back what the kernel no longer holds."""
@@ -142,12 +149,12 @@ class Operations(pyfuse3.Operations):
     @_handler
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         """Tell an inode's attributes."""
-        return self._attributes(self.tree.inode(inode))
+        return self._attributes(await self._find(inode, ctx))
 
     @_handler
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
         """Tell a symlink's target."""
-        node = self.tree.inode(inode).entry.node
+        _, node, _ = await self._find(inode, ctx)
         if node.type != "symlink":
             raise pyfuse3.FUSEError(errno.EINVAL)
         return node.target
@@ -162,11 +169,11 @@ class Operations(pyfuse3.Operations):
     @_handler
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """List a folder with attributes from `start_id` on, as much as the kernel takes."""
-        for next_id, name, inode in self.tree.list_folder(fh, start_id):
+        for next_id, name, shown in self.tree.list_folder(fh, start_id):
             # The kernel counts a lookup for every name that it took.
-            if not pyfuse3.readdir_reply(token, name, self._attributes(inode), next_id):
+            if not pyfuse3.readdir_reply(token, name, self._attributes(shown), next_id):
                 break
-            self.tree.remember(inode)
+            self.tree.remember(shown)
 
     @_handler
     async def releasedir(self, fh: int) -> None:
@@ -202,14 +209,16 @@ class Operations(pyfuse3.Operations):
         """Name an inode's extended attributes."""
         if not self._shown.xattrs:
             raise pyfuse3.FUSEError(errno.ENOSYS)
-        return [name for name, _ in self.tree.inode(inode).entry.node.xattrs]
+        _, node, _ = await self._find(inode, ctx)
+        return [name for name, _ in node.xattrs]
 
     @_handler
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
         """Tell one extended attribute."""
         if not self._shown.xattrs:
             raise pyfuse3.FUSEError(errno.ENOSYS)
-        for held, value in self.tree.inode(inode).entry.node.xattrs:
+        _, node, _ = await self._find(inode, ctx)
+        for held, value in node.xattrs:
             if held == name:
                 return value
         raise pyfuse3.FUSEError(pyfuse3.ENOATTR)

@@ -1,6 +1,6 @@
 """The virtual tree as a file system needs it: inodes, lookups, open files.  Knows no FUSE library.
 
-An inode's number is a hash of where it stands, so that it is the same in every mount of the same
+An inode's number comes from where it stands, so that it is the same in every mount of the same
 repository.  Names of one file that was hard-linked share one inode within a backup.
 """
 
@@ -8,26 +8,26 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import logging
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
-from cesbrfs import __version__
 from cesbrfs.catalog.names import STATUS_FOLDER
-from cesbrfs.errors import CesbrError, NotFoundError
+from cesbrfs.errors import CesbrError, NotAFolderError, NotFoundError
+from cesbrfs.fs.folders import StoredFolder, StoredFolders
 from cesbrfs.fs.neighbours import Neighbours
-from cesbrfs.repo.model import Node
+from cesbrfs.fs.status import Live, Status
+from cesbrfs.repo.model import Node, Tree
 from cesbrfs.repo.repository import FileContent
-from cesbrfs.view import Document, Entry, Folder, Stored, View
+from cesbrfs.view import Document, Entry, Inside, Stored, View
 
 _log = logging.getLogger(__name__)
 
 ROOT: Final = 1
-_NUMBER_BITS: Final = 63
-_FIRST_FREE: Final = 2
+_NUMBER_BITS: Final = 62
+_OWN: Final = 1 << _NUMBER_BITS
+"""Set in the number of each inode that is not counted through from a stored folder's first."""
 _BLOCK: Final = 512
 
 
@@ -36,13 +36,17 @@ class StaleError(NotFoundError):
 
     errno = errno.ESTALE
 
+    def __init__(self, number: int) -> None:
+        super().__init__(f"Inode {number} is not known (any more).")
+
 
 @dataclass(slots=True, eq=False)
 class Inode:
-    """One inode the kernel knows, or is about to: `lookups` counts how often it was told.
+    """An inode with an object of its own: what we show ourselves, and files with several names.
 
     `backup` is the number of the backup's folder it lies in; `fixed` says that neither it nor
-    anything below can ever change, `placed` that its name may come to stand for something else.
+    anything below can ever change, `placed` that its name may come to stand for something else;
+    `lookups` counts how often the kernel was told of it.
     """
 
     number: int
@@ -51,10 +55,14 @@ class Inode:
     fixed: bool
     placed: bool = True
     lookups: int = 0
-    children: dict[bytes, Inode] | None = None
-    """What a stored folder holds, for as long as the kernel knows it."""
-    parent: Inode | None = None
-    """The stored folder it lies in."""
+
+
+class Shown(NamedTuple):
+    """What the kernel is told of an inode.  `holder` counts that, and says what may change."""
+
+    number: int
+    node: Node
+    holder: Inode | StoredFolder
 
 
 class Readable(Protocol):
@@ -82,11 +90,13 @@ class _Bytes:
         return self.content[offset : offset + size]
 
 
-@dataclass(slots=True, eq=False)
-class _Live(Entry):
-    """A file of ours whose content is made when it is opened."""
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """An open folder: what it held when it was opened."""
 
-    render: Callable[[], bytes]
+    own: Sequence[tuple[bytes, Inode]] = ()
+    folder: StoredFolder | None = None
+    nodes: Sequence[Node] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,122 +112,176 @@ class VirtualTree:
 
     def __init__(self, view: View) -> None:
         self.view: Final = view
-        self.root: Final = Inode(ROOT, view.root, ROOT, fixed=False, lookups=1)
-        self.requests: Final[dict[str, int]] = {}
-        self.errors = 0
-        self._inodes: dict[int, Inode] = {ROOT: self.root}
+        self.status: Final = Status(view.repository, self.counters)
+        self._inodes: dict[int, Inode] = {ROOT: Inode(ROOT, view.root, ROOT, False, lookups=1)}
+        self._folders = StoredFolders()
         self._files: dict[int, Readable] = {}
-        self._folders: dict[int, list[tuple[bytes, Inode]]] = {}
+        self._listings: dict[int, _Listing] = {}
         self._next_handle = 1
         self._neighbours = Neighbours(view.repository.blobs)
-        self._started = time.time()
-        self._status: Final = self._status_folder()
+        self._status_folder: Final = self.status.folder(view.root.node)
 
-    def inode(self, number: int) -> Inode:
-        """Return an inode the kernel knows; StaleError otherwise."""
-        try:
-            return self._inodes[number]
-        except KeyError:
-            raise StaleError(f"Inode {number} is not known (any more).") from None
+    # Inodes by number
+
+    def held(self, number: int) -> Shown | None:
+        """Return an inode the kernel knows, if that needs no waiting; StaleError for another."""
+        inode = self._inodes.get(number)
+        if inode is not None:
+            return Shown(number, inode.entry.node, inode)
+        folder = self._holding(number)
+        tree = self.view.held_tree(folder.inside)
+        return _at(folder, tree, number) if tree is not None else None
+
+    async def find(self, number: int) -> Shown:
+        """Return an inode the kernel knows; StaleError for another."""
+        held = self.held(number)
+        if held is not None:
+            return held
+        folder = self._holding(number)
+        return _at(folder, await self.view.tree(folder.inside), number)
+
+    def _holding(self, number: int) -> StoredFolder:
+        folder = self._folders.holding(number)
+        if folder is None:
+            raise StaleError(number)
+        return folder
+
+    def remember(self, shown: Shown) -> None:
+        """Count that the kernel was told of an inode once more."""
+        holder = shown.holder
+        holder.lookups += 1
+        if isinstance(holder, Inode):
+            self._inodes[holder.number] = holder
+
+    def forget(self, number: int, lookups: int) -> None:
+        """Take back `lookups` counts; what has none any more is let go."""
+        inode = self._inodes.get(number)
+        if inode is not None:
+            inode.lookups -= lookups
+            if inode.lookups <= 0 and number != ROOT:
+                del self._inodes[number]
+            return
+        folder = self._folders.holding(number)
+        if folder is not None:
+            folder.lookups -= lookups
+            self._folders.let_go(folder)
+
+    # Names
 
     def is_known(self, number: int) -> bool:
         """Tell whether it is known what this folder holds, so that nothing has to be waited for."""
-        inode = self._inodes.get(number)
-        return inode is not None and inode.children is not None
+        folder = self._folders.get(number)
+        return folder is not None and self.view.held_tree(folder.inside) is not None
 
-    async def lookup(self, parent: int, name: bytes) -> Inode | None:
+    def is_fixed(self, number: int) -> bool:
+        """Tell whether what this folder holds can never change; StaleError if it is not known."""
+        inode = self._inodes.get(number)
+        return inode.fixed if inode is not None else self._holding(number).fixed
+
+    async def lookup(self, parent: int, name: bytes) -> Shown | None:
         """Return the inode of one name in a folder, not yet counted; None without such a name."""
-        above = self.inode(parent)
-        if isinstance(above.entry, Stored):
-            found = (await self._children(above, above.entry)).get(name)
-            return found and self._inodes.get(found.number, found)
+        above = self._inodes.get(parent)
+        if above is None or isinstance(above.entry, Stored):
+            folder, tree = await self._enter(parent)
+            at = tree.position(name)
+            if at is None:
+                self._folders.let_go(folder)
+                return None
+            return self._shown(folder, at, tree.listed[at])
         entry = await self.view.child(above.entry, name)
         if entry is None and parent == ROOT and name == STATUS_FOLDER:
-            entry = self._status
-        return self._make(above, entry) if entry is not None else None
+            entry = self._status_folder
+        return self._of(self._own(above, entry)) if entry is not None else None
 
-    async def _children(self, inode: Inode, entry: Stored) -> dict[bytes, Inode]:
-        """Return what a stored folder holds; made once for as long as the kernel knows it."""
-        if inode.children is None:
-            nodes, snapshot, make = await self.view.nodes(entry), entry.snapshot, self._make
-            inode.children = {
-                name: make(inode, Stored(name, node, snapshot), inode)
-                for name, node in nodes.items()
-            }
-        return inode.children
-
-    def remember(self, inode: Inode) -> None:
-        """Count that the kernel was told of `inode` once more."""
-        inode.lookups += 1
-        self._inodes[inode.number] = inode
-
-    def forget(self, number: int, lookups: int) -> None:
-        """Take back `lookups` counts; an inode without any is let go."""
+    async def _enter(self, number: int) -> tuple[StoredFolder, Tree]:
+        """Return the stored folder with this inode number, and what it holds."""
+        folder = self._folders.get(number)
+        if folder is not None:
+            held = self.view.held_tree(folder.inside)
+            return folder, held if held is not None else await self.view.tree(folder.inside)
         inode = self._inodes.get(number)
-        if inode is None or number == ROOT:
-            return
-        inode.lookups -= lookups
-        if inode.lookups <= 0:
-            inode.children = None
-            del self._inodes[number]
+        if inode is not None:
+            assert isinstance(inode.entry, Stored)
+            inside, backup = Inside.of(inode.entry), inode.backup
+        else:
+            above = self._holding(number)
+            _, node, _ = await self.find(number)
+            if node.type != "dir":
+                raise NotAFolderError(f"Inode {number} is not a folder.")
+            inside, backup = Inside(above.inside.snapshot, node.subtree, False), above.backup
+        tree = await self.view.tree(inside)
+        return self._folders.add(number, inside, backup, len(tree.listed)), tree
 
-    def _make(self, parent: Inode, entry: Entry, folder: Inode | None = None) -> Inode:
-        """Return the inode for `entry` in `parent`: the known one, brought up to date, or a new."""
-        number = self._number(parent, entry)
-        inode = self._inodes.get(number)
-        if inode is None:
-            backup = parent.backup if parent.number != ROOT else number
-            return Inode(
-                number, entry, backup, isinstance(entry, Stored), not parent.fixed, parent=folder
-            )
-        if not inode.fixed:
-            inode.entry = entry
-        return inode
+    def _shown(self, folder: StoredFolder, at: int, node: Node) -> Shown:
+        """Return the inode at one position of a stored folder."""
+        if node.links > 1 and node.type != "dir" and node.inode:
+            return self._of(self._linked(folder, node))
+        return Shown(folder.first + at, node, folder)
 
     @staticmethod
-    def _number(parent: Inode, entry: Entry) -> int:
-        node = entry.node
-        if node.links > 1 and isinstance(entry, Stored) and node.type != "dir" and node.inode:
-            seed = b"%d\0%s\0%d\0%d" % (
-                parent.backup,
-                entry.snapshot.id.encode(),
-                node.device_id,
-                node.inode,
-            )
-        elif isinstance(entry, Stored) and not parent.fixed:
+    def _of(inode: Inode) -> Shown:
+        return Shown(inode.number, inode.entry.node, inode)
+
+    def _linked(self, folder: StoredFolder, node: Node) -> Inode:
+        """Return the inode of a file that has several names: the known one, or a new one."""
+        snapshot = folder.inside.snapshot
+        seed = (folder.backup, snapshot.id.encode(), node.device_id, node.inode)
+        number = _hash(b"%d\0%s\0%d\0%d" % seed)
+        entry = Stored(node.name, node, snapshot)
+        return self._inodes.get(number) or Inode(number, entry, folder.backup, True, False)
+
+    def _own(self, parent: Inode, entry: Entry) -> Inode:
+        """Return the inode for what a folder of ours shows: the known one brought up to date."""
+        if isinstance(entry, Stored):
             # Another snapshot may come to be shown here, which is another folder.
             seed = b"%d/%s\0%s" % (parent.number, entry.name, entry.snapshot.id.encode())
         else:
             seed = b"%d/%s" % (parent.number, entry.name)
-        digest = hashlib.blake2b(seed, digest_size=8).digest()
-        return max(int.from_bytes(digest, "big") >> (64 - _NUMBER_BITS), _FIRST_FREE)
+        number = _hash(seed)
+        inode = self._inodes.get(number)
+        if inode is None:
+            backup = parent.backup if parent.number != ROOT else number
+            return Inode(number, entry, backup, isinstance(entry, Stored))
+        if not inode.fixed:
+            inode.entry = entry
+        return inode
 
     # Folders
 
     async def open_folder(self, number: int) -> int:
         """Take down what a folder holds now; return a handle for `list_folder`."""
-        inode = self.inode(number)
-        above = inode.entry
-        if isinstance(above, Stored):
-            held = list((await self._children(inode, above)).items())
+        inode = self._inodes.get(number)
+        if inode is None or isinstance(inode.entry, Stored):
+            folder, tree = await self._enter(number)
+            folder.listings += 1
+            listing = _Listing(folder=folder, nodes=tree.listed)
         else:
-            entries = await self.view.children(above)
-            held = [(name, self._make(inode, entry)) for name, entry in entries.items()]
+            entries = await self.view.children(inode.entry)
+            listing = _Listing([(name, self._own(inode, e)) for name, e in entries.items()])
         handle = self._handle()
-        self._folders[handle] = held
+        self._listings[handle] = listing
         return handle
 
-    def list_folder(self, handle: int, start: int) -> Iterable[tuple[int, bytes, Inode]]:
+    def list_folder(self, handle: int, start: int) -> Iterator[tuple[int, bytes, Shown]]:
         """Yield (position of the next, name, inode) from position `start` on."""
-        held = self._folders[handle]
-        for at in range(start, len(held)):
-            name, inode = held[at]
+        listing = self._listings[handle]
+        folder, nodes = listing.folder, listing.nodes
+        if folder is not None:
+            for at in range(start, len(nodes)):
+                node = nodes[at]
+                yield at + 1, node.name, self._shown(folder, at, node)
+            return
+        for at in range(start, len(listing.own)):
+            name, inode = listing.own[at]
             # Another listing or lookup may have told the kernel of it meanwhile.
-            yield at + 1, name, self._inodes.get(inode.number, inode)
+            yield at + 1, name, self._of(self._inodes.get(inode.number, inode))
 
     def close_folder(self, handle: int) -> None:
         """Let a handle of `open_folder` go."""
-        del self._folders[handle]
+        folder = self._listings.pop(handle).folder
+        if folder is not None:
+            folder.listings -= 1
+            self._folders.let_go(folder)
 
     # Files
 
@@ -226,25 +290,27 @@ class VirtualTree:
 
         Raises IsAFolderError, and what the repository raises for missing blobs.
         """
-        inode = self.inode(number)
-        entry = inode.entry
+        _, node, holder = await self.find(number)
+        if isinstance(holder, Inode):
+            entry = holder.entry
+        else:
+            entry = Stored(node.name, node, holder.inside.snapshot)
         content: Readable
-        if isinstance(entry, _Live):
+        if isinstance(entry, Live):
             content = _Bytes(entry.render())
         else:
             found = await self.view.content(entry)
             content = _Bytes(found.content) if isinstance(found, Document) else found
-        if inode.parent is not None and inode.parent.children is not None:
-            siblings = (other.entry.node for other in inode.parent.children.values())
-            self._neighbours.opened(inode.parent.number, siblings, entry.node)
+        if isinstance(holder, StoredFolder):
+            tree = self.view.held_tree(holder.inside)
+            self._neighbours.opened(holder.number, tree.listed if tree else (), node)
         handle = self._handle()
         self._files[handle] = content
-        true_size = content.size == entry.node.size and not isinstance(entry, _Live)
+        true_size = content.size == node.size and not isinstance(entry, Live)
         if not true_size and isinstance(content, FileContent):
             _log.warning(
-                "Inode %d was recorded with %d bytes but holds %d",
-                number, entry.node.size, content.size,
-            )  # fmt: skip
+                "Inode %d was recorded with %d bytes but holds %d", number, node.size, content.size
+            )
         return handle, true_size
 
     async def read(self, handle: int, offset: int, size: int) -> bytes | memoryview:
@@ -264,67 +330,28 @@ class VirtualTree:
         index = await self.view.repository.index()
         return Space(index.stored_bytes, len(index))
 
-    # What is found at .cesbrfs/
-
-    def _status_folder(self) -> Folder:
-        documents = {
-            b"status.json": self._status_json,
-            b"metrics": self._metrics,
-        }
-        now = time.time_ns()
-
-        def node(name: bytes, mode: int, kind: str) -> Node:
-            owner = self.view.root.node
-            return Node(
-                name=name, type=kind, mode=mode, mtime_ns=now, atime_ns=now, ctime_ns=now,  # type: ignore[arg-type]  # "dir" or "file"
-                uid=owner.uid, gid=owner.gid,
-            )  # fmt: skip
-
-        entries: dict[bytes, Entry] = {
-            name: _Live(name, node(name, 0o100444, "file"), render)
-            for name, render in documents.items()
-        }
-
-        async def load() -> dict[bytes, Entry]:
-            return entries
-
-        return Folder(STATUS_FOLDER, node(STATUS_FOLDER, 0o40555, "dir"), load)
-
     def counters(self) -> dict[str, int]:
-        """Return what is counted, by the name it has in the metrics."""
+        """Return what is held now: `lookups` is how many inodes the kernel was told of."""
+        lookups = sum(inode.lookups for inode in self._inodes.values())
         return {
+            "lookups": lookups + sum(folder.lookups for folder in self._folders),
             "inodes": len(self._inodes),
+            "stored_folders": len(self._folders),
             "open_files": len(self._files),
-            "open_folders": len(self._folders),
-            "errors_total": self.errors,
+            "open_folders": len(self._listings),
         }
 
-    def _status_json(self) -> bytes:
-        repository = self.view.repository
-        status = {
-            "version": __version__,
-            "repository": {
-                "url": repository.storage.shown,
-                "id": repository.id,
-                "format": repository.version,
-            },
-            "uptime_seconds": round(time.time() - self._started, 3),
-            "requests": dict(sorted(self.requests.items())),
-            **self.counters(),
-            "damaged": repository.damaged,
-        }
-        return json.dumps(status, indent=2).encode() + b"\n"
 
-    def _metrics(self) -> bytes:
-        lines = ["# TYPE cesbrfs_requests_total counter"]
-        lines += [
-            f'cesbrfs_requests_total{{operation="{name}"}} {count}'
-            for name, count in sorted(self.requests.items())
-        ]
-        for name, value in self.counters().items():
-            kind = "counter" if name.endswith("_total") else "gauge"
-            lines += [f"# TYPE cesbrfs_{name} {kind}", f"cesbrfs_{name} {value}"]
-        return "\n".join(lines).encode() + b"\n"
+def _at(folder: StoredFolder, tree: Tree, number: int) -> Shown:
+    try:
+        return Shown(number, tree.listed[number - folder.first], folder)
+    except IndexError:
+        raise StaleError(number) from None
+
+
+def _hash(seed: bytes) -> int:
+    digest = hashlib.blake2b(seed, digest_size=8).digest()
+    return _OWN | int.from_bytes(digest, "big") >> (64 - _NUMBER_BITS)
 
 
 def blocks(size: int) -> int:

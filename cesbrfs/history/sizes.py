@@ -173,7 +173,7 @@ class Sizes:
             raise
         except CesbrError as error:
             self.troubles.append(error)
-            return Tree({})
+            return Tree.of({})
 
     # Adding up
 

@@ -27,12 +27,14 @@ class _Flight(Generic[_V]):
 class Cache(Generic[_K, _V]):
     """Keeps the most recently used values whose sizes sum up to at most `capacity` bytes.
 
-    `size` measures a value in bytes.  Tasks that ask for the same missing key at the same time
-    share one load; when the loading task is cancelled, the next waiter loads instead.
+    The `least` most recent ones are kept whatever their sizes.  `size` measures a value in bytes.
+    Tasks that ask for the same missing key at the same time share one load; when the loading task
+    is cancelled, the next waiter loads instead.
     """
 
-    def __init__(self, capacity: int, size: Callable[[_V], int]) -> None:
+    def __init__(self, capacity: int, size: Callable[[_V], int], least: int = 0) -> None:
         self.capacity = capacity
+        self._least = least
         self.used = 0
         self._size = size
         self._values: OrderedDict[_K, _V] = OrderedDict()
@@ -56,11 +58,11 @@ class Cache(Generic[_K, _V]):
     def put(self, key: _K, value: _V) -> None:
         """Keep `value`, and let go of the least recently used ones beyond the bound."""
         size = self._size(value)
-        if key in self._values or size > self.capacity:
+        if key in self._values or (size > self.capacity and not self._least):
             return
         self._values[key] = value
         self.used += size
-        while self.used > self.capacity:
+        while self.used > self.capacity and len(self._values) > self._least:
             _, oldest = self._values.popitem(last=False)
             self.used -= self._size(oldest)
 

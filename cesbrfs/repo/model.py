@@ -7,6 +7,9 @@ write it).  Every JSON field of restic's may be missing or null, and unknown one
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Iterable
+from operator import attrgetter
 from typing import Final, Literal, TypeVar
 
 import msgspec
@@ -162,10 +165,29 @@ class Node(msgspec.Struct, frozen=True, gc=False):
 
 
 class Tree(msgspec.Struct, frozen=True, gc=False):
-    """The entries of one folder by name, in restic's order; `refused` names no entry can have."""
+    """The entries of one folder by name, in restic's order; `refused` names no entry can have.
+
+    `listed` has the nodes by their position in that order.  Made by `Tree.of`.
+    """
 
     nodes: dict[bytes, Node]
-    refused: tuple[str, ...] = ()
+    listed: tuple[Node, ...]
+    refused: tuple[str, ...]
+
+    @classmethod
+    def of(cls, nodes: dict[bytes, Node], refused: Iterable[str] = ()) -> Tree:
+        """Return the tree of these nodes."""
+        return cls(nodes, tuple(nodes.values()), tuple(refused))
+
+    def position(self, name: bytes) -> int | None:
+        """Return where in `listed` the node of this name is, None without one."""
+        if name not in self.nodes:
+            return None
+        at = bisect_left(self.listed, name, key=attrgetter("name"))
+        if at < len(self.listed) and self.listed[at].name == name:
+            return at
+        # restic sorts by name, but nothing relies on it.
+        return next(at for at, node in enumerate(self.listed) if node.name == name)
 
 
 _key_file = msgspec.json.Decoder(KeyFile)

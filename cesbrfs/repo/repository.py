@@ -39,9 +39,11 @@ __all__ = ["Caching", "FileContent", "Repository"]
 
 _log = logging.getLogger(__name__)
 
-_TREE_CACHE_BYTES: Final = 16 << 20
-_NODE_BYTES: Final = 700
-"""About what a decoded node takes in memory."""
+_TREE_CACHE_BYTES: Final = 48 << 20
+_LEAST_TREES: Final = 8
+"""Even folders too large for that are held while they are read: decoding one takes long."""
+_NODE_BYTES: Final = 900
+"""About what a decoded node takes in memory, without the IDs of its content."""
 _WORTH_KEEPING: Final = 64
 """With fewer snapshot files than this that are not on disk yet, writing them would gain nothing,
 unless they lie behind a network."""
@@ -72,9 +74,7 @@ class Repository:
         self._snapshots: dict[str, Snapshot] = {}
         self._listed_once = False
         self.blobs: Final = Blobs(self._files, keys, caching.memory, self._disk, remote)
-        self._trees: Cache[bytes, Tree] = Cache(
-            _TREE_CACHE_BYTES, lambda tree: 200 + _NODE_BYTES * len(tree.nodes)
-        )
+        self._trees: Cache[bytes, Tree] = Cache(_TREE_CACHE_BYTES, _tree_bytes, _LEAST_TREES)
 
     @classmethod
     async def open(
@@ -163,6 +163,11 @@ class Repository:
                 f"Snapshot {snapshot.id[:8]} was forgotten meanwhile, and its data removed."
             ) from error
 
+    def held_tree(self, tree_id: bytes) -> Tree | None:
+        """Return what `tree` would, if that is in memory; None does not say that it is not."""
+        tree = self._trees.peek(tree_id)
+        return None if tree is None or b"." in tree.nodes or b"/" in tree.nodes else tree
+
     async def tree(self, tree_id: bytes) -> Tree:
         """Return the folder of this ID (32 bytes).
 
@@ -171,7 +176,7 @@ class Repository:
         tree = await self._tree(tree_id)
         if b"." in tree.nodes or b"/" in tree.nodes:  # only a snapshot's root may have them
             nodes = {name: node for name, node in tree.nodes.items() if name not in (b".", b"/")}
-            return Tree(nodes, (*tree.refused, "'.' or '/': no folder can hold this name"))
+            return Tree.of(nodes, (*tree.refused, "'.' or '/': no folder can hold this name"))
         return tree
 
     async def _tree(self, tree_id: bytes) -> Tree:
@@ -200,7 +205,7 @@ class Repository:
 
     async def root(self, snapshot: Snapshot) -> Tree:
         """Return a snapshot's root folder; nodes named ``.`` or ``/`` give way to their content."""
-        return Tree({}) if snapshot.tree is None else await self.top(snapshot.tree)
+        return Tree.of({}) if snapshot.tree is None else await self.top(snapshot.tree)
 
     async def top(self, tree_id: bytes) -> Tree:
         """Return the tree of this ID as the root folder of the snapshots that have it."""
@@ -218,7 +223,7 @@ class Repository:
                 refused += inner.refused
             else:
                 refused.append(f"{name.decode()!r}: no folder can hold this name")
-        return Tree(nodes, tuple(refused))
+        return Tree.of(nodes, refused)
 
     # What is worked out from trees, and kept on disk under a name
 
@@ -270,6 +275,10 @@ class Repository:
         except BlobMissingError as error:
             await missing(error)
             raise
+
+
+def _tree_bytes(tree: Tree) -> int:
+    return 200 + sum(_NODE_BYTES + len(node.content) for node in tree.listed)
 
 
 def _keep_key(folder: Path, name: str, raw: bytes) -> None:

@@ -109,7 +109,7 @@ def parse_tree(data: bytes, what: str = "tree") -> Tree:
             refused.append(f"{raw.name!r}: the folder has this name twice")
             continue
         nodes[node.name] = node
-    return Tree(nodes, tuple(refused))
+    return Tree.of(nodes, refused)
 
 
 def parse_names(data: bytes, what: str = "tree") -> dict[bytes, int]:
@@ -173,8 +173,8 @@ def _node(raw: _RawNode) -> Node:
         device,
         _ids(raw.content) if raw.content else b"",
         parse_id(raw.subtree) if kind == "dir" and raw.subtree else None,
-        raw.user or "",
-        raw.group or "",
+        sys.intern(raw.user or ""),
+        sys.intern(raw.group or ""),
     )
 
 

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import stat
-from dataclasses import replace
 from pathlib import Path
 
 import pyfuse3
@@ -15,8 +14,8 @@ import pytest
 
 from cesbrfs.fs.operations import CHANGING_SECONDS, FIXED_SECONDS, Operations, Presentation
 from cesbrfs.fs.tree import VirtualTree
-from cesbrfs.repo.model import Node
-from cesbrfs.view import Stored, View
+from cesbrfs.view import View
+from tests.memory_repo import MemoryRepo
 from tests.operations.conftest import NOBODY, Kernel, listing, walk
 from tests.restic_repo import ResticRepo, create
 
@@ -97,10 +96,10 @@ async def test_only_names_the_kernel_took_are_counted(
     """A name that the kernel had no room for is not known to it."""
     kernel.room = 3
     folder = await walk(operations, *VOLUME)
-    before = operations.tree.counters()["inodes"]
+    before = operations.tree.counters()["lookups"]
     handle = await operations.opendir(folder.st_ino, NOBODY)
     await operations.readdir(handle, 0, None)  # type: ignore[arg-type]  # the kernel's stand-in
-    assert operations.tree.counters()["inodes"] == before + 3
+    assert operations.tree.counters()["lookups"] == before + 3
 
 
 @pytest.mark.parametrize(
@@ -162,24 +161,23 @@ async def test_a_bug_becomes_eio_and_a_log_line(
     def fail(_number: int) -> None:
         raise KeyError("a bug")
 
-    monkeypatch.setattr(operations.tree, "inode", fail)
+    monkeypatch.setattr(operations.tree, "held", fail)
     with pytest.raises(pyfuse3.FUSEError) as caught, caplog.at_level(logging.ERROR):
         await operations.getattr(1, NOBODY)
     assert caught.value.errno == errno.EIO
     assert "getattr" in caplog.text
-    assert operations.tree.errors == 1
+    assert operations.tree.status.errors == 1
 
 
-async def test_a_wrong_recorded_size_is_read_past(
-    operations: Operations, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_wrong_recorded_size_is_read_past() -> None:
     """Where the tree lies about the size, the blobs tell, and the kernel caches nothing."""
-    told = await walk(operations, *VOLUME, b"note.txt")
-    inode = operations.tree.inode(told.st_ino)
-    assert isinstance(inode.entry, Stored)
-    node: Node = inode.entry.node
-    fields = {name: getattr(node, name) for name in node.__struct_fields__} | {"size": 2}
-    inode.entry = replace(inode.entry, node=Node(**fields))
+    repo = MemoryRepo()
+    lying = repo.file("note.txt", b"hello\n", size=2)
+    snapshot = repo.snapshot(repo.tree(repo.folder("d", lying)), tags=["b1"])
+    operations = Operations(VirtualTree(View(await repo.open())), Presentation())
+    path = (b"b1", b"_snapshots", snapshot[:8].encode(), b"d", b"note.txt")
+    told = await walk(operations, *path)
+    assert told.st_size == 2
     opened = await operations.open(told.st_ino, os.O_RDONLY, NOBODY)
     assert (opened.direct_io, opened.keep_cache) == (True, False)
     assert await operations.read(opened.fh, 0, 100) == b"hello\n"

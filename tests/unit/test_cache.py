@@ -206,3 +206,14 @@ def test_the_bound_holds(capacity: int, puts: list[tuple[str, bytes]]) -> None:
             assert cache.peek(key) == value
         held = [cache.peek(k) for k in "abcdef"]
         assert cache.used == sum(len(v) for v in held if v is not None) <= capacity
+
+
+def test_the_last_ones_are_held_whatever_their_size() -> None:
+    """A value beyond the bound stays for as long as it is among the last few."""
+    cache: Cache[str, bytes] = Cache(3, len, least=2)
+    for key in "abc":
+        cache.put(key, b"too large")
+    assert [cache.peek(key) for key in "abc"] == [None, b"too large", b"too large"]
+    cache.put("d", b"1")
+    assert [cache.peek(key) for key in "bcd"] == [None, b"too large", b"1"]
+    assert cache.used == len(b"too large1")

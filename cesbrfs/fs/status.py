@@ -1,0 +1,83 @@
+"""What is found at `.cesbrfs/`: how a mount fares, as JSON and as metrics."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from cesbrfs import __version__
+from cesbrfs.catalog.names import STATUS_FOLDER
+from cesbrfs.repo.model import Node, NodeType
+from cesbrfs.repo.repository import Repository
+from cesbrfs.view import Entry, Folder
+
+
+@dataclass(slots=True, eq=False)
+class Live(Entry):
+    """A file of ours whose content is made when it is opened."""
+
+    render: Callable[[], bytes]
+
+
+class Status:
+    """Counts what was asked for and what went wrong; `counters` tells what is held now."""
+
+    def __init__(self, repository: Repository, counters: Callable[[], Mapping[str, int]]) -> None:
+        self.requests: Final[dict[str, int]] = {}
+        self.errors = 0
+        self._repository = repository
+        self._counters = counters
+        self._started = time.time()
+
+    def folder(self, owner: Node) -> Folder:
+        """Return the folder that tells of it, which belongs to the owner of `owner`."""
+        now = time.time_ns()
+
+        def node(name: bytes, mode: int, kind: NodeType) -> Node:
+            return Node(
+                name=name, type=kind, mode=mode, mtime_ns=now, atime_ns=now, ctime_ns=now,
+                uid=owner.uid, gid=owner.gid,
+            )  # fmt: skip
+
+        entries: dict[bytes, Entry] = {
+            name: Live(name, node(name, 0o100444, "file"), render)
+            for name, render in ((b"status.json", self._json), (b"metrics", self._metrics))
+        }
+
+        async def load() -> dict[bytes, Entry]:
+            return entries
+
+        return Folder(STATUS_FOLDER, node(STATUS_FOLDER, 0o40555, "dir"), load)
+
+    def _numbers(self) -> dict[str, int]:
+        return {**self._counters(), "errors_total": self.errors}
+
+    def _json(self) -> bytes:
+        repository = self._repository
+        status = {
+            "version": __version__,
+            "repository": {
+                "url": repository.storage.shown,
+                "id": repository.id,
+                "format": repository.version,
+            },
+            "uptime_seconds": round(time.time() - self._started, 3),
+            "requests": dict(sorted(self.requests.items())),
+            **self._numbers(),
+            "damaged": repository.damaged,
+        }
+        return json.dumps(status, indent=2).encode() + b"\n"
+
+    def _metrics(self) -> bytes:
+        lines = ["# TYPE cesbrfs_requests_total counter"]
+        lines += [
+            f'cesbrfs_requests_total{{operation="{name}"}} {count}'
+            for name, count in sorted(self.requests.items())
+        ]
+        for name, value in self._numbers().items():
+            kind = "counter" if name.endswith("_total") else "gauge"
+            lines += [f"# TYPE cesbrfs_{name} {kind}", f"cesbrfs_{name} {value}"]
+        return "\n".join(lines).encode() + b"\n"

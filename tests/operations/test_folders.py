@@ -1,0 +1,134 @@
+"""Inodes inside stored folders: their numbers stay right while what they stand for is let go."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import Counter
+
+import pyfuse3
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cesbrfs.fs.folders import POSITION_BITS, RANGES, StoredFolders
+from cesbrfs.fs.operations import Operations, Presentation
+from cesbrfs.fs.tree import VirtualTree
+from cesbrfs.repo.model import Snapshot
+from cesbrfs.view import Inside, View
+from tests.memory_repo import MemoryRepo
+from tests.operations.conftest import NOBODY, Kernel, listing, walk
+
+INSIDE = Inside(Snapshot("ab" * 32, 0, None), None, top=False)
+
+
+async def deep() -> tuple[Operations, tuple[bytes, ...]]:
+    """Handlers over a backup, and the path of a folder in it that holds a folder and two files."""
+    repo = MemoryRepo()
+    xattrs = [{"name": "user.colour", "value": "Z3JlZW4="}]
+    inner = repo.folder("inner", repo.file("leaf", b"green", extended_attributes=xattrs))
+    outer = repo.folder("outer", repo.file("a", b"first"), inner, repo.file("z", b"last!!"))
+    snapshot = repo.snapshot(repo.tree(outer), tags=["b1"])
+    operations = Operations(VirtualTree(View(await repo.open())), Presentation())
+    return operations, (b"b1", b"_snapshots", snapshot[:8].encode(), b"outer")
+
+
+def evict(operations: Operations) -> None:
+    """Let go of all trees, as their cache does when others are read."""
+    operations.tree.view.repository._trees.drop(lambda _tree: True)
+
+
+async def test_what_the_cache_let_go_is_read_again(kernel: Kernel) -> None:
+    """Every request about an inode that is known is answered, whether or not its tree is held."""
+    operations, path = await deep()
+    outer = await walk(operations, *path)
+    inner = await walk(operations, *path, b"inner")
+    leaf = await walk(operations, *path, b"inner", b"leaf")
+    evict(operations)
+    assert (await operations.getattr(leaf.st_ino, NOBODY)).st_size == len(b"green")
+    evict(operations)
+    assert await operations.listxattr(leaf.st_ino, NOBODY) == [b"user.colour"]
+    evict(operations)
+    assert await operations.getxattr(leaf.st_ino, b"user.colour", NOBODY) == b"green"
+    evict(operations)
+    opened = await operations.open(leaf.st_ino, os.O_RDONLY, NOBODY)
+    assert await operations.read(opened.fh, 0, 99) == b"green"
+    evict(operations)
+    assert (await operations.lookup(inner.st_ino, b"leaf", NOBODY)).st_ino == leaf.st_ino
+    evict(operations)
+    assert await listing(operations, kernel, outer.st_ino) == [b"a", b"inner", b"z"]
+
+
+async def test_a_listing_tells_the_numbers_that_a_lookup_does(kernel: Kernel) -> None:
+    """One name has one inode, whichever way the kernel came to know it."""
+    operations, path = await deep()
+    outer = await walk(operations, *path)
+    handle = await operations.opendir(outer.st_ino, NOBODY)
+    await operations.readdir(handle, 0, None)  # type: ignore[arg-type]  # the kernel's stand-in
+    listed = {name: told.st_ino for name, told in kernel.taken}
+    assert len(set(listed.values())) == len(listed) == 3
+    for name, number in listed.items():
+        assert (await operations.lookup(outer.st_ino, name, NOBODY)).st_ino == number
+
+
+async def test_nothing_is_held_once_the_kernel_forgot_it(kernel: Kernel) -> None:
+    """After as many forgets as lookups only the root is left; an absent name adds nothing."""
+    operations, path = await deep()
+    told: Counter[int] = Counter()
+    number = parent = pyfuse3.ROOT_INODE
+    for name in (*path, b"inner", b"leaf"):
+        parent = number
+        number = (await operations.lookup(parent, name, NOBODY)).st_ino
+        told[number] += 1
+    handle = await operations.opendir(parent, NOBODY)
+    await operations.readdir(handle, 0, None)  # type: ignore[arg-type]  # the kernel's stand-in
+    told.update(attributes.st_ino for _, attributes in kernel.taken)
+    await operations.releasedir(handle)
+    assert operations.tree.counters()["stored_folders"] == 3
+    await operations.forget([(leaf, count) for leaf, count in told.items() if leaf != parent])
+    assert (await operations.lookup(parent, b"absent", NOBODY)).st_ino == 0
+    await operations.forget([(parent, told[parent])])
+    assert operations.tree.counters() == {
+        "lookups": 1, "inodes": 1, "stored_folders": 0, "open_files": 0, "open_folders": 0,
+    }  # fmt: skip
+
+
+@given(st.lists(st.integers(1, 1 << 62), min_size=1, max_size=30, unique=True), st.data())
+def test_ranges_never_overlap(numbers: list[int], data: st.DataObject) -> None:
+    """Whatever folders there are, large ones too, each number of an entry lies in its own."""
+    folders = StoredFolders()
+    one = 1 << POSITION_BITS
+    sizes = [data.draw(st.sampled_from([0, 1, one, one + 1, 5 * one])) for _ in numbers]
+    made = {n: (folders.add(n, INSIDE, 1, s), s) for n, s in zip(numbers, sizes, strict=True)}
+    for number, (folder, size) in made.items():
+        assert folders.get(number) is folder
+        for at in {0, size // 2, max(size - 1, 0)}:
+            assert folders.holding(folder.first + at) is folder
+    for folder, _ in made.values():
+        folders.let_go(folder)
+    assert len(folders) == 0
+    assert all(folders.holding(folder.first) is None for folder, _ in made.values())
+
+
+@pytest.mark.parametrize("preferred", [0, 1, RANGES // 2, RANGES - 1])
+def test_folders_with_one_hash_get_ranges_of_their_own(
+    preferred: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are next to each other then, and never where other numbers are."""
+    monkeypatch.setattr("cesbrfs.fs.folders._preferred_range", lambda _number: preferred)
+    folders = StoredFolders()
+    made = [folders.add(number, INSIDE, 1, (2 << POSITION_BITS) + 1) for number in (7, 8, 9)]
+    firsts = [folder.first >> POSITION_BITS for folder in made]
+    assert all(0 < first <= RANGES - 3 for first in firsts)
+    assert min(abs(a - b) for a in firsts for b in firsts if a != b) == 3
+    assert [folders.holding(folder.first + (3 << POSITION_BITS) - 1) for folder in made] == made
+
+
+async def test_a_forgotten_entry_is_stale() -> None:
+    """What the kernel forgot has no number any more, as long as nothing else in its folder has."""
+    operations, path = await deep()
+    leaf = await walk(operations, *path, b"inner", b"leaf")
+    await operations.forget([(leaf.st_ino, 1)])
+    with pytest.raises(pyfuse3.FUSEError) as caught:
+        await operations.getattr(leaf.st_ino, NOBODY)
+    assert caught.value.errno == errno.ESTALE
