@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -44,7 +45,7 @@ _TREE_PACK_EVERY: Final = 20
 class Sizes:
     """How much of everything: counts of files, backups and blobs, sizes in MiB.
 
-    `history` are backups, and files in each of them.
+    `history` are backups, and files in each of them; `tab_files` are names in a folder.
     """
 
     mode: str
@@ -56,6 +57,8 @@ class Sizes:
     backups: tuple[int, ...]
     blobs: tuple[int, ...]
     history: tuple[int, int]
+    tab_files: tuple[int, ...]
+    tab_backups: int
     far_files: int
     far_few: int
     far_mib: int
@@ -71,6 +74,8 @@ FULL: Final = Sizes(
     backups=(10, 100, 1_000),
     blobs=(100_000, 1_000_000, 5_000_000),
     history=(200, 50_000),
+    tab_files=(20, 1_000, 100_000),
+    tab_backups=1_000,
     far_files=20_000,
     far_few=1_000,
     far_mib=256,
@@ -85,6 +90,8 @@ QUICK: Final = Sizes(
     backups=(100,),
     blobs=(100_000,),
     history=(20, 5_000),
+    tab_files=(20, 5_000),
+    tab_backups=100,
     far_files=4_000,
     far_few=200,
     far_mib=64,
@@ -208,8 +215,9 @@ class Store:
         folder = self.work / "repos" / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        self._say(f"building the repository {name}")
+        began = time.monotonic()
         repo = make(folder)
+        self._say(f"built the repository {name} in {time.monotonic() - began:.0f} s")
         marker.write_text(json.dumps({"wanted": wanted, "repo": asdict(repo)}))
         return repo
 
@@ -240,8 +248,8 @@ class Store:
         (snapshot,) = os.listdir(folder / "snapshots")
         return Repo(name, str(folder), str(volume), snapshot)
 
-    def _seed(self) -> Repo:
-        """Twelve dogus with a volume of a few files each, in one snapshot."""
+    def seed(self) -> Repo:
+        """Twelve dogus with a volume of a few files each, in one snapshot; restic's own key."""
 
         def make(folder: Path) -> Repo:
             source = self.work / "source/seed"
@@ -262,7 +270,7 @@ class Store:
         return self._made("seed", None, make)
 
     def _multiply(self, count: int, folder: Path) -> Repo:
-        seed = self._seed()
+        seed = self.seed()
         shutil.copytree(seed.folder, folder)
         keys = _keys(folder)
         only = folder / "snapshots" / seed.snapshot
@@ -271,9 +279,9 @@ class Store:
         first = datetime(2026, 1, 1, tzinfo=UTC)
         for backup in range(count):
             for number, path in enumerate(sorted(model["paths"])):
-                time = first + timedelta(hours=backup, seconds=number)
+                when = first + timedelta(hours=backup, seconds=number)
                 tag = BACKUP if not backup else f"backup-{backup:05}"
-                made = model | {"time": time.isoformat(), "paths": [path], "tags": [tag]}
+                made = model | {"time": when.isoformat(), "paths": [path], "tags": [tag]}
                 snapshot = _write(folder / "snapshots", keys, json.dumps(made).encode())
         return Repo(folder.name, str(folder), seed.volume, snapshot)
 
@@ -302,15 +310,15 @@ class Store:
                 models[volume] = json.loads(decode_unpacked(keys, made.read_bytes()))
                 made.unlink()
             for number, volume in enumerate(volumes):
-                time = first + timedelta(hours=backup, seconds=number)
+                when = first + timedelta(hours=backup, seconds=number)
                 tags = [f"backup-{backup:05}", "kind=volumes", f"dogu=dogu{number + 1:02}"]
-                model = models[volume] | {"time": time.isoformat(), "tags": tags}
+                model = models[volume] | {"time": when.isoformat(), "tags": tags}
                 snapshot = _write(folder / "snapshots", keys, json.dumps(model).encode())
         shutil.rmtree(source)
         return Repo(folder.name, str(folder), str(volumes[-1]), snapshot)
 
     def _inflate(self, count: int, folder: Path) -> Repo:
-        seed = self._seed()
+        seed = self.seed()
         shutil.copytree(seed.folder, folder)
         keys = _keys(folder)
         for begin in range(0, count, _BLOBS_PER_INDEX):

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Sequence
 
 from tests.bench.data import Store
-from tests.bench.measures import Bench, Group, Measure, MeasureFailedError, Sample
-from tests.bench.mounts import Contender, drop_caches, environment
+from tests.bench.measures import CESBR, Bench, Group, Measure, Sample, program
+from tests.bench.mounts import Contender, drop_caches
 
 _CACHE = "history"
 _GLOB = "added-*7.txt"
-_SECONDS = 1500
 
 
 def groups(store: Store) -> list[Group]:
@@ -37,41 +33,24 @@ def _look_back(bench: Bench, contender: Contender) -> Iterator[Sample]:
     bench.empty_cache(contender, _CACHE)
     names = _finding(contender, _GLOB)
     drop_caches()
-    yield Sample("find-all-first", *_run(bench, contender, names))
-    yield Sample("find-all-second", *_run(bench, contender, names))
+    yield Sample("find-all-first", *_found(bench, contender, names))
+    yield Sample("find-all-second", *_found(bench, contender, names))
     path = "dogu01/volumes/data/00/00/added-0.txt"
     if contender.binary is None:
-        command = [*_ours(), "versions", path]
+        command = [*CESBR, "versions", path]
     else:
         command = _finding(contender, "added-0.txt")
-    yield Sample("versions", _run(bench, contender, command)[0])
+    yield Sample("versions", _found(bench, contender, command)[0])
     bench.empty_cache(contender, _CACHE)
-
-
-def _ours() -> list[str]:
-    return [sys.executable, "-m", "shell"]
 
 
 def _finding(contender: Contender, glob: str) -> list[str]:
     if contender.binary is None:
-        return [*_ours(), "find", "--each", "--name", glob]
+        return [*CESBR, "find", "--each", "--name", glob]
     return [str(contender.binary), "--no-lock", "find", glob]
 
 
-def _run(bench: Bench, contender: Contender, command: Sequence[str]) -> tuple[float, int]:
+def _found(bench: Bench, contender: Contender, command: Sequence[str]) -> tuple[float, int]:
     """Return the seconds that a command takes, and how many paths it found."""
-    cache = bench.cache(contender, _CACHE)
-    cache.mkdir(parents=True, exist_ok=True)
-    began = time.perf_counter()
-    done = subprocess.run(
-        command,
-        env=environment(bench.store.history(), cache),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=_SECONDS,
-        check=False,
-    )
-    seconds = time.perf_counter() - began
-    if done.returncode:
-        raise MeasureFailedError(f"{command}: {done.stderr.decode(errors='replace')}")
-    return seconds, sum(b"/" in line for line in done.stdout.splitlines())
+    seconds, said = program(bench, contender, bench.store.history(), _CACHE, command)
+    return seconds, sum(b"/" in line for line in said.splitlines())

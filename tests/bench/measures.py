@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import Final
 
 from tests.bench.data import MIB, Repo, Store
-from tests.bench.mounts import Contender, Mount, drop_caches, mounted
+from tests.bench.mounts import Contender, Mount, drop_caches, environment, mounted
 
+CESBR: Final = (sys.executable, "-m", "shell")
 _COMMAND_SECONDS: Final = 1500
 _RANDOM_READS: Final = 500
 _RANDOM_BYTES: Final = 4096
@@ -95,6 +97,30 @@ class Bench:
             drop_caches()
             seconds, check = shell(command, folder)
             return Sample(name, seconds, check)
+
+
+def program(
+    bench: Bench, contender: Contender, repo: Repo, cache: str, command: Sequence[str]
+) -> tuple[float, bytes]:
+    """Run a program over `repo` with the cache named; return its seconds and what it wrote.
+
+    Raises MeasureFailedError when it fails.
+    """
+    folder = bench.cache(contender, cache)
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    done = subprocess.run(
+        command,
+        env=environment(repo, folder),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=_COMMAND_SECONDS,
+        check=False,
+    )
+    seconds = time.perf_counter() - began
+    if done.returncode:
+        raise MeasureFailedError(f"{command}: {done.stderr.decode(errors='replace')}")
+    return seconds, done.stdout
 
 
 def shell(command: str, folder: Path, timeout: float = _COMMAND_SECONDS) -> tuple[float, int]:

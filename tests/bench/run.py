@@ -16,7 +16,7 @@ from typing import Final
 _PROJECT: Final = Path(__file__).resolve().parents[2]
 sys.path[0] = str(_PROJECT)  # run by its path, as a script, it would find its own folder there
 
-from tests.bench import growth, history, measures, remote, report  # noqa: E402 - as it says above
+from tests.bench import growth, history, measures, remote, report, shell  # noqa: E402 - as it says above
 from tests.bench.data import FULL, QUICK, Store  # noqa: E402 - as above
 from tests.bench.measures import Bench, Group, MeasureFailedError, Sample  # noqa: E402 - as above
 from tests.bench.mounts import (  # noqa: E402 - as above
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         contenders.append(Contender(f"restic {restic_version(on_path)}", on_path))
     work = flags.work.resolve()
     store = Store(work, binary, QUICK if flags.quick else FULL, _say)
-    groups = [*measures.groups(store), *history.groups(store), *growth.groups(store)]
+    groups = [part for kind in (measures, shell, history, growth) for part in kind.groups(store)]
     chosen = _choose(remote.groups(store) if flags.remote else groups, flags.only)
     if flags.list:
         print(*(measure.name for group in chosen for measure in group.measures), sep="\n")

@@ -1,0 +1,121 @@
+"""The shell: how long its commands take to start, and how long Tab keeps one waiting."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from cmd2.pt_utils import Cmd2Completer
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
+
+from cesbrfs.settings import Flags
+from shell.app import App
+from shell.portal import Portal
+from shell.runner import close
+from shell.session import Session
+from tests.bench.data import BACKUP, Repo, Store
+from tests.bench.growth import short
+from tests.bench.measures import CESBR, Bench, Group, Measure, MeasureFailedError, Sample, program
+from tests.bench.mounts import Contender, environment
+
+_CACHE: Final = "shell"
+_TABS: Final = 25
+_FIRST_SECONDS: Final = 60
+
+
+def groups(store: Store) -> list[Group]:
+    """Return what is measured of the shell; restic has nothing to compare with Tab."""
+    sizes = store.sizes
+    return [
+        Group([Measure("version", "`cesbr --version`; restic: `restic version`")], _version),
+        Group(
+            [
+                Measure("backups", "`cesbr backups`, warm cache; restic: `snapshots --no-lock`"),
+                Measure("tab-shell", "Tab in bash, zsh or fish, after `cesbr use `"),
+            ],
+            _one_shot,
+        ),
+        *(_in_folder(count) for count in sizes.tab_files),
+        _among_backups(sizes.tab_backups),
+    ]
+
+
+def _version(bench: Bench, contender: Contender) -> Iterator[Sample]:
+    told = [*CESBR, "--version"] if contender.binary is None else [str(contender.binary), "version"]
+    repo = bench.store.seed()
+    yield Sample("version", program(bench, contender, repo, _CACHE, told)[0])
+
+
+def _one_shot(bench: Bench, contender: Contender) -> Iterator[Sample]:
+    repo = bench.store.seed()
+    if contender.binary is None:
+        command = [*CESBR, "backups"]
+    else:
+        command = [str(contender.binary), "snapshots", "--no-lock"]
+    program(bench, contender, repo, _CACHE, command)
+    yield Sample("backups", program(bench, contender, repo, _CACHE, command)[0])
+    if contender.binary is None:
+        asked = [*CESBR, "__complete", "zsh", "use", ""]
+        seconds, said = program(bench, contender, repo, _CACHE, asked)
+        if BACKUP.encode() not in said:
+            raise MeasureFailedError("Tab gave up: it takes longer than people wait.")
+        yield Sample("tab-shell", seconds)
+
+
+def _in_folder(count: int) -> Group:
+    name = f"tab-{short(count)}"
+
+    def run(bench: Bench, contender: Contender) -> Iterator[Sample]:
+        if contender.binary is None:
+            repo = bench.store.files("flat", count)
+            dogu, _, volume = repo.volume.split("/")[-3:]
+            line = f"ls /{BACKUP}/{dogu}/volumes/{volume}/file-"
+            yield Sample(name, _tab(bench, contender, repo, line))
+
+    return Group([Measure(name, f"Tab at the prompt in a folder of {count:,} names")], run)
+
+
+def _among_backups(count: int) -> Group:
+    name = f"tab-backups-{short(count)}"
+
+    def run(bench: Bench, contender: Contender) -> Iterator[Sample]:
+        if contender.binary is None:
+            yield Sample(name, _tab(bench, contender, bench.store.backups(count), "use "))
+
+    return Group([Measure(name, f"Tab at the prompt after `use `, {count:,} backups")], run)
+
+
+def _tab(bench: Bench, contender: Contender, repo: Repo, line: str) -> float:
+    """Return how long a Tab takes after `line`, once what it is about was read; a median."""
+    cache = bench.cache(contender, _CACHE)
+    cache.mkdir(parents=True, exist_ok=True)
+    session, portal = Session(Flags(), environment(repo, cache)), Portal()
+    completer = Cmd2Completer(App(session, portal, {}))
+
+    def press() -> int:
+        asked = CompleteEvent(completion_requested=True)
+        return len(list(completer.get_completions(Document(line), asked)))
+
+    try:
+        _until(press)
+        return statistics.median(_seconds(press) for _ in range(_TABS))
+    finally:
+        close(session, portal)
+
+
+def _until(press: Callable[[], int]) -> None:
+    """Press until something is completed: the first time may take longer than people wait."""
+    began = time.perf_counter()
+    while not press():
+        if time.perf_counter() - began > _FIRST_SECONDS:
+            raise MeasureFailedError(f"Tab completed nothing within {_FIRST_SECONDS} s")
+
+
+def _seconds(press: Callable[[], int]) -> float:
+    began = time.perf_counter()
+    if not press():
+        raise MeasureFailedError("Tab completed nothing the second time")
+    return time.perf_counter() - began
