@@ -61,10 +61,13 @@ def _dispatch(given: list[str]) -> int:
     if before.command is None and not before.help:
         return _shell(before)
     if before.help or before.command == "help":
+        import shutil  # noqa: PLC0415 - asked for
+
         from shell.help import overview  # noqa: PLC0415 - asked for
 
         if before.command in (None, "help") and not before.arguments:
-            sys.stdout.write(overview())
+            width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+            sys.stdout.write(overview(width))
             return 0
         if before.command == "help":
             before.command, *_ = before.arguments

@@ -30,6 +30,7 @@ from shell.report import BROKEN_PIPE, show_error
 from shell.runner import close, run_command
 from shell.session import Session
 from shell.state import state_folder
+from shell.table import pairs
 
 _INTRO: Final = (
     f"cesbr {__version__}: the backups of a Cloudogu EcoSystem.\n"
@@ -200,10 +201,11 @@ class App(cmd2.Cmd):
                 return
             parser.print_help(self.stdout)
             return
+        available = shutil.get_terminal_size().columns if self.stdout.isatty() else None
         blocks = []
         for module, title in CATEGORIES.items():
             rows = [(f"  {command.name}", command.summary) for command in commands_of(module)]
-            blocks.append(f"{title}\n{render.table(rows)}")
+            blocks.append(f"{title}\n{pairs(rows, available)}")
         own = [
             ("  alias", "Make, list and delete words that stand for a command."),
             ("  echo", "Write words; $? is the exit code of the command before."),
@@ -212,7 +214,7 @@ class App(cmd2.Cmd):
             ("  run_script", "Run the commands in a file until one fails."),
             ("  quit", "End the shell, as 'exit' and ^D do."),
         ]
-        blocks.append(f"{_PROMPT_CATEGORY}\n{render.table(own)}")
+        blocks.append(f"{_PROMPT_CATEGORY}\n{pairs(own, available)}")
         self.stdout.write("\n".join(blocks))
 
     @staticmethod

@@ -7,13 +7,18 @@ from collections.abc import Iterable
 from cesbrfs.history.diffing import Change
 from cesbrfs.paths import for_json, show
 from cesbrfs.repo.times import format_time
+from shell.table import hanging
 
 
-def change_line(change: Change) -> str:
-    """Return a difference as a line: its mark and its path, a folder's with a slash."""
+def change_line(change: Change, available: int | None, indent: str = "") -> str:
+    """Return a difference as a line: its mark and its path, a folder's with a slash.
+
+    On a terminal that has only so many cells `available`, a long path goes on in the next line.
+    """
     row = change.after or change.before
     assert row is not None
-    return f"{change.mark}  {'/'.join(map(show, change.parts))}{'/' * (row.type == 'dir')}\n"
+    path = "/".join(map(show, change.parts)) + "/" * (row.type == "dir")
+    return hanging(f"{indent}{change.mark}  ", path, available)
 
 
 def change_json(change: Change) -> dict[str, object]:

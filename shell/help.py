@@ -5,9 +5,9 @@ from __future__ import annotations
 import textwrap
 from typing import Final
 
-from shell import render
 from shell.arguments import global_parser
 from shell.commands import CATEGORIES, commands_of
+from shell.table import pairs
 
 _HEAD: Final = """\
 usage: cesbr [FLAGS] [COMMAND [ARGUMENTS]]
@@ -19,29 +19,30 @@ EXIT_CODES: Final = (
     (0, "done"), (1, "error"), (2, "usage"), (3, "partial"), (10, "no repository"),
     (11, "locked"), (12, "wrong key"), (130, "interrupted"),
 )  # fmt: skip
-_TAIL: Final = textwrap.fill(
+_TAIL: Final = (
     "'cesbr COMMAND --help' tells more of a command.  Exit codes: "
     + ", ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES)
-    + ".",
-    width=98,
+    + "."
 )
+_CELLS: Final = 98
 
 
-def overview() -> str:
-    """Return the help of ``cesbr`` itself."""
+def overview(available: int | None = None) -> str:
+    """Return the help of ``cesbr`` itself, for a terminal of `available` cells if it is one."""
     blocks = [_HEAD]
     for module, title in CATEGORIES.items():
         rows = [(f"  {command.name}", command.summary) for command in commands_of(module)]
-        blocks.append(f"{title}\n{render.table(rows)}")
+        blocks.append(f"{title}\n{pairs(rows, available)}")
     flags = [
         (f"  {', '.join(action.option_strings)}{_metavar(action.metavar)}", action.help)
         for action in global_parser()._actions  # noqa: SLF001 - argparse has no other list
         if action.option_strings and action.help
     ]
     blocks.append(
-        "Flags, before or after the command\n" + render.table([(a, b or "") for a, b in flags])
+        "Flags, before or after the command\n"
+        + pairs([(flag, text or "") for flag, text in flags], available)
     )
-    blocks.append(f"{_TAIL}\n")
+    blocks.append(f"{textwrap.fill(_TAIL, min(available or _CELLS, _CELLS))}\n")
     return "\n".join(blocks)
 
 

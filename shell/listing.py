@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from cesbrfs.paths import show
 from shell import render
+from shell.table import Column, plain, spared
 
 if TYPE_CHECKING:
     from cesbrfs.repo.model import Node
@@ -24,6 +25,8 @@ _KINDS: Final[Mapping[str, str]] = {
     "dir": "di", "symlink": "ln", "fifo": "pi", "socket": "so", "dev": "bd", "chardev": "cd",
 }  # fmt: skip
 _ANY_X: Final = 0o111
+_NAME_CELLS: Final = 20
+"""Cells that a long listing leaves for names on a narrow terminal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +98,19 @@ class Style:
         return render.columns(names, self.columns, painted)
 
     def _long(self, entries: Sequence[tuple[str, Entry]]) -> str:
-        rows = [
-            (
-                stat.filemode(entry.node.mode),
-                *render.owner(entry.node),
-                self._size(entry.node),
-                render.local_time(entry.node.mtime_ns),
-            )
-            for _, entry in entries
+        nodes = [entry.node for _, entry in entries]
+        owners = [render.owner(node) for node in nodes]
+        columns = [
+            Column("", [stat.filemode(node.mode) for node in nodes], spare=1),
+            Column("", [user for user, _ in owners], spare=2),
+            Column("", [group for _, group in owners], spare=3),
+            Column("", [self._size(node) for node in nodes], right=True),
+            Column("", [render.local_time(node.mtime_ns) for node in nodes]),
         ]
-        lines = render.table(rows, right={3}).splitlines()
+        if self.columns is not None:
+            longest = max((render.width(name) for name, _ in entries), default=0)
+            columns = spared(columns, self.columns - len("  ") - min(longest, _NAME_CELLS))
+        lines = plain(columns).splitlines()
         return "".join(
             f"{line}  {self.colours.paint(name, entry.node)}{_target(entry.node)}\n"
             for line, (name, entry) in zip(lines, entries, strict=True)

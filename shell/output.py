@@ -61,6 +61,11 @@ class Output:
         """How many cells a line of the terminal has."""
         return shutil.get_terminal_size().columns
 
+    @property
+    def room(self) -> int | None:
+        """How many cells a line of the results may have; None where nobody looks."""
+        return self.columns if self.terminal else None
+
     async def text(self, text: str) -> None:
         """Write lines of a result."""
         if text:

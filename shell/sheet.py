@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from cesbrfs.paths import show
 from cesbrfs.restore.sheet import fate, shares, there_already
 from shell import render
+from shell.table import fitted, pairs
 
 if TYPE_CHECKING:
     from cesbrfs.restore import Refused, RestorePlan, RestoreReport
@@ -19,9 +20,13 @@ _SHOWN: Final = 20
 """Lines of one kind that are shown; --json has them all."""
 
 
-def plan_text(planned: RestorePlan) -> str:
-    """Return the sheet: the chosen paths, what lies there already, and the totals."""
-    return "\n".join(filter(None, (_chosen(planned), _there(planned), _totals(planned))))
+def plan_text(planned: RestorePlan, available: int | None) -> str:
+    """Return the sheet: the chosen paths, what lies there already, and the totals.
+
+    `available` is the width of the terminal, None where nobody looks.
+    """
+    parts = [part(planned, available) for part in (_chosen, _there, _totals)]
+    return "\n".join(filter(None, parts))
 
 
 def denied_text(denied: str | None) -> str:
@@ -29,7 +34,7 @@ def denied_text(denied: str | None) -> str:
     return "" if denied is None else f"Denied: {denied}\n"
 
 
-def _chosen(planned: RestorePlan) -> str:
+def _chosen(planned: RestorePlan, available: int | None) -> str:
     """Return a line for each chosen path: from where, how much, where to, what becomes of it."""
     found = shares(planned)
     rows = [
@@ -45,7 +50,10 @@ def _chosen(planned: RestorePlan) -> str:
         for share in found[:_SHOWN]
     ]
     headings = ("Backup", "Files", "Size", "New", "Replaced", "Kept", "Path")
-    return render.table(rows, headings, range(1, 6)) + _more(len(found))
+    text = fitted(
+        rows, headings, available, right=headings[1:6], spare=("Files", "Size", "New", "Kept")
+    )
+    return text + _more(len(found))
 
 
 def _from_to(share: Share) -> str:
@@ -56,7 +64,7 @@ def _from_to(share: Share) -> str:
     return f"{path} -> {show(share.parts[-1])}"
 
 
-def _there(planned: RestorePlan) -> str:
+def _there(planned: RestorePlan, available: int | None) -> str:
     """Return a line for each file in whose place something lies."""
     rows = [
         (
@@ -70,15 +78,16 @@ def _there(planned: RestorePlan) -> str:
     ]
     if not rows:
         return ""
-    headings = ("What is there", "", "In the backup", "Path")
-    return render.table(rows, headings) + _more(planned.existing)
+    headings = ("", "What is there", "In the backup", "Path")
+    text = fitted(rows, headings, available, spare=("In the backup", "What is there"))
+    return text + _more(planned.existing)
 
 
 def _more(number: int) -> str:
     return f"and {number - _SHOWN:,} more\n" if number > _SHOWN else ""
 
 
-def _totals(planned: RestorePlan) -> str:
+def _totals(planned: RestorePlan, available: int | None) -> str:
     files = render.count(planned.files, "file")
     folders = render.count(planned.folders, "folder")
     rows = [
@@ -100,7 +109,7 @@ def _totals(planned: RestorePlan) -> str:
         rows.append(("Skips:", f"{render.count(planned.will_skip, 'file')} (see --overwrite)"))
     rows += _listed("Cannot:", [f"{show(r.path)}: {r.reason}" for r in planned.refused])
     rows += _listed("Leaves out:", _grouped(planned.left_out))
-    return render.table(rows)
+    return pairs(rows, available)
 
 
 def _grouped(left_out: Sequence[Refused]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from cesbrfs.paths import show
 from shell import render
 from shell.commands import Command
+from shell.table import fitted
 
 if TYPE_CHECKING:
     from cesbrfs.backup import BackupPlan, BackupResult, DumpRunner, Step
@@ -44,7 +45,7 @@ async def _backup(context: Context, arguments: argparse.Namespace) -> int:
 
         settings = await context.session.settings()
         plan = await plan_backup(settings.instance(), dogus, _runner(settings))
-        await context.out.result(plan.as_json(), lambda: _plan_text(plan))
+        await context.out.result(plan.as_json(), lambda: _plan_text(plan, context.out.room))
         return 0
 
     async def tell(result: BackupResult) -> None:
@@ -115,7 +116,7 @@ async def back_up(
     return result
 
 
-def _plan_text(plan: BackupPlan) -> str:
+def _plan_text(plan: BackupPlan, available: int | None) -> str:
     rows: list[tuple[str, str, str]] = []
     for step in plan.steps:
         owner = step.dogu or "instance"
@@ -124,7 +125,7 @@ def _plan_text(plan: BackupPlan) -> str:
         rows += [(owner, step.kind, f"FAILS {show(f.path)}: {f.error}") for f in step.failed]
         rows += [(owner, step.kind, f"left out {show(o.path)}: {o.reason}") for o in step.left_out]
     rows += [("-", "-", f"left out {show(o.path)}: {o.reason}") for o in plan.left_out]
-    return render.table(rows, ("Of", "Kind", "What"))
+    return fitted(rows, ("Of", "Kind", "What"), available)
 
 
 def _show_step(progress: Progress, running: dict[int, Status], step: Step) -> None:

@@ -21,6 +21,7 @@ from shell.commands import Command
 from shell.commands.browse import add_backup_flag, locate_all
 from shell.scope import walk
 from shell.state import write_private
+from shell.table import fitted
 
 if TYPE_CHECKING:
     from cesbrfs.view import View
@@ -187,7 +188,14 @@ async def _selected(context: Context, arguments: argparse.Namespace) -> int:
         files, size = sum(a.files for a in known), sum(a.bytes for a in known)
         rows.append(("", f"{files:,}", render.size(size), "in all"))
     await context.out.result(
-        told, lambda: render.table(rows, ("Backup", "Files", "Size", "Path"), {1, 2})
+        told,
+        lambda: fitted(
+            rows,
+            ("Backup", "Files", "Size", "Path"),
+            context.out.room,
+            right=("Files", "Size"),
+            spare=("Files",),
+        ),
     )
     if not paths and not context.out.as_json:
         context.out.note("Nothing is selected; 'cesbr select PATH' selects.")

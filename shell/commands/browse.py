@@ -20,6 +20,7 @@ from cesbrfs.paths import for_json, show
 from shell import render
 from shell.commands import Command
 from shell.progress import duration
+from shell.table import fitted
 
 if TYPE_CHECKING:
     from cesbrfs.catalog.backups import Backup
@@ -71,8 +72,6 @@ async def locate_all(context: Context, path: str, backup: str | None) -> list[tu
 
 _WIDE: Final = 100
 """Cells from which on a terminal has room for how long a backup took, and for the growth."""
-_NARROW: Final = 72
-"""Cells below which the age alone tells the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +97,7 @@ async def _backups(context: Context, _arguments: argparse.Namespace) -> int:
     described = await gather([partial(_describe, view, backup) for backup in backups])
     await context.out.result(
         [asdict(told) for told in described],
-        lambda: _backups_text(backups, described, context.out.columns, context.out.terminal),
+        lambda: _backups_text(backups, described, context.out.room),
     )
     if not backups and not context.out.as_json:
         context.out.note("There is no backup yet; make one with 'cesbr backup'.")
@@ -106,7 +105,7 @@ async def _backups(context: Context, _arguments: argparse.Namespace) -> int:
 
 
 def _backups_text(
-    backups: Sequence[Backup], described: Sequence[_Described], columns: int, terminal: bool
+    backups: Sequence[Backup], described: Sequence[_Described], available: int | None
 ) -> str:
     if not backups:
         return ""
@@ -120,17 +119,19 @@ def _backups_text(
         "Size": [render.size(told.size) for told in described],
         "Dogus": [" ".join(told.dogus) for told in described],
     }
-    if terminal and columns < _WIDE:
+    if available is not None and available < _WIDE:
         del table["Took"]
-    if terminal and columns < _NARROW:
-        del table["Time"]
-    headings = list(table)
-    right = {headings.index(name) for name in ("Age", "Took", "Size") if name in table}
-    rows = list(zip(*table.values(), strict=True))
-    text = render.table(rows, headings, right, columns if terminal else None)
+    text = fitted(
+        list(zip(*table.values(), strict=True)),
+        list(table),
+        available,
+        right=("Age", "Took", "Size"),
+        spare=("Time", "Dogus", "Size", "Age"),
+        last="cut",
+    )
     sizes = [told.size for told in described if told.size is not None]
-    if terminal and columns >= _WIDE and len(sizes) > 1:
-        line = render.sparkline(sizes, columns // 2)
+    if available is not None and available >= _WIDE and len(sizes) > 1:
+        line = render.sparkline(sizes, available // 2)
         text += f"Size: {render.size(sizes[0])} {line} {render.size(sizes[-1])}\n"
     return text
 

@@ -27,6 +27,7 @@ from shell.content import CONTROL
 from shell.lines import JsonArray, Lines
 from shell.report import report
 from shell.scope import inside, settle, whole
+from shell.table import fitted
 
 if TYPE_CHECKING:
     from shell.session import Context
@@ -61,7 +62,7 @@ async def _diff(context: Context, arguments: argparse.Namespace) -> int:
             if out.as_json:
                 await array.add(change_json(change))
                 continue
-            await lines.add(change_line(change))
+            await lines.add(change_line(change, out.room))
             if arguments.content:
                 await lines.add(await comparison.content(change))
         await (array.close() if out.as_json else lines.flush())
@@ -220,7 +221,14 @@ async def _du(context: Context, arguments: argparse.Namespace) -> int:
         for row in rows
     ]
     await context.out.result(
-        told, lambda: render.table(shown, ("Size", "Adds", "Files", "Path"), right={0, 1, 2})
+        told,
+        lambda: fitted(
+            shown,
+            ("Size", "Adds", "Files", "Path"),
+            context.out.room,
+            right=("Size", "Adds", "Files"),
+            spare=("Files",),
+        ),
     )
     for error in sizes.troubles:
         await report(error, context.out)

@@ -25,6 +25,7 @@ from shell.commands import Command
 from shell.lines import JsonArray, Lines
 from shell.report import report
 from shell.scope import Scope, scope
+from shell.table import fitted, hanging
 
 if TYPE_CHECKING:
     from cesbrfs.history.diffing import Change
@@ -73,7 +74,7 @@ async def _find(context: Context, arguments: argparse.Namespace) -> int:
         each = arguments.each or len(line.moments) == 1
         chosen: list[Parts] = []
         lines, array = Lines(out), JsonArray(out)
-        columns = _columns(line, out.columns if out.terminal else None)
+        columns = _columns(line, out.room)
         if not each and out.terminal and not out.as_json:
             await lines.add(_found_heading(columns))
 
@@ -88,7 +89,7 @@ async def _find(context: Context, arguments: argparse.Namespace) -> int:
                 for moment in line.of(match.moments):
                     await lines.add(f"{_shown((*moment.parts, *match.parts))}\n")
             else:
-                await lines.add(_found_line(line, match, columns))
+                await lines.add(_found_line(line, match, columns, out.room))
 
         await find(line, where.parts, criteria, take, lambda seen: progress.update(files=seen))
         await (array.close() if out.as_json else lines.flush())
@@ -177,7 +178,9 @@ def _found_heading(columns: Mapping[str, str]) -> str:
     return "".join(f"{name:{cells}}  " for name, cells in columns.items()) + "Path\n"
 
 
-def _found_line(line: Timeline, match: Match, columns: Mapping[str, str]) -> str:
+def _found_line(
+    line: Timeline, match: Match, columns: Mapping[str, str], available: int | None
+) -> str:
     row = match.row
     told = {
         "#": str(match.moments.bit_count()),
@@ -187,7 +190,7 @@ def _found_line(line: Timeline, match: Match, columns: Mapping[str, str]) -> str
         "Modified": render.local_time(line.time_of(row, match.moments)),
     }
     before = "".join(f"{told[name]:{cells}}  " for name, cells in columns.items())
-    return f"{before}{_path(match.parts, row)}\n"
+    return hanging(before, _path(match.parts, row), available)
 
 
 def _path(parts: Parts, row: Row) -> str:
@@ -263,8 +266,17 @@ async def _versions(context: Context, arguments: argparse.Namespace) -> int:
                 "live": is_live,
             }
         )
-    headings = ("#", "First", "Last", "Size", "Modified", "")
-    await context.out.result(told, lambda: render.table(rows, headings, right={0, 3}))
+    await context.out.result(
+        told,
+        lambda: fitted(
+            rows,
+            ("#", "First", "Last", "Size", "Modified", ""),
+            context.out.room,
+            right=("#", "Size"),
+            spare=("Modified", "First", "#"),
+            last="keep",
+        ),
+    )
     if found.events[-1].what == "vanished" and not context.out.as_json:
         context.out.note(f"It is gone since backup {found.events[-1].moment.id}.")
     if live and not any(live) and live[0] is not None and not context.out.as_json:
@@ -332,15 +344,17 @@ async def _log(context: Context, arguments: argparse.Namespace) -> int:
     await context.out.result(
         told,
         lambda: "".join(
-            _step_text(moment, what) + "".join(f"  {change_line(c)}" for c in changes)
+            _step_text(moment, what, context.out.room)
+            + "".join(change_line(change, context.out.room, "  ") for change in changes)
             for moment, what, changes in steps
         ),
     )
     return 0
 
 
-def _step_text(moment: Moment, what: str) -> str:
-    return f"{moment.id}  {render.local_time(moment.time_ns)}  {what}\n"
+def _step_text(moment: Moment, what: str, available: int | None) -> str:
+    row = (moment.id, render.local_time(moment.time_ns), what)
+    return fitted([row], ("", "Time", ""), available, spare=("Time",), last="keep", headed=False)
 
 
 COMMANDS: Final = (

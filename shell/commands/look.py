@@ -18,6 +18,7 @@ from shell.commands import Command
 from shell.commands.browse import add_backup_flag, locate, locate_all
 from shell.content import write_content
 from shell.listing import Colours, Style, largest_first, newest_first
+from shell.table import pairs
 
 if TYPE_CHECKING:
     from cesbrfs.view import Entry, Located, View
@@ -50,7 +51,7 @@ def _style(context: Context) -> Style:
     out, environ = context.out, context.session.environ
     return Style(
         colours=Colours.of(environ, terminal=out.terminal),
-        columns=out.columns if out.terminal else None,
+        columns=out.room,
     )
 
 
@@ -238,7 +239,7 @@ async def _stat(context: Context, arguments: argparse.Namespace) -> int:
     places = await _places(context, arguments)
     await context.out.result(
         [_stat_json(place) for place in places],
-        lambda: "\n".join(_stat_text(place) for place in places),
+        lambda: "\n".join(_stat_text(place, context.out.room) for place in places),
     )
     return 0
 
@@ -270,7 +271,7 @@ def _snapshot(entry: Entry) -> str | None:
     return entry.snapshot.id if isinstance(entry, Stored) else None
 
 
-def _stat_text(place: Located) -> str:
+def _stat_text(place: Located, available: int | None) -> str:
     from cesbrfs.repo.times import format_time  # noqa: PLC0415 - as in `browse`
 
     node = place.entry.node
@@ -294,7 +295,7 @@ def _stat_text(place: Located) -> str:
         rows["Attributes"] = ", ".join(show(name) for name, _ in node.xattrs)
     if snapshot := _snapshot(place.entry):
         rows["Snapshot"] = snapshot
-    return render.table([(f"{name}:", value) for name, value in rows.items()])
+    return pairs([(f"{name}:", value) for name, value in rows.items()], available)
 
 
 async def _places(context: Context, arguments: argparse.Namespace) -> list[Located]:

@@ -17,6 +17,7 @@ from cesbrfs.errors import CesbrError, RegistryError, UsageError
 from cesbrfs.paths import show
 from shell import render
 from shell.commands import Command
+from shell.table import fitted, pairs
 
 if TYPE_CHECKING:
     from cesbrfs.repo.model import Lock
@@ -116,7 +117,7 @@ async def _unlock(context: Context, arguments: argparse.Namespace) -> int:
             "left": len(left),
             "locks": [_lock_json(lock, left) for lock in holders],
         },
-        lambda: text + _locks_text(holders, left),
+        lambda: text + _locks_text(holders, left, context.out.room),
     )
     return 0
 
@@ -135,7 +136,7 @@ def _lock_json(lock: Lock, left: AbstractSet[str]) -> dict[str, object]:
     }
 
 
-def _locks_text(holders: Sequence[Lock], left: AbstractSet[str]) -> str:
+def _locks_text(holders: Sequence[Lock], left: AbstractSet[str], available: int | None) -> str:
     rows = [
         (
             "left" if lock.id in left else "removed",
@@ -147,9 +148,10 @@ def _locks_text(holders: Sequence[Lock], left: AbstractSet[str]) -> str:
         )
         for lock in holders
     ]
-    return (
-        render.table(rows, ("Lock", "Host", "PID", "User", "Age", "Held"), {2, 4}) if rows else ""
-    )
+    if not rows:
+        return ""
+    headings = ("Lock", "Host", "PID", "User", "Age", "Held")
+    return fitted(rows, headings, available, right=("PID", "Age"), spare=("Age", "User"))
 
 
 # status
@@ -187,7 +189,7 @@ async def _status(context: Context, _arguments: argparse.Namespace) -> int:
         "settings": settings.describe(),
         "backup": backup,
     }
-    await context.out.result(status, lambda: _status_text(status))
+    await context.out.result(status, lambda: _status_text(status, context.out.room))
     return 0
 
 
@@ -229,7 +231,7 @@ async def _restic_state(settings: Settings) -> dict[str, object]:
         return {"version": None, "path": None, "message": error.message}
 
 
-def _status_text(status: Mapping[str, object]) -> str:
+def _status_text(status: Mapping[str, object], available: int | None) -> str:
     repository, restic = status["repository"], status["restic"]
     mounts, settings = status["mounts"], status["settings"]
     registry, backup = status["registry"], status["backup"]
@@ -255,24 +257,25 @@ def _status_text(status: Mapping[str, object]) -> str:
         )
     )
     rows += [("Mounted:", f"{m['mountpoint']} (from {m['source']})") for m in mounts]
-    text = render.table(rows) + "Settings:\n" + _settings_table(settings)
+    text = pairs(rows, available) + "Settings:\n" + _settings_table(settings, available)
     if backup:
-        text += "How this instance wants to be backed up:\n" + _settings_table(backup)
+        text += "How this instance wants to be backed up:\n" + _settings_table(backup, available)
     return text
 
 
-def _settings_table(settings: Mapping[str, Mapping[str, object]]) -> str:
-    return render.table(
-        [
-            (
-                f"  {name}",
-                _setting(setting["value"]),
-                f"({setting['source']})"
-                + (f" {setting['problem']}" if "problem" in setting else ""),
-            )
-            for name, setting in settings.items()
-        ]
-    )
+def _settings_table(settings: Mapping[str, Mapping[str, object]], available: int | None) -> str:
+    rows = [
+        (
+            f"  {name}",
+            _setting(setting["value"]),
+            f"({setting['source']})" + (f" {setting['problem']}" if "problem" in setting else ""),
+        )
+        for name, setting in settings.items()
+    ]
+    text = render.table(rows)
+    if available is None or max(map(render.width, text.splitlines()), default=0) <= available:
+        return text
+    return pairs([(name, f"{value}  {source}") for name, value, source in rows], available)
 
 
 def _setting(value: object) -> str:

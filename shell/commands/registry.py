@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from cesbrfs.errors import UsageError
 from shell import render
 from shell.commands import Command
+from shell.table import pairs
 
 if TYPE_CHECKING:
     from cesbrfs.catalog.backups import Backup
@@ -67,15 +68,15 @@ async def _restore(context: Context, arguments: argparse.Namespace) -> int:
         denied = await denial(view, backup, instance, config)
         await context.out.result(
             {**planned.as_json(), "denied": denied},
-            lambda: _plan_text(planned) + denied_text(denied),
+            lambda: _plan_text(planned, context.out.room) + denied_text(denied),
         )
         return 0
     if not arguments.yes and planned.changes:
-        context.out.note(_plan_text(planned), always=True)
+        context.out.note(_plan_text(planned, context.out.room), always=True)
         if not await context.out.ask("Write this?"):
             context.out.note("Nothing was written.")
             return 0
-    shown = _plan_text(planned) if arguments.yes else ""
+    shown = _plan_text(planned, context.out.room) if arguments.yes else ""
     if not planned.changes:
         return await _write(context, planned, shown)
     return await restore_on_instance(
@@ -116,9 +117,9 @@ async def _write(context: Context, planned: RegistryPlan, shown: str) -> int:
     return report.exit_code
 
 
-def _plan_text(planned: RegistryPlan) -> str:
+def _plan_text(planned: RegistryPlan, available: int | None) -> str:
     rows = [("From backup:", planned.backup), ("To:", planned.address)]
-    text = render.table(rows) + "".join(f"{_change(change)}\n" for change in planned.changes)
+    text = pairs(rows, available) + "".join(f"{_change(change)}\n" for change in planned.changes)
     if not planned.changes:
         text += "Nothing differs.\n" if not planned.refused else ""
     else:

@@ -128,7 +128,7 @@ async def _show(
     denied = await _denied(context, view, selection) if arguments.in_place else None
     await context.out.result(
         {**sheet_json(planned), "denied": denied},
-        lambda: plan_text(planned) + denied_text(denied),
+        lambda: plan_text(planned, context.out.room) + denied_text(denied),
     )
     return 0
 
@@ -177,7 +177,7 @@ async def _ask_and_restore(
         instance = (await context.session.settings()).instance()
         await require_same_blueprint(view, backup, instance, config)
     if not arguments.yes:
-        context.out.note(plan_text(planned), always=True)
+        context.out.note(plan_text(planned, context.out.room), always=True)
         if not await context.out.ask("Restore this?"):
             context.out.note("Nothing was restored.")
             return 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from cesbrfs.errors import UsageError
 from shell import render
 from shell.commands import Command
+from shell.table import fitted
 
 if TYPE_CHECKING:
     from cesbrfs.catalog.status import Report
@@ -68,11 +69,12 @@ async def _forget(context: Context, arguments: argparse.Namespace) -> int:
     planned = await _plan(context, view, arguments, policy)
     if arguments.dry_run:
         await context.out.result(
-            {"backups": [fate.as_json() for fate in planned.fates]}, lambda: _plan_text(planned)
+            {"backups": [fate.as_json() for fate in planned.fates]},
+            lambda: _plan_text(planned, context.out.room),
         )
         return 0
     if planned.going and not arguments.yes:
-        context.out.note(_plan_text(planned), always=True)
+        context.out.note(_plan_text(planned, context.out.room), always=True)
         number = render.count(len(planned.going), "backup")
         if not await context.out.ask(f"Remove {number}?"):
             context.out.note("Nothing was removed.")
@@ -87,7 +89,7 @@ async def _forget(context: Context, arguments: argparse.Namespace) -> int:
         "pruned": pruned is not None,
         "backups": [fate.as_json() for fate in planned.fates],
     }
-    shown = _plan_text(planned) if arguments.yes or not planned.going else ""
+    shown = _plan_text(planned, context.out.room) if arguments.yes or not planned.going else ""
     await context.out.result(result, lambda: shown + _result_text(planned, removed, pruned))
     return 0
 
@@ -179,7 +181,7 @@ async def _prune(context: Context) -> PruneReport:
         return await restic.prune(on_line=lambda line: progress.update(note=line))
 
 
-def _plan_text(planned: ForgetPlan) -> str:
+def _plan_text(planned: ForgetPlan, available: int | None) -> str:
     from cesbrfs.forget import NOT_NAMED  # noqa: PLC0415 - as above
 
     if not planned.fates:
@@ -189,7 +191,13 @@ def _plan_text(planned: ForgetPlan) -> str:
     some = any(fate.dogus is not None for fate in told)
     rows = [_row(fate, hosts=hosts, dogus=some) for fate in told]
     more = (*(("Host",) if hosts else ()), *(("Dogus",) if some else ()))
-    return render.table(rows, ("", "ID", "Time", "Status", "Size", *more, "Why"), right={4})
+    return fitted(
+        rows,
+        ("", "ID", "Time", "Status", "Size", *more, "Why"),
+        available,
+        right=("Size",),
+        spare=("Time", "Size", "Host", "Dogus", "Status"),
+    )
 
 
 def _row(fate: Fate, *, hosts: bool, dogus: bool) -> tuple[str, ...]:
@@ -261,7 +269,8 @@ async def _policies(context: Context, _arguments: argparse.Namespace) -> int:
                 policy.meaning,
             )
         )
-    text = render.table(rows, ("", "Policy", "Removes now", "Meaning"), right={2})
+    headings = ("", "Policy", "Removes", "Meaning")
+    text = fitted(rows, headings, context.out.room, right=("Removes",))
     text += (
         "* configured in the registry.\n" if configured else "Retention is not enabled: all stay.\n"
     )

@@ -56,6 +56,10 @@ class Terminal:
         """Return what is on the screen, without empty lines at its end."""
         return self.tmux("capture-pane", "-p").rstrip()
 
+    def lines(self) -> list[str]:
+        """Return the lines that programs wrote, those that the terminal wrapped in one piece."""
+        return [line.rstrip() for line in self.tmux("capture-pane", "-p", "-J").splitlines()]
+
     def wait_for(self, pattern: str) -> str:
         """Wait until the screen has `pattern` (a regular expression, by lines); return it."""
         deadline = time.monotonic() + _SECONDS

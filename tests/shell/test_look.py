@@ -187,7 +187,7 @@ def _described(backup: str, size: int) -> _Described:
 
 @pytest.mark.parametrize(
     ("columns", "headings"),
-    [(60, "ID Age Status Size Dogus"), (80, "ID Time Age Status Size Dogus"),
+    [(40, "ID Age Status"), (60, "ID Age Status Size Dogus"), (80, "ID Time Age Status Size Dogus"),
      (120, "ID Time Age Took Status Size Dogus")],
 )  # fmt: skip
 def test_backups_fit_the_terminal(columns: int, headings: str) -> None:
@@ -200,7 +200,7 @@ def test_backups_fit_the_terminal(columns: int, headings: str) -> None:
     described = [
         _described(name, size << 20) for name, size in zip(names, (1, 2, 3, 8), strict=True)
     ]
-    lines = _backups_text(backups, described, columns, terminal=True).splitlines()
+    lines = _backups_text(backups, described, columns).splitlines()
     assert lines[0].split() == headings.split()
     assert max(map(len, lines)) <= columns
     assert ("1:15" in lines[1]) == (columns == 120)
