@@ -80,9 +80,9 @@ def _mount(
     options: MountOptions,
     starter: Starter,
 ) -> None:
+    from cesbrfs.access import local_folder  # noqa: PLC0415 - as above
     from cesbrfs.fs.memory import steady_heap  # noqa: PLC0415 - after the fork
     from cesbrfs.repo.ahead import derive_ahead  # noqa: PLC0415 - as above
-    from cesbrfs.repo.storage import local_folder  # noqa: PLC0415 - as above
 
     steady_heap()
     # Deriving the key takes as long as all the imports that follow.

@@ -5,9 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 _URL_PASSWORD = re.compile(r"(//[^/@:]*):.*@")
 """Greedy: a password may hold ``@`` and ``/``, and too much hidden harms nobody."""
+
+KINDS: Final = ("sftp", "s3", "rest", "b2", "azure", "gs", "swift", "rclone")
+"""What restic's addresses begin with where a repository is in no folder of this machine."""
+
+
+def kind_of(url: str) -> str:
+    """Return which of `KINDS` an address is of, "local" for a folder."""
+    kind, colon, _ = url.partition(":")
+    return kind if colon and kind in KINDS else "local"
+
+
+def local_folder(url: str) -> str | None:
+    """Return the folder of a local repository's address, or None for one kept elsewhere."""
+    return url.removeprefix("local:") if kind_of(url) == "local" else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from typing import Final
 
 import trio
 
-from cesbrfs.access import Access
+from cesbrfs.access import Access, local_folder
 from cesbrfs.errors import (
     BucketMissingError,
     CesbrError,
@@ -49,7 +49,7 @@ from cesbrfs.errors import (
 )
 from cesbrfs.repo.caching import Caching
 from cesbrfs.repo.repository import Repository
-from cesbrfs.repo.storage import FileType, Storage, local_folder, open_storage
+from cesbrfs.repo.storage import FileType, Storage, open_storage
 from cesbrfs.restic import Restic
 
 Say = Callable[[str], None]

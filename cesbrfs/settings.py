@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cesbrfs.access import Access, Secret, redact
+from cesbrfs.access import Access, Secret, kind_of, redact
 from cesbrfs.errors import UsageError
 from cesbrfs.password import Password, read_text
 from cesbrfs.repo.caching import DEFAULT_MEMORY, Caching
@@ -119,7 +119,7 @@ class Settings:
         settings = await self.located(registry)
         registered = settings.repository if self.repository is None else None
         # Credentials in the environment count as a whole, never mixed with others.
-        if (registered or "").startswith("s3:") and "AWS_ACCESS_KEY_ID" not in self.environment:
+        if kind_of(registered or "") == "s3" and "AWS_ACCESS_KEY_ID" not in self.environment:
             found = await configured.configured_credentials(registry, keys)
             if found:
                 sources = {**settings.sources, "credentials": f"registry {configured.S3_FOLDER}"}

@@ -13,12 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from cesbrfs.access import redact
+from cesbrfs.access import KINDS, redact
 from cesbrfs.errors import UsageError
 
 SYSTEM_CONFIG: Final = Path("/etc/cesbr/config.toml")
 
-_SCHEMES: Final = ("sftp", "s3", "rest", "b2", "azure", "gs", "swift", "rclone")
 _SIZE: Final = re.compile(r"(\d+)\s*(?:([kmgt])(?:i?b)?|b)?", re.IGNORECASE)
 _WORDS: Final[Mapping[str, bool]] = {
     "1": True, "true": True, "yes": True, "on": True,
@@ -127,14 +126,14 @@ class Given:
         """Return the address in restic's form; a local path becomes absolute."""
         text = self.text()
         scheme, colon, rest = text.partition(":")
-        if colon and scheme.lower() in _SCHEMES:
+        if colon and scheme.lower() in KINDS:
             return f"{scheme.lower()}:{rest}"
         if colon and scheme.lower() == "local":
             text = rest
         elif colon and re.fullmatch("[A-Za-z0-9]+", scheme):
             raise UsageError(
                 f"{self.where} has an unknown scheme, {scheme}:, in {redact(text)}; use one of "
-                f"{', '.join(_SCHEMES)}, or ./{redact(text)} for a folder of that name."
+                f"{', '.join(KINDS)}, or ./{redact(text)} for a folder of that name."
             )
         if not text:
             raise UsageError(f"{self.where} names no folder; write its path.")

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _NOBODY = 65534
-_SERVERS = {"etcd", "rclone", "sshd", "weed"}  # which tests share, and so outlive a test
+# What tests share, and so outlives a test; the kernel keeps 15 characters of a name.
+_SERVERS = {"etcd", "rclone", "restic-rest-ser", "sshd", "weed"}
 
 
 @contextmanager

@@ -12,11 +12,10 @@ import threading
 from pathlib import Path
 from typing import Final
 
-from cesbrfs.access import Secret, redact
+from cesbrfs.access import Secret, local_folder, redact
 from cesbrfs.errors import CesbrError
 from cesbrfs.repo.crypto import Keys, derive
 from cesbrfs.repo.model import KeyFile, parse_key_file
-from cesbrfs.repo.storage import local_folder
 
 
 class _Derivation(threading.Thread):

@@ -64,6 +64,7 @@ _RETRIES: Final = 3
 """Retries of restic that a short call waits for; restic itself goes on for 15 minutes."""
 _REST_VARIABLES: Final = Version(0, 16, 1)
 _ANONYMOUS: Final = Version(0, 17)
+_SOCKETS: Final = Version(0, 17)
 _SECRET_NAME: Final = ("SECRET", "PASSWORD", "TOKEN", "KEY")
 _PARTIAL: Final = 3
 _UNLOCK_SECONDS: Final = 20.0
@@ -97,13 +98,19 @@ class Restic:
     ) -> None:
         """Drive `binary`; `cache_dir` is restic's cache, `silence` and `grace` are seconds.
 
-        See `SILENCE`, and `GRACE` for what an interrupted restic gets to end by itself.
+        See `SILENCE`, and `GRACE` for what an interrupted restic gets to end by itself.  Raises
+        UsageError for what this version cannot use.
         """
         self.binary: Final = binary
         self.version: Final = version
         self.access: Final = access
         self._silence: Final = silence
         self._grace: Final = grace
+        if version < _SOCKETS and access.url.startswith("rest:http+unix:"):
+            raise UsageError(
+                f"restic {version} cannot reach {access.shown}, a server behind a socket; name one"
+                f" from {_SOCKETS} on in the setting 'restic', or let the server listen on a port."
+            )
         self._flags: Final = flags(access, knows_anonymous=version >= _ANONYMOUS)
         self._environment: Final = environment(
             access, cache_dir=cache_dir, knows_rest_variables=version >= _REST_VARIABLES

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from cesbrfs.access import Access, Secret
+from cesbrfs.access import Access, Secret, kind_of
 from cesbrfs.errors import UsageError
 from cesbrfs.repo.storage.sftp_address import command_option, parse_sftp, ssh_command
 
@@ -100,7 +100,7 @@ def flags(access: Access, *, knows_anonymous: bool = True) -> list[str]:
 def _known_options(access: Access) -> dict[str, str]:
     """Return the options of `access` as every restic knows them; 0.14 has no ``sftp.args``."""
     options = dict(access.options)
-    if access.url.startswith("sftp:") and (args := options.pop("sftp.args", "")):
+    if kind_of(access.url) == "sftp" and (args := options.pop("sftp.args", "")):
         address = parse_sftp(access.url)
         ssh_command(address, access.options)  # says what is wrong with both
         options["sftp.command"] = command_option(address, args)

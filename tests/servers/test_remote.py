@@ -159,13 +159,16 @@ async def test_what_lost_its_config_is_not_initialised(
     assert (await by_restic(restic)).state is State.DAMAGED
 
 
+_NO_ROLE = {"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://127.0.0.1:1/"}
+"""Else both would ask the network for an EC2 instance's service."""
+
 TROUBLES: dict[str, tuple[str, str, dict[str, str], State]] = {
     "s3, wrong secret": ("s3", BUCKET, {"AWS_SECRET_ACCESS_KEY": "wrong"}, State.DENIED),
     "s3, wrong key id": ("s3", BUCKET, {"AWS_ACCESS_KEY_ID": "wrong"}, State.DENIED),
     "s3, no credentials": (
         "s3",
         BUCKET,
-        {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""},
+        {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", **_NO_ROLE},
         State.DENIED,
     ),
     "s3, no permission": (

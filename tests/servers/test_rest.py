@@ -15,17 +15,22 @@ from cesbrfs.access import Access
 from cesbrfs.errors import (
     RepositoryDeniedError,
     RepositoryTimedOutError,
+    RepositoryUnreachableError,
     RepositoryUntrustedError,
     StorageError,
     UsageError,
 )
+from cesbrfs.readiness import State, by_reader, by_restic
 from cesbrfs.repo.storage import FileType
 from cesbrfs.repo.storage.rclone import RcloneStorage, command_of
 from cesbrfs.repo.storage.rest import RestStorage
+from cesbrfs.restic import Restic
 from tests.remote.counting import descriptors
 from tests.remote.filled import KEY, NAMES, ODD, check_all, fill
 from tests.remote.older import older
+from tests.remote.processes import start
 from tests.remote.rest import PASSWORD, USER, RestServer
+from tests.restic_repo import create
 
 
 @pytest.fixture
@@ -101,6 +106,36 @@ async def test_certificates(rest_tls_server: RestServer) -> None:
         await storage.aclose()
     with pytest.raises(UsageError, match="RESTIC_TLS_CLIENT_CERT"):
         storage_of(rest_tls_server.url, environment | {"RESTIC_TLS_CLIENT_CERT": "/nowhere"})
+
+
+async def test_behind_a_socket(
+    rest_server_program: Path, restic_old: Path, restic_new: Path, tmp_path: Path
+) -> None:
+    """A server of this machine; restic reaches such ones since 0.17, and an older one is told."""
+    fill(tmp_path)
+    path = tmp_path / "server.socket"
+    place = f"rest:http+unix://{path}:/"
+    storage = storage_of(place[:-1], {})
+    with pytest.raises(RepositoryUnreachableError, match=r"cannot be reached \(No such file"):
+        await storage.read(FileType.CONFIG)
+    command: list[str | Path] = [rest_server_program]
+    command += ["--listen", f"unix:{path}", "--path", tmp_path, "--no-auth"]
+    process = start(command, tmp_path / "log", path.exists)
+    try:
+        await check_all(storage)
+        repo = create(restic_old, tmp_path / "repository")
+        access = Access(f"{place}repository", repo.access.key)
+        assert (await by_reader(access)).state is State.READY
+        restic = await Restic.open(access, binary=str(restic_new))
+        assert (await by_restic(restic)).state is State.READY
+    finally:
+        process.kill()
+        process.wait()
+    with pytest.raises(RepositoryUnreachableError):
+        await storage.read(FileType.CONFIG)
+    await storage.aclose()
+    with pytest.raises(UsageError, match=r"restic 0\.14\.0 cannot reach .* from 0\.17\.0 on"):
+        await Restic.open(access, binary=str(restic_old))
 
 
 # Through rclone

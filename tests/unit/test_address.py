@@ -35,6 +35,14 @@ NOTHING = Secret(b"")
         ("rest:https://host/a%20b", RestAddress("https://host/a%20b/", "", NOTHING)),
         ("rest:http://u%2Fs:p%40w@host/", RestAddress("http://host/", "u/s", Secret(b"p@w"))),
         ("rest:http://user@host:80/", RestAddress("http://host/", "user", NOTHING)),
+        (
+            "rest:http+unix:///run/a.socket:/a%20b",
+            RestAddress("http://localhost/a%20b/", "", NOTHING, "/run/a.socket"),
+        ),
+        (
+            "rest:http+unix:///run/a.socket:/",
+            RestAddress("http://localhost/", "", NOTHING, "/run/a.socket"),
+        ),
         ("rclone:remote:a/b", RcloneAddress("remote:a/b")),
     ],
 )
@@ -48,7 +56,9 @@ def test_forms(url: str, address: LocalAddress | S3Address | RestAddress | Rclon
     [
         "", "local:", "s3:", "s3:host", "s3:host/", "s3:host/ab", "s3:host/a_bucket?",
         "s3:https:///bucket", "s3:http://h:port/bucket",
-        "rest:", "rest:host/path", "rest:http+unix:///socket:/path", "rest:http://", "rclone:",
+        "rest:", "rest:host/path", "rest:http+unix:///socket", "rest:http+unix:socket:/",
+        "rest:http+unix://host/socket:/path",
+        "rest:http://", "rclone:",
         "rest:http://user:secret@host:port/", "b2:bucket:path", "azure:x:/", "gs:x:/", "swift:x:/",
     ],
 )  # fmt: skip

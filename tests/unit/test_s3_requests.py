@@ -19,6 +19,7 @@ from cesbrfs.errors import (
 from cesbrfs.repo.storage import FileType
 from cesbrfs.repo.storage.httpclient import Answer
 from cesbrfs.repo.storage.s3 import S3Storage, _OtherRegionError
+from cesbrfs.repo.storage.signing import Credentials
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"}
 
@@ -54,7 +55,7 @@ def test_where_a_bucket_is(place: str, options: dict[str, str], url: str) -> Non
     """In the host's name for the great providers, in the path for all others, or as it was said."""
     storage = storage_of(place, options=options)
     key = "a b/config" if "%20" in place else "config"
-    assert storage._request(key, "")[0] == url
+    assert storage._request(key, "", None)[0] == url
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,8 @@ def test_regions(
     place: str, environment: dict[str, str], options: dict[str, str], region: str
 ) -> None:
     """The option, the environment, the host's name, and what goes without saying."""
-    headers = storage_of(place, environment, options)._request("config", "")[1]
+    signer = Credentials("id", Secret(b"secret"))
+    headers = storage_of(place, environment, options)._request("config", "", signer)[1]
     assert f"/{region}/s3/aws4_request" in headers["authorization"]
 
 
@@ -125,10 +127,10 @@ async def test_a_listing_with_sizes_that_are_none() -> None:
     for size in ("<Size>many</Size>", "<Size>-1</Size>", ""):
         text = f"<Listing><Contents>{name}{size}</Contents></Listing>"
 
-        async def whole(*_: object, text: str = text) -> Answer:
+        async def page(*_: object, text: str = text) -> Answer:
             await trio.lowlevel.checkpoint()
             return Answer(200, {}, text.encode())
 
-        made._whole = whole  # type: ignore[method-assign, assignment]
+        made._page = page  # type: ignore[method-assign, assignment]
         with pytest.raises(RepositoryUnreachableError, match="not answer as S3 does"):
             await made.list(FileType.KEY)

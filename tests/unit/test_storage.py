@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from cesbrfs.access import Access, Secret
+from cesbrfs.access import Access, Secret, kind_of, local_folder
 from cesbrfs.errors import (
     DamagedError,
     FileMissingError,
@@ -24,7 +24,6 @@ from cesbrfs.repo.storage import (
     MayBeAway,
     Storage,
     is_file_name,
-    local_folder,
     open_storage,
 )
 from cesbrfs.repo.storage.local import LocalStorage
@@ -199,6 +198,8 @@ def test_addresses_of_local_folders() -> None:
     assert local_folder("s3:https://host/bucket") is None
     assert local_folder("sftp:user@host:/srv") is None
     assert local_folder("rest:http://host/") is None
+    assert kind_of("rest:http://host/") == "rest"
+    assert kind_of("restful") == kind_of("rest/x:y") == kind_of("local:rest:x") == "local"
 
 
 def test_open_storage_takes_a_folder_and_refuses_nothing(tmp_path: Path) -> None:

@@ -29,21 +29,12 @@ __all__ = [
     "ReadsAtOnce",
     "Storage",
     "is_file_name",
-    "local_folder",
     "open_storage",
     "read_up_to",
 ]
 
 _SILENCE: Final = 20.0
 """Seconds that a server may keep silent within one request, unless the patience is less."""
-_REMOTE: Final = ("s3:", "sftp:", "rest:", "rclone:", "b2:", "azure:", "gs:", "swift:")
-
-
-def local_folder(url: str) -> str | None:
-    """Return the folder of a local repository's address, or None for one kept elsewhere."""
-    if url.startswith(_REMOTE):
-        return None
-    return url.removeprefix("local:")
 
 
 def open_storage(access: Access) -> Storage:

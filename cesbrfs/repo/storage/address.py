@@ -4,6 +4,7 @@
 ``/path``, ``local:/path``                  a folder of this machine
 ``s3:https://host[:p]/bucket[/prefix]``     a bucket; ``s3:host/…`` and ``s3://host/…`` mean https
 ``rest:https://[user:pw@]host[:p]/path/``   a server that speaks restic's REST protocol
+``rest:http+unix:///socket:/path/``         the same behind a socket of this machine
 ``rclone:remote:path``                      what rclone reaches
 ``sftp:user@host:path``, ``sftp://…``       what ssh reaches; see `sftp_address`
 ==========================================  =====================================================
@@ -16,15 +17,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-from cesbrfs.access import Secret, redact
+from cesbrfs.access import Secret, local_folder, redact
 from cesbrfs.errors import UsageError
 from cesbrfs.repo.storage.sftp_address import SftpAddress, parse_sftp
 
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{1,61}[A-Za-z0-9]")
 """restic's rule."""
-_OTHERS: Final = ("b2:", "azure:", "gs:", "swift:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,15 @@ class S3Address:
 
 @dataclass(frozen=True, slots=True)
 class RestAddress:
-    """A REST server's `url`, which ends with a slash and holds no credentials."""
+    """A REST server's `url`, which ends with a slash and holds no credentials.
+
+    `socket` is the path of the socket that it listens on, "" for one on the network.
+    """
 
     url: str
     user: str
     password: Secret = field(repr=False)
+    socket: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +69,18 @@ Address = LocalAddress | S3Address | RestAddress | RcloneAddress | SftpAddress
 
 def parse(url: str) -> Address:
     """Take an address apart; UsageError, which shows no password, when it is none."""
-    kind, colon, rest = url.partition(":")
-    if not colon or kind not in _PARSERS:
-        if url.startswith(_OTHERS):
-            raise UsageError(
-                f"Repositories of the kind {kind!r} cannot be read by this version"
-                f" ({redact(url)}); reach it through rclone (rclone:remote:path)."
-            )
-        return _local(url, url)
+    folder = local_folder(url)
+    if folder is not None:
+        if not folder:
+            raise UsageError("The repository's address is empty; set it with --repo.")
+        return LocalAddress(folder)
+    kind, _, rest = url.partition(":")
+    if kind not in _PARSERS:
+        raise UsageError(
+            f"Repositories of the kind {kind!r} cannot be read by this version"
+            f" ({redact(url)}); reach it through rclone (rclone:remote:path)."
+        )
     return _PARSERS[kind](rest, url)
-
-
-def _local(rest: str, _url: str) -> LocalAddress:
-    if not rest:
-        raise UsageError("The repository's address is empty; set it with --repo.")
-    return LocalAddress(rest)
 
 
 def _s3(rest: str, url: str) -> S3Address:
@@ -103,6 +104,8 @@ def _s3(rest: str, url: str) -> S3Address:
 
 
 def _rest(rest: str, url: str) -> RestAddress:
+    if rest.startswith("http+unix:"):
+        return _rest_behind_socket(rest, url)
     if not re.match("https?://", rest):
         raise UsageError(
             f"{redact(url)} is no address of a REST server; write rest:https://host/path/."
@@ -119,6 +122,18 @@ def _rest(rest: str, url: str) -> RestAddress:
         unquote(parts.username or ""),
         Secret(unquote(parts.password or "").encode()),
     )
+
+
+def _rest_behind_socket(rest: str, url: str) -> RestAddress:
+    parts = _split(rest, url)
+    socket, _, path = unquote(parts.path).partition(":")
+    if parts.netloc or parts.query or not socket.startswith("/") or not path.startswith("/"):
+        raise UsageError(
+            f"{redact(url)} names no socket or no path behind it; write"
+            " rest:http+unix:///run/server.socket:/path/."
+        )
+    path = quote(path if path.endswith("/") else f"{path}/")
+    return RestAddress(f"http://localhost{path}", "", Secret(b""), socket)
 
 
 def _rclone(rest: str, url: str) -> RcloneAddress:
@@ -155,7 +170,6 @@ def _clean(path: str) -> str:
 
 
 _PARSERS: Final[dict[str, Callable[[str, str], Address]]] = {
-    "local": _local,
     "s3": _s3,
     "rest": _rest,
     "rclone": _rclone,

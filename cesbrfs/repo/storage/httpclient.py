@@ -101,8 +101,8 @@ class Refusal(Protocol):
 class HttpClient:
     """Requests to one server, for the repository of `access`.
 
-    `url` is one of its URLs, `patience` is in seconds.  Nothing is contacted before the first
-    request.
+    `url` is one of its URLs, `socket` the path of the one it listens on ("": on the network),
+    `patience` is in seconds.  Nothing is contacted before the first request.
     """
 
     def __init__(
@@ -112,6 +112,7 @@ class HttpClient:
         *,
         connections: int,
         patience: float = PATIENCE,
+        socket: str = "",
     ) -> None:
         self._shown: Final = access.shown
         self._patience: Final = patience
@@ -129,8 +130,9 @@ class HttpClient:
             self._client: Final = httpx2.AsyncClient(
                 verify=context,
                 limits=limits,
+                transport=httpx2.AsyncHTTPTransport(uds=socket, limits=limits) if socket else None,
                 timeout=None,  # the deadlines are ours
-                trust_env=not _is_loopback(url),  # for its proxies
+                trust_env=not is_loopback(url),  # for its proxies
             )
         except (ImportError, ValueError) as error:
             raise UsageError(
@@ -321,7 +323,7 @@ async def _note_opened(
     opened: list[httpcore2.AsyncNetworkStream], event: str, info: Mapping[str, Any]
 ) -> None:
     """Take the connection that a request opens, from what httpcore2 tells of its work."""
-    if event == "connection.connect_tcp.complete":
+    if event in ("connection.connect_tcp.complete", "connection.connect_unix_socket.complete"):
         opened.append(info["return_value"])
 
 
@@ -394,7 +396,7 @@ def _usable(variable: str, file: str) -> Iterator[None]:
         ) from None
 
 
-def _is_loopback(url: str) -> bool:
+def is_loopback(url: str) -> bool:
     """Tell whether the host is this machine, for which no proxy is asked, as in Go."""
     host = urlsplit(url).hostname or ""
     with contextlib.suppress(ValueError):

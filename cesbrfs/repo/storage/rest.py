@@ -39,8 +39,12 @@ class RestStorage:
         password: bytes = b"",
         connections: str = "rest.connections",
         patience: float = PATIENCE,
+        socket: str = "",
     ) -> None:
-        """Read below `url`, which ends with a slash; `connections` names the option for them."""
+        """Read below `url`, which ends with a slash; `connections` names the option for them.
+
+        `socket` is the path of the socket that the server listens on, "" for the network.
+        """
         self.shown = access.shown
         self._url: Final = url
         self._headers: Final[Mapping[str, str]] = _authorization(user, password)
@@ -50,6 +54,7 @@ class RestStorage:
             url,
             connections=connections_of(access, connections, CONNECTIONS),
             patience=patience,
+            socket=socket,
         )
 
     @classmethod
@@ -63,7 +68,14 @@ class RestStorage:
             password = access.environment.get("RESTIC_REST_PASSWORD", "").encode(
                 errors="surrogateescape"
             )
-        return cls(access, address.url, user=user, password=password, patience=patience)
+        return cls(
+            access,
+            address.url,
+            user=user,
+            password=password,
+            patience=patience,
+            socket=address.socket,
+        )
 
     async def list(self, kind: FileType) -> Sequence[FileInfo]:
         """List the files of one kind."""

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import configparser
-import functools
-import os
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 from xml.etree import ElementTree as ET
 
-from cesbrfs.access import Access, Secret
+from cesbrfs.access import Access
 from cesbrfs.errors import (
     BucketMissingError,
     CesbrError,
@@ -25,7 +22,10 @@ from cesbrfs.repo.storage.address import S3Address, parse
 from cesbrfs.repo.storage.base import FileInfo, FileType, is_file_name
 from cesbrfs.repo.storage.httpclient import CONNECTIONS, PATIENCE, Answer, HttpClient, other_refusal
 from cesbrfs.repo.storage.options import connections_of, option_is_true
+from cesbrfs.repo.storage.signer import Signer
 from cesbrfs.repo.storage.signing import Credentials, encoded, query_of, signed_headers
+
+_T = TypeVar("_T")
 
 _AMAZON: Final = re.compile(r"s3(?:[.-](?:dualstack\.)?([a-z0-9-]+))?\.amazonaws\.com(?:\.cn)?")
 _BY_NAME: Final = re.compile(
@@ -56,7 +56,7 @@ class S3Storage:
     ) -> None:
         """Read from `address`, with the credentials that `access` names."""
         self.shown = access.shown
-        self._access: Final = access
+        self._signer: Final = Signer(access)
         self._address: Final = address
         given = access.options.get("s3.region") or access.environment.get("AWS_DEFAULT_REGION")
         amazon = _AMAZON.fullmatch(address.host)
@@ -78,10 +78,6 @@ class S3Storage:
         assert isinstance(address, S3Address), "the caller looked at the address"
         return cls(access, address, patience=patience)
 
-    @functools.cached_property
-    def _credentials(self) -> Credentials | None:
-        return credentials_of(self._access)
-
     async def list(self, kind: FileType) -> Sequence[FileInfo]:
         """List the files of one kind."""
         folder = posixpath.join(self._address.prefix, kind.value) + "/"
@@ -92,7 +88,7 @@ class S3Storage:
         found: list[FileInfo] = []
         more: list[tuple[str, str]] = []
         while True:
-            answer = await self._whole("", [*asked, *more], folder)
+            answer = await self._page([*asked, *more], folder)
             page = self._parsed(answer.body)
             last = ""
             for entry in page.iterfind("{*}Contents"):
@@ -134,24 +130,33 @@ class S3Storage:
         if kind is FileType.PACK:
             name = f"{name[:2]}/{name}"
         key = posixpath.join(self._address.prefix, kind.value, name).removesuffix("/")
-        try:
-            url, headers = self._request(key, "")
-            return await self._client.part(url, headers, self._refusal, key, offset, length)
-        except _OtherRegionError as other:
-            self._region = other.region
-            url, headers = self._request(key, "")
+
+        async def ask() -> bytes:
+            url, headers = self._request(key, "", await self._signer.current())
             return await self._client.part(url, headers, self._refusal, key, offset, length)
 
-    async def _whole(self, key: str, query: Sequence[tuple[str, str]], what: str) -> Answer:
-        try:
-            url, headers = self._request(key, query_of(query))
-            return await self._client.whole(url, headers, self._refusal, what)
-        except _OtherRegionError as other:
-            self._region = other.region
-            url, headers = self._request(key, query_of(query))
+        return await self._in_its_region(ask)
+
+    async def _page(self, query: Sequence[tuple[str, str]], what: str) -> Answer:
+        """Return one page of a listing."""
+
+        async def ask() -> Answer:
+            url, headers = self._request("", query_of(query), await self._signer.current())
             return await self._client.whole(url, headers, self._refusal, what)
 
-    def _request(self, key: str, query: str) -> tuple[str, dict[str, str]]:
+        return await self._in_its_region(ask)
+
+    async def _in_its_region(self, ask: Callable[[], Awaitable[_T]]) -> _T:
+        """Return what `ask` brings, which is repeated once the server has named the region."""
+        try:
+            return await ask()
+        except _OtherRegionError as other:
+            self._region = other.region
+            return await ask()
+
+    def _request(
+        self, key: str, query: str, credentials: Credentials | None
+    ) -> tuple[str, dict[str, str]]:
         """Return the URL of a key of the bucket, or of the bucket itself, and what signs it."""
         host, path = self._address.host, encoded(f"/{key}", safe="/")
         if _AMAZON.fullmatch(host) and host == "s3.amazonaws.com":
@@ -161,14 +166,14 @@ class S3Storage:
         else:
             path = f"/{encoded(self._address.bucket)}{path}"
         url = f"{self._address.scheme}://{host}{path}{'?' if query else ''}{query}"
-        if self._credentials is None:
+        if credentials is None:
             return url, {}
         return url, signed_headers(
             "GET",
             host,
             path,
             query,
-            self._credentials,
+            credentials,
             region=self._region,
             now=datetime.now(UTC),
         )
@@ -244,50 +249,3 @@ def _is_in_host(access: Access, address: S3Address) -> bool:
         dotted = address.scheme == "https" and "." in address.bucket  # no certificate fits those
         return _BY_NAME.fullmatch(address.host) is not None and not dotted
     return lookup == "dns"
-
-
-def credentials_of(access: Access) -> Credentials | None:
-    """Return who signs: from the environment, else from AWS's credentials file.
-
-    None where the options ask for no signature.  Raises RepositoryDeniedError where there are
-    none, and UsageError for a file that cannot be used.
-    """
-    if option_is_true(access, "s3.unsafe-anonymous-auth"):
-        return None
-    environ = access.environment
-    named = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-    found = _credentials(environ, named)
-    if found is None:
-        path = environ.get("AWS_SHARED_CREDENTIALS_FILE") or os.path.expanduser(
-            "~/.aws/credentials"
-        )
-        profile = environ.get("AWS_PROFILE") or "default"
-        found = _credentials(_profile(path, profile), tuple(name.lower() for name in named))
-    if found is None:
-        raise RepositoryDeniedError(
-            f"There are no credentials for {access.shown}; set AWS_ACCESS_KEY_ID and"
-            f" AWS_SECRET_ACCESS_KEY, or write the profile {profile!r} into {path}."
-        )
-    return found
-
-
-def _credentials(values: Mapping[str, str], names: Sequence[str]) -> Credentials | None:
-    key_id, secret, token = (values.get(name, "").strip() for name in names)
-    if not key_id or not secret:
-        return None
-    return Credentials(key_id, Secret(secret.encode()), Secret(token.encode()))
-
-
-def _profile(path: str, profile: str) -> Mapping[str, str]:
-    """Return what a profile of AWS's credentials file says."""
-    parser = configparser.RawConfigParser(strict=False)
-    try:
-        with open(path, encoding="utf-8") as file:
-            parser.read_file(file)
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, configparser.Error) as error:
-        # Not the error itself, nor as its cause: it quotes the line, which may hold a secret.
-        reason = error.strerror if isinstance(error, OSError) else "it is no INI file"
-        raise UsageError(f"The credentials in {path} cannot be read: {reason}.") from None
-    return parser[profile] if parser.has_section(profile) else {}

@@ -1,0 +1,144 @@
+"""Credentials of a role of Amazon's: who gets them, for how long, and what it means to get none.
+
+The services that give them exist on machines of Amazon's alone; what stands for them is on
+loopback.  That it speaks as they do is vouched for by restic, which reads through it, too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from cesbrfs.access import Access, Secret
+from cesbrfs.errors import (
+    CesbrError,
+    RepositoryDeniedError,
+    RepositoryUnreachableError,
+    UsageError,
+)
+from cesbrfs.readiness import State, by_reader, by_restic
+from cesbrfs.repo.storage.signer import Signer
+from cesbrfs.restic import Restic
+from tests.remote.processes import free_ports
+from tests.remote.roles import PROOF, Roles, giving
+from tests.remote.seaweed import BUCKET, KEY_ID, SECRET, SeaweedFS
+from tests.restic_repo import PASSWORD, create
+
+_ACCESS = Access("s3:http://127.0.0.1/bucket", Secret(b"key"))
+
+
+@pytest.fixture
+def roles() -> Iterator[Roles]:
+    """The service, which gives the credentials of the real server."""
+    with giving(KEY_ID, SECRET) as made:
+        yield made
+
+
+async def test_reader_and_restic_read_by_the_role_of_a_container(
+    seaweed: SeaweedFS, roles: Roles, restic_new: Path, restic_old: Path, tmp_path: Path
+) -> None:
+    """Both ask the service that the environment names, and find the repository ready."""
+    repo = create(restic_old, tmp_path / "repository")
+    seaweed.upload(repo.folder, BUCKET, tmp_path.name)
+    url = f"{seaweed.url}/{BUCKET}/{tmp_path.name}"
+    access = Access(url, Secret(PASSWORD.encode()), {}, roles.container)
+    assert (await by_reader(access)).state is State.READY
+    assert roles.asked == ["GET /container"], "once for all requests"
+    for binary in (restic_old, restic_new):
+        before = len(roles.asked)
+        restic = await Restic.open(access, binary=str(binary))
+        assert (await by_restic(restic)).state is State.READY
+        assert len(roles.asked) > before
+
+
+async def test_the_role_of_an_instance(roles: Roles) -> None:
+    """A token is asked for first, then the role, then its credentials: once for many requests."""
+    signer = Signer(_ACCESS, metadata=roles.url)
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(signer.current)
+    found = await signer.current()
+    assert found is not None
+    assert (found.key_id, found.secret.value) == (KEY_ID, SECRET.encode())
+    where = "/latest/meta-data/iam/security-credentials/"
+    assert roles.asked == ["PUT /latest/api/token", f"GET {where}", f"GET {where}the-role"]
+    assert SECRET not in repr(signer) + repr(found)
+
+
+async def test_what_is_written_comes_first(roles: Roles, isolated_env: Path) -> None:
+    """The environment, then the file; the service is not asked."""
+    own = {"AWS_ACCESS_KEY_ID": "own", "AWS_SECRET_ACCESS_KEY": "secret"}
+    signer = Signer(replace(_ACCESS, environment={**roles.container, **own}))
+    assert (found := await signer.current()) is not None
+    assert found.key_id == "own"
+    (isolated_env / ".aws").mkdir()
+    (isolated_env / ".aws/credentials").write_text(
+        "[default]\naws_access_key_id = filed\naws_secret_access_key = secret\n"
+    )
+    signer = Signer(replace(_ACCESS, environment=roles.container))
+    assert (found := await signer.current()) is not None
+    assert found.key_id == "filed"
+    assert not roles.asked
+
+
+async def test_renewed_before_they_end(roles: Roles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not before their time; while the service fails the old ones do as long as they are good."""
+    now = begun = time.time()
+    monkeypatch.setattr("time.time", lambda: now)
+    roles.seconds = 1_000.0
+    signer = Signer(replace(_ACCESS, environment=roles.container))
+
+    async def key_id() -> str:
+        found = await signer.current()
+        assert found is not None
+        return found.key_id
+
+    assert await key_id() == KEY_ID
+    roles.key_id = "another"
+    now = begun + 700
+    assert await key_id() == KEY_ID
+    now = begun + 850
+    assert await key_id() == "another"
+    assert len(roles.asked) == 2
+    roles.serving = False
+    now = begun + 990
+    assert await key_id() == "another"
+    now = begun + 1_100
+    with pytest.raises(RepositoryUnreachableError, match="have run out and cannot be renewed"):
+        await key_id()
+    roles.serving, roles.seconds = True, None
+    assert await key_id() == "another"
+    before = len(roles.asked)
+    now = begun + 1e9
+    assert await key_id() == "another"
+    assert len(roles.asked) == before
+
+
+async def test_no_credentials(roles: Roles, tmp_path: Path) -> None:
+    """Each way to get none has its sentence, and none of them is waited for long."""
+    (nobody,) = free_ports(1)
+    full, token = "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN"
+    troubles: list[tuple[dict[str, str], type[CesbrError], str]] = [
+        ({}, RepositoryDeniedError, "no credentials .* or give this machine a role"),
+        ({full: f"http://127.0.0.1:{nobody}"}, RepositoryDeniedError, r"AWS_CONTAINER_.*answer"),
+        ({**roles.container, token: ""}, RepositoryDeniedError, "it answers 401"),
+        ({full: "http://elsewhere.invalid/"}, UsageError, "names another machine"),
+        ({**roles.container, f"{token}_FILE": "/nowhere"}, UsageError, "/nowhere, which cannot"),
+        ({"AWS_WEB_IDENTITY_TOKEN_FILE": "x"}, UsageError, "is not traded"),
+        ({"AWS_EC2_METADATA_SERVICE_ENDPOINT": "x"}, UsageError, "restic does not know it"),
+    ]
+    for environment, kind, sentence in troubles:
+        access = replace(_ACCESS, environment=environment)
+        signer = Signer(access, metadata=f"http://127.0.0.1:{nobody}")
+        with trio.fail_after(5), pytest.raises(kind, match=sentence) as raised:
+            await signer.current()
+        assert PROOF not in raised.value.message
+    proof = tmp_path / "proof"
+    proof.write_text(PROOF)
+    named = {**roles.container, token: "", f"{token}_FILE": str(proof)}
+    assert await Signer(replace(_ACCESS, environment=named)).current() is not None
