@@ -40,7 +40,8 @@ _GROUP: Final = 4
 """Blobs of a large file read at the same time, while those before are written."""
 _HOPELESS_AFTER: Final = 16
 """Failures in a row that would befall every further file, until no more are tried."""
-_HOPELESS: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_HOPELESS: Final = _FULL | {errno.EROFS}
 
 _T = TypeVar("_T")
 
@@ -84,6 +85,8 @@ class _Run:
         self._bytes = 0
         self._hopeless = 0
         self._given_up: str | None = None
+        self._waiting: list[PlannedFile] | None = []
+        """What found no room, until it is tried a last time."""
 
     async def run(self, site: Site) -> RestoreReport:
         """Do it all; closes the target."""
@@ -91,6 +94,7 @@ class _Run:
             await trio.to_thread.run_sync(steps.sweep, site, self._plan.past)
             async with self._reading_ahead():
                 await self._write(site, self._fresh(site))
+                await self._write_waiting(site)
                 await self._link(site)
         finally:  # interrupted, too: no folder stays closed to those who may use it
             with trio.CancelScope(shield=True):
@@ -122,7 +126,8 @@ class _Run:
 
     async def _fetch(self, batch: Sequence[PlannedFile]) -> None:
         """Begin to read the content of small files: they lie side by side in few packs."""
-        if not self._blobs.worth_asking or self._given_up is not None:
+        in_vain = self._given_up is not None or self._hopeless >= _HOPELESS_AFTER
+        if in_vain or not self._blobs.worth_asking:
             return
         found: list[bytes] = []
         for file in batch:
@@ -159,11 +164,23 @@ class _Run:
         for folder, error in failed:
             self._fail(folder.path, f"{_said(error)} Nothing in this folder was restored.")
 
-    async def _write(self, site: Site, files: AsyncGenerator[PlannedFile, None]) -> None:
+    async def _write_waiting(self, site: Site) -> None:
+        """Try once more what found no room: beside it a file was written that did not fit either.
+
+        One at a time, so that what does not fit takes nothing away from what does.
+        """
+        waiting, self._waiting = self._waiting, None
+        self._hopeless = 0
+        if waiting:
+            await self._write(site, _iterate(waiting), workers=1)
+
+    async def _write(
+        self, site: Site, files: AsyncGenerator[PlannedFile, None], workers: int = _WORKERS
+    ) -> None:
         """Write files, small ones in batches, several of them at the same time."""
         send, receive = trio.open_memory_channel[list[PlannedFile]](0)
         async with trio.open_nursery() as nursery:
-            for _ in range(_WORKERS):
+            for _ in range(workers):
                 nursery.start_soon(self._work, site, receive.clone())
             receive.close()
             async with send, aclosing(files):
@@ -204,6 +221,9 @@ class _Run:
         """Return a small file with its content; a large one is written at once."""
         if self._given_up is not None:
             self._settle(file, RestoreError(self._given_up))
+            return None
+        if self._waiting is not None and self._hopeless >= _HOPELESS_AFTER:
+            self._waiting.append(file)
             return None
         try:
             entry = await self._entry(file)
@@ -290,7 +310,11 @@ class _Run:
     # Keeping count
 
     def _settle(self, file: PlannedFile, outcome: Outcome, size: int = 0) -> None:
-        """Count a file that is done, one way or the other."""
+        """Count a file that is done, one way or the other, or have it wait for room."""
+        if self._waiting is not None and _found_no_room(outcome):
+            self._hopeless += 1
+            self._waiting.append(file)
+            return
         self._files += 1
         if outcome is Done.WRITTEN:
             self._hopeless = 0
@@ -312,11 +336,16 @@ class _Run:
     def _tell(self) -> None:
         if self._on_progress:
             plan = self._plan
-            self._on_progress(Progress(self._files, self._bytes, plan.files, plan.bytes))
+            done = min(self._bytes, plan.bytes)  # what is tried twice counts twice
+            self._on_progress(Progress(self._files, done, plan.files, plan.bytes))
 
 
 def _said(error: OSError | CesbrError) -> str:
     return tell(error) if isinstance(error, OSError) else error.message
+
+
+def _found_no_room(outcome: Outcome) -> bool:
+    return isinstance(outcome, OSError) and outcome.errno in _FULL
 
 
 def _is_hopeless(error: OSError | CesbrError) -> bool:

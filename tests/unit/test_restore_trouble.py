@@ -153,14 +153,32 @@ def small_disk(site: Site) -> Iterator[None]:
 @as_root
 async def test_no_room(site: Site, small_disk: None) -> None:
     """A full disk fails the files that do not fit, with a hint, and leaves no half ones."""
-    parts = [os.urandom(500_000) for _ in range(4)]
-    site.volume(site.file("1 large", *parts), site.file("2", b"2"))
-    report = await site.restore(_ALL)
+    large = site.file("1 large", *(os.urandom(90_000) for _ in range(24)))
+    small = [f"{number:03}" for number in range(2, 100)]
+    site.volume(large, *(site.file(name, name.encode()) for name in small))
+    told: list[Progress] = []
+    report = await site.restore(_ALL, on_progress=told.append)
     (failure,) = report.failed
     assert failure.path.endswith(b"1 large")
     assert "make room" in failure.error
-    assert (site.restored / "2").read_bytes() == b"2"
+    for name in small:  # though for a moment the large one had taken their room
+        assert (site.restored / name).read_text() == name
     assert not _leftovers(site.target)
+    assert told[-1].files == told[-1].total_files == 99
+    assert all(progress.bytes <= progress.total_bytes for progress in told)
+
+
+@as_root
+async def test_no_room_for_anything(site: Site, small_disk: None) -> None:
+    """Where nothing fits, most is not even read, and all is told as failed once."""
+    (site.target / "full").write_bytes(bytes(1 << 20))
+    site.volume(*(site.file(f"{number:04}", b"%d" % number) for number in range(2000)))
+    view = await site.view()
+    planned = await site.plan(_ALL, view=view)
+    report = await execute(view, planned)
+    assert len({failure.path for failure in report.failed}) == len(report.failed) == 2000
+    assert "make room" in report.failed[-1].error
+    assert "Not tried" in report.failed[-1].error
 
 
 @contextlib.contextmanager
