@@ -40,6 +40,7 @@ def request_of(
         "target": show(os.fsencode(planned.target)),
         "overwrite": str(planned.overwrite),
         "suffix": None if arguments.suffix is None else show(os.fsencode(arguments.suffix)),
+        "verify": arguments.verify,
     }
 
 
@@ -60,6 +61,7 @@ async def resume(context: Context, view: View, arguments: argparse.Namespace) ->
     arguments.in_place = request["in_place"]
     arguments.target = None if arguments.in_place else _meant(request["target"])
     arguments.overwrite = request["overwrite"]
+    arguments.verify = arguments.verify or request.get("verify", False)
     arguments.suffix = None if request["suffix"] is None else _meant(request["suffix"])
 
 

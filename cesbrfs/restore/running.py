@@ -51,8 +51,13 @@ async def execute(
     plan: RestorePlan,
     on_progress: Callable[[Progress], None] | None = None,
     journal: Journal | None = None,
+    *,
+    from_disk: bool = False,
 ) -> RestoreReport:
     """Carry out `plan`, once; a file that fails is told in the report and does not end it.
+
+    What was written is read back before it takes its place, and compared with the hashes in the
+    snapshot: from the kernel's memory, or, which takes longer, `from_disk`.
 
     Cancelled, it leaves what is finished, and no temporary files.  With a `journal`, which was
     begun, a later plan takes up from there; it is completed when nothing failed.  Raises
@@ -60,7 +65,7 @@ async def execute(
     """
     run = _Run(view, plan, on_progress)
     target = await trio.to_thread.run_sync(partial(open_target, plan.target, create=True))
-    report = await run.run(Site(target, plan.overwrite, run.notes, journal))
+    report = await run.run(Site(target, plan.overwrite, run.notes, journal, from_disk))
     if journal and not report.failed:
         journal.complete()
     return report

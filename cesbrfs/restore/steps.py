@@ -51,12 +51,16 @@ Outcome = Done | OSError | CesbrError
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What every step needs: the open target, the rule about existing files, notes and journal."""
+    """What every step needs: the open target, the rule about existing files, notes and journal.
+
+    `from_disk`: what was written is read back from the disk itself, not from the kernel's memory.
+    """
 
     target: int
     overwrite: Overwrite
     notes: Notes
     journal: Journal | None = None
+    from_disk: bool = False
 
     @property
     def tag(self) -> bytes:
@@ -197,7 +201,8 @@ def _write_special(site: Site, folder: int, job: Job) -> Outcome:
 
 def finish(site: Site, new: NewFile, file: PlannedFile, entry: Entry) -> Outcome:
     """Check a file whose content was written, dress it, and put it in its place."""
-    new.finish(digests(entry), clothing(entry, file.name, file.path), site.notes)
+    wear = clothing(entry, file.name, file.path)
+    new.finish(digests(entry), wear, site.notes, from_disk=site.from_disk)
     return _place(site, new, file, key_of(entry))
 
 

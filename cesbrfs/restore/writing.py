@@ -145,13 +145,24 @@ class NewFile(NewEntry):
             written = os.pwrite(self._fd, data, offset)
             data, offset = data[written:], offset + written
 
-    def finish(self, digests: Sequence[bytes], clothing: Clothing, notes: Notes) -> None:
+    def finish(
+        self,
+        digests: Sequence[bytes],
+        clothing: Clothing,
+        notes: Notes,
+        *,
+        from_disk: bool = False,
+    ) -> None:
         """End it where its content ends, read it back, and dress it.
 
         `digests` are the SHA-256 of the blobs, in order; RestoreError when the file holds others.
+        It is read `from_disk` after the kernel has written it there and let go of its own copy.
         """
         if os.fstat(self._fd).st_size != self.size:
             os.ftruncate(self._fd, self.size)
+        if from_disk:
+            os.fdatasync(self._fd)
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
         offset = 0
         if len(digests) != len(self._lengths):
             raise RestoreError("Not all of its content was written; restore it again.")

@@ -106,6 +106,12 @@ def _restore_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on with the last restore that was cut short, or with that into --target",
     )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare each file with the backup as the disk holds it, not only as it was written;"
+        " takes longer",
+    )
     parser.add_argument("-n", "--dry-run", action="store_true", help="only show what it would do")
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
     parser.add_argument(
@@ -190,7 +196,7 @@ async def _ask_and_restore(
         await safety_backup(context, planned, wanted=wanted)
     if journal:
         journal.begin(request_of(view, arguments, selection, planned))
-    work = partial(_carry_out, context, view, planned, journal)
+    work = partial(_carry_out, context, view, planned, journal, from_disk=arguments.verify)
     if arguments.in_place:
         backup = await _only_backup(view, selection)
         code = await restore_on_instance(
@@ -261,7 +267,7 @@ async def _planned(
 
 
 async def _carry_out(
-    context: Context, view: View, planned: RestorePlan, journal: Journal | None
+    context: Context, view: View, planned: RestorePlan, journal: Journal | None, *, from_disk: bool
 ) -> int:
     with context.out.progress("Restoring") as progress:
 
@@ -270,7 +276,7 @@ async def _carry_out(
 
         tell(Progress(0, 0, planned.files, planned.bytes))
         try:
-            report = await execute(view, planned, tell, journal)
+            report = await execute(view, planned, tell, journal, from_disk=from_disk)
         except BaseException:
             if journal is None or trio.current_effective_deadline() > -math.inf:
                 raise

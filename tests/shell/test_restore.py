@@ -69,7 +69,7 @@ def test_in_place_puts_volumes_back(own: Cesbr, site: Site) -> None:
     (site.files / "hello.txt").write_text("broken")
     (site.files / "new.txt").write_text("new")
     (site.files / "sub/binary").unlink()
-    said = own("restore", "--backup", "latest", "redmine", "--in-place", "--yes")
+    said = own("restore", "--backup", "latest", "redmine", "--in-place", "--yes", "--verify")
     assert said.code == 0, said.err
     assert (site.files / "hello.txt").read_text() == "hello again\n"
     assert (site.files / "sub/binary").read_bytes() == BINARY
@@ -80,7 +80,7 @@ def test_in_place_puts_volumes_back(own: Cesbr, site: Site) -> None:
 def test_partial_restore_is_error_3(own: Cesbr, site: Site) -> None:
     """What cannot be written is named, the rest is restored."""
     (own.here / "back" / FILES / "hello.txt").mkdir(parents=True)
-    said = own("restore", "--backup", "latest", FILES, "--target", "back", "--yes")
+    said = own("restore", "--backup", "latest", FILES, "--target", "back", "--yes", "--verify")
     assert said.code == 3
     assert "hello.txt" in said.out
     assert (own.here / "back" / FILES / "sub/binary").read_bytes() == BINARY

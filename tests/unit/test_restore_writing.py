@@ -107,6 +107,35 @@ def test_altered_file_is_not_placed(folder: Path, opened: int) -> None:
     assert list(folder.iterdir()) == []
 
 
+def _read_from_disks() -> int:
+    """Return how many bytes this process has had read from disks."""
+    counts = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(counts["read_bytes"])
+
+
+@pytest.mark.parametrize("from_disk", [True, False])
+def test_verifying_reads_from_the_disk(folder: Path, opened: int, from_disk: bool) -> None:
+    """What the kernel still holds in memory proves nothing about the disk."""
+    control = folder / "control"
+    control.write_bytes(os.urandom(1 << 20))
+    with control.open("rb") as file:
+        os.fdatasync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        before = _read_from_disks()
+        file.read()
+    if _read_from_disks() - before < 1 << 20:
+        pytest.skip("no disk lies below this folder")
+    blobs = [os.urandom(1 << 20) for _ in range(3)]
+    new = NewFile(opened)
+    for blob in blobs:
+        new.write(blob)
+    before = _read_from_disks()
+    digests = [hashlib.sha256(blob).digest() for blob in blobs]
+    new.finish(digests, _PLAIN, Notes(), from_disk=from_disk)
+    assert (_read_from_disks() - before >= 3 << 20) is from_disk
+    new.discard()
+
+
 @pytest.mark.parametrize("shape", ["shorter", "longer"])
 def test_file_of_another_size_is_caught(folder: Path, opened: int, shape: str) -> None:
     """A file cut meanwhile is a failure; what was appended is cut off."""
