@@ -7,8 +7,10 @@ wildcard.  What a wildcard stands for does not begin with a dot, unless the dot 
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Final
 
 from cesbrfs.errors import NotAFolderError, NotFoundError
@@ -42,7 +44,7 @@ async def expand(view: View, path: str, start: Sequence[bytes] = ()) -> list[Loc
             found = [parts for place in places for parts in await _below(view, place, part)]
             places = list(dict.fromkeys(found))
     if not places:
-        raise NotFoundError(f"Nothing matches {show(path.encode('utf-8', 'surrogateescape'))}.")
+        raise nothing_matches(path)
     return [Located(parts, await view.at(parts)) for parts in places]
 
 
@@ -53,17 +55,40 @@ async def _below(view: View, place: Parts, part: str) -> Iterable[Parts]:
         children = await view.children(await view.at(place))
     except (NotFoundError, NotAFolderError):
         return []
-    matches = matcher(part)
-    return [
-        (*place, name)
-        for name in sorted(children)
-        if not isinstance(children[name], Link)  # it only stands for another one of them
-        and matches.match(name.decode("utf-8", "surrogateescape"))
+    # A link of ours only stands for another one of them.
+    names = [name for name, child in children.items() if not isinstance(child, Link)]
+    return [(*place, name) for name in matching(part, names)]
+
+
+def matching(part: str, names: Iterable[bytes]) -> list[bytes]:
+    """Return those of `names` that `part` stands for by its wildcards, sorted."""
+    pattern = _matcher(part)
+    return sorted(
+        name
+        for name in names
+        if pattern.match(name.decode("utf-8", "surrogateescape"))
         and (not name.startswith(b".") or part.startswith("."))
-    ]
+    )
 
 
-def matcher(part: str) -> re.Pattern[str]:
+def fits(typed: Sequence[bytes], parts: Parts) -> bool:
+    """Tell whether `parts` lie at or below what was typed: as it is, escaped, or with wildcards."""
+    return len(parts) >= len(typed) and all(map(_is, map(os.fsdecode, typed), parts))
+
+
+def _is(typed: str, name: bytes) -> bool:
+    if os.fsencode(typed) == name or unshow(typed) == name:
+        return True
+    return has_wildcards(typed) and bool(matching(typed, (name,)))
+
+
+def nothing_matches(path: str) -> NotFoundError:
+    """Return the error for a path whose wildcards stand for nothing."""
+    return NotFoundError(f"Nothing matches {show(os.fsencode(path))}.")
+
+
+@lru_cache
+def _matcher(part: str) -> re.Pattern[str]:
     """Return what a name must match; an escaped character stands for itself."""
 
     def literal(match: re.Match[str]) -> str:

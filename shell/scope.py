@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cesbrfs.catalog import names
-from cesbrfs.errors import UsageError
+from cesbrfs.errors import NotFoundError, UsageError
+from cesbrfs.globs import has_wildcards, matching, nothing_matches
 from cesbrfs.history import timeline
+from cesbrfs.history.timeline import folders
 from cesbrfs.paths import unshow
 
 if TYPE_CHECKING:
     from cesbrfs.catalog.backups import Backup
-    from cesbrfs.history.timeline import Parts, Timeline
+    from cesbrfs.history.timeline import Level, Parts, Timeline
     from shell.session import Context
+
+
+class Typed(NamedTuple):
+    """The names that a path leads to, as they were typed after the first `known` ones."""
+
+    parts: Parts
+    known: int
+
+    def below(self, number: int) -> Typed:
+        """Return what is left without the first `number` names."""
+        return Typed(self.parts[number:], max(0, self.known - number))
+
+    @property
+    def wild(self) -> int | None:
+        """The place of the first name that may hold wildcards; None where no one does."""
+        places = range(self.known, len(self.parts))
+        return next((at for at in places if has_wildcards(os.fsdecode(self.parts[at]))), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The backups to look at, oldest first, and the names inside them that the path gave."""
+    """The backups to look at, oldest first, and the paths inside them: one, without wildcards."""
 
     timeline: Timeline
-    parts: Parts
+    paths: Sequence[Parts]
 
 
 async def scope(
@@ -32,46 +52,95 @@ async def scope(
     """Return where `path` leads: in `backups`, else everywhere, else in the backup it names.
 
     With `backups` it starts inside them, and at the root it may, too; then, and where it is looked
-    `everywhere`, it leads to all backups.  Raises NotFoundError for a backup that is not.
+    `everywhere`, it leads to all backups.  Raises NotFoundError for a backup that is not, and where
+    wildcards match nothing.
     """
     view = await context.view()
     memo = context.session.memo(view)
     there = (await view.backups()).by_name
+
+    async def settled(chosen: Iterable[Backup], typed: Typed) -> Scope:
+        line = await timeline.of_backups(view, memo, chosen)
+        return Scope(line, await settle(line, typed, path))
+
     if backups:
-        found = [await view.find_backup(backup) for backup in backups]
-        chosen = list({backup.id: backup for backup in found}.values())
-        return await settle(await timeline.of_backups(view, memo, chosen), walk((), path))
-    typed = walk(() if path.startswith("/") else context.session.place, path)
-    first = typed[0] if typed else b""
+        asked = [await view.find_backup(backup) for backup in backups]
+        return await settled({backup.id: backup for backup in asked}.values(), typed_at((), path))
+    typed = typed_at(context.session.place, path)
+    first = typed.parts[0] if typed.parts else b""
     if first == names.SNAPSHOTS:
-        if len(typed) == 1:
+        if len(typed.parts) == 1:
             raise UsageError("Name one of the snapshots below /_snapshots.")
-        return await settle(await timeline.of_snapshot(view, memo, typed[1]), typed[2:])
+        line = await timeline.of_snapshot(view, memo, typed.parts[1])
+        return Scope(line, await settle(line, typed.below(2), path))
+    if typed.wild == 0 and first not in there:
+        named = [there[name] for name in matching(os.fsdecode(first), there)]
+        with contextlib.suppress(NotFoundError):  # it may stand for names inside the backups
+            found = await settled(there.values() if everywhere else named, typed.below(1))
+            if named and (found.paths == [()] or await found.timeline.at(found.paths[0])):
+                return found
+        return await settled(there.values(), typed)
     inside: Backup | None = there.get(first)
     if first == names.LATEST:
         inside = await view.find_backup(first.decode())
-    parts = typed[1:] if inside else typed
-    chosen = [inside] if inside and not everywhere else list(there.values())
-    return await settle(await timeline.of_backups(view, memo, chosen), parts)
+    chosen = [inside] if inside and not everywhere else there.values()
+    return await settled(chosen, typed.below(1) if inside else typed)
 
 
 def walk(start: Sequence[bytes], path: str) -> tuple[bytes, ...]:
     """Return the names that `path` leads to from `start`, as they were typed; nothing is read."""
-    parts = list(start)
+    return _walk(start, path).parts
+
+
+def typed_at(place: Sequence[bytes], path: str) -> Typed:
+    """Return what `path` says where one is at `place`."""
+    return _walk(() if path.startswith("/") else place, path)
+
+
+def _walk(start: Sequence[bytes], path: str) -> Typed:
+    parts, known = list(start), len(start)
     for part in path.split("/"):
         if part == "..":
             parts = parts[:-1]
+            known = min(known, len(parts))
         elif part not in ("", "."):
             parts.append(os.fsencode(part))
-    return tuple(parts)
+    return Typed(tuple(parts), known)
 
 
-async def settle(line: Timeline, typed: tuple[bytes, ...]) -> Scope:
-    """Take names as they were typed, or, where nothing is called so, as escaped."""
-    meant = tuple(unshow(os.fsdecode(part)) or part for part in typed)
-    if meant != typed and not await line.at(typed):
-        return Scope(line, meant)
-    return Scope(line, typed)
+async def settle(line: Timeline, typed: Typed, path: str) -> Sequence[Parts]:
+    """Return the paths that names stand for, one where they have no wildcards.
+
+    They are taken as they were typed; where nothing is called so, as escaped; else as wildcards.
+    NotFoundError when those match nothing; without them nobody looks whether anything is there.
+    """
+    parts = typed.parts
+    meant = tuple(unshow(os.fsdecode(part)) or part for part in parts)
+    if meant == parts and typed.wild is None:
+        return [parts]
+    if await line.at(parts):
+        return [parts]
+    if typed.wild is None or await line.at(meant):
+        return [meant]
+    found: dict[Parts, Level] = {(): line.roots}
+    for at, part in enumerate(parts):
+        deeper: dict[Parts, Level] = {}
+        for place, level in found.items():
+            for name in await _named(line, level, part, wild=at >= typed.known):
+                deeper[(*place, name)] = folders(await line.rows(level, name))
+        found = deeper
+    if not found:
+        raise nothing_matches(path)
+    return list(found)
+
+
+async def _named(line: Timeline, level: Level, part: bytes, *, wild: bool) -> Sequence[bytes]:
+    """Return the names in the folders of `level` that `part` stands for."""
+    text = os.fsdecode(part)
+    held = {name for key in level for name in await line.memo.listing(key)}
+    if wild and has_wildcards(text):
+        return matching(text, held)
+    return [name for name in (part, unshow(text)) if name in held][:1]
 
 
 async def whole(context: Context, backup: str) -> Timeline:
@@ -81,8 +150,6 @@ async def whole(context: Context, backup: str) -> Timeline:
     return await timeline.of_backups(view, context.session.memo(view), [found])
 
 
-def inside(context: Context, path: str | None) -> tuple[bytes, ...]:
+def inside(context: Context, path: str | None) -> Typed:
     """Return the names that `path` gives below a backup's root; without one, where one is."""
-    place = context.session.place[1:]
-    start: Sequence[bytes] = place if path is None or not path.startswith("/") else ()
-    return walk(start, path or "")
+    return typed_at(context.session.place[1:], path or "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -113,9 +113,15 @@ async def find(
     """Tell `found` of everything below `start` that is looked for, once for each distinct content.
 
     Folders count as one content; the row is that of the newest moment.  Matches come folder by
-    folder, in the order of names.
+    folder, in the order of names.  A `start` that is no folder is looked at itself.
     """
     matcher = Matcher(criteria)
+    rows = await timeline.at(start)
+    alone = [(row, mask) for row, mask in rows if row.subtree is None]
+    for match in _themselves(timeline, start, alone, matcher):
+        await found(match)
+    if rows and len(alone) == len(rows):
+        return
 
     async def look(parts: Parts, held: list[tuple[Mapping[bytes, Row], int]]) -> None:
         fitting: dict[bytes, list[tuple[Row, int]]] = {}
@@ -132,6 +138,15 @@ async def find(
                 await found(Match((*parts, name), row, mask))
 
     await timeline.walk(start, look, progress)
+
+
+def _themselves(
+    timeline: Timeline, parts: Parts, rows: Iterable[tuple[Row, int]], matcher: Matcher
+) -> Iterator[Match]:
+    """Yield what is looked for among the rows of one path, each content once."""
+    for row, mask in distinct(rows):
+        if matcher.name(parts[-1]) and matcher.rest(parts, row, timeline.time_of(row, mask)):
+            yield Match(parts, row, mask)
 
 
 def distinct(rows: Iterable[tuple[Row, int]]) -> list[tuple[Row, int]]:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from cesbrfs.catalog import names
 from cesbrfs.errors import CesbrError, NotFoundError, UsageError
-from cesbrfs.globs import has_wildcards, matcher
-from cesbrfs.paths import for_json, show, unshow
+from cesbrfs.globs import fits
+from cesbrfs.paths import for_json, show
 from cesbrfs.restore.measuring import Amount, measure
 from cesbrfs.tasks import gather
 from shell import render
@@ -123,29 +123,16 @@ async def _folder_of(view: View, backup: str, selected: Sequence[Parts]) -> byte
 
 def _matching(selected: Sequence[Parts], wanted: Parts, path: str) -> set[Parts]:
     """Return what is selected at or below a path; NotFoundError when nothing is."""
-    found = {parts for parts in selected if _fits(wanted, parts)}
+    found = {parts for parts in selected if fits(wanted, parts)}
     if found:
         return found
     for parts in selected:
-        if len(parts) < len(wanted) and _fits(wanted[: len(parts)], parts):
+        if len(parts) < len(wanted) and fits(wanted[: len(parts)], parts):
             raise NotFoundError(
                 f"{path!r} is selected with all of {shown(parts)}; deselect that,"
                 " and select what you want of it."
             )
     raise NotFoundError(f"{path!r} is not selected; see 'cesbr selected'.")
-
-
-def _fits(wanted: Parts, parts: Parts) -> bool:
-    """Tell whether `parts` lies at or below what was typed."""
-    if len(parts) < len(wanted):
-        return False
-    return all(_is(os.fsdecode(typed), name) for typed, name in zip(wanted, parts, strict=False))
-
-
-def _is(typed: str, name: bytes) -> bool:
-    if os.fsencode(typed) == name or unshow(typed) == name:
-        return True
-    return has_wildcards(typed) and bool(matcher(typed).match(os.fsdecode(name)))
 
 
 # selected

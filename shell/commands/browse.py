@@ -68,6 +68,17 @@ async def locate_all(context: Context, path: str, backup: str | None) -> list[tu
     ]
 
 
+async def locate_one(context: Context, path: str, backup: str | None) -> Located:
+    """Find the one thing that `path`, perhaps with wildcards, names."""
+    (_, place), *others = await locate_all(context, path, backup)
+    if others:
+        raise UsageError(
+            f"{path!r} matches {len(others) + 1:,} names, {place.shown} and others; name one of"
+            " them."
+        )
+    return place
+
+
 # backups
 
 _WIDE: Final = 100
@@ -203,7 +214,7 @@ async def _cd(context: Context, arguments: argparse.Namespace) -> int:
         await view.at(session.came_from)  # it may be gone by now
         session.go(session.came_from)
         return await _pwd(context, arguments)
-    located = await locate(context, arguments.path, None)
+    located = await locate_one(context, arguments.path, None)
     if not stat.S_ISDIR(located.entry.node.mode):
         raise NotAFolderError(f"{located.shown} is not a folder.")
     session.go(located.parts)

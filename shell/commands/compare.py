@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import io
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from cesbrfs.errors import NotFoundError, UsageError
+from cesbrfs.globs import fits, nothing_matches
 from cesbrfs.history.diffing import Change, diff_backups
 from cesbrfs.history.live import Ground, LiveError, diff_live
 from cesbrfs.history.sizes import Sizes, Usage
 from cesbrfs.history.timeline import Parts, Timeline
-from cesbrfs.paths import for_json, show
+from cesbrfs.paths import for_json, show, unshow
 from cesbrfs.restore.landing import place_on_instance
 from cesbrfs.view import Document
 from shell import render
 from shell.changes import change_json, change_line, summary
 from shell.commands import Command
-from shell.commands.browse import add_backup_flag, locate
+from shell.commands.browse import add_backup_flag, locate_all
 from shell.content import CONTROL
 from shell.lines import JsonArray, Lines
 from shell.report import report
-from shell.scope import inside, settle, whole
+from shell.scope import Typed, inside, settle, whole
 from shell.table import fitted
 
 if TYPE_CHECKING:
@@ -57,6 +59,8 @@ async def _diff(context: Context, arguments: argparse.Namespace) -> int:
     with out.progress("Comparing", events=False) as progress:
         comparison = await _compare(context, arguments)
         async for change in comparison.changes:
+            if not fits(comparison.wanted, change.parts):
+                continue
             told.append(change)
             progress.update(files=len(told))
             if out.as_json:
@@ -67,6 +71,8 @@ async def _diff(context: Context, arguments: argparse.Namespace) -> int:
                 await lines.add(await comparison.content(change))
         await (array.close() if out.as_json else lines.flush())
         await comparison.before.memo.keep()
+    if not told and not await comparison.there():
+        raise nothing_matches(arguments.path)
     if out.as_json:
         return 0
     if comparison.ground and comparison.ground.left_out:
@@ -77,7 +83,10 @@ async def _diff(context: Context, arguments: argparse.Namespace) -> int:
 
 
 class _Comparison:
-    """Two sides at one path; without `after` the other one is the instance."""
+    """Two sides at one path; without `after` the other one is the instance.
+
+    `wanted` is what changes have to lie at or below: names with wildcards, () for none.
+    """
 
     def __init__(
         self, context: Context, before: Timeline, after: Timeline | None, ground: Ground | None
@@ -86,7 +95,17 @@ class _Comparison:
         self.before = before
         self.after = after
         self.ground = ground
+        self.wanted: Parts = ()
         self.changes: AsyncIterator[Change]
+
+    async def there(self) -> bool:
+        """Tell whether a side has what is wanted."""
+        for side in (self.before, self.after):
+            if side is not None:
+                with contextlib.suppress(NotFoundError):
+                    await settle(side, Typed(self.wanted, 0), "")
+                    return True
+        return False
 
     async def content(self, change: Change) -> str:
         """Return how a changed text file differs, line by line; "" for what is no file."""
@@ -143,11 +162,15 @@ class _Comparison:
 async def _compare(context: Context, arguments: argparse.Namespace) -> _Comparison:
     typed = inside(context, arguments.path)
     before = await whole(context, arguments.before)
-    where = await settle(before, typed)
-    there = not where.parts or await before.at(where.parts)
-    if arguments.after == _LIVE:
-        if not there:
-            shown = "/".join(map(show, where.parts))
+    live = arguments.after == _LIVE
+    after = None if live else await whole(context, arguments.after)
+    path, wanted = await _settled(typed, [side for side in (before, after) if side])
+    if after is not None:
+        made = _Comparison(context, before, after, None)
+        made.changes = diff_backups(before, after, path, attributes=arguments.metadata)
+    else:
+        if path and not await before.at(path):
+            shown = "/".join(map(show, path))
             raise NotFoundError(f"Backup {before.moments[0].id} has no {shown!r}.")
         ground = Ground(
             root=(await context.session.settings()).root,
@@ -156,14 +179,24 @@ async def _compare(context: Context, arguments: argparse.Namespace) -> _Comparis
             checksum=arguments.checksum,
         )
         made = _Comparison(context, before, None, ground)
-        made.changes = diff_live(await context.view(), before, where.parts, ground)
-        return made
-    after = await whole(context, arguments.after)
-    if not there:
-        where = await settle(after, typed)
-    made = _Comparison(context, before, after, None)
-    made.changes = diff_backups(before, after, where.parts, attributes=arguments.metadata)
+        made.changes = diff_live(await context.view(), before, path, ground)
+    made.wanted = wanted
     return made
+
+
+async def _settled(typed: Typed, sides: Sequence[Timeline]) -> tuple[Parts, Parts]:
+    """Return the path to compare, and what of it is wanted, if a part of it has wildcards.
+
+    What wildcards stand for may be on one side alone, so that all in their folder is compared.
+    """
+    for side in sides:
+        for names in (typed.parts, tuple(unshow(os.fsdecode(p)) or p for p in typed.parts)):
+            if await side.at(names):
+                return names, ()
+    if typed.wild is None:
+        return typed.parts, ()
+    (folder,) = await settle(sides[0], Typed(typed.parts[: typed.wild], typed.known), "")
+    return folder, (*folder, *typed.parts[typed.wild :])
 
 
 def _text(data: bytes) -> list[str] | None:
@@ -200,8 +233,8 @@ async def _du(context: Context, arguments: argparse.Namespace) -> int:
     with context.out.progress("Measuring", events=False) as progress:
         sizes = Sizes(view, lambda seen: progress.update(files=seen))
         for path in arguments.paths or ["."]:
-            place = await locate(context, path, arguments.backup)
-            rows += await sizes.measure(place.parts, arguments.depth)
+            for _, place in await locate_all(context, path, arguments.backup):
+                rows += await sizes.measure(place.parts, arguments.depth)
     told = [
         {
             **for_json(b"/" + b"/".join(row.parts), "path"),

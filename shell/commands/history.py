@@ -6,14 +6,13 @@ import argparse
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from cesbrfs.errors import CesbrError, UsageError
 from cesbrfs.history import diffing
 from cesbrfs.history.finding import TYPES, Criteria, Match, find
 from cesbrfs.history.live import live_row, same_file
-from cesbrfs.history.memo import Row
 from cesbrfs.history.versions import Version, Versions, versions
 from cesbrfs.paths import for_json, show
 from cesbrfs.repo.times import format_time
@@ -22,10 +21,11 @@ from cesbrfs.when import parse_when
 from shell import render
 from shell.changes import change_json, change_line
 from shell.commands import Command
+from shell.found import columns_of, found_heading, found_json, found_line, row_json, shown
 from shell.lines import JsonArray, Lines
 from shell.report import report
 from shell.scope import Scope, scope
-from shell.table import fitted, hanging
+from shell.table import fitted
 
 if TYPE_CHECKING:
     from cesbrfs.history.diffing import Change
@@ -35,12 +35,6 @@ if TYPE_CHECKING:
 _PARTIAL: Final = 3
 _SIZE: Final = re.compile(r"([+-]?)(\d+)(?:([kmgt])(?:i?b)?|b)?", re.IGNORECASE)
 _UNITS: Final = "kmgt"
-_SIZE_CELLS: Final = 9
-_TIME_CELLS: Final = 19
-_WIDE: Final = 120
-"""Cells from which on a terminal has room for all that is told of what was found."""
-_NARROW: Final = 72
-"""Cells below which a Backup ID would leave no room for the path."""
 
 
 # find
@@ -74,24 +68,25 @@ async def _find(context: Context, arguments: argparse.Namespace) -> int:
         each = arguments.each or len(line.moments) == 1
         chosen: list[Parts] = []
         lines, array = Lines(out), JsonArray(out)
-        columns = _columns(line, out.room)
+        columns = columns_of(line, out.room)
         if not each and out.terminal and not out.as_json:
-            await lines.add(_found_heading(columns))
+            await lines.add(found_heading(columns))
 
         async def take(match: Match) -> None:
             if arguments.select:
                 moments = line.of(match.moments) if each else [line.newest(match.moments)]
                 chosen.extend((*moment.parts, *match.parts) for moment in moments)
             if out.as_json:
-                for told in _found_json(line, match, each=each):
+                for told in found_json(line, match, each=each):
                     await array.add(told)
             elif each:
                 for moment in line.of(match.moments):
-                    await lines.add(f"{_shown((*moment.parts, *match.parts))}\n")
+                    await lines.add(f"{shown((*moment.parts, *match.parts))}\n")
             else:
-                await lines.add(_found_line(line, match, columns, out.room))
+                await lines.add(found_line(line, match, columns, out.room))
 
-        await find(line, where.parts, criteria, take, lambda seen: progress.update(files=seen))
+        for path in where.paths:
+            await find(line, path, criteria, take, lambda seen: progress.update(files=seen))
         await (array.close() if out.as_json else lines.flush())
         await line.memo.keep()
     if arguments.select:
@@ -154,81 +149,6 @@ def _bounds(sizes: Iterable[str]) -> tuple[int | None, int | None]:
     return least, most
 
 
-def _columns(line: Timeline, available: int | None) -> dict[str, str]:
-    """Return the columns before the path, each with its alignment and width as format() has it.
-
-    They do not depend on what is found, which comes only later.  A narrow terminal gets fewer.
-    """
-    wide = max((len(moment.id) for moment in line.moments), default=4)
-    made = {
-        "#": f">{len(str(len(line.moments)))}",
-        "First": f"<{wide}",
-        "Last": f"<{wide}",
-        "Size": f">{_SIZE_CELLS}",
-        "Modified": f"<{_TIME_CELLS}",
-    }
-    if available is not None and available < _WIDE:
-        del made["First"], made["Modified"]
-    if available is not None and available < _NARROW:
-        del made["Last"]
-    return made
-
-
-def _found_heading(columns: Mapping[str, str]) -> str:
-    return "".join(f"{name:{cells}}  " for name, cells in columns.items()) + "Path\n"
-
-
-def _found_line(
-    line: Timeline, match: Match, columns: Mapping[str, str], available: int | None
-) -> str:
-    row = match.row
-    told = {
-        "#": str(match.moments.bit_count()),
-        "First": line.oldest(match.moments).id,
-        "Last": line.newest(match.moments).id,
-        "Size": render.size(row.size) if row.type == "file" else "-",
-        "Modified": render.local_time(line.time_of(row, match.moments)),
-    }
-    before = "".join(f"{told[name]:{cells}}  " for name, cells in columns.items())
-    return hanging(before, _path(match.parts, row), available)
-
-
-def _path(parts: Parts, row: Row) -> str:
-    return "/".join(map(show, parts)) + "/" * (row.type == "dir")
-
-
-def _shown(parts: Parts) -> str:
-    return "/" + "/".join(map(show, parts))
-
-
-def _row_json(row: Row, time_ns: int) -> dict[str, object]:
-    return {
-        "type": row.type,
-        "size": row.size,
-        "mode": f"{row.mode & 0o7777:04o}",
-        "uid": row.uid,
-        "gid": row.gid,
-        "mtime": format_time(time_ns),
-    }
-
-
-def _found_json(line: Timeline, match: Match, *, each: bool) -> Iterable[dict[str, object]]:
-    row, mask = match.row, match.moments
-    told = {**for_json(match.parts[-1]), **_row_json(row, line.time_of(row, mask))}
-    if each:
-        for moment in line.of(mask):
-            path = b"/" + b"/".join((*moment.parts, *match.parts))
-            yield {**for_json(path, "path"), **told, "backup": moment.id}
-        return
-    yield {
-        **for_json(b"/".join(match.parts), "path"),
-        **told,
-        "first": line.oldest(mask).id,
-        "last": line.newest(mask).id,
-        "count": mask.bit_count(),
-    }
-
-
 # versions
 
 
@@ -239,71 +159,109 @@ def _versions_arguments(parser: argparse.ArgumentParser) -> None:
 async def _versions(context: Context, arguments: argparse.Namespace) -> int:
     with context.out.progress("Looking through the backups", events=False):
         where = await scope(context, arguments.path, everywhere=True)
-        line = where.timeline
-        found = await versions(line, where.parts)
-        live = await _live(context, where, found)
-        await line.memo.keep()
-    newest = line.newest(found.covering)
-    rows = []
-    told = []
-    for version, is_live in zip(found.versions, live, strict=True):
-        first, last = line.oldest(version.moments), line.newest(version.moments)
-        marks = ["newest"] * (last is newest) + ["live"] * bool(is_live)
-        count = version.moments.bit_count()
-        modified = line.time_of(version.row, version.moments)
-        size = render.size(version.row.size) if version.row.type == "file" else version.row.type
-        rows.append(
-            (str(count), first.id, last.id, size, render.local_time(modified), ", ".join(marks))
-        )
-        told.append(
-            {
-                "id": version.row.content.hex(),
-                **_row_json(version.row, modified),
-                "first": first.id,
-                "last": last.id,
-                "backups": [moment.id for moment in line.of(version.moments)],
-                "newest": last is newest,
-                "live": is_live,
-            }
-        )
-    await context.out.result(
-        told,
-        lambda: fitted(
-            rows,
-            ("#", "First", "Last", "Size", "Modified", ""),
-            context.out.room,
-            right=("#", "Size"),
-            spare=("Modified", "First", "#"),
-            last="keep",
-        ),
-    )
-    if found.events[-1].what == "vanished" and not context.out.as_json:
-        context.out.note(f"It is gone since backup {found.events[-1].moment.id}.")
-    if live and not any(live) and live[0] is not None and not context.out.as_json:
-        context.out.note("None of them is what the instance has now.")
+        found = [(path, await versions(where.timeline, path)) for path in where.paths]
+        live = [await _live(context, where.timeline, path, of) for path, of in found]
+        await where.timeline.memo.keep()
+    told: list[dict[str, object]] = []
+    blocks = []
+    for (path, of), now in zip(found, live, strict=True):
+        rows = list(_version_rows(where.timeline, of, now))
+        told += [
+            _version_json(where.timeline, path, of, *each)
+            for each in zip(of.versions, now, strict=True)
+        ]
+        blocks.append(_heading(path, where) + _versions_text(rows, context.out.room))
+    await context.out.result(told, "\n".join(blocks))
+    if not context.out.as_json:
+        for (path, of), now in zip(found, live, strict=True):
+            _remark(context, where, path, of, now)
     return 0
 
 
-async def _live(context: Context, where: Scope, found: Versions) -> list[bool | None]:
+def _heading(path: Parts, where: Scope) -> str:
+    """Return the line above what is told of one path of several."""
+    return f"{'/'.join(map(show, path))}:\n" if len(where.paths) > 1 else ""
+
+
+def _version_rows(
+    line: Timeline, found: Versions, live: Iterable[bool | None]
+) -> Iterable[tuple[str, ...]]:
+    for version, is_live in zip(found.versions, live, strict=True):
+        first, last = line.oldest(version.moments), line.newest(version.moments)
+        marks = ["newest"] * (last is line.newest(found.covering)) + ["live"] * bool(is_live)
+        yield (
+            str(version.moments.bit_count()),
+            first.id,
+            last.id,
+            render.size(version.row.size) if version.row.type == "file" else version.row.type,
+            render.local_time(line.time_of(version.row, version.moments)),
+            ", ".join(marks),
+        )
+
+
+def _versions_text(rows: Sequence[Sequence[str]], available: int | None) -> str:
+    return fitted(
+        rows,
+        ("#", "First", "Last", "Size", "Modified", ""),
+        available,
+        right=("#", "Size"),
+        spare=("Modified", "First", "#"),
+        last="keep",
+    )
+
+
+def _version_json(
+    line: Timeline, path: Parts, found: Versions, version: Version, is_live: bool | None
+) -> dict[str, object]:
+    last = line.newest(version.moments)
+    return {
+        "id": version.row.content.hex(),
+        **for_json(b"/".join(path), "path"),
+        **row_json(version.row, line.time_of(version.row, version.moments)),
+        "first": line.oldest(version.moments).id,
+        "last": last.id,
+        "backups": [moment.id for moment in line.of(version.moments)],
+        "newest": last is line.newest(found.covering),
+        "live": is_live,
+    }
+
+
+def _remark(
+    context: Context, where: Scope, path: Parts, found: Versions, live: Sequence[bool | None]
+) -> None:
+    """Say what the table does not: that it is gone, or that the instance has something else."""
+    name = "It" if len(where.paths) == 1 else show(path[-1])
+    if found.events[-1].what == "vanished":
+        context.out.note(f"{name} is gone since backup {found.events[-1].moment.id}.")
+    if live and not any(live) and live[0] is not None:
+        of = "None of them" if len(where.paths) == 1 else f"No version of {show(path[-1])}"
+        context.out.note(f"{of} is what the instance has now.")
+
+
+async def _live(
+    context: Context, line: Timeline, path: Parts, found: Versions
+) -> list[bool | None]:
     """Tell for each version whether the instance has it now; None where it has no such place."""
-    place = place_on_instance(where.parts)
+    place = place_on_instance(path)
     if not place or isinstance(place, str):
         return [None] * len(found.versions)
     root = (await context.session.settings()).root
-    path = os.path.join(os.fsencode(root), *place)
-    return [await _is_live(context, where, version, path) for version in found.versions]
+    live = os.path.join(os.fsencode(root), *place)
+    return [await _is_live(context, line, path, version, live) for version in found.versions]
 
 
-async def _is_live(context: Context, where: Scope, version: Version, path: bytes) -> bool:
-    row = live_row(path)
+async def _is_live(
+    context: Context, line: Timeline, path: Parts, version: Version, live: bytes
+) -> bool:
+    row = live_row(live)
     if row is None or row.type != version.row.type:
         return False
     if row.type != "file":
         return row.content == version.row.content
     view = await context.view()
-    newest = where.timeline.newest(version.moments)
-    node = (await view.at((*newest.parts, *where.parts))).node
-    return await same_file(view.repository, node, path)
+    newest = line.newest(version.moments)
+    node = (await view.at((*newest.parts, *path))).node
+    return await same_file(view.repository, node, live)
 
 
 # log
@@ -317,44 +275,51 @@ def _log_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def _log(context: Context, arguments: argparse.Namespace) -> int:
+    told: list[dict[str, object]] = []
+    blocks = []
     with context.out.progress("Looking through the backups", events=False):
         where = await scope(context, arguments.path, everywhere=True)
-        line = where.timeline
-        rows = await line.at(where.parts)
-        steps: list[tuple[Moment, str, Sequence[Change]]]
-        if rows and all(row.subtree is None for row, _ in rows):
-            events = (await versions(line, where.parts)).events
-            steps = [(event.moment, event.what, ()) for event in events]
-        else:
-            found = await diffing.history(line, where.parts, attributes=arguments.metadata)
-            steps = [
-                (step.moment, "appeared" if step.changes is None else "changed", step.changes or ())
-                for step in found
-            ]
-        await line.memo.keep()
-    told = [
-        {
-            "backup": moment.id,
-            "time": format_time(moment.time_ns),
-            "event": what,
-            "changes": [change_json(change) for change in changes],
-        }
-        for moment, what, changes in steps
-    ]
-    await context.out.result(
-        told,
-        lambda: "".join(
-            _step_text(moment, what, context.out.room)
-            + "".join(change_line(change, context.out.room, "  ") for change in changes)
-            for moment, what, changes in steps
-        ),
-    )
+        for path in where.paths:
+            steps = await _steps(where.timeline, path, attributes=arguments.metadata)
+            told += [_step_json(path, *step) for step in steps]
+            lines = [_step_text(*step, context.out.room) for step in steps]
+            blocks.append(_heading(path, where) + "".join(lines))
+        await where.timeline.memo.keep()
+    await context.out.result(told, "\n".join(blocks))
     return 0
 
 
-def _step_text(moment: Moment, what: str, available: int | None) -> str:
+_Step = tuple["Moment", str, Sequence["Change"]]
+"""A backup, what happened to the path until then, and the changes below it."""
+
+
+async def _steps(line: Timeline, path: Parts, *, attributes: bool) -> Sequence[_Step]:
+    rows = await line.at(path)
+    if rows and all(row.subtree is None for row, _ in rows):
+        events = (await versions(line, path)).events
+        return [(event.moment, event.what, ()) for event in events]
+    return [
+        (step.moment, "appeared" if step.changes is None else "changed", step.changes or ())
+        for step in await diffing.history(line, path, attributes=attributes)
+    ]
+
+
+def _step_json(
+    path: Parts, moment: Moment, what: str, changes: Sequence[Change]
+) -> dict[str, object]:
+    return {
+        **for_json(b"/".join(path), "path"),
+        "backup": moment.id,
+        "time": format_time(moment.time_ns),
+        "event": what,
+        "changes": [change_json(change) for change in changes],
+    }
+
+
+def _step_text(moment: Moment, what: str, changes: Sequence[Change], available: int | None) -> str:
     row = (moment.id, render.local_time(moment.time_ns), what)
-    return fitted([row], ("", "Time", ""), available, spare=("Time",), last="keep", headed=False)
+    text = fitted([row], ("", "Time", ""), available, spare=("Time",), last="keep", headed=False)
+    return text + "".join(change_line(change, available, "  ") for change in changes)
 
 
 COMMANDS: Final = (

@@ -15,7 +15,7 @@ from cesbrfs.errors import UsageError
 from cesbrfs.paths import for_json, show
 from shell import render
 from shell.commands import Command
-from shell.commands.browse import add_backup_flag, locate, locate_all
+from shell.commands.browse import add_backup_flag, locate_all, locate_one
 from shell.content import write_content
 from shell.listing import Colours, Style, largest_first, newest_first
 from shell.table import pairs
@@ -160,7 +160,7 @@ def _tree_arguments(parser: argparse.ArgumentParser) -> None:
 async def _tree(context: Context, arguments: argparse.Namespace) -> int:
     if arguments.level is not None and arguments.level < 1:
         raise UsageError("A tree is at least 1 level deep.")
-    place = await locate(context, arguments.path, arguments.backup)
+    place = await locate_one(context, arguments.path, arguments.backup)
     style = replace(_style(context), hidden=arguments.all or context.out.as_json)
     walk = _Tree(context, await context.view(), style, arguments.level, arguments.directory)
     if context.out.as_json:

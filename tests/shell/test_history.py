@@ -188,3 +188,87 @@ def test_arrays_come_an_element_a_line(inside: Inside) -> None:
     assert [line[0] for line in lines] == ["[", "{"]
     assert inside("find", "--name", "nope", "--json").out == "[]\n"
     assert inside("diff", "latest", "latest", "--json").out == "[]\n"
+
+
+def test_wildcards_in_find(inside: Inside) -> None:
+    """They stand for names inside the backups, for backups, and for both; files are looked at."""
+    first, second = _ids(inside)
+
+    def found(*arguments: str) -> list[str]:
+        said = inside("find", *arguments)
+        assert said.code == 0, said.err
+        return [line.split("  ")[-1] for line in said.out.splitlines()]
+
+    assert found("red*/vol*/files/s[t-v]b") == [f"{VOLUME}/sub/binary"]
+    assert found(f"{VOLUME}/*", "--name", "[hb]*") == [f"{VOLUME}/hello.txt"] * 2 + [
+        f"{VOLUME}/sub/binary"
+    ]
+    assert found(f"/*/{VOLUME}", "--name", "b*") == [f"{VOLUME}/sub/binary"]
+    assert found("*/volumes/files/sub") == [f"{VOLUME}/sub/binary"]
+    assert found(f"/{first[:-1]}?/redmine/v*", "--name", "h*") == [f"/{first}/{VOLUME}/hello.txt"]
+    assert found("/latest/redmine/vol*", "--name", "h*") == [f"/{second}/{VOLUME}/hello.txt"]
+    inside("cd", f"/latest/{VOLUME}")
+    assert found("s*") == [f"/{second}/{VOLUME}/sub/binary"]
+
+
+def test_wildcards_in_versions_and_log(inside: Inside) -> None:
+    """What several paths have to tell stands below their names, for programs with their paths."""
+    said = inside("versions", f"{VOLUME}/[hl]*")
+    assert said.out.startswith(f"{VOLUME}/hello.txt:\n#")
+    assert f"\n\n{VOLUME}/link:\n#" in said.out
+    assert inside("versions", f"/*/{VOLUME}/h*").out.count("20") >= 4
+    told = _listed(inside("versions", f"{VOLUME}/[hl]*", "--json").json)
+    assert [each["path"] for each in told] == [f"{VOLUME}/hello.txt"] * 2 + [f"{VOLUME}/link"]
+    one = inside("versions", f"{VOLUME}/he*")
+    assert one.out == inside("versions", f"{VOLUME}/hello.txt").out
+    steps = inside("log", "red*/volumes/files/[hs]*")
+    assert steps.out.startswith(f"{VOLUME}/hello.txt:\n")
+    assert f"\n{VOLUME}/sub:\n" in steps.out
+    assert _listed(inside("log", f"{VOLUME}/h*", "--json").json)[0]["path"] == f"{VOLUME}/hello.txt"
+
+
+def test_wildcards_in_diff(own: Cesbr, site: Site) -> None:
+    """What they stand for may be on one side alone."""
+    (site.files / "help").write_text("new\n")
+    (site.files / "hello.txt").unlink()
+    (site.files / "sub/binary").write_bytes(b"0")
+    said = own("diff", "latest", "live", "red*/volumes/files/he*")
+    assert said.out.splitlines() == [f"-  {VOLUME}/hello.txt", f"+  {VOLUME}/help"]
+    assert own("diff", "latest", "live", f"{VOLUME}/s*").out == f"M  {VOLUME}/sub/binary\n"
+    assert own("diff", "latest", "live", f"{VOLUME}/l*").err == "No difference.\n"
+
+
+def test_wildcards_in_the_other_commands(inside: Inside) -> None:
+    """One match is what cd and tree want, du measures all of them."""
+    assert inside("cd", "/latest/red*/v*").code == 0
+    assert inside("pwd").out.endswith("/redmine/volumes\n")
+    assert inside("cd", "/latest/redmine/*").code == 2
+    assert inside("pwd").out.endswith("/redmine/volumes\n")
+    inside("cd", "/latest")
+    assert inside("tree", "redm*/v*/f*/s*").out.splitlines()[1] == "└── binary"
+    assert inside("tree", "redmine/*").code == 2
+    assert len(_listed(inside("du", f"{VOLUME}/[hs]*", "--json").json)) == 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("find",), ("versions",), ("log",), ("diff", "latest", "live"), ("du",), ("cd",), ("tree",),
+        ("ls",), ("stat",), ("cat",), ("select",), ("plan",),
+    ],
+)  # fmt: skip
+def test_wildcards_that_match_nothing(inside: Inside, command: tuple[str, ...]) -> None:
+    """Each command says so in the same sentence."""
+    inside("use", "latest")
+    said = inside(*command, "redmine/z*")
+    assert (said.code, said.out, said.err) == (1, "", "cesbr: Nothing matches redmine/z*.\n")
+
+
+def test_names_with_wildcard_characters_go_first(odd: Cesbr) -> None:
+    """`star*` is the file of that name; escaped it is nothing else either."""
+    for command in ("versions", "log"):
+        for name in ("star*", "star\\x2a"):
+            told = _listed(odd(command, "--json", f"{VOLUME}/{name}").json)
+            assert [each["path"] for each in told] == [f"{VOLUME}/star*"]
+    assert odd("find", "--json", f"/latest/{VOLUME}/?x").out.count('"path"') == 1
+    assert odd("versions", f"{VOLUME}/sta\\x2a").code == 1

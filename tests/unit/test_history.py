@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cesbrfs.access import Secret
-from cesbrfs.errors import NotAFolderError, NotFoundError, UsageError
+from cesbrfs.errors import NotFoundError, UsageError
 from cesbrfs.history.diffing import diff_backups, history
 from cesbrfs.history.finding import Criteria, Match, find
 from cesbrfs.history.live import Ground, diff_live
@@ -211,8 +211,9 @@ async def test_every_criterion() -> None:
         await names(regexes=["("])
     with pytest.raises(NotFoundError):
         await found(line, (b"nope",))
-    with pytest.raises(NotAFolderError):
-        await found(line, (*FILES, b"small.txt"))
+    (alone,) = await found(line, (*FILES, b"small.txt"), names=["s*"])
+    assert alone.parts[-1] == b"small.txt"
+    assert not await found(line, (*FILES, b"small.txt"), names=["x*"])
 
 
 async def test_a_folder_that_cannot_be_read_is_passed_over() -> None:
