@@ -179,7 +179,8 @@ class View:
     async def find_backup(self, wanted: str) -> Backup:
         """Return a backup by ID, folder name, unique beginning, ``latest``, or a time.
 
-        A time means what ``latest`` was then.  Raises NotFoundError when there is none.
+        A time means what ``latest`` was then.  Raises NotFoundError when there is none, UsageError
+        for a time that is still to come.
         """
         if wanted == names.LATEST.decode():
             backup = await self.latest()
@@ -189,8 +190,9 @@ class View:
                 )
             return backup
         backups = await self.backups()
-        moment = None if backups.starting(wanted) else _moment(wanted)
-        if moment is None or wanted.encode("utf-8", "surrogateescape") in backups.by_name:
+        named = wanted.encode("utf-8", "surrogateescape") in backups.by_name
+        moment = None if named or backups.starting(wanted) else _moment(wanted)
+        if moment is None:
             return backups.find(wanted)
         backup = await self.reports.newest(backups.until(moment))
         if backup is None:
@@ -463,10 +465,16 @@ def _moment(text: str) -> int | None:
     """Return the last moment that `text` names, None when it is no time."""
     from cesbrfs.when import parse_when  # noqa: PLC0415 - only where no ID was given
 
+    now = time.time_ns()
     try:
-        return parse_when(text, time.time_ns(), last=True)
+        first, last = (parse_when(text, now, last=last) for last in (False, True))
     except UsageError:
         return None
+    if first > now:
+        raise UsageError(
+            f"{text!r} is still to come; name a time that has been, a Backup ID, or latest."
+        )
+    return last
 
 
 def _joined(parts: Sequence[bytes]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from cesbrfs.catalog.names import folder_name
+from cesbrfs.catalog.names import LATEST, folder_name
 from cesbrfs.errors import NotFoundError
 from cesbrfs.near import did_you_mean
 from cesbrfs.repo.model import Snapshot
@@ -16,6 +16,8 @@ BARE_TAG: Final = re.compile(r"(?P<id>[^=]+)")
 """The default of what a Backup ID's tag looks like: any tag without ``=``."""
 
 MANIFEST: Final = "manifest"
+_NAMED: Final = 3
+"""Backups that are named where several begin alike."""
 
 
 def tag_value(snapshot: Snapshot, key: str) -> str | None:
@@ -100,10 +102,13 @@ class Backups:
         if len(starting) == 1:
             return starting[0]
         if starting:
+            newest = ", ".join(backup.id for backup in starting[: -_NAMED - 1 : -1])
+            more = ", …" if len(starting) > _NAMED else ""
             raise NotFoundError(
-                f"{len(starting)} backups begin with {wanted!r}; give more of the Backup ID."
+                f"{len(starting):,} backups begin with {wanted!r}: {newest}{more}; give more of the"
+                " Backup ID."
             )
-        known = [backup.id for backup in self.by_name.values()]
+        known = [LATEST.decode(), *(backup.id for backup in self.by_name.values())]
         hint = did_you_mean(wanted, known, "; 'cesbr backups' lists those there are.")
         raise NotFoundError(f"There is no backup {wanted!r}{hint}")
 

@@ -16,6 +16,7 @@ from cesbrfs.errors import (
     NotAFolderError,
     NotFoundError,
     RepositoryUnreachableError,
+    UsageError,
 )
 from cesbrfs.repo.model import Snapshot
 from cesbrfs.repo.repository import FileContent
@@ -120,6 +121,14 @@ class TestRoot:
             await view.find_backup("2025-12-31")
         with pytest.raises(NotFoundError, match="did you mean '20260101-a'"):
             await view.find_backup("20260101-b")
+        with pytest.raises(NotFoundError, match="did you mean 'latest'"):
+            await view.find_backup("latset")
+        for wanted in ("2999", "2999-01-01", "2999-01-01 12:00"):
+            with pytest.raises(UsageError, match="still to come"):
+                await view.find_backup(wanted)
+        save_volume(repo, "20260101-c", time="2026-01-03T12:00:00Z")
+        with pytest.raises(NotFoundError, match=r"2 backups begin with '2026': 2026.*; give more"):
+            await (await view_of(repo)).find_backup("2026")
 
     async def test_ids_that_could_be_names_of_ours(self) -> None:
         """Escaped, and each with its own content."""
