@@ -92,14 +92,16 @@ class Output:
             post_in_front(lambda: self._write_aside(text.rstrip("\n") + "\n"))
 
     @contextlib.contextmanager
-    def progress(self, what: str, *, events: bool = True) -> Iterator[Progress]:
+    def progress(
+        self, what: str, *, events: bool = True, results: bool = False
+    ) -> Iterator[Progress]:
         """Show how far the block is; of blocks within blocks the innermost is shown.
 
-        Without `events` it is for people alone, and not for those who read the results through a
-        pipe: the pager there has the terminal.
+        Without `events` programs are not told.  If there are `results` meanwhile, those who read
+        them through a pipe are not told either: the pager there has the terminal.
         """
         progress = Progress(what)
-        if events or not (self.as_json or self._piped):
+        if events if self.as_json else not (results and self._piped):
             self._under_way.append(progress)
         try:
             yield progress

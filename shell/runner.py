@@ -23,7 +23,7 @@ def run_command(
     context = Context(session, out, no_init=said.get("no_init", False))
 
     async def run() -> int:
-        with out.progress(command.name, events=False):
+        with out.progress(command.name, events=False, results=True):
             if not session.looked_back:
                 session.looked_back = True
                 await take_back_maintenance(context)

@@ -151,7 +151,7 @@ async def _selected(context: Context, arguments: argparse.Namespace) -> int:
             write_private(Path(arguments.save), basket.dump().encode("utf-8", "surrogateescape"))
         except OSError as error:
             raise UsageError(f"{arguments.save} cannot be written: {error.strerror}.") from None
-    with context.out.progress("Measuring", events=False):
+    with context.out.progress("Measuring", results=True):
         amounts = await gather([partial(_amount, view, parts) for parts in paths])
     backups = (await view.backups()).by_name
     rows = []

@@ -56,7 +56,7 @@ async def _diff(context: Context, arguments: argparse.Namespace) -> int:
     out = context.out
     told: list[Change] = []
     lines, array = Lines(out), JsonArray(out)
-    with out.progress("Comparing", events=False) as progress:
+    with out.progress("Comparing", results=True) as progress:
         comparison = await _compare(context, arguments)
         async for change in comparison.changes:
             if not fits(comparison.wanted, change.parts):
@@ -230,7 +230,7 @@ async def _du(context: Context, arguments: argparse.Namespace) -> int:
         raise UsageError("--depth takes 0 or more levels.")
     view = await context.view()
     rows: list[Usage] = []
-    with context.out.progress("Measuring", events=False) as progress:
+    with context.out.progress("Measuring", results=True) as progress:
         sizes = Sizes(view, lambda seen: progress.update(files=seen))
         for path in arguments.paths or ["."]:
             for _, place in await locate_all(context, path, arguments.backup):

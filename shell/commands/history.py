@@ -62,7 +62,7 @@ def _find_arguments(parser: argparse.ArgumentParser) -> None:
 async def _find(context: Context, arguments: argparse.Namespace) -> int:
     criteria = _criteria(arguments)
     out = context.out
-    with out.progress("Searching", events=False) as progress:
+    with out.progress("Searching", results=True) as progress:
         where = await scope(context, arguments.path, arguments.backup, everywhere=arguments.all)
         line = where.timeline
         each = arguments.each or len(line.moments) == 1
@@ -157,7 +157,7 @@ def _versions_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def _versions(context: Context, arguments: argparse.Namespace) -> int:
-    with context.out.progress("Looking through the backups", events=False):
+    with context.out.progress("Looking through the backups", results=True):
         where = await scope(context, arguments.path, everywhere=True)
         found = [(path, await versions(where.timeline, path)) for path in where.paths]
         live = [await _live(context, where.timeline, path, of) for path, of in found]
@@ -277,7 +277,7 @@ def _log_arguments(parser: argparse.ArgumentParser) -> None:
 async def _log(context: Context, arguments: argparse.Namespace) -> int:
     told: list[dict[str, object]] = []
     blocks = []
-    with context.out.progress("Looking through the backups", events=False):
+    with context.out.progress("Looking through the backups", results=True):
         where = await scope(context, arguments.path, everywhere=True)
         for path in where.paths:
             steps = await _steps(where.timeline, path, attributes=arguments.metadata)

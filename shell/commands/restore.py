@@ -262,7 +262,7 @@ async def _planned(
     if folder and not journal:
         past = await trio.to_thread.run_sync(read_journal, folder, folder_of(target))
     suffix = arguments.suffix
-    with context.out.progress("Planning", events=False):
+    with context.out.progress("Planning", results=True):
         return await plan(view, selection, target, overwrite, suffix=suffix, past=past)
 
 

@@ -90,16 +90,16 @@ def test_nothing_known_shows_the_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("quiet", "events", "seconds", "shown"),
+    ("quiet", "results", "seconds", "shown"),
     [
-        (False, True, 2, b"\r\x1b[KChecking  0:02\r\x1b[K"),
-        (True, True, 2, b""),
-        (False, True, 0.5, b""),
-        (False, False, 2, b""),
+        (False, False, 2, b"\r\x1b[KChecking  0:02\r\x1b[K"),
+        (True, False, 2, b""),
+        (False, False, 0.5, b""),
+        (False, True, 2, b""),
     ],
 )
 def test_who_sees_it(
-    monkeypatch: pytest.MonkeyPatch, *, quiet: bool, events: bool, seconds: float, shown: bytes
+    monkeypatch: pytest.MonkeyPatch, *, quiet: bool, results: bool, seconds: float, shown: bytes
 ) -> None:
     """Nobody who wants it quiet, nothing in the first second, no one who reads in a pager."""
     screen, terminal_end = os.openpty()
@@ -108,7 +108,7 @@ def test_who_sees_it(
     with os.fdopen(terminal_end, "w") as stream, os.fdopen(writer, "w") as pipe:
         monkeypatch.setattr(sys, "stderr", stream)
         out = Output(pipe, quiet=quiet)
-        with out.progress("Checking", events=events) as progress:
+        with out.progress("Checking", results=results) as progress:
             progress._began -= seconds
             out.tick()
         out.clear_progress()
@@ -133,15 +133,30 @@ def test_a_terminal_shows_it_after_a_second(own: Cesbr, site: Site, tmp_path: Pa
         assert "Checking" not in screen
 
 
-def test_programs_get_an_event_a_line(own: Cesbr, site: Site) -> None:
+@pytest.mark.parametrize(
+    ("command", "what"),
+    [
+        (("check",), "Checking"),
+        (("find", "--name", "x"), "Searching"),
+        (("versions", "redmine/dogu.json"), "Looking through the backups"),
+        (("diff", "latest", "live"), "Comparing"),
+        (("du", "/latest/redmine"), "Measuring"),
+    ],
+)
+def test_programs_get_an_event_a_line(
+    own: Cesbr, site: Site, tmp_path: Path, command: tuple[str, ...], what: str
+) -> None:
     """With --json stderr has one JSON object a line: how far it is, and in the end the error."""
     hang_the_index(site)
-    with own.start("--json", "check") as running:
+    cold = own.having(XDG_CACHE_HOME=str(tmp_path / "cache"))
+    with cold.start("--json", *command) as running:
         assert running.stderr is not None
         event = json.loads(running.stderr.readline())
         running.send_signal(signal.SIGINT)
         rest = [json.loads(line) for line in running.stderr]
-    assert (event["event"], event["what"]) == ("progress", "Checking")
+        assert running.stdout is not None
+        assert running.stdout.read() == b""
+    assert (event["event"], event["what"]) == ("progress", what)
     assert event["seconds"] >= 1
     assert rest[-1] == {"error": "Interrupted.", "code": 130}
 
