@@ -126,7 +126,10 @@ class BackupConfig:
             )
 
     def describe(self) -> dict[str, dict[str, object]]:
-        """Return each key's ``value`` and ``source``, and the ``problem`` of one that is wrong."""
+        """Return each key's ``value`` and ``source``, and the ``problem`` of one that is wrong.
+
+        A wrong value is one short line, and hidden where it may be a secret in the wrong place.
+        """
         return {name: self._described(name) for name in _NAMES}
 
     def _described(self, name: str) -> dict[str, object]:
@@ -134,7 +137,8 @@ class BackupConfig:
         try:
             found: object = self.times if name == "time" else getattr(self, name)
         except UsageError as error:
-            return {"value": self._text(name), "source": source, "problem": error.message}
+            shown = masked_line(name, self._text(name))
+            return {"value": shown, "source": source, "problem": error.message}
         if isinstance(found, tuple):
             found = [f"{entry:%H:%M:%S}" for entry in found]
         elif isinstance(found, Path):

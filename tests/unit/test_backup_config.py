@@ -105,6 +105,17 @@ def test_description() -> None:
     assert "set it to true or false" in str(told["active"]["problem"])
 
 
+def test_a_wrong_value_is_not_shown_whole() -> None:
+    """What is long is cut, what may be a secret is hidden: in the value as in the problem."""
+    pem = "-----BEGIN PRIVATE KEY-----\nMIIEvQ\n-----END PRIVATE KEY-----"
+    told = config(active=pem, time="never\x1b[2J" + 200 * "x").describe()
+    assert told["active"]["value"] == "***"
+    assert "MIIEvQ" not in str(told)
+    value = str(told["time"]["value"])
+    assert value.startswith(r"never\x1b[2Jxx")
+    assert len(value) <= 60
+
+
 def test_retention() -> None:
     """The policy by its name in any case; a name that none has is told, also by status."""
     found = config(retention_enabled="true", retention_strategy=" keeplastsevendays ")
