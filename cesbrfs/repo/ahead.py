@@ -14,8 +14,8 @@ from typing import Final
 
 from cesbrfs.access import Secret, local_folder, redact
 from cesbrfs.errors import CesbrError
-from cesbrfs.repo.crypto import Keys, derive
 from cesbrfs.repo.model import KeyFile, parse_key_file
+from cesbrfs.repo.scrypt import stretch
 
 
 class _Derivation(threading.Thread):
@@ -25,11 +25,11 @@ class _Derivation(threading.Thread):
         super().__init__(name="key derivation", daemon=True)
         self._password = password
         self._key_file = key_file
-        self.outcome: Keys | CesbrError | None = None
+        self.outcome: bytes | CesbrError | None = None
 
     def run(self) -> None:
         try:
-            self.outcome = derive(self._password, self._key_file)
+            self.outcome = stretch(self._password, self._key_file)
         except CesbrError as error:
             self.outcome = error
 
@@ -72,12 +72,12 @@ def derive_ahead(url: str, password: Secret, cache_dir: Path) -> None:
         _started[question].start()
 
 
-def derived(password: bytes, key_file: KeyFile) -> Keys:
-    """Return what `crypto.derive` returns, or raise what it raises; waits where it is under way."""
+def derived(password: bytes, key_file: KeyFile) -> bytes:
+    """Return what `stretch` returns, or raise what it raises; waits where it is under way."""
     started = _started.pop(_question(password, key_file), None)
     if started is None:
-        return derive(password, key_file)
+        return stretch(password, key_file)
     started.join()
-    if isinstance(started.outcome, Keys):
+    if isinstance(started.outcome, bytes):
         return started.outcome
-    return derive(password, key_file)  # raises again what it raised in the thread
+    return stretch(password, key_file)  # raises again what it raised in the thread

@@ -7,7 +7,6 @@ after its tag was verified.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives.poly1305 import Poly1305
 
 from cesbrfs.errors import DamagedError
 from cesbrfs.repo.model import KeyFile, MasterKey, parse_master_key
+from cesbrfs.repo.scrypt import stretch
 
 OVERHEAD: Final = 32
 """Bytes that a record is longer than its plaintext."""
@@ -28,10 +28,6 @@ OVERHEAD: Final = 32
 _NONCE: Final = 16
 _TAG: Final = 16
 _NO_NONCE: Final = bytes(_NONCE)
-_SCRYPT_MEMORY: Final = 1 << 30
-"""No key file may ask for more memory than this (restic's own need 32 MiB)."""
-_SCRYPT_WORK: Final = 1 << 26
-"""Nor for a larger product of its parameters (restic's own: about 2**20, half a second)."""
 
 
 class BadMacError(DamagedError):
@@ -63,35 +59,23 @@ class Keys:
         return pair
 
 
-def derive(password: bytes, key_file: KeyFile) -> Keys:
-    """Turn the password into the keys that open `key_file`; takes about half a second.
-
-    Raises DamagedError when the file's parameters are none that scrypt can work with.
-    """
-    cost, block, parallel, salt = key_file.N, key_file.r, key_file.p, key_file.salt
-    if key_file.kdf != "scrypt" or not cost or not block or not parallel or salt is None:
-        raise DamagedError("A key file does not say how its key is derived; run 'cesbr check'.")
-    memory = 128 * block * (cost + parallel + 2)
-    if min(cost, block, parallel) < 0:
-        raise DamagedError("A key file has a negative parameter; no restic wrote it.")
-    if memory > _SCRYPT_MEMORY or cost * block * parallel > _SCRYPT_WORK:
-        raise DamagedError("A key file asks for too much work to derive its key; no restic did so.")
-    try:
-        raw = hashlib.scrypt(
-            password, salt=salt, n=cost, r=block, p=parallel, maxmem=memory + 4096, dklen=64
-        )
-    except ValueError as error:
-        raise DamagedError(f"A key file has parameters scrypt refuses ({error}).") from error
+def derive(
+    password: bytes, key_file: KeyFile, stretched: Callable[[bytes, KeyFile], bytes] = stretch
+) -> Keys:
+    """Turn the password into the keys that open `key_file`; raises what `stretched` raises."""
+    raw = stretched(password, key_file)
     return Keys(raw[:32], raw[32:48], raw[48:64])
 
 
 def open_master_key(
     key_file: KeyFile,
     password: bytes,
-    derive: Callable[[bytes, KeyFile], Keys] = derive,
+    stretched: Callable[[bytes, KeyFile], bytes] = stretch,
 ) -> Keys:
     """Open the master key in `key_file`; BadMacError when the password is not its own."""
-    master = parse_master_key(open_record(derive(password, key_file), key_file.data or b""))
+    master = parse_master_key(
+        open_record(derive(password, key_file, stretched), key_file.data or b"")
+    )
     return _keys(master)
 
 

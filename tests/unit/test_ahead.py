@@ -9,8 +9,8 @@ import pytest
 from cesbrfs.access import Secret
 from cesbrfs.errors import DamagedError
 from cesbrfs.repo import ahead
-from cesbrfs.repo.crypto import derive
 from cesbrfs.repo.model import parse_key_file
+from cesbrfs.repo.scrypt import stretch
 
 JSON = b'{"kdf":"scrypt","N":2,"r":8,"p":1,"salt":"c3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nz"}'
 
@@ -28,9 +28,9 @@ def test_what_was_derived_ahead_is_taken_up(
     """The second half of the work is not begun again, and the keys are the right ones."""
     folder = repository(tmp_path, JSON)
     key_file = parse_key_file(JSON)
-    expected = derive(b"pw", key_file)
+    expected = stretch(b"pw", key_file)
     ahead.derive_ahead(folder, Secret(b"pw"), tmp_path)
-    monkeypatch.setattr(ahead, "derive", None)
+    monkeypatch.setattr(ahead, "stretch", None)
     assert ahead.derived(b"pw", key_file) == expected
 
 
@@ -48,8 +48,8 @@ def test_another_password_is_derived_anew(tmp_path: Path) -> None:
     """What is under way for one password says nothing about another."""
     ahead.derive_ahead(repository(tmp_path, JSON), Secret(b"pw"), tmp_path)
     key_file = parse_key_file(JSON)
-    assert ahead.derived(b"other", key_file) == derive(b"other", key_file)
-    assert ahead.derived(b"pw", key_file) == derive(b"pw", key_file)
+    assert ahead.derived(b"other", key_file) == stretch(b"other", key_file)
+    assert ahead.derived(b"pw", key_file) == stretch(b"pw", key_file)
 
 
 @pytest.mark.parametrize("contents", [(), (JSON, JSON), (b"no key file",)])

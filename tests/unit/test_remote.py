@@ -23,13 +23,13 @@ from cesbrfs.repo import ahead
 from cesbrfs.repo.ahead import derive_ahead, derived, kept_keys
 from cesbrfs.repo.caching import Caching
 from cesbrfs.repo.chunks import Chunks
-from cesbrfs.repo.crypto import derive
 from cesbrfs.repo.kept import KeptFiles
 from cesbrfs.repo.link import Link
 from cesbrfs.repo.model import Node, parse_key_file
 from cesbrfs.repo.pack import Place
 from cesbrfs.repo.records import Records
 from cesbrfs.repo.repository import Repository
+from cesbrfs.repo.scrypt import stretch
 from cesbrfs.repo.storage import FileType
 from cesbrfs.repo.storage.memory import MemoryStorage
 from cesbrfs.repo.stretches import Range, Stretches, plan
@@ -283,7 +283,7 @@ class TestKeyFile:
         derive_ahead("rest:http://server/", Secret(b"another"), tmp_path)
         key_file = parse_key_file(repo.storage.files[FileType.KEY, second])
         assert ahead._started
-        assert derived(b"another", key_file) == derive(b"another", key_file)
+        assert derived(b"another", key_file) == stretch(b"another", key_file)
 
 
 class TestTreesOnDisk:

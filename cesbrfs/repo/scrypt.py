@@ -1,0 +1,35 @@
+"""The slow step from a password to keys, apart: it begins before anything heavy is imported."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+from cesbrfs.errors import DamagedError
+from cesbrfs.repo.model import KeyFile
+
+_MEMORY: Final = 1 << 30
+"""No key file may ask for more memory than this (restic's own need 32 MiB)."""
+_WORK: Final = 1 << 26
+"""Nor for a larger product of its parameters (restic's own: about 2**20, half a second)."""
+
+
+def stretch(password: bytes, key_file: KeyFile) -> bytes:
+    """Return the 64 bytes that are the keys which open `key_file`; takes about half a second.
+
+    Raises DamagedError when the file's parameters are none that scrypt can work with.
+    """
+    cost, block, parallel, salt = key_file.N, key_file.r, key_file.p, key_file.salt
+    if key_file.kdf != "scrypt" or not cost or not block or not parallel or salt is None:
+        raise DamagedError("A key file does not say how its key is derived; run 'cesbr check'.")
+    memory = 128 * block * (cost + parallel + 2)
+    if min(cost, block, parallel) < 0:
+        raise DamagedError("A key file has a negative parameter; no restic wrote it.")
+    if memory > _MEMORY or cost * block * parallel > _WORK:
+        raise DamagedError("A key file asks for too much work to derive its key; no restic did so.")
+    try:
+        return hashlib.scrypt(
+            password, salt=salt, n=cost, r=block, p=parallel, maxmem=memory + 4096, dklen=64
+        )
+    except ValueError as error:
+        raise DamagedError(f"A key file has parameters scrypt refuses ({error}).") from error
