@@ -11,8 +11,10 @@ from cesbrfs.errors import BlobMissingError, DamagedError
 from cesbrfs.repo.blobs import Blobs, blob_name
 from cesbrfs.repo.pack import BlobType
 
-_JUMP: Final = 4 << 20
+_NEAR: Final = 1 << 20
 """A read at most this far from where the last one ended goes straight on: kernels reorder."""
+_JUMP: Final = 4 << 20
+"""The same for a reader who has gone straight on before: a kernel reads ahead by itself then."""
 _FIRST_AHEAD: Final = 1 << 20
 _ADVISED: Final = 8
 """The disk works this many times as far ahead: what it reads takes no memory of ours."""
@@ -67,7 +69,7 @@ class FileContent:
 
     def _read_ahead(self, offset: int, end: int, at: int) -> None:
         """Fetch what follows, twice as far each time the reader has gone straight on."""
-        if abs(offset - self._next) > _JUMP:
+        if abs(offset - self._next) > (_JUMP if self._ahead else _NEAR):
             self._ahead = self._fetched = self._advised = 0
         elif end > self._next:
             self._ahead = min(max(self._ahead * 2, _FIRST_AHEAD), self._store.most_ahead)
