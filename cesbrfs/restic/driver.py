@@ -19,7 +19,10 @@ from cesbrfs.errors import (
     CesbrError,
     NotFoundError,
     RepositoryDamagedError,
+    RepositoryDeniedError,
+    RepositoryTimedOutError,
     RepositoryUnreachableError,
+    RepositoryUntrustedError,
     ResticError,
     UsageError,
 )
@@ -43,6 +46,7 @@ from cesbrfs.restic.events import (
 )
 from cesbrfs.restic.failure import classify, retry_reason
 from cesbrfs.restic.hearing import Ears, Heard, OnEvent, OnText
+from cesbrfs.restic.looking import look
 from cesbrfs.restic.process import GRACE, Ended, Ending, run
 from cesbrfs.restic.sources import (
     PathLike,
@@ -67,6 +71,12 @@ _ANONYMOUS: Final = Version(0, 17)
 _SOCKETS: Final = Version(0, 17)
 _SECRET_NAME: Final = ("SECRET", "PASSWORD", "TOKEN", "KEY")
 _PARTIAL: Final = 3
+_LOOKED_AT: Final = (
+    RepositoryUnreachableError,
+    RepositoryDeniedError,
+    RepositoryUntrustedError,
+)
+"""Errors of a storage that may say more to our reader; one that is silent has nothing to say."""
 _UNLOCK_SECONDS: Final = 20.0
 _IDS_IN_A_CALL: Final = 1000
 """Snapshot IDs of one command line: 65 kB of the 128 kB that fit everywhere."""
@@ -82,7 +92,7 @@ class Restic:
     """One restic program and one repository.
 
     Every method may raise what `classify` makes of a failure, ResticError when the program cannot
-    be run, and RepositoryUnreachableError when it made no progress for too long.  A cancelled call
+    be run, and RepositoryTimedOutError when it made no progress for too long.  A cancelled call
     interrupts restic, waits until its lock is gone, and leaves no process behind.
     """
 
@@ -217,7 +227,7 @@ class Restic:
         """Run a backup; `missing` are the paths that are known not to be there."""
         ended = await self._locking(command, heard.ears, stdin=stdin, pass_fds=pass_fds)
         if ended.ending is not Ending.ITSELF or ended.exit_code not in (0, _PARTIAL):
-            raise self._failure(command, ended)
+            raise await self._failure(command, ended)
         if heard.summary is None:
             raise ResticError(
                 f"restic ended its backup to {self.access.shown} without a summary; look with"
@@ -261,7 +271,7 @@ class Restic:
             if b"repository contains errors" in ended.stderr:
                 text = self._clean(ended.stderr + b"\n" + ended.stdout)
                 return CheckReport(check_errors(plain(x.encode()) for x in text.splitlines()))
-        raise self._failure(command, ended)
+        raise await self._failure(command, ended)
 
     async def forget(self, snapshots: Collection[str]) -> None:
         """Remove the snapshots with these whole IDs; one that is gone already is no error.
@@ -304,7 +314,7 @@ class Restic:
         command = ["unlock", "--remove-all"] if remove_all else ["unlock"]
         ended = await self._run(command, Ears())
         if ended.ending is not Ending.ITSELF or ended.exit_code != 0:
-            raise self._failure(command, ended)
+            raise await self._failure(command, ended)
         return plain(ended.stdout)
 
     async def locks(self) -> set[str]:
@@ -319,7 +329,7 @@ class Restic:
         """Run a command that takes a lock and fails with every exit code but 0."""
         ended = await self._locking(command, ears)
         if ended.ending is not Ending.ITSELF or ended.exit_code != 0:
-            raise self._failure(command, ended)
+            raise await self._failure(command, ended)
 
     async def _locking(
         self,
@@ -354,7 +364,7 @@ class Restic:
         grace = min(self._grace, _SHORT_GRACE)
         ended = await self._run(command, ears, deadline=deadline, linger=linger, grace=grace)
         if ended.ending is not Ending.ITSELF or ended.exit_code != 0:
-            raise self._failure(command, ended)
+            raise await self._failure(command, ended)
         return ended
 
     async def _run(
@@ -386,8 +396,15 @@ class Restic:
                 grace=self._grace if grace is None else grace,
             )
 
-    def _failure(self, command: Sequence[str], ended: Ended) -> CesbrError:
-        """Return the error that `ended` means."""
+    async def _failure(self, command: Sequence[str], ended: Ended) -> CesbrError:
+        """Return the error that `ended` means; what our reader meets at the storage says more."""
+        error = self._as_told(command, ended)
+        if type(error) in _LOOKED_AT:
+            return await look(self.access) or error
+        return error
+
+    def _as_told(self, command: Sequence[str], ended: Ended) -> CesbrError:
+        """Return the error that restic's words and its exit code mean."""
         text, shown = self._clean(ended.stderr), self.access.shown
         if ended.ending is not Ending.ITSELF:
             # What it tried in vain tells more than its last words, which are about the signal.
@@ -396,9 +413,9 @@ class Restic:
                 return classify(
                     self.version, 1, f"Fatal: unable to open repository at x: {reasons[-1]}", shown
                 )
-            return RepositoryUnreachableError(
-                f"restic {command[0]} made no progress on the repository at {shown} and was ended;"
-                " check whether its storage answers."
+            return RepositoryTimedOutError(
+                f"The storage of {shown} does not answer in time: restic {command[0]} made no"
+                " progress and was ended; check the address and the connection."
             )
         return classify(self.version, ended.exit_code, text, shown)
 

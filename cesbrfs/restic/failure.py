@@ -19,6 +19,7 @@ from cesbrfs.errors import (
     RepositoryDeniedError,
     RepositoryLockedError,
     RepositoryMissingError,
+    RepositoryTimedOutError,
     RepositoryUnreachableError,
     RepositoryUntrustedError,
     ResticError,
@@ -70,6 +71,7 @@ _BAD_ADDRESS: Final = re.compile(
     r"parsing repository location failed|invalid backend|Bucket name cannot|invalid bucket name",
     re.IGNORECASE,
 )
+_TIMED_OUT: Final = re.compile(r"timed out|handshake timeout|i/o timeout", re.IGNORECASE)
 _UNREACHABLE: Final = re.compile(
     r"unable to open (?:config file|repository at)|create repository at .* failed"
     r"|connection re(?:fused|set)|no such host|timed? ?out|network is unreachable|no route to host"
@@ -237,6 +239,13 @@ def _bad_address(url: str, text: str) -> CesbrError:
     return UsageError(f"{url} is no address of a repository ({_told(text)}); correct it.")
 
 
+def _timed_out(url: str, text: str) -> CesbrError:
+    return RepositoryTimedOutError(
+        f"The storage of {url} does not answer in time ({_told(text)}); check the address and the"
+        " connection."
+    )
+
+
 def _unreachable(url: str, text: str) -> CesbrError:
     return RepositoryUnreachableError(
         f"The repository at {url} cannot be reached ({_told(text)}); check the address and the"
@@ -263,6 +272,7 @@ _BY_TEXT: Final[tuple[tuple[re.Pattern[str], _Make], ...]] = (
     (_NO_BUCKET, _no_bucket),
     (_NOT_FOUND, _missing),
     (_BAD_ADDRESS, _bad_address),
+    (_TIMED_OUT, _timed_out),
     (_UNREACHABLE, _unreachable),
 )
 """The first that fits: a refusal comes before "not found", so it never counts as missing."""

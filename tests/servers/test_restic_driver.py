@@ -336,7 +336,9 @@ class TestStopping:
         access = Access("sftp:host:/x", KEY, {"sftp.command": "sh -c 'cat >/dev/null'"})
         binary = await find_restic(str(restic_binary))
         restic = Restic(binary, await read_version(binary), access, silence=1.0, grace=0.5)
-        with pytest.raises(RepositoryUnreachableError, match=r"no progress .* sftp:host:/x"):
+        with pytest.raises(
+            RepositoryUnreachableError, match=r"storage of sftp:host:/x does not .* no progress"
+        ):
             await restic.backup(stdin=("x", b""), tags=["t"])
         assert children() == []
 
@@ -460,6 +462,6 @@ class TestStorages:
         """A closed port is told within seconds; restic itself would try for 15 minutes."""
         access = Access("rest:http://127.0.0.1:1/", KEY)
         restic = await Restic.open(access, binary=str(restic_binary))
-        with pytest.raises(RepositoryUnreachableError, match="connection refused"):
+        with pytest.raises(RepositoryUnreachableError, match="Connection refused"):
             await restic.probe()
         assert children() == []

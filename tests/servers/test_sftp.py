@@ -405,7 +405,7 @@ class TestRefusals:
         """A server that takes the connection and says nothing has timed out."""
         await trio.to_thread.run_sync(proxy.inject, Fault.STALL)
         async with opened(sshd, files, port=proxy.port, silence=0.5) as storage:
-            with pytest.raises(RepositoryTimedOutError, match=r"0\.5 seconds"):
+            with pytest.raises(RepositoryTimedOutError, match=r"0\.5 s"):
                 await storage.read(FileType.CONFIG)
 
     async def test_permissions(self, files: Files) -> None:
@@ -471,7 +471,7 @@ class TestLosing:
                 await storage.read(FileType.CONFIG)
                 storage._sessions[0]._silence = 0.5
                 assert signal_sessions(process, signal.SIGSTOP)
-                with pytest.raises(RepositoryTimedOutError, match=r"0\.5 seconds"):
+                with pytest.raises(RepositoryTimedOutError, match=r"0\.5 s"):
                     await storage.read(FileType.PACK, files.large, 0, LARGE)
                 assert signal_sessions(process, signal.SIGCONT)
                 await self._reads(storage, files)

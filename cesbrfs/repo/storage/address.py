@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-from cesbrfs.access import Secret, local_folder, redact
+from cesbrfs.access import Secret, kind_of, local_folder, redact
 from cesbrfs.errors import UsageError
 from cesbrfs.repo.storage.sftp_address import SftpAddress, parse_sftp
 
@@ -75,12 +75,17 @@ def parse(url: str) -> Address:
             raise UsageError("The repository's address is empty; set it with --repo.")
         return LocalAddress(folder)
     kind, _, rest = url.partition(":")
-    if kind not in _PARSERS:
+    if not can_be_read(url):
         raise UsageError(
             f"Repositories of the kind {kind!r} cannot be read by this version"
             f" ({redact(url)}); reach it through rclone (rclone:remote:path)."
         )
     return _PARSERS[kind](rest, url)
+
+
+def can_be_read(url: str) -> bool:
+    """Tell whether an address is of a kind that we read; some are for restic alone."""
+    return kind_of(url) in ("local", *_PARSERS)
 
 
 def _s3(rest: str, url: str) -> S3Address:

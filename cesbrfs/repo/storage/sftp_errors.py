@@ -163,7 +163,7 @@ def refused(status: Status, path: str, shown: str) -> CesbrError:
 def timed_out(seconds: float, shown: str) -> CesbrError:
     """Return the error for a server that was silent for so long."""
     return RepositoryTimedOutError(
-        f"The server of the repository at {shown} has not answered for {seconds:g} seconds; check"
+        f"The server of the repository at {shown} has not answered for {seconds:g} s; check"
         " the server and the connection."
     )
 

@@ -1,0 +1,310 @@
+"""Whatever is wrong with a repository on a server: each trouble is told apart, whoever meets it.
+
+The mount and the shell's commands are started as users start them, against the real servers, and a
+new restic is asked, too.  With CESBR_TEST_TROUBLES=docs/faults.md what they said is written there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+import pytest
+import trio
+
+from cesbrfs.access import Access, Secret
+from cesbrfs.errors import CesbrError, UsageError
+from cesbrfs.readiness import by_restic
+from cesbrfs.restic import Restic
+from tests.remote.certificates import Certificates
+from tests.remote.processes import free_ports
+from tests.remote.rest import PASSWORD as REST_PASSWORD
+from tests.remote.rest import serving as serving_rest
+from tests.remote.seaweed import BUCKET, SECRET, SeaweedFS
+from tests.remote.sshd import Sshd, make_key
+from tests.restic_repo import PASSWORD, ResticRepo, create
+from tests.sample.registry import write
+
+_PAGE: Final = os.environ.get("CESBR_TEST_TROUBLES")
+_MARK: Final = "<!-- troubles -->\n"
+_PROJECT: Final = Path(__file__).resolve().parent.parent.parent
+_SECONDS: Final = 60
+_USAGE: Final = 2
+_MISSING: Final = 10
+_WRONG_KEY: Final = 12
+
+_TROUBLES: Final[Mapping[str, Mapping[str, tuple[int, str]]]] = {
+    "S3": {
+        "address is none": (_USAGE, "names no host or no bucket|is no address"),
+        "host not known": (1, "is not known"),
+        "refused": (1, "Connection refused"),
+        "timed out": (1, "did not answer within|does not answer in time"),
+        "server not trusted": (1, "certificate does not prove"),
+        "wrong credentials": (1, "The credentials for .* are wrong"),
+        "no permission": (1, "have no permission"),
+        "no bucket": (_MISSING, "no bucket"),
+        "no repository": (_MISSING, "There is no repository"),
+        "wrong key": (_WRONG_KEY, "The encryption key is wrong"),
+    },
+    "REST": {
+        "address is none": (_USAGE, "is no address of a REST server"),
+        "host not known": (1, "is not known"),
+        "refused": (1, "Connection refused"),
+        "timed out": (1, "did not answer within|does not answer in time"),
+        "server not trusted": (1, "certificate does not prove"),
+        "wrong credentials": (1, "The credentials for .* are wrong"),
+        "no repository": (_MISSING, "There is no repository"),
+        "wrong key": (_WRONG_KEY, "The encryption key is wrong"),
+    },
+    "SFTP": {
+        "address is none": (_USAGE, "names no host or no folder|is no address"),
+        "host not known": (1, "is not known"),
+        "refused": (1, "Connection refused"),
+        "timed out": (1, "has not answered|does not answer in time"),
+        "server not trusted": (1, "host key of .* is not known"),
+        "wrong credentials": (1, "does not let this user in"),
+        "no permission": (1, "permission denied"),
+        "no repository": (_MISSING, "There is no repository"),
+        "wrong key": (_WRONG_KEY, "The encryption key is wrong"),
+    },
+}
+"""The exit code, and what the sentence holds."""
+_AS_NOBODY: Final = (
+    "setpriv --reuid=65534 --regid=65534 --clear-groups /usr/lib/openssh/sftp-server"
+)
+"""OpenSSH's server as it runs for a user who may read nothing of ours."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """The settings of a repository; `command` is that of SFTP."""
+
+    url: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
+    key: str = PASSWORD
+
+    def at(self, old: str, new: str) -> Case:
+        """The same at another address, or by another command."""
+        assert old in self.url + self.command
+        return replace(self, url=self.url.replace(old, new), command=self.command.replace(old, new))
+
+    def having(self, **variables: str) -> Case:
+        """The same with other variables."""
+        return replace(self, environment={**self.environment, **variables})
+
+    @property
+    def access(self) -> Access:
+        """How the library reaches it."""
+        options = {"sftp.command": self.command} if self.command else {}
+        return Access(self.url, Secret(self.key.encode()), options, self.environment)
+
+
+@pytest.fixture(scope="module")
+def repo(restic_old: Path, tmp_path_factory: pytest.TempPathFactory) -> ResticRepo:
+    """A repository without a backup; only to be copied."""
+    return create(restic_old, tmp_path_factory.mktemp("repository") / "troubles")
+
+
+@pytest.fixture(scope="module")
+def silent() -> Iterator[int]:
+    """A port that takes connections, behind which nobody says anything."""
+    with socket.create_server(("127.0.0.1", 0), backlog=1_000) as listening:
+        yield listening.getsockname()[1]
+
+
+def _common(right: Case, port: int, silent: int) -> dict[str, Case]:
+    """Return the cases that all kinds of servers have."""
+    (nobody,) = free_ports(1)
+    return {
+        "host not known": right.at("127.0.0.1", "host.invalid"),
+        "refused": right.at(str(port), str(nobody)),
+        "timed out": right.at(str(port), str(silent)),
+        "no repository": right.at("/troubles", "/nothing"),
+        "wrong key": replace(right, key="another"),
+    }
+
+
+@pytest.fixture(scope="module")
+def s3_cases(seaweed: SeaweedFS, repo: ResticRepo, silent: int) -> dict[str, Case]:
+    """SeaweedFS, whose files are reached with TLS and without."""
+    seaweed.upload(repo.folder, BUCKET, "troubles")
+    right = Case(f"{seaweed.url}/{BUCKET}/troubles", seaweed.environment)
+    return {
+        **_common(right, seaweed.port, silent),
+        "address is none": replace(right, url="s3:host"),
+        "server not trusted": right.at(seaweed.url, seaweed.tls_url).having(RESTIC_CACERT=""),
+        "wrong credentials": right.having(AWS_SECRET_ACCESS_KEY="wrong"),
+        "no permission": right.having(**seaweed.of_another),
+        "no bucket": right.at(BUCKET, "no-such-bucket"),
+    }
+
+
+@pytest.fixture(scope="module")
+def rest_cases(
+    rest_server_program: Path,
+    certificates: Certificates,
+    repo: ResticRepo,
+    silent: int,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[dict[str, Case]]:
+    """Restic's own server, with TLS."""
+    folder = tmp_path_factory.mktemp("rest")
+    with serving_rest(rest_server_program, folder, certificates) as server:
+        shutil.copytree(repo.folder, server.root / "troubles")
+        right = Case(f"{server.url}/troubles/", server.environment)
+        yield {
+            **_common(right, server.port, silent),
+            "address is none": replace(right, url="rest:host"),
+            "server not trusted": right.having(RESTIC_CACERT=""),
+            "wrong credentials": right.having(RESTIC_REST_PASSWORD="wrong"),
+        }
+
+
+@pytest.fixture(scope="module")
+def sftp_cases(
+    sshd: Sshd, repo: ResticRepo, silent: int, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Case]:
+    """OpenSSH's."""
+    folder = tmp_path_factory.mktemp("ssh")
+    make_key(folder / "stranger")
+    stranger = (sshd.folder / "ssh_config").read_text()
+    stranger = stranger.replace(f"{sshd.folder}/user\n", f"{folder}/stranger\n")
+    (folder / "config").write_text(stranger)
+    right = Case(sshd.url(repo.folder), command=sshd.command())
+    unknown = sshd.command("-o UserKnownHostsFile=/dev/null")
+    return {
+        **_common(right, sshd.port, silent),
+        "address is none": Case("sftp:host"),
+        "server not trusted": replace(right, command=unknown),
+        "wrong credentials": right.at(str(sshd.folder / "ssh_config"), str(folder / "config")),
+        "no permission": replace(right, command=_AS_NOBODY),
+    }
+
+
+@dataclass
+class Table:
+    """The exit code and the state of each trouble, by kind of server."""
+
+    rows: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def add(self, trouble: str, kind: str, code: int, sentence: str) -> None:
+        """Take down what was said; what differs from run to run is left out."""
+        told = re.sub(r"(s3|rest|sftp):[^ ;,)]*", "…", sentence).split(";")[0]
+        told = re.sub(r":\d+|port \d+", "…", told).replace("|", "\\|")
+        self.rows.setdefault(trouble, {})[kind] = f"{code}: {told}"
+
+    def text(self) -> str:
+        """Return it in Markdown."""
+        lines = [f"| what is wrong | {' | '.join(_TROUBLES)} |", f"|---{'|---' * len(_TROUBLES)}|"]
+        lines += [
+            f"| {trouble} | {' | '.join(row.get(kind, '') for kind in _TROUBLES)} |"
+            for trouble, row in self.rows.items()
+        ]
+        return "\n".join(lines)
+
+
+@pytest.fixture(scope="module")
+def table() -> Iterator[Table]:
+    """The table, written in the end where that was asked for."""
+    made = Table({trouble: {} for trouble in _TROUBLES["S3"]})
+    yield made
+    if _PAGE:
+        page = Path(_PAGE)
+        head, mark, rest = page.read_text().partition(_MARK)
+        after = rest.partition("\n\n")[2]
+        page.write_text(f"{head}{mark}{made.text()}\n\n{after}")
+
+
+@pytest.fixture
+def environment(tmp_path: Path, restic_old: Path) -> dict[str, str]:
+    """An instance with one dogu, and a short patience."""
+    root = tmp_path / "root"
+    volume = root / "var/lib/ces/redmine/volumes/files"
+    volume.mkdir(parents=True)
+    (volume / "file").write_text("text")
+    dogu = {"Name": "official/redmine", "Version": "1-1", "Volumes": [{"Name": "files"}]}
+    write(root / "var/lib/cesbr/registry", "/dogu/redmine/current", "1-1")
+    write(root / "var/lib/cesbr/registry", "/dogu/redmine/1-1", json.dumps(dogu))
+    return {
+        **os.environ,
+        "PYTHONPATH": str(_PROJECT),
+        "CESBR_CONFIG": str(tmp_path / "config.toml"),
+        "CESBR_ROOT": str(root),
+        "CESBR_RESTIC": str(restic_old),
+        "CESBR_PATIENCE": "1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "trouble"), [(kind, name) for kind, names in _TROUBLES.items() for name in names]
+)
+async def test_each_trouble_has_its_sentence(
+    kind: str,
+    trouble: str,
+    request: pytest.FixtureRequest,
+    environment: dict[str, str],
+    table: Table,
+    restic_new: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The mount, what only reads, what runs restic, and `init` say it, and no secret.
+
+    A new restic is understood as the old one is.
+    """
+    if (kind, trouble) == ("SFTP", "no permission") and os.geteuid() != 0:
+        pytest.skip("only root can start a server for another user")
+    case: Case = request.getfixturevalue(f"{kind.lower()}_cases")[trouble]
+    code, sentence = _TROUBLES[kind][trouble]
+    options = f"'sftp.command' = '{case.command}'" if case.command else ""
+    (tmp_path / "config.toml").write_text(f"[options]\n{options}\n")
+    (tmp_path / "mnt").mkdir()
+    environment |= {"CESBR_REPOSITORY": case.url, "RESTIC_PASSWORD": case.key, **case.environment}
+    programs = [["cesbrfs", "mnt"], ["shell", "backups", "--no-init"]]
+    if code != _MISSING:  # which they would mend
+        programs += [["shell", "init"]]
+    if trouble != "timed out":  # restic is waited for longer
+        programs += [["shell", "backup", "--no-init"]]
+    said: list[str] = []
+
+    async def run(*words: str) -> None:
+        done = await trio.run_process(
+            [sys.executable, "-m", *words],
+            env=environment,
+            cwd=tmp_path,
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+        )
+        said.append(done.stderr.decode())
+        assert done.returncode == code, said
+        assert re.search(sentence, said[-1]), said
+        assert len(said[-1].splitlines()) == 1
+        if words[0] == "cesbrfs":
+            table.add(trouble, kind, code, said[-1].strip().removeprefix("cesbrfs: "))
+
+    with trio.fail_after(_SECONDS):
+        async with trio.open_nursery() as nursery:
+            for program in programs:
+                nursery.start_soon(run, *program)
+    monkeypatch.setattr("cesbrfs.restic.driver.PROBE_DEADLINE", 2.0)
+    error: CesbrError | None
+    try:
+        restic = await Restic.open(case.access, binary=str(restic_new))
+        error = (await by_restic(restic)).error
+    except UsageError as raised:
+        error = raised
+    assert error is not None
+    assert error.exit_code == code
+    assert re.search(sentence, error.message)
+    secrets = (SECRET, REST_PASSWORD, case.key)
+    assert not [secret for secret in secrets if secret in error.message + "".join(said)]
