@@ -20,9 +20,10 @@ from cmd2.history import HistoryItem
 from cesbrfs import __version__
 from cesbrfs.errors import UsageError
 from shell import completion, render
-from shell.arguments import add_switches, usage_message
+from shell.arguments import add_switches
 from shell.commands import CATEGORIES, MODULES, Command, commands_of, find_command
 from shell.greeting import greeting
+from shell.mistakes import usage_message
 from shell.output import Output
 from shell.portal import Portal
 from shell.quotes import around_words
@@ -161,7 +162,7 @@ class App(cmd2.Cmd):
 
     def default(self, statement: cmd2.Statement) -> None:
         """Refuse what is no command, with a suggestion."""
-        find_command(statement.command)
+        find_command(statement.command, overview="help")
 
     def pexcept(self, exception: BaseException, **kwargs: Any) -> None:  # noqa: ANN401, ARG002 - cmd2's own
         """Tell of an error outside of a command: of its arguments, mostly."""
@@ -197,7 +198,7 @@ class App(cmd2.Cmd):
             function = self.get_command_func(arguments.command)
             parser = self.command_parsers.get(function) if function else None
             if parser is None:
-                find_command(arguments.command)
+                find_command(arguments.command, overview="help")
                 return
             parser.print_help(self.stdout)
             return

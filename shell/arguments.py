@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from cesbrfs import __version__
 from cesbrfs.errors import UsageError
-from cesbrfs.near import did_you_mean
+from shell.mistakes import usage_message
 
 if TYPE_CHECKING:
     from cesbrfs.settings import Flags
@@ -35,17 +35,6 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong, and how it is used."""
         raise UsageError(usage_message(self, message))
-
-
-def usage_message(parser: argparse.ArgumentParser, message: str) -> str:
-    """Return the sentence for a command line that cannot be used as given."""
-    _, _, unknown = message.partition("unrecognized arguments: ")
-    flags = [flag for flag in unknown.split() if flag.startswith("--")]
-    if flags:
-        hint = did_you_mean(flags[0].partition("=")[0], parser._option_string_actions)  # noqa: SLF001 - argparse has no other list
-        if hint:
-            return f"There is no {flags[0]}{hint}"
-    return f"{message[:1].upper()}{message[1:]}; see '{parser.prog} --help'."
 
 
 def add_switches(parser: argparse.ArgumentParser) -> None:

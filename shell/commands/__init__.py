@@ -80,13 +80,16 @@ class Command:
         return f"{self.summary}  {self.details}" if self.details else self.summary
 
 
-def find_command(name: str) -> Command:
-    """Return the command of this name; UsageError suggests one that is spelt alike."""
+def find_command(name: str, overview: str = "cesbr --help") -> Command:
+    """Return the command of this name.
+
+    UsageError suggests one that is spelt alike, or to look at the `overview` of all of them.
+    """
     for module, commands in MODULES.items():
         if name in commands:
             return _load(module)[name]
     known = [command for commands in MODULES.values() for command in commands]
-    hint = did_you_mean(name, known, "; see 'cesbr --help'.")
+    hint = did_you_mean(name, known, f"; '{overview}' lists those there are.")
     raise UsageError(f"There is no command {name!r}{hint}")
 
 

@@ -94,17 +94,29 @@ def test_nothing_slow_is_imported_in_vain(cesbr: Cesbr, arguments: str, unwanted
     ("arguments", "hint"),
     [
         (("stauts",), "did you mean 'status'?"),
-        (("frobnicate",), "see 'cesbr --help'"),
-        (("ls", "--nope"), "see 'cesbr ls --help'"),
+        (("frobnicate",), "'cesbr --help' lists those there are."),
+        (("ls", "--nope"), "There is no --nope; see 'cesbr ls --help'."),
         (("ls", "--jsno"), "There is no --jsno; did you mean '--json'?"),
         (("backup", "--dryrun=x"), "did you mean '--dry-run'?"),
-        (("cat",), "required: PATH"),
+        (("ls", "-Z"), "There is no -Z; see"),
+        (("use", "a", "b c"), "'b c' is more than 'cesbr use' takes; see 'cesbr use --help'."),
+        (("cat",), "'cesbr cat' needs PATH, as in 'cesbr cat /latest/redmine/dogu.json'; see"),
+        (("diff",), "'cesbr diff' needs ID and ID|live, as in 'cesbr diff latest live"),
+        (("du", "--depth", "deep"), "--depth takes a whole number, not 'deep'; see"),
+        (("tree", "-L"), "--level needs a value: --level N; see 'cesbr tree --help'."),
+        (("restore", "--overwrite"), "--overwrite needs a value: never, always or if-newer; see"),
+        (("--repo",), "--repo needs a value: --repo URL; see 'cesbr --help'."),
+        (("completion", "tcsh"), "SHELL takes bash, zsh or fish, not 'tcsh'"),
+        (("ls", "--json=yes"), "--json takes no value, so leave out 'yes'; see"),
         (("--nope", "ls"), "see 'cesbr --help'"),
-        (("check", "--read-data", "--read-data-subset", "1/2"), "not allowed with"),
+        (
+            ("check", "--read-data", "--read-data-subset", "1/2"),
+            "--read-data-subset and --read-data exclude",
+        ),
         (("check", "--read-data-subset", "some"), "1/10, 5% or 500M"),
         (("select",), "--load FILE"),
         (("restore", "x", "--in-place", "--target", "y"), "not both"),
-        (("restore", "x", "--overwrite", "perhaps"), "if-newer"),
+        (("restore", "x", "--overwrite", "nevr"), "if-newer, not 'nevr'; did you mean 'never'?"),
     ],
 )
 def test_mistakes_exit_2_and_say_how(
@@ -115,6 +127,7 @@ def test_mistakes_exit_2_and_say_how(
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith("cesbr: ")
+    assert said.err.count("\n") == 1
     assert hint in said.err
     assert main(["--json", *arguments]) == 2
     error = json.loads(capsys.readouterr().err)

@@ -1,0 +1,74 @@
+"""What argparse finds wrong with a command line, in a sentence that says what to do.  Pure."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Final
+
+from cesbrfs.near import did_you_mean
+
+_EXAMPLE: Final = "example: "
+
+
+def usage_message(parser: argparse.ArgumentParser, message: str) -> str:
+    """Return the sentence for a command line that cannot be used; `message` is argparse's."""
+    kind, _, rest = message.partition(": ")
+    if kind == "unrecognized arguments":
+        sentence = _unknown(parser, rest.split())
+    elif kind == "the following arguments are required":
+        sentence = _missing(parser, rest)
+    elif kind.startswith("argument "):
+        sentence = _wrong(parser, kind.removeprefix("argument "), rest)
+    else:
+        sentence = f"{message[:1].upper()}{message[1:]}"
+    if sentence.endswith("?"):
+        return sentence
+    return f"{sentence}; see '{parser.prog} --help'."
+
+
+def _unknown(parser: argparse.ArgumentParser, words: Sequence[str]) -> str:
+    flag = next((word.partition("=")[0] for word in words if word.startswith("-")), None)
+    if flag is None:
+        return f"{' '.join(words)!r} is more than '{parser.prog}' takes"
+    known = parser._option_string_actions if flag.startswith("--") else ()  # noqa: SLF001 - argparse has no other list
+    return f"There is no {flag}{did_you_mean(flag, known)}"
+
+
+def _missing(parser: argparse.ArgumentParser, names: str) -> str:
+    sentence = f"'{parser.prog}' needs {names.replace(', ', ' and ')}"
+    if parser.epilog and parser.epilog.startswith(_EXAMPLE):
+        sentence += f", as in '{parser.epilog.removeprefix(_EXAMPLE)}'"
+    return sentence
+
+
+def _wrong(parser: argparse.ArgumentParser, name: str, what: str) -> str:
+    """Return what is wrong with the argument that argparse calls ``-L/--level`` or ``SHELL``."""
+    flag = name.rpartition("/")[2]
+    action = next(
+        (a for a in parser._actions if flag in (*a.option_strings, a.metavar, a.dest)),  # noqa: SLF001 - argparse has no other list
+        None,
+    )
+    problem, _, value = what.partition(": ")
+    if what.startswith("expected "):
+        metavar = action.metavar if action and isinstance(action.metavar, str) else "VALUE"
+        return f"{flag} needs a value: {_choices(action) or f'{flag} {metavar}'}"
+    if problem == "invalid int value":
+        return f"{flag} takes a whole number, not {value}"
+    if problem == "invalid choice" and action and action.choices:
+        value = value.partition(" (choose from")[0]
+        hint = did_you_mean(value.strip("'"), map(str, action.choices))
+        return f"{flag} takes {_choices(action)}, not {value}{hint}"
+    if what.startswith("not allowed with argument "):
+        other = what.rpartition(" ")[2].rpartition("/")[2]
+        return f"{flag} and {other} exclude each other, so leave out one of them"
+    if what.startswith("ignored explicit argument "):
+        return f"{flag} takes no value, so leave out {what.rpartition(' ')[2]}"
+    return f"{flag}: {what}"
+
+
+def _choices(action: argparse.Action | None) -> str:
+    if action is None or not action.choices:
+        return ""
+    *most, last = map(str, action.choices)
+    return f"{', '.join(most)} or {last}"
