@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Final
 
 from cesbrfs.errors import CesbrError
 from shell.portal import Portal, TooSlowError
 from shell.session import Session
+from shell.table import pairs
 
 _SECONDS: Final = 1.0
 """How long the registry may take to tell what is configured; the prompt does not wait longer."""
-_NEXT: Final = """\
-  backups                  which backups there are
-  use latest               go into one; then ls, cd, cat and Tab as in any shell
-  restore PATH             get something back; it shows what it will do, and asks
-  backup                   make a backup
-"""
-_NOT_CONFIGURED: Final = """\
-  status                   shows every setting and where it comes from
-  cesbr --repo ADDRESS --password-file FILE      starts with a repository of your choice
-"""
+_NEXT: Final = (
+    ("  backups", "which backups there are"),
+    ("  use latest", "go into one; then ls, cd, cat and Tab as in any shell"),
+    ("  restore PATH", "get something back; it shows what it will do, and asks"),
+    ("  backup", "make a backup"),
+)
+_NOT_CONFIGURED: Final = (
+    ("  status", "shows every setting and where it comes from"),
+    ("  cesbr --repo ADDRESS --password-file FILE", "starts with a repository of your choice"),
+)
 
 
 def greeting(session: Session, portal: Portal, *, first: bool) -> str:
@@ -27,6 +29,7 @@ def greeting(session: Session, portal: Portal, *, first: bool) -> str:
 
     Touches no repository, and asks for no key.
     """
+    columns = shutil.get_terminal_size().columns
     try:
         settings = portal.run(session.settings, patience=_SECONDS)
         if settings.repository is None or settings.password is None:
@@ -34,6 +37,6 @@ def greeting(session: Session, portal: Portal, *, first: bool) -> str:
     except TooSlowError:
         return "The settings are still being read."
     except CesbrError as error:
-        return f"{error.message}\n{_NOT_CONFIGURED}".rstrip()
+        return f"{error.message}\n{pairs(_NOT_CONFIGURED, columns)}".rstrip()
     line = f"The repository is {settings.describe()['repository']['value']}."
-    return f"{line}\n{_NEXT}".rstrip() if first else line
+    return f"{line}\n{pairs(_NEXT, columns)}".rstrip() if first else line

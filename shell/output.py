@@ -50,6 +50,7 @@ class Output:
         self._progress_shown = False
         self._next_event = 0.0
         self._mid_line = False
+        self._lent = False
 
     @property
     def terminal(self) -> bool:
@@ -109,6 +110,15 @@ class Output:
             with contextlib.suppress(ValueError):
                 self._under_way.remove(progress)
 
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[None]:
+        """Leave the terminal to another program for the block: no progress is shown."""
+        self._lent = True
+        try:
+            yield
+        finally:
+            self._lent = False
+
     @property
     def _piped(self) -> bool:
         try:
@@ -119,7 +129,7 @@ class Output:
     def tick(self) -> None:
         """Show how far the command is, if that is to be shown; for the front thread."""
         under_way = self._under_way[-1:]
-        if self.quiet or not under_way or under_way[0].seconds < _SILENT_SECONDS:
+        if self.quiet or self._lent or not under_way or under_way[0].seconds < _SILENT_SECONDS:
             return
         (progress,) = under_way
         if self.as_json:

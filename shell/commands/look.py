@@ -11,7 +11,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from cesbrfs.errors import UsageError
+from cesbrfs.errors import InterruptedByUserError, UsageError
 from cesbrfs.paths import for_json, show
 from shell import render
 from shell.commands import Command
@@ -329,10 +329,27 @@ async def _less(context: Context, arguments: argparse.Namespace) -> int:
     """Show the files in a pager, where there is a terminal; else write them."""
     if not (context.out.terminal and sys.stdin.isatty()):
         return await _cat(context, arguments)
+    import trio  # noqa: PLC0415 - as in `browse`
+
     from shell.pager import Pager  # noqa: PLC0415 - for this command alone
 
-    async with Pager.open(context.session.environ) as pager:
-        return await write_content(context, arguments, pager.write, guarded=not arguments.force)
+    code = 0
+    with context.out.lent():
+        async with Pager.open(context.session.environ) as pager, trio.open_nursery() as nursery:
+
+            async def leave() -> None:  # who leaves it waits no longer for what it would show
+                await pager.ended()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(leave)
+            with pager.reading:
+                code = await write_content(
+                    context, arguments, pager.write, guarded=not arguments.force
+                )
+            nursery.cancel_scope.cancel()
+    if pager.interrupted:
+        raise InterruptedByUserError("Interrupted.")
+    return code
 
 
 COMMANDS: Final = (

@@ -23,6 +23,8 @@ from shell.output import Output
 from shell.portal import Portal
 from shell.runner import close, run_command
 from shell.session import Session
+from tests.remote.proxy import Proxy, proxying
+from tests.remote.rest import RestServer
 from tests.restic_repo import ResticRepo, cheapen
 from tests.sample.registry import write
 
@@ -279,6 +281,22 @@ def kept(cesbr: Cesbr, kept_site: Site) -> Cesbr:
 def own(cesbr: Cesbr, site: Site) -> Cesbr:
     """``cesbr`` on backups of the test's own."""
     return cesbr.having(CESBR_ROOT=str(site.root))
+
+
+@pytest.fixture
+def proxy(rest_server: RestServer, site: Site) -> Iterator[Proxy]:
+    """The way to a server that has the backups."""
+    shutil.copytree(site.repository, rest_server.root / "far", dirs_exist_ok=True)
+    with proxying(("127.0.0.1", rest_server.port)) as made:
+        yield made
+
+
+@pytest.fixture
+def far(own: Cesbr, site: Site, rest_server: RestServer, proxy: Proxy) -> Cesbr:
+    """``cesbr`` on backups behind it."""
+    shutil.rmtree(site.repository)
+    url = f"rest:http://127.0.0.1:{proxy.port}/far/"
+    return own.having(CESBR_REPOSITORY=url, **rest_server.environment)
 
 
 @pytest.fixture

@@ -74,6 +74,15 @@ class Terminal:
         shown = f"cesbr:{re.escape(place)}>" if place else "cesbr>"
         return self.wait_for(rf"^{shown}\Z")
 
+    def interrupt(self) -> None:
+        """Press ^C; the prompt is back with one word of it, and the command's code is 130."""
+        self.keys("C-c")
+        self.wait_for(r"^cesbr: Interrupted\.\ncesbr>\Z")
+        self.line("echo code $?")
+        self.wait_for(r"^code 130\ncesbr>\Z")
+        self.keys("C-l")
+        self.wait_for(r"\Acesbr>\Z")
+
     def exit_code(self) -> int:
         """Wait for the program's end and return its exit code."""
         deadline = time.monotonic() + _SECONDS

@@ -110,6 +110,8 @@ def test_who_sees_it(
         out = Output(pipe, quiet=quiet)
         with out.progress("Checking", results=results) as progress:
             progress._began -= seconds
+            with out.lent():  # to a pager
+                out.tick()
             out.tick()
         out.clear_progress()
         out.tick()  # nothing goes on any more

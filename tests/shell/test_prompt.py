@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import lzma
-import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -218,28 +217,3 @@ def test_one_shot_asks_on_a_terminal(kept: Cesbr, tmp_path: Path) -> None:
         assert asked.exit_code() == 130
         assert "Traceback" not in asked.screen()
     assert list(kept.here.iterdir()) == []
-
-
-def test_ctrl_c_stops_what_looks_back(own: Cesbr, site: Site, tmp_path: Path) -> None:
-    """While the storage hangs, ^C ends each command that reads backups; the prompt goes on."""
-    commands = (
-        "find --name 'x*'",
-        "versions redmine/volumes/files/hello.txt",
-        "log redmine/volumes",
-        "diff latest live",
-        "du /latest",
-    )
-    hang_the_index(site)
-    with terminal(own.having(XDG_CACHE_HOME=str(tmp_path / "cache")), tmp_path) as prompt:
-        prompt.wait_for_prompt()
-        for command in commands:
-            prompt.line(command)
-            prompt.wait_for(rf"^cesbr> {re.escape(command)}\n\w+ .*0:\d\d\Z")
-            prompt.keys("C-c")
-            prompt.wait_for(r"^cesbr: Interrupted\.\ncesbr>\Z")
-            prompt.line("echo code $?")
-            prompt.wait_for(r"^code 130\ncesbr>\Z")
-            prompt.keys("C-l")
-            prompt.wait_for(r"\Acesbr>\Z")
-        prompt.keys("C-d")
-        assert prompt.exit_code() == 0

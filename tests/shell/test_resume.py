@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from tests.remote.proxy import Proxy, proxying
-from tests.remote.rest import RestServer
-from tests.shell.conftest import BINARY, Cesbr, Site
+from tests.remote.proxy import Proxy
+from tests.shell.conftest import BINARY, Cesbr
 from tests.shell.terminal import terminal
 
 FILES = "redmine/volumes/files"
-
-
-@pytest.fixture
-def proxy(rest_server: RestServer, site: Site) -> Iterator[Proxy]:
-    """The way to a server that has the backups."""
-    shutil.copytree(site.repository, rest_server.root / "resumed", dirs_exist_ok=True)
-    with proxying(("127.0.0.1", rest_server.port)) as made:
-        yield made
-
-
-@pytest.fixture
-def far(own: Cesbr, site: Site, rest_server: RestServer, proxy: Proxy) -> Cesbr:
-    """``cesbr`` on backups behind it."""
-    shutil.rmtree(site.repository)
-    url = f"rest:http://127.0.0.1:{proxy.port}/resumed/"
-    return own.having(CESBR_REPOSITORY=url, **rest_server.environment)
 
 
 def test_interrupted_and_resumed(far: Cesbr, proxy: Proxy, tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ import pytest
 
 from tests.restic_repo import ResticRepo
 from tests.shell.conftest import KEY, Cesbr, Site, back_up_twice, copy
+from tests.shell.terminal import terminal
 from tests.shell.test_maintenance import hold_a_lock
+from tests.shell.waiting import hang_the_index, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +173,36 @@ def test_a_killed_removal_is_finished_by_the_same_command(
     assert own(*command).code == 0
     assert statuses(own) == ["complete"]
     assert site.locks == []
+
+
+@pytest.mark.parametrize("one_shot", [False, True])
+def test_an_interrupted_prune(own: Cesbr, site: Site, tmp_path: Path, *, one_shot: bool) -> None:
+    """The backup is gone, whole, the prune leaves no lock, and a later one ends the work."""
+    oldest, newest = ids(own)
+    command = ("forget", oldest, "--prune", "--yes")
+    kept = {file: file.read_bytes() for file in (site.repository / "index").iterdir()}
+    hang_the_index(site)
+    with terminal(own, tmp_path, *(command if one_shot else ())) as screen:
+        if not one_shot:
+            screen.wait_for_prompt()
+            screen.line(" ".join(command))
+        screen.wait_for(r"^Pruning  0:0\d")
+        wait_until(lambda: site.locks, "restic's lock")
+        if one_shot:
+            screen.keys("C-c")
+            assert screen.exit_code() == 130
+            assert screen.screen().endswith("cesbr: Interrupted.")
+        else:
+            screen.interrupt()
+    assert site.locks == []
+    for file, content in kept.items():
+        file.unlink()
+        file.write_bytes(content)
+    assert ids(own) == [newest]
+    assert statuses(own) == ["complete"]
+    again = own("forget", "--keep-last", "1", "--prune", "--yes")
+    assert again.code == 0, again.err
+    assert own("check", "--read-data").code == 0
 
 
 def test_a_locked_repository_is_error_11(own: Cesbr, site: Site, restic_binary: Path) -> None:

@@ -1,0 +1,89 @@
+"""^C on a terminal, in the middle of commands that take long."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tests.remote.proxy import Proxy
+from tests.shell.conftest import Cesbr, Site
+from tests.shell.terminal import terminal
+from tests.shell.waiting import hang_the_index
+
+FILE = "/latest/redmine/volumes/files/sub/binary"
+_PAGER = """\
+#!/bin/sh
+trap '' INT  # and then only the end of what it reads ends cat
+echo BEGIN
+{}
+echo END
+read answer < /dev/tty
+"""
+
+
+def test_commands_that_read_backups(own: Cesbr, site: Site, tmp_path: Path) -> None:
+    """While the storage hangs, ^C ends each of them; the prompt goes on."""
+    commands = (
+        "find --name 'x*'",
+        "versions redmine/volumes/files/hello.txt",
+        "log redmine/volumes",
+        "diff latest live",
+        "du /latest",
+        "ls -R /latest",
+        "tree /latest",
+    )
+    hang_the_index(site)
+    with terminal(own.having(XDG_CACHE_HOME=str(tmp_path / "cache")), tmp_path) as prompt:
+        prompt.wait_for_prompt()
+        for command in commands:
+            prompt.line(command)
+            prompt.wait_for(rf"^cesbr> {re.escape(command)}\n\w+ .*0:\d\d\Z")
+            prompt.interrupt()
+        prompt.keys("C-d")
+        assert prompt.exit_code() == 0
+
+
+def test_commands_that_read_files(far: Cesbr, proxy: Proxy, tmp_path: Path) -> None:
+    """While the server hangs, ^C ends cat, and what less waits for."""
+    pager = tmp_path / "pager"
+    pager.write_text(_PAGER.format("cat"))
+    pager.chmod(0o755)
+    with terminal(far.having(PAGER=str(pager)), tmp_path) as prompt:
+        prompt.wait_for_prompt()
+        prompt.line(f"ls {FILE}")
+        prompt.wait_for(r"^/\S+/binary\ncesbr>\Z")
+        prompt.keys("C-l")
+        proxy.hold()
+        prompt.line(f"cat {FILE} > copy")
+        prompt.wait_for(r"^cat  0:0\d\Z")
+        prompt.interrupt()
+        assert (far.here / "copy").read_bytes() == b""
+        prompt.line(f"less --force {FILE}")
+        prompt.wait_for(r"^BEGIN\Z")
+        prompt.keys("C-c")
+        prompt.wait_for(r"END\Z")
+        prompt.keys("Enter")
+        prompt.wait_for(r"^cesbr: Interrupted\.\ncesbr>\Z")
+        proxy.heal()
+        prompt.line("cat /latest/redmine/volumes/files/hello.txt")
+        prompt.wait_for(r"^hello again\ncesbr>\Z")
+
+
+def test_a_pager_that_is_left_while_the_server_hangs(
+    far: Cesbr, proxy: Proxy, tmp_path: Path
+) -> None:
+    """The prompt is back at once: nobody waits for what nobody will see."""
+    pager = tmp_path / "pager"
+    pager.write_text(_PAGER.format(":"))
+    pager.chmod(0o755)
+    with terminal(far.having(PAGER=str(pager)), tmp_path) as prompt:
+        prompt.wait_for_prompt()
+        prompt.line(f"ls {FILE}")
+        prompt.wait_for(r"^/\S+/binary\ncesbr>\Z")
+        proxy.hold()
+        prompt.line(f"less --force {FILE}")
+        prompt.wait_for(r"END\Z")
+        prompt.keys("Enter")
+        prompt.wait_for(r"^cesbr>\Z")
+        prompt.keys("C-d")
+        assert prompt.exit_code() == 0
