@@ -27,7 +27,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -50,11 +50,13 @@ from cesbrfs.errors import (
 from cesbrfs.repo.caching import Caching
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import FileType, Storage, open_storage
-from cesbrfs.restic import Restic
+
+if TYPE_CHECKING:
+    from cesbrfs.restic import Restic  # not imported for those who only read
 
 Say = Callable[[str], None]
 """Tells the user one sentence."""
-OpenRestic = Callable[[], Awaitable[Restic]]
+OpenRestic = Callable[[], Awaitable["Restic"]]
 """Opens restic for the same access, when it turns out to be needed."""
 
 _OTHERS_TURN: Final = 150.0
