@@ -102,24 +102,27 @@ class Operations(pyfuse3.Operations):
         return await self.callers.wait(ctx.pid, functools.partial(self.tree.find, inode))
 
     def _attributes(self, shown: Shown) -> pyfuse3.EntryAttributes:
-        number, node, holder = shown
         made = pyfuse3.EntryAttributes()
+        made.st_blksize = _IO_SIZE
+        self._fill(made, shown)
+        return made
+
+    def _fill(self, made: pyfuse3.EntryAttributes, shown: Shown) -> None:
+        """Put all that differs from inode to inode into `made`."""
+        number, node, holder = shown
         made.st_ino = number
-        made.generation = 0
         made.st_mode = node.mode
         made.st_nlink = node.links
         made.st_uid = node.uid if self._shown.uid is None else self._shown.uid
         made.st_gid = node.gid if self._shown.gid is None else self._shown.gid
         made.st_rdev = node.rdev
         made.st_size = node.size
-        made.st_blksize = _IO_SIZE
         made.st_blocks = blocks(node.size)
         made.st_mtime_ns = node.mtime_ns
         made.st_atime_ns = node.atime_ns
         made.st_ctime_ns = node.ctime_ns
         made.attr_timeout = FIXED_SECONDS if holder.fixed else CHANGING_SECONDS
         made.entry_timeout = CHANGING_SECONDS if holder.placed else FIXED_SECONDS
-        return made
 
     @_handler
     async def lookup(
@@ -169,11 +172,15 @@ class Operations(pyfuse3.Operations):
     @_handler
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         """List a folder with attributes from `start_id` on, as much as the kernel takes."""
+        # One object for all of them: each is copied into the answer at once.
+        made = pyfuse3.EntryAttributes()
+        made.st_blksize = _IO_SIZE
+        fill, remember, reply = self._fill, self.tree.remember, pyfuse3.readdir_reply
         for next_id, name, shown in self.tree.list_folder(fh, start_id):
-            # The kernel counts a lookup for every name that it took.
-            if not pyfuse3.readdir_reply(token, name, self._attributes(shown), next_id):
+            fill(made, shown)
+            if not reply(token, name, made, next_id):
                 break
-            self.tree.remember(shown)
+            remember(shown)  # the kernel counts a lookup for every name that it took
 
     @_handler
     async def releasedir(self, fh: int) -> None:

@@ -267,9 +267,13 @@ class VirtualTree:
         listing = self._listings[handle]
         folder, nodes = listing.folder, listing.nodes
         if folder is not None:
+            first = folder.first
             for at in range(start, len(nodes)):
                 node = nodes[at]
-                yield at + 1, node.name, self._shown(folder, at, node)
+                if node.links > 1:
+                    yield at + 1, node.name, self._shown(folder, at, node)
+                else:
+                    yield at + 1, node.name, Shown(first + at, node, folder)
             return
         for at in range(start, len(listing.own)):
             name, inode = listing.own[at]

@@ -21,7 +21,7 @@ from cesbrfs.repo.times import parse_time
 NAME_MAX: Final = 255
 FOLDER: Final = -1
 OTHER: Final = -2
-_HEX: Final = 2 * ID_BYTES
+_ONE_ID: Final = {2 * ID_BYTES}
 _U32: Final = (1 << 32) - 1
 _U64: Final = (1 << 64) - 1
 
@@ -209,7 +209,7 @@ def _special(go_mode: int) -> int:
 def _ids(content: list[str]) -> bytes:
     joined = bytes.fromhex("".join(content))
     # The length of each, too: `fromhex` passes over white space.
-    if len(joined) != ID_BYTES * len(content) or any(len(blob) != _HEX for blob in content):
+    if len(joined) != ID_BYTES * len(content) or set(map(len, content)) != _ONE_ID:
         raise ValueError("its content names no blobs")
     return joined
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +35,7 @@ class Kernel:
         """Take one name, as pyfuse3.readdir_reply does."""
         if len(self.taken) >= self.room:
             return False
-        self.taken.append((name, attributes))
+        self.taken.append((name, copy.copy(attributes)))  # the caller uses its object again
         self.last = next_id
         return True
 
