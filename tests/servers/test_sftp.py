@@ -233,7 +233,7 @@ class TestReading:
         """Beyond a bound those that were not read for longest are closed again."""
         await storage.read(FileType.CONFIG)
         (session,) = storage._sessions
-        session._most_handles = 3
+        session.most_handles = 3
         for name in files.small:
             await storage.read(FileType.PACK, name, 0, 1)
         assert len(session._handles) == 3

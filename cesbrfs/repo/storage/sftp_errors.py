@@ -5,6 +5,7 @@ The texts are those of OpenSSH's client; ssh has one exit code, 255, for all of 
 
 from __future__ import annotations
 
+import posixpath
 import re
 from typing import Final
 
@@ -132,6 +133,11 @@ def ssh_failure(said: str, exit_code: int | None, shown: str) -> CesbrError:
 
 def _told(line: str) -> str:
     return "".join(char for char in line if char.isprintable())[:_SAID].rstrip(". ")
+
+
+def text_of(path: bytes) -> str:
+    """Return a path on the server as it is shown."""
+    return posixpath.normpath(path.decode("utf-8", "backslashreplace"))
 
 
 def not_sftp(start: bytes, shown: str) -> CesbrError:
