@@ -1,7 +1,7 @@
 """The repositories to measure, made once each by restic itself and kept below one folder.
 
 `main` holds real small files, one file of random bytes and one of text.  The larger ones that show
-how things grow are made of synthetic snapshot and index files, sealed with the repository's key.
+how things grow get synthetic snapshots, indexes and trees, sealed with the repository's key.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from cesbrfs.repo.crypto import Keys, open_master_key, seal_record
 from cesbrfs.repo.model import parse_key_file
 from cesbrfs.repo.pack import decode_unpacked
 from tests import restic_repo
+from tests.bench.grown import grow
 
 PASSWORD: Final = "a throw-away key"
 BACKUP: Final = "b1"
@@ -34,7 +35,6 @@ _SOURCES: Final = ("/usr/lib/python3", "/usr/include", "/usr/lib/python3.11", "/
 _SMALL_BYTES: Final = 64 << 10
 _TEXT_SUFFIXES: Final = (".txt", ".py", ".h", ".html", ".md", ".pm", ".xml", ".json", "copyright")
 _XATTR_EVERY: Final = 100
-_PER_FOLDER: Final = 100
 _DOGUS: Final = 12
 _BLOBS_PER_INDEX: Final = 50_000
 _BLOBS_PER_PACK: Final = 40
@@ -170,20 +170,9 @@ class Store:
 
     def files(self, shape: str, count: int) -> Repo:
         """`count` one-line files: all in one folder (``flat``) or 100 a folder (``tree``)."""
-        name = f"{shape}-{count}"
-
-        def fill(volume: Path) -> None:
-            for number in range(count):
-                folder = volume
-                if shape == "tree":
-                    group = number // _PER_FOLDER
-                    folder = volume / f"{group // _PER_FOLDER:03}" / f"{group % _PER_FOLDER:03}"
-                if number % _PER_FOLDER == 0:
-                    folder.mkdir(parents=True, exist_ok=True)
-                with open(f"{folder}/file-{number:07}.txt", "xb") as file:
-                    file.write(b"the same line in every file\n")
-
-        return self._made(name, count, lambda folder: self._backed_up(name, folder, fill))
+        return self._made(
+            f"{shape}-{count}", count, lambda folder: self._grow(shape, count, folder)
+        )
 
     def backups(self, count: int) -> Repo:
         """`count` backups of twelve dogus' volumes, a snapshot each."""
@@ -268,6 +257,17 @@ class Store:
             return Repo("seed", str(folder), str(volumes[0]), snapshot)
 
         return self._made("seed", None, make)
+
+    def _grow(self, shape: str, count: int, folder: Path) -> Repo:
+        def fill(volume: Path) -> None:
+            (volume / "file-0000000.txt").write_text("the same line in every file\n")
+
+        repo = self._backed_up(folder.name, folder, fill)
+        keys = _keys(folder)
+        snapshot, index = grow(folder, PASSWORD, keys, shape, count)
+        (folder / "snapshots" / repo.snapshot).unlink()
+        _write(folder / "index", keys, index)
+        return replace(repo, snapshot=_write(folder / "snapshots", keys, snapshot))
 
     def _multiply(self, count: int, folder: Path) -> Repo:
         seed = self.seed()

@@ -137,8 +137,8 @@ _INTRODUCTION: Final = (
 _REPEAT: Final = """\
 ## How to repeat it
 `make bench` measures everything and writes this page, its data and its plot into
-`build/bench-results`; most of the time goes into making the repositories with a million files. Have
-the machine do nothing else, and be root: only root can drop the page caches.
+`build/bench-results`; it tells how long each repository took to make, some minutes in all. Have the
+machine do nothing else, and be root: only root can drop the page caches.
 
 ```
 make bench ARGS=--quick                      # less of everything, in a few minutes
@@ -149,15 +149,17 @@ make bench ARGS="--old"                      # compare with the older restic, to
 ```
 
 The repositories are made by restic on the spot, from files of the machine (`/usr/share`,
-`/usr/include` and Python's own), random bytes and text. `version`, `backups`, `find-all-` and
-`versions` are whole commands of the shell and of restic, `tab-` is what Tab takes at the prompt
-once it is about something that was read before; restic has nothing like it. Every other value is
-that of a mount of its own. Both programs are started in the foreground in turn, ours, restic's,
-ours, restic's, and count as ready when their mountpoint was listed. Page caches are dropped after
-the start, before the command, in all but the measures called `ready`, `find-warm`, `version`,
-`backups`, `tab-`, `blobs-`, `backups-`, `flat-` and `tree-`. Each program uses its own cache of
-metadata, filled by a mount before; where a measure says so, it is empty. What the commands saw is
-compared between both mounts: a difference is a failure.
+`/usr/include` and Python's own), random bytes and text. Those of `flat-`, `tree-`, `tab-`,
+`backups-` and `blobs-` begin as a small one of restic's, to which trees, snapshots or an index in
+its form are added. `version`, `backups`, `find-all-` and `versions` are whole commands of the shell
+and of restic, `tab-` is what Tab takes at the prompt once it is about something that was read
+before; restic has nothing like it. Every other value is that of a mount of its own. Both programs
+are started in the foreground in turn, ours, restic's, ours, restic's, and count as ready when their
+mountpoint was listed. Page caches are dropped after the start, before the command, in all but the
+measures called `ready`, `find-warm`, `version`, `backups`, `tab-`, `blobs-`, `backups-`, `flat-`
+and `tree-`. Each program uses its own cache of metadata, filled by a mount before; where a measure
+says so, it is empty. What the commands saw is compared between both mounts: a difference is a
+failure.
 """
 
 
