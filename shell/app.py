@@ -31,11 +31,11 @@ from shell.report import BROKEN_PIPE, show_error
 from shell.runner import close, run_command
 from shell.session import Session
 from shell.state import state_folder
-from shell.table import pairs
+from shell.table import fold, pairs
 
 _INTRO: Final = (
-    f"cesbr {__version__}: the backups of a Cloudogu EcoSystem.\n"
-    "'help' lists the commands, 'help COMMAND' explains one; ^C stops a command, ^D ends."
+    f"cesbr {__version__}: the backups of a Cloudogu EcoSystem.",
+    "'help' lists the commands, 'help COMMAND' explains one; ^C stops a command, ^D ends.",
 )
 _PROMPT_CATEGORY: Final = "The prompt itself"
 _REMOVED: Final = (
@@ -284,7 +284,9 @@ def run_app(session: Session, defaults: argparse.Namespace) -> int:
             welcome = greeting(session, portal, first=first)
             app = App(session, portal, said, history=history)
             gc.freeze()  # else looking through all the modules for garbage is felt at some Tabs
-            return app.cmdloop(f"{_INTRO}\n{welcome}")
+            columns = shutil.get_terminal_size().columns
+            intro = [line for text in _INTRO for line in fold(text, columns)]
+            return app.cmdloop("\n".join([*intro, welcome]))
         return _run_stdin(App(session, portal, said))
     finally:
         close(session, portal)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from cesbrfs.history.diffing import Change
 from cesbrfs.paths import for_json, show
@@ -37,6 +38,31 @@ def change_json(change: Change) -> dict[str, object]:
             "mtime": None if row.mtime_ns is None else format_time(row.mtime_ns),
         }
     return told
+
+
+_COLOURS: Final = (("@@", "36"), ("-", "31"), ("+", "32"), ("\\ ", "2"))
+"""What the lines of a unified diff begin with, and how git paints them."""
+_NAMES: Final = 2
+"""The lines at its begin that name both sides."""
+_CONTROL: Final = {
+    code: f"^{chr(code ^ 0x40)}" for code in (*range(32), 0x7F) if chr(code) not in "\t\n"
+}
+_CONTROL.update({code: f"\\x{code:02x}" for code in range(0x80, 0xA0)})
+
+
+def for_terminal(text: str, *, colours: bool) -> str:
+    """Return a unified diff as a terminal may get it: ``^M`` and ``^[`` are seen and do nothing."""
+    text = text.translate(_CONTROL)
+    if not colours or not text.startswith("---"):  # or why there is none
+        return text
+    lines = text.split("\n")
+    painted = [f"\x1b[1m{line}\x1b[0m" for line in lines[:_NAMES]]
+    return "\n".join([*painted, *map(_painted, lines[_NAMES:])])
+
+
+def _painted(line: str) -> str:
+    code = next((code for begin, code in _COLOURS if line.startswith(begin)), None)
+    return line if code is None else f"\x1b[{code}m{line}\x1b[0m"
 
 
 def summary(changes: Iterable[Change]) -> str:

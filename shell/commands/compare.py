@@ -22,16 +22,19 @@ from cesbrfs.paths import for_json, show, unshow
 from cesbrfs.restore.landing import place_on_instance
 from cesbrfs.view import Document
 from shell import render
-from shell.changes import change_json, change_line, summary
+from shell.changes import change_json, change_line, for_terminal, summary
 from shell.commands import Command
 from shell.commands.browse import add_backup_flag, locate_all
 from shell.content import CONTROL
 from shell.lines import JsonArray, Lines
+from shell.listing import Colours
 from shell.report import report
 from shell.scope import Typed, inside, settle, whole
 from shell.table import fitted
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from shell.session import Context
 
 _LIVE: Final = "live"
@@ -56,6 +59,7 @@ async def _diff(context: Context, arguments: argparse.Namespace) -> int:
     out = context.out
     told: list[Change] = []
     lines, array = Lines(out), JsonArray(out)
+    colours = Colours.of(context.session.environ, terminal=out.terminal).on
     with out.progress("Comparing", results=True) as progress:
         comparison = await _compare(context, arguments)
         async for change in comparison.changes:
@@ -68,7 +72,8 @@ async def _diff(context: Context, arguments: argparse.Namespace) -> int:
                 continue
             await lines.add(change_line(change, out.room))
             if arguments.content:
-                await lines.add(await comparison.content(change))
+                text = await comparison.content(change)
+                await lines.add(for_terminal(text, colours=colours) if out.terminal else text)
         await (array.close() if out.as_json else lines.flush())
         await comparison.before.memo.keep()
     if not told and not await comparison.there():
@@ -169,11 +174,16 @@ async def _compare(context: Context, arguments: argparse.Namespace) -> _Comparis
         made = _Comparison(context, before, after, None)
         made.changes = diff_backups(before, after, path, attributes=arguments.metadata)
     else:
+        root = (await context.session.settings()).root
         if path and not await before.at(path):
-            shown = "/".join(map(show, path))
-            raise NotFoundError(f"Backup {before.moments[0].id} has no {shown!r}.")
+            if not _on_instance(root, path):
+                shown = "/".join(map(show, path))
+                raise NotFoundError(f"Backup {before.moments[0].id} has no {shown!r}.")
+            wanted = path
+            while path and not await before.at(path):
+                path = path[:-1]
         ground = Ground(
-            root=(await context.session.settings()).root,
+            root=root,
             place=place_on_instance,
             attributes=arguments.metadata,
             checksum=arguments.checksum,
@@ -182,6 +192,15 @@ async def _compare(context: Context, arguments: argparse.Namespace) -> _Comparis
         made.changes = diff_live(await context.view(), before, path, ground)
     made.wanted = wanted
     return made
+
+
+def _on_instance(root: Path, path: Parts) -> bool:
+    place = place_on_instance(path)
+    return (
+        not isinstance(place, str)
+        and bool(place)
+        and os.path.lexists(os.path.join(os.fsencode(root), *place))
+    )
 
 
 async def _settled(typed: Typed, sides: Sequence[Timeline]) -> tuple[Parts, Parts]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
 from tests.shell.conftest import ODD_SHOWN, Cesbr, Inside, Site
+from tests.shell.terminal import terminal
 
 VOLUME = "redmine/volumes/files"
 
@@ -272,3 +274,48 @@ def test_names_with_wildcard_characters_go_first(odd: Cesbr) -> None:
             assert [each["path"] for each in told] == [f"{VOLUME}/star*"]
     assert odd("find", "--json", f"/latest/{VOLUME}/?x").out.count('"path"') == 1
     assert odd("versions", f"{VOLUME}/sta\\x2a").code == 1
+
+
+def test_diff_of_what_only_the_instance_has(own: Cesbr, site: Site) -> None:
+    """A path that came after the backup is new, and one that is nowhere is an error."""
+    (site.files / "new/deep").mkdir(parents=True)
+    (site.files / "new/deep/file").write_text("new\n")
+    (site.files / "new/other").write_text("new\n")
+    said = own("diff", "latest", "live", f"{VOLUME}/new/deep", "--content")
+    assert said.out.splitlines()[:4] == [
+        f"+  {VOLUME}/new/deep/",
+        f"+  {VOLUME}/new/deep/file",
+        "--- /dev/null",
+        f"+++ b/{VOLUME}/new/deep/file",
+    ]
+    assert said.err == "2 added.\n"
+    said = own("diff", "latest", "live", f"{VOLUME}/nope")
+    assert (said.code, said.out) == (1, "")
+    assert said.err.endswith(f"has no '{VOLUME}/nope'.\n")
+
+
+def test_a_diff_on_a_terminal(own: Cesbr, site: Site, tmp_path: Path) -> None:
+    """It has git's colours, and what would move the cursor is seen instead."""
+    (site.files / "hello.txt").write_bytes(b"hello again\r\n\x1b[2Jgone\xc2\x9b\n-- end")
+    command = ("diff", "latest", "live", f"{VOLUME}/hello.txt", "--content")
+    lines = [
+        f"--- a/{VOLUME}/hello.txt",
+        f"+++ b/{VOLUME}/hello.txt",
+        "@@ -1 +1,3 @@",
+        "-hello again",
+        "+hello again^M",
+        "+^[[2Jgone\\x9b",
+        "+-- end",
+        "\\ No newline at end of file",
+    ]
+    for number, environ in enumerate(({}, {"NO_COLOR": "1"})):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with terminal(own.having(**environ), folder, *command) as screen:
+            assert screen.exit_code() == 0
+            assert "\n".join(lines) in screen.screen()
+            painted = screen.tmux("capture-pane", "-p", "-e")
+            assert ("\x1b[31m-hello again" in painted) == (not environ)
+            assert ("\x1b[32m+hello again^M" in painted) == (not environ)
+            assert ("\x1b[" in painted) == (not environ)
+    assert own(*command).stdout.count(b"again\r\n+\x1b[2Jgone") == 1
