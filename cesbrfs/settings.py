@@ -29,7 +29,6 @@ if TYPE_CHECKING:  # both import trio, which no completion of a command line sho
 __all__ = ["Flags", "Settings", "load"]
 
 DEFAULT_PATIENCE: Final = 60.0
-DEFAULT_KEEP_KEY: Final = 300.0
 DEFAULT_SCRIPT_TIMEOUT: Final = 3600.0
 DEFAULT_BACKUP_TAG: Final = "(?P<id>[^=]+)"
 
@@ -58,8 +57,6 @@ class Settings:
     """Bytes of memory for blobs."""
     patience: float
     """Seconds that readers wait for a server that is away."""
-    keep_key: float
-    """Seconds that what the encryption key was stretched to is kept for further commands."""
     data_cache_size: int
     """Bytes on disk for data blobs of a repository behind a network."""
     restic_cache: Path
@@ -196,7 +193,6 @@ class Settings:
             "cache_dir": str(self.cache_dir),
             "cache_size": self.cache_size,
             "patience": self.patience,
-            "keep_key": self.keep_key,
             "data_cache_size": self.data_cache_size,
             "options": sorted(self.options),
             "backup_tag": self.backup_tag.pattern,
@@ -224,7 +220,7 @@ def load(flags: Flags, environ: Mapping[str, str]) -> Settings:
         layers.sources["credentials"] = "environment AWS_ACCESS_KEY_ID"
     auto_init, restic = layers.first("auto_init"), layers.first("restic")
     cache_dir, cache_size = layers.first("cache_dir"), layers.first("cache_size")
-    patience, keep_key = layers.first("patience"), layers.first("keep_key")
+    patience = layers.first("patience")
     data_cache_size = layers.first("data_cache_size")
     return Settings(
         repository=repository.repository() if repository else None,
@@ -236,7 +232,6 @@ def load(flags: Flags, environ: Mapping[str, str]) -> Settings:
         restic=_program(restic) if restic else None,
         cache_dir=cache_dir.path() if cache_dir else _default_cache(environ),
         patience=patience.seconds() if patience else DEFAULT_PATIENCE,
-        keep_key=keep_key.seconds() if keep_key else DEFAULT_KEEP_KEY,
         cache_size=cache_size.size() if cache_size else DEFAULT_MEMORY,
         data_cache_size=data_cache_size.size() if data_cache_size else 0,
         restic_cache=_restic_cache(environ),

@@ -25,8 +25,8 @@ _WORDS: Final[Mapping[str, bool]] = {
 }  # fmt: skip
 _TOML_KEYS: Final = frozenset({
     "auto_init", "backup_tag", "cache_dir", "cache_size", "command_runner", "data_cache_size",
-    "health_host", "keep_key", "options", "password_command", "password_file", "patience",
-    "private_key", "registry", "repository", "restic", "root", "rules", "script_timeout",
+    "health_host", "options", "password_command", "password_file", "patience", "private_key",
+    "registry", "repository", "restic", "root", "rules", "script_timeout",
 })  # fmt: skip
 
 

@@ -87,7 +87,7 @@ class Session:
         if known is not None:
             from cesbrfs.repo.ahead import derive_ahead  # noqa: PLC0415 - as below
 
-            derive_ahead(*known, settings.cache_dir, settings.keep_key)
+            derive_ahead(*known, settings.cache_dir)
 
     async def access(self) -> Access:
         """Return how to reach the repository; asks for the key once."""
@@ -97,7 +97,7 @@ class Session:
             from cesbrfs.repo.ahead import derive_ahead  # noqa: PLC0415 - as below
 
             # It takes as long as the imports that follow.
-            derive_ahead(self._access.url, self._access.key, settings.cache_dir, settings.keep_key)
+            derive_ahead(self._access.url, self._access.key, settings.cache_dir)
         return self._access
 
     async def restic(self) -> Restic:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-import time
 from pathlib import Path
 from typing import Final
 
@@ -18,39 +17,21 @@ from cesbrfs.errors import CesbrError
 from cesbrfs.repo.model import KeyFile, parse_key_file
 from cesbrfs.repo.scrypt import stretch
 
-_WORTH_KEEPING: Final = 0.1
-"""Seconds that a derivation takes at least whose result others may want to have."""
-
 
 class _Derivation(threading.Thread):
     """One derivation under way; `outcome` is there once the thread has ended."""
 
-    def __init__(self, password: bytes, key_file: KeyFile, keep_seconds: float) -> None:
+    def __init__(self, password: bytes, key_file: KeyFile) -> None:
         super().__init__(name="key derivation", daemon=True)
         self._password = password
         self._key_file = key_file
-        self._keep_seconds = keep_seconds
         self.outcome: bytes | CesbrError | None = None
 
     def run(self) -> None:
         try:
-            self.outcome = self._kept() if self._keep_seconds else self._stretched()
+            self.outcome = stretch(self._password, self._key_file)
         except CesbrError as error:
             self.outcome = error
-
-    def _stretched(self) -> bytes:
-        return stretch(self._password, self._key_file)
-
-    def _kept(self) -> bytes:
-        from cesbrfs.repo import keyring  # noqa: PLC0415 - brings ctypes with it
-
-        raw = keyring.recall(self._password, self._key_file)
-        if raw is None:
-            began = time.monotonic()
-            raw = self._stretched()
-            if time.monotonic() - began > _WORTH_KEEPING:
-                keyring.keep(self._password, self._key_file, raw, self._keep_seconds)
-        return raw
 
 
 _Question = tuple[bytes, int | None, int | None, int | None, bytes | None]
@@ -69,10 +50,8 @@ def kept_keys(shown: str, cache_dir: Path) -> Path:
     return cache_dir / "keys" / hashlib.sha256(shown.encode(errors="surrogateescape")).hexdigest()
 
 
-def derive_ahead(url: str, password: Secret, cache_dir: Path, keep_seconds: float = 0) -> None:
+def derive_ahead(url: str, password: Secret, cache_dir: Path) -> None:
     """Begin to derive the keys that the only key file of a repository asks for.
-
-    Others that are started within `keep_seconds` need not do it again.
 
     Does nothing where none is at hand, or more than one: which it will be is not known yet.  Of a
     repository behind a network it is the one that was opened last.
@@ -89,7 +68,7 @@ def derive_ahead(url: str, password: Secret, cache_dir: Path, keep_seconds: floa
         return  # whoever opens the repository gets to know why
     question = _question(password.value, key_file)
     if question not in _started:
-        _started[question] = _Derivation(password.value, key_file, keep_seconds)
+        _started[question] = _Derivation(password.value, key_file)
         _started[question].start()
 
 

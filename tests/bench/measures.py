@@ -100,12 +100,7 @@ class Bench:
 
 
 def program(
-    bench: Bench,
-    contender: Contender,
-    repo: Repo,
-    cache: str,
-    command: Sequence[str],
-    **environ: str,
+    bench: Bench, contender: Contender, repo: Repo, cache: str, command: Sequence[str]
 ) -> tuple[float, bytes]:
     """Run a program over `repo` with the cache named; return its seconds and what it wrote.
 
@@ -116,7 +111,7 @@ def program(
     began = time.perf_counter()
     done = subprocess.run(
         command,
-        env={**environment(repo, folder), **environ},
+        env=environment(repo, folder),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=_COMMAND_SECONDS,

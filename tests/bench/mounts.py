@@ -147,7 +147,6 @@ def environment(repo: Repo, cache: Path) -> Mapping[str, str]:
         "RESTIC_REPOSITORY": repo.url or repo.folder,
         "RESTIC_PASSWORD": PASSWORD,
         "CESBR_CONFIG": str(_config(repo, cache)),
-        "CESBR_KEEP_KEY": "0",  # restic keeps none
         **repo.environment,
     }
 

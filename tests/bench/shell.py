@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Final
 
 from cmd2.pt_utils import Cmd2Completer
@@ -33,15 +32,11 @@ def groups(store: Store) -> list[Group]:
     return [
         Group([Measure("version", "`cesbr --version`; restic: `restic version`")], _version),
         Group(
-            [Measure("backups", "`cesbr backups`, warm cache; restic: `snapshots --no-lock`")],
-            _backups,
-        ),
-        _ours("backups-again", "`cesbr backups`, the key still in the kernel's keyring", _again),
-        _ours("tab-shell", "Tab in bash, zsh or fish, after `cesbr use `", _asked_by_a_shell),
-        _ours(
-            "tab-shell-again",
-            "Tab in bash, zsh or fish, the key still in the kernel's keyring",
-            partial(_asked_by_a_shell, keep="300"),
+            [
+                Measure("backups", "`cesbr backups`, warm cache; restic: `snapshots --no-lock`"),
+                Measure("tab-shell", "Tab in bash, zsh or fish, after `cesbr use `"),
+            ],
+            _one_shot,
         ),
         *(_in_folder(count) for count in sizes.tab_files),
         _among_backups(sizes.tab_backups),
@@ -54,7 +49,7 @@ def _version(bench: Bench, contender: Contender) -> Iterator[Sample]:
     yield Sample("version", program(bench, contender, repo, _CACHE, told)[0])
 
 
-def _backups(bench: Bench, contender: Contender) -> Iterator[Sample]:
+def _one_shot(bench: Bench, contender: Contender) -> Iterator[Sample]:
     repo = bench.store.seed()
     if contender.binary is None:
         command = [*CESBR, "backups"]
@@ -62,56 +57,35 @@ def _backups(bench: Bench, contender: Contender) -> Iterator[Sample]:
         command = [str(contender.binary), "snapshots", "--no-lock"]
     program(bench, contender, repo, _CACHE, command)
     yield Sample("backups", program(bench, contender, repo, _CACHE, command)[0])
-
-
-def _ours(name: str, what: str, take: Callable[[Bench, Contender], float]) -> Group:
-    """Return the group of something that restic has nothing like."""
-
-    def run(bench: Bench, contender: Contender) -> Iterator[Sample]:
-        if contender.binary is None:
-            yield Sample(name, take(bench, contender))
-
-    return Group([Measure(name, what)], run)
-
-
-def _again(bench: Bench, contender: Contender) -> float:
-    def seconds() -> float:
-        command = [*CESBR, "backups"]
-        repo = bench.store.seed()
-        return program(bench, contender, repo, _CACHE, command, CESBR_KEEP_KEY="300")[0]
-
-    seconds()
-    return seconds()
-
-
-def _asked_by_a_shell(bench: Bench, contender: Contender, keep: str = "0") -> float:
-    def ask() -> tuple[float, bytes]:
-        command = [*CESBR, "__complete", "zsh", "use", ""]
-        repo = bench.store.seed()
-        return program(bench, contender, repo, _CACHE, command, CESBR_KEEP_KEY=keep)
-
-    ask()  # perhaps the first one after the caches were emptied
-    seconds, said = ask()
-    if BACKUP.encode() not in said:
-        raise MeasureFailedError("Tab gave up: it takes longer than people wait.")
-    return seconds
+    if contender.binary is None:
+        asked = [*CESBR, "__complete", "zsh", "use", ""]
+        seconds, said = program(bench, contender, repo, _CACHE, asked)
+        if BACKUP.encode() not in said:
+            raise MeasureFailedError("Tab gave up: it takes longer than people wait.")
+        yield Sample("tab-shell", seconds)
 
 
 def _in_folder(count: int) -> Group:
-    def take(bench: Bench, contender: Contender) -> float:
-        repo = bench.store.files("flat", count)
-        dogu, _, volume = repo.volume.split("/")[-3:]
-        return _tab(bench, contender, repo, f"ls /{BACKUP}/{dogu}/volumes/{volume}/file-")
+    name = f"tab-{short(count)}"
 
-    return _ours(f"tab-{short(count)}", f"Tab at the prompt in a folder of {count:,} names", take)
+    def run(bench: Bench, contender: Contender) -> Iterator[Sample]:
+        if contender.binary is None:
+            repo = bench.store.files("flat", count)
+            dogu, _, volume = repo.volume.split("/")[-3:]
+            line = f"ls /{BACKUP}/{dogu}/volumes/{volume}/file-"
+            yield Sample(name, _tab(bench, contender, repo, line))
+
+    return Group([Measure(name, f"Tab at the prompt in a folder of {count:,} names")], run)
 
 
 def _among_backups(count: int) -> Group:
-    def take(bench: Bench, contender: Contender) -> float:
-        return _tab(bench, contender, bench.store.backups(count), "use ")
+    name = f"tab-backups-{short(count)}"
 
-    what = f"Tab at the prompt after `use `, {count:,} backups"
-    return _ours(f"tab-backups-{short(count)}", what, take)
+    def run(bench: Bench, contender: Contender) -> Iterator[Sample]:
+        if contender.binary is None:
+            yield Sample(name, _tab(bench, contender, bench.store.backups(count), "use "))
+
+    return Group([Measure(name, f"Tab at the prompt after `use `, {count:,} backups")], run)
 
 
 def _tab(bench: Bench, contender: Contender, repo: Repo, line: str) -> float:
