@@ -116,8 +116,9 @@ def _ask(app: App, question: Callable[[Context], Awaitable[T]]) -> T | None:
         with as_listed_last():
             return await question(context)
 
-    if app.session.view is not None:
-        listing = partial(app.session.view.backups, _FRESH_SECONDS)
+    view = app.session.view
+    if view is not None and not view.listing.is_under_way:
+        listing = partial(view.backups, _FRESH_SECONDS)
         with suppress(CesbrError, TooSlowError):
             app.portal.run(listing, patience=_GLANCE_SECONDS)
     try:

@@ -49,6 +49,11 @@ class Listing:
         """List in tasks of `background` from now on, so that nobody waits long for the storage."""
         self._background = background
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether the backups are being listed just now."""
+        return self._turn.locked()
+
     async def backups(self, max_age: float) -> Backups:
         """Return all backups as they were at most `max_age` seconds ago.
 

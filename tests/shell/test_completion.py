@@ -9,14 +9,22 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+import pytest
 from cmd2.parsing import StatementParser
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cesbrfs.paths import unshow
 from cesbrfs.repo.trees import FOLDER, OTHER
+from cesbrfs.settings import Flags
+from shell import completion
+from shell.app import App
 from shell.completion import written
 from shell.names import SHOWN, Continuation, Names
+from shell.output import Output
+from shell.portal import Portal
+from shell.runner import close
+from shell.session import Context, Session
 from tests.shell.conftest import NAMES, Cesbr, Site
 from tests.shell.terminal import terminal
 
@@ -147,3 +155,38 @@ def test_a_slow_server_does_not_keep_the_prompt(own: Cesbr, site: Site, tmp_path
         os.close(os.open(slow, os.O_WRONLY | os.O_NONBLOCK))  # somebody does wait for it
         prompt.keys("C-d")
         assert prompt.exit_code() == 0
+
+
+def test_what_is_known_is_offered_while_the_server_is_slow(
+    own: Cesbr, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list of backups that has grown old is renewed behind the answer, one at a time."""
+    monkeypatch.setattr(completion, "_FRESH_SECONDS", 0.0)
+    session, portal = Session(Flags(), own.environ), Portal()
+    app = App(session, portal, {})
+
+    def offered(line: str) -> set[str]:
+        begin = line.rindex(" ") + 1
+        return set(app.complete(line[begin:], line, begin, len(line)).to_strings())
+
+    try:
+        known = portal.run(partial(_backups, app))
+        assert offered("use ") == {"latest", *known}
+        assert offered("ls ") == {f"{name}/" for name in ("latest", *known)}
+        slow = site.repository / "snapshots" / (64 * "0")
+        os.mkfifo(slow)
+        for _ in range(3):
+            assert offered("use ") == {"latest", *known}
+            assert offered("ls ") == {f"{name}/" for name in ("latest", *known)}
+        slow_view = session.view
+        assert slow_view is not None
+        assert slow_view.listing.is_under_way
+        os.close(os.open(slow, os.O_WRONLY | os.O_NONBLOCK))  # somebody does wait for it
+        slow.unlink()
+    finally:
+        close(session, portal)
+
+
+async def _backups(app: App) -> list[str]:
+    context = Context(app.session, Output(quiet=True), no_init=True)
+    return [os.fsdecode(name) for name in (await (await context.view()).backups()).by_name]
