@@ -141,8 +141,9 @@ class Operations(pyfuse3.Operations):
             missing.st_ino = 0
             missing.entry_timeout = FIXED_SECONDS
             return missing
+        told = self._attributes(found)
         self.tree.remember(found)
-        return self._attributes(found)
+        return told
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """Take back what the kernel no longer holds."""
@@ -192,7 +193,11 @@ class Operations(pyfuse3.Operations):
         """Open a file for reading; the kernel keeps its pages from one opening to the next."""
         if flags & os.O_ACCMODE != os.O_RDONLY:
             raise pyfuse3.FUSEError(errno.EROFS)
-        handle, true_size = await self.tree.open_file(inode)
+        opening = functools.partial(self.tree.open_file, inode)
+        if self.tree.held(inode) is not None:
+            handle, true_size = await opening()
+        else:
+            handle, true_size = await self.callers.wait(ctx.pid, opening)
         # Where the recorded size is wrong, only unbuffered reading reaches the true end.
         return pyfuse3.FileInfo(fh=handle, keep_cache=true_size, direct_io=not true_size)
 

@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 ROOT: Final = 1
 _NUMBER_BITS: Final = 62
 _OWN: Final = 1 << _NUMBER_BITS
-"""Set in the number of each inode that is not counted through from a stored folder's first."""
+"""Set in all numbers but the root's and those that count through what a stored folder holds."""
 _BLOCK: Final = 512
 
 
@@ -46,7 +46,8 @@ class Inode:
 
     `backup` is the number of the backup's folder it lies in; `fixed` says that neither it nor
     anything below can ever change, `placed` that its name may come to stand for something else;
-    `lookups` counts how often the kernel was told of it.
+    `lookups` counts how often the kernel was told of it; `above` is the number of the stored folder
+    it was last found in, and what that holds.
     """
 
     number: int
@@ -55,6 +56,7 @@ class Inode:
     fixed: bool
     placed: bool = True
     lookups: int = 0
+    above: tuple[int, Inside] | None = None
 
 
 class Shown(NamedTuple):
@@ -187,7 +189,10 @@ class VirtualTree:
             if at is None:
                 self._folders.let_go(folder)
                 return None
-            return self._shown(folder, at, tree.listed[at])
+            shown = self._shown(folder, at, tree.listed[at])
+            if shown.holder is not folder:
+                self._folders.let_go(folder)
+            return shown
         entry = await self.view.child(above.entry, name)
         if entry is None and parent == ROOT and name == STATUS_FOLDER:
             entry = self._status_folder
@@ -195,12 +200,13 @@ class VirtualTree:
 
     async def _enter(self, number: int) -> tuple[StoredFolder, Tree]:
         """Return the stored folder with this inode number, and what it holds."""
-        folder = self._folders.get(number)
+        folder, inode = self._folders.get(number), self._inodes.get(number)
         if folder is not None:
             held = self.view.held_tree(folder.inside)
-            return folder, held if held is not None else await self.view.tree(folder.inside)
-        inode = self._inodes.get(number)
-        if inode is not None:
+            if held is not None:
+                return folder, held
+            inside, backup = folder.inside, folder.backup
+        elif inode is not None:
             assert isinstance(inode.entry, Stored)
             inside, backup = Inside.of(inode.entry), inode.backup
         else:
@@ -210,6 +216,7 @@ class VirtualTree:
                 raise NotAFolderError(f"Inode {number} is not a folder.")
             inside, backup = Inside(above.inside.snapshot, node.subtree, False), above.backup
         tree = await self.view.tree(inside)
+        # Not the record from before: the kernel may have forgotten all of it meanwhile.
         return self._folders.add(number, inside, backup, len(tree.listed)), tree
 
     def _shown(self, folder: StoredFolder, at: int, node: Node) -> Shown:
@@ -228,7 +235,9 @@ class VirtualTree:
         seed = (folder.backup, snapshot.id.encode(), node.device_id, node.inode)
         number = _hash(b"%d\0%s\0%d\0%d" % seed)
         entry = Stored(node.name, node, snapshot)
-        return self._inodes.get(number) or Inode(number, entry, folder.backup, True, False)
+        inode = self._inodes.get(number) or Inode(number, entry, folder.backup, True, False)
+        inode.above = (folder.number, folder.inside)
+        return inode
 
     def _own(self, parent: Inode, entry: Entry) -> Inode:
         """Return the inode for what a folder of ours shows: the known one brought up to date."""
@@ -296,18 +305,18 @@ class VirtualTree:
         """
         _, node, holder = await self.find(number)
         if isinstance(holder, Inode):
-            entry = holder.entry
+            entry, above = holder.entry, holder.above
         else:
             entry = Stored(node.name, node, holder.inside.snapshot)
+            above = holder.number, holder.inside
         content: Readable
         if isinstance(entry, Live):
             content = _Bytes(entry.render())
         else:
             found = await self.view.content(entry)
             content = _Bytes(found.content) if isinstance(found, Document) else found
-        if isinstance(holder, StoredFolder):
-            tree = self.view.held_tree(holder.inside)
-            self._neighbours.opened(holder.number, tree.listed if tree else (), node)
+        if above is not None and (tree := self.view.held_tree(above[1])) is not None:
+            self._neighbours.opened(above[0], tree.listed, node)
         handle = self._handle()
         self._files[handle] = content
         true_size = content.size == node.size and not isinstance(entry, Live)
@@ -335,7 +344,7 @@ class VirtualTree:
         return Space(index.stored_bytes, len(index))
 
     def counters(self) -> dict[str, int]:
-        """Return what is held now: `lookups` is how many inodes the kernel was told of."""
+        """Return what is held now: `lookups` is how often the kernel was told of them."""
         lookups = sum(inode.lookups for inode in self._inodes.values())
         return {
             "lookups": lookups + sum(folder.lookups for folder in self._folders),

@@ -27,17 +27,20 @@ class _Flight(Generic[_V]):
 class Cache(Generic[_K, _V]):
     """Keeps the most recently used values whose sizes sum up to at most `capacity` bytes.
 
-    The `least` most recent ones are kept whatever their sizes.  `size` measures a value in bytes.
+    Beside them it keeps up to `large` values that would take more than half of that each, so that
+    what is slow to load is not pushed out by a few small ones.  `size` measures a value in bytes.
     Tasks that ask for the same missing key at the same time share one load; when the loading task
     is cancelled, the next waiter loads instead.
     """
 
-    def __init__(self, capacity: int, size: Callable[[_V], int], least: int = 0) -> None:
+    def __init__(self, capacity: int, size: Callable[[_V], int], large: int = 0) -> None:
         self.capacity = capacity
-        self._least = least
         self.used = 0
         self._size = size
+        self._most_large = large
         self._values: OrderedDict[_K, _V] = OrderedDict()
+        self._sizes: dict[_K, int] = {}
+        self._large: OrderedDict[_K, _V] = OrderedDict()
         self._flights: dict[_K, _Flight[_V]] = {}
 
     def peek(self, key: _K) -> _V | None:
@@ -45,11 +48,13 @@ class Cache(Generic[_K, _V]):
         value = self._values.get(key)
         if value is not None:
             self._values.move_to_end(key)
+        elif self._large and (value := self._large.get(key)) is not None:
+            self._large.move_to_end(key)
         return value
 
     def items(self) -> list[tuple[_K, _V]]:
         """Return all that is here, the least recently used first."""
-        return list(self._values.items())
+        return [*self._values.items(), *self._large.items()]
 
     def is_loading(self, key: _K) -> bool:
         """Tell whether a load of `key` is under way."""
@@ -57,19 +62,30 @@ class Cache(Generic[_K, _V]):
 
     def put(self, key: _K, value: _V) -> None:
         """Keep `value`, and let go of the least recently used ones beyond the bound."""
+        if key in self._values or key in self._large:
+            return
         size = self._size(value)
-        if key in self._values or (size > self.capacity and not self._least):
+        if self._most_large and size > self.capacity // 2:
+            self._large[key] = value
+            if len(self._large) > self._most_large:
+                self._large.popitem(last=False)
+            return
+        if size > self.capacity:
             return
         self._values[key] = value
+        self._sizes[key] = size
         self.used += size
-        while self.used > self.capacity and len(self._values) > self._least:
-            _, oldest = self._values.popitem(last=False)
-            self.used -= self._size(oldest)
+        while self.used > self.capacity:
+            oldest, _ = self._values.popitem(last=False)
+            self.used -= self._sizes.pop(oldest)
 
     def drop(self, unwanted: Callable[[_K], bool]) -> None:
         """Let go of the values whose keys are unwanted."""
         for key in [key for key in self._values if unwanted(key)]:
-            self.used -= self._size(self._values.pop(key))
+            del self._values[key]
+            self.used -= self._sizes.pop(key)
+        for key in [key for key in self._large if unwanted(key)]:
+            del self._large[key]
 
     async def get(self, key: _K, load: Callable[[], Awaitable[_V]]) -> _V:
         """Return the value of `key`, loading it if it is not here; raises what `load` raises."""

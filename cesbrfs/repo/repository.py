@@ -40,8 +40,8 @@ __all__ = ["Caching", "FileContent", "Repository"]
 _log = logging.getLogger(__name__)
 
 _TREE_CACHE_BYTES: Final = 48 << 20
-_LEAST_TREES: Final = 8
-"""Even folders too large for that are held while they are read: decoding one takes long."""
+_LARGE_TREES: Final = 2
+"""Folders held beside those, however large they are: each request for one would decode it anew."""
 _NODE_BYTES: Final = 900
 """About what a decoded node takes in memory, without the IDs of its content."""
 _WORTH_KEEPING: Final = 64
@@ -74,7 +74,7 @@ class Repository:
         self._snapshots: dict[str, Snapshot] = {}
         self._listed_once = False
         self.blobs: Final = Blobs(self._files, keys, caching.memory, self._disk, remote)
-        self._trees: Cache[bytes, Tree] = Cache(_TREE_CACHE_BYTES, _tree_bytes, _LEAST_TREES)
+        self._trees: Cache[bytes, Tree] = Cache(_TREE_CACHE_BYTES, _tree_bytes, _LARGE_TREES)
 
     @classmethod
     async def open(
@@ -278,7 +278,9 @@ class Repository:
 
 
 def _tree_bytes(tree: Tree) -> int:
-    return 200 + sum(_NODE_BYTES + len(node.content) for node in tree.listed)
+    nodes = tree.listed
+    xattrs = sum(len(value) for node in nodes if node.xattrs for _, value in node.xattrs)
+    return 200 + xattrs + sum(_NODE_BYTES + len(node.content) for node in nodes)
 
 
 def _keep_key(folder: Path, name: str, raw: bytes) -> None:

@@ -24,6 +24,7 @@ OTHER: Final = -2
 _ONE_ID: Final = {2 * ID_BYTES}
 _U32: Final = (1 << 32) - 1
 _U64: Final = (1 << 64) - 1
+_S64: Final = (1 << 63) - 1
 
 _FORMATS: Final[Mapping[str, int]] = {
     "file": stat.S_IFREG,
@@ -126,7 +127,7 @@ def parse_names(data: bytes, what: str = "tree") -> dict[bytes, int]:
             continue
         if raw.type in _FORMATS and name not in (b".", b"/"):
             other = FOLDER if raw.type == "dir" else OTHER
-            found.setdefault(name, (raw.size or 0) if raw.type == "file" else other)
+            found.setdefault(name, max(raw.size or 0, 0) if raw.type == "file" else other)
     return found
 
 
@@ -140,7 +141,9 @@ def _node(raw: _RawNode) -> Node:
     device_id, uid, gid, mode = raw.device_id or 0, raw.uid or 0, raw.gid or 0, raw.mode or 0
     # One that is negative or has too many bits shows in all of them together.
     if not (
-        0 <= size | links | inode | device | device_id <= _U64 and 0 <= uid | gid | mode <= _U32
+        0 <= links | inode | device | device_id <= _U64
+        and 0 <= uid | gid | mode <= _U32
+        and 0 <= size <= _S64
     ):
         raise ValueError("one of its numbers cannot be right")
     target = b""

@@ -8,13 +8,14 @@ from collections import Counter
 
 import pyfuse3
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cesbrfs.fs.folders import POSITION_BITS, RANGES, StoredFolders
+from cesbrfs.fs.folders import POSITION_BITS, RANGES, StoredFolder, StoredFolders
 from cesbrfs.fs.operations import Operations, Presentation
 from cesbrfs.fs.tree import VirtualTree
-from cesbrfs.repo.model import Snapshot
+from cesbrfs.repo.model import Snapshot, Tree
 from cesbrfs.view import Inside, View
 from tests.memory_repo import MemoryRepo
 from tests.operations.conftest import NOBODY, Kernel, listing, walk
@@ -27,7 +28,8 @@ async def deep() -> tuple[Operations, tuple[bytes, ...]]:
     repo = MemoryRepo()
     xattrs = [{"name": "user.colour", "value": "Z3JlZW4="}]
     inner = repo.folder("inner", repo.file("leaf", b"green", extended_attributes=xattrs))
-    outer = repo.folder("outer", repo.file("a", b"first"), inner, repo.file("z", b"last!!"))
+    twins = [repo.file(name, b"twin", links=2, inode=7, device_id=1) for name in ("twin1", "twin2")]
+    outer = repo.folder("outer", repo.file("a", b"first"), inner, *twins, repo.file("z", b"last!!"))
     snapshot = repo.snapshot(repo.tree(outer), tags=["b1"])
     operations = Operations(VirtualTree(View(await repo.open())), Presentation())
     return operations, (b"b1", b"_snapshots", snapshot[:8].encode(), b"outer")
@@ -56,7 +58,13 @@ async def test_what_the_cache_let_go_is_read_again(kernel: Kernel) -> None:
     evict(operations)
     assert (await operations.lookup(inner.st_ino, b"leaf", NOBODY)).st_ino == leaf.st_ino
     evict(operations)
-    assert await listing(operations, kernel, outer.st_ino) == [b"a", b"inner", b"z"]
+    assert await listing(operations, kernel, outer.st_ino) == [
+        b"a",
+        b"inner",
+        b"twin1",
+        b"twin2",
+        b"z",
+    ]
 
 
 async def test_a_listing_tells_the_numbers_that_a_lookup_does(kernel: Kernel) -> None:
@@ -66,7 +74,8 @@ async def test_a_listing_tells_the_numbers_that_a_lookup_does(kernel: Kernel) ->
     handle = await operations.opendir(outer.st_ino, NOBODY)
     await operations.readdir(handle, 0, None)  # type: ignore[arg-type]  # the kernel's stand-in
     listed = {name: told.st_ino for name, told in kernel.taken}
-    assert len(set(listed.values())) == len(listed) == 3
+    assert listed.pop(b"twin1") == listed[b"twin2"]
+    assert len(set(listed.values())) == len(listed) == 4
     for name, number in listed.items():
         assert (await operations.lookup(outer.st_ino, name, NOBODY)).st_ino == number
 
@@ -88,18 +97,60 @@ async def test_nothing_is_held_once_the_kernel_forgot_it(kernel: Kernel) -> None
     await operations.forget([(leaf, count) for leaf, count in told.items() if leaf != parent])
     assert (await operations.lookup(parent, b"absent", NOBODY)).st_ino == 0
     await operations.forget([(parent, told[parent])])
+    outer = (await walk(operations, *path)).st_ino
+    twin = await operations.lookup(outer, b"twin2", NOBODY)
+    await operations.forget([(twin.st_ino, 1), *((n, 1) for n in list(told)[: len(path)])])
     assert operations.tree.counters() == {
         "lookups": 1, "inodes": 1, "stored_folders": 0, "open_files": 0, "open_folders": 0,
     }  # fmt: skip
 
 
+async def test_a_listing_survives_that_all_was_forgotten_while_it_waited(kernel: Kernel) -> None:
+    """What it then tells the kernel of is known, and forgotten when that says so."""
+    operations, path = await deep()
+    outer = await walk(operations, *path)
+    inner = await walk(operations, *path, b"inner")
+    evict(operations)
+    view, reads, goes_on = operations.tree.view, trio.Event(), trio.Event()
+    read = view.tree
+
+    async def slowly(inside: Inside) -> Tree:
+        reads.set()
+        await goes_on.wait()
+        return await read(inside)
+
+    view.tree = slowly  # type: ignore[method-assign]  # a slow disk
+    async with trio.open_nursery() as nursery:
+
+        async def list_it() -> None:
+            handle = await operations.opendir(outer.st_ino, NOBODY)
+            await operations.readdir(handle, 0, None)  # type: ignore[arg-type]  # as above
+            await operations.releasedir(handle)
+
+        nursery.start_soon(list_it)
+        await reads.wait()
+        await operations.forget([(inner.st_ino, 1)])
+        goes_on.set()
+    assert len(kernel.taken) == 5
+    for name, told in kernel.taken:
+        assert (await operations.getattr(told.st_ino, NOBODY)).st_ino == told.st_ino, name
+    await operations.forget([(told.st_ino, 1) for _, told in kernel.taken])
+    assert operations.tree.counters()["stored_folders"] == 1, "the one it lies in"
+
+
 @given(st.lists(st.integers(1, 1 << 62), min_size=1, max_size=30, unique=True), st.data())
 def test_ranges_never_overlap(numbers: list[int], data: st.DataObject) -> None:
-    """Whatever folders there are, large ones too, each number of an entry lies in its own."""
+    """Whatever folders come and go, large ones too, each number of an entry lies in its own."""
     folders = StoredFolders()
     one = 1 << POSITION_BITS
-    sizes = [data.draw(st.sampled_from([0, 1, one, one + 1, 5 * one])) for _ in numbers]
-    made = {n: (folders.add(n, INSIDE, 1, s), s) for n, s in zip(numbers, sizes, strict=True)}
+    made: dict[int, tuple[StoredFolder, int]] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cesbrfs.fs.folders._preferred_range", lambda number: number % 8)
+        for number in numbers:
+            size = data.draw(st.sampled_from([0, 1, one, one + 1, 5 * one]))
+            made[number] = (folders.add(number, INSIDE, 1, size), size)
+            if data.draw(st.booleans()):
+                folders.let_go(made.pop(data.draw(st.sampled_from(list(made))))[0])
     for number, (folder, size) in made.items():
         assert folders.get(number) is folder
         for at in {0, size // 2, max(size - 1, 0)}:

@@ -208,12 +208,17 @@ def test_the_bound_holds(capacity: int, puts: list[tuple[str, bytes]]) -> None:
         assert cache.used == sum(len(v) for v in held if v is not None) <= capacity
 
 
-def test_the_last_ones_are_held_whatever_their_size() -> None:
-    """A value beyond the bound stays for as long as it is among the last few."""
-    cache: Cache[str, bytes] = Cache(3, len, least=2)
+def test_a_few_large_ones_are_held_beside_the_small() -> None:
+    """They take no room from small ones, nor are they pushed out by those, only by each other."""
+    cache: Cache[str, bytes] = Cache(4, len, large=2)
     for key in "abc":
-        cache.put(key, b"too large")
-    assert [cache.peek(key) for key in "abc"] == [None, b"too large", b"too large"]
-    cache.put("d", b"1")
-    assert [cache.peek(key) for key in "bcd"] == [None, b"too large", b"1"]
-    assert cache.used == len(b"too large1")
+        cache.put(key, b"large")
+    for key in "defgh":
+        cache.put(key, b"1")
+    assert cache.peek("b") == b"large"
+    assert [cache.peek(key) for key in "acdefgh"] == [None, b"large", None, *[b"1"] * 4]
+    assert cache.used == 4
+    assert len(cache.items()) == 6
+    cache.drop(lambda key: key in "bh")
+    assert [cache.peek(key) for key in "bch"] == [None, b"large", None]
+    assert cache.used == 3

@@ -333,7 +333,7 @@ def test_links_and_devices() -> None:
         {"device": 1 << 64}, {"links": -1}, {"mode": -1}, {"mode": 1 << 32},
         {"content": ["ab"]}, {"content": [ID, "zz" * 32]}, {"content": ["ab" * 31, "ab" * 33]},
         {"content": ["ab " * 21 + "a"]},
-        {"mtime": "yesterday"}, {"type": "dir", "subtree": "ab"},
+        {"mtime": "yesterday"}, {"size": 1 << 63}, {"type": "dir", "subtree": "ab"},
     ],
 )  # fmt: skip
 def test_impossible_fields_refuse_their_node(fields: dict[str, Any]) -> None:
