@@ -153,15 +153,14 @@ class Restic:
                 " a copy of the repository."
             ) from error
 
-    async def init(self) -> str:
-        """Create the repository and return its id.
+    async def init(self) -> None:
+        """Create the repository.
 
         The caller has made sure that nothing is there: 0.14 would spoil a repository that has lost
         only its config.  `cesbrfs.readiness` is that caller.
         """
         # A ^C between its two files would leave a key without a config: a damaged repository.
         await self._short(["init"], INIT_DEADLINE, linger=_INIT_LINGER)
-        return await self.probe()
 
     async def backup(
         self,

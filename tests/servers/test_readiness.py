@@ -370,9 +370,9 @@ class TestInitialisation:
         access = Access(str(tmp_path / "new"), KEY)
 
         class Late(Restic):
-            async def init(self) -> str:
+            async def init(self) -> None:
                 create(restic_old, Path(access.url))
-                return await super().init()
+                await super().init()
 
         async def open_late() -> Restic:
             opened = await Restic.open(access, binary=str(restic_old))

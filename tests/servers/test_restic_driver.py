@@ -154,7 +154,8 @@ class TestKey:
         """Our reader, which derives the key from these bytes, opens what restic made."""
         access = Access(str(tmp_path / "new"), Secret(key))
         restic = await Restic.open(access, binary=str(restic_binary))
-        made = await restic.init()
+        await restic.init()
+        made = await restic.probe()
         repository = await Repository.open(open_storage(access), access.key)
         assert repository.id == made
         await repository.aclose()

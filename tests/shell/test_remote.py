@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.remote.rest import PASSWORD, RestServer
 from tests.remote.seaweed import BUCKET, KEY_ID, SECRET, SeaweedFS
-from tests.shell.conftest import BINARY, Cesbr, Site
+from tests.restic_repo import create
+from tests.shell.conftest import BINARY, KEY, Cesbr, Site
+
+
+@dataclass(frozen=True)
+class Configured:
+    """``cesbr`` on an instance whose repository is behind a server, its address, and a secret.
+
+    `replace` puts the repository that is in a folder in the place of the server's.
+    """
+
+    cesbr: Cesbr
+    address: str
+    secret: str
+    replace: Callable[[Path], object]
+
+
+def _replacing(place: Path) -> Callable[[Path], object]:
+    def replace(folder: Path) -> None:
+        shutil.rmtree(place)
+        shutil.copytree(folder, place)
+
+    return replace
 
 
 @pytest.fixture(params=["s3", "rest", "rest-server", "rclone"])
 def configured(
     request: pytest.FixtureRequest, new_site: Site, cesbr: Cesbr, tmp_path: Path
-) -> tuple[Cesbr, str, str]:
-    """``cesbr`` on an instance whose repository is behind a server, its address, and a secret."""
+) -> Configured:
+    """Each kind of server."""
     kind: str = request.param
     own = cesbr.having(CESBR_ROOT=str(new_site.root))
     if kind == "s3":  # all that is needed stands in the registry, as CES has it
@@ -26,36 +51,44 @@ def configured(
         new_site.set(f"{bucket}/address", address.removeprefix("s3:"))
         new_site.set(f"{bucket}/access_key_id", KEY_ID)
         new_site.set(f"{bucket}/secret_access_key", SECRET)
-        return own.having(RESTIC_CACERT=str(s3.certificates.authority)), address, SECRET
+        own = own.having(RESTIC_CACERT=str(s3.certificates.authority))
+
+        def replace(folder: Path) -> None:
+            s3.remove(BUCKET, tmp_path.name)
+            s3.upload(folder, BUCKET, tmp_path.name)
+
+        return Configured(own, address, SECRET, replace)
     if kind.startswith("rest"):
         name = "rest_tls_server" if kind == "rest" else "own_rest_server"
         server: RestServer = request.getfixturevalue(name)
         address = f"{server.url}/{tmp_path.name}/"
         newer = str(request.getfixturevalue("restic_new"))
-        return (
-            own.having(CESBR_REPOSITORY=address, CESBR_RESTIC=newer, **server.environment),
-            address,
-            PASSWORD,
-        )
+        own = own.having(CESBR_REPOSITORY=address, CESBR_RESTIC=newer, **server.environment)
+        return Configured(own, address, PASSWORD, _replacing(server.root / tmp_path.name))
     request.getfixturevalue("rclone")
     address = f"rclone:{tmp_path / 'remote'}"
     settings = tmp_path / "config.toml"
     settings.write_text(
         f'repository = "{address}"\n[options]\n"rclone.args" = "serve restic --stdio -q"\n'
     )
-    return own.having(CESBR_CONFIG=str(settings)), address, "no secret"
+    own = own.having(CESBR_CONFIG=str(settings))
+    return Configured(own, address, "no secret", _replacing(tmp_path / "remote"))
 
 
-def test_backup_and_restore(configured: tuple[Cesbr, str, str], tmp_path: Path) -> None:
+def test_backup_and_restore(configured: Configured, restic_old: Path, tmp_path: Path) -> None:
     """A missing repository is initialised by the first command; what is restored is the same."""
-    cesbr, address, secret = configured
+    cesbr, address = configured.cesbr, configured.address
     said = cesbr("--no-init", "backups")
     assert said.code == 10
     assert address in said.err
+    first = cesbr("backups")
+    assert first.code == 0, first.err
+    assert "has been initialised" in first.err
+    assert address in first.err
+    # From here on one whose key opens at once.
+    configured.replace(create(restic_old, tmp_path / "cheap", password=KEY).folder)
     made = cesbr("backup", "--json")
     assert made.code == 0, made.err
-    assert "has been initialised" in made.err
-    assert address in made.err
     target = tmp_path / "target"
     said = cesbr("restore", "/latest/redmine", "--target", str(target), "--yes")
     assert said.code == 0, said.err
@@ -66,8 +99,8 @@ def test_backup_and_restore(configured: tuple[Cesbr, str, str], tmp_path: Path) 
     assert wrong.code == 12
     status = cesbr("status", "--json")
     assert status.code == 0
-    for told in (made, said, wrong, status):
-        assert secret not in told.out + told.err
+    for told in (first, made, said, wrong, status):
+        assert configured.secret not in told.out + told.err
 
 
 def _written(path: Path, text: str) -> Path:
