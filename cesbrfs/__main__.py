@@ -12,6 +12,7 @@ from cesbrfs import __version__
 from cesbrfs.errors import CesbrError, UsageError
 from cesbrfs.fs.daemon import Starter
 from cesbrfs.fs.options import MountOptions, parse_options
+from cesbrfs.mistakes import Parser
 from cesbrfs.settings import Flags, Settings, load
 
 _NO_SOURCE = ("none", "cesbrfs", "fuse.cesbrfs")
@@ -20,7 +21,7 @@ _NO_SOURCE = ("none", "cesbrfs", "fuse.cesbrfs")
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="cesbrfs",
         description="Mount the backups of a Cloudogu EcoSystem as folders and files, read-only.",
         epilog="Unmount with 'fusermount3 -u MOUNTPOINT'.",
@@ -52,7 +53,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code."""
-    arguments = parser().parse_args(argv)
+    try:
+        arguments = parser().parse_args(argv)
+    except UsageError as error:
+        return _fail(error, debug=False)
     try:
         options = parse_options(arguments.mount_options)
         repository, mountpoint = _places(arguments)

@@ -19,11 +19,11 @@ from cmd2.history import HistoryItem
 
 from cesbrfs import __version__
 from cesbrfs.errors import UsageError
+from cesbrfs.mistakes import usage_message
 from shell import completion, render
 from shell.arguments import add_switches
 from shell.commands import CATEGORIES, MODULES, Command, commands_of, find_command
 from shell.greeting import greeting
-from shell.mistakes import usage_message
 from shell.output import Output
 from shell.portal import Portal
 from shell.quotes import around_words

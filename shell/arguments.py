@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
 from cesbrfs import __version__
-from cesbrfs.errors import UsageError
-from shell.mistakes import usage_message
+from cesbrfs.mistakes import Parser
 
 if TYPE_CHECKING:
     from cesbrfs.settings import Flags
@@ -27,14 +26,6 @@ _SWITCHES: Final = (
     ("--quiet", "quiet", "print results and errors alone"),
     ("--debug", "debug", "show where an error comes from"),
 )
-
-
-class Parser(argparse.ArgumentParser):
-    """Raises UsageError where argparse would print and exit."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what is wrong, and how it is used."""
-        raise UsageError(usage_message(self, message))
 
 
 def add_switches(parser: argparse.ArgumentParser) -> None:

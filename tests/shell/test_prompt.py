@@ -55,6 +55,10 @@ def test_a_failed_command_returns_to_the_prompt(prompt: Terminal) -> None:
     prompt.wait_for(r"^cesbr: .*did you mean 'status'\?\ncesbr>\Z")
     prompt.line("ls --nope")
     prompt.wait_for(r"^cesbr: There is no --nope; see 'ls --help'\.\ncesbr>\Z")
+    prompt.line("alias create")
+    prompt.wait_for(
+        r"^cesbr: 'alias create' needs name and command.*; see 'alias create --help'\.\ncesbr>\Z"
+    )
     prompt.line("ls /nope")
     prompt.wait_for(r"^cesbr: There is no /nope\.\ncesbr>\Z")
     prompt.line("exit")

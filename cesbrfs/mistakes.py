@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NoReturn
 
+from cesbrfs.errors import UsageError
 from cesbrfs.near import did_you_mean
 
 _EXAMPLE: Final = "example: "
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UsageError where argparse would print and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong, and how to learn more."""
+        raise UsageError(usage_message(self, message))
 
 
 def usage_message(parser: argparse.ArgumentParser, message: str) -> str:
@@ -37,8 +46,9 @@ def _unknown(parser: argparse.ArgumentParser, words: Sequence[str]) -> str:
 
 def _missing(parser: argparse.ArgumentParser, names: str) -> str:
     sentence = f"'{parser.prog}' needs {names.replace(', ', ' and ')}"
-    if parser.epilog and parser.epilog.startswith(_EXAMPLE):
-        sentence += f", as in '{parser.epilog.removeprefix(_EXAMPLE)}'"
+    epilog = parser.epilog  # cmd2's own commands have something else than text there
+    if isinstance(epilog, str) and epilog.startswith(_EXAMPLE):
+        sentence += f", as in '{epilog.removeprefix(_EXAMPLE)}'"
     return sentence
 
 
