@@ -309,6 +309,10 @@ class _Front:
             result = _Result(error=_interrupted())
         except Exception as error:  # noqa: BLE001 - raised again in the task
             result = _Result(error=error)
+        except BaseException:
+            # SIGTERM's SystemExit, say: the task, which may be shielded, waits for an answer.
+            work.answer(_Result(error=_interrupted()))
+            raise
         finally:
             self._working = False
         work.answer(result)

@@ -217,6 +217,27 @@ def test_ending_the_front_thread_unwinds_the_task(portal: Portal) -> None:
     assert unwound == ["done"]
 
 
+def test_ending_the_front_thread_in_the_middle_of_its_work(portal: Portal) -> None:
+    """A task that waits for that work, whatever comes, is told that there will be no result."""
+    told: list[str] = []
+
+    def end(_number: int, _frame: object) -> None:
+        raise SystemExit(143)
+
+    async def wait() -> None:
+        with trio.CancelScope(shield=True), pytest.raises(InterruptedByUserError):
+            await in_front(lambda: os.kill(os.getpid(), signal.SIGTERM))
+        told.append("interrupted")
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        with pytest.raises(SystemExit):
+            portal.run(wait)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert told == ["interrupted"]
+
+
 def test_other_threads_may_call_at_the_same_time(portal: Portal) -> None:
     """Completion asks while another call is under way."""
     answers: list[int] = []
