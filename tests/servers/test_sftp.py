@@ -586,6 +586,20 @@ class TestRepositories:
             await Repository.open(storage, KEY)
         await storage.aclose()
 
+    async def test_what_ssh_said_is_told_where_restic_has_not_heard_it(
+        self, sshd: Sshd, restic_binary: Path, tmp_path: Path
+    ) -> None:
+        """It may end before its ssh has said why: here that says nothing the first time."""
+        quiet = tmp_path / "ssh"
+        command = sshd.command(port=free_port())
+        quiet.write_text(f"#!/bin/sh\nmkdir {tmp_path}/once 2>&- && exec 2>&-\nexec {command}\n")
+        quiet.chmod(0o755)
+        access = Access(sshd.url(tmp_path / "repo"), KEY, {"sftp.command": str(quiet)})
+        restic = await Restic.open(access, binary=str(restic_binary))
+        with pytest.raises(RepositoryUnreachableError, match="Connection refused"):
+            await restic.probe()
+        assert (tmp_path / "once").exists()
+
     async def test_arguments_for_ssh(self, sshd: Sshd, restic_binary: Path, tmp_path: Path) -> None:
         """One setting serves us and every restic, those that do not know it, too."""
         repo = create(restic_binary, tmp_path / "repo")
