@@ -129,7 +129,9 @@ def _log_to_stderr(arguments: argparse.Namespace) -> None:
 
 
 def _end(number: int, _frame: FrameType | None) -> NoReturn:
-    """End as the signal says, after the running command has unwound."""
+    """End as the signal says, after the running command has unwound; one signal is enough."""
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.SIG_IGN)
     sys.exit(_SIGNAL_CODE + number)
 
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import cmd2
 from cmd2.exceptions import Cmd2ShlexError
@@ -32,6 +32,9 @@ from shell.runner import close, run_command
 from shell.session import Session
 from shell.state import state_folder
 from shell.table import fold, pairs
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 _INTRO: Final = (
     f"cesbr {__version__}: the backups of a Cloudogu EcoSystem.",
@@ -176,6 +179,12 @@ class App(cmd2.Cmd):
         """Tell of what cmd2 itself finds wrong; that, too, is a failure."""
         self.status = self.status or 1
         super().perror(*objects, **kwargs)
+
+    def termination_signal_handler(self, signum: int, frame: FrameType | None) -> None:
+        """End as the signal says; a closed terminal sends several, and one is enough."""
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        super().termination_signal_handler(signum, frame)
 
     # The prompt's own commands
 
