@@ -39,7 +39,7 @@ __all__ = ["Caching", "FileContent", "Repository"]
 
 _log = logging.getLogger(__name__)
 
-_TREE_CACHE_BYTES: Final = 48 << 20
+_TREE_CACHE_BYTES: Final = 128 << 20
 _LARGE_TREES: Final = 2
 """Folders held beside those, however large they are: each request for one would decode it anew."""
 _NODE_BYTES: Final = 900

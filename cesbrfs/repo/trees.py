@@ -100,7 +100,10 @@ def parse_tree(data: bytes, what: str = "tree") -> Tree:
     """
     nodes: dict[bytes, Node] = {}
     refused: list[str] = []
-    for raw in decode(_tree, data, what).nodes or ():
+    raws = decode(_tree, data, what).nodes or []
+    raws.reverse()
+    while raws:  # each is let go once it is turned into a node: a folder can have a million
+        raw = raws.pop()
         try:
             node = _node(raw)
         except (ValueError, DamagedError) as error:
