@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import logging.handlers
 import os
 import signal
 import socket
@@ -92,22 +91,20 @@ def notify_systemd(message: str) -> None:
 
 def log_to(file: str | None, *, background: bool, cache_dir: Path, debug: bool) -> None:
     """Send log lines to `file`, to stderr in the foreground, else to syslog or the cache folder."""
+    form = "%(asctime)s %(levelname)s %(message)s"
     handler: logging.Handler
     if file is not None:
         handler = logging.FileHandler(file, encoding="utf-8")
     elif not background:
         handler = logging.StreamHandler()
     elif os.path.exists(_SYSLOG):
-        handler = logging.handlers.SysLogHandler(
-            _SYSLOG, facility=logging.handlers.SysLogHandler.LOG_DAEMON
-        )
+        from logging.handlers import SysLogHandler  # noqa: PLC0415 - after the key's derivation began
+
+        handler = SysLogHandler(_SYSLOG, facility=SysLogHandler.LOG_DAEMON)
+        form = "cesbrfs[%(process)d]: %(message)s"  # syslog has a time of its own
     else:
         cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         handler = logging.FileHandler(cache_dir / "mount.log", encoding="utf-8")
-    stamped = isinstance(handler, logging.handlers.SysLogHandler)
-    form = (
-        "cesbrfs[%(process)d]: %(message)s" if stamped else "%(asctime)s %(levelname)s %(message)s"
-    )
     handler.setFormatter(logging.Formatter(form))
     logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler])
     for other in ("pyfuse3", "httpx2", "httpcore2"):  # which have a line for every request
