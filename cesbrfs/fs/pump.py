@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 _NAME: Final = "_wait_fuse_readable"
 _DEVICE: Final = "/dev/fuse"
-_SPIN_SECONDS: Final = 25e-6
+_SPIN_SECONDS: Final = 50e-6
 _TURN_SECONDS: Final = 0.01
 """After this long, trio gets a turn: signals and timers must not starve."""
 
