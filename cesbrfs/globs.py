@@ -13,9 +13,10 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Final
 
+from cesbrfs.entries import Link, Located
 from cesbrfs.errors import NotAFolderError, NotFoundError
 from cesbrfs.paths import show, unshow
-from cesbrfs.view import Link, Located, View
+from cesbrfs.view import View
 
 _MAGIC: Final = re.compile(r"[*?\[]")
 _ESCAPE: Final = re.compile(r"\\(?:x[0-9a-fA-F]{2}|.)", re.DOTALL)

@@ -14,7 +14,7 @@ from shell.commands.browse import locate_all
 from shell.report import report
 
 if TYPE_CHECKING:
-    from cesbrfs.view import Located
+    from cesbrfs.entries import Located
     from shell.session import Context
 
 _CHUNK: Final = 4 << 20
@@ -47,7 +47,7 @@ async def write_content(
 async def _write_one(
     context: Context, place: Located, write: Callable[[bytes], Awaitable[bool]], *, guarded: bool
 ) -> bool:
-    from cesbrfs.view import Document  # noqa: PLC0415 - as in the commands
+    from cesbrfs.entries import Document  # noqa: PLC0415 - as in the commands
 
     view = await context.view()
     node = place.entry.node

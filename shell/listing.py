@@ -13,8 +13,8 @@ from shell import render
 from shell.table import Column, plain, spared
 
 if TYPE_CHECKING:
+    from cesbrfs.entries import Entry
     from cesbrfs.repo.model import Node
-    from cesbrfs.view import Entry
 
 _DEFAULT_COLOURS: Final[Mapping[str, str]] = {
     "di": "01;34", "ln": "01;36", "pi": "33", "so": "01;35", "bd": "01;33", "cd": "01;33",

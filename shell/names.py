@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
+from cesbrfs.entries import Entry, Link, Stored
 from cesbrfs.paths import show, unshow
 from cesbrfs.repo.trees import FOLDER, OTHER
-from cesbrfs.view import Entry, Link, Stored
 from shell import render
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from cesbrfs.view import Inside
+from cesbrfs.entries import Inside
 
 POSITION_BITS: Final = 20
 """The bits of a number that are a position; a folder with more entries takes several ranges."""

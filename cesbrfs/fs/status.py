@@ -10,9 +10,9 @@ from typing import Final
 
 from cesbrfs import __version__
 from cesbrfs.catalog.names import STATUS_FOLDER
+from cesbrfs.entries import Entry, Folder
 from cesbrfs.repo.model import Node, NodeType
 from cesbrfs.repo.repository import Repository
-from cesbrfs.view import Entry, Folder
 
 
 @dataclass(slots=True, eq=False)

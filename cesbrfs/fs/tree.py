@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 from cesbrfs.catalog.names import STATUS_FOLDER
+from cesbrfs.entries import Document, Entry, Inside, Stored
 from cesbrfs.errors import CesbrError, NotAFolderError, NotFoundError
 from cesbrfs.fs.folders import StoredFolder, StoredFolders
 from cesbrfs.fs.neighbours import Neighbours
 from cesbrfs.fs.status import Live, Status
 from cesbrfs.repo.model import Node, Tree
 from cesbrfs.repo.repository import FileContent
-from cesbrfs.view import Document, Entry, Inside, Stored, View
+from cesbrfs.view import View
 
 _log = logging.getLogger(__name__)
 

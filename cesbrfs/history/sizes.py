@@ -13,12 +13,13 @@ from typing import Final
 
 from cesbrfs.catalog import names
 from cesbrfs.catalog.backups import Backup
+from cesbrfs.entries import Document, Entry, Folder, Link, Stored
 from cesbrfs.errors import CesbrError, RepositoryUnreachableError, UsageError
 from cesbrfs.history.timeline import Parts, Progress
 from cesbrfs.repo.model import Node, Snapshot, Tree
 from cesbrfs.repo.pack import BlobType
 from cesbrfs.tasks import AT_ONCE, gather
-from cesbrfs.view import Document, Entry, Folder, Link, Stored, View
+from cesbrfs.view import View
 
 _Blob = tuple[BlobType, bytes]
 _SHARED: Final = -1

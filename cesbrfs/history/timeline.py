@@ -16,6 +16,7 @@ import trio
 
 from cesbrfs.catalog import names
 from cesbrfs.catalog.backups import Backup
+from cesbrfs.entries import Document, Entry, Folder, Link, Stored
 from cesbrfs.errors import (
     CesbrError,
     NotAFolderError,
@@ -25,7 +26,7 @@ from cesbrfs.errors import (
 from cesbrfs.history.memo import Memo, Row, row_of
 from cesbrfs.paths import show
 from cesbrfs.tasks import gather
-from cesbrfs.view import Document, Entry, Folder, Link, Stored, View
+from cesbrfs.view import View
 
 Parts = tuple[bytes, ...]
 Level = Mapping[bytes, int]

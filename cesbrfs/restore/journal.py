@@ -20,9 +20,9 @@ from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 
+from cesbrfs.entries import Document, Entry
 from cesbrfs.errors import RestoreError, RestoreRunningError
 from cesbrfs.paths import show, unshow
-from cesbrfs.view import Document, Entry
 
 _DIGEST: Final = 16
 _TAG_BYTES: Final = 4

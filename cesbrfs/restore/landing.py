@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from cesbrfs.catalog import names
+from cesbrfs.entries import Entry, Folder
 from cesbrfs.errors import NotFoundError, UsageError
 from cesbrfs.paths import show
 from cesbrfs.restore.selection import Item, Selection
-from cesbrfs.view import Entry, Folder, View
+from cesbrfs.view import View
 
 BY_BACKUP: Final = ""
 """The suffix that names each backup's own."""

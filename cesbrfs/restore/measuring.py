@@ -6,8 +6,9 @@ import stat
 from functools import partial
 from typing import NamedTuple
 
+from cesbrfs.entries import Entry, Stored
 from cesbrfs.tasks import gather
-from cesbrfs.view import Entry, Stored, View
+from cesbrfs.view import View
 
 
 class Amount(NamedTuple):

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from cesbrfs.entries import Entry, Stored
 from cesbrfs.paths import for_json
 from cesbrfs.repo.model import NodeType
 from cesbrfs.restore.journal import Past
 from cesbrfs.restore.landing import Landing, Refused
-from cesbrfs.view import Entry, Stored
 
 
 class Overwrite(StrEnum):

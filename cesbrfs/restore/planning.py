@@ -14,6 +14,7 @@ from pathlib import Path
 
 import trio
 
+from cesbrfs.entries import Entry, Stored
 from cesbrfs.errors import CesbrError, RestoreError
 from cesbrfs.repo.storage.local import LocalStorage
 from cesbrfs.restore.ground import Guard, inspect
@@ -29,7 +30,7 @@ from cesbrfs.restore.planned import (
 from cesbrfs.restore.selection import Selection
 from cesbrfs.restore.survey import survey
 from cesbrfs.tasks import gather
-from cesbrfs.view import Entry, Stored, View
+from cesbrfs.view import View
 
 
 async def plan(

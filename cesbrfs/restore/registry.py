@@ -21,6 +21,7 @@ from cesbrfs.catalog.backups import Backup
 from cesbrfs.ces.instance import Instance, RegistryData
 from cesbrfs.ces.masking import is_secret, masked
 from cesbrfs.ces.registry import Registry
+from cesbrfs.entries import Document
 from cesbrfs.errors import (
     DamagedError,
     NotFoundError,
@@ -30,7 +31,7 @@ from cesbrfs.errors import (
 )
 from cesbrfs.near import did_you_mean
 from cesbrfs.paths import show
-from cesbrfs.view import Document, View
+from cesbrfs.view import View
 
 Action = Literal["add", "change", "remove"]
 

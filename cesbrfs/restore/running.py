@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 
 import trio
 
+from cesbrfs.entries import Document, Entry
 from cesbrfs.errors import (
     CesbrError,
     RepositoryDeniedError,
@@ -25,7 +26,7 @@ from cesbrfs.restore.planned import PlannedFile, PlannedFolder, RestorePlan
 from cesbrfs.restore.report import Failure, Progress, RestoreReport
 from cesbrfs.restore.steps import Done, Job, Outcome, Site
 from cesbrfs.restore.writing import NewFile
-from cesbrfs.view import Document, Entry, View
+from cesbrfs.view import View
 
 _WORKERS: Final = 8
 _SMALL_BYTES: Final = 256 << 10

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from cesbrfs.catalog import names
+from cesbrfs.entries import Located
 from cesbrfs.errors import UsageError
-from cesbrfs.view import Located
 
 _SEVERAL: Final = "restored"
 

@@ -17,6 +17,7 @@ from enum import Enum, auto
 import msgspec
 import trio
 
+from cesbrfs.entries import Document, Entry, Stored
 from cesbrfs.errors import CesbrError, RestoreError
 from cesbrfs.repo.model import Node
 from cesbrfs.restore.attributes import Clothing, Notes
@@ -33,7 +34,6 @@ from cesbrfs.restore.writing import (
     make_folder,
     temporary,
 )
-from cesbrfs.view import Document, Entry, Stored
 
 _FOLDER_MODE = stat.S_IFDIR | 0o755
 _FILE_MODE = stat.S_IFREG | 0o644

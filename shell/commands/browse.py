@@ -24,7 +24,8 @@ from shell.table import fitted
 
 if TYPE_CHECKING:
     from cesbrfs.catalog.backups import Backup
-    from cesbrfs.view import Located, View
+    from cesbrfs.entries import Located
+    from cesbrfs.view import View
     from shell.session import Context
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from cesbrfs.entries import Document
 from cesbrfs.errors import NotFoundError, UsageError
 from cesbrfs.globs import fits, nothing_matches
 from cesbrfs.history.diffing import Change, diff_backups
@@ -20,7 +21,6 @@ from cesbrfs.history.sizes import Sizes, Usage
 from cesbrfs.history.timeline import Parts, Timeline
 from cesbrfs.paths import for_json, show, unshow
 from cesbrfs.restore.landing import place_on_instance
-from cesbrfs.view import Document
 from shell import render
 from shell.changes import change_json, change_line, for_terminal, summary
 from shell.commands import Command

@@ -21,7 +21,8 @@ from shell.listing import Colours, Style, largest_first, newest_first
 from shell.table import pairs
 
 if TYPE_CHECKING:
-    from cesbrfs.view import Entry, Located, View
+    from cesbrfs.entries import Entry, Located
+    from cesbrfs.view import View
     from shell.session import Context
 
 # ls
@@ -115,7 +116,7 @@ async def _held(
 
 async def _children(view: View, place: Located, style: Style) -> list[Located]:
     """Return what a folder holds, as `style` orders it; backups come by their age."""
-    from cesbrfs.view import Located  # noqa: PLC0415 - as in `browse`
+    from cesbrfs.entries import Located  # noqa: PLC0415 - as in `browse`
 
     children = await view.children(place.entry)
     names = sorted(children) if place.parts else list(children)
@@ -266,7 +267,7 @@ def _stat_json(place: Located) -> dict[str, object]:
 
 
 def _snapshot(entry: Entry) -> str | None:
-    from cesbrfs.view import Stored  # noqa: PLC0415 - as in `browse`
+    from cesbrfs.entries import Stored  # noqa: PLC0415 - as in `browse`
 
     return entry.snapshot.id if isinstance(entry, Stored) else None
 

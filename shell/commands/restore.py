@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from cesbrfs.ces.backup_config import BackupConfig, backup_config
+from cesbrfs.entries import Located
 from cesbrfs.errors import (
     InterruptedByUserError,
     NotFoundError,
@@ -34,7 +35,6 @@ from cesbrfs.restore.journal import Journal
 from cesbrfs.restore.journal import read as read_journal
 from cesbrfs.restore.landing import folder_of
 from cesbrfs.restore.sheet import sheet_json
-from cesbrfs.view import Located
 from shell.care import restore_on_instance
 from shell.commands import Command
 from shell.commands.browse import add_backup_flag, locate_all

@@ -12,11 +12,12 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cesbrfs.entries import Inside
 from cesbrfs.fs.folders import POSITION_BITS, RANGES, StoredFolder, StoredFolders
 from cesbrfs.fs.operations import Operations, Presentation
 from cesbrfs.fs.tree import VirtualTree
 from cesbrfs.repo.model import Snapshot, Tree
-from cesbrfs.view import Inside, View
+from cesbrfs.view import View
 from tests.memory_repo import MemoryRepo
 from tests.operations.conftest import NOBODY, Kernel, listing, walk
 

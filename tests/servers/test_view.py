@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from cesbrfs.entries import Document, Entry
 from cesbrfs.errors import NotFoundError
 from cesbrfs.repo.repository import FileContent
-from cesbrfs.view import Document, Entry, View
+from cesbrfs.view import View
 from tests.restic_repo import create
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from cesbrfs.catalog.backups import Backup
+from cesbrfs.entries import Entry
 from cesbrfs.errors import UsageError
 from cesbrfs.repo.model import Node, Snapshot
-from cesbrfs.view import Entry
 from shell.commands.browse import _backups_text, _Described
 from shell.content import looks_binary
 from shell.listing import Colours, Style, largest_first, newest_first

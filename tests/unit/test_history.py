@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cesbrfs.access import Secret
+from cesbrfs.entries import Document, Entry, Link
 from cesbrfs.errors import NotFoundError, UsageError
 from cesbrfs.history.diffing import diff_backups, history
 from cesbrfs.history.finding import Criteria, Match, find
@@ -24,7 +25,7 @@ from cesbrfs.history.timeline import Timeline, of_backups, of_snapshot
 from cesbrfs.history.versions import versions
 from cesbrfs.repo.repository import Caching, Repository
 from cesbrfs.repo.storage import FileType
-from cesbrfs.view import Document, Entry, Link, View
+from cesbrfs.view import View
 from tests.memory_repo import PASSWORD, Json, MemoryRepo
 
 VOLUME = "/var/lib/ces/redmine/volumes/files"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from cesbrfs.entries import Entry, Located
 from cesbrfs.errors import NotFoundError, RestoreError, UsageError
 from cesbrfs.repo.model import Node
 from cesbrfs.restore import InPlace, Item, Overwrite, ToFolder, default_target, plan, select
 from cesbrfs.restore.landing import place_on_instance
-from cesbrfs.view import Entry, Located
 from tests.restore_site import BACKUP, VOLUME, Site, names
 
 

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from cesbrfs.catalog.manifest import Manifest, Point, write_manifest
+from cesbrfs.entries import Document, Link, Stored
 from cesbrfs.errors import (
     BlobMissingError,
     IsAFolderError,
@@ -22,7 +23,7 @@ from cesbrfs.repo.model import Snapshot
 from cesbrfs.repo.repository import FileContent
 from cesbrfs.repo.storage import FileType
 from cesbrfs.repo.times import parse_time
-from cesbrfs.view import Document, Link, Stored, View, _whole, as_listed_last
+from cesbrfs.view import View, _whole, as_listed_last
 from tests.memory_repo import TIME, Json, MemoryRepo
 
 VOLUME = "/var/lib/ces/redmine/volumes/files"

@@ -1,0 +1,78 @@
+"""What a name in the tree of backups can stand for.  Made and walked by `cesbrfs.view`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from cesbrfs.errors import NotAFolderError
+from cesbrfs.paths import show
+from cesbrfs.repo.model import Node, Snapshot
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One name in the tree, with the attributes in `node`; `node.name` may differ from `name`."""
+
+    name: bytes
+    node: Node
+
+
+@dataclass(slots=True, eq=False)
+class Stored(Entry):
+    """What lies in a snapshot.  `top` marks a snapshot's own root."""
+
+    snapshot: Snapshot
+    top: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """Where to find what a stored folder holds: a tree's ID, None for an empty folder."""
+
+    snapshot: Snapshot
+    tree: bytes | None
+    top: bool
+
+    @classmethod
+    def of(cls, folder: Stored) -> Inside:
+        """Return it for `folder`; NotAFolderError for anything else that is stored."""
+        if folder.node.type != "dir":
+            raise NotAFolderError(f"{show(folder.name)!r} is not a folder.")
+        return cls(
+            folder.snapshot,
+            folder.snapshot.tree if folder.top else folder.node.subtree,
+            folder.top,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class Folder(Entry):
+    """A folder of ours; `load` returns what it holds now."""
+
+    load: Callable[[], Awaitable[Mapping[bytes, Entry]]]
+
+
+@dataclass(slots=True, eq=False)
+class Document(Entry):
+    """A file of ours, whose bytes are `content`."""
+
+    content: bytes
+
+
+@dataclass(slots=True, eq=False)
+class Link(Entry):
+    """A symlink of ours; its target is in `node.target`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where a path led: the names from the root on, and the entry there."""
+
+    parts: tuple[bytes, ...]
+    entry: Entry
+
+    @property
+    def shown(self) -> str:
+        """The path as people see it."""
+        return "/" + "/".join(show(part) for part in self.parts)
