@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -101,7 +103,8 @@ def _tab(bench: Bench, contender: Contender, repo: Repo, line: str) -> float:
 
     def press() -> int:
         asked = CompleteEvent(completion_requested=True)
-        return len(list(completer.get_completions(Document(line), asked)))
+        with contextlib.redirect_stdout(io.StringIO()):  # cmd2's hints
+            return len(list(completer.get_completions(Document(line), asked)))
 
     try:
         _until(press)
