@@ -79,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for group in chosen:
             made.rows += _measure(group, Bench(store, work), contenders, made.rounds)
+            report.save(made, flags.out.resolve())  # it takes an hour: nothing measured is lost
     finally:
         if not flags.keep:
             shutil.rmtree(work, ignore_errors=True)
