@@ -235,7 +235,7 @@ def test_commands_in_sentences_parse(page: Path) -> None:
     """`cesbr …` within a sentence names a command that is, and flags that it has."""
     prose = _BLOCK.sub("", page.read_text())
     for line in re.findall(r"`(cesbr [^`\n]+)`", prose):
-        if "…" in line or "COMMAND" in line:
+        if "…" in line or "COMMAND" in line or line.endswith(" --version"):
             continue
         before = global_parser().parse_args(shlex.split(line)[1:])
         if before.command:
