@@ -246,5 +246,5 @@ def _parse(command: Command, arguments: list[str], line: str) -> None:
     try:
         command_parser(command).parse_intermixed_args(arguments)
     except CesbrError as error:
-        if "required" not in error.message:  # a sentence may leave out what is clear
+        if " needs " not in error.message:  # a sentence may leave out what is clear
             raise AssertionError(line) from error
