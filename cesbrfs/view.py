@@ -203,6 +203,12 @@ class View:
         """Return what `tree` would, if that is in memory; None does not say that it is not."""
         return self.repository.held_tree(inside.tree) if inside.tree is not None else Tree.of({})
 
+    def tree_at_hand(self, inside: Inside) -> Tree | None:
+        """Return what `tree` would, if nothing has to be waited for; None does not say that."""
+        if inside.top:
+            return self.held_tree(inside)
+        return self.repository.tree_at_hand(inside.tree) if inside.tree is not None else Tree.of({})
+
     async def content(self, entry: Entry) -> FileContent | Document:
         """Return something to read a regular file's bytes from; IsAFolderError for a folder."""
         if isinstance(entry, Document):

@@ -90,7 +90,7 @@ def _init(operations: Operations, mountpoint: str, source: str, options: MountOp
         if options.allow_other and os.getuid():
             hint += ", and that /etc/fuse.conf has 'user_allow_other'"
         raise MountError(f"{mountpoint} could not be mounted ({error}); see {hint}.") from error
-    pump.install(operations.is_busy)
+    pump.install(operations.is_busy, operations.tree.walk.go_ahead)
 
 
 async def _run(operations: Operations, mountpoint: str, ready: Callable[[], None]) -> None:

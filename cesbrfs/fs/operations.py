@@ -166,8 +166,9 @@ class Operations(pyfuse3.Operations):
     @_handler
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
         """Take down what a folder holds, for the listing that follows."""
-        if self.tree.is_known(inode):
-            return await self.tree.open_folder(inode)
+        handle = self.tree.open_at_hand(inode)
+        if handle is not None:
+            return handle
         return await self.callers.wait(ctx.pid, functools.partial(self.tree.open_folder, inode))
 
     @_handler

@@ -29,17 +29,19 @@ _TURN_SECONDS: Final = 0.01
 """After this long, trio gets a turn: signals and timers must not starve."""
 
 
-def install(busy: Callable[[], bool]) -> bool:
+def install(busy: Callable[[], bool], go_ahead: Callable[[], bool]) -> bool:
     """Put our wait in place of pyfuse3's, after `pyfuse3.init`; False where it does not fit.
 
     `busy` tells whether other tasks have work: then every request is waited for through trio.
+    `go_ahead` does a little of what will be asked for, while a client takes its time, and returns
+    False where there is nothing to do.
     """
     stock = getattr(pyfuse3, _NAME, None)
     descriptor = session_descriptor()
     if stock is None or descriptor is None:
         _log.warning("This pyfuse3 waits for requests in another way; its own is used.")
         return False
-    setattr(pyfuse3, _NAME, _wait(stock, descriptor, busy))
+    setattr(pyfuse3, _NAME, _wait(stock, descriptor, busy, go_ahead))
     return True
 
 
@@ -56,7 +58,10 @@ def session_descriptor() -> int | None:
 
 
 def _wait(
-    stock: Callable[[], Awaitable[bool]], descriptor: int, busy: Callable[[], bool]
+    stock: Callable[[], Awaitable[bool]],
+    descriptor: int,
+    busy: Callable[[], bool],
+    go_ahead: Callable[[], bool],
 ) -> Callable[[], Awaitable[bool]]:
     poller = select.poll()
     poller.register(descriptor, select.POLLIN)
@@ -66,12 +71,16 @@ def _wait(
     async def wait() -> bool:
         nonlocal turn_ends
         # No checkpoint lies between a poll that finds a request and the read that follows.
-        started = now()
-        if started < turn_ends and not busy():
+        spins_from = now()
+        if spins_from < turn_ends and not busy():
             while True:
                 if poll(0):
                     return True
-                if now() - started > _SPIN_SECONDS:
+                if go_ahead():
+                    spins_from = now()
+                    if spins_from > turn_ends:
+                        break
+                elif now() - spins_from > _SPIN_SECONDS:
                     break
         while await stock():
             turn_ends = now() + _TURN_SECONDS

@@ -19,6 +19,7 @@ from cesbrfs.errors import CesbrError, NotAFolderError, NotFoundError
 from cesbrfs.fs.folders import StoredFolder, StoredFolders
 from cesbrfs.fs.neighbours import Neighbours
 from cesbrfs.fs.status import Live, Status
+from cesbrfs.fs.walk import Walk
 from cesbrfs.repo.model import Node, Tree
 from cesbrfs.repo.repository import FileContent
 from cesbrfs.view import View
@@ -122,6 +123,7 @@ class VirtualTree:
         self._listings: dict[int, _Listing] = {}
         self._next_handle = 1
         self._neighbours = Neighbours(view.repository.blobs)
+        self.walk: Final = Walk(lambda tree: view.repository.tree_at_hand(tree) is not None)
         self._status_folder: Final = self.status.folder(view.root.node)
 
     # Inodes by number
@@ -132,7 +134,7 @@ class VirtualTree:
         if inode is not None:
             return Shown(number, inode.entry.node, inode)
         folder = self._holding(number)
-        tree = self.view.held_tree(folder.inside)
+        tree = self.view.tree_at_hand(folder.inside)
         return _at(folder, tree, number) if tree is not None else None
 
     async def find(self, number: int) -> Shown:
@@ -174,7 +176,7 @@ class VirtualTree:
     def is_known(self, number: int) -> bool:
         """Tell whether it is known what this folder holds, so that nothing has to be waited for."""
         folder = self._folders.get(number)
-        return folder is not None and self.view.held_tree(folder.inside) is not None
+        return folder is not None and self.view.tree_at_hand(folder.inside) is not None
 
     def is_fixed(self, number: int) -> bool:
         """Tell whether what this folder holds can never change; StaleError if it is not known."""
@@ -201,24 +203,36 @@ class VirtualTree:
 
     async def _enter(self, number: int) -> tuple[StoredFolder, Tree]:
         """Return the stored folder with this inode number, and what it holds."""
-        folder, inode = self._folders.get(number), self._inodes.get(number)
-        if folder is not None:
-            held = self.view.held_tree(folder.inside)
-            if held is not None:
-                return folder, held
-            inside, backup = folder.inside, folder.backup
-        elif inode is not None:
-            assert isinstance(inode.entry, Stored)
-            inside, backup = Inside.of(inode.entry), inode.backup
-        else:
-            above = self._holding(number)
-            _, node, _ = await self.find(number)
-            if node.type != "dir":
-                raise NotAFolderError(f"Inode {number} is not a folder.")
-            inside, backup = Inside(above.inside.snapshot, node.subtree, False), above.backup
+        inside, backup = self._place(number, (await self.find(number)).node)
         tree = await self.view.tree(inside)
         # Not the record from before: the kernel may have forgotten all of it meanwhile.
         return self._folders.add(number, inside, backup, len(tree.listed)), tree
+
+    def _enter_at_hand(self, number: int) -> tuple[StoredFolder, Tree] | None:
+        """Return the same, if nothing has to be waited for."""
+        folder = self._folders.get(number)
+        if folder is not None:
+            tree = self.view.tree_at_hand(folder.inside)
+            return (folder, tree) if tree is not None else None
+        shown = self.held(number)
+        if shown is None or not self.is_fixed(number):
+            return None
+        inside, backup = self._place(number, shown.node)
+        tree = self.view.tree_at_hand(inside)
+        if tree is None:
+            return None
+        return self._folders.add(number, inside, backup, len(tree.listed)), tree
+
+    def _place(self, number: int, node: Node) -> tuple[Inside, int]:
+        """Return where to find what the stored folder `node` holds, and its backup's number."""
+        inode = self._inodes.get(number)
+        if inode is not None:
+            assert isinstance(inode.entry, Stored)
+            return Inside.of(inode.entry), inode.backup
+        above = self._holding(number)
+        if node.type != "dir":
+            raise NotAFolderError(f"Inode {number} is not a folder.")
+        return Inside(above.inside.snapshot, node.subtree, False), above.backup
 
     def _shown(self, folder: StoredFolder, at: int, node: Node) -> Shown:
         """Return the inode at one position of a stored folder."""
@@ -262,12 +276,23 @@ class VirtualTree:
         """Take down what a folder holds now; return a handle for `list_folder`."""
         inode = self._inodes.get(number)
         if inode is None or isinstance(inode.entry, Stored):
-            folder, tree = await self._enter(number)
-            folder.listings += 1
-            listing = _Listing(folder=folder, nodes=tree.listed)
-        else:
-            entries = await self.view.children(inode.entry)
-            listing = _Listing([(name, self._own(inode, e)) for name, e in entries.items()])
+            return self._list(*await self._enter(number))
+        entries = await self.view.children(inode.entry)
+        return self._keep(_Listing([(name, self._own(inode, e)) for name, e in entries.items()]))
+
+    def open_at_hand(self, number: int) -> int | None:
+        """Do the same with a stored folder, if nothing has to be waited for; else return None."""
+        entered = self._enter_at_hand(number)
+        return self._list(*entered) if entered is not None else None
+
+    def _list(self, folder: StoredFolder, tree: Tree) -> int:
+        folder.listings += 1
+        if folder.inside.tree is not None:
+            below = (node.subtree for node in tree.listed if node.subtree is not None)
+            self.walk.opened(folder.inside.tree, below)
+        return self._keep(_Listing(folder=folder, nodes=tree.listed))
+
+    def _keep(self, listing: _Listing) -> int:
         handle = self._handle()
         self._listings[handle] = listing
         return handle

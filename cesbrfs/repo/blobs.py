@@ -18,6 +18,7 @@ from cesbrfs.errors import (
     StorageError,
 )
 from cesbrfs.repo.cache import Cache
+from cesbrfs.repo.chunks import Chunks
 from cesbrfs.repo.crypto import Keys
 from cesbrfs.repo.disk import DiskCache
 from cesbrfs.repo.files import Files
@@ -59,6 +60,7 @@ class Blobs:
         self._listings = 0
         self._listing = trio.Lock()
         self._packs = PackReader(files.storage)
+        self._chunks = Chunks(files.storage)
         self._direct = files.storage if isinstance(files.storage, ReadsAtOnce) else None
         self._remote = remote
         self._cache: Cache[bytes, bytes] = Cache(capacity, len)
@@ -157,6 +159,24 @@ class Blobs:
             index = await self._relist(seen)
             return await self._load_from(index.places(kind, blob), kind, blob)
 
+    def tree_at_hand(self, blob: bytes) -> bytes | None:
+        """Return a small tree's blob, if its record is in memory already; does not wait.
+
+        None does not say that there is no such blob, nor that it is whole.
+        """
+        places = self._index.places(BlobType.TREE, blob) if self._index is not None else ()
+        if not places or max(places[0].plain, places[0].length) > THREAD_BYTES:
+            return None
+        place = places[0]
+        chunks = self._chunks if self._remote is None else self._remote.chunks
+        record = chunks.at_hand(place.pack, place.offset, place.length) if chunks else None
+        if record is None:
+            return None
+        try:
+            return decode_blob(self._keys, blob, record, place)
+        except DamagedError:  # told, and mended where it can be, by who waits for it
+            return None
+
     async def _load_from(self, places: Sequence[Place], kind: BlobType, blob: bytes) -> bytes:
         """Return the blob from the first place that holds it.
 
@@ -187,6 +207,19 @@ class Blobs:
             return await trio.to_thread.run_sync(
                 self._read_and_decode, self._direct, place, blob, limiter=self._threads
             )
+        if kind is BlobType.TREE:
+            return await self._load_small_tree(place, blob)
+        raw = await self._packs.read(place.pack, place.offset, place.length)
+        return await self._decode(place, blob, raw)
+
+    async def _load_small_tree(self, place: Place, blob: bytes) -> bytes:
+        try:
+            record = await self._chunks.read(place.pack, place.offset, place.length)
+            return await self._decode(place, blob, record)
+        except FileMissingError:
+            raise
+        except (DamagedError, StorageError):  # perhaps only beside it, or as it was some time ago
+            await self._chunks.forget(place.pack)
         raw = await self._packs.read(place.pack, place.offset, place.length)
         return await self._decode(place, blob, raw)
 

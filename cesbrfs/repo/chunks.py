@@ -1,9 +1,11 @@
-"""Folders of a repository behind a network, kept on disk: the next mount asks for none of them.
+"""Tree records are read out of packs in chunks, as the folders that a walk comes by lie together.
 
-restic puts the blobs that describe folders into packs of their own.  Such a pack is read in chunks
-of a mebibyte, which lie on disk as they came: sealed.  Where restic's own cache has the whole pack,
-it is read there.  What comes from a disk may be damaged like everything else: every blob is checked
-after it was taken from here, and `forget` has it read from the storage again.
+restic puts the blobs that describe folders into packs of their own, those of one walk side by side
+but mostly in the reverse of its order.  So such a pack is read in chunks, the last of which are
+held in memory.  Behind a network they are larger, and lie on disk as they came, sealed: the next
+mount asks for none of them.  Where restic's own cache has the whole pack, it is read there.  What
+comes from a disk may be damaged like everything else: every blob is checked after it was taken from
+here, and `forget` has it read from the storage again.
 """
 
 from __future__ import annotations
@@ -22,35 +24,37 @@ from cesbrfs.repo.kept import KeptFiles
 from cesbrfs.repo.link import Link
 from cesbrfs.repo.storage import FileType, Storage, read_up_to
 
-_CHUNK: Final = 1 << 20
+_CHUNK: Final = 256 << 10
+"""As much as is read from a disk of this machine without a thread."""
+_FAR_CHUNK: Final = 1 << 20
 _IN_MEMORY: Final = 4 << 20
 
 
 class Chunks:
-    """Reads tree records out of packs of `storage`, through chunks that are kept in `kept`.
+    """Reads tree records out of packs of `storage`, in chunks of `size` bytes."""
 
-    `restic` is the folder of restic's own cache of this repository, where there may be one.
-    """
-
-    def __init__(
-        self, storage: Storage, link: Link, kept: KeptFiles, restic: Path | None = None
-    ) -> None:
+    def __init__(self, storage: Storage, size: int = _CHUNK) -> None:
         self._storage = storage
-        self._link = link
-        self._kept = kept
-        self._restic = restic
-        self._distrusted: set[bytes] = set()
+        self._size = size
         self._held: Cache[tuple[bytes, int], bytes] = Cache(_IN_MEMORY, len)
+
+    def at_hand(self, pack: bytes, offset: int, length: int) -> bytes | None:
+        """Return what `read` would, if it lies within one chunk that is in memory."""
+        number, begins = divmod(offset, self._size)
+        held = self._held.peek((pack, number))
+        if held is None or begins + length > len(held):
+            return None
+        return held[begins : begins + length]
 
     async def read(self, pack: bytes, offset: int, length: int) -> bytes:
         """Return `length` bytes at `offset` of the pack with this ID (32 bytes).
 
         Fewer where the pack ends before that.  Raises what the storage raises.
         """
-        first, last = offset // _CHUNK, (offset + length - 1) // _CHUNK
+        first, last = offset // self._size, (offset + length - 1) // self._size
         parts = [await self._chunk(pack, number) for number in range(first, last + 1)]
         whole = parts[0] if len(parts) == 1 else b"".join(parts)
-        begins = offset - first * _CHUNK
+        begins = offset - first * self._size
         return whole[begins : begins + length]
 
     async def _chunk(self, pack: bytes, number: int) -> bytes:
@@ -60,12 +64,36 @@ class Chunks:
         return await self._held.get((pack, number), partial(self._load, pack, number))
 
     async def _load(self, pack: bytes, number: int) -> bytes:
+        start = number * self._size
+        return await read_up_to(self._storage, FileType.PACK, pack.hex(), start, self._size)
+
+    async def forget(self, pack: bytes) -> None:
+        """Have a pack read from the storage again: what came from here was damaged."""
+        self._held.drop(lambda key: key[0] == pack)
+
+
+class KeptChunks(Chunks):
+    """The same behind a network, through chunks that are kept in `kept`.
+
+    `restic` is the folder of restic's own cache of this repository, where there may be one.
+    """
+
+    def __init__(
+        self, storage: Storage, link: Link, kept: KeptFiles, restic: Path | None = None
+    ) -> None:
+        super().__init__(storage, _FAR_CHUNK)
+        self._link = link
+        self._kept = kept
+        self._restic = restic
+        self._distrusted: set[bytes] = set()
+
+    async def _load(self, pack: bytes, number: int) -> bytes:
         name = f"{pack.hex()}-{number}"
         held = await trio.to_thread.run_sync(self._from_disk, pack, number, name)
         if held:
             return held
         began = trio.current_time()
-        data = await read_up_to(self._storage, FileType.PACK, pack.hex(), number * _CHUNK, _CHUNK)
+        data = await super()._load(pack, number)
         self._link.took(len(data), trio.current_time() - began)
         await trio.to_thread.run_sync(self._kept.write, name, (data,))
         return data
@@ -74,7 +102,7 @@ class Chunks:
         """Return a chunk out of restic's cache, or of ours, where one of them has it."""
         if self._restic is not None and pack not in self._distrusted:
             whole = self._restic / "data" / pack.hex()[:2] / pack.hex()
-            found = _read_part(whole, number * _CHUNK, _CHUNK)
+            found = _read_part(whole, number * self._size, self._size)
             if found:
                 return found
         return self._kept.read(name)
@@ -84,7 +112,7 @@ class Chunks:
         if self._restic is not None:
             self._distrusted.add(pack)
         # Not in the thread: the readers' own is at work on it.
-        self._held.drop(lambda key: key[0] == pack)
+        await super().forget(pack)
         await trio.to_thread.run_sync(self._remove, lambda name: name == pack.hex())
 
     def keep_only(self, packs: AbstractSet[bytes]) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 import trio
 
 from cesbrfs.repo.caching import Caching
-from cesbrfs.repo.chunks import Chunks
+from cesbrfs.repo.chunks import KeptChunks
 from cesbrfs.repo.kept import KeptFiles
 from cesbrfs.repo.link import Link
 from cesbrfs.repo.pack import BlobType, Place
@@ -28,18 +28,18 @@ class Remote:
     def __init__(self, storage: Storage, folder: Path | None, caching: Caching) -> None:
         self.link: Final = Link()
         self._stretches = Stretches(storage, self.link)
-        self._chunks: Chunks | None = None
+        self.chunks: KeptChunks | None = None
         self._records: Records | None = None
         if folder is not None:
             restic = caching.restic / folder.name if caching.restic else None
-            self._chunks = Chunks(storage, self.link, KeptFiles(folder / "trees"), restic)
+            self.chunks = KeptChunks(storage, self.link, KeptFiles(folder / "trees"), restic)
             if caching.data:
                 self._records = Records(KeptFiles(folder / "data"), caching.data)
 
     async def read(self, kind: BlobType, place: Place, blob: bytes) -> bytes | memoryview:
         """Return the record at `place`, not checked; raises what the storage raises."""
-        if kind is BlobType.TREE and self._chunks is not None:
-            return await self._chunks.read(place.pack, place.offset, place.length)
+        if kind is BlobType.TREE and self.chunks is not None:
+            return await self.chunks.read(place.pack, place.offset, place.length)
         records = self._records if kind is BlobType.DATA else None
         if records is not None:
             held = await trio.to_thread.run_sync(records.get, blob)
@@ -67,12 +67,12 @@ class Remote:
     async def forget(self, kind: BlobType, place: Place, blob: bytes) -> None:
         """Let go of everything that is held of a record: it proved to be damaged."""
         self._stretches.forget(place.pack)
-        if kind is BlobType.TREE and self._chunks is not None:
-            await self._chunks.forget(place.pack)
+        if kind is BlobType.TREE and self.chunks is not None:
+            await self.chunks.forget(place.pack)
         if kind is BlobType.DATA and self._records is not None:
             await trio.to_thread.run_sync(self._records.forget, blob)
 
     def keep_only(self, packs: AbstractSet[bytes]) -> None:
         """Remove what is kept on disk of packs that the repository has no more."""
-        if self._chunks is not None:
-            self._chunks.keep_only(packs)
+        if self.chunks is not None:
+            self.chunks.keep_only(packs)

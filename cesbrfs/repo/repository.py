@@ -168,6 +168,20 @@ class Repository:
         tree = self._trees.peek(tree_id)
         return None if tree is None or b"." in tree.nodes or b"/" in tree.nodes else tree
 
+    def tree_at_hand(self, tree_id: bytes) -> Tree | None:
+        """Return what `tree` would, if nothing has to be waited for; None does not say that."""
+        held = self._trees.peek(tree_id)
+        if held is None:
+            data = self.blobs.tree_at_hand(tree_id)
+            if data is None:
+                return None
+            try:
+                held = _parsed(data, tree_id)
+            except DamagedError:  # `tree` says so
+                return None
+            self._trees.put(tree_id, held)
+        return None if b"." in held.nodes or b"/" in held.nodes else held
+
     async def tree(self, tree_id: bytes) -> Tree:
         """Return the folder of this ID (32 bytes).
 
@@ -186,14 +200,9 @@ class Repository:
 
     async def _load_tree(self, tree_id: bytes) -> Tree:
         data = await self.blobs.load(BlobType.TREE, tree_id)
-        what = f"tree {tree_id.hex()[:8]}"
         if len(data) > THREAD_BYTES:
-            tree = await trio.to_thread.run_sync(parse_tree, data, what)
-        else:
-            tree = parse_tree(data, what)
-        for name in tree.refused:
-            _log.warning("%s has an entry that cannot be shown: %s", what, name)
-        return tree
+            return await trio.to_thread.run_sync(_parsed, data, tree_id)
+        return _parsed(data, tree_id)
 
     async def names(self, tree_id: bytes) -> dict[bytes, int]:
         """Return what the folder of this ID holds, as `parse_names` does; raises as `tree`."""
@@ -275,6 +284,15 @@ class Repository:
         except BlobMissingError as error:
             await missing(error)
             raise
+
+
+def _parsed(data: bytes, tree_id: bytes) -> Tree:
+    """Read a tree blob; what it has that cannot be shown is told in the log."""
+    what = f"tree {tree_id.hex()[:8]}"
+    tree = parse_tree(data, what)
+    for name in tree.refused:
+        _log.warning("%s has an entry that cannot be shown: %s", what, name)
+    return tree
 
 
 def _tree_bytes(tree: Tree) -> int:

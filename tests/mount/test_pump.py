@@ -31,7 +31,7 @@ def test_another_pyfuse3_is_left_alone(
 ) -> None:
     """Where the function that is replaced does not exist, nothing is, and the log says so."""
     monkeypatch.delattr(pyfuse3, "_wait_fuse_readable")
-    assert not pump.install(lambda: False)
+    assert not pump.install(lambda: False, lambda: False)
     assert "its own is used" in caplog.text
 
 

@@ -22,7 +22,7 @@ from cesbrfs.fs.tree import ROOT, VirtualTree
 from cesbrfs.repo import ahead
 from cesbrfs.repo.ahead import derive_ahead, derived, kept_keys
 from cesbrfs.repo.caching import Caching
-from cesbrfs.repo.chunks import Chunks
+from cesbrfs.repo.chunks import KeptChunks
 from cesbrfs.repo.kept import KeptFiles
 from cesbrfs.repo.link import Link
 from cesbrfs.repo.model import Node, parse_key_file
@@ -326,7 +326,7 @@ class TestTreesOnDisk:
 
     async def test_letting_go_of_a_pack_disturbs_no_reader(self, tmp_path: Path) -> None:
         """What readers use in memory is changed where they run, not in a thread beside them."""
-        chunks = Chunks(storage(), Link(), KeptFiles(tmp_path / "trees"))
+        chunks = KeptChunks(storage(), Link(), KeptFiles(tmp_path / "trees"))
         await chunks.read(PACK, 5, 10)
         threads: list[int] = []
         held, drop = chunks._held, chunks._held.drop

@@ -19,7 +19,7 @@ from cesbrfs.errors import (
     RepositoryUnreachableError,
     StorageError,
 )
-from cesbrfs.repo.storage.base import FileInfo, FileType, is_file_name
+from cesbrfs.repo.storage.base import EndsEarlyError, FileInfo, FileType, is_file_name
 
 _THREAD_BYTES: Final = 256 << 10
 """Reads above this go to a thread: below, the hop (0.14 ms) costs more than the read."""
@@ -107,7 +107,7 @@ class LocalStorage:
             while len(data) < length:
                 more = os.pread(descriptor, length - len(data), offset + len(data))
                 if not more:
-                    raise _too_short(path, offset + len(data))
+                    raise EndsEarlyError(_too_short(path, offset + len(data)).message, data)
                 data += more
         return data
 

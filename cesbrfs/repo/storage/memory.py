@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import trio
 
-from cesbrfs.errors import DamagedError, FileMissingError
-from cesbrfs.repo.storage.base import FileInfo, FileType, is_file_name
+from cesbrfs.errors import FileMissingError
+from cesbrfs.repo.storage.base import EndsEarlyError, FileInfo, FileType, is_file_name
 
 
 class MemoryStorage:
@@ -43,7 +43,9 @@ class MemoryStorage:
         if length is None:
             return data[offset:]
         if offset + length > len(data):
-            raise DamagedError(f"{kind}/{name} ends at byte {len(data)}, before its content does.")
+            raise EndsEarlyError(
+                f"{kind}/{name} ends at byte {len(data)}, before its content does.", data[offset:]
+            )
         return data[offset : offset + length]
 
     async def aclose(self) -> None:
