@@ -29,7 +29,6 @@ from cesbrfs.catalog.placing import Layout, Placement, lay_out
 from cesbrfs.catalog.status import Report, Reports, describe
 from cesbrfs.entries import Document, Entry, Folder, Inside, Link, Located, Stored
 from cesbrfs.errors import (
-    BlobMissingError,
     IsAFolderError,
     NotAFolderError,
     NotFoundError,
@@ -41,6 +40,7 @@ from cesbrfs.repo.model import Node, Snapshot, Tree
 from cesbrfs.repo.repository import FileContent, Repository
 from cesbrfs.repo.times import format_time
 from cesbrfs.rules import DEFAULT_RULES, Rule
+from cesbrfs.stored import StoredReader
 
 REFRESH_SECONDS: Final = 1.0
 """A listing of snapshots is used again for this long."""
@@ -86,6 +86,7 @@ class View:
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
         self.repository: Final = repository
+        self.stored: Final = StoredReader(repository)
         self.reports: Final = Reports(repository)
         self.listing: Final = Listing(repository, backup_tag, clock)
         self._rules = rules
@@ -185,29 +186,7 @@ class View:
     async def _tree_of(self, entry: Entry) -> Tree:
         if not isinstance(entry, Stored):
             raise NotAFolderError(f"{show(entry.name)!r} is not a folder.")
-        return await self.tree(Inside.of(entry))
-
-    async def tree(self, inside: Inside) -> Tree:
-        """Return what a stored folder holds."""
-        try:
-            if inside.tree is None:
-                return Tree.of({})
-            if inside.top:
-                return await self.repository.top(inside.tree)
-            return await self.repository.tree(inside.tree)
-        except BlobMissingError as error:
-            await self.repository.raise_if_forgotten(inside.snapshot, error)
-            raise
-
-    def held_tree(self, inside: Inside) -> Tree | None:
-        """Return what `tree` would, if that is in memory; None does not say that it is not."""
-        return self.repository.held_tree(inside.tree) if inside.tree is not None else Tree.of({})
-
-    def tree_at_hand(self, inside: Inside) -> Tree | None:
-        """Return what `tree` would, if nothing has to be waited for; None does not say that."""
-        if inside.top:
-            return self.held_tree(inside)
-        return self.repository.tree_at_hand(inside.tree) if inside.tree is not None else Tree.of({})
+        return await self.stored.tree(Inside.of(entry))
 
     async def content(self, entry: Entry) -> FileContent | Document:
         """Return something to read a regular file's bytes from; IsAFolderError for a folder."""

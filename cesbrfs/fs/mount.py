@@ -100,6 +100,7 @@ async def _run(operations: Operations, mountpoint: str, ready: Callable[[], None
         view.listing.refresh_in(nursery)
         view.repository.blobs.read_ahead_in(nursery)
         nursery.start_soon(operations.callers.look_after)
+        nursery.start_soon(view.repository.listings.keep_on)
         nursery.start_soon(_announce, view, mountpoint, ready)
         await pyfuse3.main()
         nursery.cancel_scope.cancel()
@@ -115,6 +116,7 @@ async def _announce(view: View, mountpoint: str, ready: Callable[[], None]) -> N
     # Only now has the kernel set its own limits, which these replace.
     tune(status.st_dev)
     ready()
+    await view.repository.listings.recall()
     with contextlib.suppress(CesbrError):  # whoever needs it gets the error
         await view.repository.index()
 

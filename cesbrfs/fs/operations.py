@@ -11,6 +11,7 @@ import errno
 import functools
 import logging
 import os
+import stat
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
@@ -18,8 +19,10 @@ from typing import Any, Final, TypeVar, cast
 import pyfuse3
 
 from cesbrfs.errors import CesbrError
+from cesbrfs.fs.inodes import Shown
 from cesbrfs.fs.interrupts import Callers, InterruptedCallerError
-from cesbrfs.fs.tree import Shown, VirtualTree, blocks, errno_of
+from cesbrfs.fs.tree import VirtualTree, blocks, errno_of
+from cesbrfs.repo.rows import Row
 
 _log = logging.getLogger(__name__)
 
@@ -159,7 +162,7 @@ class Operations(pyfuse3.Operations):
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
         """Tell a symlink's target."""
         _, node, _ = await self._find(inode, ctx)
-        if node.type != "symlink":
+        if not stat.S_ISLNK(node.mode):
             raise pyfuse3.FUSEError(errno.EINVAL)
         return node.target
 
@@ -222,19 +225,25 @@ class Operations(pyfuse3.Operations):
         """Name an inode's extended attributes."""
         if not self._shown.xattrs:
             raise pyfuse3.FUSEError(errno.ENOSYS)
-        _, node, _ = await self._find(inode, ctx)
-        return [name for name, _ in node.xattrs]
+        return [name for name, _ in await self._xattrs(inode, ctx)]
 
     @_handler
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
         """Tell one extended attribute."""
         if not self._shown.xattrs:
             raise pyfuse3.FUSEError(errno.ENOSYS)
-        _, node, _ = await self._find(inode, ctx)
-        for held, value in node.xattrs:
+        for held, value in await self._xattrs(inode, ctx):
             if held == name:
                 return value
         raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
+
+    async def _xattrs(
+        self, inode: int, ctx: pyfuse3.RequestContext
+    ) -> Sequence[tuple[bytes, bytes]]:
+        held = self.tree.held(inode)
+        if held is not None and isinstance(held.node, Row) and not held.node.has_xattrs:
+            return ()
+        return await self.callers.wait(ctx.pid, functools.partial(self.tree.xattrs, inode))
 
     @_handler
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:

@@ -1,97 +1,32 @@
-"""The virtual tree as a file system needs it: inodes, lookups, open files.  Knows no FUSE library.
-
-An inode's number comes from where it stands, so that it is the same in every mount of the same
-repository.  Names of one file that was hard-linked share one inode within a backup.
-"""
+"""The tree as a file system needs it: inodes, lookups, open files.  Knows no FUSE library."""
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Final
 
 from cesbrfs.catalog.names import STATUS_FOLDER
 from cesbrfs.entries import Document, Entry, Inside, Stored
-from cesbrfs.errors import CesbrError, NotAFolderError, NotFoundError
+from cesbrfs.errors import CesbrError, DamagedError, NotAFolderError
 from cesbrfs.fs.folders import StoredFolder, StoredFolders
+from cesbrfs.fs.inodes import ROOT, Inode, Linked, Shown, StaleError, own_number
 from cesbrfs.fs.neighbours import Neighbours
+from cesbrfs.fs.opened import OwnFile, Readable
 from cesbrfs.fs.status import Live, Status
 from cesbrfs.fs.walk import Walk
+from cesbrfs.paths import show
 from cesbrfs.repo.model import Node, Tree
 from cesbrfs.repo.repository import FileContent
+from cesbrfs.repo.rows import Row, Rows
 from cesbrfs.view import View
 
 _log = logging.getLogger(__name__)
 
-ROOT: Final = 1
-_NUMBER_BITS: Final = 62
-_OWN: Final = 1 << _NUMBER_BITS
-"""Set in all numbers but the root's and those that count through what a stored folder holds."""
 _BLOCK: Final = 512
-
-
-class StaleError(NotFoundError):
-    """The kernel asks for an inode that was forgotten."""
-
-    errno = errno.ESTALE
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"Inode {number} is not known (any more).")
-
-
-@dataclass(slots=True, eq=False)
-class Inode:
-    """An inode with an object of its own: what we show ourselves, and files with several names.
-
-    `backup` is the number of the backup's folder it lies in; `fixed` says that neither it nor
-    anything below can ever change, `placed` that its name may come to stand for something else;
-    `lookups` counts how often the kernel was told of it; `above` is the number of the stored folder
-    it was last found in, and what that holds.
-    """
-
-    number: int
-    entry: Entry
-    backup: int
-    fixed: bool
-    placed: bool = True
-    lookups: int = 0
-    above: tuple[int, Inside] | None = None
-
-
-class Shown(NamedTuple):
-    """What the kernel is told of an inode.  `holder` counts that, and says what may change."""
-
-    number: int
-    node: Node
-    holder: Inode | StoredFolder
-
-
-class Readable(Protocol):
-    """An open file's content; `size` in bytes."""
-
-    @property
-    def size(self) -> int:
-        """All its bytes."""
-
-    async def view(self, offset: int, size: int) -> bytes | memoryview:
-        """Return up to `size` bytes from `offset`."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Bytes:
-    """A file of ours while it is open."""
-
-    content: bytes
-
-    @property
-    def size(self) -> int:
-        return len(self.content)
-
-    async def view(self, offset: int, size: int) -> bytes | memoryview:
-        return self.content[offset : offset + size]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +35,7 @@ class _Listing:
 
     own: Sequence[tuple[bytes, Inode]] = ()
     folder: StoredFolder | None = None
-    nodes: Sequence[Node] = ()
+    rows: Sequence[Row] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +52,15 @@ class VirtualTree:
     def __init__(self, view: View) -> None:
         self.view: Final = view
         self.status: Final = Status(view.repository, self.counters)
-        self._inodes: dict[int, Inode] = {ROOT: Inode(ROOT, view.root, ROOT, False, lookups=1)}
+        self._inodes: dict[int, Inode | Linked] = {
+            ROOT: Inode(ROOT, view.root, ROOT, False, lookups=1)
+        }
         self._folders = StoredFolders()
         self._files: dict[int, Readable] = {}
         self._listings: dict[int, _Listing] = {}
         self._next_handle = 1
         self._neighbours = Neighbours(view.repository.blobs)
-        self.walk: Final = Walk(lambda tree: view.repository.tree_at_hand(tree) is not None)
+        self.walk: Final = Walk(lambda tree: view.repository.listings.at_hand(tree) is not None)
         self._status_folder: Final = self.status.folder(view.root.node)
 
     # Inodes by number
@@ -132,10 +69,10 @@ class VirtualTree:
         """Return an inode the kernel knows, if that needs no waiting; StaleError for another."""
         inode = self._inodes.get(number)
         if inode is not None:
-            return Shown(number, inode.entry.node, inode)
+            return Shown(number, inode.node, inode)
         folder = self._holding(number)
-        tree = self.view.tree_at_hand(folder.inside)
-        return _at(folder, tree, number) if tree is not None else None
+        rows = self.view.stored.rows_at_hand(folder.inside)
+        return _at(folder, rows, number) if rows is not None else None
 
     async def find(self, number: int) -> Shown:
         """Return an inode the kernel knows; StaleError for another."""
@@ -143,7 +80,7 @@ class VirtualTree:
         if held is not None:
             return held
         folder = self._holding(number)
-        return _at(folder, await self.view.tree(folder.inside), number)
+        return _at(folder, await self.view.stored.rows(folder.inside), number)
 
     def _holding(self, number: int) -> StoredFolder:
         folder = self._folders.holding(number)
@@ -155,7 +92,7 @@ class VirtualTree:
         """Count that the kernel was told of an inode once more."""
         holder = shown.holder
         holder.lookups += 1
-        if isinstance(holder, Inode):
+        if not isinstance(holder, StoredFolder):
             self._inodes[holder.number] = holder
 
     def forget(self, number: int, lookups: int) -> None:
@@ -176,7 +113,7 @@ class VirtualTree:
     def is_known(self, number: int) -> bool:
         """Tell whether it is known what this folder holds, so that nothing has to be waited for."""
         folder = self._folders.get(number)
-        return folder is not None and self.view.tree_at_hand(folder.inside) is not None
+        return folder is not None and self.view.stored.rows_at_hand(folder.inside) is not None
 
     def is_fixed(self, number: int) -> bool:
         """Tell whether what this folder holds can never change; StaleError if it is not known."""
@@ -186,13 +123,13 @@ class VirtualTree:
     async def lookup(self, parent: int, name: bytes) -> Shown | None:
         """Return the inode of one name in a folder, not yet counted; None without such a name."""
         above = self._inodes.get(parent)
-        if above is None or isinstance(above.entry, Stored):
-            folder, tree = await self._enter(parent)
-            at = tree.position(name)
+        if not isinstance(above, Inode) or isinstance(above.entry, Stored):
+            folder, rows = await self._enter(parent)
+            at = rows.position(name)
             if at is None:
                 self._folders.let_go(folder)
                 return None
-            shown = self._shown(folder, at, tree.listed[at])
+            shown = self._shown(folder, at, rows.listed[at])
             if shown.holder is not folder:
                 self._folders.let_go(folder)
             return shown
@@ -201,57 +138,58 @@ class VirtualTree:
             entry = self._status_folder
         return self._of(self._own(above, entry)) if entry is not None else None
 
-    async def _enter(self, number: int) -> tuple[StoredFolder, Tree]:
+    async def _enter(self, number: int) -> tuple[StoredFolder, Rows]:
         """Return the stored folder with this inode number, and what it holds."""
-        inside, backup = self._place(number, (await self.find(number)).node)
-        tree = await self.view.tree(inside)
+        inside, backup = self._place(await self.find(number))
+        rows = await self.view.stored.rows(inside)
         # Not the record from before: the kernel may have forgotten all of it meanwhile.
-        return self._folders.add(number, inside, backup, len(tree.listed)), tree
+        return self._folders.add(number, inside, backup, len(rows.listed)), rows
 
-    def _enter_at_hand(self, number: int) -> tuple[StoredFolder, Tree] | None:
+    def _enter_at_hand(self, number: int) -> tuple[StoredFolder, Rows] | None:
         """Return the same, if nothing has to be waited for."""
         folder = self._folders.get(number)
         if folder is not None:
-            tree = self.view.tree_at_hand(folder.inside)
-            return (folder, tree) if tree is not None else None
+            rows = self.view.stored.rows_at_hand(folder.inside)
+            return (folder, rows) if rows is not None else None
         shown = self.held(number)
-        if shown is None or not self.is_fixed(number):
+        if shown is None or not shown.holder.fixed:
             return None
-        inside, backup = self._place(number, shown.node)
-        tree = self.view.tree_at_hand(inside)
-        if tree is None:
+        inside, backup = self._place(shown)
+        rows = self.view.stored.rows_at_hand(inside)
+        if rows is None:
             return None
-        return self._folders.add(number, inside, backup, len(tree.listed)), tree
-
-    def _place(self, number: int, node: Node) -> tuple[Inside, int]:
-        """Return where to find what the stored folder `node` holds, and its backup's number."""
-        inode = self._inodes.get(number)
-        if inode is not None:
-            assert isinstance(inode.entry, Stored)
-            return Inside.of(inode.entry), inode.backup
-        above = self._holding(number)
-        if node.type != "dir":
-            raise NotAFolderError(f"Inode {number} is not a folder.")
-        return Inside(above.inside.snapshot, node.subtree, False), above.backup
-
-    def _shown(self, folder: StoredFolder, at: int, node: Node) -> Shown:
-        """Return the inode at one position of a stored folder."""
-        if node.links > 1 and node.type != "dir" and node.inode:
-            return self._of(self._linked(folder, node))
-        return Shown(folder.first + at, node, folder)
+        return self._folders.add(number, inside, backup, len(rows.listed)), rows
 
     @staticmethod
-    def _of(inode: Inode) -> Shown:
-        return Shown(inode.number, inode.entry.node, inode)
+    def _place(shown: Shown) -> tuple[Inside, int]:
+        """Return where to find what a stored folder holds, and its backup's number."""
+        number, row, holder = shown
+        if isinstance(holder, Inode):
+            assert isinstance(holder.entry, Stored)
+            return Inside.of(holder.entry), holder.backup
+        if isinstance(holder, Linked) or not stat.S_ISDIR(row.mode):
+            raise NotAFolderError(f"Inode {number} is not a folder.")
+        return Inside(holder.inside.snapshot, row.subtree, False), holder.backup
 
-    def _linked(self, folder: StoredFolder, node: Node) -> Inode:
+    def _shown(self, folder: StoredFolder, at: int, row: Row) -> Shown:
+        """Return the inode at one position of a stored folder."""
+        if row.inode:
+            return self._of(self._linked(folder, row))
+        return Shown(folder.first + at, row, folder)
+
+    @staticmethod
+    def _of(inode: Inode | Linked) -> Shown:
+        return Shown(inode.number, inode.node, inode)
+
+    def _linked(self, folder: StoredFolder, row: Row) -> Linked:
         """Return the inode of a file that has several names: the known one, or a new one."""
         snapshot = folder.inside.snapshot
-        seed = (folder.backup, snapshot.id.encode(), node.device_id, node.inode)
-        number = _hash(b"%d\0%s\0%d\0%d" % seed)
-        entry = Stored(node.name, node, snapshot)
-        inode = self._inodes.get(number) or Inode(number, entry, folder.backup, True, False)
-        inode.above = (folder.number, folder.inside)
+        seed = (folder.backup, snapshot.id.encode(), row.device_id, row.inode)
+        number = own_number(b"%d\0%s\0%d\0%d" % seed)
+        inode = self._inodes.get(number)
+        if not isinstance(inode, Linked):
+            return Linked(number, row, folder.number, folder.inside)
+        inode.node, inode.folder, inode.inside = row, folder.number, folder.inside
         return inode
 
     def _own(self, parent: Inode, entry: Entry) -> Inode:
@@ -261,9 +199,9 @@ class VirtualTree:
             seed = b"%d/%s\0%s" % (parent.number, entry.name, entry.snapshot.id.encode())
         else:
             seed = b"%d/%s" % (parent.number, entry.name)
-        number = _hash(seed)
+        number = own_number(seed)
         inode = self._inodes.get(number)
-        if inode is None:
+        if not isinstance(inode, Inode):
             backup = parent.backup if parent.number != ROOT else number
             return Inode(number, entry, backup, isinstance(entry, Stored))
         if not inode.fixed:
@@ -275,7 +213,7 @@ class VirtualTree:
     async def open_folder(self, number: int) -> int:
         """Take down what a folder holds now; return a handle for `list_folder`."""
         inode = self._inodes.get(number)
-        if inode is None or isinstance(inode.entry, Stored):
+        if not isinstance(inode, Inode) or isinstance(inode.entry, Stored):
             return self._list(*await self._enter(number))
         entries = await self.view.children(inode.entry)
         return self._keep(_Listing([(name, self._own(inode, e)) for name, e in entries.items()]))
@@ -285,12 +223,12 @@ class VirtualTree:
         entered = self._enter_at_hand(number)
         return self._list(*entered) if entered is not None else None
 
-    def _list(self, folder: StoredFolder, tree: Tree) -> int:
+    def _list(self, folder: StoredFolder, rows: Rows) -> int:
         folder.listings += 1
         if folder.inside.tree is not None:
-            below = (node.subtree for node in tree.listed if node.subtree is not None)
+            below = [row.subtree for row in rows.listed if row.subtree is not None]
             self.walk.opened(folder.inside.tree, below)
-        return self._keep(_Listing(folder=folder, nodes=tree.listed))
+        return self._keep(_Listing(folder=folder, rows=rows.listed))
 
     def _keep(self, listing: _Listing) -> int:
         handle = self._handle()
@@ -300,20 +238,21 @@ class VirtualTree:
     def list_folder(self, handle: int, start: int) -> Iterator[tuple[int, bytes, Shown]]:
         """Yield (position of the next, name, inode) from position `start` on."""
         listing = self._listings[handle]
-        folder, nodes = listing.folder, listing.nodes
+        folder, rows = listing.folder, listing.rows
         if folder is not None:
             first = folder.first
-            for at in range(start, len(nodes)):
-                node = nodes[at]
-                if node.links > 1:
-                    yield at + 1, node.name, self._shown(folder, at, node)
+            for at in range(start, len(rows)):
+                row = rows[at]
+                if row.inode:
+                    yield at + 1, row.name, self._shown(folder, at, row)
                 else:
-                    yield at + 1, node.name, Shown(first + at, node, folder)
+                    yield at + 1, row.name, Shown(first + at, row, folder)
             return
         for at in range(start, len(listing.own)):
             name, inode = listing.own[at]
             # Another listing or lookup may have told the kernel of it meanwhile.
-            yield at + 1, name, self._of(self._inodes.get(inode.number, inode))
+            known = self._inodes.get(inode.number)
+            yield at + 1, name, self._of(inode if known is None else known)
 
     def close_folder(self, handle: int) -> None:
         """Let a handle of `open_folder` go."""
@@ -329,28 +268,47 @@ class VirtualTree:
 
         Raises IsAFolderError, and what the repository raises for missing blobs.
         """
-        _, node, holder = await self.find(number)
-        if isinstance(holder, Inode):
-            entry, above = holder.entry, holder.above
-        else:
-            entry = Stored(node.name, node, holder.inside.snapshot)
-            above = holder.number, holder.inside
+        _, shown, holder = await self.find(number)
         content: Readable
+        live = False
+        if isinstance(holder, Inode):
+            entry = holder.entry
+        else:
+            tree, node = await self._stored(shown.name, holder)
+            entry = Stored(node.name, node, holder.inside.snapshot)
+            folder = holder.folder if isinstance(holder, Linked) else holder.number
+            self._neighbours.opened(folder, tree.listed, node)
         if isinstance(entry, Live):
-            content = _Bytes(entry.render())
+            live, content = True, OwnFile(entry.render())
         else:
             found = await self.view.content(entry)
-            content = _Bytes(found.content) if isinstance(found, Document) else found
-        if above is not None and (tree := self.view.held_tree(above[1])) is not None:
-            self._neighbours.opened(above[0], tree.listed, node)
+            content = OwnFile(found.content) if isinstance(found, Document) else found
         handle = self._handle()
         self._files[handle] = content
-        true_size = content.size == node.size and not isinstance(entry, Live)
+        true_size = content.size == shown.size and not live
         if not true_size and isinstance(content, FileContent):
             _log.warning(
-                "Inode %d was recorded with %d bytes but holds %d", number, node.size, content.size
+                "Inode %d was recorded with %d bytes but holds %d", number, shown.size, content.size
             )
         return handle, true_size
+
+    async def xattrs(self, number: int) -> Sequence[tuple[bytes, bytes]]:
+        """Return the names and values of an inode's extended attributes."""
+        _, shown, holder = await self.find(number)
+        if isinstance(holder, Inode):
+            return holder.entry.node.xattrs
+        if isinstance(shown, Row) and not shown.has_xattrs:
+            return ()
+        _, node = await self._stored(shown.name, holder)
+        return node.xattrs
+
+    async def _stored(self, name: bytes, holder: Linked | StoredFolder) -> tuple[Tree, Node]:
+        """Return a stored folder with all that is known of it, and the node of one name."""
+        tree = await self.view.stored.tree(holder.inside)
+        node = tree.nodes.get(name)
+        if node is None:
+            raise DamagedError(f"What {show(name)!r} holds is not recorded; run 'cesbr check'.")
+        return tree, node
 
     async def read(self, handle: int, offset: int, size: int) -> bytes | memoryview:
         """Read from a handle of `open_file`."""
@@ -381,16 +339,11 @@ class VirtualTree:
         }
 
 
-def _at(folder: StoredFolder, tree: Tree, number: int) -> Shown:
+def _at(folder: StoredFolder, rows: Rows, number: int) -> Shown:
     try:
-        return Shown(number, tree.listed[number - folder.first], folder)
+        return Shown(number, rows.listed[number - folder.first], folder)
     except IndexError:
         raise StaleError(number) from None
-
-
-def _hash(seed: bytes) -> int:
-    digest = hashlib.blake2b(seed, digest_size=8).digest()
-    return _OWN | int.from_bytes(digest, "big") >> (64 - _NUMBER_BITS)
 
 
 def blocks(size: int) -> int:

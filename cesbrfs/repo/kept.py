@@ -44,10 +44,15 @@ class KeptFiles:
             self._usable = False
             _log.warning("The cache in %s cannot be used: %s.", folder, error.strerror)
 
-    def read(self, name: str) -> bytes | None:
-        """Return a file's content, None where it cannot be read."""
+    def read(self, name: str, offset: int = 0, length: int = -1) -> bytes | None:
+        """Return a file's content, or a part of it; None where it cannot be read.
+
+        Shorter where the file ends; `length` -1 stands for all that follows.
+        """
         try:
-            return (self.folder / name).read_bytes()
+            with (self.folder / name).open("rb", buffering=0) as file:
+                file.seek(offset)
+                return file.read(length)
         except OSError:
             return None
 

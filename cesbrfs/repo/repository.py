@@ -28,10 +28,12 @@ from cesbrfs.repo.disk import DiskCache
 from cesbrfs.repo.files import Files, through_network
 from cesbrfs.repo.index import Index
 from cesbrfs.repo.kept import KeptFiles
+from cesbrfs.repo.listings import Listings
 from cesbrfs.repo.model import Config, Lock, Node, Snapshot, Tree, parse_lock, parse_snapshot
 from cesbrfs.repo.opening import open_config, open_keys
 from cesbrfs.repo.pack import BlobType, decode_unpacked, encode_unpacked
 from cesbrfs.repo.remote import Remote
+from cesbrfs.repo.segments import Segments
 from cesbrfs.repo.storage import FileType, MayBeAway, Storage, is_file_name
 from cesbrfs.repo.trees import parse_names, parse_tree
 
@@ -39,7 +41,7 @@ __all__ = ["Caching", "FileContent", "Repository"]
 
 _log = logging.getLogger(__name__)
 
-_TREE_CACHE_BYTES: Final = 128 << 20
+_TREE_CACHE_BYTES: Final = 64 << 20
 _LARGE_TREES: Final = 2
 """Folders held beside those, however large they are: each request for one would decode it anew."""
 _NODE_BYTES: Final = 900
@@ -74,6 +76,8 @@ class Repository:
         self._snapshots: dict[str, Snapshot] = {}
         self._listed_once = False
         self.blobs: Final = Blobs(self._files, keys, caching.memory, self._disk, remote)
+        segments = Segments(KeptFiles(folder / "rows"), keys) if folder else None
+        self.listings: Final = Listings(self.blobs, segments)
         self._trees: Cache[bytes, Tree] = Cache(_TREE_CACHE_BYTES, _tree_bytes, _LARGE_TREES)
 
     @classmethod
@@ -96,7 +100,8 @@ class Repository:
         return cls(storage, keys, config, caching)
 
     async def aclose(self) -> None:
-        """Close the storage."""
+        """Keep what was listed for the next time, and close the storage."""
+        await self.listings.keep()
         await self.storage.aclose()
 
     @property
@@ -162,25 +167,6 @@ class Repository:
             raise NotFoundError(
                 f"Snapshot {snapshot.id[:8]} was forgotten meanwhile, and its data removed."
             ) from error
-
-    def held_tree(self, tree_id: bytes) -> Tree | None:
-        """Return what `tree` would, if that is in memory; None does not say that it is not."""
-        tree = self._trees.peek(tree_id)
-        return None if tree is None or b"." in tree.nodes or b"/" in tree.nodes else tree
-
-    def tree_at_hand(self, tree_id: bytes) -> Tree | None:
-        """Return what `tree` would, if nothing has to be waited for; None does not say that."""
-        held = self._trees.peek(tree_id)
-        if held is None:
-            data = self.blobs.tree_at_hand(tree_id)
-            if data is None:
-                return None
-            try:
-                held = _parsed(data, tree_id)
-            except DamagedError:  # `tree` says so
-                return None
-            self._trees.put(tree_id, held)
-        return None if b"." in held.nodes or b"/" in held.nodes else held
 
     async def tree(self, tree_id: bytes) -> Tree:
         """Return the folder of this ID (32 bytes).

@@ -10,9 +10,10 @@ from cesbrfs.errors import DamagedError
 
 _NS: Final = 1_000_000_000
 _SECOND: Final = re.compile(
-    r"\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d", re.ASCII
+    r"\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d"
+    r"(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)",
+    re.ASCII,
 )
-_REST: Final = re.compile(r"(?:\.\d{1,9})?(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)", re.ASCII)
 _SECOND_END: Final = 19
 _ZONE_LENGTH: Final = 6
 _DIGITS: Final = 9
@@ -38,37 +39,35 @@ def _day(text: str) -> int:
 
 @functools.lru_cache(maxsize=16384)
 def _second(text: str) -> int:
-    """Return the nanosecond of ``YYYY-MM-DDTHH:MM:SS`` since 1970, before its zone.
+    """Return the nanosecond of ``YYYY-MM-DDTHH:MM:SS+01:00`` since 1970; raises ValueError.
 
-    Raises ValueError.  A tree's files were written within few seconds, often the same ones.
+    A tree's files were written within few seconds, often the same ones.
     """
     if _SECOND.fullmatch(text) is None:
         raise ValueError(text)
     seconds = (
-        _day(text) * 86_400 + int(text[11:13]) * 3_600 + int(text[14:16]) * 60 + int(text[17:])
+        _day(text) * 86_400 + int(text[11:13]) * 3_600 + int(text[14:16]) * 60 + int(text[17:19])
     )
+    zone = text[_SECOND_END:]
+    if zone != "Z":
+        offset = int(zone[1:3]) * 3_600 + int(zone[4:]) * 60
+        seconds += -offset if zone[0] == "+" else offset
     return seconds * _NS
-
-
-@functools.lru_cache(maxsize=16384)
-def _rest(text: str) -> int:
-    """Return the nanoseconds that ``.123456789+01:00`` adds; raises ValueError."""
-    if _REST.fullmatch(text) is None:
-        raise ValueError(text)
-    if text[-1] == "Z":
-        return int(text[1:-1].ljust(_DIGITS, "0"))
-    zone = text[-_ZONE_LENGTH:]
-    offset = (int(zone[1:3]) * 3_600 + int(zone[4:]) * 60) * _NS
-    added = int(text[1:-_ZONE_LENGTH].ljust(_DIGITS, "0"))
-    return added - offset if zone[0] == "+" else added + offset
 
 
 def parse_time(text: str) -> int:
     """Turn an RFC 3339 time into nanoseconds since 1970; DamagedError when it is none."""
+    zone = -1 if text[-1:] == "Z" else -_ZONE_LENGTH
+    point, digits = text[_SECOND_END : _SECOND_END + 1], text[_SECOND_END + 1 : zone]
     try:
-        return _second(text[:_SECOND_END]) + _rest(text[_SECOND_END:])
+        second = _second(text[:_SECOND_END] + text[zone:])
+        if not point or len(text) == _SECOND_END - zone:
+            return second
+        if point == "." and len(digits) <= _DIGITS and digits.isdecimal() and digits.isascii():
+            return second + int(digits.ljust(_DIGITS, "0"))
     except ValueError:
-        raise DamagedError(f"{text!r} is no time as restic writes it; run 'cesbr check'.") from None
+        pass
+    raise DamagedError(f"{text!r} is no time as restic writes it; run 'cesbr check'.") from None
 
 
 def format_time(time_ns: int) -> str:

@@ -1,52 +1,39 @@
 """restic's trees: what a folder held when it was backed up, out of its JSON.  Pure.
 
-This is where a walk over a backup spends most of its time, so each step that a node costs counts:
-numbers are checked together, times of one node are mostly the same text.
+Almost all of them are as restic writes them now (`nodes.quick_nodes`).  In the others each entry is
+looked at by itself, and one that nothing can show is refused.
 """
 
 from __future__ import annotations
 
 import re
-import stat
 import sys
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, TypeVar
 
 import msgspec
 
 from cesbrfs.errors import DamagedError
-from cesbrfs.repo.model import ID_BYTES, Lenient, Node, Tree, decode, parse_id
-from cesbrfs.repo.times import parse_time
+from cesbrfs.repo.model import Lenient, Node, Tree, decode
+from cesbrfs.repo.nodes import (
+    FORMATS,
+    FullEntry,
+    RawXattr,
+    node_of,
+    quick_nodes,
+    quick_rows,
+    row_of,
+)
+from cesbrfs.repo.rows import Row, Rows
+
+_E = TypeVar("_E", Node, Row)
 
 NAME_MAX: Final = 255
 FOLDER: Final = -1
 OTHER: Final = -2
-_ONE_ID: Final = {2 * ID_BYTES}
 _U32: Final = (1 << 32) - 1
 _U64: Final = (1 << 64) - 1
 _S64: Final = (1 << 63) - 1
-
-_FORMATS: Final[Mapping[str, int]] = {
-    "file": stat.S_IFREG,
-    "dir": stat.S_IFDIR,
-    "symlink": stat.S_IFLNK,
-    "dev": stat.S_IFBLK,
-    "chardev": stat.S_IFCHR,
-    "fifo": stat.S_IFIFO,
-    "socket": stat.S_IFSOCK,
-}
-
-# Go's os.FileMode keeps these three apart from the nine permission bits.
-_GO_SETUID: Final = 1 << 23
-_GO_SETGID: Final = 1 << 22
-_GO_STICKY: Final = 1 << 20
-_GO_SPECIAL: Final = _GO_SETUID | _GO_SETGID | _GO_STICKY
-_PERMISSIONS: Final = 0o777
-
-
-class _RawXattr(Lenient):
-    name: str
-    value: bytes | None = None
 
 
 class _RawNode(Lenient):
@@ -66,7 +53,7 @@ class _RawNode(Lenient):
     links: int | None = None
     linktarget: str | None = None
     linktarget_raw: bytes | None = None
-    extended_attributes: list[_RawXattr] | None = None
+    extended_attributes: list[RawXattr] | None = None
     device: int | None = None
     content: list[str] | None = None
     subtree: str | None = None
@@ -98,22 +85,43 @@ def parse_tree(data: bytes, what: str = "tree") -> Tree:
     Names that no folder can hold (empty, ``..``, with a slash or NUL, a second of the same name)
     and types nothing can show are refused one by one, never altered.
     """
-    nodes: dict[bytes, Node] = {}
+    nodes = quick_nodes(data)
+    return Tree.of(nodes) if nodes is not None else Tree.of(*_entries(data, what, node_of))
+
+
+def parse_rows(data: bytes, what: str = "tree") -> tuple[Rows, list[str]]:
+    """Read a tree blob in short: its rows, and what was refused; raises as `parse_tree`.
+
+    What content a file has is not looked at.
+    """
+    quick = quick_rows(data)
+    if quick is not None:
+        return Rows(quick), []
+    rows, refused = _entries(data, what, row_of)
+    special = [rows.pop(name) for name in (b".", b"/") if name in rows]
+    return Rows(list(rows.values()), special=bool(special)), refused
+
+
+def _entries(
+    data: bytes, what: str, make: Callable[[bytes, FullEntry], _E]
+) -> tuple[dict[bytes, _E], list[str]]:
+    """Return what `make` makes of each node, by name, and what was refused, with the reasons."""
+    found: dict[bytes, _E] = {}
     refused: list[str] = []
     raws = decode(_tree, data, what).nodes or []
     raws.reverse()
-    while raws:  # each is let go once it is turned into a node: a folder can have a million
+    while raws:  # each is let go once it is turned into something: a folder can have a million
         raw = raws.pop()
         try:
-            node = _node(raw)
+            made = make(*_checked(raw))
         except (ValueError, DamagedError) as error:
             refused.append(f"{raw.name!r}: {error}")
             continue
-        if node.name in nodes:
+        if made.name in found:
             refused.append(f"{raw.name!r}: the folder has this name twice")
             continue
-        nodes[node.name] = node
-    return Tree.of(nodes, refused)
+        found[made.name] = made
+    return found, refused
 
 
 def parse_names(data: bytes, what: str = "tree") -> dict[bytes, int]:
@@ -128,17 +136,17 @@ def parse_names(data: bytes, what: str = "tree") -> dict[bytes, int]:
             name = _name(raw.name)
         except ValueError:
             continue
-        if raw.type in _FORMATS and name not in (b".", b"/"):
+        if raw.type in FORMATS and name not in (b".", b"/"):
             other = FOLDER if raw.type == "dir" else OTHER
             found.setdefault(name, max(raw.size or 0, 0) if raw.type == "file" else other)
     return found
 
 
-def _node(raw: _RawNode) -> Node:
+def _checked(raw: _RawNode) -> tuple[bytes, FullEntry]:
+    """Return an entry's name, and the entry without what is null; ValueError where it cannot be."""
     name = _name(raw.name)
     kind = raw.type or ""
-    form = _FORMATS.get(kind)
-    if form is None:
+    if kind not in FORMATS:
         raise ValueError(f"its type {kind!r} is unknown")
     size, links, inode, device = raw.size or 0, raw.links or 0, raw.inode or 0, raw.device or 0
     device_id, uid, gid, mode = raw.device_id or 0, raw.uid or 0, raw.gid or 0, raw.mode or 0
@@ -149,38 +157,27 @@ def _node(raw: _RawNode) -> Node:
         and 0 <= size <= _S64
     ):
         raise ValueError("one of its numbers cannot be right")
-    target = b""
-    if kind != "file":
-        if kind == "symlink":
-            target = raw.linktarget_raw or (raw.linktarget or "").encode()
-        size = len(target)
-    mtime_ns = parse_time(raw.mtime) if raw.mtime else 0
-    atime_ns = ctime_ns = mtime_ns
-    if raw.atime != raw.mtime:  # restic mostly writes the one in the other's place
-        atime_ns = parse_time(raw.atime) if raw.atime else 0
-    if raw.ctime != raw.mtime:
-        ctime_ns = parse_time(raw.ctime) if raw.ctime else 0
-    # By position, which takes half the time that names would; the order is that of `Node`.
-    return Node(
-        name,
-        kind,  # type: ignore[arg-type]  # it is a key of _FORMATS
-        form | mode & _PERMISSIONS | (_special(mode) if mode & _GO_SPECIAL else 0),
-        mtime_ns,
-        atime_ns,
-        ctime_ns,
-        uid,
-        gid,
-        inode,
-        device_id,
-        size,
-        links or 1,
-        target,
-        _xattrs(raw.extended_attributes) if raw.extended_attributes else (),
-        device,
-        _ids(raw.content) if raw.content else b"",
-        parse_id(raw.subtree) if kind == "dir" and raw.subtree else None,
-        sys.intern(raw.user or ""),
-        sys.intern(raw.group or ""),
+    return name, FullEntry(
+        name=raw.name,
+        type=kind,  # type: ignore[arg-type]  # a key of FORMATS is one
+        mode=mode,
+        mtime=raw.mtime or "",
+        atime=raw.atime or "",
+        ctime=raw.ctime or "",
+        uid=uid,
+        gid=gid,
+        inode=inode,
+        device_id=device_id,
+        size=size,
+        links=links,
+        linktarget=raw.linktarget or "",
+        linktarget_raw=raw.linktarget_raw or b"",
+        extended_attributes=raw.extended_attributes,
+        device=device,
+        subtree=raw.subtree,
+        user=raw.user or "",
+        group=raw.group or "",
+        content=raw.content,
     )
 
 
@@ -195,29 +192,6 @@ def _name(text: str) -> bytes:
     ):
         raise ValueError("no folder can hold this name")
     return name
-
-
-def _xattrs(raw: list[_RawXattr]) -> tuple[tuple[bytes, bytes], ...]:
-    return tuple((x.name.encode(), x.value or b"") for x in raw)
-
-
-def _special(go_mode: int) -> int:
-    mode = 0
-    if go_mode & _GO_SETUID:
-        mode |= stat.S_ISUID
-    if go_mode & _GO_SETGID:
-        mode |= stat.S_ISGID
-    if go_mode & _GO_STICKY:
-        mode |= stat.S_ISVTX
-    return mode
-
-
-def _ids(content: list[str]) -> bytes:
-    joined = bytes.fromhex("".join(content))
-    # The length of each, too: `fromhex` passes over white space.
-    if len(joined) != ID_BYTES * len(content) or set(map(len, content)) != _ONE_ID:
-        raise ValueError("its content names no blobs")
-    return joined
 
 
 _ESCAPE: Final = re.compile(

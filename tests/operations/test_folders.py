@@ -16,7 +16,8 @@ from cesbrfs.entries import Inside
 from cesbrfs.fs.folders import POSITION_BITS, RANGES, StoredFolder, StoredFolders
 from cesbrfs.fs.operations import Operations, Presentation
 from cesbrfs.fs.tree import VirtualTree
-from cesbrfs.repo.model import Snapshot, Tree
+from cesbrfs.repo.model import Snapshot
+from cesbrfs.repo.rows import Rows
 from cesbrfs.view import View
 from tests.memory_repo import MemoryRepo
 from tests.operations.conftest import NOBODY, Kernel, listing, walk
@@ -37,8 +38,10 @@ async def deep() -> tuple[Operations, tuple[bytes, ...]]:
 
 
 def evict(operations: Operations) -> None:
-    """Let go of all trees, as their cache does when others are read."""
-    operations.tree.view.repository._trees.drop(lambda _tree: True)
+    """Let go of all rows and trees, as their caches do when others are read."""
+    repository = operations.tree.view.repository
+    for cache in (repository.listings._held, repository.listings._packed, repository._trees):
+        cache.drop(lambda _tree: True)
 
 
 async def test_what_the_cache_let_go_is_read_again(kernel: Kernel) -> None:
@@ -113,14 +116,14 @@ async def test_a_listing_survives_that_all_was_forgotten_while_it_waited(kernel:
     inner = await walk(operations, *path, b"inner")
     evict(operations)
     view, reads, goes_on = operations.tree.view, trio.Event(), trio.Event()
-    read = view.tree
+    read = view.stored.rows
 
-    async def slowly(inside: Inside) -> Tree:
+    async def slowly(inside: Inside) -> Rows:
         reads.set()
         await goes_on.wait()
         return await read(inside)
 
-    view.tree = slowly  # type: ignore[method-assign]  # a slow disk
+    view.stored.rows = slowly  # type: ignore[method-assign]  # a slow disk
     async with trio.open_nursery() as nursery:
 
         async def list_it() -> None:

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from cesbrfs.access import Secret
 from cesbrfs.errors import DamagedError, FileMissingError, RepositoryTimedOutError, StorageError
+from cesbrfs.fs.inodes import ROOT
 from cesbrfs.fs.neighbours import Neighbours
-from cesbrfs.fs.tree import ROOT, VirtualTree
+from cesbrfs.fs.tree import VirtualTree
 from cesbrfs.repo import ahead
 from cesbrfs.repo.ahead import derive_ahead, derived, kept_keys
 from cesbrfs.repo.caching import Caching

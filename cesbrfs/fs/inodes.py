@@ -1,0 +1,87 @@
+"""What the kernel knows by a number: what we show ourselves, and what lies in stored folders.
+
+A number comes from where its inode stands, so that it is the same in every mount of the same
+repository.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from dataclasses import dataclass
+from typing import ClassVar, Final, NamedTuple
+
+from cesbrfs.entries import Entry, Inside
+from cesbrfs.errors import NotFoundError
+from cesbrfs.fs.folders import StoredFolder
+from cesbrfs.repo.model import Node
+from cesbrfs.repo.rows import Row
+
+ROOT: Final = 1
+_NUMBER_BITS: Final = 62
+_OWN: Final = 1 << _NUMBER_BITS
+"""Set in all numbers but the root's and those that count through what a stored folder holds."""
+
+
+class StaleError(NotFoundError):
+    """The kernel asks for an inode that was forgotten."""
+
+    errno = errno.ESTALE
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"Inode {number} is not known (any more).")
+
+
+@dataclass(slots=True, eq=False)
+class Inode:
+    """The inode of something that we show ourselves, or that stands in a folder of ours.
+
+    `backup` is the number of the backup's folder it lies in; `fixed` says that neither it nor
+    anything below can ever change; `lookups` counts how often the kernel was told of it.
+    """
+
+    placed: ClassVar[bool] = True
+    """Its name may come to stand for something else."""
+
+    number: int
+    entry: Entry
+    backup: int
+    fixed: bool
+    lookups: int = 0
+
+    @property
+    def node(self) -> Node:
+        """Its attributes."""
+        return self.entry.node
+
+
+@dataclass(slots=True, eq=False)
+class Linked:
+    """The inode of a stored file with several names, which share it within a backup.
+
+    `folder` is the number of the folder in which it was last found, which is stored `inside`, as
+    `node`.
+    """
+
+    fixed: ClassVar[bool] = True
+    placed: ClassVar[bool] = False
+
+    number: int
+    node: Row
+    folder: int
+    inside: Inside
+    lookups: int = 0
+
+
+class Shown(NamedTuple):
+    """What the kernel is told of an inode.  `holder` counts that, and says what may change."""
+
+    number: int
+    node: Node | Row
+    holder: Inode | Linked | StoredFolder
+
+
+def own_number(seed: bytes) -> int:
+    """Return the number of an inode that has an object of its own, told from `seed`."""
+    digest = hashlib.blake2b(seed, digest_size=8).digest()
+    return _OWN | int.from_bytes(digest, "big") >> (64 - _NUMBER_BITS)

@@ -1,0 +1,158 @@
+"""What stored folders hold, for who lists them: rows, out of memory, from disk, or out of trees.
+
+Rows are held as objects while they are in use, packed for some time after, and kept on disk for the
+next mount, all within bounds.  Only a folder of which none of that is left has its tree read.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final
+
+import trio
+
+from cesbrfs.errors import DamagedError
+from cesbrfs.repo.blobs import THREAD_BYTES, Blobs
+from cesbrfs.repo.cache import Cache
+from cesbrfs.repo.model import Tree
+from cesbrfs.repo.pack import BlobType
+from cesbrfs.repo.rows import Rows, pack, rows_of, unpack
+from cesbrfs.repo.segments import SEGMENT_BYTES, Segments
+from cesbrfs.repo.trees import parse_rows
+
+_log = logging.getLogger(__name__)
+
+_HELD_BYTES: Final = 32 << 20
+_LARGE: Final = 2
+"""Folders held beside those, however large they are: each request for one would read it anew."""
+_ROW_BYTES: Final = 350
+"""About what a row takes in memory."""
+_PACKED_BYTES: Final = 16 << 20
+_TOP: Final = b"^"
+_PATIENCE: Final = 30.0
+"""Seconds after which what is less than a segment is written, too."""
+
+
+class Listings:
+    """The rows of stored folders by tree ID (32 bytes); `segments` keeps them on disk."""
+
+    def __init__(self, blobs: Blobs, segments: Segments | None) -> None:
+        self._blobs = blobs
+        self._segments = segments
+        self._held: Cache[bytes, Rows] = Cache(_HELD_BYTES, _size, _LARGE)
+        self._packed: Cache[bytes, bytes] = Cache(_PACKED_BYTES, len)
+        self._new: dict[bytes, bytes] = {}
+        """What is not on disk yet."""
+        self._new_bytes = 0
+        self._some = trio.Event()
+        self._full = trio.Event()
+        self._turn = trio.Lock()
+
+    def at_hand(self, tree: bytes) -> Rows | None:
+        """Return what `get` would, if nothing has to be waited for; None does not say that."""
+        rows = self._held.peek(tree)
+        if rows is None:
+            rows = self._unpacked(tree)
+            if rows is None:
+                data = self._blobs.tree_at_hand(tree)
+                if data is None:
+                    return None
+                try:
+                    rows = _parsed(data, tree)
+                except DamagedError:  # `get` says so
+                    return None
+                self._keep(tree, rows)
+            self._held.put(tree, rows)
+        return rows
+
+    async def get(self, tree: bytes) -> Rows:
+        """Return what a folder holds.
+
+        Raises BlobMissingError or DamagedError when the repository does not hold its tree whole.
+        """
+        return self.at_hand(tree) or await self._held.get(tree, partial(self._load, tree))
+
+    def top_at_hand(self, tree: bytes) -> Rows | None:
+        """Return what `get_top` would, if nothing has to be waited for."""
+        rows = self.at_hand(tree)
+        return self._held.peek(_TOP + tree) if rows is not None and rows.special else rows
+
+    async def get_top(self, tree: bytes, load: Callable[[bytes], Awaitable[Tree]]) -> Rows:
+        """Return what a snapshot's root holds; `load` reads one with ``.`` or ``/`` in it."""
+        rows = await self.get(tree)
+        if not rows.special:
+            return rows
+
+        async def special() -> Rows:
+            return rows_of((await load(tree)).listed)
+
+        return await self._held.get(_TOP + tree, special)
+
+    async def _load(self, tree: bytes) -> Rows:
+        data = await self._blobs.load(BlobType.TREE, tree)
+        if len(data) > THREAD_BYTES:
+            rows = await trio.to_thread.run_sync(_parsed, data, tree)
+        else:
+            rows = _parsed(data, tree)
+        self._keep(tree, rows)
+        return rows
+
+    def _unpacked(self, tree: bytes) -> Rows | None:
+        packed: bytes | memoryview | None = self._packed.peek(tree)
+        if packed is None and self._segments is not None:
+            packed = self._segments.find(tree)
+        return unpack(packed) if packed is not None else None
+
+    def _keep(self, tree: bytes, rows: Rows) -> None:
+        packed = None if rows.special else pack(rows)
+        if packed is None or len(packed) > SEGMENT_BYTES:
+            return
+        self._packed.put(tree, packed)
+        if self._segments is None:
+            return
+        self._new[tree] = packed
+        self._new_bytes += len(packed)
+        self._some.set()
+        if self._new_bytes >= SEGMENT_BYTES:
+            self._full.set()
+
+    # On disk
+
+    async def recall(self) -> None:
+        """Take up what earlier mounts kept."""
+        if self._segments is not None:
+            self._segments.take(await trio.to_thread.run_sync(self._segments.directories))
+
+    async def keep_on(self) -> None:
+        """Write what is new whenever there is enough of it, or nothing more comes; never ends."""
+        while True:
+            await self._some.wait()
+            with trio.move_on_after(_PATIENCE):
+                await self._full.wait()
+            await self.keep()
+
+    async def keep(self) -> None:
+        """Write what is new to disk."""
+        segments = self._segments
+        async with self._turn:
+            if segments is None or not self._new:
+                return
+            new, self._new, self._new_bytes = self._new, {}, 0
+            self._some, self._full = trio.Event(), trio.Event()
+            used = await trio.to_thread.run_sync(segments.write, new, segments.used)
+            segments.take(used)
+
+
+def _parsed(data: bytes, tree: bytes) -> Rows:
+    """Read a tree blob; what it has that cannot be shown is told in the log."""
+    what = f"tree {tree.hex()[:8]}"
+    rows, refused = parse_rows(data, what)
+    for name in refused:
+        _log.warning("%s has an entry that cannot be shown: %s", what, name)
+    return rows
+
+
+def _size(rows: Rows) -> int:
+    return 200 + _ROW_BYTES * len(rows.listed)

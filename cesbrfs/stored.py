@@ -1,0 +1,53 @@
+"""What stored folders hold, for as long as their snapshots are there."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final, TypeVar
+
+from cesbrfs.entries import Inside
+from cesbrfs.errors import BlobMissingError
+from cesbrfs.repo.model import Snapshot, Tree
+from cesbrfs.repo.repository import Repository
+from cesbrfs.repo.rows import NO_ROWS, Rows
+
+_T = TypeVar("_T")
+
+
+class StoredReader:
+    """Reads stored folders; raises NotFoundError where one went with its snapshot."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository: Final = repository
+
+    async def tree(self, inside: Inside) -> Tree:
+        """Return all that is known of what a folder holds."""
+        if inside.tree is None:
+            return Tree.of({})
+        read = self._repository.top if inside.top else self._repository.tree
+        return await self._unless_forgotten(inside.snapshot, partial(read, inside.tree))
+
+    async def rows(self, inside: Inside) -> Rows:
+        """Return the same in short."""
+        if inside.tree is None:
+            return NO_ROWS
+        listings = self._repository.listings
+        read = partial(listings.get, inside.tree)
+        if inside.top:
+            read = partial(listings.get_top, inside.tree, self._repository.top)
+        return await self._unless_forgotten(inside.snapshot, read)
+
+    def rows_at_hand(self, inside: Inside) -> Rows | None:
+        """Return what `rows` would, if nothing has to be waited for; None does not say that."""
+        if inside.tree is None:
+            return NO_ROWS
+        listings = self._repository.listings
+        return (listings.top_at_hand if inside.top else listings.at_hand)(inside.tree)
+
+    async def _unless_forgotten(self, snapshot: Snapshot, read: Callable[[], Awaitable[_T]]) -> _T:
+        try:
+            return await read()
+        except BlobMissingError as error:
+            await self._repository.raise_if_forgotten(snapshot, error)
+            raise
