@@ -28,6 +28,10 @@ class StoredReader:
         read = self._repository.top if inside.top else self._repository.tree
         return await self._unless_forgotten(inside.snapshot, partial(read, inside.tree))
 
+    def tree_at_hand(self, inside: Inside) -> Tree | None:
+        """Return what `tree` would, if nothing has to be waited for; None does not say that."""
+        return self._repository.tree_at_hand(inside.tree) if inside.tree is not None else None
+
     async def rows(self, inside: Inside) -> Rows:
         """Return the same in short."""
         if inside.tree is None:

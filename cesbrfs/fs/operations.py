@@ -197,10 +197,11 @@ class Operations(pyfuse3.Operations):
         """Open a file for reading; the kernel keeps its pages from one opening to the next."""
         if flags & os.O_ACCMODE != os.O_RDONLY:
             raise pyfuse3.FUSEError(errno.EROFS)
-        opening = functools.partial(self.tree.open_file, inode)
-        if self.tree.held(inode) is not None:
-            handle, true_size = await opening()
+        recorded = self.tree.recorded_at_hand(inode)
+        if recorded is not None:
+            handle, true_size = await self.tree.open_file(recorded)
         else:
+            opening = functools.partial(self.tree.open_inode, inode)
             handle, true_size = await self.callers.wait(ctx.pid, opening)
         # Where the recorded size is wrong, only unbuffered reading reaches the true end.
         return pyfuse3.FileInfo(fh=handle, keep_cache=true_size, direct_io=not true_size)
@@ -243,7 +244,11 @@ class Operations(pyfuse3.Operations):
         held = self.tree.held(inode)
         if held is not None and isinstance(held.node, Row) and not held.node.has_xattrs:
             return ()
-        return await self.callers.wait(ctx.pid, functools.partial(self.tree.xattrs, inode))
+        recorded = self.tree.recorded_at_hand(inode)
+        if recorded is None:
+            asking = functools.partial(self.tree.recorded, inode)
+            recorded = await self.callers.wait(ctx.pid, asking)
+        return recorded.entry.node.xattrs
 
     @_handler
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:

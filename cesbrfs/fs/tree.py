@@ -7,7 +7,7 @@ import logging
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from cesbrfs.catalog.names import STATUS_FOLDER
 from cesbrfs.entries import Document, Entry, Inside, Stored
@@ -44,6 +44,20 @@ class Space:
 
     stored_bytes: int
     blobs: int
+
+
+class Recorded(NamedTuple):
+    """An inode with all that is known of it.
+
+    `size` is what the kernel was told; `beside` is what lies in its folder, which has the number
+    `folder`, where it is stored.
+    """
+
+    number: int
+    size: int
+    entry: Entry
+    folder: int = 0
+    beside: Sequence[Node] = ()
 
 
 class VirtualTree:
@@ -263,52 +277,53 @@ class VirtualTree:
 
     # Files
 
-    async def open_file(self, number: int) -> tuple[int, bool]:
+    def recorded_at_hand(self, number: int) -> Recorded | None:
+        """Return what `recorded` would, if nothing has to be waited for; None does not say that."""
+        shown = self.held(number)
+        if shown is None:
+            return None
+        holder = shown.holder
+        if isinstance(holder, Inode):
+            return Recorded(number, shown.node.size, holder.entry)
+        tree = self.view.stored.tree_at_hand(holder.inside)
+        return _recorded(shown, holder, tree) if tree is not None else None
+
+    async def recorded(self, number: int) -> Recorded:
+        """Return all that is recorded of an inode; of a stored one, its folder's tree is read."""
+        shown = await self.find(number)
+        holder = shown.holder
+        if isinstance(holder, Inode):
+            return Recorded(number, shown.node.size, holder.entry)
+        return _recorded(shown, holder, await self.view.stored.tree(holder.inside))
+
+    async def open_inode(self, number: int) -> tuple[int, bool]:
+        """Do what `open_file` does with an inode of which not all is at hand."""
+        return await self.open_file(await self.recorded(number))
+
+    async def open_file(self, recorded: Recorded) -> tuple[int, bool]:
         """Open a regular file: a handle, and whether its attributes tell its true size.
 
         Raises IsAFolderError, and what the repository raises for missing blobs.
         """
-        _, shown, holder = await self.find(number)
+        entry = recorded.entry
+        if recorded.beside:
+            self._neighbours.opened(recorded.folder, recorded.beside, entry.node)
         content: Readable
-        live = False
-        if isinstance(holder, Inode):
-            entry = holder.entry
-        else:
-            tree, node = await self._stored(shown.name, holder)
-            entry = Stored(node.name, node, holder.inside.snapshot)
-            folder = holder.folder if isinstance(holder, Linked) else holder.number
-            self._neighbours.opened(folder, tree.listed, node)
+        live = isinstance(entry, Live)
         if isinstance(entry, Live):
-            live, content = True, OwnFile(entry.render())
+            content = OwnFile(entry.render())
         else:
             found = await self.view.content(entry)
             content = OwnFile(found.content) if isinstance(found, Document) else found
         handle = self._handle()
         self._files[handle] = content
-        true_size = content.size == shown.size and not live
+        true_size = content.size == recorded.size and not live
         if not true_size and isinstance(content, FileContent):
             _log.warning(
-                "Inode %d was recorded with %d bytes but holds %d", number, shown.size, content.size
-            )
+                "Inode %d was recorded with %d bytes but holds %d",
+                recorded.number, recorded.size, content.size,
+            )  # fmt: skip
         return handle, true_size
-
-    async def xattrs(self, number: int) -> Sequence[tuple[bytes, bytes]]:
-        """Return the names and values of an inode's extended attributes."""
-        _, shown, holder = await self.find(number)
-        if isinstance(holder, Inode):
-            return holder.entry.node.xattrs
-        if isinstance(shown, Row) and not shown.has_xattrs:
-            return ()
-        _, node = await self._stored(shown.name, holder)
-        return node.xattrs
-
-    async def _stored(self, name: bytes, holder: Linked | StoredFolder) -> tuple[Tree, Node]:
-        """Return a stored folder with all that is known of it, and the node of one name."""
-        tree = await self.view.stored.tree(holder.inside)
-        node = tree.nodes.get(name)
-        if node is None:
-            raise DamagedError(f"What {show(name)!r} holds is not recorded; run 'cesbr check'.")
-        return tree, node
 
     async def read(self, handle: int, offset: int, size: int) -> bytes | memoryview:
         """Read from a handle of `open_file`."""
@@ -337,6 +352,17 @@ class VirtualTree:
             "open_files": len(self._files),
             "open_folders": len(self._listings),
         }
+
+
+def _recorded(shown: Shown, holder: Linked | StoredFolder, tree: Tree) -> Recorded:
+    """Find in its folder's tree what is recorded of an inode."""
+    name = shown.node.name
+    node = tree.nodes.get(name)
+    if node is None:
+        raise DamagedError(f"What {show(name)!r} holds is not recorded; run 'cesbr check'.")
+    entry = Stored(name, node, holder.inside.snapshot)
+    folder = holder.folder if isinstance(holder, Linked) else holder.number
+    return Recorded(shown.number, shown.node.size, entry, folder, tree.listed)
 
 
 def _at(folder: StoredFolder, rows: Rows, number: int) -> Shown:

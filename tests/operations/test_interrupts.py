@@ -91,3 +91,24 @@ async def test_its_lookup_ends_with_eintr(
         assert raised.value.errno == errno.EINTR
         go.set()
     assert other[0].st_ino
+
+
+async def test_opening_a_file_whose_folder_is_only_listed_ends_with_eintr(
+    operations: Operations, stopped: subprocess.Popen[bytes], nursery: trio.Nursery
+) -> None:
+    """Its attributes are known, but what it holds has to be asked of a server that is silent."""
+    nursery.start_soon(operations.callers.look_after)
+    note = await walk(operations, b"b1", b"redmine", b"volumes", b"files", b"note.txt")
+    repository = operations.tree.view.repository
+    repository._trees.drop(lambda _tree: True)
+    repository.blobs._chunks._held.drop(lambda _chunk: True)
+
+    async def silent(*_: Any) -> Any:
+        await trio.sleep_forever()
+
+    repository.blobs.load = silent  # type: ignore[method-assign,assignment]  # a dead server
+    stopped.send_signal(signal.SIGINT)
+    context = cast("pyfuse3.RequestContext", SimpleNamespace(pid=stopped.pid))
+    with trio.fail_after(30), pytest.raises(pyfuse3.FUSEError) as raised:
+        await operations.open(note.st_ino, os.O_RDONLY, context)
+    assert raised.value.errno == errno.EINTR

@@ -504,7 +504,7 @@ class TestNeighbours:
                 inode = await tree.lookup(number, file.encode())
                 assert inode is not None
                 tree.remember(inode)
-                handle, _ = await tree.open_file(inode.number)
+                handle, _ = await tree.open_inode(inode.number)
                 assert bytes(await tree.read(handle, 0, 4096)) == data
                 tree.close_file(handle)
         assert packs_read(repo) < 12
