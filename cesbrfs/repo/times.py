@@ -19,6 +19,7 @@ _ZONE_LENGTH: Final = 6
 _DIGITS: Final = 9
 
 
+@functools.lru_cache(maxsize=4096)
 def _day(text: str) -> int:
     """Return the day of ``YYYY-MM-DD`` counted from 1970 (years 0000 to 9999, Gregorian)."""
     year, month, day = int(text[:4]), int(text[5:7]), int(text[8:10])
@@ -45,25 +46,35 @@ def _second(text: str) -> int:
     """
     if _SECOND.fullmatch(text) is None:
         raise ValueError(text)
-    seconds = (
-        _day(text) * 86_400 + int(text[11:13]) * 3_600 + int(text[14:16]) * 60 + int(text[17:19])
-    )
-    zone = text[_SECOND_END:]
-    if zone != "Z":
-        offset = int(zone[1:3]) * 3_600 + int(zone[4:]) * 60
-        seconds += -offset if zone[0] == "+" else offset
-    return seconds * _NS
+    hours, minutes, seconds = int(text[11:13]), int(text[14:16]), int(text[17:19])
+    seconds += _day(text[:10]) * 86_400 + hours * 3_600 + minutes * 60
+    return (seconds - _zone(text[_SECOND_END:])) * _NS
+
+
+@functools.lru_cache(maxsize=64)
+def _zone(text: str) -> int:
+    """Return the seconds that ``Z`` or ``+01:00`` is ahead of UTC."""
+    if text == "Z":
+        return 0
+    seconds = int(text[1:3]) * 3_600 + int(text[4:]) * 60
+    return seconds if text[0] == "+" else -seconds
 
 
 def parse_time(text: str) -> int:
     """Turn an RFC 3339 time into nanoseconds since 1970; DamagedError when it is none."""
     zone = -1 if text[-1:] == "Z" else -_ZONE_LENGTH
-    point, digits = text[_SECOND_END : _SECOND_END + 1], text[_SECOND_END + 1 : zone]
+    fraction = text[_SECOND_END:zone]  # `_second` finds fault with what is too short for one
     try:
         second = _second(text[:_SECOND_END] + text[zone:])
-        if not point or len(text) == _SECOND_END - zone:
+        if not fraction:
             return second
-        if point == "." and len(digits) <= _DIGITS and digits.isdecimal() and digits.isascii():
+        digits = fraction[1:]
+        if (
+            fraction[0] == "."
+            and len(digits) <= _DIGITS
+            and digits.isdecimal()
+            and digits.isascii()
+        ):
             return second + int(digits.ljust(_DIGITS, "0"))
     except ValueError:
         pass
