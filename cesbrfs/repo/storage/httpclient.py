@@ -34,11 +34,16 @@ from cesbrfs.errors import (
     UsageError,
 )
 from cesbrfs.repo.storage.base import EndsEarlyError
+from cesbrfs.repo.storage.trust import trusting
 
 PATIENCE: Final = 20.0
 """Seconds that a server may keep silent, from the connection's first byte to the answer's last."""
 CONNECTIONS: Final = 16
 """Connections at most; restic's own default is 5, and it has no reader that waits."""
+
+# What is taken from a connection at a time: with the 64 KiB that it is by default, most of the time
+# of a large answer goes into asking for the next part.
+httpcore2.AsyncHTTP11Connection.READ_NUM_BYTES = 256 << 10
 
 _SLOWEST: Final = 8 << 10
 """Bytes a second that an answer needs at least, lest one byte now and then keeps a reader."""
@@ -125,7 +130,7 @@ class HttpClient:
         )
         # Without TLS nobody need be trusted, and loading whom to takes 20 ms.
         nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context = _context(access) if url.startswith("https:") else nobody
+        context = trusting(access) if url.startswith("https:") else nobody
         try:
             self._client: Final = httpx2.AsyncClient(
                 verify=context,
@@ -152,10 +157,8 @@ class HttpClient:
         async with self._answer(method, url, headers) as (response, taken):
             if response.status_code != _OK:
                 raise refusal(await _error(response, taken), what)
-            body = bytearray()
-            async for chunk in taken():
-                body += chunk
-            return Answer(response.status_code, response.headers, bytes(body))
+            parts = [chunk async for chunk in taken()]
+            return Answer(response.status_code, response.headers, b"".join(parts))
 
     async def part(  # noqa: PLR0917 - as `whole`, and which part
         self,
@@ -187,19 +190,22 @@ class HttpClient:
             if response.status_code != _PARTIAL:
                 raise refusal(await _error(response, taken), what)
             wanted = self._wanted(response, what, offset, length)
-            body = bytearray()
+            parts: list[bytes] = []
+            count = 0
             async for chunk in taken():
-                body += chunk
-                if len(body) > wanted:
+                parts.append(chunk)
+                count += len(chunk)
+                if count > wanted:
                     break
-            if len(body) != wanted:
+            if count != wanted:
                 raise RepositoryUnreachableError(
-                    f"The server of {self._shown} sent {len(body)} of {wanted} bytes of {what};"
+                    f"The server of {self._shown} sent {count} of {wanted} bytes of {what};"
                     " try again."
                 )
+            body = b"".join(parts)
             if length is not None and wanted < length:
-                raise EndsEarlyError(_too_short(what).message, bytes(body))
-            return bytes(body)
+                raise EndsEarlyError(_too_short(what).message, body)
+            return body
 
     def _wanted(self, response: httpx2.Response, what: str, offset: int, length: int | None) -> int:
         """Return how many bytes the answer must have, by the range that it says it has.
@@ -364,36 +370,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
             yield from _causes(each)
     yield from _causes(error.__cause__ or error.__context__)
     yield error
-
-
-def _context(access: Access) -> ssl.SSLContext:
-    """Return whom to trust, as restic takes it: RESTIC_CACERT stands in the system's place."""
-    files = [file for file in access.environment.get("RESTIC_CACERT", "").split(",") if file]
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if files else ssl.create_default_context()
-    for file in files:
-        with _usable("RESTIC_CACERT", file):
-            context.load_verify_locations(cafile=file)
-    if own := access.environment.get("RESTIC_TLS_CLIENT_CERT"):
-        with _usable("RESTIC_TLS_CLIENT_CERT", own):
-            context.load_cert_chain(own, password=_no_password)
-    return context
-
-
-def _no_password() -> NoReturn:
-    """Stand in for OpenSSL's question at the terminal."""
-    raise ValueError("it is encrypted")
-
-
-@contextlib.contextmanager
-def _usable(variable: str, file: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        why = str((error.strerror if isinstance(error, OSError) else None) or error)
-        raise UsageError(
-            f"{variable} names {file}, which cannot be used as certificates in PEM form ({why});"
-            " correct it."
-        ) from None
 
 
 def is_loopback(url: str) -> bool:
