@@ -96,7 +96,11 @@ async def run_backup(
             plan = await prepare(backup_id)
         total = len(plan.steps) + 1
         work = [partial(run.point, step, n, total) for n, step in enumerate(plan.steps, 1)]
-        points = await gather(work, _AT_ONCE)
+        points: list[PointResult] = []
+        # One first: restics that make the folder of their cache at the same time can fail over it.
+        while len(points) < len(work) and not any(point.snapshot for point in points):
+            points.append(await work[len(points)]())
+        points += await gather(work[len(points) :], _AT_ONCE)
         if not any(point.snapshot for point in points):
             raise ResticError(_nothing(points))
         points = _confirm(plan.steps, points, backup_id, await repository.snapshots())

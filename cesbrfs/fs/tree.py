@@ -74,7 +74,7 @@ class VirtualTree:
         self._listings: dict[int, _Listing] = {}
         self._next_handle = 1
         self._neighbours = Neighbours(view.repository.blobs)
-        self.walk: Final = Walk(lambda tree: view.repository.listings.at_hand(tree) is not None)
+        self.walk: Final = Walk(self._look_ahead)
         self._status_folder: Final = self.status.folder(view.root.node)
 
     # Inodes by number
@@ -154,7 +154,14 @@ class VirtualTree:
 
     async def _enter(self, number: int) -> tuple[StoredFolder, Rows]:
         """Return the stored folder with this inode number, and what it holds."""
-        inside, backup = self._place(await self.find(number))
+        entered = self._enter_at_hand(number)
+        if entered is not None:
+            return entered
+        folder = self._folders.get(number)
+        if folder is not None:
+            inside, backup = folder.inside, folder.backup
+        else:
+            inside, backup = self._place(await self.find(number))
         rows = await self.view.stored.rows(inside)
         # Not the record from before: the kernel may have forgotten all of it meanwhile.
         return self._folders.add(number, inside, backup, len(rows.listed)), rows
@@ -231,6 +238,14 @@ class VirtualTree:
             return self._list(*await self._enter(number))
         entries = await self.view.children(inode.entry)
         return self._keep(_Listing([(name, self._own(inode, e)) for name, e in entries.items()]))
+
+    def _look_ahead(self, tree: bytes) -> bool:
+        """Have the rows of a folder at hand that will be asked for; tell whether they are."""
+        try:
+            return self.view.repository.listings.at_hand(tree) is not None
+        except Exception:  # noqa: BLE001 - who asks for it gets the error; the mount lives on
+            _log.exception("Looking ahead at tree %s failed", tree.hex()[:8])
+            return False
 
     def open_at_hand(self, number: int) -> int | None:
         """Do the same with a stored folder, if nothing has to be waited for; else return None."""

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
+import msgspec
 import trio
 
 from cesbrfs.errors import DamagedError
@@ -103,7 +104,10 @@ class Listings:
         packed: bytes | memoryview | None = self._packed.peek(tree)
         if packed is None and self._segments is not None:
             packed = self._segments.find(tree)
-        return unpack(packed) if packed is not None else None
+        try:
+            return unpack(packed) if packed is not None else None
+        except msgspec.MsgspecError:  # a version of this program with other rows kept them
+            return None
 
     def _keep(self, tree: bytes, rows: Rows) -> None:
         packed = None if rows.special else pack(rows)

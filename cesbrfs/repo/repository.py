@@ -101,8 +101,10 @@ class Repository:
 
     async def aclose(self) -> None:
         """Keep what was listed for the next time, and close the storage."""
-        await self.listings.keep()
-        await self.storage.aclose()
+        try:
+            await self.listings.keep()
+        finally:
+            await self.storage.aclose()
 
     @property
     def is_away(self) -> bool:

@@ -30,7 +30,7 @@ from tests.sample.instance import Instance, build
 def restore_all(restic: Path, access: Access, snapshot: str, target: Path) -> None:
     """Restore one snapshot whole with restic itself."""
     subprocess.run(
-        [restic, "restore", snapshot, "--target", target, "-q", "--no-lock"],
+        [restic, "restore", snapshot, "--target", target, "-q", "--no-lock", "--no-cache"],
         check=True,
         stdout=subprocess.DEVNULL,
         env={

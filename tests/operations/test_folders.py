@@ -187,3 +187,19 @@ async def test_a_forgotten_entry_is_stale() -> None:
     with pytest.raises(pyfuse3.FUSEError) as caught:
         await operations.getattr(leaf.st_ino, NOBODY)
     assert caught.value.errno == errno.ESTALE
+
+
+async def test_what_goes_wrong_ahead_of_a_walk_is_nobodys_error(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It runs between requests, where an exception would end the mount: it is logged, and over."""
+    operations, path = await deep()
+    outer = await walk(operations, *path)
+    await listing(operations, kernel, outer.st_ino)
+
+    def broken(_tree: bytes) -> None:
+        raise RuntimeError("not foreseen")
+
+    monkeypatch.setattr(operations.tree.view.repository.listings, "at_hand", broken)
+    assert operations.tree.walk.go_ahead() is False
+    assert "not foreseen" in caplog.text

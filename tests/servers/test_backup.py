@@ -416,13 +416,15 @@ async def test_stopped_on_the_way_it_is_incomplete(site: Site) -> None:
 
 
 async def test_progress_is_told(site: Site) -> None:
-    """Each point begins in order, two at a time and the manifest last; events come in between."""
+    """Points begin in order, two at a time after the first, the manifest last, with events."""
     await add_dogu(site, "redmine", "data")
     steps: list[Step] = []
     result = await site.run("redmine", on_progress=steps.append)
     begun = [step for step in steps if step.event is None and step.result is None]
     assert [step.number for step in begun] == [1, 2, 3, 4]
-    assert steps.index(begun[1]) < steps.index(next(step for step in steps if step.result))
+    results = [step for step in steps if step.result]
+    assert steps.index(results[0]) < steps.index(begun[1])
+    assert steps.index(begun[2]) < steps.index(results[1])
     assert {step.number for step in steps[steps.index(begun[3]) :]} == {4}
     for number, kind in enumerate(("metadata", "registry", "volumes", "manifest"), 1):
         first, *between, last = [step for step in steps if step.number == number]
@@ -568,3 +570,18 @@ async def test_names_that_restic_would_split_are_told(site: Site) -> None:
     (step,) = plan.steps
     assert (step.paths, step.document) == ((), None)
     assert [f.path for f in step.failed] == [b"/dogu/a,b"]
+
+
+async def test_the_first_snapshot_is_made_alone(site: Site, tmp_path: Path) -> None:
+    """Two restics that make the cache's folder at once can fail over it; later they find it."""
+    await add_dogu(site, "redmine", "files")
+    notes = tmp_path / "notes"
+    wrap(
+        site,
+        tmp_path,
+        f'echo begin >>{notes}\nRESTIC "$@"\ncode=$?\necho end >>{notes}\nexit $code',
+    )
+    assert not (await site.run()).failed
+    told = await trio.Path(notes).read_text()
+    assert told.split()[:3] == ["begin", "end", "begin"]
+    assert told.count("begin") > 3

@@ -210,3 +210,13 @@ def test_prefixes_that_are_alike(tmp_path: Path) -> None:
     store.take(store.write({here: b"rows"}, []))
     assert bytes(store.find(here) or b"") == b"rows"
     assert store.find(alike) is None
+
+
+async def test_rows_of_another_version(tmp_path: Path) -> None:
+    """What is sealed with the right keys, but no list of rows, is made anew."""
+    repo, trees = nested(1)
+    repository = await opened(repo, tmp_path)
+    store = Segments(KeptFiles(tmp_path / "c0" / "rows"), repo.keys)
+    repository.listings._segments = store
+    store.take(store.write({trees[0]: b"\xc1"}, []))
+    assert await names(repository, trees) == [b"f0"]
