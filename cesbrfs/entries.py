@@ -46,11 +46,19 @@ class Inside:
         )
 
 
+def _unknown(_name: bytes) -> None:
+    return None
+
+
 @dataclass(slots=True, eq=False)
 class Folder(Entry):
-    """A folder of ours; `load` returns what it holds now."""
+    """A folder of ours; `load` returns what it holds now.
+
+    `known` returns the entry of one name as it was lately, where that need not be waited for.
+    """
 
     load: Callable[[], Awaitable[Mapping[bytes, Entry]]]
+    known: Callable[[bytes], Entry | None] = _unknown
 
 
 @dataclass(slots=True, eq=False)

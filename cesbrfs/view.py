@@ -12,7 +12,7 @@ import math
 import re
 import stat
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ from cesbrfs import __version__
 from cesbrfs.catalog import names
 from cesbrfs.catalog.backups import BARE_TAG, Backup, Backups
 from cesbrfs.catalog.listing import Listing
-from cesbrfs.catalog.placing import Layout, Placement, lay_out
+from cesbrfs.catalog.placing import Layout, lay_out
 from cesbrfs.catalog.status import Report, Reports, describe
 from cesbrfs.entries import Document, Entry, Folder, Inside, Link, Located, Stored
 from cesbrfs.errors import (
@@ -35,8 +35,9 @@ from cesbrfs.errors import (
     UsageError,
 )
 from cesbrfs.near import did_you_mean
+from cesbrfs.ours import Ours, whole
 from cesbrfs.paths import show, unshow
-from cesbrfs.repo.model import Node, Snapshot, Tree
+from cesbrfs.repo.model import Node, Tree
 from cesbrfs.repo.repository import FileContent, Repository
 from cesbrfs.repo.times import format_time
 from cesbrfs.rules import DEFAULT_RULES, Rule
@@ -44,7 +45,6 @@ from cesbrfs.stored import StoredReader
 
 REFRESH_SECONDS: Final = 1.0
 """A listing of snapshots is used again for this long."""
-_ID_DIGITS: Final = 8
 
 _max_age: Final = ContextVar("_max_age", default=REFRESH_SECONDS)
 
@@ -90,11 +90,11 @@ class View:
         self.reports: Final = Reports(repository)
         self.listing: Final = Listing(repository, backup_tag, clock)
         self._rules = rules
-        self._uid, self._gid = uid, gid
+        self._ours = Ours(uid, gid)
         self._shown: Backups | None = None
         self._shapes: dict[str, _Shape] = {}
         self._top: tuple[Backups, dict[bytes, Entry]] | None = None
-        self.root: Final = self._folder(b"", 0, self._root)
+        self.root: Final = self._ours.folder(b"", 0, self._root, self._known)
 
     async def backups(self, max_age: float | None = None) -> Backups:
         """Return all backups as they were at most `max_age` seconds ago, or as `listing` does."""
@@ -168,7 +168,7 @@ class View:
     async def child(self, entry: Entry, name: bytes) -> Entry | None:
         """Return one entry of a folder, None when it has no such name."""
         if isinstance(entry, Folder):
-            return (await entry.load()).get(name)
+            return entry.known(name) or (await entry.load()).get(name)
         node = (await self.nodes(entry)).get(name)
         assert isinstance(entry, Stored)
         return Stored(name, node, entry.snapshot) if node else None
@@ -259,51 +259,27 @@ class View:
 
     # Our own folders
 
-    def _folder(
-        self,
-        name: bytes,
-        time_ns: int,
-        load: Callable[[], Awaitable[Mapping[bytes, Entry]]],
-    ) -> Folder:
-        return Folder(name, self._own(name, stat.S_IFDIR | 0o555, time_ns), load)
-
-    def _own(
-        self, name: bytes, mode: int, time_ns: int, size: int = 0, target: bytes = b""
-    ) -> Node:
-        kind = {stat.S_IFDIR: "dir", stat.S_IFLNK: "symlink"}.get(stat.S_IFMT(mode), "file")
-        return Node(
-            name=name,
-            type=kind,  # type: ignore[arg-type]  # one of three literals
-            mode=mode,
-            mtime_ns=time_ns,
-            atime_ns=time_ns,
-            ctime_ns=time_ns,
-            uid=self._uid,
-            gid=self._gid,
-            size=size,
-            target=target,
-        )
-
-    def _fixed(self, name: bytes, time_ns: int, entries: Mapping[bytes, Entry]) -> Folder:
-        async def load() -> Mapping[bytes, Entry]:
-            return entries
-
-        return self._folder(name, time_ns, load)
-
     async def _root(self) -> Mapping[bytes, Entry]:
         backups = await self.backups()
         if self._top is not None and self._top[0] is backups:
             return self._top[1]
         entries: dict[bytes, Entry] = {
-            name: self._folder(name, backup.time_ns, partial(self._backup, backup))
+            name: self._ours.folder(
+                name,
+                backup.time_ns,
+                partial(self._backup, backup),
+                partial(self._known_of, backup),
+            )
             for name, backup in backups.by_name.items()
         }
         if backups.loose:
             newest = max(s.time_ns for s in backups.loose)
-            entries[names.SNAPSHOTS] = self._fixed(names.SNAPSHOTS, newest, _whole(backups.loose))
+            entries[names.SNAPSHOTS] = self._ours.fixed(
+                names.SNAPSHOTS, newest, whole(backups.loose)
+            )
         latest = await self.reports.latest(backups)
         if latest is not None:
-            node = self._own(
+            node = self._ours.node(
                 names.LATEST,
                 stat.S_IFLNK | 0o777,
                 latest.time_ns,
@@ -313,6 +289,26 @@ class View:
             entries[names.LATEST] = Link(names.LATEST, node)
         self._top = (backups, entries)
         return entries
+
+    def _known(self, name: bytes) -> Entry | None:
+        """Return what lies at the root by a name, but what `latest` is now: that must be asked."""
+        lately = self._lately()
+        if lately is None or self._top is None or self._top[0] is not lately:
+            return None
+        return self._top[1].get(name) if name != names.LATEST else None
+
+    def _known_of(self, backup: Backup, name: bytes) -> Entry | None:
+        """Return what a backup holds by a name."""
+        lately = self._lately()
+        now = lately.by_name.get(backup.name) if lately is not None else None
+        shape = self._shapes.get(now.id) if now is not None else None
+        if now is None or shape is None or shape.identity != now.identity:
+            return None
+        return shape.entries.get(name)
+
+    def _lately(self) -> Backups | None:
+        """Return the backups as they were lately, where asking again would cost a round trip."""
+        return self.listing.lately(REFRESH_SECONDS) if self.repository.is_far else None
 
     async def _backup(self, backup: Backup) -> Mapping[bytes, Entry]:
         now = (await self.backups()).by_name.get(backup.name)
@@ -331,52 +327,18 @@ class View:
     def _entries(self, backup: Backup, shape: _Shape) -> dict[bytes, Entry]:
         text = json.dumps(describe(backup, shape.told, shape.layout), indent=2) + "\n"
         content = text.encode()
-        node = self._own(names.BACKUP_JSON, stat.S_IFREG | 0o444, backup.time_ns, size=len(content))
+        node = self._ours.node(
+            names.BACKUP_JSON, stat.S_IFREG | 0o444, backup.time_ns, size=len(content)
+        )
         entries: dict[bytes, Entry] = {
             names.BACKUP_JSON: Document(names.BACKUP_JSON, node, content)
         }
-        entries.update(self._nest(backup.time_ns, shape.layout.placed))
+        entries.update(self._ours.nest(backup.time_ns, shape.layout.placed))
         if shape.layout.whole:
-            entries[names.SNAPSHOTS] = self._fixed(
-                names.SNAPSHOTS, backup.time_ns, _whole(shape.layout.whole)
+            entries[names.SNAPSHOTS] = self._ours.fixed(
+                names.SNAPSHOTS, backup.time_ns, whole(shape.layout.whole)
             )
         return entries
-
-    def _nest(
-        self, time_ns: int, placed: Mapping[tuple[bytes, ...], Placement]
-    ) -> dict[bytes, Entry]:
-        """Turn placements by path into folders within folders."""
-        entries: dict[bytes, Entry] = {}
-        deeper: dict[bytes, dict[tuple[bytes, ...], Placement]] = {}
-        for path, placement in placed.items():
-            if len(path) == 1:
-                node = placement.node
-                entries[path[0]] = Stored(path[0], node, placement.snapshot, top=not node.name)
-            else:
-                deeper.setdefault(path[0], {})[path[1:]] = placement
-        for name in sorted(deeper):
-            entries[name] = self._fixed(name, time_ns, self._nest(time_ns, deeper[name]))
-        return entries
-
-
-def _whole(snapshots: Sequence[Snapshot]) -> dict[bytes, Entry]:
-    """Return whole snapshots by short ID, by full ID where short ones are alike."""
-    short = [s.id[:_ID_DIGITS] for s in snapshots]
-    entries: dict[bytes, Entry] = {}
-    for snapshot in snapshots:
-        digits = snapshot.id[:_ID_DIGITS]
-        name = (snapshot.id if short.count(digits) > 1 else digits).encode()
-        node = Node(
-            name=name,
-            type="dir",
-            mode=stat.S_IFDIR | 0o755,
-            mtime_ns=snapshot.time_ns,
-            atime_ns=snapshot.time_ns,
-            ctime_ns=snapshot.time_ns,
-            subtree=snapshot.tree,
-        )
-        entries[name] = Stored(name, node, snapshot, top=True)
-    return entries
 
 
 def _moment(text: str) -> int | None:

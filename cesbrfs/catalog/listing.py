@@ -19,6 +19,7 @@ _log = logging.getLogger(__name__)
 
 _WAIT_SECONDS: Final = 1.0
 """With a background, a new listing is waited for so long before the last one is used."""
+_LATELY_SECONDS: Final = 60.0
 
 
 @dataclass(slots=True, eq=False)
@@ -53,6 +54,19 @@ class Listing:
     def is_under_way(self) -> bool:
         """Whether the backups are being listed just now."""
         return self._turn.locked()
+
+    def lately(self, max_age: float) -> Backups | None:
+        """Return all backups as they were last listed, if that was lately; None otherwise.
+
+        Without waiting; where that was more than `max_age` seconds ago, they are listed anew in the
+        background.
+        """
+        held, age = self._held, self._clock() - self._listed_at
+        if held is None or self._background is None or age > _LATELY_SECONDS:
+            return None
+        if age >= max_age and self._refresh is None:
+            self._begin(self._background)
+        return held
 
     async def backups(self, max_age: float) -> Backups:
         """Return all backups as they were at most `max_age` seconds ago.

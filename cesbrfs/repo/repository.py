@@ -70,7 +70,7 @@ class Repository:
         folder = caching.folder / self.id if caching.folder and is_file_name(self.id) else None
         self._disk: Final = DiskCache(folder) if folder else None
         remote = None
-        if through_network(storage):
+        if self.is_far:
             remote = Remote(storage, folder, caching)
         self._worth_keeping: Final = 1 if remote else _WORTH_KEEPING
         self._snapshots: dict[str, Snapshot] = {}
@@ -105,6 +105,11 @@ class Repository:
             await self.listings.keep()
         finally:
             await self.storage.aclose()
+
+    @property
+    def is_far(self) -> bool:
+        """Whether each question to the storage costs a round trip."""
+        return through_network(self.storage)
 
     @property
     def is_away(self) -> bool:

@@ -140,3 +140,32 @@ async def test_without_a_background_it_is_waited_for(
     repository.error = RepositoryUnreachableError("away")
     with pytest.raises(RepositoryUnreachableError):
         await listing.backups(_MAX_AGE)
+
+
+async def test_what_was_listed_lately_is_told_at_once(
+    repository: _Repository, listing: Listing, autojump_clock: MockClock
+) -> None:
+    """It is listed anew meanwhile, once; after a minute that has to be waited for."""
+    repository.takes = 5
+    began = trio.current_time()
+    held = listing.lately(_MAX_AGE)
+    assert held is not None
+    assert listing.lately(_MAX_AGE) is held
+    assert trio.current_time() == began
+    await trio.testing.wait_all_tasks_blocked()
+    assert repository.listings == 2
+    await trio.sleep(6)
+    assert listing.lately(10) is held
+    assert repository.listings == 2
+    await trio.sleep(60)
+    assert listing.lately(_MAX_AGE) is None
+
+
+async def test_without_a_background_nothing_is_told_at_once(
+    repository: _Repository, autojump_clock: MockClock
+) -> None:
+    """Nobody would list anew."""
+    listing = Listing(cast("Repository", repository), BARE_TAG, trio.current_time)
+    assert listing.lately(_MAX_AGE) is None
+    await listing.backups(_MAX_AGE)
+    assert listing.lately(_MAX_AGE) is None

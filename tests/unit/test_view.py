@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import stat
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from cesbrfs.catalog.manifest import Manifest, Point, write_manifest
 from cesbrfs.entries import Document, Link, Stored
@@ -19,11 +22,12 @@ from cesbrfs.errors import (
     RepositoryUnreachableError,
     UsageError,
 )
+from cesbrfs.ours import whole
 from cesbrfs.repo.model import Snapshot
 from cesbrfs.repo.repository import FileContent
 from cesbrfs.repo.storage import FileType
 from cesbrfs.repo.times import parse_time
-from cesbrfs.view import View, _whole, as_listed_last
+from cesbrfs.view import View, as_listed_last
 from tests.memory_repo import TIME, Json, MemoryRepo
 
 VOLUME = "/var/lib/ces/redmine/volumes/files"
@@ -147,7 +151,7 @@ class TestRoot:
         """They get their whole IDs as names; the others stay short."""
         ids = ["ab" * 32, "ab" * 31 + "cd", "cd" * 32]
         snapshots = [Snapshot(id=name, time_ns=0, tree=None) for name in ids]
-        assert list(_whole(snapshots)) == [ids[0].encode(), ids[1].encode(), b"cdcdcdcd"]
+        assert list(whole(snapshots)) == [ids[0].encode(), ids[1].encode(), b"cdcdcdcd"]
 
     async def test_all_snapshots_are_somewhere(self) -> None:
         """Under their backup's places, under its _snapshots, or under the root's."""
@@ -450,3 +454,61 @@ class TestChanges:
         assert await names(view) == ["A", "latest"]
         assert await names(view, "/A") == ["backup.json", "redmine"]
         assert json.loads(await read(view, "/A/backup.json"))["status"] == "complete"
+
+
+class TestFarAway:
+    """A mount of a repository behind a network does not ask anew for each name that it knows."""
+
+    async def test_a_known_name_is_told_while_the_server_takes_its_time(
+        self, nursery: trio.Nursery
+    ) -> None:
+        """Backups and what they hold; `latest`, an unknown name and a listing are waited for."""
+        now = 0.0
+        repo = MemoryRepo()
+        node = repo.path(VOLUME, repo.folder("files", repo.file("a", FILE)))
+        repo.snapshot(repo.tree(node), [VOLUME], tags=["b1"])
+        view = View(await repo.open(), clock=lambda: now)
+        view.listing.refresh_in(nursery)
+        before = await view.at((b"b1", b"redmine", b"volumes", b"files"))
+        await view.at((b"latest",))
+        now = 30.0
+        go_on, listed = trio.Event(), view.repository.snapshots
+
+        async def slowly() -> list[Snapshot]:
+            await go_on.wait()
+            return await listed()
+
+        view.repository.snapshots = slowly  # type: ignore[method-assign]  # a server far away
+        again = await view.at((b"b1", b"redmine", b"volumes", b"files"))
+        assert again.node == before.node
+        told: list[str] = []
+
+        async def ask(what: str, asking: Callable[[], Awaitable[object]]) -> None:
+            await asking()
+            told.append(what)
+
+        async with trio.open_nursery() as asking:
+            asking.start_soon(ask, "latest", partial(view.at, (b"latest",)))
+            asking.start_soon(ask, "unknown", partial(view.child, view.root, b"b2"))
+            asking.start_soon(ask, "listing", partial(view.children, view.root))
+            await trio.testing.wait_all_tasks_blocked()
+            assert not told
+            go_on.set()
+        assert sorted(told) == ["latest", "listing", "unknown"]
+
+    async def test_a_backup_that_was_forgotten_is_gone_once_that_is_known(
+        self, nursery: trio.Nursery
+    ) -> None:
+        """The first to ask for it may still find it, the next does not."""
+        now = 0.0
+        repo = MemoryRepo()
+        snapshot = repo.snapshot(repo.tree(repo.file("a", FILE)), tags=["b1"])
+        view = View(await repo.open(), clock=lambda: now)
+        view.listing.refresh_in(nursery)
+        await view.at((b"b1", b"_snapshots"))
+        repo.forget(snapshot)
+        now = 30.0
+        await view.at((b"b1",))
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(NotFoundError):
+            await view.at((b"b1",))
