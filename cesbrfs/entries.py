@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cesbrfs.errors import NotAFolderError
 from cesbrfs.paths import show
@@ -26,8 +27,7 @@ class Stored(Entry):
     top: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Inside:
+class Inside(NamedTuple):
     """Where to find what a stored folder holds: a tree's ID, None for an empty folder."""
 
     snapshot: Snapshot

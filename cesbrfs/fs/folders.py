@@ -74,14 +74,21 @@ class StoredFolders:
             return folder
         at = _preferred_range(number)
         ranges = max(1, -(-size >> POSITION_BITS))
-        # The first range has the lowest numbers, among them those with a meaning of their own.
-        while not 0 < at <= RANGES - ranges or any(r in self._by_range for r in _span(at, ranges)):
+        while not self._is_free(at, ranges):
             at = (at + 1) % RANGES
         folder = StoredFolder(number, inside, backup, at << POSITION_BITS, ranges)
         self._by_number[number] = folder
         for taken in _span(at, ranges):
             self._by_range[taken] = folder
         return folder
+
+    def _is_free(self, at: int, ranges: int) -> bool:
+        # The first range has the lowest numbers, among them those with a meaning of their own.
+        if not 0 < at <= RANGES - ranges:
+            return False
+        if ranges == 1:  # as it nearly always is
+            return at not in self._by_range
+        return not any(taken in self._by_range for taken in _span(at, ranges))
 
     def let_go(self, folder: StoredFolder) -> None:
         """Forget a folder of which nothing is known any more."""

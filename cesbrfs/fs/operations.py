@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar, cast
 import pyfuse3
 
 from cesbrfs.errors import CesbrError
+from cesbrfs.fs.folders import StoredFolder
 from cesbrfs.fs.inodes import Shown
 from cesbrfs.fs.interrupts import Callers, InterruptedCallerError
 from cesbrfs.fs.tree import VirtualTree, blocks, errno_of
@@ -180,12 +181,52 @@ class Operations(pyfuse3.Operations):
         # One object for all of them: each is copied into the answer at once.
         made = pyfuse3.EntryAttributes()
         made.st_blksize = _IO_SIZE
-        fill, remember, reply = self._fill, self.tree.remember, pyfuse3.readdir_reply
-        for next_id, name, shown in self.tree.list_folder(fh, start_id):
-            fill(made, shown)
-            if not reply(token, name, made, next_id):
+        opened = self.tree.opened(fh)
+        if opened.folder is not None:
+            self._reply_rows(opened.folder, opened.rows, start_id, token, made)
+            return
+        for next_id, name, shown in self.tree.own_entries(opened, start_id):
+            self._fill(made, shown)
+            if not pyfuse3.readdir_reply(token, name, made, next_id):
                 break
-            remember(shown)  # the kernel counts a lookup for every name that it took
+            self.tree.remember(shown)  # the kernel counts a lookup for every name that it took
+
+    def _reply_rows(
+        self,
+        folder: StoredFolder,
+        rows: Sequence[Row],
+        start: int,
+        token: pyfuse3.ReaddirToken,
+        made: pyfuse3.EntryAttributes,
+    ) -> None:
+        """List a stored folder.  Most names that a kernel is told of come by here: no calls."""
+        uid, gid, reply = self._shown.uid, self._shown.gid, pyfuse3.readdir_reply
+        made.attr_timeout = made.entry_timeout = FIXED_SECONDS
+        first, told = folder.first, 0
+        for at in range(start, len(rows)):
+            row = rows[at]
+            if row.inode:
+                shown = self.tree.linked(folder, row)
+                self._fill(made, shown)
+                if not reply(token, row.name, made, at + 1):
+                    break
+                self.tree.remember(shown)
+                continue
+            made.st_ino = first + at
+            made.st_mode = row.mode
+            made.st_nlink = row.links
+            made.st_uid = row.uid if uid is None else uid
+            made.st_gid = row.gid if gid is None else gid
+            made.st_rdev = row.rdev
+            made.st_size = size = row.size
+            made.st_blocks = (size + 511) >> 9
+            made.st_mtime_ns = row.mtime_ns
+            made.st_atime_ns = row.atime_ns
+            made.st_ctime_ns = row.ctime_ns
+            if not reply(token, row.name, made, at + 1):
+                break
+            told += 1
+        folder.lookups += told
 
     @_handler
     async def releasedir(self, fh: int) -> None:

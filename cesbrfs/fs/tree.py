@@ -29,9 +29,8 @@ _log = logging.getLogger(__name__)
 _BLOCK: Final = 512
 
 
-@dataclass(frozen=True, slots=True)
-class _Listing:
-    """An open folder: what it held when it was opened."""
+class OpenFolder(NamedTuple):
+    """An open folder, with what it held when it was opened: entries of ours, or stored ones."""
 
     own: Sequence[tuple[bytes, Inode]] = ()
     folder: StoredFolder | None = None
@@ -71,7 +70,7 @@ class VirtualTree:
         }
         self._folders = StoredFolders()
         self._files: dict[int, Readable] = {}
-        self._listings: dict[int, _Listing] = {}
+        self._listings: dict[int, OpenFolder] = {}
         self._next_handle = 1
         self._neighbours = Neighbours(view.repository.blobs)
         self.walk: Final = Walk(self._look_ahead)
@@ -143,7 +142,8 @@ class VirtualTree:
             if at is None:
                 self._folders.let_go(folder)
                 return None
-            shown = self._shown(folder, at, rows.listed[at])
+            row = rows.listed[at]
+            shown = self.linked(folder, row) if row.inode else Shown(folder.first + at, row, folder)
             if shown.holder is not folder:
                 self._folders.let_go(folder)
             return shown
@@ -192,26 +192,20 @@ class VirtualTree:
             raise NotAFolderError(f"Inode {number} is not a folder.")
         return Inside(holder.inside.snapshot, row.subtree, False), holder.backup
 
-    def _shown(self, folder: StoredFolder, at: int, row: Row) -> Shown:
-        """Return the inode at one position of a stored folder."""
-        if row.inode:
-            return self._of(self._linked(folder, row))
-        return Shown(folder.first + at, row, folder)
-
     @staticmethod
     def _of(inode: Inode | Linked) -> Shown:
         return Shown(inode.number, inode.node, inode)
 
-    def _linked(self, folder: StoredFolder, row: Row) -> Linked:
+    def linked(self, folder: StoredFolder, row: Row) -> Shown:
         """Return the inode of a file that has several names: the known one, or a new one."""
         snapshot = folder.inside.snapshot
         seed = (folder.backup, snapshot.id.encode(), row.device_id, row.inode)
         number = own_number(b"%d\0%s\0%d\0%d" % seed)
         inode = self._inodes.get(number)
         if not isinstance(inode, Linked):
-            return Linked(number, row, folder.number, folder.inside)
+            return self._of(Linked(number, row, folder.number, folder.inside))
         inode.node, inode.folder, inode.inside = row, folder.number, folder.inside
-        return inode
+        return self._of(inode)
 
     def _own(self, parent: Inode, entry: Entry) -> Inode:
         """Return the inode for what a folder of ours shows: the known one brought up to date."""
@@ -237,7 +231,7 @@ class VirtualTree:
         if not isinstance(inode, Inode) or isinstance(inode.entry, Stored):
             return self._list(*await self._enter(number))
         entries = await self.view.children(inode.entry)
-        return self._keep(_Listing([(name, self._own(inode, e)) for name, e in entries.items()]))
+        return self._keep(OpenFolder([(name, self._own(inode, e)) for name, e in entries.items()]))
 
     def _look_ahead(self, tree: bytes) -> bool:
         """Have the rows of a folder at hand that will be asked for; tell whether they are."""
@@ -257,28 +251,21 @@ class VirtualTree:
         if folder.inside.tree is not None:
             below = [row.subtree for row in rows.listed if row.subtree is not None]
             self.walk.opened(folder.inside.tree, below)
-        return self._keep(_Listing(folder=folder, rows=rows.listed))
+        return self._keep(OpenFolder(folder=folder, rows=rows.listed))
 
-    def _keep(self, listing: _Listing) -> int:
+    def _keep(self, listing: OpenFolder) -> int:
         handle = self._handle()
         self._listings[handle] = listing
         return handle
 
-    def list_folder(self, handle: int, start: int) -> Iterator[tuple[int, bytes, Shown]]:
-        """Yield (position of the next, name, inode) from position `start` on."""
-        listing = self._listings[handle]
-        folder, rows = listing.folder, listing.rows
-        if folder is not None:
-            first = folder.first
-            for at in range(start, len(rows)):
-                row = rows[at]
-                if row.inode:
-                    yield at + 1, row.name, self._shown(folder, at, row)
-                else:
-                    yield at + 1, row.name, Shown(first + at, row, folder)
-            return
-        for at in range(start, len(listing.own)):
-            name, inode = listing.own[at]
+    def opened(self, handle: int) -> OpenFolder:
+        """Return what a handle of `open_folder` stands for."""
+        return self._listings[handle]
+
+    def own_entries(self, opened: OpenFolder, start: int) -> Iterator[tuple[int, bytes, Shown]]:
+        """Yield (position of the next, name, inode) of a folder of ours from `start` on."""
+        for at in range(start, len(opened.own)):
+            name, inode = opened.own[at]
             # Another listing or lookup may have told the kernel of it meanwhile.
             known = self._inodes.get(inode.number)
             yield at + 1, name, self._of(inode if known is None else known)

@@ -8,7 +8,7 @@ at one folder costs a few others at most.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 _LEAD: Final = 4
@@ -32,7 +32,7 @@ class Walk:
         self._lead = _LEAD
         self._ahead = 0
 
-    def opened(self, tree: bytes, below: Iterable[bytes]) -> None:
+    def opened(self, tree: bytes, below: Sequence[bytes]) -> None:
         """Take note that a folder was opened, and of the folders in it, in their order."""
         waiting, expected = self._waiting, self._expected
         if tree in expected:
@@ -46,6 +46,8 @@ class Walk:
             waiting.clear()
             expected.clear()
             self._lead, self._ahead = _LEAD, 0
+        if not below:
+            return
         more = [each for each in dict.fromkeys(below) if each not in expected]
         del more[max(0, _MOST_WAITING - len(waiting)) :]
         expected.update(more)
