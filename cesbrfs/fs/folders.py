@@ -8,7 +8,6 @@ repository's cache of trees, which has a bound, and are read again where that le
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Final
@@ -20,6 +19,8 @@ POSITION_BITS: Final = 20
 _NUMBER_BITS: Final = 62
 """Numbers with a higher bit are those of other inodes."""
 RANGES: Final = 1 << (_NUMBER_BITS - POSITION_BITS)
+_GOLDEN: Final = 0x9E37_79B9_7F4A_7C15
+_ALL_BITS: Final = (1 << 64) - 1
 
 
 @dataclass(slots=True, eq=False)
@@ -101,8 +102,8 @@ class StoredFolders:
 
 
 def _preferred_range(number: int) -> int:
-    digest = hashlib.blake2b(b"%d" % number, digest_size=8).digest()
-    return int.from_bytes(digest, "big") % RANGES
+    """Return a hash of a folder's number (Knuth's multiplicative one), which is a range."""
+    return (number * _GOLDEN & _ALL_BITS) >> (64 - RANGES.bit_length() + 1)
 
 
 def _span(at: int, ranges: int) -> range:
