@@ -139,6 +139,12 @@ class View:
         """Return where everything of `backup` is shown."""
         return (await self._shape(backup)).layout
 
+    async def prepare(self) -> None:
+        """Lay out the newest backup ahead of who looks into it, where that costs round trips."""
+        latest = await self.latest() if self.repository.is_far else None
+        if latest is not None:
+            await self.layout(latest)
+
     def layout_key(self, backup: Backup) -> bytes:
         """Return what stays the same as long as where everything of `backup` is shown does."""
         told = [__version__, *sorted(backup.identity)]

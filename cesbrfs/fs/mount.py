@@ -107,7 +107,7 @@ async def _run(operations: Operations, mountpoint: str, ready: Callable[[], None
 
 
 async def _announce(view: View, mountpoint: str, ready: Callable[[], None]) -> None:
-    """Call `ready` as soon as the mount has answered a first request; then load the index."""
+    """Call `ready` as soon as the mount has answered a first request; then load what is needed."""
     try:
         status = await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
     except OSError as error:  # unmounted already
@@ -119,6 +119,7 @@ async def _announce(view: View, mountpoint: str, ready: Callable[[], None]) -> N
     await view.repository.listings.recall()
     with contextlib.suppress(CesbrError):  # whoever needs it gets the error
         await view.repository.index()
+        await view.prepare()
 
 
 async def _obey_signals(

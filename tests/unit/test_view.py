@@ -512,3 +512,18 @@ class TestFarAway:
         await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(NotFoundError):
             await view.at((b"b1",))
+
+    async def test_the_newest_backup_is_laid_out_ahead(self) -> None:
+        """Who then looks into it does not wait for the folders that lead to it."""
+        repo = MemoryRepo()
+        node = repo.path(VOLUME, repo.folder("files", repo.file("a", FILE)))
+        repo.snapshot(repo.tree(node), [VOLUME], tags=["b1"])
+        view = View(await repo.open())
+        await view.prepare()
+        repo.storage.reads.clear()
+        await view.at((b"b1", b"redmine", b"volumes", b"files"))
+        assert not repo.storage.reads
+
+    async def test_nothing_is_laid_out_where_there_is_no_backup(self) -> None:
+        """An empty repository is no error."""
+        await View(await MemoryRepo().open()).prepare()
