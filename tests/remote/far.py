@@ -10,9 +10,7 @@ with far_rest(rclone, folder) as far:
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import signal
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -155,11 +153,7 @@ class _Sftp(Far):
     def kill(self) -> None:
         process, self._process = self._process, None
         if process is not None:
-            below = sshd.descendants(process.pid)
-            for pid in (process.pid, *below):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            process.wait()
+            sshd.kill(process)
 
     def start(self) -> None:
         self._process = self._server.start()

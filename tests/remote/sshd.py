@@ -123,6 +123,20 @@ def descendants(pid: int) -> list[int]:
     return found[1:]
 
 
+def kill(server: subprocess.Popen[bytes]) -> None:
+    """Kill a server and all that serve its connections, of which none may come to be meanwhile."""
+    stopped: list[int] = []
+    while more := [pid for pid in (server.pid, *descendants(server.pid)) if pid not in stopped]:
+        for pid in more:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        stopped += more
+    for pid in stopped:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    server.wait(_SECONDS)
+
+
 def make_key(path: Path, *, passphrase: str = "") -> None:
     """Make a pair of keys."""
     subprocess.run(
@@ -165,8 +179,4 @@ def running(server: Sshd) -> Iterator[subprocess.Popen[bytes]]:
     try:
         yield process
     finally:
-        below = descendants(process.pid)
-        for pid in (process.pid, *below):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        process.wait(_SECONDS)
+        kill(process)
