@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import signal
@@ -116,10 +115,14 @@ async def _announce(view: View, mountpoint: str, ready: Callable[[], None]) -> N
     # Only now has the kernel set its own limits, which these replace.
     tune(status.st_dev)
     ready()
-    await view.repository.listings.recall()
-    with contextlib.suppress(CesbrError):  # whoever needs it gets the error
+    try:
+        await view.repository.listings.recall()
         await view.repository.index()
         await view.prepare()
+    except CesbrError as error:  # whoever needs it gets the error
+        _log.debug("Loading ahead: %s", error)
+    except Exception:  # noqa: BLE001 - as above; the mount lives on
+        _log.exception("Loading ahead failed in a way that was not foreseen")
 
 
 async def _obey_signals(

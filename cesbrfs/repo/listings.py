@@ -135,7 +135,10 @@ class Listings:
             await self._some.wait()
             with trio.move_on_after(_PATIENCE):
                 await self._full.wait()
-            await self.keep()
+            try:
+                await self.keep()
+            except Exception:  # noqa: BLE001 - it is a cache: who lists folders must not end with it
+                _log.exception("Keeping what was listed failed in a way that was not foreseen")
 
     async def keep(self) -> None:
         """Write what is new to disk."""

@@ -16,7 +16,7 @@ from cesbrfs.repo.caching import Caching
 from cesbrfs.repo.kept import KeptFiles
 from cesbrfs.repo.pack import BlobType
 from cesbrfs.repo.repository import Repository
-from cesbrfs.repo.segments import Segments
+from cesbrfs.repo.segments import Directory, Segments
 from cesbrfs.repo.storage import FileType
 from tests.memory_repo import PASSWORD, MemoryRepo
 
@@ -220,3 +220,30 @@ async def test_rows_of_another_version(tmp_path: Path) -> None:
     repository.listings._segments = store
     store.take(store.write({trees[0]: b"\xc1"}, []))
     assert await names(repository, trees) == [b"f0"]
+
+
+async def test_a_bug_does_not_end_the_mount(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged, and what is new later is kept."""
+    monkeypatch.setattr("cesbrfs.repo.listings.SEGMENT_BYTES", 100)
+    repo, trees = nested()
+    repository = await opened(repo, tmp_path)
+    write, calls = Segments.write, trio.Event()
+
+    def broken(self: Segments, *_: object) -> list[Directory]:
+        monkeypatch.setattr(Segments, "write", write)
+        trio.from_thread.run_sync(calls.set)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Segments, "write", broken)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(repository.listings.keep_on)
+        await names(repository, trees[:4])
+        with trio.fail_after(20):
+            await calls.wait()
+        await names(repository, trees[4:])
+        await repository.aclose()
+        nursery.cancel_scope.cancel()
+    assert "not foreseen" in caplog.text
+    assert kept_rows(tmp_path)
