@@ -5,7 +5,7 @@ or ``paths``, a candidate a line, with what is known of it after a tab; or ``fil
 which the shell completes itself.  Candidates are whole words, not quoted, and printable.
 
 It reads and never initialises, runs no command that might ask for a key, and has ended within a
-second, whatever it waits for: then nothing is completed.
+second (or ``CESBR_TAB_SECONDS``), whatever it waits for: then nothing is completed.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from shell.session import Context
 
 _SECONDS: Final = 0.9
+_MOST_SECONDS: Final = 60.0
 _FILES: Final = {
     "FILE": "files", "FOLDER": "folders", "DIR": "folders", "URL": "folders",
     "PATH-or-URL": "folders",
@@ -51,7 +52,7 @@ class Answer(NamedTuple):
 def complete(given: Sequence[str]) -> NoReturn:
     """Answer ``bash LINE WORD``, or ``SHELL WORD…`` of another shell, on stdout."""
     signal.signal(signal.SIGALRM, _give_up)
-    signal.setitimer(signal.ITIMER_REAL, _SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, _seconds())
     shell, *rest = given or [""]
     if shell == "bash":
         line, unread = rest
@@ -60,6 +61,15 @@ def complete(given: Sequence[str]) -> NoReturn:
         answer = answer_to(rest)
     _write(answer)
     os._exit(0)
+
+
+def _seconds() -> float:
+    """Return how long an answer may take: on a slow machine the key alone needs a second."""
+    try:
+        given = float(os.environ.get("CESBR_TAB_SECONDS", ""))
+    except ValueError:
+        return _SECONDS
+    return given if 0 < given <= _MOST_SECONDS else _SECONDS
 
 
 def _write(answer: Answer) -> None:
