@@ -32,6 +32,8 @@ _log = logging.getLogger(__name__)
 
 THREAD_BYTES: Final = 192 << 10
 """Work on more bytes than this goes to a thread: below, the hop costs more than the work."""
+_TREES: Final = 1 << 20
+"""Bytes of small trees held for a moment: who lists a folder mostly opens what lies in it next."""
 _MOST_TABLES: Final = 8
 """With more tables than this, a look-up would have too many places to look."""
 _MOST_AHEAD: Final = 4 << 20
@@ -61,6 +63,7 @@ class Blobs:
         self._listing = trio.Lock()
         self._packs = PackReader(files.storage)
         self._chunks = Chunks(files.storage)
+        self._trees: Cache[bytes, bytes] = Cache(_TREES, len)
         self._direct = files.storage if isinstance(files.storage, ReadsAtOnce) else None
         self._remote = remote
         self._cache: Cache[bytes, bytes] = Cache(capacity, len)
@@ -164,6 +167,9 @@ class Blobs:
 
         None does not say that there is no such blob, nor that it is whole.
         """
+        held = self._trees.peek(blob)
+        if held is not None:
+            return held
         places = self._index.places(BlobType.TREE, blob) if self._index is not None else ()
         if not places or max(places[0].plain, places[0].length) > THREAD_BYTES:
             return None
@@ -173,9 +179,11 @@ class Blobs:
         if record is None:
             return None
         try:
-            return decode_blob(self._keys, blob, record, place)
+            data = decode_blob(self._keys, blob, record, place)
         except DamagedError:  # told, and mended where it can be, by who waits for it
             return None
+        self._trees.put(blob, data)
+        return data
 
     async def _load_from(self, places: Sequence[Place], kind: BlobType, blob: bytes) -> bytes:
         """Return the blob from the first place that holds it.

@@ -102,6 +102,7 @@ async def test_opening_a_file_whose_folder_is_only_listed_ends_with_eintr(
     repository = operations.tree.view.repository
     repository._trees.drop(lambda _tree: True)
     repository.blobs._chunks._held.drop(lambda _chunk: True)
+    repository.blobs._trees.drop(lambda _tree: True)
 
     async def silent(*_: Any) -> Any:
         await trio.sleep_forever()
