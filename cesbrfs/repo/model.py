@@ -7,9 +7,7 @@ write it).  Every JSON field of restic's may be missing or null, and unknown one
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable
-from operator import attrgetter
 from typing import Final, Literal, TypeVar
 
 import msgspec
@@ -178,16 +176,6 @@ class Tree(msgspec.Struct, frozen=True, gc=False):
     def of(cls, nodes: dict[bytes, Node], refused: Iterable[str] = ()) -> Tree:
         """Return the tree of these nodes."""
         return cls(nodes, tuple(nodes.values()), tuple(refused))
-
-    def position(self, name: bytes) -> int | None:
-        """Return where in `listed` the node of this name is, None without one."""
-        if name not in self.nodes:
-            return None
-        at = bisect_left(self.listed, name, key=attrgetter("name"))
-        if at < len(self.listed) and self.listed[at].name == name:
-            return at
-        # restic sorts by name, but nothing relies on it.
-        return next(at for at, node in enumerate(self.listed) if node.name == name)
 
 
 _key_file = msgspec.json.Decoder(KeyFile)
