@@ -16,9 +16,9 @@ from cesbrfs.entries import Inside
 
 POSITION_BITS: Final = 20
 """The bits of a number that are a position; a folder with more entries takes several ranges."""
-_NUMBER_BITS: Final = 62
+NUMBER_BITS: Final = 62
 """Numbers with a higher bit are those of other inodes."""
-RANGES: Final = 1 << (_NUMBER_BITS - POSITION_BITS)
+RANGES: Final = 1 << (NUMBER_BITS - POSITION_BITS)
 _GOLDEN: Final = 0x9E37_79B9_7F4A_7C15
 _ALL_BITS: Final = (1 << 64) - 1
 

@@ -13,13 +13,12 @@ from typing import ClassVar, Final, NamedTuple
 
 from cesbrfs.entries import Entry, Inside
 from cesbrfs.errors import NotFoundError
-from cesbrfs.fs.folders import StoredFolder
+from cesbrfs.fs.folders import NUMBER_BITS, StoredFolder
 from cesbrfs.repo.model import Node
 from cesbrfs.repo.rows import Row
 
 ROOT: Final = 1
-_NUMBER_BITS: Final = 62
-_OWN: Final = 1 << _NUMBER_BITS
+_OWN: Final = 1 << NUMBER_BITS
 """Set in all numbers but the root's and those that count through what a stored folder holds."""
 
 
@@ -84,4 +83,4 @@ class Shown(NamedTuple):
 def own_number(seed: bytes) -> int:
     """Return the number of an inode that has an object of its own, told from `seed`."""
     digest = hashlib.blake2b(seed, digest_size=8).digest()
-    return _OWN | int.from_bytes(digest, "big") >> (64 - _NUMBER_BITS)
+    return _OWN | int.from_bytes(digest, "big") >> (64 - NUMBER_BITS)
