@@ -65,10 +65,16 @@ class RepositoryError(CesbrError):
 
 
 class RepositoryMissingError(RepositoryError):
-    """There is no repository at the configured address, and nothing that could have been one."""
+    """There is no repository at the configured address, and nothing that could have been one.
+
+    Its errno is EIO: rsync takes ENOENT for a folder that was deleted, and deletes its copy.
+    """
 
     exit_code = 10
-    errno = errno.ENOENT
+
+
+class RepositoryGoneError(RepositoryMissingError):
+    """The repository was there when it was opened, and its storage holds no repository now."""
 
 
 class BucketMissingError(RepositoryMissingError):
@@ -129,8 +135,6 @@ class StorageError(RepositoryError):
 
 class FileMissingError(StorageError):
     """A file of the repository does not exist (any more)."""
-
-    errno = errno.ENOENT
 
 
 class ResticError(CesbrError):

@@ -28,7 +28,6 @@ class _Refresh:
 
     done: trio.Event = field(default_factory=trio.Event)
     overdue: bool = False
-    error: CesbrError | None = None
 
 
 class Listing:
@@ -45,6 +44,8 @@ class Listing:
         self._turn = trio.Lock()
         self._background: trio.Nursery | None = None
         self._refresh: _Refresh | None = None
+        self._error: CesbrError | None = None
+        """Why the last listing failed, unless the storage was merely offline."""
 
     def refresh_in(self, background: trio.Nursery) -> None:
         """List in tasks of `background` from now on, so that nobody waits long for the storage."""
@@ -62,7 +63,7 @@ class Listing:
         background.
         """
         held, age = self._held, self._clock() - self._listed_at
-        if held is None or self._background is None or age > _LATELY_SECONDS:
+        if held is None or self._background is None or age > _LATELY_SECONDS or self._error:
             return None
         if age >= max_age and self._refresh is None:
             self._begin(self._background)
@@ -80,13 +81,13 @@ class Listing:
         if held is None or self._background is None:
             return await self._list(asked)
         refresh = self._refresh or self._begin(self._background)
-        if refresh.overdue or self._repository.is_away:
-            return held
-        with trio.move_on_after(_WAIT_SECONDS) as waiting:
-            await refresh.done.wait()
-        refresh.overdue = waiting.cancelled_caught
-        if refresh.error is not None and not isinstance(refresh.error, RepositoryUnreachableError):
-            raise type(refresh.error)(*refresh.error.args) from refresh.error
+        if not refresh.overdue and not self._repository.is_away:
+            with trio.move_on_after(_WAIT_SECONDS) as waiting:
+                await refresh.done.wait()
+            refresh.overdue = waiting.cancelled_caught
+        # While a slow listing is under way, the error of the one before it counts.
+        if self._error is not None:
+            raise type(self._error)(*self._error.args) from self._error
         return self._held or held
 
     def refresh(self) -> None:
@@ -102,8 +103,10 @@ class Listing:
     async def _list_for(self, refresh: _Refresh) -> None:
         try:
             await self._list(self._clock())
+        except RepositoryUnreachableError as error:
+            _log.debug("Listing the backups: %s", error)
         except CesbrError as error:
-            refresh.error = error
+            self._error = error
         except Exception:  # noqa: BLE001 - the mount lives on, with what it knows
             _log.exception("Listing the backups failed in a way that was not foreseen")
         finally:
@@ -121,6 +124,7 @@ class Listing:
                 if self._held is None or not _same(self._held, snapshots):
                     self._held = group(snapshots, self._tag)
                 self._listed_at = began
+                self._error = None
             return self._held
 
 

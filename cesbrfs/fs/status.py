@@ -53,7 +53,11 @@ class Status:
         return Folder(STATUS_FOLDER, node(STATUS_FOLDER, 0o40555, "dir"), load)
 
     def _numbers(self) -> dict[str, int]:
-        return {**self._counters(), "errors_total": self.errors}
+        return {
+            **self._counters(),
+            "errors_total": self.errors,
+            "repository_gone": int(self._repository.is_gone),
+        }
 
     def _json(self) -> bytes:
         repository = self._repository
@@ -63,6 +67,7 @@ class Status:
                 "url": repository.storage.shown,
                 "id": repository.id,
                 "format": repository.version,
+                "state": _state(repository),
             },
             "uptime_seconds": round(time.time() - self._started, 3),
             "requests": dict(sorted(self.requests.items())),
@@ -81,3 +86,10 @@ class Status:
             kind = "counter" if name.endswith("_total") else "gauge"
             lines += [f"# TYPE cesbrfs_{name} {kind}", f"cesbrfs_{name} {value}"]
         return "\n".join(lines).encode() + b"\n"
+
+
+def _state(repository: Repository) -> str:
+    """Return ``ready``, ``gone`` (the storage holds no repository) or ``unreachable``."""
+    if repository.is_gone:
+        return "gone"
+    return "unreachable" if repository.is_away else "ready"

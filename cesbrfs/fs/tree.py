@@ -147,9 +147,9 @@ class VirtualTree:
             if shown.holder is not folder:
                 self._folders.let_go(folder)
             return shown
+        if parent == ROOT and name == STATUS_FOLDER:  # even where the repository is gone
+            return self._of(self._own(above, self._status_folder))
         entry = await self.view.child(above.entry, name)
-        if entry is None and parent == ROOT and name == STATUS_FOLDER:
-            entry = self._status_folder
         return self._of(self._own(above, entry)) if entry is not None else None
 
     async def _enter(self, number: int) -> tuple[StoredFolder, Rows]:

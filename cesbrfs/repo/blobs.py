@@ -75,6 +75,14 @@ class Blobs:
         self.fetching = 0
         """Blobs that are being read ahead of their readers."""
 
+    def start_over(self, keys: Keys, disk: DiskCache | None, remote: Remote | None) -> None:
+        """Read another repository of the same storage from now on.
+
+        What is cached in memory stays: it is found by hashes of its content.
+        """
+        self._keys, self._disk, self._remote = keys, disk, remote
+        self._index = None
+
     # The index
 
     async def index(self) -> Index:

@@ -8,7 +8,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Final, TypeVar
 
-from cesbrfs.errors import DamagedError, FileMissingError, StorageError
+from cesbrfs.errors import (
+    DamagedError,
+    FileMissingError,
+    RepositoryMissingError,
+    StorageError,
+)
 from cesbrfs.repo.storage import FileType, ReadsAtOnce, Storage
 from cesbrfs.tasks import gather
 
@@ -50,22 +55,52 @@ def through_network(storage: Storage) -> bool:
     return not isinstance(storage, ReadsAtOnce)
 
 
-class Files:
-    """Lists and loads files of one kind after another, and remembers which are damaged."""
+async def _no_confirmation() -> bool:
+    """Trust what the storage lists."""
+    return False
 
-    def __init__(self, storage: Storage) -> None:
+
+class Files:
+    """Lists and loads files of one kind after another, and remembers which are damaged.
+
+    `confirm` raises when the repository is gone, and returns True when another one has taken its
+    place.  It is called when a listing lacks files that an earlier one had, and when it is empty: a
+    storage without a repository lists nothing, too.
+    """
+
+    def __init__(
+        self, storage: Storage, confirm: Callable[[], Awaitable[bool]] = _no_confirmation
+    ) -> None:
         self.storage: Final = storage
+        self._confirm: Final = confirm
+        self._listed: dict[FileType, set[str]] = {}
         self.damaged: Final[dict[str, str]] = {}
         """Files that could not be read, as ``snapshots/<name>``, with the reason."""
 
     async def list(self, kind: FileType) -> set[str]:
-        """Return the names of the files of one kind; what is gone is not damaged any more."""
-        listed = {file.name for file in await self.storage.list(kind)}
+        """Return the names of the files of one kind; what is gone is not damaged any more.
+
+        Raises what `confirm` raises.
+        """
+        try:
+            listed = await self._names(kind)
+        except (FileMissingError, RepositoryMissingError):  # of rclone's server, of a bucket
+            await self._confirm()
+            raise
+        before = self._listed.get(kind, set())
+        # A repository mostly has no locks.
+        doubtful = kind is not FileType.LOCK and (not listed or not before <= listed)
+        if doubtful and (await self._confirm() or before):
+            listed = await self._names(kind)  # the storage may have come back in between
+        self._listed[kind] = listed
         for file in list(self.damaged):
             folder, _, name = file.partition("/")
             if folder == kind and name not in listed:
                 del self.damaged[file]
         return listed
+
+    async def _names(self, kind: FileType) -> set[str]:
+        return {file.name for file in await self.storage.list(kind)}
 
     async def load(
         self,

@@ -51,6 +51,11 @@ class Listings:
         self._full = trio.Event()
         self._turn = trio.Lock()
 
+    def start_over(self, segments: Segments | None) -> None:
+        """Keep what is read from now on in `segments`: it belongs to another repository."""
+        self._segments = segments
+        self._new, self._new_bytes = {}, 0
+
     def at_hand(self, tree: bytes) -> Rows | None:
         """Return what `get` would, if nothing has to be waited for; None does not say that."""
         rows = self._held.peek(tree)

@@ -17,7 +17,17 @@ from typing import Final
 import trio
 
 from cesbrfs.access import Secret
-from cesbrfs.errors import BlobMissingError, DamagedError, NotFoundError
+from cesbrfs.errors import (
+    BlobMissingError,
+    CesbrError,
+    DamagedError,
+    FileMissingError,
+    NotFoundError,
+    RepositoryDamagedError,
+    RepositoryGoneError,
+    RepositoryMissingError,
+    WrongKeyError,
+)
 from cesbrfs.repo.ahead import kept_keys
 from cesbrfs.repo.blobs import THREAD_BYTES, Blobs
 from cesbrfs.repo.cache import Cache
@@ -60,25 +70,42 @@ class Repository:
         keys: Keys,
         config: Config,
         caching: Caching,
+        password: Secret,
     ) -> None:
         self.storage: Final = storage
-        self.id: Final = config.id or ""
-        self.version: Final = config.version or 0
-        self._files: Final = Files(storage)
-        self._keys: Final = keys
-        # An ID that is none could lead out of the cache's folder.
-        folder = caching.folder / self.id if caching.folder and is_file_name(self.id) else None
-        self._disk: Final = DiskCache(folder) if folder else None
-        remote = None
-        if self.is_far:
-            remote = Remote(storage, folder, caching)
-        self._worth_keeping: Final = 1 if remote else _WORTH_KEEPING
+        self._password: Final = password
+        self._caching: Final = caching
+        self._files: Final = Files(storage, self._confirm)
+        self._worth_keeping: Final = 1 if self.is_far else _WORTH_KEEPING
         self._snapshots: dict[str, Snapshot] = {}
         self._listed_once = False
-        self.blobs: Final = Blobs(self._files, keys, caching.memory, self._disk, remote)
-        segments = Segments(KeptFiles(folder / "rows"), keys) if folder else None
-        self.listings: Final = Listings(self.blobs, segments)
+        self._confirming: Final = trio.Lock()
+        self._gone: CesbrError | None = None
+        self._refused: frozenset[str] = frozenset()
+        """Key files of another repository that the password does not open."""
+        self._identify(keys, config)
+        self.blobs: Final = Blobs(
+            self._files, keys, caching.memory, self._disk, self._remote_cache()
+        )
+        self.listings: Final = Listings(self.blobs, self._segments())
         self._trees: Cache[bytes, Tree] = Cache(_TREE_CACHE_BYTES, _tree_bytes, _LARGE_TREES)
+
+    def _identify(self, keys: Keys, config: Config) -> None:
+        """Note which repository this is, and the cache folder that belongs to it."""
+        self._keys = keys
+        self.id = config.id or ""
+        self.version = config.version or 0
+        # An ID that is none could lead out of the cache's folder.
+        top = self._caching.folder
+        self._folder = top / self.id if top and is_file_name(self.id) else None
+        self._disk = DiskCache(self._folder) if self._folder else None
+
+    def _remote_cache(self) -> Remote | None:
+        return Remote(self.storage, self._folder, self._caching) if self.is_far else None
+
+    def _segments(self) -> Segments | None:
+        folder = self._folder
+        return Segments(KeptFiles(folder / "rows"), self._keys) if folder else None
 
     @classmethod
     async def open(
@@ -97,7 +124,7 @@ class Repository:
             keep = partial(_keep_key, kept_keys(storage.shown, caching.folder))
         keys = await open_keys(storage, key, keep)
         config = await open_config(storage, keys)
-        return cls(storage, keys, config, caching)
+        return cls(storage, keys, config, caching, key)
 
     async def aclose(self) -> None:
         """Keep what was listed for the next time, and close the storage."""
@@ -121,6 +148,77 @@ class Repository:
         """Snapshot and index files that could not be read, with the reason."""
         return self._files.damaged
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether the storage answers, but the repository was not there when last looked for."""
+        return self._gone is not None
+
+    async def _confirm(self) -> bool:
+        """Check that the storage still holds this repository; True when it holds another one now.
+
+        The other one is used from then on.  Raises RepositoryGoneError where there is none, and
+        what opening another one raises.
+        """
+        async with self._confirming:
+            try:
+                return await self._reopen()
+            except RepositoryMissingError as error:
+                gone = RepositoryGoneError(
+                    f"The repository at {self.storage.shown} is gone: its config was there when it"
+                    " was opened. Check that its disk is mounted or its server has the folder; it"
+                    " is used again once it is back."
+                )
+                self._note_gone(gone)
+                raise gone from error
+            except (RepositoryDamagedError, WrongKeyError) as error:
+                self._note_gone(error)
+                raise
+
+    async def _reopen(self) -> bool:
+        try:
+            config = await open_config(self.storage, self._keys)
+        except (FileMissingError, RepositoryDamagedError):
+            config = None  # gone, or sealed with other keys
+        if config is not None and (config.id or "") == self.id:
+            self.version = config.version or 0
+            self._note_back()
+            return False
+        keys = await self._new_keys()
+        config = await open_config(self.storage, keys)
+        _log.warning(
+            "Another repository was created at %s (ID %s, before: %s). It is shown from now on.",
+            self.storage.shown, (config.id or "")[:8], self.id[:8],
+        )  # fmt: skip
+        self._identify(keys, config)
+        self._snapshots.clear()
+        self._listed_once = False
+        self._files.damaged.clear()
+        self.blobs.start_over(keys, self._disk, self._remote_cache())
+        self.listings.start_over(self._segments())
+        self._note_back()
+        return True
+
+    async def _new_keys(self) -> Keys:
+        """Open the key files again; those that did not fit are not derived a second time."""
+        names = frozenset(file.name for file in await self.storage.list(FileType.KEY))
+        if names and names == self._refused:
+            raise WrongKeyError(*self._gone.args if self._gone else ())
+        try:
+            return await open_keys(self.storage, self._password)
+        except WrongKeyError:
+            self._refused = names
+            raise
+
+    def _note_gone(self, error: CesbrError) -> None:
+        if self._gone is None:
+            _log.error("%s", error)
+        self._gone = error
+
+    def _note_back(self) -> None:
+        if self._gone is not None:
+            _log.warning("The repository at %s is back.", self.storage.shown)
+        self._gone = None
+
     async def index(self) -> Index:
         """Return the index, loading it the first time."""
         return await self.blobs.index()
@@ -131,6 +229,7 @@ class Repository:
         A snapshot file that cannot be read is left out, logged and named in `damaged`.
         """
         listed = await self._files.list(FileType.SNAPSHOT)
+        self._note_back()
         for name in self._snapshots.keys() - listed:
             del self._snapshots[name]
         raws: dict[str, bytes] = {}
@@ -146,7 +245,12 @@ class Repository:
             raws[name] = raw
 
         missing = listed - self._snapshots.keys()
+        damaged = self.damaged.keys() & {f"snapshots/{name}" for name in missing}
         await self._files.load(FileType.SNAPSHOT, missing, take)
+        # What none of the keys opens may belong to another repository.
+        worse = self.damaged.keys() & {f"snapshots/{name}" for name in missing} - damaged
+        if worse and await self._confirm():
+            return await self.snapshots()
         if self._disk is not None and len(missing) >= self._worth_keeping:
             kept = {name: raw for name, raw in raws.items() if name in listed}
             await trio.to_thread.run_sync(self._disk.keep_snapshots, kept)

@@ -11,7 +11,12 @@ from trio.testing import MockClock
 
 from cesbrfs.catalog.backups import BARE_TAG
 from cesbrfs.catalog.listing import Listing
-from cesbrfs.errors import CesbrError, RepositoryDeniedError, RepositoryUnreachableError
+from cesbrfs.errors import (
+    CesbrError,
+    RepositoryDeniedError,
+    RepositoryGoneError,
+    RepositoryUnreachableError,
+)
 from cesbrfs.repo.model import Snapshot
 from cesbrfs.repo.repository import Repository
 
@@ -104,6 +109,24 @@ async def test_no_answer_is_no_error_but_a_refusal_is(
         await listing.backups(_MAX_AGE)
     repository.error = None
     assert await _took(listing) == 0
+
+
+async def test_an_error_counts_until_a_listing_succeeds(
+    repository: _Repository, listing: Listing, autojump_clock: MockClock
+) -> None:
+    """A repository that is gone is no list, however slowly its storage says so."""
+    repository.error, repository.takes = RepositoryGoneError("gone"), 5.0
+    await listing.backups(_MAX_AGE)  # the last list: nobody knows yet
+    await trio.sleep(5)
+    for _ in range(3):
+        assert listing.lately(_MAX_AGE) is None
+        with pytest.raises(RepositoryGoneError):
+            await listing.backups(_MAX_AGE)
+        await trio.sleep(2)
+    repository.error, repository.takes = None, 0
+    await trio.sleep(10)
+    assert await _took(listing) == 0
+    assert listing.lately(_MAX_AGE) is not None
 
 
 async def test_a_bug_does_not_end_the_mount(

@@ -97,14 +97,14 @@ def test_a_server_that_sends_text() -> None:
 @pytest.mark.parametrize(
     ("status", "kind", "number"),
     [
-        (Status(2, "No such file"), FileMissingError, errno.ENOENT),
+        (Status(2, "No such file"), FileMissingError, errno.EIO),
         (Status(3, "Permission denied"), RepositoryDeniedError, errno.EACCES),
         (Status(4, "Failure"), StorageError, errno.EIO),
         (Status(4, ""), StorageError, errno.EIO),
     ],
 )
 def test_what_a_server_refuses(status: Status, kind: type[CesbrError], number: int) -> None:
-    """What may not be read never looks as if it did not exist."""
+    """None of them looks to a reader of the mount as if a file of the backup did not exist."""
     error = refused(status, "/x/config", "sftp:nas:/x")
     assert type(error) is kind
     assert error.errno == number

@@ -1,0 +1,95 @@
+"""A mount whose repository is gone: an error for its readers, never an empty folder."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cesbrfs.access import Access, Secret
+from tests.mount.test_life import wait_until
+from tests.mounting import Mount
+from tests.remote.rest import RestServer
+from tests.restic_repo import PASSWORD, ResticRepo, create
+
+
+def _repository(restic: Path, folder: Path, tag: str) -> ResticRepo:
+    """Return a repository with one backup of one file."""
+    volume = folder.parent / "var/lib/ces/redmine/volumes/files"
+    volume.mkdir(parents=True, exist_ok=True)
+    (volume / "note.txt").write_text("hello\n")
+    repo = create(restic, folder)
+    repo.backup(volume, tags=[tag])
+    return repo
+
+
+@pytest.fixture(params=["local", "rest"])
+def served(request: pytest.FixtureRequest, restic_new: Path, tmp_path: Path) -> tuple[Path, Access]:
+    """A repository's folder, and how it is reached: directly, or through a server."""
+    key = Secret(PASSWORD.encode())
+    if request.param == "local":
+        folder = tmp_path / "repo"
+        access = Access(str(folder), key)
+    else:
+        server: RestServer = request.getfixturevalue("own_rest_server")
+        folder = server.root / tmp_path.name
+        access = Access(f"{server.url}/{tmp_path.name}/", key, {}, server.environment)
+    repo = _repository(restic_new, tmp_path / "made", "b1")
+    shutil.copytree(repo.folder, folder)
+    return folder, access
+
+
+def _listing_fails(path: Path) -> bool:
+    try:
+        os.listdir(path)
+    except OSError as error:
+        return error.errno == errno.EIO
+    return False
+
+
+def test_rsync_does_not_delete_its_copy(
+    served: tuple[Path, Access], mount: Callable[..., Mount], tmp_path: Path
+) -> None:
+    """It fails, the copy stays, the log and the status say why, and the mount recovers."""
+    folder, access = served
+    made = mount(access)
+    copy = tmp_path / "copy"
+    sync = ["rsync", "-a", "--delete", f"{made.path}/", str(copy)]
+    subprocess.run(sync, check=True)
+    assert (copy / "b1/redmine").exists()
+    folder.rename(tmp_path / "away")
+    wait_until(lambda: _listing_fails(made.path))
+    assert subprocess.run(sync, capture_output=True, check=False).returncode
+    assert (copy / "b1/redmine").exists()
+    status = json.loads((made.path / ".cesbrfs/status.json").read_text())
+    assert status["repository"]["state"] == "gone"
+    assert status["errors_total"] > 0
+    assert "cesbrfs_repository_gone 1" in (made.path / ".cesbrfs/metrics").read_text()
+    assert "is gone" in made.log.read_text()
+    (tmp_path / "away").rename(folder)
+    wait_until(lambda: not _listing_fails(made.path))
+    assert "b1" in os.listdir(made.path)
+    subprocess.run(sync, check=True)
+    assert "is back" in made.log.read_text()
+
+
+def test_another_repository_at_the_same_address(
+    served: tuple[Path, Access], mount: Callable[..., Mount], restic_new: Path, tmp_path: Path
+) -> None:
+    """Its backups appear without a remount, and can be read."""
+    folder, access = served
+    made = mount(access)
+    assert "b1" in os.listdir(made.path)
+    shutil.rmtree(folder)
+    other = _repository(restic_new, tmp_path / "other", "b2")
+    shutil.copytree(other.folder, folder)
+    wait_until(lambda: not _listing_fails(made.path) and "b2" in os.listdir(made.path))
+    assert "b1" not in os.listdir(made.path)
+    note = made.path / "b2/redmine/volumes/files/note.txt"
+    assert note.read_text() == "hello\n"

@@ -1,0 +1,131 @@
+"""Over every kind of storage: a repository that is gone is an error, and another one is noticed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from cesbrfs.access import Access, Secret
+from cesbrfs.errors import RepositoryGoneError, RepositoryUnreachableError
+from cesbrfs.repo.repository import Repository
+from cesbrfs.repo.storage import open_storage
+from tests.remote.rest import RestServer
+from tests.remote.seaweed import BUCKET, SeaweedFS
+from tests.remote.sshd import Sshd
+from tests.restic_repo import PASSWORD, ResticRepo, create
+
+_KINDS = ("local", "sftp", "s3", "rest", "rest-server", "rclone")
+
+
+@dataclass(frozen=True)
+class Place:
+    """An address, and how a repository is put there and removed."""
+
+    url: str
+    put: Callable[[Path], object]
+    remove: Callable[[], object]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+    is_rclone: bool = False
+
+    async def open(self) -> Repository:
+        """Open what is there."""
+        key = Secret(PASSWORD.encode())
+        access = Access(self.url, key, self.options, self.environment, patience=1.0)
+        return await Repository.open(open_storage(access), access.key)
+
+
+@pytest.fixture(params=_KINDS)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Each kind of storage, behind a real server where it has one."""
+    kind: str = request.param
+    name = tmp_path.name
+    if kind == "s3":
+        s3: SeaweedFS = request.getfixturevalue("seaweed")
+        return Place(
+            f"{s3.url}/{BUCKET}/{name}",
+            lambda folder: s3.upload(folder, BUCKET, name),
+            lambda: s3.remove(BUCKET, name),
+            s3.environment,
+        )
+    environment: Mapping[str, str] = {}
+    options: Mapping[str, str] = {}
+    there = tmp_path / "there"
+    url = str(there)
+    if kind == "sftp":
+        sshd: Sshd = request.getfixturevalue("sshd")
+        url, options = sshd.url(there), sshd.options
+    elif kind == "rclone":
+        request.getfixturevalue("rclone")
+        url = f"rclone:{there}"
+    elif kind != "local":
+        fixture = "rest_server" if kind == "rest" else "own_rest_server"
+        server: RestServer = request.getfixturevalue(fixture)
+        there = server.root / name
+        url, environment = f"{server.url}/{name}/", server.environment
+    return Place(
+        url,
+        lambda folder: shutil.copytree(folder, there),
+        lambda: shutil.rmtree(there),
+        environment,
+        options,
+        is_rclone=kind in ("rest", "rclone"),
+    )
+
+
+@pytest.fixture(scope="module")
+def repos(
+    restic_new: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[ResticRepo, ResticRepo]:
+    """Two repositories of one key, with one backup each."""
+    folder = tmp_path_factory.mktemp("gone")
+    (folder / "note").write_text("hello\n")
+    made = []
+    for name in ("one", "two"):
+        repo = create(restic_new, folder / name)
+        repo.backup(folder / "note", tags=[name])
+        made.append(repo)
+    return made[0], made[1]
+
+
+async def _tags(repository: Repository) -> list[str]:
+    return [tag for snapshot in await repository.snapshots() for tag in snapshot.tags]
+
+
+async def test_gone_and_back(place: Place, repos: tuple[ResticRepo, ResticRepo]) -> None:
+    """An error until it is back; then all of it can be read.
+
+    rclone's server remembers the objects that it has listed, and breaks off when one is missing:
+    there it looks as if the server were offline.
+    """
+    place.put(repos[0].folder)
+    repository = await place.open()
+    assert await _tags(repository) == ["one"]
+    place.remove()
+    for _ in range(2):
+        with pytest.raises((RepositoryGoneError, RepositoryUnreachableError)) as caught:
+            await repository.snapshots()
+        if not place.is_rclone:
+            assert caught.value.exit_code == 10
+    place.put(repos[0].folder)
+    assert await _tags(repository) == ["one"]
+    (snapshot,) = await repository.snapshots()
+    assert (await repository.root(snapshot)).nodes
+    await repository.aclose()
+
+
+async def test_another_one(place: Place, repos: tuple[ResticRepo, ResticRepo]) -> None:
+    """A repository that was created again at the same address is read without a restart."""
+    place.put(repos[0].folder)
+    repository = await place.open()
+    assert await _tags(repository) == ["one"]
+    place.remove()
+    place.put(repos[1].folder)
+    assert await _tags(repository) == ["two"]
+    (snapshot,) = await repository.snapshots()
+    assert (await repository.root(snapshot)).nodes
+    await repository.aclose()
