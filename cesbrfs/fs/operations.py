@@ -205,7 +205,7 @@ class Operations(pyfuse3.Operations):
         first, told = folder.first, 0
         for at in range(start, len(rows)):
             row = rows[at]
-            if row.inode:
+            if row.link_id:
                 shown = self.tree.linked(folder, row)
                 self._fill(made, shown)
                 if not reply(token, row.name, made, at + 1):

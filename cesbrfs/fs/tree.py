@@ -143,7 +143,9 @@ class VirtualTree:
                 self._folders.let_go(folder)
                 return None
             row = rows.listed[at]
-            shown = self.linked(folder, row) if row.inode else Shown(folder.first + at, row, folder)
+            shown = (
+                self.linked(folder, row) if row.link_id else Shown(folder.first + at, row, folder)
+            )
             if shown.holder is not folder:
                 self._folders.let_go(folder)
             return shown
@@ -199,8 +201,7 @@ class VirtualTree:
     def linked(self, folder: StoredFolder, row: Row) -> Shown:
         """Return the inode of a file that has several names: the known one, or a new one."""
         snapshot = folder.inside.snapshot
-        seed = (folder.backup, snapshot.id.encode(), row.device_id, row.inode)
-        number = own_number(b"%d\0%s\0%d\0%d" % seed)
+        number = own_number(b"%d\0%s\0%d" % (folder.backup, snapshot.id.encode(), row.link_id))
         inode = self._inodes.get(number)
         if not isinstance(inode, Linked):
             return self._of(Linked(number, row, folder.number, folder.inside))

@@ -16,7 +16,7 @@ from cesbrfs.catalog.backups import Backup
 from cesbrfs.entries import Document, Entry, Folder, Link, Stored
 from cesbrfs.errors import CesbrError, RepositoryUnreachableError, UsageError
 from cesbrfs.history.timeline import Parts, Progress
-from cesbrfs.repo.model import Node, Snapshot, Tree
+from cesbrfs.repo.model import Node, Snapshot, Tree, hard_link_id
 from cesbrfs.repo.pack import BlobType
 from cesbrfs.tasks import AT_ONCE, gather
 from cesbrfs.view import View
@@ -44,7 +44,7 @@ class _Sum:
 
     size: int = 0
     files: int = 0
-    links: dict[tuple[int, int], int] = field(default_factory=dict)
+    links: dict[int, int] = field(default_factory=dict)
     blobs: set[_Blob] = field(default_factory=set)
 
     def take(self, other: _Sum) -> None:
@@ -263,8 +263,9 @@ def _claim(owners: dict[_Blob, int], blob: _Blob, number: int) -> bool:
 
 def _count(total: _Sum, node: Node, unique: set[_Blob]) -> None:
     size = node.size if node.type == "file" else 0
-    if node.type == "file" and node.links > 1:
-        total.links[node.device_id, node.inode] = size
+    link = hard_link_id(node) if node.type == "file" else 0
+    if link:
+        total.links[link] = size
     else:
         total.size += size
         total.files += 1

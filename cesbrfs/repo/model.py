@@ -7,6 +7,7 @@ write it).  Every JSON field of restic's may be missing or null, and unknown one
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from typing import Final, Literal, TypeVar
 
@@ -160,6 +161,31 @@ class Node(msgspec.Struct, frozen=True, gc=False):
     def blobs(self) -> list[bytes]:
         """The IDs of the data blobs that make up the file, in order."""
         return [self.content[at : at + ID_BYTES] for at in range(0, len(self.content), ID_BYTES)]
+
+
+def link_id(*, device: int, inode: int, attributes: tuple[int, ...], data: bytes) -> int:
+    """Return a number that the names of one file have in common within a snapshot.
+
+    Device and inode alone do not identify a file: snapshots of old or other programs record no
+    devices, and a file can change between the backup of its first name and that of its second.
+    Names count as hard links only if `attributes` (mode, owner, group, modification time, device
+    number) and `data` (link target and content) agree as well.
+    """
+    digest = hashlib.blake2b(repr((device, inode, attributes)).encode(), digest_size=8)
+    digest.update(data)
+    return (int.from_bytes(digest.digest(), "big") >> 1) or 1
+
+
+def hard_link_id(node: Node) -> int:
+    """Return the `link_id` of a file with several names, 0 for anything else."""
+    if node.links <= 1 or not node.inode or node.type == "dir":
+        return 0
+    return link_id(
+        device=node.device_id,
+        inode=node.inode,
+        attributes=(node.mode, node.uid, node.gid, node.mtime_ns, node.rdev),
+        data=node.target + node.content,
+    )
 
 
 class Tree(msgspec.Struct, frozen=True, gc=False):

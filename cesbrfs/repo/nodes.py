@@ -15,7 +15,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from cesbrfs.errors import DamagedError
-from cesbrfs.repo.model import ID_BYTES, Lenient, Node, parse_id
+from cesbrfs.repo.model import ID_BYTES, Lenient, Node, link_id, parse_id
 from cesbrfs.repo.rows import Row
 from cesbrfs.repo.times import parse_time
 
@@ -75,6 +75,12 @@ class Entry(Lenient):
     subtree: str | None = None
 
 
+class ShortEntry(Entry):
+    """The same with its content, decoded only for files with several names."""
+
+    content: msgspec.Raw = msgspec.Raw(b"null")
+
+
 class FullEntry(Entry):
     """The same with what a listing does not tell."""
 
@@ -84,13 +90,14 @@ class FullEntry(Entry):
 
 
 class _Entries(Lenient):
-    nodes: list[Entry]
+    nodes: list[ShortEntry]
 
 
 class _FullEntries(Lenient):
     nodes: list[FullEntry]
 
 
+_content = msgspec.json.Decoder(list[str] | None)
 _entries = msgspec.json.Decoder(_Entries)
 _full_entries = msgspec.json.Decoder(_FullEntries)
 
@@ -102,7 +109,9 @@ def quick_rows(data: bytes) -> list[Row] | None:
     try:
         entries = _entries.decode(data).nodes
         names = _plain_names(entries)
-        return [row_of(name, entry) for name, entry in zip(names, entries, strict=True)]
+        return [
+            _row(name, entry, entry.content) for name, entry in zip(names, entries, strict=True)
+        ]
     except (ValueError, DamagedError):  # what the decoder raises is the first, too
         return None
 
@@ -137,8 +146,12 @@ def _plain_names(entries: Sequence[Entry]) -> list[bytes]:
     return text.encode().split(b"/") if names else []
 
 
-def row_of(name: bytes, entry: Entry) -> Row:
+def row_of(name: bytes, entry: FullEntry) -> Row:
     """Return an entry's row; ValueError or DamagedError where a time or an ID is none."""
+    return _row(name, entry, entry.content)
+
+
+def _row(name: bytes, entry: Entry, content: list[str] | msgspec.Raw | None) -> Row:
     kind, mode, mtime, links, size = entry.type, entry.mode, entry.mtime, entry.links, entry.size
     mtime_ns = parse_time(mtime) if mtime else 0
     atime_ns = ctime_ns = mtime_ns
@@ -154,11 +167,20 @@ def row_of(name: bytes, entry: Entry) -> Row:
         elif kind == "dir" and entry.subtree:
             subtree = parse_id(entry.subtree)
         size = len(target)
-    linked = links > 1 and kind != "dir"
+    st_mode = FORMATS[kind] | mode & _PERMISSIONS | (_special(mode) if mode & _GO_SPECIAL else 0)
+    link = 0
+    if links > 1 and kind != "dir" and entry.inode:
+        found = _content.decode(content) if isinstance(content, msgspec.Raw) else content
+        link = link_id(
+            device=entry.device_id,
+            inode=entry.inode,
+            attributes=(st_mode, entry.uid, entry.gid, mtime_ns, entry.device),
+            data=target + (_ids(found) if found else b""),
+        )
     # By position, which takes half the time that names would; the order is that of `Row`.
     return Row(
         name,
-        FORMATS[kind] | mode & _PERMISSIONS | (_special(mode) if mode & _GO_SPECIAL else 0),
+        st_mode,
         mtime_ns,
         atime_ns,
         ctime_ns,
@@ -170,8 +192,7 @@ def row_of(name: bytes, entry: Entry) -> Row:
         target,
         subtree,
         bool(entry.extended_attributes),
-        entry.inode if linked else 0,
-        entry.device_id if linked else 0,
+        link,
     )
 
 

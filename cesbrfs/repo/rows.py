@@ -10,13 +10,13 @@ from collections.abc import Iterable
 
 import msgspec
 
-from cesbrfs.repo.model import Node
+from cesbrfs.repo.model import Node, hard_link_id
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One entry of a folder.  What its fields mean is told at `Node`.
 
-    `inode` and `device_id` are those of a file with several names, else 0.
+    `link_id` is `hard_link_id` of its node: not 0 for a file with several names.
     """
 
     name: bytes
@@ -32,8 +32,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     target: bytes = b""
     subtree: bytes | None = None
     has_xattrs: bool = False
-    inode: int = 0
-    device_id: int = 0
+    link_id: int = 0
 
 
 class Rows:
@@ -83,7 +82,6 @@ def rows_of(nodes: Iterable[Node]) -> Rows:
 
 
 def _row_of(node: Node) -> Row:
-    linked = node.links > 1 and node.type != "dir"
     return Row(
         node.name,
         node.mode,
@@ -98,6 +96,5 @@ def _row_of(node: Node) -> Row:
         node.target,
         node.subtree,
         bool(node.xattrs),
-        node.inode if linked else 0,
-        node.device_id if linked else 0,
+        hard_link_id(node),
     )

@@ -36,7 +36,7 @@ _MOST_HELD: Final = 16 << 20
 _SMALL: Final = SEGMENT_BYTES // 8
 """Segments whose file is smaller are brought together when the next one is written."""
 _HEAD: Final = struct.Struct("<8sI")
-_MAGIC: Final = b"CESROW1\n"
+_MAGIC: Final = b"CESROW2\n"
 _ENTRY_BYTES: Final = 12
 _SUFFIX: Final = ".rows"
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from cesbrfs.entries import Entry, Stored
+from cesbrfs.repo.model import hard_link_id
 from cesbrfs.tasks import gather
 from cesbrfs.view import View
 
@@ -21,7 +22,7 @@ class Amount(NamedTuple):
 async def measure(view: View, entry: Entry) -> Amount:
     """Return what lies at and below `entry`; raises what reading its folders raises."""
     files = size = 0
-    linked: set[tuple[str, int, int]] = set()
+    linked: set[tuple[str, int]] = set()
     level: list[Entry] = [entry]
     while level:
         folders: list[Entry] = []
@@ -31,8 +32,9 @@ async def measure(view: View, entry: Entry) -> Amount:
                 folders.append(one)
                 continue
             files += 1
-            if isinstance(one, Stored) and node.links > 1 and node.inode:
-                key = (one.snapshot.id, node.device_id, node.inode)
+            link = hard_link_id(node) if isinstance(one, Stored) else 0
+            if isinstance(one, Stored) and link:
+                key = (one.snapshot.id, link)
                 if key in linked:
                     continue
                 linked.add(key)

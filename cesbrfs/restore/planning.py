@@ -16,6 +16,7 @@ import trio
 
 from cesbrfs.entries import Entry, Stored
 from cesbrfs.errors import CesbrError, RestoreError
+from cesbrfs.repo.model import hard_link_id
 from cesbrfs.repo.storage.local import LocalStorage
 from cesbrfs.restore.ground import Guard, inspect
 from cesbrfs.restore.journal import Past, key_of
@@ -142,10 +143,8 @@ class _Grower:
         file = PlannedFile(folder, name, node.type, size, node.mtime_ns)
         if self._past.files and file.path in self._past.files:
             file.key = key_of(entry)
-        if isinstance(entry, Stored) and node.links > 1 and node.inode:
-            # Beside the inode all that must be the same: old snapshots know no devices.
-            key = (entry.snapshot.id, node.device_id, node.inode, node.type)
-            same = (node.content, node.target, node.rdev)
-            file.links = self._links.setdefault((*key, *same), HardLinks())
+        link = hard_link_id(node) if isinstance(entry, Stored) else 0
+        if isinstance(entry, Stored) and link:
+            file.links = self._links.setdefault((entry.snapshot.id, link), HardLinks())
         folder.files.append(file)
         return None

@@ -203,3 +203,45 @@ async def test_what_goes_wrong_ahead_of_a_walk_is_nobodys_error(
     monkeypatch.setattr(operations.tree.view.repository.listings, "at_hand", broken)
     assert operations.tree.walk.go_ahead() is False
     assert "not foreseen" in caplog.text
+
+
+_DIFFERENCES: list[dict[str, object]] = [
+    {"parts": b"other"},
+    {"mode": 0o600},
+    {"mtime": "2020-01-01T00:00:00Z"},
+    {"uid": 1},
+    {"gid": 1},
+    {"inode": 8},
+    {"device_id": 2},
+]
+
+
+@pytest.mark.parametrize("difference", _DIFFERENCES, ids=lambda each: next(iter(each)))
+async def test_files_that_differ_share_no_inode(
+    difference: dict[str, object], kernel: Kernel
+) -> None:
+    """Equal inode numbers make hard links only of files that agree in everything else."""
+    fields = {"links": 2, "inode": 7, "device_id": 1, "mode": 0o644}
+    repo = MemoryRepo()
+    changed = {name: value for name, value in difference.items() if name != "parts"}
+    parts = difference.get("parts", b"one")
+    assert isinstance(parts, bytes)
+    outer = repo.folder(
+        "outer",
+        repo.file("first", b"one", **fields),
+        repo.file("same", b"one", **fields),
+        repo.file("different", parts, **{**fields, **changed}),
+    )
+    snapshot = repo.snapshot(repo.tree(outer), tags=["b1"])
+    operations = Operations(VirtualTree(View(await repo.open())), Presentation())
+    folder = await walk(operations, b"b1", b"_snapshots", snapshot[:8].encode(), b"outer")
+    handle = await operations.opendir(folder.st_ino, NOBODY)
+    await operations.readdir(handle, 0, None)  # type: ignore[arg-type]  # the kernel's stand-in
+    listed = dict(kernel.taken)
+    assert listed[b"first"].st_ino == listed[b"same"].st_ino != listed[b"different"].st_ino
+    for name, content in ((b"first", b"one"), (b"different", parts), (b"same", b"one")):
+        looked_up = await operations.lookup(folder.st_ino, name, NOBODY)
+        assert looked_up.st_ino == listed[name].st_ino
+        assert looked_up.st_size == len(content)
+        opened = await operations.open(looked_up.st_ino, os.O_RDONLY, NOBODY)
+        assert await operations.read(opened.fh, 0, 99) == content

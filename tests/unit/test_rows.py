@@ -108,7 +108,7 @@ s64 = st.integers(-(1 << 63), (1 << 63) - 1)
 names = st.binary(min_size=1, max_size=20)
 rows = st.builds(
     Row, names, u32, s64, s64, s64, u32, u32, u64, u64, u64, names, st.none() | names,
-    st.booleans(), u64, u64,
+    st.booleans(), u64,
 )  # fmt: skip
 
 
