@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import tzinfo
 from typing import Final
 
-from cesbrfs.catalog.backups import MANIFEST, Backup, Backups, SnapshotList, tag_value
-from cesbrfs.catalog.status import Report, Status
+from cesbrfs.catalog.backups import MANIFEST, Backup, Backups, SnapshotList, id_tags, tag_value
+from cesbrfs.catalog.status import Report, dogus_of
 from cesbrfs.ces.retention import Candidate, Decision, Policy, decide, last_resort
 from cesbrfs.errors import RepositoryLockedError, ResticError, UsageError
 from cesbrfs.repo.model import Snapshot
@@ -37,7 +37,7 @@ class Fate:
     @property
     def host(self) -> str:
         """Whose backup it is."""
-        return host_of(self.backup)
+        return self.backup.host
 
     @property
     def dogus(self) -> frozenset[str] | None:
@@ -56,6 +56,7 @@ class Fate:
             "size": self.told.size(self.backup),
             "host": self.host,
             "dogus": None if self.dogus is None else sorted(self.dogus),
+            "safety": self.backup.safety,
             "keep": self.keep,
             "reasons": list(self.reasons),
         }
@@ -93,28 +94,6 @@ class ForgetPlan:
     def staying(self) -> tuple[Backup, ...]:
         """The backups that stay."""
         return tuple(fate.backup for fate in self.fates if fate.keep)
-
-
-def host_of(backup: Backup) -> str:
-    """Return whose backup it is: the host name in its oldest snapshot."""
-    members = backup.snapshots or ((backup.manifest,) if backup.manifest else ())
-    return members[0].hostname if members else ""
-
-
-def dogus_of(backup: Backup, told: Report) -> frozenset[str] | None:
-    """Return the dogus that were backed up by themselves; None for the whole instance.
-
-    As the manifest tells, else the tags.  A backup of another tool counts as whole, as what is
-    left of one tells less and less while it is removed.
-    """
-    if told.status is Status.UNVERIFIED:
-        return None
-    if told.manifest is not None:
-        named = {point.dogu for point in told.manifest.points}
-    else:
-        named = {tag_value(snapshot, "dogu") for snapshot in backup.snapshots}
-    dogus = frozenset(name for name in named if name is not None)
-    return dogus if named == dogus and dogus else None
 
 
 def by_policy(
@@ -181,29 +160,38 @@ def _by_host(backups: Backups, told: Mapping[str, Report]) -> dict[str, list[Can
     for backup in backups.by_name.values():
         report = told[backup.id]
         candidate = Candidate(
-            backup.id, backup.time_ns, report.status.value, dogus_of(backup, report)
+            backup.id,
+            backup.time_ns,
+            report.status.value,
+            dogus_of(backup, report),
+            safety=backup.safety,
         )
-        hosts.setdefault(host_of(backup), []).append(candidate)
+        hosts.setdefault(backup.host, []).append(candidate)
     return hosts
 
 
 def _plan(fates: Sequence[Fate], pattern: re.Pattern[str]) -> ForgetPlan:
-    going = {fate.backup.id for fate in fates if not fate.keep}
+    staying = {s.id: set[str]() for fate in fates for s in fate.backup.members}
     phase_of: dict[str, int] = {}
     snapshots: dict[str, Snapshot] = {}
     for fate in fates:
-        for phase, members in enumerate(() if fate.keep else _in_order(fate.backup)):
+        if fate.keep:
+            for snapshot in fate.backup.members:
+                staying[snapshot.id].add(fate.backup.tag)
+            continue
+        for phase, members in enumerate(_in_order(fate.backup)):
             for snapshot in members:  # one of several backups that go waits for the last of them
                 phase_of[snapshot.id] = max(phase, phase_of.get(snapshot.id, 0))
                 snapshots[snapshot.id] = snapshot
     forget: list[set[str]] = [set() for _ in range(_PHASES)]
     untag: list[dict[frozenset[str], set[str]]] = [{} for _ in range(_PHASES)]
     for snapshot_id, phase in phase_of.items():
-        tags = _id_tags(snapshots[snapshot_id], pattern)
-        if set(tags.values()) <= going:
+        kept = staying[snapshot_id]
+        if not kept:
             forget[phase].add(snapshot_id)
             continue
-        lost = frozenset(tag for tag, backup_id in tags.items() if backup_id in going)
+        tags = id_tags(snapshots[snapshot_id], pattern)
+        lost = frozenset(tag for tag, backup_id in tags.items() if backup_id not in kept)
         untag[phase].setdefault(lost, set()).add(snapshot_id)
     phases = (
         Phase(frozenset(ids), {tags: frozenset(of) for tags, of in lost.items()})
@@ -213,17 +201,14 @@ def _plan(fates: Sequence[Fate], pattern: re.Pattern[str]) -> ForgetPlan:
 
 
 def _in_order(backup: Backup) -> tuple[list[Snapshot], list[Snapshot], list[Snapshot]]:
-    """Return a backup's snapshots as they go: manifests, the others, the oldest of these."""
-    manifests = [backup.manifest] if backup.manifest else []
-    manifests += [s for s in backup.snapshots if tag_value(s, "kind") == MANIFEST]
+    """Return a backup's snapshots as they go: manifests, the others, the oldest of these.
+
+    The superseded ones go with the manifests: none of them may take its successor's place.
+    """
+    first = [*backup.superseded, *([backup.manifest] if backup.manifest else [])]
+    first += [s for s in backup.snapshots if tag_value(s, "kind") == MANIFEST]
     others = [s for s in backup.snapshots if tag_value(s, "kind") != MANIFEST]
-    return manifests, others[1:], others[:1]
-
-
-def _id_tags(snapshot: Snapshot, pattern: re.Pattern[str]) -> dict[str, str]:
-    """Return the tags of a snapshot that say a Backup ID, and that ID."""
-    found = ((tag, pattern.fullmatch(tag)) for tag in snapshot.tags)
-    return {tag: match["id"] for tag, match in found if match and match["id"]}
+    return first, others[1:], others[:1]
 
 
 async def execute(

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from cesbrfs.catalog import names
 from cesbrfs.catalog.backups import BARE_TAG, Backup, Backups
 from cesbrfs.catalog.listing import Listing
 from cesbrfs.catalog.placing import Layout, lay_out
-from cesbrfs.catalog.status import Report, Reports, describe
+from cesbrfs.catalog.status import Report, Reports, Status, describe, dogus_of
 from cesbrfs.entries import Document, Entry, Folder, Inside, Link, Located, Stored
 from cesbrfs.errors import (
     IsAFolderError,
@@ -45,6 +46,9 @@ from cesbrfs.stored import StoredReader
 
 REFRESH_SECONDS: Final = 1.0
 """A listing of snapshots is used again for this long."""
+
+_OF_NO_ONE: Final = ("", "..", names.SNAPSHOTS.decode(), names.BACKUP_JSON.decode())
+_MAGIC: Final = re.compile(r"[*?\[]")
 
 _max_age: Final = ContextVar("_max_age", default=REFRESH_SECONDS)
 
@@ -94,6 +98,7 @@ class View:
         self._shown: Backups | None = None
         self._shapes: dict[str, _Shape] = {}
         self._top: tuple[Backups, dict[bytes, Entry]] | None = None
+        self._top_until = math.inf
         self.root: Final = self._ours.folder(b"", 0, self._root, self._known)
 
     async def backups(self, max_age: float | None = None) -> Backups:
@@ -110,30 +115,64 @@ class View:
         """Return the backup that ``latest`` stands for."""
         return await self.reports.latest(await self.backups())
 
-    async def find_backup(self, wanted: str) -> Backup:
+    async def find_backup(self, wanted: str, paths: Iterable[str] = ()) -> Backup:
         """Return a backup by ID, folder name, unique beginning, ``latest``, or a time.
 
-        A time means what ``latest`` was then.  Raises NotFoundError when there is none, UsageError
-        for a time that is still to come.
+        A time means what ``latest`` was then.  With `paths` inside the backup, both mean the newest
+        complete backup that holds the dogus that the paths lead into.  Raises NotFoundError when
+        there is none, UsageError for a time in the future.
         """
-        if wanted == names.LATEST.decode():
-            backup = await self.latest()
-            if backup is None:
-                raise NotFoundError(
-                    "There is no complete backup yet; make one with 'cesbr backup'."
-                )
-            return backup
         backups = await self.backups()
+        if wanted == names.LATEST.decode():
+            listed = list(backups.by_name.values())
+            backup = await self._newest(listed, paths)
+            if backup is None:
+                raise await self._no_latest()
+            return backup
         named = wanted.encode("utf-8", "surrogateescape") in backups.by_name
         moment = None if named or backups.starting(wanted) else _moment(wanted)
         if moment is None:
             return backups.find(wanted)
-        backup = await self.reports.newest(backups.until(moment))
+        backup = await self._newest(backups.until(moment), paths)
         if backup is None:
             raise NotFoundError(
                 f"There was no complete backup yet at {format_time(moment)} ({wanted})."
             )
         return backup
+
+    async def _newest(self, backups: Sequence[Backup], paths: Iterable[str]) -> Backup | None:
+        """Return the newest of `backups` that holds the owners of `paths`, else the newest of all.
+
+        Both of those that count, see `Reports.newest`.
+        """
+        owners = _owners(paths)
+        if owners:
+            holder = await self.reports.newest(backups, partial(self._holds, owners))
+            if holder is not None:
+                return holder
+        return await self.reports.newest(backups)
+
+    async def _holds(self, owners: frozenset[str], backup: Backup, told: Report) -> bool:
+        if told.manifest is not None and told.status is Status.COMPLETE:
+            return owners <= {_owner(point.dogu) for point in told.manifest.points}
+        return owners <= set(map(show, (await self._shape(backup)).entries))
+
+    async def _no_latest(self) -> NotFoundError:
+        """Return why there is no ``latest``."""
+
+        async def anything(_backup: Backup, _told: Report) -> bool:
+            return True
+
+        listed = list((await self.backups()).by_name.values())
+        partly = await self.reports.newest(listed, anything)
+        if partly is None:
+            return NotFoundError("There is no complete backup yet; make one with 'cesbr backup'.")
+        dogus = dogus_of(partly, await self.reports.of(partly)) or ()
+        return NotFoundError(
+            f"There is no complete backup of the whole instance. The newest complete one is"
+            f" {partly.id}, of {' and '.join(sorted(dogus))}; pass its ID, or make one of all"
+            " with 'cesbr backup'."
+        )
 
     async def layout(self, backup: Backup) -> Layout:
         """Return where everything of `backup` is shown."""
@@ -259,6 +298,8 @@ class View:
         raise await self._no_such(parts, entry, meant)
 
     async def _no_such(self, parts: Sequence[bytes], folder: Entry, name: bytes) -> NotFoundError:
+        if name == names.LATEST and not parts:
+            return await self._no_latest()
         known = map(show, await self.children(folder))
         hint = did_you_mean(show(name), known, ".")
         return NotFoundError(f"There is no {_joined([*parts, name])}{hint}")
@@ -267,7 +308,8 @@ class View:
 
     async def _root(self) -> Mapping[bytes, Entry]:
         backups = await self.backups()
-        if self._top is not None and self._top[0] is backups:
+        now_ns = time.time_ns()
+        if self._top is not None and self._top[0] is backups and now_ns < self._top_until:
             return self._top[1]
         entries: dict[bytes, Entry] = {
             name: self._ours.folder(
@@ -294,6 +336,9 @@ class View:
             )
             entries[names.LATEST] = Link(names.LATEST, node)
         self._top = (backups, entries)
+        # One that is dated in the future may become the latest when its time has come.
+        times = (backup.time_ns for backup in backups.by_name.values())
+        self._top_until = min((ns for ns in times if ns > now_ns), default=math.inf)
         return entries
 
     def _known(self, name: bytes) -> Entry | None:
@@ -360,7 +405,22 @@ def _moment(text: str) -> int | None:
         raise UsageError(
             f"{text!r} is still to come; name a time that has been, a Backup ID, or latest."
         )
-    return last
+    return min(last, now)
+
+
+def _owner(dogu: str | None) -> str:
+    """Return the name, as people see it, of the folder for what is of `dogu`, or the instance."""
+    return show(names.INSTANCE if dogu is None else names.folder_name(dogu))
+
+
+def _owners(paths: Iterable[str]) -> frozenset[str]:
+    """Return the folders of a backup that `paths` lead into, where each begins with one."""
+    first = [
+        next((part for part in path.split("/") if part not in ("", ".")), "") for path in paths
+    ]
+    if any(name in _OF_NO_ONE or _MAGIC.search(name) for name in first):
+        return frozenset()
+    return frozenset(show(unshow(name) or os.fsencode(name)) for name in first)
 
 
 def _joined(parts: Sequence[bytes]) -> str:

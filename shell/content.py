@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from cesbrfs.errors import CesbrError, IsAFolderError, UsageError
 from cesbrfs.paths import show
-from shell.commands.browse import locate_all
+from shell.commands.browse import choose_backup, locate_all
 from shell.report import report
 
 if TYPE_CHECKING:
@@ -32,9 +32,10 @@ async def write_content(
 ) -> int:
     """Give every file's bytes to `write`, until it returns false: who reads has had enough."""
     failed: list[int] = []
+    backup = await choose_backup(context, arguments.backup, arguments.paths)
     for path in arguments.paths:
         try:
-            for _, place in await locate_all(context, path, arguments.backup):
+            for _, place in await locate_all(context, path, backup):
                 if not await _write_one(context, place, write, guarded=guarded):
                     return 0
         except CesbrError as error:

@@ -41,6 +41,7 @@ def request_of(
         "overwrite": str(planned.overwrite),
         "suffix": None if arguments.suffix is None else show(os.fsencode(arguments.suffix)),
         "verify": arguments.verify,
+        "other_host": arguments.other_host,
     }
 
 
@@ -62,6 +63,7 @@ async def resume(context: Context, view: View, arguments: argparse.Namespace) ->
     arguments.target = None if arguments.in_place else _meant(request["target"])
     arguments.overwrite = request["overwrite"]
     arguments.verify = arguments.verify or request.get("verify", False)
+    arguments.other_host = arguments.other_host or request.get("other_host", False)
     arguments.suffix = None if request["suffix"] is None else _meant(request["suffix"])
 
 

@@ -45,7 +45,8 @@ async def safety_backup(context: Context, planned: RestorePlan, *, wanted: bool 
         context.out.note(f"Safety backup: {result_text(result)}")
 
     # What is not healthy is restored all the more, and its scripts are those of any backup.
-    result = await back_up(context, None if everything else dogus, tell, skip_health_checks=True)
+    chosen = None if everything else dogus
+    result = await back_up(context, chosen, tell, skip_health_checks=True, safety=True)
     if result.exit_code:
         raise RestoreError(
             f"The safety backup {result.id} is incomplete, and nothing was restored; say"

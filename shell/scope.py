@@ -64,7 +64,7 @@ async def scope(
         return Scope(line, await settle(line, typed, path))
 
     if backups:
-        asked = [await view.find_backup(backup) for backup in backups]
+        asked = [await view.find_backup(backup, [path]) for backup in backups]
         return await settled({backup.id: backup for backup in asked}.values(), typed_at((), path))
     typed = typed_at(context.session.place, path)
     first = typed.parts[0] if typed.parts else b""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from cesbrfs.catalog.backups import SAFETY_TAG
 from cesbrfs.paths import for_json
 
 Kind = Literal["metadata", "registry", "volumes", "configuration", "dump", "manifest"]
@@ -64,10 +65,10 @@ class PointStep:
     failed: tuple[Failure, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
 
-    def tags(self, backup_id: str) -> tuple[str, ...]:
-        """Return the tags of the point's snapshot."""
+    def tags(self, backup_id: str, *, safety: bool = False) -> tuple[str, ...]:
+        """Return the tags of the point's snapshot; `safety`: of a safety backup."""
         owner = () if self.dogu is None else (f"dogu={self.dogu}",)
-        return (backup_id, f"kind={self.kind}", *owner)
+        return (backup_id, f"kind={self.kind}", *owner, *((SAFETY_TAG,) if safety else ()))
 
     def as_json(self) -> dict[str, object]:
         """Return the step as ``--dry-run --json`` shows it."""
@@ -97,7 +98,7 @@ class BackupPlan:
 
 @dataclass(frozen=True, slots=True)
 class PointResult:
-    """What became of a point: its snapshot's ID (None: no snapshot), sizes in bytes."""
+    """What became of a point: its snapshot's ID (None: no snapshot) and tree, sizes in bytes."""
 
     kind: Kind
     dogu: str | None
@@ -106,6 +107,7 @@ class PointResult:
     bytes: int = 0
     added: int = 0
     failed: tuple[Failure, ...] = ()
+    tree: str | None = None
 
     def as_json(self) -> dict[str, object]:
         """Return the point as ``backup --json`` shows it."""

@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from cesbrfs.backup.dumps import FOLDER, save_dump
 from cesbrfs.backup.plan import REGISTRY_JSON, registry_data
 from cesbrfs.backup.points import (
@@ -77,8 +79,9 @@ async def run_backup(
     repository: SnapshotList,
     on_progress: Callable[[Step], None] | None = None,
     prepare: Callable[[str], Awaitable[BackupPlan]] | None = None,
+    safety: bool = False,
 ) -> BackupResult:
-    """Back up what `plan` says, under a new Backup ID.
+    """Back up what `plan` says, under a new Backup ID; `safety` marks it as a safety backup.
 
     `prepare` runs once no other backup can, gets that ID and returns the plan as it is then; what
     it raises ends the backup before it has begun.  A point that fails makes the backup incomplete.
@@ -91,7 +94,7 @@ async def run_backup(
     started = time.time_ns()
     backup_id = new_backup_id(started)
     with backup_lock(instance.root, backup_id, format_time(started)):
-        run = _Run(instance, restic, backup_id, await _host(instance), on_progress)
+        run = _Run(instance, restic, backup_id, await _host(instance), on_progress, safety=safety)
         if prepare is not None:
             plan = await prepare(backup_id)
         total = len(plan.steps) + 1
@@ -133,6 +136,7 @@ class _Run:
     backup_id: str
     host: str
     on_progress: Callable[[Step], None] | None
+    safety: bool = False
 
     def tell(self, step: Step) -> None:
         if self.on_progress:
@@ -201,7 +205,7 @@ class _Run:
         try:
             summary = await self.restic.backup(
                 [os.fsencode(path) for path in paths],
-                tags=step.tags(self.backup_id),
+                tags=step.tags(self.backup_id, safety=self.safety),
                 host=self.host,
                 stdin=stdin,
                 on_event=lambda event: self.tell(replace(progress, event=event)),
@@ -280,7 +284,8 @@ def _confirm(
             if as_restic_shows(os.fsencode(path)) not in found.paths
             and os.fsencode(path) not in told
         ]
-        result = replace(point, snapshot=found.id)
+        tree = found.tree.hex() if found.tree else None
+        result = replace(point, snapshot=found.id, tree=tree)
         confirmed.append(_with_failures(result, lacking, f"snapshot {found.id[:8]} lacks it"))
     return confirmed
 
@@ -291,6 +296,7 @@ def _manifest_point(point: PointResult) -> Point:
         dogu=point.dogu,
         snapshot=point.snapshot,
         bytes=point.bytes if point.snapshot else None,
+        tree=point.tree or msgspec.UNSET,
         failed=[
             FailedPath(error=failure.error, **for_json(failure.path, "path"))
             for failure in point.failed

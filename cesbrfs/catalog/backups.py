@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from cesbrfs.catalog.names import LATEST, folder_name
+from cesbrfs.catalog.runs import Run, split
 from cesbrfs.errors import NotFoundError
 from cesbrfs.near import did_you_mean
 from cesbrfs.repo.model import Snapshot
+from cesbrfs.repo.times import format_time
 
 BARE_TAG: Final = re.compile(r"(?P<id>[^=]+)")
 """The default of what a Backup ID's tag looks like: any tag without ``=``."""
 
 MANIFEST: Final = "manifest"
+SAFETY_TAG: Final = "purpose=safety"
+"""The tag of backups that a restore in place made of what it was about to replace."""
+REPAIRED: Final = "repaired"
+"""restic's tag on what ``repair snapshots`` made of a snapshot; content was removed from it."""
+_RESTICS_OWN: Final = ("rewrite", REPAIRED)
+"""Tags that restic sets by itself: they are not Backup IDs."""
 _NAMED: Final = 3
 """Backups that are named where several begin alike."""
 
 
 def tag_value(snapshot: Snapshot, key: str) -> str | None:
-    """Return what the snapshot's tag ``key=…`` says, None without such a tag."""
+    """Return the value of the snapshot's tag ``key=…``, None without such a tag."""
     prefix = f"{key}="
     for tag in snapshot.tags:
         if tag.startswith(prefix):
@@ -30,13 +38,14 @@ def tag_value(snapshot: Snapshot, key: str) -> str | None:
 
 
 def backup_ids(snapshot: Snapshot, pattern: re.Pattern[str] = BARE_TAG) -> list[str]:
-    """Return the IDs of the backups that the snapshot belongs to, each once."""
-    found: dict[str, None] = {}
-    for tag in snapshot.tags:
-        match = pattern.fullmatch(tag)
-        if match and match["id"]:
-            found[match["id"]] = None
-    return list(found)
+    """Return the Backup IDs in the snapshot's tags, each once."""
+    return list(dict.fromkeys(id_tags(snapshot, pattern).values()))
+
+
+def id_tags(snapshot: Snapshot, pattern: re.Pattern[str] = BARE_TAG) -> dict[str, str]:
+    """Return the snapshot's tags that hold a Backup ID, each with that ID."""
+    found = ((tag, pattern.fullmatch(tag)) for tag in snapshot.tags if tag not in _RESTICS_OWN)
+    return {tag: match["id"] for tag, match in found if match and match["id"]}
 
 
 class SnapshotList(Protocol):
@@ -49,16 +58,25 @@ class SnapshotList(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """All snapshots of one Backup ID, oldest first.
+    """The snapshots of one run on one host under one Backup ID, oldest first.
 
-    `id` is what the tag says, `name` the folder that stands for it, `manifest` the newest of its
-    manifest snapshots; `snapshots` are the others.
+    `id` is the Backup ID, `name` its folder's name, `manifest` the newest of its manifest
+    snapshots; `snapshots` are the others, without the `superseded` ones: originals of which a
+    successor is listed.  `tag` is the Backup ID in the tags: several backups may share it, and then
+    `id` adds time and host.
     """
 
     id: str
     name: bytes
     snapshots: tuple[Snapshot, ...]
     manifest: Snapshot | None
+    superseded: tuple[Snapshot, ...] = ()
+    tag: str = ""
+
+    @property
+    def members(self) -> tuple[Snapshot, ...]:
+        """All snapshots of the backup, the superseded ones first, the manifest last."""
+        return (*self.superseded, *self.snapshots, *((self.manifest,) if self.manifest else ()))
 
     @property
     def time_ns(self) -> int:
@@ -69,6 +87,16 @@ class Backup:
         return min(times, default=0)
 
     @property
+    def host(self) -> str:
+        """The host name in its oldest snapshot."""
+        return next((s.hostname for s in (*self.snapshots, self.manifest) if s), "")
+
+    @property
+    def safety(self) -> bool:
+        """Whether a restore in place made it, of what it was about to replace."""
+        return any(SAFETY_TAG in s.tags for s in self.members)
+
+    @property
     def ours(self) -> bool:
         """Whether its snapshots say what they hold, as those of our own backups do."""
         return self.manifest is not None or any(tag_value(s, "kind") for s in self.snapshots)
@@ -76,8 +104,7 @@ class Backup:
     @property
     def identity(self) -> frozenset[str]:
         """What changes exactly when a snapshot comes or goes: the set of their IDs."""
-        ids = {s.id for s in self.snapshots}
-        return frozenset(ids | {self.manifest.id} if self.manifest else ids)
+        return frozenset(s.id for s in self.members)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +122,12 @@ class Backups:
         exact = [b for b in self.by_name.values() if b.id == wanted]
         if exact:
             return exact[0]
+        sharing = [b for b in self.by_name.values() if b.tag == wanted]
+        if sharing:
+            raise NotFoundError(
+                f"{len(sharing):,} backups have the tag {wanted!r}: {_newest(sharing)}. Give the"
+                " whole Backup ID of one."
+            )
         named = self.by_name.get(wanted.encode("utf-8", "surrogateescape"))
         if named:
             return named
@@ -102,11 +135,9 @@ class Backups:
         if len(starting) == 1:
             return starting[0]
         if starting:
-            newest = ", ".join(backup.id for backup in starting[: -_NAMED - 1 : -1])
-            more = ", …" if len(starting) > _NAMED else ""
             raise NotFoundError(
-                f"{len(starting):,} backups begin with {wanted!r}: {newest}{more}; give more of the"
-                " Backup ID."
+                f"{len(starting):,} backups begin with {wanted!r}: {_newest(starting)}; give more"
+                " of the Backup ID."
             )
         known = [LATEST.decode(), *(backup.id for backup in self.by_name.values())]
         hint = did_you_mean(wanted, known, "; 'cesbr backups' lists those there are.")
@@ -131,13 +162,41 @@ def group(snapshots: Iterable[Snapshot], pattern: re.Pattern[str] = BARE_TAG) ->
             members.setdefault(backup_id, []).append(snapshot)
         if not ids:
             loose.append(snapshot)
-    backups = [_backup(backup_id, found) for backup_id, found in members.items()]
+    runs = [(tag, split(found)) for tag, found in members.items()]
+    # A Backup ID that is a whole tag is never given to another backup.
+    taken = {tag for tag, found in runs if len(found) == 1}
+    backups = [
+        _backup(tag if len(found) == 1 else _own_id(tag, run, taken), tag, run)
+        for tag, found in runs
+        for run in found
+    ]
     backups.sort(key=lambda backup: (backup.time_ns, backup.name))
     return Backups({backup.name: backup for backup in backups}, tuple(loose))
 
 
-def _backup(backup_id: str, members: list[Snapshot]) -> Backup:
-    manifests = [s for s in members if tag_value(s, "kind") == MANIFEST]
+def _backup(backup_id: str, tag: str, run: Run) -> Backup:
+    manifests = [s for s in run.snapshots if tag_value(s, "kind") == MANIFEST]
     manifest = manifests[-1] if manifests else None
-    others = tuple(s for s in members if s is not manifest)
-    return Backup(backup_id, folder_name(backup_id), others, manifest)
+    others = tuple(s for s in run.snapshots if s is not manifest)
+    superseded = tuple(run.superseded)
+    return Backup(backup_id, folder_name(backup_id), others, manifest, superseded, tag)
+
+
+def _own_id(tag: str, run: Run, taken: set[str]) -> str:
+    """Return the Backup ID of one of several runs under a tag, and add it to `taken`.
+
+    Such as ``nightly@20261122T213000Z@ces.example.org``.
+    """
+    first = run.snapshots[0]
+    stamp = format_time(first.time_ns).partition(".")[0].replace("-", "").replace(":", "")
+    found = "@".join(filter(None, (tag, stamp + "Z", first.hostname)))
+    while found in taken:  # in the same second
+        found += f"@{first.id[:8]}"
+    taken.add(found)
+    return found
+
+
+def _newest(backups: Sequence[Backup]) -> str:
+    """Name the newest of several backups."""
+    more = ", …" if len(backups) > _NAMED else ""
+    return ", ".join(backup.id for backup in backups[: -_NAMED - 1 : -1]) + more

@@ -21,13 +21,17 @@ class FailedPath(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 class Point(msgspec.Struct, gc=False):
-    """One point of data: `snapshot` is its full ID, None when it failed whole; `bytes` its size."""
+    """One point of data: `snapshot` is its full ID, None when it failed whole; `bytes` its size.
+
+    `tree` is the ID of the snapshot's tree (64 hex digits); older versions did not write it.
+    """
 
     kind: str
     dogu: str | None = None
     snapshot: str | None = None
     bytes: int | None = None
     failed: list[FailedPath] = []
+    tree: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Manifest(msgspec.Struct, gc=False):

@@ -3,6 +3,9 @@
 A snapshot whose tags ``kind=`` and ``dogu=`` say what it holds is placed by them.  Any other is
 placed by rules over the paths it holds, and by what dogu.json and registry JSON say themselves.
 What no rule places is shown whole, never hidden.
+
+A snapshot may hold several copies of a dogu's data, such as an old one below ``/srv``.  The one at
+the instance's own path, ``/var/lib/ces``, is placed, and the others are only shown whole.
 """
 
 from __future__ import annotations
@@ -26,6 +29,9 @@ _FOLDERS: Final = 512
 """Folders looked into, at most, to find the places in a snapshot that no tag describes."""
 _DOCUMENT_MAX: Final = 16 << 20
 """A dogu.json or registry JSON larger than this (bytes) is not read to find out whose it is."""
+_OWN_DOGUS: Final = "/var/lib/ces/"
+_OWN: Final = (_OWN_DOGUS, "/")
+"""Where an instance has its dogus' data, and its configuration's ``etc``."""
 _REGISTRY_ROOTS: Final = ("config", "dogu", "dogu_v2")
 
 _Names = tuple[bytes, ...]
@@ -33,50 +39,95 @@ _Names = tuple[bytes, ...]
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """One part of a snapshot: shown at `path` below the backup, `source` in the snapshot."""
+    """One part of a snapshot: shown at `path` below the backup, `source` in the snapshot.
+
+    `base` is the folder that a rule found it in, such as ``/var/lib/ces/``; None if tags place it.
+    """
 
     path: tuple[bytes, ...]
     snapshot: Snapshot
     node: Node
     source: str
+    base: str | None = None
+
+    @property
+    def rank(self) -> int:
+        """0 at the instance's own path or placed by tags, 1 at such a path deeper down, else 2."""
+        if self.base is None or self.base in _OWN:
+            return 0
+        return 1 if self.base.endswith(_OWN_DOGUS) else 2
+
+    @property
+    def owner(self) -> tuple[bytes, ...]:
+        """Whose data it is, and of which kind: the first two names of its path."""
+        return self.path[:2]
 
 
 @dataclass(slots=True)
 class Layout:
-    """Everything a backup shows: its placements by path, and the snapshots shown whole."""
+    """Everything a backup shows: its placements by path, and the snapshots shown whole.
+
+    `copies` are the parts that have no place because another copy of the same data has it.
+    """
 
     placed: dict[tuple[bytes, ...], Placement] = field(default_factory=dict)
     whole: list[Snapshot] = field(default_factory=list)
+    copies: list[Placement] = field(default_factory=list)
+    _above: set[tuple[bytes, ...]] = field(default_factory=set)
 
     def claim(self, placement: Placement) -> bool:
         """Take the place unless another part stands there, above or below it, or it is no path."""
         path = placement.path
         if not all(0 < len(part) <= NAME_MAX for part in path):
             return False
-        for taken in self.placed:
-            shared = min(len(taken), len(path))
-            if taken[:shared] == path[:shared]:
-                return False
+        above = [path[:length] for length in range(1, len(path))]
+        if path in self.placed or path in self._above or any(p in self.placed for p in above):
+            self.copies.append(placement)
+            return False
         self.placed[path] = placement
+        self._above.update(above)
         return True
 
 
 async def lay_out(
     repository: Repository, backup: Backup, rules: Sequence[Rule] = DEFAULT_RULES
 ) -> Layout:
-    """Place the parts of every snapshot of `backup`; the newest claims its places first."""
+    """Place the parts of every snapshot of `backup`.
+
+    What is at the instance's own path claims its place first, then what is in the newest snapshot.
+    A dogu whose data is there is shown from there alone.  Superseded snapshots are shown whole.
+    """
     layout = Layout()
-    for snapshot in reversed(backup.snapshots):
+    candidates: list[tuple[int, Placement]] = []
+    lacking: dict[str, Snapshot] = {}
+    for age, snapshot in enumerate(reversed(backup.snapshots)):
         try:
             found, complete = await _Placer(repository, snapshot, rules).place()
         except RepositoryUnreachableError:  # it may be back in a moment: nothing is settled
             raise
         except CesbrError:  # its trees cannot be read: shown, and its reader gets the error
             found, complete = [], False
-        claimed = [layout.claim(placement) for placement in found]
-        if not (found and complete and all(claimed)):
-            layout.whole.append(snapshot)
+        candidates += [(age, placement) for placement in found]
+        if not (found and complete):
+            lacking[snapshot.id] = snapshot
+    best: dict[tuple[bytes, ...], int] = {}
+    for _, placement in candidates:
+        best[placement.owner] = min(placement.rank, best.get(placement.owner, placement.rank))
+    for _, placement in sorted(candidates, key=_precedence):
+        if placement.rank > best[placement.owner]:
+            layout.copies.append(placement)
+        elif layout.claim(placement):
+            continue
+        lacking[placement.snapshot.id] = placement.snapshot
+    layout.whole += [s for s in reversed(backup.snapshots) if s.id in lacking]
+    layout.whole += backup.superseded
     return layout
+
+
+def _precedence(candidate: tuple[int, Placement]) -> tuple[int, int, int]:
+    """Order by rank, then the newest snapshot first, then the shortest path to the copy."""
+    age, placement = candidate
+    return placement.rank, age, (placement.base or "").count("/")
 
 
 async def locate(repository: Repository, snapshot: Snapshot) -> tuple[dict[str, Node], bool]:
@@ -165,8 +216,8 @@ class _Placer:
                 await self._by_rules(path, node, depth=0)
         return self._found, self._complete
 
-    def _add(self, path: Sequence[bytes], node: Node, source: str) -> bool:
-        self._found.append(Placement(tuple(path), self._snapshot, node, source))
+    def _add(self, path: Sequence[bytes], node: Node, source: str, base: str | None = None) -> bool:
+        self._found.append(Placement(tuple(path), self._snapshot, node, source, base))
         return True
 
     async def _by_tags(self, path: str, node: Node) -> bool:
@@ -219,11 +270,15 @@ class _Placer:
         if kind == "volumes":
             volume = match.groupdict().get("volume")
             name = node.name or (volume or "").encode()
-            return bool(name) and self._add((owner, names.VOLUMES, name), node, path)
+            base = path[: match.start("dogu")] if match.groupdict().get("dogu") else ""
+            return bool(name) and self._add((owner, names.VOLUMES, name), node, path, base)
         if kind == "configuration":
-            return self._add((owner, names.CONFIGURATION, *_below(path, "etc", node)), node, path)
+            below = _below(path, "etc", node)
+            base = path[: len(path) - len(b"/".join(below).decode("utf-8", "surrogateescape"))]
+            return self._add((owner, names.CONFIGURATION, *below), node, path, base)
         leaf = names.DOGU_JSON if kind == "metadata" else names.REGISTRY_JSON
-        return self._add((owner, leaf), node, path)
+        base = path[: match.start("dogu")] if match.groupdict().get("dogu") else "/"
+        return self._add((owner, leaf), node, path, base)
 
     async def _owner(self, kind: str, node: Node) -> str | None:
         """Ask a dogu.json or registry JSON whose it is; None when it does not say."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from cesbrfs.catalog.backups import Backup, Backups, tag_value
+from cesbrfs.catalog.backups import REPAIRED, Backup, Backups, tag_value
 from cesbrfs.catalog.manifest import FILE_NAME, Manifest, parse_manifest
-from cesbrfs.catalog.placing import Layout
+from cesbrfs.catalog.placing import Layout, Placement
+from cesbrfs.catalog.promises import all_kept, snapshots_by_id
 from cesbrfs.errors import CesbrError, DamagedError, RepositoryUnreachableError
 from cesbrfs.paths import show
 from cesbrfs.repo.model import Snapshot
@@ -45,30 +48,38 @@ class Report:
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
 
+def dogus_of(backup: Backup, told: Report) -> frozenset[str] | None:
+    """Return the dogus that were backed up by themselves; None for the whole instance.
+
+    As the manifest tells, else the tags.  A backup of another tool counts as whole, as what is
+    left of one tells less and less while it is removed.
+    """
+    if told.status is Status.UNVERIFIED:
+        return None
+    if told.manifest is not None:
+        named = {point.dogu for point in told.manifest.points}
+    else:
+        named = {tag_value(snapshot, "dogu") for snapshot in backup.snapshots}
+    dogus = frozenset(name for name in named if name is not None)
+    return dogus if named == dogus and dogus else None
+
+
 async def report(repository: Repository, backup: Backup) -> Report:
     """Tell a backup's status; reads its manifest, and nothing where there is none."""
     if backup.manifest is None:
-        return Report(Status.INCOMPLETE if backup.ours else Status.UNVERIFIED, None)
+        lost = backup.ours or any(REPAIRED in s.tags for s in backup.snapshots)
+        return Report(Status.INCOMPLETE if lost else Status.UNVERIFIED, None)
+    manifest = None
     try:
         manifest = await read_manifest(repository, backup.manifest)
+        whole = await all_kept(repository, manifest, backup)
     except RepositoryUnreachableError:  # it may be back in a moment: nothing is settled
         raise
     except CesbrError as error:
-        _log.warning("The manifest of backup %s cannot be read: %s", backup.id, error)
-        return Report(Status.INCOMPLETE, None)
-    return Report(judge(manifest, backup), manifest)
-
-
-def judge(manifest: Manifest, backup: Backup) -> Status:
-    """Compare what the manifest promises with the snapshots that are there."""
-    there = _there(backup)
-    whole = all(point.snapshot in there and not point.failed for point in manifest.points)
-    return Status.COMPLETE if whole else Status.INCOMPLETE
-
-
-def _there(backup: Backup) -> set[str]:
-    """Return the IDs by which a manifest may name the snapshots that are there."""
-    return {name for s in backup.snapshots for name in (s.id, s.original) if name}
+        what = "A snapshot" if manifest else "The manifest"
+        _log.warning("%s of backup %s cannot be read: %s", what, backup.id, error)
+        return Report(Status.INCOMPLETE, manifest)
+    return Report(Status.COMPLETE if whole else Status.INCOMPLETE, manifest)
 
 
 async def read_manifest(repository: Repository, snapshot: Snapshot) -> Manifest:
@@ -80,6 +91,10 @@ async def read_manifest(repository: Repository, snapshot: Snapshot) -> Manifest:
     if content.size > _MANIFEST_MAX:
         raise DamagedError(f"The {FILE_NAME} of snapshot {snapshot.id[:8]} is over 64 MiB.")
     return parse_manifest(await content.read(0, content.size))
+
+
+Holds = Callable[[Backup, Report], Awaitable[bool]]
+"""Returns whether a backup holds what is asked for."""
 
 
 class Reports:
@@ -98,27 +113,38 @@ class Reports:
         return known[1]
 
     async def latest(self, backups: Backups) -> Backup | None:
-        """Return the newest complete backup, else the newest unverified one, else None."""
+        """Return the backup that ``latest`` stands for, as `newest` does."""
         for gone in self._known.keys() - {backup.id for backup in backups.by_name.values()}:
             del self._known[gone]
         return await self.newest(list(backups.by_name.values()))
 
-    async def newest(self, backups: Sequence[Backup]) -> Backup | None:
-        """Return the newest complete one of `backups`, oldest first, else as `latest` does."""
+    async def newest(self, backups: Sequence[Backup], holds: Holds | None = None) -> Backup | None:
+        """Return the newest complete one of `backups`, oldest first, else the newest unverified.
+
+        Of those of the whole instance, or of those that `holds` answers for.  Safety backups and
+        those dated in the future never count.
+        """
         unverified: Backup | None = None
+        now_ns = time.time_ns()
         for backup in reversed(backups):
-            status = (await self.of(backup)).status
-            if status is Status.COMPLETE:
+            if backup.safety or backup.time_ns > now_ns:
+                continue
+            told = await self.of(backup)
+            if told.status is Status.INCOMPLETE or (unverified and not told.manifest):
+                continue
+            if not (await holds(backup, told) if holds else dogus_of(backup, told) is None):
+                continue
+            if told.status is Status.COMPLETE:
                 return backup
-            if status is Status.UNVERIFIED and unverified is None:
-                unverified = backup
+            unverified = backup
         return unverified
 
 
 def describe(backup: Backup, told: Report, layout: Layout | None = None) -> dict[str, object]:
     """Return what backup.json says: id, time, status, size, and the points of data.
 
-    Times are RFC 3339 in UTC, sizes bytes or null.
+    Times are RFC 3339 in UTC, sizes bytes or null.  A safety backup has ``safety``; ``copies`` are
+    other copies of the data that is shown.
     """
     promised = told.manifest.points if told.manifest else []
     by_snapshot = {point.snapshot: point for point in promised if point.snapshot}
@@ -143,7 +169,7 @@ def describe(backup: Backup, told: Report, layout: Layout | None = None) -> dict
                 else [],
             }
         )
-    there = _there(backup)
+    by_id = snapshots_by_id(backup)
     missing = [
         {
             "kind": point.kind,
@@ -152,7 +178,7 @@ def describe(backup: Backup, told: Report, layout: Layout | None = None) -> dict
             "failed": [{"path": f.path, "error": f.error} for f in point.failed],
         }
         for point in promised
-        if point.snapshot not in there
+        if (point.snapshot or "") not in by_id
     ]
     return {
         "id": backup.id,
@@ -161,4 +187,18 @@ def describe(backup: Backup, told: Report, layout: Layout | None = None) -> dict
         "size": told.size(backup),
         "points": points,
         "missing": missing,
+        **({"safety": True} if backup.safety else {}),
+        **({"copies": copies_json(layout.copies)} if layout and layout.copies else {}),
     }
+
+
+def copies_json(copies: Sequence[Placement]) -> list[dict[str, object]]:
+    """Return, for each copy that is not placed, the place, its path in the snapshot, and that."""
+    return [
+        {
+            "path": "/".join(show(part) for part in copy.path),
+            "source": show(os.fsencode(copy.source)),
+            "snapshot": copy.snapshot.id,
+        }
+        for copy in copies
+    ]

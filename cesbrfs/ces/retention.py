@@ -2,8 +2,9 @@
 
 Two families: CES's named policies, and restic's rules (``--keep-last`` and its like), which count
 hours, days, weeks, months and years in a time zone.  Backups of the whole instance and those of
-some dogus are judged apart.  Whatever the policy, the newest complete backup of the whole instance
-stays, and what is newer than that and the newest of its kind, or incomplete: it may still run.
+some dogus are judged apart, and so are safety backups.  Whatever the policy, the newest complete
+backup of the whole instance stays, and what is newer than that and the newest of its kind, or
+incomplete: it may still run.  A backup dated in the future stays and counts for nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from cesbrfs.errors import UsageError
 
 _COMPLETE: Final = "complete"
 _INCOMPLETE: Final = "incomplete"
+IN_FUTURE: Final = "dated in the future"
+"""Why a backup stays whose time is later than the present."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EARLIEST: Final = datetime(2, 1, 1, tzinfo=UTC)
@@ -33,13 +36,15 @@ class Candidate:
     """A backup as the policies see it.
 
     `time_ns` is when it began, nanoseconds since 1970; `status` is ``complete``, ``incomplete`` or
-    ``unverified``; `dogus` are those that it is of, None for the whole instance.
+    ``unverified``; `dogus` are those that it is of, None for the whole instance; `safety`: made by
+    a restore in place, of what it was about to replace.
     """
 
     id: str
     time_ns: int
     status: str
     dogus: frozenset[str] | None = None
+    safety: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +60,9 @@ class Decision:
 class History:
     """What a rule works on: backups newest first, and the time zone's clock.
 
-    All are of the whole instance, or of the same dogus.  `sound` are the complete and the
-    unverified ones: only they take one of the places that a rule has to give.  CES's rules by
-    age look at `all`.
+    All are of the whole instance, or of the same dogus, and all or none are safety backups.
+    `sound` are the complete and the unverified ones: only they take one of the places that a rule
+    has to give.  CES's rules by age look at `all`.
     """
 
     sound: tuple[Candidate, ...]
@@ -127,18 +132,23 @@ def decide(
     """Decide about each backup, in the order given.
 
     `backups` are those of one instance.  The rules are applied to the ones of the whole instance,
-    and by themselves to those of the same dogus: neither takes the other's places.
+    by themselves to those of the same dogus, and to safety backups: neither takes the other's
+    places.
     """
-    newest_first = sorted(backups, key=lambda b: (b.time_ns, b.id), reverse=True)
+    past = [backup for backup in backups if backup.time_ns <= now_ns]
+    newest_first = sorted(past, key=lambda b: (b.time_ns, b.id), reverse=True)
     reasons: dict[str, list[str]] = {backup.id: [] for backup in backups}
-    for dogus in {backup.dogus for backup in backups}:
-        alike = tuple(b for b in newest_first if b.dogus == dogus)
+    for dogus, safety in {(backup.dogus, backup.safety) for backup in past}:
+        alike = tuple(b for b in newest_first if (b.dogus, b.safety) == (dogus, safety))
         history = History(_sound(alike), alike, _local(now_ns, zone), zone)
         for rule in policy.rules:
             for kept, reason in rule(history).items():
                 reasons[kept].append(reason)
     for kept, reason in _never_removed(newest_first).items():
         reasons[kept].append(reason)
+    for backup in backups:
+        if backup.time_ns > now_ns:
+            reasons[backup.id].append(IN_FUTURE)
     return [
         Decision(b.id, bool(reasons[b.id]), tuple(reasons[b.id]) or (_why_not(b),)) for b in backups
     ]
@@ -148,8 +158,10 @@ def last_resort(backups: Sequence[Candidate]) -> set[str]:
     """Return the IDs of which one at least has to stay: the complete ones, else the unverified.
 
     Those of the whole instance where there are any: one of some dogus does not stand in for them.
+    Safety backups count only where there are no others.
     """
     sound = _sound(backups)
+    sound = tuple(b for b in sound if not b.safety) or sound
     sound = tuple(b for b in sound if b.dogus is None) or sound
     complete = {b.id for b in sound if b.status == _COMPLETE}
     return complete or {b.id for b in sound}
@@ -171,6 +183,7 @@ def _never_removed(newest_first: Sequence[Candidate]) -> dict[str, str]:
         if backup == sound[0]:
             break
         kept[backup.id] = "may be running"
+    sound = tuple(b for b in sound if not b.safety)
     seen: set[frozenset[str] | None] = set()
     for backup in sound:
         if backup == newest and newest.dogus is None:  # which has the older ones' dogus, too
@@ -203,7 +216,11 @@ def _keep_all(history: History) -> dict[str, str]:
 
 def _keep_latest(history: History) -> dict[str, str]:
     """Keep the latest one; of some dogus only what it has not, which no policy removes."""
-    return {backup.id: "the latest" for backup in history.sound[:1] if backup.dogus is None}
+    return {
+        backup.id: "the latest"
+        for backup in history.sound[:1]
+        if backup.dogus is None and not backup.safety
+    }
 
 
 def _keep_seven_days(history: History) -> dict[str, str]:

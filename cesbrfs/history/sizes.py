@@ -287,7 +287,7 @@ def _tree_of(entry: Stored) -> tuple[bytes, bool] | None:
 
 def _snapshots(backup: Backup) -> list[Snapshot]:
     """Return all snapshots of a backup."""
-    return [*backup.snapshots, *([backup.manifest] if backup.manifest else [])]
+    return list(backup.members)
 
 
 def _roots(snapshots: Iterable[Snapshot]) -> list[bytes]:

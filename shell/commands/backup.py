@@ -69,10 +69,11 @@ async def back_up(
     tell: Callable[[BackupResult], Awaitable[None]],
     *,
     skip_health_checks: bool,
+    safety: bool = False,
 ) -> BackupResult:
     """Back up these dogus, None: everything, with the scripts and checks around a backup.
 
-    `tell` gets the result before the last script runs.
+    `tell` gets the result before the last script runs; `safety` marks a safety backup.
     """
     from cesbrfs.backup import choose, plan_backup, run_backup  # noqa: PLC0415 - as above
     from cesbrfs.ces.backup_config import backup_config  # noqa: PLC0415 - as above
@@ -106,6 +107,7 @@ async def back_up(
             repository=view.repository,
             on_progress=partial(_show_step, progress, {}),
             prepare=prepare,
+            safety=safety,
         )
     await view.backups(max_age=0)
     await tell(result)

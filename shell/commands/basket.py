@@ -18,7 +18,7 @@ from cesbrfs.tasks import gather
 from shell import render
 from shell.basket import Parts, parse, shown
 from shell.commands import Command
-from shell.commands.browse import add_backup_flag, locate_all
+from shell.commands.browse import add_backup_flag, choose_backup, locate_all
 from shell.scope import walk
 from shell.state import write_private
 from shell.table import fitted
@@ -46,8 +46,9 @@ async def _select(context: Context, arguments: argparse.Namespace) -> int:
     places: list[Parts] = []
     if arguments.load:
         places += await _loaded(view, arguments.load)
+    backup = await choose_backup(context, arguments.backup, arguments.paths)
     for path in arguments.paths:
-        found = await locate_all(context, path, arguments.backup)
+        found = await locate_all(context, path, backup)
         places += [located.parts for _, located in found]
     if () in places:
         raise UsageError("All backups at once cannot be selected; name a backup or a path in one.")

@@ -7,6 +7,7 @@ What reads backups is imported where it is used: while that goes on the key is d
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import stat
 import time
@@ -15,7 +16,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from cesbrfs.errors import NotAFolderError, UsageError
+from cesbrfs.errors import NotAFolderError, NotFoundError, UsageError
 from cesbrfs.paths import for_json, show
 from shell import render
 from shell.commands import Command
@@ -36,19 +37,42 @@ def add_backup_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-async def locate(context: Context, path: str, backup: str | None) -> Located:
+async def choose_backup(
+    context: Context, backup: str | None, paths: Sequence[str]
+) -> Backup | None:
+    """Return the backup that ``--backup`` means for all of these paths; None without the flag.
+
+    ``latest`` and times mean the newest complete one that holds what the paths lead into.  It is
+    named on stderr where it is another one than they mean without paths.
+    """
+    if backup is None:
+        return None
+    view = await context.view()
+    found = await view.find_backup(backup, paths)
+    plain: Backup | None = None
+    with contextlib.suppress(NotFoundError):
+        plain = await view.find_backup(backup)
+    if plain is None or plain.id != found.id:
+        shown, when = show(os.fsencode(found.id)), render.local_time(found.time_ns)
+        context.out.note(f"{backup} is backup {shown} of {when}, the newest that holds the paths.")
+    return found
+
+
+async def locate(context: Context, path: str, backup: str | Backup | None) -> Located:
     """Find what `path` names: inside `backup`, else from where one is."""
     view = await context.view()
-    if backup is None:
+    found = await choose_backup(context, backup, [path]) if isinstance(backup, str) else backup
+    if found is None:
         return await view.resolve(path, context.session.place)
-    found = await view.find_backup(backup)
     located = await view.resolve(path.lstrip("/") or ".", (found.name,))
     if located.parts[:1] != (found.name,):
         raise UsageError(f"{path!r} leads out of backup {found.id}; leave out --backup.")
     return located
 
 
-async def locate_all(context: Context, path: str, backup: str | None) -> list[tuple[str, Located]]:
+async def locate_all(
+    context: Context, path: str, backup: str | Backup | None
+) -> list[tuple[str, Located]]:
     """Find what `path` and its wildcards name, each with its path in the form that was typed."""
     from cesbrfs.globs import expand, has_wildcards  # noqa: PLC0415 - see above
 
@@ -56,12 +80,13 @@ async def locate_all(context: Context, path: str, backup: str | None) -> list[tu
         return [(show(os.fsencode(path)), await locate(context, path, backup))]
     view = await context.view()
     start = context.session.place
-    if backup is not None:
-        start = ((await view.find_backup(backup)).name,)
+    found = await choose_backup(context, backup, [path]) if isinstance(backup, str) else backup
+    if found is not None:
+        start = (found.name,)
         path = path.lstrip("/")
     places = await expand(view, path, start)
-    if backup is not None and any(place.parts[:1] != start for place in places):
-        raise UsageError(f"{path!r} leads out of backup {backup}; leave out --backup.")
+    if found is not None and any(place.parts[:1] != start for place in places):
+        raise UsageError(f"{path!r} leads out of backup {found.id}; leave out --backup.")
     short = not path.startswith("/") and all(p.parts[: len(start)] == start for p in places)
     return [
         ("/".join(map(show, place.parts[len(start) :])) if short else place.shown, place)
@@ -69,7 +94,7 @@ async def locate_all(context: Context, path: str, backup: str | None) -> list[tu
     ]
 
 
-async def locate_one(context: Context, path: str, backup: str | None) -> Located:
+async def locate_one(context: Context, path: str, backup: str | Backup | None) -> Located:
     """Find the one thing that `path`, perhaps with wildcards, names."""
     (_, place), *others = await locate_all(context, path, backup)
     if others:
@@ -90,7 +115,8 @@ _WIDE: Final = 100
 class _Described:
     """A backup as ``backups --json`` tells it.
 
-    `time` is RFC 3339, `size` bytes, `duration` seconds from its first snapshot to its last.
+    `time` is RFC 3339, `size` bytes, `duration` seconds from its first snapshot to its last;
+    `safety`: a restore in place made it; `future`: its time is later than the present.
     """
 
     id: str
@@ -99,6 +125,9 @@ class _Described:
     dogus: list[str]
     size: int | None
     duration: float
+    host: str = ""
+    safety: bool = False
+    future: bool = False
 
 
 async def _backups(context: Context, _arguments: argparse.Namespace) -> int:
@@ -113,7 +142,20 @@ async def _backups(context: Context, _arguments: argparse.Namespace) -> int:
     )
     if not backups and not context.out.as_json:
         context.out.note("There is no backup yet; make one with 'cesbr backup'.")
+    note_future(context, backups)
     return 0
+
+
+def note_future(context: Context, backups: Sequence[Backup]) -> None:
+    """Warn of backups that are dated in the future."""
+    for backup in backups:
+        if backup.time_ns > time.time_ns():
+            shown, host = (show(os.fsencode(text)) for text in (backup.id, backup.host))
+            context.out.note(
+                f"Backup {shown} is dated in the future, {render.local_time(backup.time_ns)}: it is"
+                f" never the latest. Check the clock of {host or 'its host'}.",
+                always=True,
+            )
 
 
 def _backups_text(
@@ -122,15 +164,19 @@ def _backups_text(
     if not backups:
         return ""
     now = time.time()
+    hosts = [show(os.fsencode(told.host)) for told in described]
     table: dict[str, list[str]] = {
         "ID": [show(os.fsencode(backup.id)) for backup in backups],
         "Time": [render.local_time(backup.time_ns) for backup in backups],
         "Age": [render.age(now - backup.time_ns / 1e9) for backup in backups],
         "Took": [duration(told.duration) for told in described],
-        "Status": [told.status for told in described],
+        "Status": [_status_text(told) for told in described],
         "Size": [render.size(told.size) for told in described],
+        "Host": hosts,
         "Dogus": [" ".join(told.dogus) for told in described],
     }
+    if len(set(hosts)) == 1:
+        del table["Host"]
     if available is not None and available < _WIDE:
         del table["Took"]
     text = fitted(
@@ -138,7 +184,7 @@ def _backups_text(
         list(table),
         available,
         right=("Age", "Took", "Size"),
-        spare=("Time", "Dogus", "Size", "Age"),
+        spare=("Time", "Host", "Dogus", "Size", "Age"),
         last="cut",
     )
     sizes = [told.size for told in described if told.size is not None]
@@ -160,7 +206,15 @@ async def _describe(view: View, backup: Backup) -> _Described:
         dogus=await _dogus(view, backup),
         size=told.size(backup),
         duration=max(0, last.time_ns - backup.time_ns) / 1e9,
+        host=backup.host,
+        safety=backup.safety,
+        future=backup.time_ns > time.time_ns(),
     )
+
+
+def _status_text(told: _Described) -> str:
+    more = [", safety"] * told.safety + [", in the future"] * told.future
+    return told.status + "".join(more)
 
 
 async def _dogus(view: View, backup: Backup) -> list[str]:
@@ -241,8 +295,8 @@ COMMANDS: Final = (
         "backups",
         _nothing,
         _backups,
-        "A backup is complete, incomplete, or unverified where nothing tells.  What it took is"
-        " the time from its first snapshot to its last.",
+        "A backup is complete, incomplete, or unverified where nothing tells; safety: made by a"
+        " restore in place.  What it took is the time from its first snapshot to its last.",
     ),
     Command(
         "use",

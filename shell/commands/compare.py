@@ -24,7 +24,7 @@ from cesbrfs.restore.landing import place_on_instance
 from shell import render
 from shell.changes import change_json, change_line, for_terminal, summary
 from shell.commands import Command
-from shell.commands.browse import add_backup_flag, locate_all
+from shell.commands.browse import add_backup_flag, choose_backup, locate_all
 from shell.content import CONTROL
 from shell.lines import JsonArray, Lines
 from shell.listing import Colours
@@ -249,10 +249,11 @@ async def _du(context: Context, arguments: argparse.Namespace) -> int:
         raise UsageError("--depth takes 0 or more levels.")
     view = await context.view()
     rows: list[Usage] = []
+    backup = await choose_backup(context, arguments.backup, arguments.paths)
     with context.out.progress("Measuring", results=True) as progress:
         sizes = Sizes(view, lambda seen: progress.update(files=seen))
         for path in arguments.paths or ["."]:
-            for _, place in await locate_all(context, path, arguments.backup):
+            for _, place in await locate_all(context, path, backup):
                 rows += await sizes.measure(place.parts, arguments.depth)
     told = [
         {

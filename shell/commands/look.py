@@ -15,7 +15,7 @@ from cesbrfs.errors import InterruptedByUserError, UsageError
 from cesbrfs.paths import for_json, show
 from shell import render
 from shell.commands import Command
-from shell.commands.browse import add_backup_flag, locate_all, locate_one
+from shell.commands.browse import add_backup_flag, choose_backup, locate_all, locate_one
 from shell.content import write_content
 from shell.listing import Colours, Style, largest_first, newest_first
 from shell.table import pairs
@@ -70,8 +70,9 @@ async def _ls(context: Context, arguments: argparse.Namespace) -> int:
     view = await context.view()
     single: dict[str, Located] = {}
     folders: dict[str, Located] = {}
+    backup = await choose_backup(context, arguments.backup, arguments.paths)
     for path in arguments.paths or ["."]:
-        for shown, place in await locate_all(context, path, arguments.backup):
+        for shown, place in await locate_all(context, path, backup):
             a_file = arguments.directory or not stat.S_ISDIR(place.entry.node.mode)
             (single if a_file else folders)[shown] = place
     if context.out.as_json:
@@ -300,7 +301,8 @@ def _stat_text(place: Located, available: int | None) -> str:
 
 
 async def _places(context: Context, arguments: argparse.Namespace) -> list[Located]:
-    found = [await locate_all(context, path, arguments.backup) for path in arguments.paths]
+    backup = await choose_backup(context, arguments.backup, arguments.paths)
+    found = [await locate_all(context, path, backup) for path in arguments.paths]
     return [place for places in found for _, place in places]
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final
 from cesbrfs.errors import UsageError
 from shell import render
 from shell.commands import Command
+from shell.commands.browse import choose_backup
+from shell.origin import add_other_host_flag, other_host, require_own_host
 from shell.table import pairs
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--delete", action="store_true", help="remove keys that the backup does not have"
     )
+    add_other_host_flag(parser)
     parser.add_argument("-n", "--dry-run", action="store_true", help="only show the difference")
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
     parser.add_argument(
@@ -54,7 +57,7 @@ async def _restore(context: Context, arguments: argparse.Namespace) -> int:
     if not (arguments.force or arguments.dry_run):
         config.require_active()
     view = await context.view(may_init=not arguments.dry_run)
-    backup = await _backup(context, view, arguments.backup)
+    backup = await _backup(context, view, arguments)
     owners: list[str | None] = [what for what in arguments.what if not what.startswith("/")]
     keys = [what for what in arguments.what if what.startswith("/")]
     if arguments.instance:
@@ -63,9 +66,11 @@ async def _restore(context: Context, arguments: argparse.Namespace) -> int:
         raise UsageError("/ is every key of the registry; leave it out to restore all of them.")
     if not arguments.dry_run:
         await require_same_blueprint(view, backup, instance, config)
+        await require_own_host(context, backup, unless=arguments.other_host)
     planned = await plan_registry(view, backup, instance, owners, keys, delete=arguments.delete)
     if arguments.dry_run:
-        denied = await denial(view, backup, instance, config)
+        denied = None if arguments.other_host else await other_host(context, backup)
+        denied = denied or await denial(view, backup, instance, config)
         await context.out.result(
             {**planned.as_json(), "denied": denied},
             lambda: _plan_text(planned, context.out.room) + denied_text(denied),
@@ -84,13 +89,20 @@ async def _restore(context: Context, arguments: argparse.Namespace) -> int:
     )
 
 
-async def _backup(context: Context, view: View, wanted: str | None) -> Backup:
-    """Return the backup that was asked for, else the one where one is, else the latest."""
+async def _backup(context: Context, view: View, arguments: argparse.Namespace) -> Backup:
+    """Return the backup that was asked for, else the one where one is, else the latest.
+
+    The latest is that of the dogus where only such are named.
+    """
+    wanted = arguments.backup
     if wanted is None and context.session.place:
         by_name = (await view.backups()).by_name
         if (found := by_name.get(context.session.place[0])) is not None:
             return found
-    return await view.find_backup(wanted or "latest")
+    by_key = arguments.instance or any(what.startswith("/") for what in arguments.what)
+    found = await choose_backup(context, wanted or "latest", [] if by_key else arguments.what)
+    assert found is not None
+    return found
 
 
 async def _write(context: Context, planned: RegistryPlan, shown: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -37,7 +38,15 @@ from cesbrfs.restore.landing import folder_of
 from cesbrfs.restore.sheet import sheet_json
 from shell.care import restore_on_instance
 from shell.commands import Command
-from shell.commands.browse import add_backup_flag, locate_all
+from shell.commands.browse import add_backup_flag, choose_backup, locate_all
+from shell.origin import (
+    Origin,
+    add_other_host_flag,
+    origins_of,
+    origins_text,
+    other_host,
+    require_own_host,
+)
 from shell.resuming import absolute, from_basket, journals, request_of, resume
 from shell.sheet import denied_text, plan_text, report_text
 
@@ -76,6 +85,7 @@ def _what_and_where(parser: argparse.ArgumentParser) -> None:
         const=BY_BACKUP,
         help="beside what is there: each chosen name gets this suffix (default .<Backup ID>)",
     )
+    add_other_host_flag(parser)
     parser.add_argument(
         "--overwrite",
         metavar="WHEN",
@@ -131,10 +141,15 @@ async def _show(
 ) -> int:
     """Show what a restore would do, and whether the instance would deny it."""
     planned = await _planned(context, view, arguments, selection)
-    denied = await _denied(context, view, selection) if arguments.in_place else None
+    origins = await origins_of(view, selection)
+    denied: str | None = None
+    if arguments.in_place:
+        backup = await _only_backup(view, selection)
+        denied = None if arguments.other_host else await other_host(context, backup)
+        denied = denied or await _denied(context, view, selection)
     await context.out.result(
-        {**sheet_json(planned), "denied": denied},
-        lambda: plan_text(planned, context.out.room) + denied_text(denied),
+        {**sheet_json(planned), "from": [o.as_json() for o in origins], "denied": denied},
+        lambda: origins_text(origins) + plan_text(planned, context.out.room) + denied_text(denied),
     )
     return 0
 
@@ -182,8 +197,11 @@ async def _ask_and_restore(
         backup = await _only_backup(view, selection)
         instance = (await context.session.settings()).instance()
         await require_same_blueprint(view, backup, instance, config)
+        await require_own_host(context, backup, unless=arguments.other_host)
+    origins = await origins_of(view, selection)
     if not arguments.yes:
-        context.out.note(plan_text(planned, context.out.room), always=True)
+        text = origins_text(origins) + plan_text(planned, context.out.room)
+        context.out.note(text, always=True)
         if not await context.out.ask("Restore this?"):
             context.out.note("Nothing was restored.")
             return 0
@@ -196,7 +214,7 @@ async def _ask_and_restore(
         await safety_backup(context, planned, wanted=wanted)
     if journal:
         journal.begin(request_of(view, arguments, selection, planned))
-    work = partial(_carry_out, context, view, planned, journal, from_disk=arguments.verify)
+    work = partial(_carry_out, context, view, planned, journal, origins, from_disk=arguments.verify)
     if arguments.in_place:
         backup = await _only_backup(view, selection)
         code = await restore_on_instance(
@@ -228,10 +246,11 @@ def _check(arguments: argparse.Namespace) -> None:
 async def _chosen(context: Context, view: View, arguments: argparse.Namespace) -> Selection:
     """Return what the command line names, else what is selected."""
     if arguments.paths or arguments.backup:
+        backup = await choose_backup(context, arguments.backup, arguments.paths)
         located = [
             place
             for path in arguments.paths or ["."]
-            for _, place in await locate_all(context, path, arguments.backup)
+            for _, place in await locate_all(context, path, backup)
         ]
         return select(located)
     paths = context.session.basket(view).paths
@@ -267,7 +286,13 @@ async def _planned(
 
 
 async def _carry_out(
-    context: Context, view: View, planned: RestorePlan, journal: Journal | None, *, from_disk: bool
+    context: Context,
+    view: View,
+    planned: RestorePlan,
+    journal: Journal | None,
+    origins: Sequence[Origin],
+    *,
+    from_disk: bool,
 ) -> int:
     with context.out.progress("Restoring") as progress:
 
@@ -283,7 +308,10 @@ async def _carry_out(
             raise InterruptedByUserError(
                 "Interrupted; what is restored stays, 'cesbr restore --resume' goes on."
             ) from None
-    await context.out.result(report.as_json(), lambda: report_text(report))
+    await context.out.result(
+        {**report.as_json(), "from": [origin.as_json() for origin in origins]},
+        lambda: origins_text(origins) + report_text(report),
+    )
     if report.failed and journal and not context.out.as_json:
         context.out.note("'cesbr restore --resume' tries what failed again, and nothing else.")
     return report.exit_code

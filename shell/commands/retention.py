@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from cesbrfs.errors import UsageError
 from shell import render
 from shell.commands import Command
+from shell.commands.browse import note_future
 from shell.table import fitted
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ async def _plan(
     with context.out.progress("Reading the manifests"):
         told = await _told(view)
     backups = await view.backups()
+    note_future(context, list(backups.by_name.values()))
     if policy is None:
         chosen = [await view.find_backup(wanted) for wanted in arguments.backups]
         return by_name(chosen, backups, told, force=arguments.force, pattern=pattern)
@@ -206,7 +208,7 @@ def _row(fate: Fate, *, hosts: bool, dogus: bool) -> tuple[str, ...]:
         "keep" if fate.keep else "remove",
         fate.backup.id,
         render.local_time(fate.backup.time_ns),
-        fate.told.status.value,
+        fate.told.status.value + ", safety" * fate.backup.safety,
         render.size(fate.told.size(fate.backup)),
         *((fate.host,) if hosts else ()),
         *((of,) if dogus else ()),

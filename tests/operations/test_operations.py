@@ -279,7 +279,7 @@ async def test_a_place_can_come_to_show_another_snapshot(restic_new: Path, tmp_p
     assert before.entry_timeout == CHANGING_SECONDS
     await walk(operations, *path, b"data")
     (volume / "data").write_text("new!")
-    repo.backup(volume, tags=["b1"])
+    repo.backup(volume, volume / "data", tags=["b1"])  # the same paths would be another backup
     now[0] += 2
     assert (await walk(operations, *path)).st_ino != before.st_ino
     told = await walk(operations, *path, b"data")

@@ -70,13 +70,13 @@ run ls -l "$work/mount/latest/redmine/volumes/files"
 
 heading 'A file taken out of a backup, compared with the live one'
 iso='2026/02/installation medium.iso'
-run cp "$work/mount/latest/redmine/volumes/files/$iso" "$work/copy.iso"
+run cp "$work/mount/${ids[1]}/redmine/volumes/files/$iso" "$work/copy.iso"
 run cmp "$work/copy.iso" "$files/$iso"
 
 heading 'What became of a file from one backup to the next'
 report=redmine/volumes/files/report.txt
 code=0
-run diff "$work/mount/${ids[0]}/$report" "$work/mount/latest/$report" || code=$?
+run diff "$work/mount/${ids[0]}/$report" "$work/mount/${ids[1]}/$report" || code=$?
 [ "$code" = 1 ] || fail 'The two backups should hold two contents of the report.'
 
 heading 'One file restored'

@@ -21,7 +21,7 @@ def test_backups_tells_what_there_is(inside: Inside) -> None:
     """The table has a line for each backup, the newest last; JSON has the promised fields."""
     backups = _backups(inside)
     assert [sorted(backup) for backup in backups] == [
-        ["dogus", "duration", "id", "size", "status", "time"],
+        ["dogus", "duration", "future", "host", "id", "safety", "size", "status", "time"],
     ] * 2
     assert [backup["status"] for backup in backups] == ["complete", "complete"]
     assert backups[0]["dogus"] == ["redmine"]

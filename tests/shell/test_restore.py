@@ -96,15 +96,52 @@ def test_safety_backup(own: Cesbr, site: Site) -> None:
     assert isinstance(said.json, dict)
     assert "Safety backup: Backup 2" in said.err
     assert (site.files / "hello.txt").read_text() == "hello again\n"
-    assert own("cat", f"/latest/{FILES}/hello.txt").out == "precious"
     backups = own("backups", "--json").json
     assert isinstance(backups, list)
-    assert len(backups) == 3
+    assert [backup["safety"] for backup in backups] == [False, False, True]
+    assert own("cat", f"/{backups[2]['id']}/{FILES}/hello.txt").out == "precious"
+    assert "complete, safety" in own("backups").out
+    for latest in (f"/latest/{FILES}/hello.txt", "--backup=latest", f"--backup={backups[1]['id']}"):
+        shown = own("cat", *([latest] if "/" in latest else [latest, f"{FILES}/hello.txt"]))
+        assert shown.out == "hello again\n"
     site.set("/config/backup/pre_backup_script", "/no/such/script")
     said = own("restore", *arguments, "--safety-backup")
     assert said.code == 1
     assert (site.files / "hello.txt").read_text() == "hello again\n"
     assert own("restore", "x", "--safety-backup", "--target", "y").code == 2
+
+
+def test_the_same_restore_again_restores_the_same(own: Cesbr, site: Site) -> None:
+    """The safety backup of the first is not what the second takes for the latest."""
+    restore = ("restore", "--backup", "latest", f"{FILES}/hello.txt", "--in-place", "--yes")
+    assert own("backup", "redmine").code == 0
+    (site.files / "hello.txt").write_text("broken")
+    for _ in range(2):
+        said = own(*restore, "--overwrite", "always", "--safety-backup")
+        assert said.code == 0, said.err
+        assert (site.files / "hello.txt").read_text() == "hello again\n"
+
+
+def test_a_backup_of_another_host_needs_a_flag(own: Cesbr, site: Site) -> None:
+    """In place and into the registry; the plan names the host in any case."""
+    site.set("/config/_global/fqdn", "ces.example.org")
+    assert own("backup").code == 0
+    site.set("/config/_global/fqdn", "other.example.org")
+    (site.files / "hello.txt").write_text("mine")
+    in_place = ("--backup", "latest", "redmine", "--in-place")
+    for command in (("restore", *in_place, "--yes"), ("restore-registry", "redmine", "--yes")):
+        said = own(*command)
+        assert said.code == 2
+        assert "this instance is other.example.org. Pass --other-host" in said.err
+    assert (site.files / "hello.txt").read_text() == "mine"
+    plan = own("plan", *in_place)
+    assert plan.code == 0
+    assert ", host ces.example.org, complete." in plan.out
+    assert "Denied: Backup" in plan.out
+    assert "Denied" not in own("plan", *in_place, "--other-host").out
+    assert own("restore", *in_place, "--other-host", "--yes").code == 0
+    assert (site.files / "hello.txt").read_text() == "hello again\n"
+    assert own("restore-registry", "redmine", "--other-host", "--yes").code == 0
 
 
 def test_in_place_offers_a_safety_backup(own: Cesbr, site: Site, tmp_path: Path) -> None:

@@ -76,17 +76,60 @@ def test_policies_tell_what_each_would_do(own: Cesbr, site: Site) -> None:
     assert "1 of 2" in own("policies").out
 
 
-def test_a_backup_of_one_dogu_does_not_stand_in_for_all(kept: Cesbr) -> None:
+def test_a_backup_of_one_dogu_does_not_stand_in_for_all(own: Cesbr) -> None:
     """The whole one before it is still the latest; the plan tells the two apart."""
-    said = kept("forget", "--policy", "removeAllButKeepLatest", "--dry-run")
+    assert own("forget", ids(own)[0], "--yes").code == 0
+    assert own("backup", "redmine").code == 0
+    said = own("forget", "--policy", "removeAllButKeepLatest", "--dry-run")
     whole, some = said.out.splitlines()[1:]
     assert whole.startswith("keep")
     assert " all " in whole
     assert some.startswith("keep")
     assert " redmine " in some
-    said = kept("forget", ids(kept)[0])
+    said = own("forget", ids(own)[0])
     assert said.code == 2
     assert "is the last complete backup" in said.err
+
+
+def test_nights_and_hosts_under_one_tag_are_judged_apart(
+    own: Cesbr, site: Site, restic_old: Path
+) -> None:
+    """Each is a backup of its own: a policy keeps the new ones, and names the host."""
+    repo = ResticRepo(restic_old, site.repository, KEY)
+    for day in (1, 2, 3):
+        for host in ("a", "b"):
+            repo.backup(
+                "--host", host, site.files, tags=["nightly"], time=f"2026-01-0{day} 10:00:00"
+            )
+    listed = own("--json", "backups").json
+    assert isinstance(listed, list)
+    nights = [backup for backup in listed if backup["id"].startswith("nightly@")]
+    assert [backup["host"] for backup in nights] == ["a", "b"] * 3
+    assert len({backup["id"] for backup in nights}) == 6
+    said = own("forget", "--keep-within", "1d", "--yes", "--json").json
+    assert isinstance(said, dict)
+    assert sorted(said["removed"]) == sorted(backup["id"] for backup in nights[:4])
+    said = own("cat", "--backup", "nightly", "redmine/volumes/files/hello.txt")
+    assert said.code != 0
+    assert "2 backups have the tag 'nightly'" in said.err
+
+
+def test_a_backup_dated_in_the_future(own: Cesbr, site: Site, restic_old: Path) -> None:
+    """It is flagged, it is never the latest, and no policy counts from it."""
+    repo = ResticRepo(restic_old, site.repository, KEY)
+    repo.backup(site.files, tags=["future"], time="2036-01-01 10:00:00")
+    real = ids(own)[:2]
+    said = own("backups")
+    assert "unverified, in the future" in said.out
+    assert "Backup future is dated in the future" in said.err
+    for rule in (("--keep-last", "1"), ("--keep-within", "1y"), ("--policy", "keepLastSevenDays")):
+        said = own("forget", *rule, "--dry-run", "--json")
+        assert "Check the clock of" in said.err
+        assert isinstance(said.json, dict)
+        kept = {fate["id"]: fate["keep"] for fate in said.json["backups"]}
+        assert kept["future"]
+        assert kept[real[1]]
+    assert own("use", "latest", "--json").json["id"] == real[1]  # type: ignore[index]  # an object
 
 
 def test_the_configured_policy(own: Cesbr, site: Site) -> None:

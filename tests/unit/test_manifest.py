@@ -17,7 +17,7 @@ MANIFEST = Manifest(
     time=TIME,
     host="ces",
     points=[
-        Point("volumes", "redmine", "ab" * 32, 100, [FailedPath("/a", "denied")]),
+        Point("volumes", "redmine", "ab" * 32, 100, [FailedPath("/a", "denied")], "cd" * 32),
         Point("configuration", None, None, None, [FailedPath("\\xff", "gone", "/w==")]),
     ],
 )
@@ -42,6 +42,7 @@ def test_the_written_form_is_the_documented_one() -> None:
                 "snapshot": "ab" * 32,
                 "bytes": 100,
                 "failed": [{"path": "/a", "error": "denied"}],
+                "tree": "cd" * 32,
             },
             {
                 "kind": "configuration",

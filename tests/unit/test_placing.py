@@ -10,8 +10,15 @@ from typing import Any
 import pytest
 
 from cesbrfs.catalog.backups import group
-from cesbrfs.catalog.placing import Layout, dogu_of_metadata, lay_out, owner_of_registry
+from cesbrfs.catalog.placing import (
+    Layout,
+    Placement,
+    dogu_of_metadata,
+    lay_out,
+    owner_of_registry,
+)
 from cesbrfs.errors import RepositoryUnreachableError, UsageError
+from cesbrfs.repo.model import Node, Snapshot
 from cesbrfs.repo.storage import FileType
 from cesbrfs.rules import DEFAULT_RULES, Rule
 from tests.memory_repo import Json, MemoryRepo
@@ -385,7 +392,10 @@ class TestClaims:
         path = f"{VOLUMES}/files"
         ids = [
             repo.snapshot(
-                absolute(repo, path), [path], tags=["A"], time=f"2026-01-0{day}T00:00:00Z"
+                absolute(repo, path),
+                [path, f"/gone/{day}"],
+                tags=["A"],
+                time=f"2026-01-0{day}T00:00:00Z",
             )
             for day in (2, 3, 1)
         ]
@@ -491,3 +501,92 @@ def test_the_dogu_of_a_dogu_json(document: dict[str, Any], dogu: str | None) -> 
 def test_the_owner_of_a_registry_json(keys: list[str], owner: str | None) -> None:
     """One dogu's, the instance's, or no registry at all."""
     assert owner_of_registry(json.loads(json.dumps(dict.fromkeys(keys, "v")))) == owner
+
+
+class TestCopies:
+    """Several copies of a dogu's data: the one at the instance's own path has the place."""
+
+    OWN = "/var/lib/ces/redmine/volumes/files"
+    OLD = "/srv/old/ces/redmine/volumes/files"
+
+    @pytest.mark.parametrize("other", [OLD, "/a/ces/redmine/volumes/files", "/a" + OWN])
+    @pytest.mark.parametrize("order", [1, -1])
+    async def test_in_one_snapshot(self, other: str, order: int) -> None:
+        """Whatever the order of the paths, and whatever their names."""
+        repo = MemoryRepo()
+        paths = [self.OWN, other][::order]
+        snapshot = repo.snapshot(absolute(repo, *paths), paths, tags=["A"])
+        layout = await laid_out(repo)
+        assert shown(layout) == {"redmine/volumes/files": self.OWN}
+        assert [copy.source for copy in layout.copies] == [other]
+        assert whole(layout) == [snapshot]
+
+    @pytest.mark.parametrize("paths", [["/"], ["/home/me/root"]], ids=["root", "relative"])
+    async def test_found_by_the_search(self, paths: list[str]) -> None:
+        """Of the root, or of a folder that holds an instance: the path below it counts then."""
+        repo = MemoryRepo()
+        below = "" if paths == ["/"] else paths[0]
+        other = "/a/ces/redmine/volumes/files"
+        repo.snapshot(absolute(repo, self.OLD, self.OWN, other), paths, tags=["A"])
+        layout = await laid_out(repo)
+        assert shown(layout) == {"redmine/volumes/files": below + self.OWN}
+        copies = sorted(copy.source for copy in layout.copies)
+        assert copies == [below + other, below + self.OLD]
+
+    async def test_what_only_the_copy_has_is_not_mixed_in(self) -> None:
+        """A volume that was removed since, or one of a dogu that is not there any more."""
+        repo = MemoryRepo()
+        gone = "/srv/old/ces/redmine/volumes/plugins"
+        other = "/srv/old/ces/scm/volumes/data"
+        repo.snapshot(absolute(repo, self.OWN, gone, other), ["/"], tags=["A"])
+        layout = await laid_out(repo)
+        assert shown(layout) == {"redmine/volumes/files": self.OWN, "scm/volumes/data": other}
+        assert [copy.source for copy in layout.copies] == [gone]
+
+    async def test_a_newer_snapshot_of_the_copy(self) -> None:
+        """Its time does not make it the instance's."""
+        repo = MemoryRepo()
+        repo.snapshot(absolute(repo, self.OWN), [self.OWN], tags=["A"], time=TIME_BEFORE)
+        newer = repo.snapshot(absolute(repo, self.OLD), [self.OLD], tags=["A"])
+        layout = await laid_out(repo)
+        assert shown(layout) == {"redmine/volumes/files": self.OWN}
+        assert whole(layout) == [newer]
+
+    async def test_configuration(self) -> None:
+        """``/etc/ces`` goes before any other ``etc/ces``, which is not mixed in either."""
+        repo = MemoryRepo()
+        paths = ["/srv/old/etc/ces", "/srv/old/etc/cesapp", "/etc/ces"]
+        repo.snapshot(absolute(repo, *paths), paths, tags=["A"])
+        layout = await laid_out(repo)
+        assert shown(layout) == {"_instance/configuration/etc/ces": "/etc/ces"}
+        assert [copy.source for copy in layout.copies] == paths[:2]
+
+    async def test_no_copy_at_the_instances_path(self) -> None:
+        """The one with the shorter path; the other is named."""
+        repo = MemoryRepo()
+        paths = [self.OLD, "/data/ces/redmine/volumes/files"]
+        repo.snapshot(absolute(repo, *paths), paths, tags=["A"])
+        layout = await laid_out(repo)
+        assert shown(layout) == {"redmine/volumes/files": paths[1]}
+        assert [copy.source for copy in layout.copies] == [self.OLD]
+
+    async def test_an_original_has_no_place(self) -> None:
+        """What a rewrite took out of a snapshot is not shown from the original."""
+        repo = MemoryRepo()
+        secret = f"{VOLUMES}/secret"
+        original = repo.snapshot(absolute(repo, self.OWN, secret), [VOLUMES], tags=["A"])
+        repo.snapshot(absolute(repo, self.OWN), [VOLUMES], tags=["A", "rewrite"], original=original)
+        layout = await laid_out(repo)
+        assert shown(layout) == {"redmine/volumes/files": self.OWN}
+        assert whole(layout) == [original]
+
+    async def test_many_volumes_are_placed_in_linear_time(self) -> None:
+        """Each claims its place without a look at all others."""
+        layout = Layout()
+        node = Node(name=b"v", type="dir", mode=0o40755)
+        snapshot = Snapshot(id="ab" * 32, time_ns=0, tree=None)
+        for number in range(100_000):
+            path = (b"redmine", b"volumes", b"%d" % number)
+            assert layout.claim(Placement(path, snapshot, node, ""))
+        assert not layout.claim(Placement((b"redmine",), snapshot, node, ""))
+        assert not layout.claim(Placement((b"redmine", b"volumes", b"7", b"x"), snapshot, node, ""))

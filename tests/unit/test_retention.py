@@ -20,6 +20,7 @@ from cesbrfs.ces.retention import (
     Duration,
     Policy,
     decide,
+    last_resort,
     like_restic,
     named,
     parse_duration,
@@ -70,7 +71,11 @@ def histories(draw: st.DrawFn) -> tuple[list[Candidate], int, ZoneInfo]:
     began = [int((now.astimezone(UTC) - timedelta(minutes=m)).timestamp()) * NS for m in minutes]
     backups = [
         Candidate(
-            f"b{number}", time_ns, draw(st.sampled_from(STATUSES)), draw(st.sampled_from(DOGUS))
+            f"b{number}",
+            time_ns,
+            draw(st.sampled_from(STATUSES)),
+            draw(st.sampled_from(DOGUS)),
+            safety=draw(st.sampled_from([False, False, False, True])),
         )
         for number, time_ns in enumerate(began)
     ]
@@ -92,10 +97,17 @@ def newer(one: Candidate, other: Candidate) -> bool:
     return (one.time_ns, one.id) > (other.time_ns, other.id)
 
 
+def divided(backups: Sequence[Candidate], now_ns: int) -> tuple[list[Candidate], set[str]]:
+    """Return the backups that count, and the IDs of those dated in the future, which all stay."""
+    future = {b.id for b in backups if b.time_ns > now_ns}
+    return [b for b in backups if b.id not in future], future
+
+
 def always_kept(backup: Candidate, backups: Sequence[Candidate]) -> bool:
     """No policy removes the newest complete one of all dogus, nor the newest of a kind after it."""
     sound = [b for b in backups if b.status != "incomplete"]
-    whole = [b for b in sound if b.dogus is None] or sound
+    regular = [b for b in sound if not b.safety] or sound
+    whole = [b for b in regular if b.dogus is None] or regular
     resort = [b for b in whole if b.status == "complete"] or whole
     if not resort:
         return True
@@ -103,14 +115,15 @@ def always_kept(backup: Candidate, backups: Sequence[Candidate]) -> bool:
         return all(newer(backup, other) for other in sound)
     if backup in resort and not any(newer(other, backup) for other in resort):
         return True
-    if any(newer(other, backup) for other in alike(backup, sound)):
+    if backup.safety or any(newer(other, backup) for other in alike(backup, sound)):
         return False
     return not any(newer(other, backup) for other in resort if other.dogus is None)
 
 
 def alike(backup: Candidate, backups: Sequence[Candidate]) -> list[Candidate]:
-    """Return those of the same dogus: to the rules there are no others."""
-    return [b for b in backups if b.dogus == backup.dogus]
+    """Return those of the same dogus and purpose: to the rules there are no others."""
+    kind = (backup.dogus, backup.safety)
+    return [b for b in backups if (b.dogus, b.safety) == kind]
 
 
 def days_old(backup: Candidate, now_ns: int, zone: ZoneInfo) -> int:
@@ -131,7 +144,7 @@ def model_of_ces(
         return True
     if name == "removeAllButKeepLatest":
         latest = backup in sound and not any(newer(other, backup) for other in sound)
-        return latest and backup.dogus is None
+        return latest and backup.dogus is None and not backup.safety
     if name == "keepLastSevenDays":
         then = wall(now_ns, zone).replace(tzinfo=None) - timedelta(days=7)
         return backup.time_ns >= int(then.replace(tzinfo=zone).timestamp()) * NS
@@ -152,10 +165,11 @@ def test_named_policies_keep_what_the_model_keeps(
 ) -> None:
     """CES's policies, in several zones, through changes of the clocks, leap days and gaps."""
     backups, now_ns, zone = history
-    expected = {
+    past, expected = divided(backups, now_ns)
+    expected |= {
         b.id
-        for b in backups
-        if always_kept(b, backups) or model_of_ces(name, b, alike(b, backups), now_ns, zone)
+        for b in past
+        if always_kept(b, past) or model_of_ces(name, b, alike(b, past), now_ns, zone)
     }
     assert kept_by(POLICIES[name], backups, now_ns, zone) == expected
 
@@ -195,8 +209,9 @@ def test_rules_like_restics_keep_what_the_model_keeps(
 ) -> None:
     """Every rule counts its own places; incomplete backups take none."""
     backups, now_ns, zone = history
-    sound = [b for b in backups if b.status != "incomplete"]
-    expected = {b.id for b in backups if always_kept(b, backups)}
+    past, expected = divided(backups, now_ns)
+    sound = [b for b in past if b.status != "incomplete"]
+    expected |= {b.id for b in past if always_kept(b, past)}
     rules = counts | ({"last": last} if last else {})
     for b in sound:
         rivals = alike(b, sound)
@@ -220,9 +235,10 @@ def test_within_counts_back_from_the_newest(
     backups, now_ns, zone = history
     if not months + days + hours:
         days = 1
-    expected = {b.id for b in backups if always_kept(b, backups)}
-    for dogus in DOGUS:
-        same = [b for b in backups if b.dogus == dogus]
+    past, expected = divided(backups, now_ns)
+    expected |= {b.id for b in past if always_kept(b, past)}
+    for dogus, safety in product(DOGUS, (False, True)):
+        same = [b for b in past if (b.dogus, b.safety) == (dogus, safety)]
         sound = [b for b in same if b.status != "incomplete"]
         if not sound:
             continue
@@ -299,7 +315,10 @@ def test_something_that_can_be_restored_always_stays(
     assert [found.id for found in decisions] == [b.id for b in backups]
     assert all(found.reasons for found in decisions)
     kept = {found.id for found in decisions if found.keep}
-    sound = [b for b in backups if b.status != "incomplete"]
+    past, future = divided(backups, now_ns)
+    assert future <= kept
+    sound = [b for b in past if b.status != "incomplete"]
+    sound = [b for b in sound if not b.safety] or sound
     sound = [b for b in sound if b.dogus is None] or sound
     there = {b.status for b in sound}
     best = next((status for status in ("complete", "unverified") if status in there), None)
@@ -326,6 +345,46 @@ def test_some_dogus_do_not_stand_in_for_all() -> None:
     next_night = Candidate("next", at("2026-11-22T02:30:00"), "complete")
     for name in ("keepLastSevenDays", "removeAllButKeepLatest"):
         assert kept_by(POLICIES[name], [*backups, next_night], now_ns, ZONES[0]) == {"next"}
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        *POLICIES.values(),
+        like_restic({"last": 1}),
+        like_restic({}, Duration(days=1, text="1d")),
+    ],
+    ids=lambda policy: policy.name,
+)
+def test_a_backup_dated_in_the_future_is_no_reference(policy: Policy) -> None:
+    """It stays, with the reason; all others are judged as if it were not there."""
+    now_ns = at("2026-11-23T12:00:00")
+    real = [
+        Candidate(f"b{day}", at(f"2026-11-{day}T10:00:00"), "complete") for day in (20, 21, 22, 23)
+    ]
+    future = [
+        Candidate("soon", now_ns + 1, "complete"),
+        Candidate("wrong clock", at("2036-01-01T00:00:00"), "complete"),
+    ]
+    without = decide(policy, real, now_ns, ZONES[0])
+    decisions = decide(policy, [*real, *future], now_ns, ZONES[0])
+    assert decisions[:4] == without
+    assert [(d.keep, d.reasons) for d in decisions[4:]] == [(True, ("dated in the future",))] * 2
+
+
+def test_safety_backups_take_no_place() -> None:
+    """Neither the newest place nor that of the last resort."""
+    now_ns = at("2026-11-23T12:00:00")
+    backups = [
+        Candidate("nightly", at("2026-11-22T02:30:00"), "complete"),
+        Candidate("safety", at("2026-11-22T10:00:00"), "complete", safety=True),
+        Candidate("again", at("2026-11-22T11:00:00"), "complete", safety=True),
+    ]
+    kept = kept_by(POLICIES["removeAllButKeepLatest"], backups, now_ns, ZONES[0])
+    assert kept == {"nightly"}
+    assert kept_by(like_restic({"last": 1}), backups, now_ns, ZONES[0]) == {"nightly", "again"}
+    assert last_resort(backups) == {"nightly"}
+    assert last_resort(backups[1:]) == {"safety", "again"}
 
 
 def test_the_oldest_of_each_span_stays() -> None:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from cesbrfs.catalog.backups import Backup, Backups, group
+from cesbrfs.catalog.backups import Backups, group
 from cesbrfs.catalog.manifest import FailedPath, Manifest, Point, write_manifest
 from cesbrfs.catalog.placing import lay_out
-from cesbrfs.catalog.status import Reports, Status, describe, judge, report
+from cesbrfs.catalog.status import Reports, Status, describe, report
 from cesbrfs.errors import RepositoryUnreachableError
-from cesbrfs.repo.model import Snapshot
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import FileType
-from tests.memory_repo import TIME, Json, MemoryRepo
+from tests.memory_repo import Json, MemoryRepo
 
 VOLUME = "/var/lib/ces/redmine/volumes/files"
 
@@ -113,6 +112,83 @@ async def test_snapshots_whose_ids_restic_changed() -> None:
     assert await status(repo) is Status.COMPLETE
 
 
+def saved_tree(repo: MemoryRepo, *files: Json) -> str:
+    """Save a tree that holds these files in the volume."""
+    return repo.tree(repo.path(VOLUME, repo.folder("files", *files)))
+
+
+class TestSuccessors:
+    """What restic made of a backup's snapshots."""
+
+    TAGS: ClassVar = ["A", "kind=volumes", "dogu=redmine"]
+
+    def backed_up(self, repo: MemoryRepo, *, with_tree: bool) -> tuple[str, str]:
+        """Make a backup of one volume; return its snapshot and that one's tree."""
+        tree = saved_tree(repo, repo.file("f", b"content"), repo.file("g", b"more"))
+        snapshot = repo.snapshot(tree, [VOLUME], tags=self.TAGS)
+        point = Point("volumes", "redmine", snapshot, 11)
+        if with_tree:
+            point.tree = tree
+        save_manifest(repo, point)
+        return snapshot, tree
+
+    @pytest.mark.parametrize("forget", [True, False], ids=["forgotten", "kept"])
+    @pytest.mark.parametrize("with_tree", [True, False], ids=["tree", "bytes"])
+    @pytest.mark.parametrize("tags", [[], ["repaired"], ["rewrite"]], ids=" ".join)
+    async def test_one_that_lost_content(
+        self, tags: list[str], *, with_tree: bool, forget: bool
+    ) -> None:
+        """As a repair leaves it, with empty files, or a rewrite without some."""
+        for files in (("f", b""), ("g", b"more")), (("g", b"more"),):
+            repo = MemoryRepo()
+            old, _ = self.backed_up(repo, with_tree=with_tree)
+            tree = saved_tree(repo, *(repo.file(*file) for file in files))
+            repo.snapshot(tree, [VOLUME], tags=self.TAGS + tags, original=old)
+            if forget:
+                repo.forget(old)
+            assert await status(repo) is Status.INCOMPLETE
+
+    @pytest.mark.parametrize("forget", [True, False], ids=["forgotten", "kept"])
+    @pytest.mark.parametrize("with_tree", [True, False], ids=["tree", "bytes"])
+    async def test_one_of_the_same_content(self, *, with_tree: bool, forget: bool) -> None:
+        """As ``restic tag`` and ``copy`` make it, also one after the other."""
+        repo = MemoryRepo()
+        old, tree = self.backed_up(repo, with_tree=with_tree)
+        tagged = repo.snapshot(tree, [VOLUME], tags=[*self.TAGS, "x=y"], original=old)
+        if forget:
+            repo.forget(old)
+        assert await status(repo) is Status.COMPLETE
+        repo.snapshot(tree, [VOLUME], tags=[*self.TAGS, "x=z"], original=tagged)
+        assert await status(repo) is Status.COMPLETE
+
+    async def test_one_whose_tree_cannot_be_read(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Where its bytes have to be counted."""
+        repo = MemoryRepo()
+        old, _ = self.backed_up(repo, with_tree=False)
+        repo.snapshot("ab" * 32, [VOLUME], tags=self.TAGS, original=old)
+        repo.forget(old)
+        assert await status(repo) is Status.INCOMPLETE
+        assert "A snapshot of backup A cannot be read" in caplog.text
+
+    async def test_trees_that_double_are_counted_once_each(self) -> None:
+        """2**60 paths: each tree is read once."""
+        repo = MemoryRepo()
+        node = repo.folder("files", repo.file("f", b"1234567"))
+        for _ in range(60):
+            node = repo.folder("files", node, dict(node, name="again"))
+        old = save_volume(repo)
+        save_manifest(repo, Point("volumes", "redmine", old, 7 << 60))
+        repo.forget(old)
+        repo.snapshot(repo.tree(node), [VOLUME], tags=self.TAGS, original=old)
+        assert await status(repo) is Status.COMPLETE
+
+    async def test_a_repaired_backup_of_another_tool(self) -> None:
+        """Restic's tag is enough: something was removed."""
+        repo = MemoryRepo()
+        save_volume(repo, tags=["A", "repaired"])
+        assert await status(repo) is Status.INCOMPLETE
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "other.json"])
 async def test_a_manifest_that_cannot_be_read(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """It was there to promise something: the backup is not to be trusted."""
@@ -171,10 +247,36 @@ class TestLatest:
         for day, backup in enumerate(("A", "B"), 1):
             time = f"2026-01-0{day}T00:00:00Z"
             volume = save_volume(repo, backup, time=time)
-            save_manifest(repo, Point("volumes", "redmine", volume), backup=backup, time=time)
+            whole = (Point("volumes", "redmine", volume), Point("registry", None, volume))
+            save_manifest(repo, *whole, backup=backup, time=time)
         save_volume(repo, "C", time="2026-01-03T00:00:00Z")
         save_volume(repo, time="2026-01-04T00:00:00Z", tags=["D"])
         assert await self.latest(repo) == "B"
+
+    def whole(self, repo: MemoryRepo, backup: str, time: str, *tags: str) -> None:
+        """Save a complete backup of the whole instance."""
+        tags = (backup, "kind=volumes", "dogu=redmine", *tags)
+        volume = save_volume(repo, backup, time=time, tags=tags)
+        points = Point("volumes", "redmine", volume), Point("registry", None, volume)
+        save_manifest(repo, *points, backup=backup, time=time)
+
+    async def test_backups_that_never_are_the_latest(self) -> None:
+        """Of some dogus, safety backups, and those dated in the future."""
+        repo = MemoryRepo()
+        self.whole(repo, "A", "2026-01-01T00:00:00Z")
+        self.whole(repo, "safety", "2026-01-02T00:00:00Z", "purpose=safety")
+        self.whole(repo, "future", "2999-01-01T00:00:00Z")
+        volume = save_volume(repo, "part", time="2026-01-03T00:00:00Z")
+        save_manifest(repo, Point("volumes", "redmine", volume), backup="part")
+        save_volume(repo, time="2998-01-04T00:00:00Z", tags=["unverified"])
+        assert await self.latest(repo) == "A"
+
+    async def test_none_of_the_whole_instance(self) -> None:
+        """A backup of one dogu does not stand in for it."""
+        repo = MemoryRepo()
+        volume = save_volume(repo, "part")
+        save_manifest(repo, Point("volumes", "redmine", volume), backup="part")
+        assert await self.latest(repo) is None
 
     async def test_else_the_newest_unverified_one(self) -> None:
         """As in repositories of other tools."""
@@ -251,8 +353,8 @@ async def test_sizes_of_other_tools_backups() -> None:
     assert sizes == [11, None]
 
 
-def test_judging_a_manifest_without_points() -> None:
+async def test_a_manifest_without_points() -> None:
     """An empty instance's backup promises nothing and holds it."""
-    manifest = Snapshot(id="ab" * 32, time_ns=0, tree=None)
-    backup = Backup("A", b"A", (), manifest)
-    assert judge(Manifest(1, "A", TIME, "ces", []), backup) is Status.COMPLETE
+    repo = MemoryRepo()
+    save_manifest(repo)
+    assert await status(repo) is Status.COMPLETE

@@ -45,7 +45,7 @@ def save_volume(
 
 def complete(repo: MemoryRepo, backup: str, snapshot: str, **fields: Any) -> str:
     """Save the manifest that makes `backup` complete."""
-    points = [Point("volumes", "redmine", snapshot, len(FILE))]
+    points = [Point("volumes", "redmine", snapshot, len(FILE)), Point("registry", None, snapshot)]
     data = write_manifest(Manifest(1, backup, "2026-11-22T20:30:00Z", "ces", points))
     tree = repo.tree(repo.file("manifest.json", data))
     return repo.snapshot(tree, ["/manifest.json"], tags=[backup, "kind=manifest"], **fields)
@@ -134,6 +134,85 @@ class TestRoot:
         save_volume(repo, "20260101-c", time="2026-01-03T12:00:00Z")
         with pytest.raises(NotFoundError, match=r"2 backups begin with '2026': 2026.*; give more"):
             await (await view_of(repo)).find_backup("2026")
+
+    async def test_latest_with_paths(self) -> None:
+        """The newest complete backup that holds their dogus, else that of the whole instance."""
+        repo = MemoryRepo()
+        days = iter(range(1, 9))
+
+        def save(backup: str, *dogus: str | None, safety: bool = False) -> None:
+            time = f"2026-01-0{next(days)}T00:00:00Z"
+            tags = [backup, "kind=volumes", *["purpose=safety"] * safety]
+            volume = save_volume(repo, backup, time=time, tags=tags)
+            points = [Point("volumes", dogu, volume) for dogu in dogus]
+            data = write_manifest(Manifest(1, backup, time, "ces", points))
+            tree = repo.tree(repo.file("manifest.json", data))
+            tags = [backup, "kind=manifest"]
+            repo.snapshot(tree, ["/manifest.json"], tags=tags, time=time)
+
+        save("old", None, "redmine", "ldap", "gone")
+        save("whole", None, "redmine", "ldap")
+        save("redmine", "redmine")
+        save("both", "redmine", "ldap")
+        save("ldap", "ldap")
+        save("safety", "redmine", safety=True)
+        save_volume(repo, "broken", tags=["broken", "kind=volumes", "dogu=redmine"])
+        view = await view_of(repo)
+        for paths, found in {
+            (): "whole",
+            (".",): "whole",
+            ("redmine/volumes/x",): "both",
+            ("/redmine/",): "both",
+            ("ldap",): "ldap",
+            ("ldap/a", "./redmine"): "both",
+            ("gone",): "old",
+            ("ldap", "_instance/registry.json"): "whole",
+            ("redmine", "*"): "whole",
+            ("redmine", ".."): "whole",
+            ("_snapshots/1",): "whole",
+            ("never/was",): "whole",
+        }.items():
+            assert (await view.find_backup("latest", paths)).id == found, paths
+        at = "2026-01-03T12:00:00Z"
+        assert (await view.find_backup(at, ["redmine"])).id == "redmine"
+        assert (await view.find_backup(at)).id == "whole"
+        assert (await view.find_backup("ldap", ["redmine"])).id == "ldap"
+
+    async def test_latest_of_an_unverified_backup_with_paths(self) -> None:
+        """Its trees tell what it holds."""
+        repo = MemoryRepo()
+        save_volume(repo, "A", path="/ces/ldap/volumes/db", time="2026-01-01T00:00:00Z")
+        save_volume(repo, "B", time="2026-01-02T00:00:00Z")
+        view = await view_of(repo)
+        for path, found in (("ldap/volumes", "A"), ("redmine", "B"), ("scm", "B")):
+            assert (await view.find_backup("latest", [path])).id == found
+
+    async def test_no_backup_of_the_whole_instance(self) -> None:
+        """The error names the newest complete one."""
+        repo = MemoryRepo()
+        volume = save_volume(repo, "A", tags=["A", "kind=volumes", "dogu=redmine"])
+        data = write_manifest(Manifest(1, "A", TIME, "ces", [Point("volumes", "redmine", volume)]))
+        tree = repo.tree(repo.file("manifest.json", data))
+        repo.snapshot(tree, ["/manifest.json"], tags=["A", "kind=manifest"])
+        view = await view_of(repo)
+        assert await names(view) == ["A"]
+        for asked in (view.find_backup("latest"), view.resolve("/latest/redmine")):
+            with pytest.raises(NotFoundError, match=r"whole instance.*is A, of redmine; pass"):
+                await asked
+        assert (await view.find_backup("latest", ["redmine/x"])).id == "A"
+
+    async def test_a_backup_in_the_future_becomes_the_latest(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """When its time has come, though nothing in the repository changed."""
+        repo = MemoryRepo()
+        save_volume(repo, "A", time="2026-01-01T00:00:00Z")
+        save_volume(repo, "B", time="2030-01-01T00:00:00Z")
+        view = await view_of(repo)
+        for now, found in (("2029-01-01T00:00:00Z", b"A"), ("2030-01-01T00:00:01Z", b"B")):
+            monkeypatch.setattr("time.time_ns", partial(parse_time, now))
+            link = (await view.children(view.root))[b"latest"]
+            assert link.node.target == found
 
     async def test_ids_that_could_be_names_of_ours(self) -> None:
         """Escaped, and each with its own content."""
