@@ -8,6 +8,7 @@ the same policy chooses it again.  See docs/adr/0008-how-backups-are-removed.md.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import tzinfo
@@ -135,8 +136,10 @@ def by_name(
     be left without, unless `force`.
     """
     going = {backup.id for backup in chosen}
+    now_ns = time.time_ns()
     for host, members in _by_host(backups, told).items():
-        resort = last_resort(members)
+        past = [member for member in members if member.time_ns <= now_ns]
+        resort = last_resort(past or members)
         if resort and resort <= going and not force:
             raise UsageError(
                 f"{max(resort)} is the last {_kind(told, resort)} backup of"

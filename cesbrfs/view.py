@@ -26,7 +26,7 @@ from cesbrfs import __version__
 from cesbrfs.catalog import names
 from cesbrfs.catalog.backups import BARE_TAG, Backup, Backups
 from cesbrfs.catalog.listing import Listing
-from cesbrfs.catalog.placing import Layout, lay_out
+from cesbrfs.catalog.placing import REVISION, Layout, lay_out
 from cesbrfs.catalog.status import Report, Reports, Status, describe, dogus_of
 from cesbrfs.entries import Document, Entry, Folder, Inside, Link, Located, Stored
 from cesbrfs.errors import (
@@ -169,9 +169,10 @@ class View:
             return NotFoundError("There is no complete backup yet; make one with 'cesbr backup'.")
         dogus = dogus_of(partly, await self.reports.of(partly)) or ()
         return NotFoundError(
-            f"There is no complete backup of the whole instance. The newest complete one is"
-            f" {partly.id}, of {' and '.join(sorted(dogus))}; pass its ID, or make one of all"
-            " with 'cesbr backup'."
+            "There is no complete backup of the whole instance. The newest complete one is"
+            f" {show(os.fsencode(partly.id))}, of"
+            f" {' and '.join(show(os.fsencode(dogu)) for dogu in sorted(dogus))}; pass its ID, or"
+            " make one of all with 'cesbr backup'."
         )
 
     async def layout(self, backup: Backup) -> Layout:
@@ -186,7 +187,7 @@ class View:
 
     def layout_key(self, backup: Backup) -> bytes:
         """Return what stays the same as long as where everything of `backup` is shown does."""
-        told = [__version__, *sorted(backup.identity)]
+        told = [__version__, f"placing {REVISION}", *sorted(backup.identity)]
         told += [f"{rule.kind} {rule.match.pattern}" for rule in self._rules]
         return hashlib.sha256("\n".join(told).encode()).digest()
 

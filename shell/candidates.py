@@ -36,7 +36,7 @@ async def backups(context: Context, *, live: bool = False) -> list[tuple[str, st
     told += [render.local_time(backup.time_ns) for backup in newest[_DESCRIBED:]]
     found = [(backup.id, beside) for backup, beside in zip(newest, told, strict=True)]
     first = [("live", "the instance as it is")] if live else []
-    return [*first, ("latest", "the newest complete backup"), *found] if found else []
+    return [*first, ("latest", "the newest complete backup of all"), *found] if found else []
 
 
 async def _newest_first(view: View) -> list[Backup]:
@@ -46,7 +46,8 @@ async def _newest_first(view: View) -> list[Backup]:
 async def _beside(view: View, backup: Backup) -> str:
     told = await view.reports.of(backup)
     size = render.size(told.size(backup))
-    return f"{render.local_time(backup.time_ns)}  {told.status:<10}  {size:>9}"
+    safety = "  safety" if backup.safety else ""
+    return f"{render.local_time(backup.time_ns)}  {told.status:<10}  {size:>9}{safety}"
 
 
 async def dogus(context: Context) -> list[str]:

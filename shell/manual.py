@@ -42,7 +42,7 @@ _FILES: Final = (
     ("~/.local/state/cesbr", "The prompt's history."),
 )
 _TREE: Final = (
-    ("latest", "A link to the newest complete backup."),
+    ("latest", "A link to the newest complete backup of the whole instance."),
     ("BACKUP-ID/", "A backup; backup.json in it tells whether it is complete."),
     ("BACKUP-ID/_instance/", "The configuration and the registry of the instance."),
     ("BACKUP-ID/DOGU/", "dogu.json, registry.json, volumes/ and dumps/ of a dogu."),

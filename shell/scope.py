@@ -143,10 +143,11 @@ async def _named(line: Timeline, level: Level, part: bytes, *, wild: bool) -> Se
     return [name for name in (part, unshow(text)) if name in held][:1]
 
 
-async def whole(context: Context, backup: str) -> Timeline:
-    """Return the timeline of one backup."""
+async def whole(context: Context, backup: str, typed: Typed) -> Timeline:
+    """Return the timeline of one backup; ``latest`` is the newest that holds the names."""
     view = await context.view()
-    found = await view.find_backup(backup)
+    paths = ["/".join(map(os.fsdecode, typed.parts))] if typed.parts else []
+    found = await view.find_backup(backup, paths)
     return await timeline.of_backups(view, context.session.memo(view), [found])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from cesbrfs.catalog.names import LATEST, folder_name
 from cesbrfs.catalog.runs import Run, split
 from cesbrfs.errors import NotFoundError
 from cesbrfs.near import did_you_mean
+from cesbrfs.paths import show
 from cesbrfs.repo.model import Snapshot
 from cesbrfs.repo.times import format_time
 
@@ -199,4 +201,4 @@ def _own_id(tag: str, run: Run, taken: set[str]) -> str:
 def _newest(backups: Sequence[Backup]) -> str:
     """Name the newest of several backups."""
     more = ", …" if len(backups) > _NAMED else ""
-    return ", ".join(backup.id for backup in backups[: -_NAMED - 1 : -1]) + more
+    return ", ".join(show(os.fsencode(b.id)) for b in backups[: -_NAMED - 1 : -1]) + more

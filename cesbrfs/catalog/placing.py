@@ -24,6 +24,8 @@ from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.trees import NAME_MAX
 from cesbrfs.rules import DEFAULT_RULES, Rule
 
+REVISION: Final = 2
+"""Changes when the same snapshots are placed in another way: cached layouts depend on it."""
 _DEPTH: Final = 6
 _FOLDERS: Final = 512
 """Folders looked into, at most, to find the places in a snapshot that no tag describes."""

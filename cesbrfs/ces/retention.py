@@ -183,15 +183,15 @@ def _never_removed(newest_first: Sequence[Candidate]) -> dict[str, str]:
         if backup == sound[0]:
             break
         kept[backup.id] = "may be running"
-    sound = tuple(b for b in sound if not b.safety)
-    seen: set[frozenset[str] | None] = set()
+    seen: set[tuple[frozenset[str] | None, bool]] = set()
     for backup in sound:
         if backup == newest and newest.dogus is None:  # which has the older ones' dogus, too
             break
-        if backup.dogus not in seen:
-            seen.add(backup.dogus)
+        if (backup.dogus, backup.safety) not in seen:
+            seen.add((backup.dogus, backup.safety))
             of = "its dogus" if backup.dogus else "the whole instance"
-            kept.setdefault(backup.id, f"newest of {of}")
+            what = "newest safety backup" if backup.safety else "newest"
+            kept.setdefault(backup.id, f"{what} of {of}")
     return kept
 
 

@@ -247,7 +247,7 @@ async def _use(context: Context, arguments: argparse.Namespace) -> int:
     when = render.local_time(backup.time_ns)
     await context.out.result(
         {"id": backup.id, "time": format_time(backup.time_ns), "status": status},
-        f"Backup {backup.id} of {when}, {status}.\n",
+        f"Backup {show(os.fsencode(backup.id))} of {when}, {status}{', safety' * backup.safety}.\n",
     )
     return 0
 

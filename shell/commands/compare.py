@@ -166,9 +166,9 @@ class _Comparison:
 
 async def _compare(context: Context, arguments: argparse.Namespace) -> _Comparison:
     typed = inside(context, arguments.path)
-    before = await whole(context, arguments.before)
+    before = await whole(context, arguments.before, typed)
     live = arguments.after == _LIVE
-    after = None if live else await whole(context, arguments.after)
+    after = None if live else await whole(context, arguments.after, typed)
     path, wanted = await _settled(typed, [side for side in (before, after) if side])
     if after is not None:
         made = _Comparison(context, before, after, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from cesbrfs.catalog.placing import Layout, lay_out
 from cesbrfs.catalog.status import Status, report
 from cesbrfs.repo.model import Node
 from cesbrfs.repo.repository import Repository
-from tests.restic_repo import ResticRepo, create
+from cesbrfs.repo.times import parse_time
+from tests.restic_repo import PASSWORD, ResticRepo, create
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,3 +246,92 @@ async def test_our_own_tags_and_how_far_a_backup_is_whole(host: Host) -> None:
     assert found.status is Status.INCOMPLETE
     assert "redmine/dogu.json" not in found.places
     assert "redmine/volumes/files" in found.places
+
+
+@pytest.mark.parametrize("forget", [True, False], ids=["forgotten", "kept"])
+async def test_what_restic_rewrites(restic_new: Path, tmp_path: Path, *, forget: bool) -> None:
+    """The successor is shown, the original below _snapshots; the backup keeps ID, time and host."""
+    files = tmp_path / "var/lib/ces/redmine/volumes/files"
+    files.mkdir(parents=True)
+    (files / "secret").write_text("secret")
+    (files / "report").write_text("report")
+    repo = create(restic_new, tmp_path / "repo")
+    flags = ["--forget"] if forget else []
+    for number in range(4):  # which ID comes first is chance
+        time = f"2026-11-2{number} 10:00:00"
+        original = repo.backup("--host", "h", files, tags=[f"ID{number}"], time=time)
+        repo.run("rewrite", "--exclude", "secret", *flags, original)
+    host = Host(tmp_path, repo)
+    snapshots = await (await repo.open()).snapshots()
+    assert sorted(group(snapshots).by_name) == [b"ID0", b"ID1", b"ID2", b"ID3"]
+    for number in range(4):
+        backup = group(snapshots).find(f"ID{number}")
+        assert (backup.host, backup.time_ns) == ("h", parse_time(f"2026-11-2{number}T10:00:00Z"))
+        found = await read(host, backup.id)
+        assert await found.content("redmine/volumes/files/report") == b"report"
+        (placement,) = found.layout.placed.values()
+        nodes = (await found.repository.tree(placement.node.subtree or b"")).nodes
+        assert list(nodes) == [b"report"]
+        assert len(found.whole) == (0 if forget else 1)
+
+
+@pytest.mark.parametrize("forget", [True, False], ids=["forgotten", "kept"])
+@pytest.mark.parametrize("with_tree", [True, False], ids=["tree", "bytes"])
+async def test_what_restic_repairs(
+    restic_new: Path, tmp_path: Path, *, with_tree: bool, forget: bool
+) -> None:
+    """A backup that lost content is not complete; one that was only copied or tagged is."""
+    files = tmp_path / "var/lib/ces/redmine/volumes/files"
+    files.mkdir(parents=True)
+    (files / "report").write_bytes(random.Random(1).randbytes(50_000))
+    repo = create(restic_new, tmp_path / "repo")
+    tags = ["A", "kind=volumes", "dogu=redmine"]
+    snapshot = repo.backup(files, tags=tags)
+    point = Point("volumes", "redmine", snapshot, 50_000)
+    if with_tree:
+        (told,) = repo.snapshots()
+        point.tree = told["tree"]
+    data = write_manifest(Manifest(1, "A", "2026-11-22T21:30:00Z", "ces", [point]))
+    repo.backup(stdin=("manifest.json", data), tags=["A", "kind=manifest"])
+    host = Host(tmp_path, repo)
+    repo.run("tag", "--add", "kept=forever", snapshot)
+    assert (await read(host, "A")).status is Status.COMPLETE
+
+    copied = create(restic_new, tmp_path / "copy")
+    copied.run("copy", "--from-repo", repo.folder, environment={"RESTIC_FROM_PASSWORD": PASSWORD})
+    assert (await read(Host(tmp_path, copied), "A")).status is Status.COMPLETE
+
+    packs = sorted((repo.folder / "data").rglob("*"), key=lambda path: path.stat().st_size)
+    packs[-1].unlink()
+    repo.run("repair", "index")
+    repo.run("repair", "snapshots", *(["--forget"] if forget else []))
+    found = await read(host, "A")
+    assert found.status is Status.INCOMPLETE
+    assert group(await found.repository.snapshots()).by_name.keys() == {b"A"}
+    assert await found.content("redmine/volumes/files/report") == b""
+
+
+@pytest.mark.parametrize("binary", ["old", "new"])
+async def test_documents_of_several_nights_under_one_tag(
+    request: pytest.FixtureRequest, tmp_path: Path, binary: str
+) -> None:
+    """Each night's dogu.json stays with its night, though all have one path."""
+    repo = create(request.getfixturevalue(f"restic_{binary}"), tmp_path / "repo")
+    root = tmp_path / "ces"
+    for night in (1, 2):
+        for minute, dogu in ((10, "redmine"), (20, "scm")):
+            volume = root / dogu / "volumes/files"
+            volume.mkdir(parents=True, exist_ok=True)
+            (volume / "night").write_text(f"{night}")
+            document = json.dumps({"Name": f"official/{dogu}", "Version": f"{night}"}).encode()
+            at = f"2026-11-0{night} 10:{minute}:"
+            repo.backup(stdin=("dogu.json", document), tags=["nightly"], time=f"{at}00")
+            repo.backup(volume, tags=["nightly"], time=f"{at}30")
+    backups = group(await (await repo.open()).snapshots()).by_name.values()
+    assert len(backups) == 2
+    for night, backup in enumerate(backups, 1):
+        found = await read(Host(tmp_path, repo), backup.id)
+        for dogu in ("redmine", "scm"):
+            assert await found.content(f"{dogu}/volumes/files/night") == b"%d" % night
+            assert json.loads(await found.content(f"{dogu}/dogu.json"))["Version"] == f"{night}"
+        assert found.whole == []

@@ -116,7 +116,7 @@ async def test_a_dump_is_streamed_into_the_backup(
     assert result.status == "complete"
     repository = await opened(restic.access)
     view = View(repository)
-    found = await view.resolve("/latest/redmine/dumps/postgresql.dump")
+    found = await view.resolve(f"/{result.id}/redmine/dumps/postgresql.dump")
     content = await view.content(found.entry)
     assert not hasattr(content, "content")
     data = await content.read(0, found.entry.node.size)
@@ -124,7 +124,7 @@ async def test_a_dump_is_streamed_into_the_backup(
         b"postgresql:redmine /backup-consumer.sh --all\n"
         b"database: tables of redmine\nusername: redmine_x7\n" + bytes(3_000_000)
     )
-    backup = await view.find_backup("latest")
+    backup = await view.find_backup(result.id)
     assert (await view.layout(backup)).whole == []
     await repository.aclose()
 

@@ -74,7 +74,7 @@ def test_run_script_stops_like_stdin(kept: Cesbr) -> None:
     (kept.here / "inner").write_text("use latest\n")
     said = kept(script="run_script inner\nls | head -n 1\n")
     assert said.code == 0
-    assert said.out.endswith("backup.json\n")
+    assert said.out.endswith("_instance\n")
 
 
 def test_quit_ends_a_script(kept: Cesbr) -> None:

@@ -115,7 +115,7 @@ def always_kept(backup: Candidate, backups: Sequence[Candidate]) -> bool:
         return all(newer(backup, other) for other in sound)
     if backup in resort and not any(newer(other, backup) for other in resort):
         return True
-    if backup.safety or any(newer(other, backup) for other in alike(backup, sound)):
+    if any(newer(other, backup) for other in alike(backup, sound)):
         return False
     return not any(newer(other, backup) for other in resort if other.dogus is None)
 
@@ -373,7 +373,7 @@ def test_a_backup_dated_in_the_future_is_no_reference(policy: Policy) -> None:
 
 
 def test_safety_backups_take_no_place() -> None:
-    """Neither the newest place nor that of the last resort."""
+    """Of others; the newest one stays until a whole backup is newer."""
     now_ns = at("2026-11-23T12:00:00")
     backups = [
         Candidate("nightly", at("2026-11-22T02:30:00"), "complete"),
@@ -381,8 +381,11 @@ def test_safety_backups_take_no_place() -> None:
         Candidate("again", at("2026-11-22T11:00:00"), "complete", safety=True),
     ]
     kept = kept_by(POLICIES["removeAllButKeepLatest"], backups, now_ns, ZONES[0])
-    assert kept == {"nightly"}
-    assert kept_by(like_restic({"last": 1}), backups, now_ns, ZONES[0]) == {"nightly", "again"}
+    assert kept == {"nightly", "again"}
+    backups.append(Candidate("next", at("2026-11-23T02:30:00"), "complete"))
+    assert kept_by(POLICIES["removeAllButKeepLatest"], backups, now_ns, ZONES[0]) == {"next"}
+    assert kept_by(like_restic({"last": 1}), backups, now_ns, ZONES[0]) == {"next", "again"}
+    del backups[-1]
     assert last_resort(backups) == {"nightly"}
     assert last_resort(backups[1:]) == {"safety", "again"}
 
