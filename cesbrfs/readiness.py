@@ -11,7 +11,8 @@ initialised        correct         left as it is; the command goes on
 Uninitialised means more than "no config": a repository that has lost only its config still holds
 keys, snapshots, index or data, and restic 0.14's ``init`` would add a second master key to it,
 after which nothing opens it any more.  Such a repository is damaged; and what is damaged, refuses
-access or does not answer is never initialised.
+access or does not answer is never initialised.  Nor is an address where `creation` finds a reason
+against it, such as a disk that is not mounted.
 
 Our reader and restic both tell the state, and tell the same: the reader where only reading follows,
 restic where it runs anyway.
@@ -27,11 +28,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from cesbrfs.access import Access, local_folder
+from cesbrfs.creation import require_creatable
 from cesbrfs.errors import (
     BucketMissingError,
     CesbrError,
@@ -175,18 +178,20 @@ async def ensure_ready(
     auto_init: bool,
     say: Say,
     through_restic: bool = False,
+    cache_dir: Path | None = None,
 ) -> bool:
     """See that a command can work on the repository; True when it has just been initialised.
 
     With `auto_init` a missing one is initialised and `say` is told; `through_restic` asks restic
-    for the state, for a command that runs it anyway.  Raises the error of every other state.
+    for the state, for a command that runs it anyway.  `cache_dir` is this user's cache, which knows
+    where repositories were.  Raises the error of every other state.
     """
     verdict = await (by_restic(await open_restic()) if through_restic else by_reader(access))
     if verdict.error is None:
         return False
     if not auto_init or not _may_change(verdict):
         raise verdict.error
-    return await _initialise_alone(access, open_restic, say)
+    return await _initialise_alone(access, open_restic, say, cache_dir)
 
 
 async def open_ready(
@@ -207,16 +212,24 @@ async def open_ready(
     assert verdict.error is not None, "what cannot be opened has an error"
     if not auto_init or not _may_change(verdict):
         raise verdict.error
-    await _initialise_alone(access, open_restic, say)
+    await _initialise_alone(access, open_restic, say, caching.folder)
     return await Repository.open(open_storage(access), access.key, caching)
 
 
-async def initialise(access: Access, *, open_restic: OpenRestic, say: Say) -> bool:
+async def initialise(
+    access: Access,
+    *,
+    open_restic: OpenRestic,
+    say: Say,
+    cache_dir: Path | None = None,
+    force: bool = False,
+) -> bool:
     """Create the repository; one that is there is kept, and `say` is told which of the two.
 
-    True when it has been created.  Raises the error of every other state.
+    `force` creates it at an address where `cache_dir` knows one that was removed.  True when it has
+    been created.  Raises the error of every other state.
     """
-    if await _initialise_alone(access, open_restic, say):
+    if await _initialise_alone(access, open_restic, say, cache_dir, force=force):
         return True
     say(f"The repository at {access.shown} is initialised already; it is kept as it is.")
     return False
@@ -233,7 +246,14 @@ def _may_change(verdict: Verdict) -> bool:
     return verdict.state in (State.MISSING, State.DAMAGED)
 
 
-async def _initialise_alone(access: Access, open_restic: OpenRestic, say: Say) -> bool:
+async def _initialise_alone(
+    access: Access,
+    open_restic: OpenRestic,
+    say: Say,
+    cache_dir: Path | None,
+    *,
+    force: bool = False,
+) -> bool:
     """Initialise the repository unless it is ready by now; True when this did it."""
     async with _only_one(access):
         before = await by_reader(access)
@@ -241,6 +261,7 @@ async def _initialise_alone(access: Access, open_restic: OpenRestic, say: Say) -
             return False
         if before.state is not State.MISSING:
             raise before.error
+        await require_creatable(access, cache_dir, may_replace_known=force)
         restic = await open_restic()
         try:
             await restic.init()

@@ -187,7 +187,7 @@ class Context:
             repository = await open_ready(
                 access,
                 open_restic=self.session.restic,
-                auto_init=may_init and settings.auto_init and not self.no_init,
+                auto_init=may_init and self._initialises(settings),
                 say=self.out.note,
                 caching=settings.caching,
             )
@@ -204,17 +204,30 @@ class Context:
             settings = await self.session.settings()
             (await backup_config(settings.open_registry())).require_active()
 
-    async def restic(self) -> Restic:
-        """Return restic for a repository that is ready; a missing one is initialised first."""
+    def _initialises(self, settings: Settings, *, creates: bool = False) -> bool:
+        """Tell whether a missing repository is initialised by the command.
+
+        At an address that was given for this command alone, only by one that `creates` data: it may
+        be mistyped.
+        """
+        given_now = settings.sources.get("repository") == "flag"
+        return settings.auto_init and not self.no_init and (creates or not given_now)
+
+    async def restic(self, *, creates: bool = False) -> Restic:
+        """Return restic for a repository that is ready; a missing one is initialised first.
+
+        `creates` is for a command that makes sense on an empty repository.
+        """
         from cesbrfs.readiness import ensure_ready  # noqa: PLC0415 - as above
 
         settings = await self.session.settings()
         new = await ensure_ready(
             await self.session.access(),
             open_restic=self.session.restic,
-            auto_init=settings.auto_init and not self.no_init,
+            auto_init=self._initialises(settings, creates=creates),
             say=self.out.note,
             through_restic=True,
+            cache_dir=settings.cache_dir,
         )
         if new:  # what was open before was another one
             await self.session.aclose()

@@ -38,6 +38,7 @@ from cesbrfs.repo.disk import DiskCache
 from cesbrfs.repo.files import Files, through_network
 from cesbrfs.repo.index import Index
 from cesbrfs.repo.kept import KeptFiles
+from cesbrfs.repo.known import note_known
 from cesbrfs.repo.listings import Listings
 from cesbrfs.repo.model import Config, Lock, Node, Snapshot, Tree, parse_lock, parse_snapshot
 from cesbrfs.repo.opening import open_config, open_keys
@@ -124,6 +125,9 @@ class Repository:
             keep = partial(_keep_key, kept_keys(storage.shown, caching.folder))
         keys = await open_keys(storage, key, keep)
         config = await open_config(storage, keys)
+        if caching.folder is not None:
+            note = partial(note_known, storage.shown, caching.folder, config.id or "")
+            await trio.to_thread.run_sync(note)
         return cls(storage, keys, config, caching, key)
 
     async def aclose(self) -> None:

@@ -83,7 +83,7 @@ async def back_up(
     instance = settings.instance()
     runner = _runner(settings)
     plan = await plan_backup(instance, dogus, runner)
-    restic = await context.restic()
+    restic = await context.restic(creates=True)
     view = await context.view()
     config = await backup_config(instance.registry)
     scripts = await scripts_of(context, config)

@@ -36,14 +36,28 @@ def _nothing(_parser: argparse.ArgumentParser) -> None:
     """Declare no arguments."""
 
 
-async def _init(context: Context, _arguments: argparse.Namespace) -> int:
+def _init_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="create it even where there was another one, which was removed on purpose",
+    )
+
+
+async def _init(context: Context, arguments: argparse.Namespace) -> int:
     from cesbrfs.readiness import initialise  # noqa: PLC0415 - brings restic's driver along
 
     if context.no_init:
         raise UsageError("'init' creates the repository, so leave out --no-init.")
     access = await context.session.access()
     said: list[str] = []
-    created = await initialise(access, open_restic=context.session.restic, say=said.append)
+    created = await initialise(
+        access,
+        open_restic=context.session.restic,
+        say=said.append,
+        cache_dir=(await context.session.settings()).cache_dir,
+        force=arguments.force,
+    )
     await context.out.result(
         {"repository": access.shown, "initialised": created}, "".join(f"{line}\n" for line in said)
     )
@@ -295,9 +309,10 @@ COMMANDS: Final = (
         "init",
         "Create the repository; one that is there is kept as it is.",
         "init",
-        _nothing,
+        _init_arguments,
         _init,
-        "Every command that needs the repository does this by itself, unless --no-init is given.",
+        "Commands do this by themselves at the configured address, unless --no-init is given; at an"
+        " address from --repo only 'init' and 'backup' do.",
     ),
     Command(
         "check",

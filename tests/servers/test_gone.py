@@ -12,7 +12,7 @@ import pytest
 from cesbrfs.access import Access, Secret
 from cesbrfs.errors import RepositoryGoneError, RepositoryUnreachableError
 from cesbrfs.repo.repository import Repository
-from cesbrfs.repo.storage import open_storage
+from cesbrfs.repo.storage import MayHoldOthers, open_storage
 from tests.remote.rest import RestServer
 from tests.remote.seaweed import BUCKET, SeaweedFS
 from tests.remote.sshd import Sshd
@@ -116,6 +116,19 @@ async def test_gone_and_back(place: Place, repos: tuple[ResticRepo, ResticRepo])
     (snapshot,) = await repository.snapshots()
     assert (await repository.root(snapshot)).nodes
     await repository.aclose()
+
+
+async def test_the_folder_of_others(place: Place, tmp_path: Path) -> None:
+    """What is at an address and is not a repository's is found, where the storage can be asked."""
+    (tmp_path / "others/data").mkdir(parents=True)
+    (tmp_path / "others/data/photo.jpg").write_bytes(b"photo")
+    place.put(tmp_path / "others")
+    storage = open_storage(Access(place.url, Secret(b"key"), place.options, place.environment))
+    asked = isinstance(storage, MayHoldOthers) and await storage.other_entry()
+    assert asked == (None if "rest:" in place.url or place.is_rclone else "data/photo.jpg")
+    place.remove()
+    assert not isinstance(storage, MayHoldOthers) or await storage.other_entry() is None
+    await storage.aclose()
 
 
 async def test_another_one(place: Place, repos: tuple[ResticRepo, ResticRepo]) -> None:

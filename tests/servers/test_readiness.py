@@ -31,6 +31,8 @@ from cesbrfs.readiness import (
     initialise,
     open_ready,
 )
+from cesbrfs.repo.caching import Caching
+from cesbrfs.repo.repository import Repository
 from cesbrfs.restic import Restic
 from tests.restic_repo import PASSWORD, create
 from tests.rights import for_everyone, give_away, open_folder, without_rights
@@ -49,6 +51,7 @@ class Setting:
     binary: Path
     told: list[str] = field(default_factory=list)
     opened: int = 0
+    cache: Path | None = None
 
     async def open_restic(self) -> Restic:
         """Open restic, and count that."""
@@ -63,11 +66,28 @@ class Setting:
             auto_init=auto_init,
             say=self.told.append,
             through_restic=through_restic,
+            cache_dir=self.cache,
         )
 
-    async def initialise(self) -> bool:
+    async def initialise(self, *, force: bool = False) -> bool:
         """Do what the command init does."""
-        return await initialise(self.access, open_restic=self.open_restic, say=self.told.append)
+        return await initialise(
+            self.access,
+            open_restic=self.open_restic,
+            say=self.told.append,
+            cache_dir=self.cache,
+            force=force,
+        )
+
+    async def open(self, cache: Path) -> Repository:
+        """Do what a command that reads does."""
+        return await open_ready(
+            self.access,
+            open_restic=self.open_restic,
+            auto_init=True,
+            say=self.told.append,
+            caching=Caching(folder=cache),
+        )
 
 
 @pytest.fixture
@@ -286,12 +306,88 @@ class TestInitialisation:
         setting = Setting(Access(str(tmp_path / "a/b/c"), KEY), restic_old)
         assert await setting.ensure()
 
-    async def test_files_of_others_stay(self, restic_new: Path, tmp_path: Path) -> None:
-        """The address may be a folder that holds something else: that is no repository."""
-        (tmp_path / "photo.jpg").write_bytes(b"photo")
-        setting = Setting(Access(str(tmp_path), KEY), restic_new)
+    @pytest.mark.parametrize(
+        "other", ["photo.jpg", "photos/1.jpg", "data/1.jpg", "data/ab/1.jpg", "keys/private.pem"]
+    )
+    @through
+    async def test_not_in_a_folder_of_other_files(
+        self, restic_old: Path, tmp_path: Path, other: str, through_restic: bool
+    ) -> None:
+        """The address is likely mistyped: nothing is written, not by `init` either."""
+        (tmp_path / "place" / other).parent.mkdir(parents=True)
+        (tmp_path / "place" / other).write_bytes(b"photo")
+        before = files_below(tmp_path / "place")
+        setting = Setting(Access(str(tmp_path / "place"), KEY), restic_old)
+        for attempt in (partial(setting.ensure, through_restic=through_restic), setting.initialise):
+            with pytest.raises(RepositoryMissingError, match="not empty") as raised:
+                await attempt()
+            assert raised.value.exit_code == 10
+            assert other.partition("/")[0] in raised.value.message
+        assert files_below(tmp_path / "place") == before
+        assert not setting.told
+
+    async def test_folders_of_an_init_that_was_interrupted(
+        self, restic_binary: Path, tmp_path: Path
+    ) -> None:
+        """They are empty: nothing is lost.  A new file system has lost+found."""
+        for name in ("data/ab", "keys", "snapshots", "index", "locks", "lost+found"):
+            (tmp_path / "place" / name).mkdir(parents=True)
+        setting = Setting(Access(str(tmp_path / "place"), KEY), restic_binary)
         assert await setting.ensure()
-        assert (tmp_path / "photo.jpg").read_bytes() == b"photo"
+
+    @through
+    async def test_not_where_the_cache_knows_one(
+        self, restic_old: Path, tmp_path: Path, through_restic: bool
+    ) -> None:
+        """Its disk is likely not mounted; `init --force` creates it all the same."""
+        cache = tmp_path / "cache"
+        place = tmp_path / "mnt/repository"
+        setting = Setting(Access(str(place), KEY), restic_old, cache=cache)
+        assert await setting.ensure()
+        repository = await setting.open(cache)
+        await repository.aclose()
+        shutil.rmtree(tmp_path / "mnt")
+        (tmp_path / "mnt").mkdir()
+        for attempt in (
+            partial(setting.ensure, through_restic=through_restic),
+            setting.initialise,
+            partial(setting.open, cache),
+        ):
+            with pytest.raises(RepositoryMissingError, match="was there when") as raised:
+                await attempt()
+            assert raised.value.exit_code == 10
+            assert "init --force" in raised.value.message
+        assert os.listdir(tmp_path / "mnt") == []
+        assert await setting.initialise(force=True)
+
+    @through
+    async def test_not_below_a_mountpoint_that_is_not_mounted(
+        self,
+        restic_old: Path,
+        tmp_path: Path,
+        through_restic: bool,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """The disk of the backups is away: they would go to the disk of the system."""
+        point = tmp_path / "back up"
+        point.mkdir()
+        (tmp_path / "link").symlink_to(point)
+        fstab = tmp_path / "fstab"
+        escaped = str(point).replace(" ", "\\040")
+        fstab.write_text(f"# disks\nproc /proc proc defaults 0 0\n/dev/sdx1 {escaped} ext4 ro\n")
+        monkeypatch.setenv("LIBMOUNT_FSTAB", str(fstab))
+        for place in (point / "a/repository", point, tmp_path / "link/repository"):
+            setting = Setting(Access(str(place), KEY), restic_old)
+            for attempt in (
+                partial(setting.ensure, through_restic=through_restic),
+                setting.initialise,
+            ):
+                with pytest.raises(RepositoryMissingError, match="nothing is mounted") as raised:
+                    await attempt()
+                assert raised.value.exit_code == 10
+        assert os.listdir(point) == []
+        beside = Setting(Access(str(tmp_path / "back up2"), KEY), restic_old)
+        assert await beside.ensure()
 
     @through
     async def test_not_where_the_user_does_not_want_it(

@@ -269,12 +269,15 @@ class TestRepositoriesWithACache:
 
     @pytest.mark.parametrize("wrong", ["../outside", "", ".", "ab", "/etc", "C0" * 32])
     async def test_an_id_that_leads_out_of_the_folder(self, tmp_path: Path, wrong: str) -> None:
-        """A hostile config gets no cache, and changes no folder of ours; the key file is kept."""
+        """A hostile config gets no cache, and changes no folder of ours.
+
+        The key file is cached, and the hash of the address.
+        """
         repo = MemoryRepo()
         repo.save(BlobType.DATA, b"x")
         repo.set_config(version=2, id=wrong)
         (tmp_path / "cache").mkdir(mode=0o755)
         repository = await self.open(repo, tmp_path / "cache")
         assert len(await repository.index()) == 1
-        assert [path.name for path in (tmp_path / "cache").iterdir()] == ["keys"]
+        assert {path.name for path in (tmp_path / "cache").iterdir()} == {"keys", "known"}
         assert stat.S_IMODE((tmp_path / "cache").stat().st_mode) == 0o755

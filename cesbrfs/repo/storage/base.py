@@ -97,6 +97,22 @@ class ReadsAtOnce(Protocol):
         """Have the kernel read a part of a file that will be asked for; raises nothing."""
 
 
+FOLDERS: Final = frozenset(kind.value for kind in FileType if kind is not FileType.CONFIG)
+"""The folders of a repository; restic makes all of them before it writes the first file."""
+
+
+@runtime_checkable
+class MayHoldOthers(Protocol):
+    """A storage that can be asked for files that are not a repository's."""
+
+    async def other_entry(self) -> str | None:
+        """Return the name of an entry at the address that an empty repository does not have.
+
+        None where there is none, or where it cannot be found out.  For addresses without a config
+        and without files of the repository's kinds.
+        """
+
+
 @runtime_checkable
 class MayBeAway(Protocol):
     """A storage that knows whether its server answers."""

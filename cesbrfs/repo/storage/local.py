@@ -19,7 +19,13 @@ from cesbrfs.errors import (
     RepositoryUnreachableError,
     StorageError,
 )
-from cesbrfs.repo.storage.base import EndsEarlyError, FileInfo, FileType, is_file_name
+from cesbrfs.repo.storage.base import (
+    FOLDERS,
+    EndsEarlyError,
+    FileInfo,
+    FileType,
+    is_file_name,
+)
 
 _THREAD_BYTES: Final = 256 << 10
 """Reads above this go to a thread: below, the hop (0.14 ms) costs more than the read."""
@@ -70,6 +76,28 @@ class LocalStorage:
                 return [file for entry in entries for file in _file(entry)]
         except FileNotFoundError:
             return ()
+
+    async def other_entry(self) -> str | None:
+        """Return the name of an entry that an empty repository does not have."""
+        return await trio.to_thread.run_sync(self._other_entry, abandon_on_cancel=True)
+
+    def _other_entry(self) -> str | None:
+        try:
+            names = sorted(os.listdir(self.folder))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._translate(error, self.folder) from error
+        for name in names:
+            path = os.path.join(self.folder, name)
+            if name == "lost+found":  # of a file system without any files
+                continue
+            if name not in FOLDERS or not os.path.isdir(path):
+                return name
+            for folder, _, files in os.walk(path):
+                for file in files:
+                    return os.path.relpath(os.path.join(folder, file), self.folder)
+        return None
 
     async def read(
         self, kind: FileType, name: str = "", offset: int = 0, length: int | None = None

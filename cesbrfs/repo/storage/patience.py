@@ -24,7 +24,7 @@ from cesbrfs.errors import (
     RepositoryUnreachableError,
     StorageError,
 )
-from cesbrfs.repo.storage.base import FileInfo, FileType, Storage
+from cesbrfs.repo.storage.base import FileInfo, FileType, MayHoldOthers, Storage
 
 _log = logging.getLogger(__name__)
 
@@ -98,6 +98,13 @@ class Patient:
     ) -> bytes:
         """Read a part of a file, or all of it."""
         return await self._ask(partial(self._storage.read, kind, name, offset, length))
+
+    async def other_entry(self) -> str | None:
+        """Return what the storage does, None where it cannot be asked."""
+        storage = self._storage
+        if not isinstance(storage, MayHoldOthers):
+            return None
+        return await self._ask(storage.other_entry)
 
     async def aclose(self) -> None:
         """Close the storage."""

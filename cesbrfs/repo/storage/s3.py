@@ -112,6 +112,16 @@ class S3Storage:
                 )
             more = [(name, following)]
 
+    async def other_entry(self) -> str | None:
+        """Return the name of an object below the prefix: an empty repository has none."""
+        folder = f"{self._address.prefix}/" if self._address.prefix else ""
+        asked = [("max-keys", "100"), ("prefix", folder)]
+        if not self._old_listing:
+            asked.append(("list-type", "2"))
+        page = self._parsed((await self._page(asked, folder)).body)
+        keys = [entry.findtext("{*}Key", "") for entry in page.iterfind("{*}Contents")]
+        return next((key.removeprefix(folder) for key in keys if not key.endswith("/")), None)
+
     def _parsed(self, body: bytes) -> ET.Element:
         try:
             return ET.fromstring(body)  # noqa: S314 - expat bounds entities

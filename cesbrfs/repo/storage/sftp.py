@@ -16,7 +16,7 @@ import trio
 
 from cesbrfs.access import Access
 from cesbrfs.errors import FileMissingError, RepositoryUnreachableError, UsageError
-from cesbrfs.repo.storage.base import FileInfo, FileType, is_file_name
+from cesbrfs.repo.storage.base import FOLDERS, FileInfo, FileType, is_file_name
 from cesbrfs.repo.storage.sftp_address import parse_sftp, ssh_command
 from cesbrfs.repo.storage.sftp_errors import unusable
 from cesbrfs.repo.storage.sftp_protocol import Entry
@@ -104,6 +104,19 @@ class SftpStorage:
             return await (await self._session(path)).entries(path)
         except FileMissingError:
             return ()
+
+    async def other_entry(self) -> str | None:
+        """Return the name of an entry that an empty repository does not have."""
+        for entry in await self._entries(b""):
+            name = os.fsdecode(entry.name)
+            if name in (".", "..", "lost+found"):
+                continue
+            if name not in FOLDERS:
+                return name
+            for inner in await self._entries(entry.name):
+                if not stat.S_ISDIR(inner.attributes.mode or stat.S_IFDIR):
+                    return f"{name}/{os.fsdecode(inner.name)}"
+        return None
 
     async def read(
         self, kind: FileType, name: str = "", offset: int = 0, length: int | None = None
