@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+import msgspec
 import trio
 
 from cesbrfs import __version__
@@ -99,17 +100,44 @@ class View:
         self._shapes: dict[str, _Shape] = {}
         self._top: tuple[Backups, dict[bytes, Entry]] | None = None
         self._top_until = math.inf
+        self._clock = clock
+        self._root_asked = -math.inf
         self.root: Final = self._ours.folder(b"", 0, self._root, self._known)
 
     async def backups(self, max_age: float | None = None) -> Backups:
         """Return all backups as they were at most `max_age` seconds ago, or as `listing` does."""
         backups = await self.listing.backups(_max_age.get() if max_age is None else max_age)
-        if backups is not self._shown:
-            self._shown = backups
-            kept = {backup.id for backup in backups.by_name.values()}
-            for gone in self._shapes.keys() - kept:
-                del self._shapes[gone]
+        self._show(backups)
         return backups
+
+    def _show(self, backups: Backups) -> None:
+        """Forget what belongs to removed backups, and date the root by its newest entry.
+
+        A change while the root is shown dates it now, so that clients that cache directories by
+        their modification time, such as NFS, list it again.
+        """
+        if backups is self._shown:
+            return
+        now = time.time_ns()
+        newest = max((backup.time_ns for backup in backups.by_name.values()), default=0)
+        changed = min(newest, now) if self._shown is None else now
+        self._shown = backups
+        self.root.node = msgspec.structs.replace(
+            self.root.node, mtime_ns=changed, ctime_ns=changed, atime_ns=changed
+        )
+        kept = {backup.id for backup in backups.by_name.values()}
+        for gone in self._shapes.keys() - kept:
+            del self._shapes[gone]
+
+    def refresh_root_nowait(self) -> None:
+        """Begin to list the backups again if the list is old, and show what the last list had."""
+        now = self._clock()
+        if now - self._root_asked >= REFRESH_SECONDS:
+            self._root_asked = now
+            self.listing.refresh()
+        known = self.listing.lately(math.inf)
+        if known is not None:
+            self._show(known)
 
     async def latest(self) -> Backup | None:
         """Return the backup that ``latest`` stands for."""

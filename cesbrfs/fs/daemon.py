@@ -25,7 +25,10 @@ class Starter:
         self._report: int | None = None
 
     def in_background(self, work: Callable[[], int]) -> int:
-        """Run `work` in a child of its own session; return its exit code, 0 once it is ready."""
+        """Run `work` in a child; return its exit code, 0 once it is ready.
+
+        The child gets a session of its own when it is ready.
+        """
         receiving, sending = os.pipe2(os.O_CLOEXEC)
         child = os.fork()
         if child:
@@ -34,7 +37,6 @@ class Starter:
         code = 1
         try:
             os.close(receiving)
-            os.setsid()
             self._report = sending
             code = work()
         finally:
@@ -47,6 +49,9 @@ class Starter:
         """Say that the mount answers: to systemd, and to the waiting foreground process."""
         notify_systemd("READY=1")
         if self._report is not None:
+            # Not before: an automounter lets only its own process group pass to the mountpoint
+            # while it waits for the mount.
+            os.setsid()
             with open(os.devnull, "r+b") as nothing:
                 for descriptor in (0, 1, 2):
                     os.dup2(nothing.fileno(), descriptor)
@@ -90,22 +95,40 @@ def notify_systemd(message: str) -> None:
 
 
 def log_to(file: str | None, *, background: bool, cache_dir: Path, debug: bool) -> None:
-    """Send log lines to `file`, to stderr in the foreground, else to syslog or the cache folder."""
+    """Log to `file`, in the foreground to stderr, else to syslog or a file in the cache folder.
+
+    Log files may be rotated: a file that was renamed or removed is opened again.
+    """
+    from logging.handlers import WatchedFileHandler  # noqa: PLC0415 - after the key's derivation began
+
     form = "%(asctime)s %(levelname)s %(message)s"
     handler: logging.Handler
     if file is not None:
-        handler = logging.FileHandler(file, encoding="utf-8")
+        handler = WatchedFileHandler(os.path.abspath(file), encoding="utf-8")
     elif not background:
         handler = logging.StreamHandler()
-    elif os.path.exists(_SYSLOG):
-        from logging.handlers import SysLogHandler  # noqa: PLC0415 - after the key's derivation began
-
-        handler = SysLogHandler(_SYSLOG, facility=SysLogHandler.LOG_DAEMON)
-        form = "cesbrfs[%(process)d]: %(message)s"  # syslog has a time of its own
     else:
         cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handler = logging.FileHandler(cache_dir / "mount.log", encoding="utf-8")
+        handler = WatchedFileHandler(cache_dir / "mount.log", encoding="utf-8", delay=True)
+        if os.path.exists(_SYSLOG):
+            handler.setFormatter(logging.Formatter(form))
+            handler = _syslog(handler)
+            form = "cesbrfs[%(process)d]: %(message)s"  # syslog adds the time
     handler.setFormatter(logging.Formatter(form))
     logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler])
     for other in ("pyfuse3", "httpx2", "httpcore2"):  # which have a line for every request
         logging.getLogger(other).setLevel(logging.WARNING)
+
+
+def _syslog(fallback: logging.Handler) -> logging.Handler:
+    """Return a handler that logs to syslog, and to `fallback` while nothing listens there."""
+    from logging.handlers import SysLogHandler  # noqa: PLC0415 - as above
+
+    class Handler(SysLogHandler):
+        def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the base's name
+            if isinstance(sys.exc_info()[1], OSError):
+                fallback.handle(record)
+            else:
+                super().handleError(record)
+
+    return Handler(_SYSLOG, facility=SysLogHandler.LOG_DAEMON)

@@ -17,8 +17,9 @@ from cesbrfs.fs import pump
 from cesbrfs.fs.daemon import notify_systemd
 from cesbrfs.fs.kernel import tune
 from cesbrfs.fs.memory import settle
+from cesbrfs.fs.mountpoint import set_nosymfollow
 from cesbrfs.fs.operations import Operations, Presentation
-from cesbrfs.fs.options import MountOptions
+from cesbrfs.fs.options import NOSYMFOLLOW, MountOptions
 from cesbrfs.fs.tree import VirtualTree
 from cesbrfs.mounts import SUBTYPE
 from cesbrfs.repo.repository import Repository
@@ -30,6 +31,9 @@ _log = logging.getLogger(__name__)
 
 _STOP_SECONDS: Final = 5.0
 """How long running requests may take after the mount was told to end."""
+_IGNORED_SIGNALS: Final = (
+    signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO,
+)  # fmt: skip
 _AWAY_SECONDS: Final = 0.2
 """The same while the server is away."""
 
@@ -56,8 +60,10 @@ async def serve(
             gid=os.getgid() if options.gid is None else options.gid,
         )
         await view.backups()
-        presentation = Presentation(options.uid, options.gid, options.xattrs)
-        operations = Operations(VirtualTree(view), presentation)
+        presentation = Presentation(
+            options.uid, options.gid, options.xattrs, for_all=options.allow_other
+        )
+        operations = Operations(VirtualTree(view, for_all=options.allow_other), presentation)
         settle()
         _init(operations, mountpoint, access.shown, options)
         try:
@@ -78,10 +84,12 @@ def _init(operations: Operations, mountpoint: str, source: str, options: MountOp
         "ro",
         "nosuid",
         "nodev",
-        "default_permissions",
+        *(option for option in options.generic if option != NOSYMFOLLOW),
     }
     if options.allow_other:
-        fuse_options.add("allow_other")
+        # The kernel checks modes and, as `Operations.enable_acl` asks for, ACLs. Without the
+        # option only the user who mounts gets in, and he holds the key to everything.
+        fuse_options |= {"allow_other", "default_permissions"}
     try:
         pyfuse3.init(operations, mountpoint, fuse_options)
     except RuntimeError as error:
@@ -89,6 +97,15 @@ def _init(operations: Operations, mountpoint: str, source: str, options: MountOp
         if options.allow_other and os.getuid():
             hint += ", and that /etc/fuse.conf has 'user_allow_other'"
         raise MountError(f"{mountpoint} could not be mounted ({error}); see {hint}.") from error
+    if NOSYMFOLLOW in options.generic:
+        try:
+            set_nosymfollow(mountpoint, noexec="noexec" in options.generic)
+        except OSError as error:
+            pyfuse3.close(unmount=True)
+            raise MountError(
+                f"-o {NOSYMFOLLOW} could not be applied to {mountpoint} ({error.strerror})."
+                " Mount as root, or leave the option out."
+            ) from error
     pump.install(operations.is_busy, operations.tree.walk.go_ahead)
 
 
@@ -130,8 +147,14 @@ async def _obey_signals(
     scope: trio.CancelScope,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """End the mount on SIGTERM and SIGINT; look for new backups on SIGHUP."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+    """End the mount on SIGTERM, SIGINT and SIGQUIT; look for new backups on SIGHUP.
+
+    Signals without a meaning here are ignored: by default they kill, and leave a dead mount.
+    """
+    for ignored in _IGNORED_SIGNALS:
+        signal.signal(ignored, signal.SIG_IGN)
+    ending = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+    with trio.open_signal_receiver(*ending, signal.SIGHUP) as received:
         task_status.started()
         async for number in received:
             if number == signal.SIGHUP:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import os
 import shutil
@@ -14,6 +16,17 @@ from cesbrfs.errors import MountError
 from cesbrfs.mounts import mounts, our_mounts
 
 _UNMOUNT_SECONDS: Final = 30
+_MOST_LINKS: Final = 40
+"""As many as the kernel follows in a path."""
+
+# Flags of mount(2).
+_MS_RDONLY: Final = 1
+_MS_NOSUID: Final = 2
+_MS_NODEV: Final = 4
+_MS_NOEXEC: Final = 8
+_MS_REMOUNT: Final = 32
+_MS_NOSYMFOLLOW: Final = 256
+_MS_BIND: Final = 4096
 
 
 def check_mountpoint(mountpoint: str, repository: str | None) -> str:
@@ -23,6 +36,7 @@ def check_mountpoint(mountpoint: str, repository: str | None) -> str:
     is gone is taken away first.
     """
     _mend(mountpoint)
+    real = resolve(mountpoint)
     try:
         status = os.stat(mountpoint)
     except FileNotFoundError:
@@ -35,9 +49,9 @@ def check_mountpoint(mountpoint: str, repository: str | None) -> str:
         ) from error
     if not stat.S_ISDIR(status.st_mode):
         raise MountError(f"The mountpoint {mountpoint} is not a folder; choose a folder.")
-    real = os.path.realpath(mountpoint)
     for mounted in mounts():
-        if mounted.mountpoint == real:
+        # What an automounter has there waits for this very mount.
+        if mounted.mountpoint == real and mounted.fstype != "autofs":
             raise MountError(
                 f"{mountpoint} is already a mountpoint (of {mounted.fstype}); unmount it with"
                 f" 'fusermount3 -u {mountpoint}' or choose another."
@@ -57,9 +71,39 @@ def _check_apart(mountpoint: str, real: str, repository: str) -> None:
         )
 
 
+def resolve(path: str) -> str:
+    """Return the real path of a mountpoint, without asking a mount of ours, which may be dead.
+
+    Unlike ``os.path.realpath`` it takes a mountpoint of ours for a directory, unseen.
+    """
+    ours = {mounted.mountpoint for mounted in our_mounts()}
+    pending = os.path.abspath(path).split("/")[::-1]
+    real = ""
+    links = 0
+    while pending:
+        part = pending.pop()
+        if part in ("", "."):
+            continue
+        if part == "..":
+            real = real.rpartition("/")[0]
+            continue
+        below = f"{real}/{part}"
+        target = None
+        if below not in ours and links < _MOST_LINKS:
+            with contextlib.suppress(OSError):
+                target = os.readlink(below)
+        if target is None:
+            real = below
+            continue
+        links += 1
+        real = "" if target.startswith("/") else real
+        pending += target.split("/")[::-1]
+    return real or "/"
+
+
 def _mend(mountpoint: str) -> None:
     """Take away a mount of ours whose process died."""
-    real = os.path.abspath(mountpoint)
+    real = resolve(mountpoint)
     if not any(mounted.mountpoint == real for mounted in our_mounts()):
         return
     try:
@@ -68,6 +112,16 @@ def _mend(mountpoint: str) -> None:
     except OSError as error:
         if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
             unmount(real, lazy=True)
+
+
+def set_nosymfollow(mountpoint: str, *, noexec: bool) -> None:
+    """Remount `mountpoint` with ``nosymfollow``, which libfuse does not know; raises OSError."""
+    flags = _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOSYMFOLLOW
+    flags |= _MS_NOEXEC if noexec else 0
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"none", os.fsencode(mountpoint), None, ctypes.c_ulong(flags), None):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def unmount(mountpoint: str, *, lazy: bool = False) -> None:
@@ -94,7 +148,7 @@ def unmount(mountpoint: str, *, lazy: bool = False) -> None:
 
 def busy_processes(mountpoint: str) -> list[str]:
     """Name the processes that have a file or their working folder below `mountpoint`."""
-    top = os.path.abspath(mountpoint)
+    top = resolve(mountpoint)
     found: list[str] = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         process = f"/proc/{pid}"

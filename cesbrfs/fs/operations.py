@@ -32,6 +32,7 @@ _H = TypeVar("_H", bound=Callable[..., Coroutine[Any, Any, Any]])
 FIXED_SECONDS: Final = 86_400.0
 """How long the kernel may keep what can never change."""
 CHANGING_SECONDS: Final = 1.0
+_ACLS: Final = (b"system.posix_acl_access", b"system.posix_acl_default")
 _BLOCK_SIZE: Final = 4096
 _IO_SIZE: Final = 128 << 10
 
@@ -40,13 +41,15 @@ _IO_SIZE: Final = 128 << 10
 class Presentation:
     """How the mount shows what it serves.
 
-    `uid` and `gid` replace the recorded owners where they are not None; without `xattrs` the
-    kernel is told that there are none at all.
+    `uid` and `gid` replace the recorded owners where they are not None; without `xattrs` no
+    extended attributes are shown. `for_all` mounts are open to other users: the kernel enforces
+    the recorded ACLs, and it reads them also where `xattrs` is off.
     """
 
     uid: int | None = None
     gid: int | None = None
     xattrs: bool = True
+    for_all: bool = False
 
 
 def _handler(handle: _H) -> _H:
@@ -93,6 +96,7 @@ class Operations(pyfuse3.Operations):
         self.callers: Final = Callers()
         self.running = 0
         self._shown: Final = presentation
+        self.enable_acl = presentation.for_all
 
     def is_busy(self) -> bool:
         """Tell whether a request waits, or data is read ahead: other tasks need their turn."""
@@ -157,6 +161,8 @@ class Operations(pyfuse3.Operations):
     @_handler
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         """Tell an inode's attributes."""
+        if inode == pyfuse3.ROOT_INODE:
+            self.tree.view.refresh_root_nowait()
         return self._attributes(await self._find(inode, ctx))
 
     @_handler
@@ -273,7 +279,11 @@ class Operations(pyfuse3.Operations):
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
         """Tell one extended attribute."""
         if not self._shown.xattrs:
-            raise pyfuse3.FUSEError(errno.ENOSYS)
+            if not self._shown.for_all:
+                raise pyfuse3.FUSEError(errno.ENOSYS)
+            # ENOSYS would also end the kernel's questions about ACLs, which it enforces.
+            if name not in _ACLS:
+                raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
         for held, value in await self._xattrs(inode, ctx):
             if held == name:
                 return value

@@ -9,11 +9,22 @@ from typing import Final
 
 from cesbrfs.errors import UsageError
 
-_PASSED_OVER: Final = re.compile(
-    r"ro|(no)?(auto|atime|diratime|relatime|exec|suid|dev|fail|user|users|owner|group|sync|async)"
-    r"|_netdev|defaults|x-.*|comment=.*|fsname=.*|subtype=.*"
+NOSYMFOLLOW: Final = "nosymfollow"
+_PASSED_ON: Final = frozenset({"noexec", NOSYMFOLLOW})
+"""Generic mount options that the kernel applies to a mount of ours."""
+_OPPOSITES: Final[Mapping[str, str]] = {"exec": "noexec", "symfollow": NOSYMFOLLOW}
+_FOR_USERS: Final = frozenset({"user", "users", "owner", "group"})
+_IGNORED: Final = re.compile(
+    # For mount(8) itself and for systemd, as it hands them on.
+    r"(no)?(auto|fail|user|users|owner|group)|_netdev|defaults|x-.*|X-.*|comment=.*|silent|loud"
+    # Without meaning for a mount that is always read-only, nosuid and nodev. mount(8) adds rw, dev
+    # and suid where fstab does not mention them.
+    r"|r[ow]|(no)?(suid|dev|atime|diratime|relatime|strictatime|lazytime|iversion|mand)"
+    r"|sync|async|dirsync"
+    # What a mount of ours has anyway.
+    r"|default_permissions|fsname=.*|subtype=.*"
 )
-"""What mount(8) and fstab say to everyone.  A mount of ours is always ro, nosuid and nodev."""
+"""Generic mount options that change nothing here."""
 _SETTINGS: Final = frozenset({
     "password_file", "registry", "root", "config", "cache_size", "data_cache_size", "cache_dir",
     "patience",
@@ -28,6 +39,8 @@ class MountOptions:
     uid: int | None = None
     gid: int | None = None
     xattrs: bool = True
+    generic: tuple[str, ...] = ()
+    """Generic mount options that the kernel applies, such as ``noexec``."""
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -36,6 +49,7 @@ def parse_options(given: Iterable[str]) -> MountOptions:
     allow_other, xattrs = False, True
     uid: int | None = None
     gid: int | None = None
+    generic: list[str] = []
     settings: dict[str, str] = {}
     for option in (part for text in given for part in text.split(",") if part):
         name, _, value = option.partition("=")
@@ -51,14 +65,31 @@ def parse_options(given: Iterable[str]) -> MountOptions:
             gid = _number(option, value)
         elif name in _SETTINGS and value:
             settings[name] = value
-        elif option == "rw":
-            raise UsageError("A mount of backups cannot be written to; leave out -o rw.")
-        elif not _PASSED_OVER.fullmatch(option):
+        else:
+            generic.append(option)
+    return MountOptions(allow_other, uid, gid, xattrs, _generic(generic), settings)
+
+
+def _generic(given: Iterable[str]) -> tuple[str, ...]:
+    """Return which of the generic options the kernel is to apply; UsageError for an unknown one.
+
+    The last of an option and its opposite counts, and ``user`` implies ``noexec``, as for mount(8).
+    """
+    found: dict[str, None] = {}
+    for option in given:
+        if option in _PASSED_ON:
+            found[option] = None
+        elif option in _OPPOSITES:
+            found.pop(_OPPOSITES[option], None)
+        elif not _IGNORED.fullmatch(option):
             raise UsageError(
-                f"-o {option} is not known; there are allow_other, owner_root, uid=, gid=, noxattr"
-                f" and {', '.join(sorted(name + '=' for name in _SETTINGS))}."
+                f"-o {option} is not supported. Use allow_other, owner_root, uid=, gid=, noxattr,"
+                f" {', '.join(sorted(_PASSED_ON))},"
+                f" {', '.join(sorted(name + '=' for name in _SETTINGS))}."
             )
-    return MountOptions(allow_other, uid, gid, xattrs, settings)
+        elif option in _FOR_USERS:
+            found["noexec"] = None
+    return tuple(found)
 
 
 def _number(option: str, value: str) -> int:

@@ -30,7 +30,7 @@ class Status:
         self.errors = 0
         self._repository = repository
         self._counters = counters
-        self._started = time.time()
+        self._started = time.monotonic()
 
     def folder(self, owner: Node) -> Folder:
         """Return the folder that tells of it, which belongs to the owner of `owner`."""
@@ -69,7 +69,7 @@ class Status:
                 "format": repository.version,
                 "state": _state(repository),
             },
-            "uptime_seconds": round(time.time() - self._started, 3),
+            "uptime_seconds": round(time.monotonic() - self._started, 3),
             "requests": dict(sorted(self.requests.items())),
             **self._numbers(),
             "damaged": repository.damaged,

@@ -16,6 +16,7 @@ from cesbrfs.fs.folders import StoredFolder, StoredFolders
 from cesbrfs.fs.inodes import ROOT, Inode, Linked, Shown, StaleError, own_number
 from cesbrfs.fs.neighbours import Neighbours
 from cesbrfs.fs.opened import OwnFile, Readable
+from cesbrfs.fs.secrets import for_owner_only
 from cesbrfs.fs.status import Live, Status
 from cesbrfs.fs.walk import Walk
 from cesbrfs.paths import show
@@ -60,10 +61,14 @@ class Recorded(NamedTuple):
 
 
 class VirtualTree:
-    """Inodes over a `View`.  All methods run in the trio thread."""
+    """Inodes over a `View`.  All methods run in the trio thread.
 
-    def __init__(self, view: View) -> None:
+    `for_all`: other users reach the mount, so what holds secrets is shown to its owner alone.
+    """
+
+    def __init__(self, view: View, *, for_all: bool = False) -> None:
         self.view: Final = view
+        self._for_all = for_all
         self.status: Final = Status(view.repository, self.counters)
         self._inodes: dict[int, Inode | Linked] = {
             ROOT: Inode(ROOT, view.root, ROOT, False, lookups=1)
@@ -210,6 +215,8 @@ class VirtualTree:
 
     def _own(self, parent: Inode, entry: Entry) -> Inode:
         """Return the inode for what a folder of ours shows: the known one brought up to date."""
+        if self._for_all:
+            entry = for_owner_only(parent.entry, entry, self.view.root.node)
         if isinstance(entry, Stored):
             # Another snapshot may come to be shown here, which is another folder.
             seed = b"%d/%s\0%s" % (parent.number, entry.name, entry.snapshot.id.encode())

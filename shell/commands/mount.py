@@ -133,9 +133,8 @@ def _mounted(given: str | None) -> str:
             return ours[0]
         listed = f"say which: {', '.join(map(_shown, ours))}." if ours else "there is no mount."
         raise UsageError(f"Unmount what?  {listed[:1].upper()}{listed[1:]}")
-    # Not realpath: it would ask a mount whose process is gone.
     where = os.path.abspath(given)
-    real = os.path.join(os.path.realpath(os.path.dirname(where)), os.path.basename(where))
+    real = mountpoints.resolve(given)
     if real not in ours:
         raise MountError(f"{_shown(where)} is no mount of backups; 'cesbr status' lists them.")
     return real

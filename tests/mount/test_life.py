@@ -88,11 +88,11 @@ def test_the_daemon_returns_once_the_mount_answers(repo: ResticRepo, place: Path
     assert os.listdir(place) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_signals_end_it_cleanly(
     repo: ResticRepo, mount: Callable[..., Mount], number: signal.Signals
 ) -> None:
-    """SIGTERM and SIGINT unmount and exit 0, in the middle of use."""
+    """SIGTERM, SIGINT and SIGQUIT unmount and exit 0, in the middle of use."""
     made = mount(repo.access)
     (made.path / "b1/redmine/volumes/files/note.txt").read_bytes()
     assert made.stop(number) == 0
@@ -132,6 +132,74 @@ def test_sighup_looks_for_new_backups(repo: ResticRepo, mount: Callable[..., Mou
     made.process.send_signal(signal.SIGHUP)
     assert "b1" in os.listdir(made.path)
     assert made.process.poll() is None
+
+
+def test_other_signals_are_ignored(repo: ResticRepo, mount: Callable[..., Mount]) -> None:
+    """Signals that kill by default neither end the mount nor leave a dead one."""
+    made = mount(repo.access)
+    for number in (
+        signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF,
+        signal.SIGIO, signal.SIGPIPE,
+    ):  # fmt: skip
+        made.process.send_signal(number)
+        assert "b1" in os.listdir(made.path)
+    assert made.process.poll() is None
+
+
+def test_a_rotated_log_is_opened_again(
+    repo: ResticRepo, mount: Callable[..., Mount], tmp_path: Path
+) -> None:
+    """After the log file was renamed, new lines go into a new file of the old name."""
+    log, rotated = tmp_path / "mount.log", tmp_path / "mount.log.1"
+    made = mount(repo.access, "--log", str(log))
+    log.rename(rotated)
+    assert made.stop() == 0
+    assert "Ending on SIGTERM" in log.read_text()
+    assert "Ending on SIGTERM" not in rotated.read_text()
+
+
+@pytest.mark.parametrize("last", ["link", "linked/backups"])
+def test_a_mountpoint_behind_a_symlink(repo: ResticRepo, tmp_path: Path, last: str) -> None:
+    """It is mended after a crash, and `cesbr umount` finds it, by the name with the link in it."""
+    (tmp_path / "real/backups").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("real/backups")
+    (tmp_path / "linked").symlink_to(tmp_path / "real")
+    named, real = tmp_path / last, tmp_path / "real/backups"
+    try:
+        assert run(repo.access, named).returncode == 0
+        (pid,) = serving(named)
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not serving(named))
+        done = run(repo.access, named)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "b1" in os.listdir(named)
+        done = subprocess.run(
+            [sys.executable, "-m", "shell", "umount", named],
+            env=environment(repo.access), capture_output=True, text=True, check=False,
+            timeout=_SECONDS,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")
+        wait_until(lambda: not serving(named))
+        assert not is_mounted(real)
+    finally:
+        for pid in serving(named):
+            os.kill(pid, signal.SIGKILL)
+        if is_mounted(real):
+            subprocess.run(["fusermount3", "-uz", real], check=True)
+
+
+def test_the_root_is_dated_by_its_backups(
+    restic_new: Path, mount: Callable[..., Mount], tmp_path: Path
+) -> None:
+    """A new backup gives the root a new modification time, also for a client that only stats it."""
+    repo = create(restic_new, tmp_path / "repo")
+    repo.backup(tmp_path / "repo/config", tags=["b1"], time="2026-11-20 10:00:00")
+    made = mount(repo.access)
+    assert "b1" in os.listdir(made.path)
+    before = made.path.stat().st_mtime_ns
+    assert time.strftime("%Y-%m-%d", time.gmtime(before / 1e9)) == "2026-11-20"
+    repo.backup(tmp_path / "repo/config", tags=["b2"], time="2026-11-19 10:00:00")
+    wait_until(lambda: made.path.stat().st_mtime_ns > before)
 
 
 def test_clients_killed_at_any_moment_do_no_harm(
@@ -207,10 +275,6 @@ class TestRefusals:
         wrong = Access(repo.access.url, Secret(b"not the key"))
         self.refuse(wrong, 12, str(repo.folder), place)
         assert "not the key" not in run(wrong, place).stderr
-
-    def test_writable(self, repo: ResticRepo, place: Path) -> None:
-        """Backups cannot be mounted for writing."""
-        self.refuse(repo.access, 2, "cannot be written", place, "-o", "rw")
 
     def test_unknown_option(self, repo: ResticRepo, place: Path) -> None:
         """An unknown -o option is named."""

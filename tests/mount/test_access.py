@@ -1,0 +1,135 @@
+"""Who may read what on a mount that other users reach: no more and no less than on the original."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.mounting import Mount
+from tests.restic_repo import ResticRepo, create
+
+pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
+
+_USERS = {
+    "owner": (41000, 41000), "named": (41001, 41001), "group": (41002, 42000),
+    "other": (41003, 41003),
+}  # fmt: skip
+
+
+def may_read(user: str, path: Path) -> bool:
+    """Tell whether this user can read a file."""
+    uid, gid = _USERS[user]
+    return subprocess.run(
+        ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "cat", path],
+        check=False, capture_output=True,
+    ).returncode == 0  # fmt: skip
+
+
+def open_up(path: Path) -> None:
+    """Let everybody reach a folder."""
+    for folder in (path, *path.parents):
+        if folder != Path("/") and not os.path.ismount(folder):
+            folder.chmod(folder.stat().st_mode | 0o011)
+
+
+@pytest.fixture
+def originals(tmp_path: Path) -> Path:
+    """Files with every kind of permission: modes, and ACLs that give and that deny."""
+    top = tmp_path / "originals"
+    acls = {
+        "mode-0644": ("644", ""), "mode-0640": ("640", ""), "mode-0600": ("600", ""),
+        "mode-0000": ("000", ""), "acl-gives": ("600", "u:41001:r,m::r"),
+        "acl-denies-group": ("640", "u:41001:r,g::-,m::r"),
+        "acl-mask": ("640", "u:41001:rw,m::-"), "acl-other": ("644", "u:41001:-"),
+    }  # fmt: skip
+    for name, (mode, acl) in acls.items():
+        for place in (top / "files", top / "folders" / name):
+            place.mkdir(parents=True, exist_ok=True)
+        file = top / "files" / name
+        file.write_text("text")
+        os.chown(file, 41000, 42000)
+        file.chmod(int(mode, 8))
+        inside = top / "folders" / name
+        (inside / "file").write_text("text")
+        os.chown(inside, 41000, 42000)
+        inside.chmod(int(mode, 8) | (int(mode, 8) & 0o444) >> 2)
+        if acl:
+            subprocess.run(["setfacl", "-m", acl, file], check=True)
+            subprocess.run(["setfacl", "-m", acl.replace(":r", ":rx"), inside], check=True)
+    open_up(top)
+    return top
+
+
+@pytest.mark.parametrize("options", ["allow_other", "allow_other,noxattr"])
+def test_permissions_are_those_of_the_original(
+    options: str, originals: Path, restic_new: Path, mount: Callable[..., Mount], tmp_path: Path
+) -> None:
+    """Each user reads on the mount exactly what he reads in the original, ACLs included."""
+    repo = create(restic_new, tmp_path / "repo")
+    repo.backup(originals, tags=["b1"])
+    made = mount(repo.access, "-o", options)
+    open_up(made.path)
+    (copy,) = (made.path / "b1/_snapshots").glob(f"*{originals}")
+    paths = [path.relative_to(originals) for path in sorted(originals.rglob("*")) if path.is_file()]
+    assert len(paths) == 16
+    for path in paths:
+        for user in _USERS:
+            expected = may_read(user, originals / path)
+            assert may_read(user, copy / path) == expected, f"{user}, {path}"
+
+
+def test_the_user_who_mounts_reads_everything(
+    originals: Path, restic_new: Path, mount: Callable[..., Mount], tmp_path: Path
+) -> None:
+    """Without allow_other nobody else gets in, and modes do not stand in the way."""
+    repo = create(restic_new, tmp_path / "repo")
+    repo.backup(originals, tags=["b1"])
+    made = mount(repo.access)
+    with open(f"/proc/{made.process.pid}/mountinfo", encoding="utf-8") as lines:
+        (line,) = (line for line in lines if f" {made.path} " in line)
+    assert "default_permissions" not in line
+    open_up(made.path)
+    assert not any(may_read(user, made.path / "b1/backup.json") for user in _USERS)
+
+
+def tagged(repo: ResticRepo, name: str, kind: str, dogu: str | None) -> None:
+    """Back up registry data or a dump as `cesbr backup` does: through a pipe, under tags."""
+    tags = ["b1", f"kind={kind}", *([f"dogu={dogu}"] if dogu else [])]
+    for tag in tags:
+        assert tag
+    repo.backup(tags=tags, stdin=(name, b"{}"))
+
+
+def test_secrets_are_for_the_owner_alone(
+    restic_new: Path, mount: Callable[..., Mount], tmp_path: Path
+) -> None:
+    """Registry data and dumps are unreadable to others, wherever the mount shows them."""
+    repo = create(restic_new, tmp_path / "repo")
+    volume = tmp_path / "var/lib/ces/redmine/volumes/dumps"  # a volume may have this name
+    volume.mkdir(parents=True)
+    (volume / "mine").write_text("text")
+    repo.backup(volume.parent, tags=["b1", "kind=volumes", "dogu=redmine"])
+    tagged(repo, "/registry.json", "registry", None)
+    tagged(repo, "/registry.json", "registry", "redmine")
+    tagged(repo, "/postgresql.dump", "dump", "redmine")
+    repo.backup(tags=["kind=registry"], stdin=("/registry.json", b"{}"))  # of no backup
+    made = mount(repo.access, "-o", "allow_other")
+    open_up(made.path)
+    secret = [
+        path
+        for path in made.path.rglob("*")
+        if path.is_file() and path.name in ("registry.json", "postgresql.dump")
+    ]
+    assert {str(path.relative_to(made.path)) for path in secret} >= {
+        "b1/_instance/registry.json", "b1/redmine/registry.json",
+        "b1/redmine/dumps/postgresql.dump",
+    }  # fmt: skip
+    assert any(path.is_relative_to(made.path / "_snapshots") for path in secret)
+    for path in secret:
+        assert not may_read("other", path), path
+        assert path.read_bytes() == b"{}"
+    assert may_read("other", made.path / "b1/redmine/volumes/dumps/mine")
