@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -100,3 +102,26 @@ _MTIME: Final = "2026-11-22T21:30:00.123456789+01:00"
 def names(top: Path) -> set[str]:
     """Return all paths below `top`."""
     return {str(path.relative_to(top)) for path in top.rglob("*")}
+
+
+_NOBODY: Final = 65534
+
+
+@contextmanager
+def as_nobody() -> Iterator[Path]:
+    """Run as nobody, and yield a folder of nobody's; as oneself where one is not root."""
+    with tempfile.TemporaryDirectory() as place:  # pytest's own folder is closed to others
+        if os.geteuid() != 0:
+            yield Path(place)
+            return
+        os.chown(place, _NOBODY, _NOBODY)
+        groups = os.getgroups()
+        os.setgroups([])
+        os.setegid(_NOBODY)
+        os.seteuid(_NOBODY)
+        try:
+            yield Path(place)
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
+            os.setgroups(groups)

@@ -17,8 +17,8 @@ from typing import Final
 from cesbrfs.paths import show
 from cesbrfs.repo.model import Node
 
-_ACLS: Final = ("system.posix_acl_access", "system.posix_acl_default")
-_ROOTS: Final = ("trusted.", "security.")
+ACLS: Final = ("system.posix_acl_access", "system.posix_acl_default")
+ROOTS: Final = ("trusted.", "security.")
 _UNSUPPORTED: Final = frozenset({errno.ENOTSUP, errno.ENOSYS})
 
 
@@ -112,7 +112,7 @@ class Clothing:
         """Set the recorded extended attributes, and drop ACLs that its folder passed on to it."""
         recorded = {os.fsdecode(name): value for name, value in self.node.xattrs}
         try:
-            inherited = set(os.listxattr(at, follow_symlinks=follow)).intersection(_ACLS)
+            inherited = set(os.listxattr(at, follow_symlinks=follow)).intersection(ACLS)
             for name in inherited - recorded.keys():
                 os.removexattr(at, name, follow_symlinks=follow)
         except OSError as error:
@@ -122,6 +122,6 @@ class Clothing:
             try:
                 os.setxattr(at, name, value, follow_symlinks=follow)
             except (OSError, ValueError) as error:
-                hint = "only root can" if os.geteuid() and name.startswith(_ROOTS) else ""
+                hint = "only root can" if os.geteuid() and name.startswith(ROOTS) else ""
                 shown = show(os.fsencode(name))
                 self._note(notes, f"The attribute {shown} could not be set", error, hint)

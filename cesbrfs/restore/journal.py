@@ -47,13 +47,15 @@ class Finished(NamedTuple):
 class Past:
     """What earlier restores into a target did.
 
-    `folders` were reached, those that are True are to get their attributes in the end.  `tags` are
-    in the names of temporary files.  `crashed` tells that the machine went down since: what is
-    there may then be less than was written.  `request` is what the last one was asked for.
+    `folders` were reached, those that are True are to get their attributes in the end; `modes` are
+    those that folders had before they were opened to be written to.  `tags` are in the names of
+    temporary files.  `crashed` tells that the machine went down since: what is there may then be
+    less than was written.  `request` is what the last one was asked for.
     """
 
     files: dict[bytes, Finished] = field(default_factory=dict)
     folders: dict[bytes, bool] = field(default_factory=dict)
+    modes: dict[bytes, int] = field(default_factory=dict)
     tags: set[bytes] = field(default_factory=set)
     crashed: bool = False
     request: Mapping[str, Any] | None = None
@@ -71,10 +73,12 @@ class Past:
                 self.request = request
                 self._trusted = at == boot
                 self.crashed = self.crashed or not self._trusted
-            case ["folder", str(path), bool(dressed)]:
+            case ["folder", str(path), bool(dressed), *mode]:
                 name = unshow(path)
                 if name is not None:
                     self.folders[name] = self.folders.get(name, False) or dressed
+                    if mode and isinstance(mode[0], int):
+                        self.modes.setdefault(name, mode[0])
             case ["file", str(path), int(inode), int(size), int(mtime), str(key)]:
                 name = unshow(path)
                 if name is not None and self._trusted:
@@ -135,10 +139,13 @@ class Journal:
         self._add("run", self.tag.decode(), _boot(), request, before=b"\n")
         os.fsync(self._fd)
 
-    def folder(self, path: bytes, *, dressed: bool) -> None:
-        """Note that files may be written in a folder, and whether it gets attributes then."""
+    def folder(self, path: bytes, *, dressed: bool, mode: int | None = None) -> None:
+        """Note that files may be written in a folder, and whether it gets attributes then.
+
+        `mode` is the one that it gets back where it is opened for the time of the restore.
+        """
         with suppress(OSError):  # then it is not taken up again, no more
-            self._add("folder", show(path), dressed)
+            self._add("folder", show(path), dressed, *(() if mode is None else (mode,)))
 
     def file(self, path: bytes, status: os.stat_result, key: str) -> None:
         """Note that what has this status is about to be put in its place."""

@@ -42,6 +42,15 @@ class InPlace:
 Target = ToFolder | InPlace
 
 
+def fixed_parts(parts: tuple[bytes, ...]) -> list[tuple[bytes, ...]]:
+    """Return the folders on the way to what lands at `parts` in place that are the instance's own.
+
+    They are no part of a backup, which follows symlinks there: all above a volume, or ``etc``.
+    """
+    length = len(_DOGUS) + 2 if parts[: len(_DOGUS)] == _DOGUS else 1
+    return [parts[:end] for end in range(1, min(length, len(parts)) + 1)]
+
+
 def folder_of(target: Target) -> Path:
     """Return the folder below which everything is written."""
     return target.path if isinstance(target, ToFolder) else target.root

@@ -16,13 +16,23 @@ import trio
 
 from cesbrfs.entries import Entry, Stored
 from cesbrfs.errors import CesbrError, RestoreError
-from cesbrfs.repo.model import hard_link_id
+from cesbrfs.repo.model import Node, hard_link_id
 from cesbrfs.repo.storage.local import LocalStorage
 from cesbrfs.restore.ground import Guard, inspect
 from cesbrfs.restore.journal import Past, key_of
-from cesbrfs.restore.landing import InPlace, Landings, Refused, Target, folder_of, land
+from cesbrfs.restore.landing import (
+    InPlace,
+    Landings,
+    Refused,
+    Target,
+    fixed_parts,
+    folder_of,
+    land,
+)
 from cesbrfs.restore.planned import (
+    FILE_MODE,
     HardLinks,
+    Looks,
     Overwrite,
     PlannedFile,
     PlannedFolder,
@@ -65,10 +75,12 @@ async def plan(
     past = past or Past()
     grower = _Grower(view, past)
     root = await grower.grow(landings)
-    planned = RestorePlan(top, overwrite, [root], landings.found, landings.left_out, state.free)
-    planned.past = past
+    planned = RestorePlan(top, overwrite, [root], landings.found, landings.left_out)
+    planned.past, planned.guard = past, guard
+    if isinstance(target, InPlace):
+        planned.fixed = frozenset(f for one in landings.found for f in fixed_parts(one.parts))
     planned.refused.extend(grower.refused)
-    await trio.to_thread.run_sync(survey, planned, state, guard)
+    await trio.to_thread.run_sync(survey, planned, state)
     return planned
 
 
@@ -79,6 +91,7 @@ class _Grower:
         self._view = view
         self._past = past
         self._links: dict[tuple[object, ...], HardLinks] = {}
+        self._looks: dict[Looks, Looks] = {}
         self.refused: list[Refused] = []
 
     async def grow(self, landings: Landings) -> PlannedFolder:
@@ -140,7 +153,9 @@ class _Grower:
             folder.folders[name] = below
             return below
         size = node.size if node.type == "file" else 0
-        file = PlannedFile(folder, name, node.type, size, node.mtime_ns)
+        looks = _looks(entry, node)
+        looks = self._looks.setdefault(looks, looks)
+        file = PlannedFile(folder, name, node.type, size, node.mtime_ns, looks)
         if self._past.files and file.path in self._past.files:
             file.key = key_of(entry)
         link = hard_link_id(node) if isinstance(entry, Stored) else 0
@@ -148,3 +163,10 @@ class _Grower:
             file.links = self._links.setdefault((entry.snapshot.id, link), HardLinks())
         folder.files.append(file)
         return None
+
+
+def _looks(entry: Entry, node: Node) -> Looks:
+    if not isinstance(entry, Stored):
+        return Looks(FILE_MODE)
+    owner = None if entry.top else (node.uid, node.gid)
+    return Looks(node.mode, owner, node.rdev, len(node.target), tuple(node.xattrs))

@@ -33,9 +33,9 @@ class RestoreReport:
     """What was done below `target`.
 
     `files` were written, `linked` of them as further names of one file; `bytes` of content were
-    written and read back; `folders` were made; `skipped` files stayed as they were; `done` had been
-    restored by an earlier run.  `warnings`
-    are sentences about what could not be restored faithfully.
+    written and read back; `folders` were made; `skipped` files stayed as they were; `unchanged`
+    looked as they would be restored; `done` had been restored by an earlier run.  `warnings` are
+    sentences about what could not be restored faithfully.
     """
 
     target: Path
@@ -44,6 +44,7 @@ class RestoreReport:
     bytes: int = 0
     linked: int = 0
     skipped: int = 0
+    unchanged: int = 0
     done: int = 0
     failed: list[Failure] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -62,6 +63,7 @@ class RestoreReport:
             "folders": self.folders,
             "bytes": self.bytes,
             "skipped": self.skipped,
+            "unchanged": self.unchanged,
             "done": self.done,
             "failed": [{**for_json(f.path, "path"), "error": f.error} for f in self.failed],
             "warnings": self.warnings,

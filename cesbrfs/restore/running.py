@@ -25,6 +25,7 @@ from cesbrfs.restore.journal import Journal
 from cesbrfs.restore.planned import PlannedFile, PlannedFolder, RestorePlan
 from cesbrfs.restore.report import Failure, Progress, RestoreReport
 from cesbrfs.restore.steps import Done, Job, Outcome, Site
+from cesbrfs.restore.survey import survey_closed
 from cesbrfs.restore.writing import NewFile
 from cesbrfs.view import View
 
@@ -66,7 +67,8 @@ async def execute(
     """
     run = _Run(view, plan, on_progress)
     target = await trio.to_thread.run_sync(partial(open_target, plan.target, create=True))
-    report = await run.run(Site(target, plan.overwrite, run.notes, journal, from_disk))
+    site = Site(target, plan.overwrite, run.notes, journal, from_disk, plan.followed)
+    report = await run.run(site)
     if journal and not report.failed:
         journal.complete()
     return report
@@ -84,9 +86,6 @@ class _Run:
         self._plan = plan
         self._on_progress = on_progress
         self._report = RestoreReport(plan.target, left_out=plan.left_out)
-        self._report.skipped = plan.will_skip
-        self._report.done = plan.done
-        self._report.failed = [Failure(r.path, r.reason) for r in plan.refused]
         self._files = 0
         self._bytes = 0
         self._hopeless = 0
@@ -97,6 +96,9 @@ class _Run:
     async def run(self, site: Site) -> RestoreReport:
         """Do it all; closes the target."""
         try:
+            if self._plan.closed:
+                await trio.to_thread.run_sync(survey_closed, self._plan, site.target, site.journal)
+            self._begin()
             await trio.to_thread.run_sync(steps.sweep, site, self._plan.past)
             async with self._reading_ahead():
                 await self._write(site, self._fresh(site))
@@ -114,6 +116,11 @@ class _Run:
                 " make them anew."
             )
         return self._report
+
+    def _begin(self) -> None:
+        report, plan = self._report, self._plan
+        report.skipped, report.unchanged, report.done = plan.will_skip, plan.unchanged, plan.done
+        report.failed = [Failure(r.path, r.reason) for r in plan.refused]
 
     # Behind a network, what comes next is on its way while what came is written
 

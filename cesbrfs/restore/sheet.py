@@ -35,6 +35,7 @@ class Share:
     new: int = 0
     replaced: int = 0
     kept: int = 0
+    unchanged: int = 0
     refused: int = 0
     done: int = 0
 
@@ -46,6 +47,7 @@ class Share:
         self.done += file.action is Action.DONE
         self.replaced += file.action is Action.OVERWRITE
         self.kept += file.action is Action.SKIP and file.there is not None
+        self.unchanged += file.action is Action.UNCHANGED
         self.refused += file.action is Action.REFUSE
 
     def as_json(self) -> dict[str, object]:
@@ -59,6 +61,7 @@ class Share:
             "new": self.new,
             "overwritten": self.replaced,
             "skipped": self.kept,
+            "unchanged": self.unchanged,
             "refused": self.refused,
             "done": self.done,
         }
@@ -104,17 +107,18 @@ def _share(
 
 
 def there_already(plan: RestorePlan) -> Iterator[PlannedFile]:
-    """Yield the files in whose place something lies."""
-    for folder in plan.order:
-        for file in folder.files:
-            if file.there is not None:
-                yield file
+    """Yield the files in whose place something lies, those first that it differs from."""
+    for same in (False, True):
+        for folder in plan.order:
+            for file in folder.files:
+                if file.there is not None and file.same is same:
+                    yield file
 
 
 def sheet_json(plan: RestorePlan) -> dict[str, object]:
     """Return the plan's figures, chosen paths, and files that are there, as JSON has them.
 
-    Of the latter the first 10,000; `existing` counts all.
+    Of the latter the first 10,000, those that differ before the others; `existing` counts all.
     """
     there = [
         _there_json(plan, file) for file, _ in zip(there_already(plan), range(_MOST), strict=False)
@@ -124,11 +128,17 @@ def sheet_json(plan: RestorePlan) -> dict[str, object]:
 
 def fate(plan: RestorePlan, file: PlannedFile) -> str:
     """Return what becomes of what lies in a file's place, as one word or a few."""
+    if file.action is Action.UNCHANGED:
+        return "unchanged"
     if file.action is Action.OVERWRITE:
         newer = plan.overwrite is Overwrite.IF_NEWER
+        if file.same:
+            return "replaced, though unchanged"
         return "replaced, the backup's is newer" if newer else "replaced"
     if file.action is Action.SKIP:
         newer = plan.overwrite is Overwrite.IF_NEWER
+        if file.same:
+            return "kept, unchanged"
         return "kept, the backup's is not newer" if newer else "kept"
     return "in the way"
 

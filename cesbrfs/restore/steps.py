@@ -21,9 +21,18 @@ from cesbrfs.entries import Document, Entry, Stored
 from cesbrfs.errors import CesbrError, RestoreError
 from cesbrfs.repo.model import Node
 from cesbrfs.restore.attributes import Clothing, Notes
-from cesbrfs.restore.ground import Descent, lookup, tell
+from cesbrfs.restore.ground import (
+    Descent,
+    Followed,
+    lookup,
+    naming_flags,
+    one_file,
+    spelled,
+    tell,
+)
 from cesbrfs.restore.journal import Journal, Past, key_of
-from cesbrfs.restore.planned import Action, Overwrite, PlannedFile, PlannedFolder
+from cesbrfs.restore.opening import close_again, open_up
+from cesbrfs.restore.planned import FILE_MODE, Action, Overwrite, PlannedFile, PlannedFolder
 from cesbrfs.restore.writing import (
     AppearedError,
     NewEntry,
@@ -36,7 +45,6 @@ from cesbrfs.restore.writing import (
 )
 
 _FOLDER_MODE = stat.S_IFDIR | 0o755
-_FILE_MODE = stat.S_IFREG | 0o644
 
 
 class Done(Enum):
@@ -54,6 +62,7 @@ class Site:
     """What every step needs: the open target, the rule about existing files, notes and journal.
 
     `from_disk`: what was written is read back from the disk itself, not from the kernel's memory.
+    `followed` are the folders that symlinks may lead to.
     """
 
     target: int
@@ -61,6 +70,11 @@ class Site:
     notes: Notes
     journal: Journal | None = None
     from_disk: bool = False
+    followed: Followed | None = None
+
+    def descend(self) -> Descent:
+        """Return what opens folders of the target, for `with`."""
+        return Descent(self.target, self.followed)
 
     @property
     def tag(self) -> bytes:
@@ -85,7 +99,7 @@ def clothing(entry: Entry | None, name: bytes, path: bytes) -> Clothing:
     elif isinstance(entry, Stored):
         node = entry.node
     else:
-        mode = _FOLDER_MODE if stat.S_ISDIR(entry.node.mode) else _FILE_MODE
+        mode = _FOLDER_MODE if stat.S_ISDIR(entry.node.mode) else FILE_MODE
         node = msgspec.structs.replace(entry.node, mode=mode)
     return Clothing(node, path, owned=isinstance(entry, Stored) and not entry.top)
 
@@ -106,26 +120,44 @@ def make_folders(
     """
     made = 0
     failed: list[tuple[PlannedFolder, OSError | CesbrError]] = []
-    with Descent(site.target) as descent:
+    with site.descend() as descent:
         for folder in folders:
             trio.from_thread.check_cancelled()
             assert folder.parent is not None
             if folder.parent.lost:
                 folder.lost = True
                 continue
-            if not folder.exists:
-                try:
-                    created = make_folder(descent.open(folder.parent.parts), folder.name)
-                except (OSError, RestoreError) as error:
-                    folder.lost = True
-                    failed.append((folder, error))
-                    continue
-                folder.exists = True
-                folder.dressed = created
-                made += created
+            try:
+                if folder.exists:
+                    _ready(site, descent, folder)
+                else:
+                    made += _made(descent.open(folder.parent.parts), folder)
+            except (OSError, RestoreError) as error:
+                folder.lost = True
+                failed.append((folder, error))
+                continue
             if site.journal:
                 site.journal.folder(folder.path, dressed=folder.dressed)
     return made, failed
+
+
+def _made(above: int, folder: PlannedFolder) -> bool:
+    """Make a folder, unless one is there by now."""
+    with naming_flags(above, b"."):
+        created = make_folder(above, folder.name)
+    if not created and (other := spelled(above, folder.name)) is not None:
+        raise RestoreError(one_file(folder.name, other))
+    folder.exists = True
+    folder.dressed = created
+    return created
+
+
+def _ready(site: Site, descent: Descent, folder: PlannedFolder) -> None:
+    """Open a folder up that exists if something will be written there."""
+    changes = folder.dressed or any(file.writes for file in folder.files)
+    if changes or not all(below.exists for below in folder.folders.values()):
+        with contextlib.suppress(OSError):  # what is to be written there fails then, by name
+            open_up(descent.open(folder.parts), folder, site.journal)
 
 
 def sweep(site: Site, past: Past) -> None:
@@ -133,7 +165,7 @@ def sweep(site: Site, past: Past) -> None:
     prefixes = tuple(map(temporary, past.tags))
     if not prefixes:
         return
-    with Descent(site.target) as descent:
+    with site.descend() as descent:
         for path in (b"", *past.folders):
             trio.from_thread.check_cancelled()
             with contextlib.suppress(OSError):  # it may be gone
@@ -153,20 +185,24 @@ def _sweep(folder: int, prefixes: tuple[bytes, ...]) -> None:
 
 def dress_folders(site: Site, folders: Iterable[PlannedFolder]) -> None:
     """Give folders their attributes, now that nothing in them will change any more."""
-    with Descent(site.target) as descent:
+    with site.descend() as descent:
         for folder in folders:
-            if folder.exists and folder.dressed and not folder.lost:
-                wear = clothing(folder.entry, folder.name, folder.path)
-                try:
+            if not folder.exists or folder.lost:
+                continue
+            try:
+                if folder.dressed:
+                    wear = clothing(folder.entry, folder.name, folder.path)
                     dress_folder(descent.open(folder.parts), wear, site.notes)
-                except OSError as error:
-                    reason = tell(error)
-                    site.notes.add(f"A folder's attributes could not be set ({reason})", wear.path)
+                elif folder.closed_mode is not None:
+                    close_again(descent.open(folder.parts), folder)
+            except OSError as error:
+                reason = tell(error)
+                site.notes.add(f"A folder's attributes could not be set ({reason})", folder.path)
 
 
 def write_files(site: Site, jobs: Iterable[Job]) -> list[Outcome]:
     """Write each job's file; return how it went, in the same order."""
-    with Descent(site.target) as descent:
+    with site.descend() as descent:
         return list(_each(site, descent, jobs))
 
 
@@ -178,7 +214,7 @@ def _each(site: Site, descent: Descent, jobs: Iterable[Job]) -> Iterator[Outcome
             if not stat.S_ISREG(job.entry.node.mode):
                 yield _write_special(site, folder, job)
                 continue
-            new = NewFile(folder, site.tag)
+            new = _new_file(site, folder, job.file.name)
             try:
                 for blob in job.content:
                     new.write(blob)
@@ -192,7 +228,8 @@ def _each(site: Site, descent: Descent, jobs: Iterable[Job]) -> Iterator[Outcome
 def _write_special(site: Site, folder: int, job: Job) -> Outcome:
     file = job.file
     wear = clothing(job.entry, file.name, file.path)
-    new = NewSpecial(folder, wear, site.notes, site.tag)
+    with naming_flags(folder, b"."):
+        new = NewSpecial(folder, wear, site.notes, site.tag)
     try:
         return _place(site, new, file, key_of(job.entry))
     finally:
@@ -216,8 +253,11 @@ def _place(site: Site, new: NewEntry, file: PlannedFile, key: str) -> Done:
     if site.journal:
         site.journal.file(file.path, new.status, key)
     try:
-        new.place(file.name, replace=replace)
+        with naming_flags(new.folder, file.name):
+            new.place(file.name, replace=replace)
     except AppearedError:
+        if (other := spelled(new.folder, file.name)) is not None:
+            raise RestoreError(one_file(file.name, other)) from None
         if site.overwrite is Overwrite.NEVER:
             return Done.SKIPPED
         raise
@@ -229,7 +269,7 @@ def _place(site: Site, new: NewEntry, file: PlannedFile, key: str) -> Done:
 def link_files(site: Site, files: Iterable[PlannedFile]) -> list[Outcome]:
     """Link each file to the one written for it; an error means that it has to be written."""
     found: list[Outcome] = []
-    with Descent(site.target) as there, Descent(site.target) as here:
+    with site.descend() as there, site.descend() as here:
         for file in files:
             trio.from_thread.check_cancelled()
             links = file.links
@@ -251,12 +291,17 @@ def link_files(site: Site, files: Iterable[PlannedFile]) -> list[Outcome]:
 
 def begin(site: Site, file: PlannedFile) -> tuple[Descent, NewFile]:
     """Open a new file for writing in several steps; give both to `end` whatever happens."""
-    descent = Descent(site.target)
+    descent = site.descend()
     try:
-        return descent, NewFile(descent.open(file.folder.parts), site.tag)
+        return descent, _new_file(site, descent.open(file.folder.parts), file.name)
     except BaseException:
         descent.close()
         raise
+
+
+def _new_file(site: Site, folder: int, name: bytes) -> NewFile:
+    with naming_flags(folder, name):
+        return NewFile(folder, site.tag)
 
 
 def end(descent: Descent, new: NewFile) -> None:

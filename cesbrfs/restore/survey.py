@@ -4,77 +4,159 @@ from __future__ import annotations
 
 import os
 import stat
+from typing import Final
 
 import trio
 
 from cesbrfs.errors import RestoreError
 from cesbrfs.restore.ground import (
     Descent,
-    Guard,
+    Room,
     TargetState,
+    follow,
+    listed,
     lookup,
     obstacle,
+    one_file,
     open_target,
     tell,
 )
-from cesbrfs.restore.journal import Past
+from cesbrfs.restore.journal import Journal, Past
 from cesbrfs.restore.landing import Refused
-from cesbrfs.restore.planned import Action, PlannedFile, PlannedFolder, RestorePlan
+from cesbrfs.restore.looks import looks_same
+from cesbrfs.restore.opening import is_closed, open_up
+from cesbrfs.restore.planned import (
+    Action,
+    Overwrite,
+    PlannedFile,
+    PlannedFolder,
+    RestorePlan,
+)
+
+_AS_WANTED: Final = (Action.DONE, Action.UNCHANGED)
 
 
-def survey(planned: RestorePlan, state: TargetState, guard: Guard) -> None:
+def survey(planned: RestorePlan, state: TargetState) -> None:
     """Hold the planned tree against what lies in the target: actions, order and totals."""
-    waiting = planned.order
+    (root,) = planned.order
     planned.order = []
-    root = waiting[0]
-    root.exists = state.exists
+    root.exists, root.device = state.exists, state.device
+    if state.room:
+        planned.rooms[state.device] = state.room
     descriptor = open_target(planned.target, create=False) if state.exists else -1
     try:
-        with Descent(descriptor) as descent:
-            while waiting:
-                trio.from_thread.check_cancelled()
-                folder = waiting.pop()
-                try:
-                    if folder.exists:
-                        _compare(planned, folder, descent.open(folder.parts), guard)
-                except OSError as error:
-                    planned.refused.append(Refused(folder.parts, tell(error)))
-                    continue
-                except RestoreError as error:
-                    planned.refused.append(Refused(folder.parts, error.message))
-                    continue
-                planned.order.append(folder)
-                _count(planned, folder)
-                waiting += list(folder.folders.values())[::-1]
+        _survey(planned, descriptor, root)
     finally:
         if state.exists:
             os.close(descriptor)
 
 
-def _compare(planned: RestorePlan, folder: PlannedFolder, opened: int, guard: Guard) -> None:
+def survey_closed(planned: RestorePlan, target: int, journal: Journal | None) -> None:
+    """Open the folders that could not be searched, and plan what is in them."""
+    while planned.closed:
+        folder = planned.closed.pop()
+        with Descent(target, planned.followed) as descent:
+            try:
+                open_up(descent.open(folder.parts), folder, journal)
+            except OSError as error:
+                planned.refused.append(Refused(folder.parts, tell(error)))
+                continue
+        _survey(planned, target, folder)
+
+
+def _survey(planned: RestorePlan, target: int, top: PlannedFolder) -> None:
+    """Compare all that is planned in one folder, and below."""
+    waiting = [top]
+    with Descent(target, planned.followed) as descent:
+        while waiting:
+            trio.from_thread.check_cancelled()
+            folder = waiting.pop()
+            try:
+                if folder.exists:
+                    opened = descent.open(folder.parts)
+                    if (folder.files or folder.folders) and is_closed(opened):
+                        planned.closed.append(folder)
+                        continue
+                    _compare(planned, folder, opened)
+                elif folder.parent is not None:
+                    folder.device = folder.parent.device
+            except OSError as error:
+                planned.refused.append(Refused(folder.parts, tell(error)))
+                continue
+            except RestoreError as error:
+                planned.refused.append(Refused(folder.parts, error.message))
+                continue
+            planned.order.append(folder)
+            _count(planned, folder)
+            waiting += list(folder.folders.values())[::-1]
+
+
+def _compare(planned: RestorePlan, folder: PlannedFolder, opened: int) -> None:
     """Decide about what is planned in a folder that exists."""
-    if what := guard.against(os.stat(opened)):
+    status = os.stat(opened)
+    if what := planned.guard.against(status):
         raise RestoreError(f"This folder is {what}; choose a target outside of it.")
+    folder.device = status.st_dev
+    if folder.device not in planned.rooms:
+        planned.rooms[folder.device] = Room.of(opened, folder.path)
+    names = _Names(folder, opened)
     for file in folder.files:
-        _compare_file(planned, file, opened)
+        _compare_file(planned, file, opened, names)
     for below in list(folder.folders.values()):
-        status = lookup(opened, below.name)
-        if status is None:
+        found = lookup(opened, below.name)
+        if found is None:
             continue
-        if reason := obstacle(status, to_folder=True):
-            planned.refused.append(Refused(below.parts, reason))
+        try:
+            if (other := names.other(below.name, found)) is not None:
+                raise RestoreError(one_file(below.name, other))  # noqa: TRY301 - told like what is in the way
+            if stat.S_ISLNK(found.st_mode) and below.parts in planned.fixed:
+                found = follow(opened, below.name, planned.guard)
+                planned.followed[below.parts] = (found.st_dev, found.st_ino)
+            if reason := obstacle(found, to_folder=True):
+                raise RestoreError(reason)  # noqa: TRY301 - as above
+        except RestoreError as error:
+            planned.refused.append(Refused(below.parts, error.message))
             del folder.folders[below.name]
             continue
         below.exists = True
+        below.closed_mode = planned.past.modes.get(below.path)
         replaced = below.entry is not None and planned.overwrite.replaces(
-            status.st_mtime_ns, below.entry.node.mtime_ns
+            found.st_mtime_ns, below.entry.node.mtime_ns
         )
         below.dressed = (replaced and below.chosen and not below.ours) or (
             planned.past.folders.get(below.path, False)
         )
 
 
-def _compare_file(planned: RestorePlan, file: PlannedFile, opened: int) -> None:
+class _Names:
+    """Finds planned names of one folder that its file system takes for one."""
+
+    def __init__(self, folder: PlannedFolder, opened: int) -> None:
+        self._folder = folder
+        self._opened = opened
+        several = len(folder.files) + len(folder.folders) > 1
+        self._listed = listed(opened) if several else None
+        self._spelled: dict[tuple[int, int], bytes] | None = None
+
+    def other(self, name: bytes, status: os.stat_result) -> bytes | None:
+        """Return the planned name that what lies at `name` belongs to, None if that is itself.
+
+        That is the one which is spelled as in the target, else the first that was asked for.
+        """
+        if self._listed is None or name in self._listed:
+            return None
+        if self._spelled is None:
+            planned = {*(file.name for file in self._folder.files), *self._folder.folders}
+            self._spelled = {}
+            for one in sorted(planned & self._listed):
+                found = lookup(self._opened, one)
+                if found:
+                    self._spelled[found.st_dev, found.st_ino] = one
+        first = self._spelled.setdefault((status.st_dev, status.st_ino), name)
+        return None if first == name else first
+
+
+def _compare_file(planned: RestorePlan, file: PlannedFile, opened: int, names: _Names) -> None:
     """Decide about one file of a folder that exists."""
     try:
         status = lookup(opened, file.name)
@@ -83,19 +165,29 @@ def _compare_file(planned: RestorePlan, file: PlannedFile, opened: int) -> None:
         return
     if status is None:
         return
-    file.action = _resumed(planned.past, file, status)
-    if file.action is Action.DONE and file.links is not None:
-        file.links.written = file.links.written or (status.st_dev, status.st_ino)
-    if file.action is not Action.CREATE:
+    if (other := names.other(file.name, status)) is not None:
+        _refuse(planned, file, one_file(file.name, other))
         return
+    file.action = _resumed(planned.past, file, status)
+    if file.action is Action.CREATE:
+        _decide(planned, file, status, opened)
+    if file.action in _AS_WANTED and file.links is not None:
+        file.links.written = file.links.written or (status.st_dev, status.st_ino)
+
+
+def _decide(planned: RestorePlan, file: PlannedFile, status: os.stat_result, opened: int) -> None:
+    """Decide about a file in whose place something lies that no earlier run has put there."""
     planned.existing += 1
     file.there = (status.st_size, status.st_mtime_ns)
     if reason := obstacle(status, to_folder=False):
         _refuse(planned, file, reason)
-    elif planned.overwrite.replaces(status.st_mtime_ns, file.mtime_ns):
+        return
+    file.same = looks_same(file, status, opened)
+    if planned.overwrite.replaces(status.st_mtime_ns, file.mtime_ns, same=file.same):
         file.action = Action.OVERWRITE
     else:
-        file.action = Action.SKIP
+        changes = planned.overwrite is Overwrite.IF_CHANGED
+        file.action = Action.UNCHANGED if changes else Action.SKIP
 
 
 def _refuse(planned: RestorePlan, file: PlannedFile, reason: str) -> None:
@@ -120,7 +212,7 @@ def _count(planned: RestorePlan, folder: PlannedFolder) -> None:
         if file.type == "socket" and file.writes:
             file.action = Action.SKIP
             planned.sockets += 1
-        if file.action is Action.DONE:
+        if file.action in _AS_WANTED:
             _count_done(planned, file)
         planned.will_skip += file.action is Action.SKIP
         planned.will_overwrite += file.action is Action.OVERWRITE
@@ -130,17 +222,30 @@ def _count(planned: RestorePlan, folder: PlannedFolder) -> None:
                 file.links.leader = file
             if not file.follows:
                 planned.bytes += file.size
+                _need(planned, file)
+
+
+def _need(planned: RestorePlan, file: PlannedFile) -> None:
+    """Count the room that a file takes, less that of what it replaces."""
+    room = planned.rooms.get(file.folder.device)
+    if room:
+        replaced = file.there[0] if file.there and file.action is Action.OVERWRITE else 0
+        room.needed += room.rounded(file.size) - room.rounded(replaced)
 
 
 def _count_done(planned: RestorePlan, file: PlannedFile) -> None:
-    """Count what an earlier run restored; further names of it are linked to that."""
-    planned.done += 1
+    """Count what is there as it is to be; further names of it are linked to that."""
+    size = file.size
     links = file.links
-    if links is None:
-        planned.done_bytes += file.size
-        return
-    if links.leader is None or links.leader.writes:
-        if links.leader is not None:  # it is not written after all
-            planned.bytes -= file.size
-        planned.done_bytes += file.size
+    if links is not None and links.leader is not None:
+        if links.leader.writes:  # it is not written after all
+            planned.bytes -= size
+        else:
+            size = 0
+    if file.action is Action.DONE:
+        planned.done += 1
+        planned.done_bytes += size
+    else:
+        planned.unchanged += 1
+    if links is not None and (links.leader is None or links.leader.writes):
         links.leader, links.key = file, file.key or ""

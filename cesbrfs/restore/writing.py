@@ -6,6 +6,7 @@ Whatever fails or is interrupted before the last step leaves what lay there befo
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import hashlib
 import os
@@ -24,6 +25,8 @@ HOLE_BYTES: Final = 64 << 10
 _ZEROS: Final = bytes(HOLE_BYTES)
 _PREFIX: Final = b".cesbr-restore-"
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
+_NOREPLACE: Final = 1  # RENAME_NOREPLACE
+_NO_NOREPLACE: Final = frozenset({errno.EINVAL, errno.ENOSYS})
 _OWNER_ONLY: Final = 0o600
 _FOLDER_OWNER_ONLY: Final = 0o700
 
@@ -88,9 +91,7 @@ class NewEntry:
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            if lookup(self.folder, name) is not None:
-                raise _appeared() from None
-            os.rename(self.name, name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+            _rename_new(self.folder, self.name, name)
             self._there = False
 
     def discard(self) -> None:
@@ -110,6 +111,20 @@ class NewEntry:
         """Its device and inode."""
         status = self.status
         return status.st_dev, status.st_ino
+
+
+def _rename_new(folder: int, old: bytes, new: bytes) -> None:
+    """Rename in a folder whose file system has no hard links; AppearedError if `new` is there."""
+    if ctypes.CDLL(None, use_errno=True).renameat2(folder, old, folder, new, _NOREPLACE) == 0:
+        return
+    number = ctypes.get_errno()
+    if number == errno.EEXIST:
+        raise _appeared() from None
+    if number not in _NO_NOREPLACE:
+        raise OSError(number, os.strerror(number))
+    if lookup(folder, new) is not None:
+        raise _appeared() from None
+    os.rename(old, new, src_dir_fd=folder, dst_dir_fd=folder)
 
 
 def _appeared() -> AppearedError:

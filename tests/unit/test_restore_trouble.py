@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 import subprocess
-import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from cesbrfs.errors import RepositoryUnreachableError, RestoreError
 from cesbrfs.repo.pack import BlobType
 from cesbrfs.repo.storage import FileType
 from cesbrfs.restore import Overwrite, Progress, execute
-from tests.restore_site import BACKUP, VOLUME, Site, names
+from tests.restore_site import BACKUP, VOLUME, Site, as_nobody, names
 from tests.sample.oddities import acl
 
 _ALL = f"/{BACKUP}/{VOLUME}"
@@ -181,26 +180,6 @@ async def test_no_room_for_anything(site: Site, small_disk: None) -> None:
     assert "Not tried" in report.failed[-1].error
 
 
-@contextlib.contextmanager
-def _as_nobody() -> Iterator[Path]:
-    """Run as nobody, and yield a folder of nobody's; as oneself where one is not root."""
-    with tempfile.TemporaryDirectory() as place:  # pytest's own folder is closed to others
-        if os.geteuid() != 0:
-            yield Path(place)
-            return
-        os.chown(place, _NOBODY, _NOBODY)
-        groups = os.getgroups()
-        os.setgroups([])
-        os.setegid(_NOBODY)
-        os.seteuid(_NOBODY)
-        try:
-            yield Path(place)
-        finally:
-            os.seteuid(0)
-            os.setegid(0)
-            os.setgroups(groups)
-
-
 async def test_without_root(site: Site) -> None:
     """Owners and devices need root: the rest is restored, told once, without set-user-ID."""
     theirs = {"uid": 12345, "gid": 54321}
@@ -218,7 +197,7 @@ async def test_without_root(site: Site) -> None:
             ],
         ),
     )
-    with _as_nobody() as place:
+    with as_nobody() as place:
         site.target = place / "target"
         report = await site.restore(_ALL)
         program = (site.restored / "program").stat()
@@ -250,3 +229,62 @@ async def test_inherited_acl_is_not_kept(site: Site) -> None:
     await site.restore(_ALL)
     for path in (site.restored, site.restored / "d", site.restored / "d/a"):
         assert os.listxattr(path) == []
+
+
+@as_root
+async def test_what_cannot_be_replaced(site: Site, tmp_path: Path) -> None:
+    """A mountpoint, an immutable file and an immutable folder are named with their true cause."""
+    site.volume(
+        *(site.file(name, b"new") for name in ("fine", "mounted", "frozen")),
+        site.folder("closed", site.file("inside", b"new")),
+    )
+    (site.restored / "closed").mkdir(parents=True)
+    for name in ("fine", "mounted", "frozen"):
+        (site.restored / name).write_bytes(b"old")
+    (tmp_path / "other").write_bytes(b"old")
+    with ExitStack() as stack:
+        _bind(tmp_path / "other", site.restored / "mounted", stack)
+        _freeze(site.restored / "frozen", stack)
+        _freeze(site.restored / "closed", stack)
+        report = await site.restore(_ALL, overwrite=Overwrite.ALWAYS)
+        failed = {f.path.rpartition(b"/")[2]: f.error for f in report.failed}
+        assert failed.keys() == {b"mounted", b"frozen", b"inside"}
+        assert "mountpoint" in failed[b"mounted"]
+        assert "It is immutable" in failed[b"frozen"]
+        assert "Its folder is immutable" in failed[b"inside"]
+        assert "as root" not in "".join(failed.values())
+        assert (site.restored / "fine").read_bytes() == b"new"
+        assert (site.restored / "mounted").read_bytes() == b"old"
+        assert (site.restored / "frozen").read_bytes() == b"old"
+        assert not _leftovers(site.target)
+
+
+def _bind(source: Path, target: Path, stack: ExitStack) -> None:
+    if subprocess.run(["mount", "--bind", source, target], check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    stack.callback(lambda: subprocess.run(["umount", target], check=True))
+
+
+def _freeze(path: Path, stack: ExitStack) -> None:
+    if subprocess.run(["chattr", "+i", path], check=False).returncode:
+        pytest.skip("this file system has no immutable files")
+    stack.callback(lambda: subprocess.run(["chattr", "-i", path], check=True))
+
+
+async def test_too_small_a_target_is_foreseen(site: Site) -> None:
+    """The plan warns where more is to be written than is free, less what is replaced."""
+    huge = site.file("huge", b"x")
+    huge["size"] = 1 << 60
+    site.volume(huge, site.file("a", b"1"))
+    planned = await site.plan(_ALL)
+    (warning,) = planned.warnings
+    assert "too small" in warning
+    assert planned.as_json()["warnings"] == [warning]
+    assert (await site.plan(f"{_ALL}/a")).warnings == []
+    site.restored.mkdir(parents=True)
+    with (site.restored / "huge").open("wb") as file:
+        file.truncate(1 << 40)
+    huge["size"] = 1 << 40
+    site.volume(huge, backup="B2")
+    again = await site.plan(f"/B2/{VOLUME}", overwrite=Overwrite.ALWAYS)
+    assert (again.will_overwrite, again.warnings) == (1, [])

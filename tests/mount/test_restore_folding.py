@@ -1,0 +1,79 @@
+"""Restores to a file system that does not distinguish all names of a backup."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cesbrfs.restore import Overwrite
+from tests.folding import folding
+from tests.restore_site import BACKUP, VOLUME, Site
+
+_ALL = f"/{BACKUP}/{VOLUME}"
+_PAIRS = {"case": ("Name", "name"), "nfc": ("cafe\u0301", "caf\u00e9")}
+
+
+@pytest.fixture(params=sorted(_PAIRS))
+def how(request: pytest.FixtureRequest) -> str:
+    """What the file system does not distinguish."""
+    return str(request.param)
+
+
+@pytest.fixture
+def site(tmp_path: Path, how: str) -> Iterator[Site]:
+    """Two files and two folders of one name there, and a file that is larger, too."""
+    site = Site(tmp_path / "target")
+    one, two = _PAIRS[how]
+    large = [bytes([n]) * 300_000 for n in range(1, 8)]
+    site.volume(
+        site.folder("small", site.file(one, b"first"), site.file(two, b"second")),
+        site.folder("large", site.file(one, b"first"), site.file(two, *large)),
+        site.folder("mixed", site.file(one, b"first"), site.folder(two, site.file("x", b"1"))),
+        site.folder(
+            "folders",
+            site.folder(one, site.file("x", b"1")),
+            site.folder(two, site.file("x", b"2")),
+        ),
+        site.file("fine", b"1"),
+    )
+    with folding(site.target, how):
+        yield site
+
+
+@pytest.mark.parametrize("overwrite", list(Overwrite))
+async def test_two_names_of_one_file(site: Site, how: str, overwrite: Overwrite) -> None:
+    """One of the two is restored, the other is an error by name, and so it stays."""
+    before: dict[str, bytes] = {}
+    for _ in range(2):
+        report = await site.restore(_ALL, overwrite=overwrite)
+        assert report.exit_code == 3
+        failed = {failure.path.decode(): failure.error for failure in report.failed}
+        folders = {path.split("/")[3] for path in failed}
+        assert (len(failed), folders) == (4, {"small", "large", "mixed", "folders"})
+        assert all("does not distinguish" in error for error in failed.values())
+        assert (site.restored / "fine").read_bytes() == b"1"
+        found = {str(p): p.read_bytes() for p in site.restored.rglob("*") if p.is_file()}
+        assert before in ({}, found)
+        before = found
+        planned = await site.plan(_ALL, overwrite=overwrite)
+        assert {refused.path.decode() for refused in planned.refused} == failed.keys()
+
+
+async def test_names_that_look_the_same_are_told_apart(site: Site, how: str) -> None:
+    """Names that differ in normalisation alone are shown by their code points."""
+    report = await site.restore(f"{_ALL}/small")
+    (failure,) = report.failed
+    shown = _PAIRS["case"] if how == "case" else ("cafe\\u0301", "caf\\xe9")
+    assert all(f"'{name}'" in failure.error for name in shown)
+
+
+async def test_another_spelling_is_the_same_file(site: Site, how: str) -> None:
+    """What is there under another spelling is replaced by the one planned name that meets it."""
+    one, two = _PAIRS[how]
+    (site.restored / "small").mkdir(parents=True)
+    (site.restored / "small" / two).write_text("live")
+    report = await site.restore(f"{_ALL}/small/{one}", overwrite=Overwrite.ALWAYS)
+    assert (report.failed, report.files) == ([], 1)
+    assert (site.restored / "small" / two).read_bytes() == b"first"
