@@ -99,17 +99,15 @@ def log_to(file: str | None, *, background: bool, cache_dir: Path, debug: bool) 
 
     Log files may be rotated: a file that was renamed or removed is opened again.
     """
-    from logging.handlers import WatchedFileHandler  # noqa: PLC0415 - after the key's derivation began
-
     form = "%(asctime)s %(levelname)s %(message)s"
     handler: logging.Handler
     if file is not None:
-        handler = WatchedFileHandler(os.path.abspath(file), encoding="utf-8")
+        handler = _log_file(os.path.abspath(file), delay=False)
     elif not background:
         handler = logging.StreamHandler()
     else:
         cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handler = WatchedFileHandler(cache_dir / "mount.log", encoding="utf-8", delay=True)
+        handler = _log_file(cache_dir / "mount.log", delay=True)
         if os.path.exists(_SYSLOG):
             handler.setFormatter(logging.Formatter(form))
             handler = _syslog(handler)
@@ -118,6 +116,31 @@ def log_to(file: str | None, *, background: bool, cache_dir: Path, debug: bool) 
     logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler])
     for other in ("pyfuse3", "httpx2", "httpcore2"):  # which have a line for every request
         logging.getLogger(other).setLevel(logging.WARNING)
+
+
+def _log_file(file: str | os.PathLike[str], *, delay: bool) -> logging.Handler:
+    """Return a handler that logs to `file`, and to stderr while it cannot be opened or written.
+
+    The standard library's handler raises in the caller if it cannot open a rotated file again: a
+    missing directory or a full disk would end the mount at its next log line.
+    """
+    from logging.handlers import WatchedFileHandler  # noqa: PLC0415 - after the key's derivation began
+
+    class Handler(WatchedFileHandler):
+        def emit(self, record: logging.LogRecord) -> None:
+            try:
+                super().emit(record)
+            except OSError:
+                self.handleError(record)
+
+        def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the base's name
+            if isinstance(sys.exc_info()[1], OSError):
+                with contextlib.suppress(OSError):
+                    sys.stderr.write(f"{self.format(record)}\n")
+            else:
+                super().handleError(record)
+
+    return Handler(file, encoding="utf-8", delay=delay)
 
 
 def _syslog(fallback: logging.Handler) -> logging.Handler:

@@ -158,6 +158,26 @@ def test_a_rotated_log_is_opened_again(
     assert "Ending on SIGTERM" not in rotated.read_text()
 
 
+@pytest.mark.parametrize("obstacle", ["no directory", "a directory of its name"])
+def test_a_log_that_cannot_be_opened_again_does_not_end_the_mount(
+    obstacle: str, repo: ResticRepo, mount: Callable[..., Mount], tmp_path: Path
+) -> None:
+    """Its lines go to stderr instead."""
+    place = tmp_path / "logs"
+    place.mkdir()
+    log = place / "mount.log"
+    made = mount(repo.access, "--log", str(log))
+    log.unlink()
+    if obstacle == "no directory":
+        place.rmdir()
+    else:
+        log.mkdir()
+    assert made.stop() == 0
+    assert not made.mounted
+    assert "Ending on SIGTERM" in made.log.read_text()
+    assert "Traceback" not in made.log.read_text()
+
+
 @pytest.mark.parametrize("last", ["link", "linked/backups"])
 def test_a_mountpoint_behind_a_symlink(repo: ResticRepo, tmp_path: Path, last: str) -> None:
     """It is mended after a crash, and `cesbr umount` finds it, by the name with the link in it."""
