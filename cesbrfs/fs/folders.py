@@ -33,6 +33,7 @@ class StoredFolder:
     """
 
     fixed: ClassVar[bool] = True
+    private: ClassVar[bool] = False
     placed: ClassVar[bool] = False
 
     number: int

@@ -46,6 +46,8 @@ class Inode:
     entry: Entry
     backup: int
     fixed: bool
+    private: bool = False
+    """Whether it holds secrets: no option gives it to another user."""
     lookups: int = 0
 
     @property
@@ -63,6 +65,7 @@ class Linked:
     """
 
     fixed: ClassVar[bool] = True
+    private: ClassVar[bool] = False
     placed: ClassVar[bool] = False
 
     number: int

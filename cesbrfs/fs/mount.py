@@ -50,6 +50,8 @@ async def serve(
     `ready` is called once the mount answers.  Raises what opening the repository raises, and
     MountError when FUSE refuses.
     """
+    for ignored in _IGNORED_SIGNALS:  # by default they kill, and leave a dead mount
+        signal.signal(ignored, signal.SIG_IGN)
     repository = await Repository.open(open_storage(access), access.key, settings.caching)
     try:
         view = View(
@@ -147,12 +149,7 @@ async def _obey_signals(
     scope: trio.CancelScope,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """End the mount on SIGTERM, SIGINT and SIGQUIT; look for new backups on SIGHUP.
-
-    Signals without a meaning here are ignored: by default they kill, and leave a dead mount.
-    """
-    for ignored in _IGNORED_SIGNALS:
-        signal.signal(ignored, signal.SIG_IGN)
+    """End the mount on SIGTERM, SIGINT and SIGQUIT; look for new backups on SIGHUP."""
     ending = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
     with trio.open_signal_receiver(*ending, signal.SIGHUP) as received:
         task_status.started()

@@ -121,8 +121,9 @@ class Operations(pyfuse3.Operations):
         made.st_ino = number
         made.st_mode = node.mode
         made.st_nlink = node.links
-        made.st_uid = node.uid if self._shown.uid is None else self._shown.uid
-        made.st_gid = node.gid if self._shown.gid is None else self._shown.gid
+        uid, gid = self._shown.uid, self._shown.gid
+        made.st_uid = node.uid if uid is None or holder.private else uid
+        made.st_gid = node.gid if gid is None or holder.private else gid
         made.st_rdev = node.rdev
         made.st_size = node.size
         made.st_blocks = blocks(node.size)

@@ -215,6 +215,7 @@ class VirtualTree:
 
     def _own(self, parent: Inode, entry: Entry) -> Inode:
         """Return the inode for what a folder of ours shows: the known one brought up to date."""
+        given = entry
         if self._for_all:
             entry = for_owner_only(parent.entry, entry, self.view.root.node)
         if isinstance(entry, Stored):
@@ -226,7 +227,8 @@ class VirtualTree:
         inode = self._inodes.get(number)
         if not isinstance(inode, Inode):
             backup = parent.backup if parent.number != ROOT else number
-            return Inode(number, entry, backup, isinstance(entry, Stored))
+            private = entry is not given
+            return Inode(number, entry, backup, isinstance(entry, Stored), private=private)
         if not inode.fixed:
             inode.entry = entry
         return inode

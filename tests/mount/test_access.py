@@ -104,8 +104,9 @@ def tagged(repo: ResticRepo, name: str, kind: str, dogu: str | None) -> None:
     repo.backup(tags=tags, stdin=(name, b"{}"))
 
 
+@pytest.mark.parametrize("options", ["allow_other", "allow_other,uid=41003,gid=41003"])
 def test_secrets_are_for_the_owner_alone(
-    restic_new: Path, mount: Callable[..., Mount], tmp_path: Path
+    options: str, restic_new: Path, mount: Callable[..., Mount], tmp_path: Path
 ) -> None:
     """Registry data and dumps are unreadable to others, wherever the mount shows them."""
     repo = create(restic_new, tmp_path / "repo")
@@ -117,7 +118,7 @@ def test_secrets_are_for_the_owner_alone(
     tagged(repo, "/registry.json", "registry", "redmine")
     tagged(repo, "/postgresql.dump", "dump", "redmine")
     repo.backup(tags=["kind=registry"], stdin=("/registry.json", b"{}"))  # of no backup
-    made = mount(repo.access, "-o", "allow_other")
+    made = mount(repo.access, "-o", options)
     open_up(made.path)
     secret = [
         path
