@@ -253,6 +253,10 @@ class View:
             return ()
         return (await self._tree_of(entry)).refused
 
+    async def unknown(self, entry: Entry) -> Mapping[bytes, str]:
+        """Return the reasons, by name, for entries of a folder that cannot be read."""
+        return {} if isinstance(entry, Folder) else (await self._tree_of(entry)).unknown
+
     async def nodes(self, entry: Entry) -> dict[bytes, Node]:
         """Return what a stored folder holds, by name; NotAFolderError for anything else."""
         return (await self._tree_of(entry)).nodes
@@ -329,6 +333,12 @@ class View:
     async def _no_such(self, parts: Sequence[bytes], folder: Entry, name: bytes) -> NotFoundError:
         if name == names.LATEST and not parts:
             return await self._no_latest()
+        reason = (await self.unknown(folder)).get(name)
+        if reason is not None:
+            return NotFoundError(
+                f"{_joined([*parts, name])} cannot be read: {reason}. A newer restic or another"
+                " system may have written it."
+            )
         known = map(show, await self.children(folder))
         hint = did_you_mean(show(name), known, ".")
         return NotFoundError(f"There is no {_joined([*parts, name])}{hint}")

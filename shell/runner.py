@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Final
 
+from cesbrfs.errors import CesbrError
 from shell.care import take_back_maintenance
 from shell.commands import Command
+from shell.damage import report_damaged
 from shell.output import Output
 from shell.portal import Portal
 from shell.report import show_error
@@ -27,7 +29,13 @@ def run_command(
             if not session.looked_back:
                 session.looked_back = True
                 await take_back_maintenance(context)
-            return await command.run(context, arguments)
+            try:
+                code = await command.run(context, arguments)
+            except CesbrError:
+                await report_damaged(context, again=command.all_backups)
+                raise
+            damaged = await report_damaged(context, again=command.all_backups)
+            return code or (damaged if command.all_backups else 0)
 
     try:
         try:

@@ -126,21 +126,30 @@ async def settle(line: Timeline, typed: Typed, path: str) -> Sequence[Parts]:
     for at, part in enumerate(parts):
         deeper: dict[Parts, Level] = {}
         for place, level in found.items():
-            for name in await _named(line, level, part, wild=at >= typed.known):
-                deeper[(*place, name)] = folders(await line.rows(level, name))
+            for name in await _named(line, place, level, part, wild=at >= typed.known):
+                deeper[(*place, name)] = folders(await line.at((*place, name)))
         found = deeper
     if not found:
         raise nothing_matches(path)
     return list(found)
 
 
-async def _named(line: Timeline, level: Level, part: bytes, *, wild: bool) -> Sequence[bytes]:
-    """Return the names in the folders of `level` that `part` stands for."""
+async def _named(
+    line: Timeline, place: Parts, level: Level, part: bytes, *, wild: bool
+) -> Sequence[bytes]:
+    """Return the names in the folders of `level`, at `place`, that `part` stands for."""
     text = os.fsdecode(part)
-    held = {name for key in level for name in await line.memo.listing(key)}
+    held = {name for key in level for name in await line.listing(place, key) or ()}
     if wild and has_wildcards(text):
         return matching(text, held)
     return [name for name in (part, unshow(text)) if name in held][:1]
+
+
+async def nothing_to_look_at(context: Context) -> str:
+    """Return what to do where there is no backup."""
+    if (await (await context.view()).backups()).loose:
+        return "No snapshot belongs to a backup. Name one of those below /_snapshots."
+    return "There is no backup yet. Make one with 'cesbr backup'."
 
 
 async def whole(context: Context, backup: str, typed: Typed) -> Timeline:

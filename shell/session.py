@@ -42,6 +42,8 @@ class Session:
     """Where one was before, for ``cd -``."""
     view: View | None = None
     """The open repository, once a command needed it."""
+    reported: frozenset[str] = frozenset()
+    """Damaged files of the repository that were reported to the user."""
     looked_back: bool = False
     """Whether it was looked for what an earlier process has left behind."""
     _memo: Memo | None = None

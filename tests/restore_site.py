@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from cesbrfs.catalog.manifest import Manifest, Point, write_manifest
 from cesbrfs.restore import (
     Overwrite,
     Progress,
@@ -59,6 +60,12 @@ class Site:
         """Back up a volume named ``files`` that holds these nodes."""
         path = f"/var/lib/ces/{dogu}/volumes/files"
         return self.snapshot(path, self.folder("files", *nodes), "volumes", backup, dogu=dogu)
+
+    def manifest(self, *points: Point, backup: str = BACKUP) -> None:
+        """Complete a backup with the manifest of these points of data."""
+        data = write_manifest(Manifest(1, backup, "2026-11-22T20:30:00Z", "ces", list(points)))
+        tree = self.repo.tree(self.repo.file("manifest.json", data))
+        self.repo.snapshot(tree, ["/manifest.json"], tags=[backup, "kind=manifest"])
 
     async def view(self) -> View:
         """Open the tree over what was backed up until now."""

@@ -19,7 +19,7 @@ from typing import Final
 from cesbrfs.catalog import names
 from cesbrfs.catalog.backups import Backup, tag_value
 from cesbrfs.errors import CesbrError, RepositoryUnreachableError
-from cesbrfs.repo.model import Node, Snapshot
+from cesbrfs.repo.model import Node, Snapshot, Tree
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.trees import NAME_MAX
 from cesbrfs.rules import DEFAULT_RULES, Rule
@@ -177,17 +177,18 @@ async def _covers(repository: Repository, snapshot: Snapshot, held: Collection[_
     if () in held:
         return True
     leading = {at[:length] for at in held for length in range(1, len(at))}
-    folders: list[tuple[_Names, dict[bytes, Node]]]
-    folders = [((), (await repository.root(snapshot)).nodes)]
+    folders: list[tuple[_Names, Tree]] = [((), await repository.root(snapshot))]
     while folders:
-        above, nodes = folders.pop()
-        for name, node in nodes.items():
+        above, tree = folders.pop()
+        if tree.refused:  # not placed: to be seen where the snapshot is shown whole
+            return False
+        for name, node in tree.nodes.items():
             at = (*above, name)
             if at in held:
                 continue
             if at not in leading or node.subtree is None:
                 return False
-            folders.append((at, (await repository.tree(node.subtree)).nodes))
+            folders.append((at, await repository.tree(node.subtree)))
     return True
 
 
@@ -302,8 +303,12 @@ class _Placer:
         if node.subtree is None:
             return {}
         if node.name:
-            return (await self._repository.tree(node.subtree)).nodes
-        return (await self._repository.root(self._snapshot)).nodes
+            tree = await self._repository.tree(node.subtree)
+        else:
+            tree = await self._repository.root(self._snapshot)
+        if tree.refused:  # as above
+            self._complete = False
+        return tree.nodes
 
 
 def dogu_of_metadata(document: dict[str, object]) -> str | None:

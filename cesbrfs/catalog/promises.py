@@ -23,6 +23,25 @@ async def all_kept(repository: Repository, manifest: Manifest, backup: Backup) -
     return True
 
 
+def missing_points(backup: Backup, manifest: Manifest) -> list[Point]:
+    """Return the points of data that a manifest promises and no snapshot of the backup holds."""
+    by_id = snapshots_by_id(backup)
+    return [point for point in manifest.points if (point.snapshot or "") not in by_id]
+
+
+async def repaired_points(
+    repository: Repository, backup: Backup, manifest: Manifest
+) -> list[Point]:
+    """Return the points of data of whose content a repair or a rewrite removed some."""
+    by_id, sizes = snapshots_by_id(backup), dict[bytes, int]()
+    found = [(point, by_id.get(point.snapshot or "")) for point in manifest.points]
+    return [
+        point
+        for point, snapshot in found
+        if snapshot and not await _kept(repository, point, snapshot, backup, sizes)
+    ]
+
+
 def snapshots_by_id(backup: Backup) -> dict[str, Snapshot]:
     """Return the backup's snapshots by all IDs they ever had: restic gives successors new ones."""
     found: dict[str, Snapshot] = {}

@@ -13,7 +13,7 @@ from typing import Final
 from cesbrfs.catalog.backups import REPAIRED, Backup, Backups, tag_value
 from cesbrfs.catalog.manifest import FILE_NAME, Manifest, parse_manifest
 from cesbrfs.catalog.placing import Layout, Placement
-from cesbrfs.catalog.promises import all_kept, snapshots_by_id
+from cesbrfs.catalog.promises import all_kept, missing_points
 from cesbrfs.errors import CesbrError, DamagedError, RepositoryUnreachableError
 from cesbrfs.paths import show
 from cesbrfs.repo.model import Snapshot
@@ -169,7 +169,6 @@ def describe(backup: Backup, told: Report, layout: Layout | None = None) -> dict
                 else [],
             }
         )
-    by_id = snapshots_by_id(backup)
     missing = [
         {
             "kind": point.kind,
@@ -177,8 +176,7 @@ def describe(backup: Backup, told: Report, layout: Layout | None = None) -> dict
             "snapshot": point.snapshot,
             "failed": [{"path": f.path, "error": f.error} for f in point.failed],
         }
-        for point in promised
-        if (point.snapshot or "") not in by_id
+        for point in (missing_points(backup, told.manifest) if told.manifest else ())
     ]
     return {
         "id": backup.id,

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
-from cesbrfs.errors import NotFoundError
+import msgspec
+
+from cesbrfs.errors import CesbrError, NotFoundError, RepositoryUnreachableError
+from cesbrfs.history.contents import same_content
 from cesbrfs.history.memo import Memo, Row
-from cesbrfs.history.timeline import Moment, Parts, Timeline
+from cesbrfs.history.timeline import (
+    Moment,
+    Parts,
+    Timeline,
+    Troubles,
+    cannot_be_shown,
+    shown,
+)
+from cesbrfs.history.versions import What
 from cesbrfs.paths import show
 
 Mark = Literal["+", "-", "M", "T", "U"]
@@ -27,6 +39,18 @@ class Change:
     after: Row | None
 
 
+@dataclass(slots=True)
+class Remarks:
+    """What a comparison could not say anything about, each once.
+
+    `troubles` could not be read; `uncovered` was not backed up on one side, so that its absence
+    there means nothing.
+    """
+
+    troubles: Troubles = field(default_factory=Troubles)
+    uncovered: list[Parts] = field(default_factory=list)
+
+
 class Side(Protocol):
     """One of the two that are compared.  `subtree` of its rows means something to it alone."""
 
@@ -34,62 +58,119 @@ class Side(Protocol):
         """Return what a folder holds, by name."""
         ...
 
-    async def same_content(self, folder: bytes, row: Row, theirs: Row) -> bool:
-        """Tell whether `theirs`, of the other side, says the same as `row`.
+    def refused(self, key: bytes) -> Sequence[str]:
+        """Return why entries of a folder that was just listed cannot be shown."""
+        ...
 
-        `folder` is the key of the other side's folder; both are of one type and no folders.
+    def covers(self, key: bytes) -> bool:
+        """Check whether a name that the folder lacks did not exist."""
+        ...
+
+    async def same_content(
+        self, path: Parts, own: tuple[bytes, Row], other: Backed, theirs: tuple[bytes, Row]
+    ) -> bool:
+        """Check whether `theirs`, of the side `other`, has the same content as `own`.
+
+        Each row has the key of its folder; both are of one type and no folders.
         """
         ...
 
 
 class Backed:
-    """The side of a backup."""
+    """The side of a backup, or of several that follow each other."""
 
-    def __init__(self, memo: Memo) -> None:
-        self._memo = memo
+    def __init__(self, line: Timeline) -> None:
+        self.line: Final = line
 
     async def listing(self, key: bytes) -> Mapping[bytes, Row]:
         """Return what a folder holds, by name."""
-        return await self._memo.listing(key)
+        return await self.line.memo.listing(key)
 
-    async def same_content(self, _folder: bytes, row: Row, theirs: Row) -> bool:
-        """Tell whether both have the same blobs, target or device number."""
-        return row.content == theirs.content
+    def refused(self, key: bytes) -> Sequence[str]:
+        """Return why entries of a folder that was just listed cannot be shown."""
+        return self.line.memo.refused(key)
+
+    def covers(self, key: bytes) -> bool:
+        """Check whether a name that the folder lacks did not exist."""
+        return not self.line.memo.is_open(key)
+
+    async def same_content(
+        self, path: Parts, own: tuple[bytes, Row], other: Backed, theirs: tuple[bytes, Row]
+    ) -> bool:
+        """Check whether both have the same bytes, target or device number."""
+        return await same_content(self.line, path, own, theirs, others=other.line)
 
 
 async def diff(
-    before: Side,
+    before: Backed,
     first: bytes | None,
     after: Side,
     second: bytes | None,
     parts: Parts = (),
     *,
+    remarks: Remarks,
     attributes: bool = False,
 ) -> AsyncIterator[Change]:
     """Yield the differences between two folders, by their keys; None for a folder that is not.
 
-    Folders come before what they hold, names in their order.  Where both sides are one, folders of
-    the same key are not looked into.  `attributes` are mode, owner, time and extended attributes.
+    Folders come before what they hold, names in their order.  Where both sides are backups, folders
+    of the same key are not looked into.  `attributes` are mode, owner, time and extended
+    attributes.  What cannot be compared goes to `remarks`.
     """
+    alike = isinstance(after, Backed)
     stack: list[tuple[Parts, bytes | None, bytes | None]] = [(parts, first, second)]
     while stack:
         at, left, right = stack.pop()
-        ours = _NOTHING if left is None else await before.listing(left)
-        theirs = _NOTHING if right is None else await after.listing(right)
+        ours = await _listing(before, left, at, remarks)
+        theirs = await _listing(after, right, at, remarks)
+        if ours is None or theirs is None:
+            continue
         below: list[tuple[Parts, bytes | None, bytes | None]] = []
         for name in sorted(ours.keys() | theirs.keys()):
             old, new = ours.get(name), theirs.get(name)
             path = (*at, name)
+            if _uncovered(before, left, old) or _uncovered(after, right, new):
+                remarks.uncovered.append(path)
+                continue
             same = True
-            if old and new and old.type == new.type != "dir":
-                same = await after.same_content(left or b"", new, old)
+            if old and new and left and right and old.type == new.type != "dir":
+                try:
+                    same = await after.same_content(path, (right, new), before, (left, old))
+                except RepositoryUnreachableError:
+                    raise
+                except CesbrError as error:
+                    remarks.troubles.note(path, error)
+                    continue
             change = change_of(path, old, new, same=same, attributes=attributes)
             if change is not None:
                 yield change
             down, across = (row.subtree if row else None for row in (old, new))
-            if down != across or before is not after:
+            if down != across or not alike:
                 below.append((path, down, across))
         stack += [(p, a, b) for p, a, b in reversed(below) if a is not None or b is not None]
+
+
+async def _listing(
+    side: Side, key: bytes | None, at: Parts, remarks: Remarks
+) -> Mapping[bytes, Row] | None:
+    """Return what a folder holds; None for one that cannot be read, which is noted."""
+    if key is None:
+        return _NOTHING
+    try:
+        listing = await side.listing(key)
+    except RepositoryUnreachableError:
+        raise
+    except CesbrError as error:
+        remarks.troubles.note(at, error)
+        return None
+    for reason in side.refused(key):
+        remarks.troubles.note(at, cannot_be_shown(reason))
+    return listing
+
+
+def _uncovered(side: Side, key: bytes | None, row: Row | None) -> bool:
+    """Check whether the folder of this key lacks the row, and that means nothing."""
+    return row is None and key is not None and not side.covers(key)
 
 
 def change_of(
@@ -113,19 +194,27 @@ def change_of(
 
 
 async def diff_backups(
-    before: Timeline, after: Timeline, parts: Parts, *, attributes: bool = False
+    before: Timeline,
+    after: Timeline,
+    parts: Parts,
+    *,
+    remarks: Remarks | None = None,
+    attributes: bool = False,
 ) -> AsyncIterator[Change]:
     """Yield how the one moment of `after` differs, from `parts` down, from that of `before`.
 
-    Raises NotFoundError where neither has the path.
+    Raises NotFoundError where neither has the path, or one does not cover it, and why where one
+    cannot be read.
     """
-    side = Backed(before.memo)
+    ours, theirs = Backed(before), Backed(after)
     if parts:
-        held = [[row for row, _ in await line.at(parts)] for line in (before, after)]
-        old, new = (rows[0] if rows else None for rows in held)  # one each: there is one moment
+        held = await _one_row(before, parts), await _one_row(after, parts)
+        old, new = (found[1] if found else None for found in held)
         if old is None and new is None:
-            raise NotFoundError(f"Neither backup has {'/'.join(map(show, parts))!r}.")
-        same = old is not None and new is not None and old.identity == new.identity
+            raise NotFoundError(f"Neither backup has {shown(parts)!r}.")
+        same = True
+        if held[0] and held[1] and old and new and old.type == new.type != "dir":
+            same = await theirs.same_content(parts, held[1], ours, held[0])
         change = change_of(parts, old, new, same=same, attributes=attributes)
         if change is not None:
             yield change
@@ -133,8 +222,24 @@ async def diff_backups(
     else:
         first, second = (next(iter(line.roots), None) for line in (before, after))
     if first != second:
-        async for change in diff(side, first, side, second, parts, attributes=attributes):
+        remarks = remarks or Remarks()
+        async for change in diff(
+            ours, first, theirs, second, parts, remarks=remarks, attributes=attributes
+        ):
             yield change
+
+
+async def _one_row(line: Timeline, parts: Parts) -> tuple[bytes, Row] | None:
+    """Return the row that the one moment of `line` has at a path, with the key of its folder."""
+    traced = await line.trace(parts)
+    if line.troubles:
+        raise line.troubles[0].error
+    if not traced.covering:
+        backup = show(os.fsencode(line.moments[0].id))
+        raise NotFoundError(
+            f"Backup {backup} cannot be compared at {shown(parts)!r}: that was not backed up in it."
+        )
+    return next(((next(iter(traced.folders)), row) for row, _ in traced.rows), None)
 
 
 def attributes_differ(before: Row, after: Row) -> bool:
@@ -151,36 +256,53 @@ def _attributes(row: Row) -> tuple[object, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What changed in a folder from the moment before to this one; None where it appeared."""
+    """What happened to a folder from the moment before to this one, and what changed in it."""
 
     moment: Moment
-    changes: Sequence[Change] | None
+    what: What
+    changes: Sequence[Change] = ()
 
 
 async def history(timeline: Timeline, parts: Parts, *, attributes: bool = False) -> list[Step]:
     """Return what changed in a folder from backup to backup, oldest first.
 
-    Backups without the folder, and those in which nothing changed, are passed over.  Raises
-    NotFoundError or NotAFolderError.
+    Backups that do not cover the folder, and those in which nothing changed, are passed over; so
+    is any part of it that a backup does not cover.  What cannot be read goes to the timeline's
+    troubles.  Raises NotFoundError or NotAFolderError.
     """
     level = await timeline.level(parts)
-    side = Backed(timeline.memo)
+    covering = (await timeline.trace(parts)).covering if parts else timeline.everything
+    side, remarks = Backed(timeline), Remarks(timeline.troubles)
     steps: list[Step] = []
     before: bytes | None = None
     for number, moment in enumerate(timeline.moments):
         key = next((key for key, mask in level.items() if mask >> number & 1), None)
-        if key is None or key == before:
+        if key == before or not covering >> number & 1:
             continue
-        if before is None:
-            steps.append(Step(moment, None))
+        if key is None:
+            steps.append(Step(moment, "vanished"))
+        elif before is None:
+            steps.append(Step(moment, "appeared"))
         else:
-            found = [
-                change
-                async for change in diff(side, before, side, key, parts, attributes=attributes)
-            ]
+            changes = diff(side, before, side, key, parts, remarks=remarks, attributes=attributes)
+            found = [change async for change in changes]
             if found:
-                steps.append(Step(moment, found))
+                steps.append(Step(moment, "changed", found))
+            key = await _merged(timeline.memo, before, key)
         before = key
     if not steps:
-        raise NotFoundError(f"No backup has {'/'.join(map(show, parts))!r}.")
+        raise NotFoundError(f"No backup has {shown(parts)!r}.")
     return steps
+
+
+async def _merged(memo: Memo, before: bytes, key: bytes) -> bytes:
+    """Return the key of a folder with what the earlier one has and the later does not cover."""
+    if before == key or not memo.is_open(key):
+        return key
+    earlier, rows = await memo.listing(before), dict(await memo.listing(key))
+    for name, row in earlier.items():
+        later = rows.setdefault(name, row)
+        if row.subtree and later.subtree:
+            below = await _merged(memo, row.subtree, later.subtree)
+            rows[name] = msgspec.structs.replace(later, subtree=below)
+    return memo.fold(rows[name] for name in sorted(rows))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from cesbrfs.errors import UsageError
+from cesbrfs.history.contents import distinct
 from cesbrfs.history.memo import Row
-from cesbrfs.history.timeline import Parts, Progress, Timeline
+from cesbrfs.history.timeline import Level, Parts, Progress, Timeline
 
 TYPES: Final[Mapping[str, str]] = {
     "f": "file", "d": "dir", "l": "symlink", "b": "dev", "c": "chardev", "p": "fifo", "s": "socket",
@@ -116,14 +117,14 @@ async def find(
     folder, in the order of names.  A `start` that is no folder is looked at itself.
     """
     matcher = Matcher(criteria)
-    rows = await timeline.at(start)
-    alone = [(row, mask) for row, mask in rows if row.subtree is None]
-    for match in _themselves(timeline, start, alone, matcher):
+    traced = await timeline.trace(start)
+    alone = [(row, mask) for row, mask in traced.rows if row.subtree is None]
+    for match in await _themselves(timeline, start, traced.folders, alone, matcher):
         await found(match)
-    if rows and len(alone) == len(rows):
+    if traced.rows and len(alone) == len(traced.rows):
         return
 
-    async def look(parts: Parts, held: list[tuple[Mapping[bytes, Row], int]]) -> None:
+    async def look(parts: Parts, level: Level, held: list[tuple[Mapping[bytes, Row], int]]) -> None:
         fitting: dict[bytes, list[tuple[Row, int]]] = {}
         known: dict[bytes, bool] = {}
         for listing, mask in held:
@@ -134,33 +135,23 @@ async def find(
                 if fits and matcher.rest((*parts, name), row, timeline.time_of(row, mask)):
                     fitting.setdefault(name, []).append((row, mask))
         for name in sorted(fitting):
-            for row, mask in distinct(fitting[name]):
-                await found(Match((*parts, name), row, mask))
+            path = (*parts, name)
+            for row, mask in await distinct(timeline, path, level, fitting[name]):
+                await found(Match(path, row, mask))
 
     await timeline.walk(start, look, progress)
 
 
-def _themselves(
-    timeline: Timeline, parts: Parts, rows: Iterable[tuple[Row, int]], matcher: Matcher
-) -> Iterator[Match]:
-    """Yield what is looked for among the rows of one path, each content once."""
-    for row, mask in distinct(rows):
-        if matcher.name(parts[-1]) and matcher.rest(parts, row, timeline.time_of(row, mask)):
-            yield Match(parts, row, mask)
-
-
-def distinct(rows: Iterable[tuple[Row, int]]) -> list[tuple[Row, int]]:
-    """Bring rows of the same content together under the newest one, in the order of their ends."""
-    by_identity: dict[tuple[str, bytes], tuple[Row, int, int]] = {}
-    for row, mask in rows:
-        held = by_identity.get(row.identity)
-        if held is None:
-            by_identity[row.identity] = (row, mask, mask)
-        else:
-            best, own, together = held
-            newer = mask > own  # the highest bit is the newest moment
-            by_identity[row.identity] = (
-                (row, mask, together | mask) if newer else (best, own, together | mask)
-            )
-    merged = [(row, together) for row, _, together in by_identity.values()]
-    return sorted(merged, key=lambda pair: pair[1].bit_length())
+async def _themselves(
+    timeline: Timeline,
+    parts: Parts,
+    level: Level,
+    rows: Iterable[tuple[Row, int]],
+    matcher: Matcher,
+) -> list[Match]:
+    """Return what is looked for among the rows of one path, each content once."""
+    return [
+        Match(parts, row, mask)
+        for row, mask in await distinct(timeline, parts, level, rows)
+        if matcher.name(parts[-1]) and matcher.rest(parts, row, timeline.time_of(row, mask))
+    ]

@@ -14,8 +14,9 @@ from typing import Final
 import msgspec
 import trio
 
-from cesbrfs.errors import CesbrError, NotFoundError
-from cesbrfs.history.diffing import Backed, Change, change_of, diff
+from cesbrfs.errors import CesbrError, NotFoundError, RepositoryUnreachableError
+from cesbrfs.history.contents import node_of
+from cesbrfs.history.diffing import Backed, Change, Remarks, change_of, diff
 from cesbrfs.history.memo import Memo, Row, row_of
 from cesbrfs.history.timeline import Moment, Parts, Timeline, folders
 from cesbrfs.repo.model import Node, NodeType
@@ -53,14 +54,25 @@ class Live:
         """Return what a folder holds, by name; LiveError when it cannot be read."""
         return await trio.to_thread.run_sync(_listing, key)
 
-    async def same_content(self, folder: bytes, row: Row, theirs: Row) -> bool:
-        """Tell whether a live file says what the stored one in `folder` does."""
+    def refused(self, _key: bytes) -> Sequence[str]:
+        """Return nothing: every live file has a known type."""
+        return ()
+
+    def covers(self, _key: bytes) -> bool:
+        """Return true: what the instance lacks does not exist."""
+        return True
+
+    async def same_content(
+        self, path: Parts, own: tuple[bytes, Row], other: Backed, theirs: tuple[bytes, Row]
+    ) -> bool:
+        """Check whether a live file has the content of the stored one."""
+        row = own[1]
         if row.type != "file":
-            return row.content == theirs.content
-        told = self.told(row, theirs)
+            return row.content == theirs[1].content
+        told = self.told(row, theirs[1])
         if told is not None:
             return told
-        node = (await self._memo.tree(folder)).nodes[theirs.name]
+        node = await node_of(other.line, path, theirs)
         return await same_file(self._memo.repository, node, row.content)
 
     def told(self, row: Row, theirs: Row) -> bool | None:
@@ -91,6 +103,7 @@ class Ground:
     attributes: bool = False
     checksum: bool = False
     left_out: list[LeftOut] = field(default_factory=list)
+    remarks: Remarks = field(default_factory=Remarks)
 
 
 async def diff_live(
@@ -98,7 +111,7 @@ async def diff_live(
 ) -> AsyncIterator[Change]:
     """Yield how the instance differs, from `parts` down, from the one moment of `timeline`."""
     memo = timeline.memo
-    stored, live = Backed(memo), Live(memo, checksum=ground.checksum)
+    stored, live = Backed(timeline), Live(memo, checksum=ground.checksum)
     stack = [parts]
     while stack:
         at = stack.pop()
@@ -109,20 +122,34 @@ async def diff_live(
         rows = await timeline.at(at)
         if not where:
             level = folders(rows) if at else timeline.roots
-            names = [name for key in level for name in await memo.listing(key)]
+            names = [name for key in level for name in await timeline.whole_listing(at, key) or ()]
             stack += [(*at, name) for name in sorted(names, reverse=True)]
             continue
         path = os.path.join(os.fsencode(ground.root), *where)
-        new = await trio.to_thread.run_sync(live_row, path)
         for old, _ in rows:  # one: there is one moment
-            same = new is not None and await _same(view, live, (timeline.moments[0], at), old, new)
+            try:
+                new = await trio.to_thread.run_sync(live_row, path)
+                same = new is not None and await _same(
+                    view, live, (timeline.moments[0], at), old, new
+                )
+            except RepositoryUnreachableError:
+                raise
+            except CesbrError as error:
+                ground.remarks.troubles.note(at, error)
+                continue
             change = change_of(at, old, new, same=same, attributes=ground.attributes)
             if change is not None:
                 yield change
             across = new.subtree if new else None
             if old.subtree or across:
                 async for change in diff(
-                    stored, old.subtree, live, across, at, attributes=ground.attributes
+                    stored,
+                    old.subtree,
+                    live,
+                    across,
+                    at,
+                    remarks=ground.remarks,
+                    attributes=ground.attributes,
                 ):
                     yield change
 

@@ -15,7 +15,8 @@ from cesbrfs.catalog import names
 from cesbrfs.catalog.backups import Backup
 from cesbrfs.entries import Document, Entry, Folder, Link, Stored
 from cesbrfs.errors import CesbrError, RepositoryUnreachableError, UsageError
-from cesbrfs.history.timeline import Parts, Progress
+from cesbrfs.history.timeline import Parts, Progress, cannot_be_shown
+from cesbrfs.paths import show
 from cesbrfs.repo.model import Node, Snapshot, Tree, hard_link_id
 from cesbrfs.repo.pack import BlobType
 from cesbrfs.tasks import AT_ONCE, gather
@@ -65,6 +66,7 @@ class Sizes:
         self._seen = 0
         self._sums: dict[bytes, _Sum] = {}
         self.troubles: Final[list[CesbrError]] = []
+        self._measured = ""
 
     async def measure(self, parts: Parts, depth: int) -> list[Usage]:
         """Return the sizes at a path of the view and of the folders below, `depth` levels down.
@@ -72,6 +74,7 @@ class Sizes:
         What is listed comes before what it holds.  At the root, and only there, each backup is
         compared with all others, and the root itself is not listed.  Raises NotFoundError.
         """
+        self._measured = "/" + "/".join(map(show, parts))
         entry = await self._view.at(parts)
         if not parts:
             return await self._all_backups(depth)
@@ -176,6 +179,13 @@ class Sizes:
             self.troubles.append(error)
             return Tree.of({})
 
+    def _tell_refused(self, reasons: Iterable[str]) -> None:
+        """Note entries that cannot be shown, and so not be measured."""
+        for reason in reasons:
+            error = CesbrError(f"{self._measured}: {cannot_be_shown(reason).message}")
+            if all(known.message != error.message for known in self.troubles):
+                self.troubles.append(error)
+
     # Adding up
 
     async def _list(
@@ -187,6 +197,7 @@ class Sizes:
         if isinstance(entry, Folder) or (depth > 0 and entry.node.type == "dir"):
             if isinstance(entry, Stored):
                 _count_tree(total, _tree_of(entry), unique)
+                self._tell_refused(await self._view.refused(entry))
             for name, child in (await self._view.children(entry)).items():
                 if isinstance(child, Document | Link):
                     continue
@@ -216,7 +227,9 @@ class Sizes:
                 total.take(await self._shared(tree, is_root))
                 continue
             _count_tree(total, (tree, is_root), unique)
-            for node in (await self._tree(tree, is_root)).nodes.values():
+            held = await self._tree(tree, is_root)
+            self._tell_refused(held.refused)
+            for node in held.nodes.values():
                 if node.type != "dir":
                     _count(total, node, unique)
                 elif node.subtree is not None:
@@ -230,12 +243,14 @@ class Sizes:
             if at in self._sums:
                 waiting.pop()
                 continue
-            nodes = (await self._tree(at, top)).nodes.values()
+            held = await self._tree(at, top)
+            nodes = held.nodes.values()
             below = [node.subtree for node in nodes if node.subtree is not None]
             unknown = [(sub, False) for sub in below if sub not in self._sums]
             if unknown:
                 waiting += unknown
                 continue
+            self._tell_refused(held.refused)
             total = _Sum()
             for node in nodes:
                 if node.type != "dir":

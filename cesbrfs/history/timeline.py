@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 from typing import Final
 
 import trio
@@ -47,10 +48,42 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """A folder that could not be read, and why."""
+    """A folder, or an entry of it, that could not be read, and why."""
 
     parts: Parts
     error: CesbrError
+
+    @property
+    def message(self) -> str:
+        """The sentence for the user."""
+        return f"{shown(self.parts)}: {self.error.message}" if self.parts else self.error.message
+
+
+class Troubles(list[Trouble]):
+    """What could not be read, each once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._messages: set[str] = set()
+
+    def note(self, parts: Parts, error: CesbrError) -> None:
+        """Add what is not there yet."""
+        trouble = Trouble(parts, error)
+        if trouble.message not in self._messages:
+            self._messages.add(trouble.message)
+            self.append(trouble)
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What the moments have at one path: the distinct rows, and the folders that should hold it.
+
+    `covering` is the set of moments that show whether the path existed.
+    """
+
+    rows: Sequence[tuple[Row, int]]
+    folders: Level
+    covering: int
 
 
 Progress = Callable[[int], object]
@@ -59,12 +92,16 @@ Progress = Callable[[int], object]
 
 @dataclass(slots=True)
 class Timeline:
-    """The moments of a walk, oldest first, and the level of their roots."""
+    """The moments of a walk, oldest first, and the level of their roots.
 
+    `troubles` are what could not be read so far, each once.
+    """
+
+    view: View
     memo: Memo
     moments: Sequence[Moment]
     roots: Level
-    troubles: list[Trouble] = field(default_factory=list)
+    troubles: Troubles = field(default_factory=Troubles)
 
     @property
     def everything(self) -> int:
@@ -91,24 +128,51 @@ class Timeline:
         time_ns = row.mtime_ns
         return self.newest(mask).time_ns if time_ns is None else time_ns
 
-    async def rows(self, level: Level, name: bytes) -> list[tuple[Row, int]]:
-        """Return the distinct rows of this name in the folders of `level`."""
-        found: dict[Row, int] = {}
-        for key, mask in level.items():
-            row = (await self.memo.listing(key)).get(name)
-            if row is not None:
-                found[row] = found.get(row, 0) | mask
-        return list(found.items())
+    async def listing(self, parts: Parts, key: bytes) -> Mapping[bytes, Row] | None:
+        """Return what the folder of this key, at `parts`, holds; None where it cannot be read.
 
-    async def at(self, parts: Parts) -> list[tuple[Row, int]]:
-        """Return the distinct rows at a path, [] where no moment has it; the root has none."""
+        That is noted in `troubles`.  Raises RepositoryUnreachableError.
+        """
+        try:
+            return await self.memo.listing(key)
+        except RepositoryUnreachableError:
+            raise
+        except CesbrError as error:
+            self.troubles.note(parts, error)
+            return None
+
+    async def whole_listing(self, parts: Parts, key: bytes) -> Mapping[bytes, Row] | None:
+        """Return the same, and note what in it cannot be shown."""
+        listing = await self.listing(parts, key)
+        if listing is not None:
+            for reason in self.memo.refused(key):
+                self.troubles.note(parts, cannot_be_shown(reason))
+        return listing
+
+    async def trace(self, parts: Parts) -> Trace:
+        """Return what the moments have at a path; the root has no rows."""
         level = self.roots
-        found: list[tuple[Row, int]] = []
+        rows: dict[Row, int] = {}
+        absent = 0
         for at, name in enumerate(parts):
             if at:
-                level = folders(found)
-            found = await self.rows(level, name)
-        return found
+                level = folders(rows.items())
+                absent |= union(mask for row, mask in rows.items() if row.subtree is None)
+            rows = {}
+            for key, mask in level.items():
+                listing = await self.listing(parts[:at], key)
+                if listing is None:
+                    continue
+                row = listing.get(name)
+                if row is not None:
+                    rows[row] = rows.get(row, 0) | mask
+                elif not self.memo.is_open(key):
+                    absent |= mask
+        return Trace(list(rows.items()), level, absent | union(rows.values()))
+
+    async def at(self, parts: Parts) -> Sequence[tuple[Row, int]]:
+        """Return the distinct rows at a path, [] where no moment has it; the root has none."""
+        return (await self.trace(parts)).rows
 
     async def level(self, parts: Parts) -> Level:
         """Return the folders at a path.
@@ -118,24 +182,24 @@ class Timeline:
         if not parts:
             return self.roots
         found = await self.at(parts)
-        shown = "/".join(map(show, parts))
         if not found:
-            raise NotFoundError(f"No backup that was searched has {shown!r}.")
+            raise NotFoundError(f"No backup that was searched has {shown(parts)!r}.")
         level = folders(found)
         if not level:
-            raise NotAFolderError(f"{shown!r} is not a folder.")
+            raise NotAFolderError(f"{shown(parts)!r} is not a folder.")
         return level
 
     async def walk(
         self,
         start: Parts,
-        look: Callable[[Parts, list[tuple[Mapping[bytes, Row], int]]], Awaitable[None]],
+        look: Callable[[Parts, Level, list[tuple[Mapping[bytes, Row], int]]], Awaitable[None]],
         progress: Progress | None = None,
     ) -> None:
         """Call `look` with each path from `start` down and the distinct folders that stand there.
 
         A folder comes before those in it, those in the order of their names.  One that cannot be
-        read is noted in `troubles`; a storage that does not answer ends the walk.
+        read, and what cannot be shown in one, is noted in `troubles`; a storage that does not
+        answer ends the walk.
         """
         seen = 0
         stack: list[tuple[Parts, Level]] = [(start, await self.level(start))]
@@ -147,12 +211,8 @@ class Timeline:
                 held: list[tuple[Mapping[bytes, Row], int]] = []
                 below: dict[bytes, dict[bytes, int]] = {}
                 for key, mask in level.items():
-                    try:
-                        listing = await self.memo.listing(key)
-                    except RepositoryUnreachableError:
-                        raise
-                    except CesbrError as error:
-                        self.troubles.append(Trouble(parts, error))
+                    listing = await self.whole_listing(parts, key)
+                    if listing is None:
                         continue
                     held.append((listing, mask))
                     for name, row in listing.items():
@@ -162,7 +222,7 @@ class Timeline:
                 seen += len(level)
                 if progress is not None:
                     progress(seen)
-                await look(parts, held)
+                await look(parts, level, held)
                 stack += [((*parts, name), below[name]) for name in sorted(below, reverse=True)]
             nursery.cancel_scope.cancel()
 
@@ -176,6 +236,21 @@ class Timeline:
             await self.memo.fetch(key)
         except CesbrError:
             return  # told when the walk comes there
+
+
+def cannot_be_shown(reason: str) -> CesbrError:
+    """Return the error for an entry that a folder has and nothing can show."""
+    return CesbrError(f"The entry {reason}. A newer restic or another system may have written it.")
+
+
+def shown(parts: Parts) -> str:
+    """Return a path below the backups as people see it."""
+    return "/".join(map(show, parts))
+
+
+def union(masks: Iterable[int]) -> int:
+    """Return the moments of all these sets."""
+    return reduce(or_, masks, 0)
 
 
 def folders(rows: Iterable[tuple[Row, int]]) -> Level:
@@ -200,13 +275,14 @@ async def of_backups(view: View, memo: Memo, backups: Iterable[Backup]) -> Timel
         kept = memo.root(label)
         if kept is not None:
             return kept
-        row = await _row(view, memo, backup.name, await view.at((backup.name,)))
+        row = await _row(view, memo, (), await view.at((backup.name,)))
         # What is shown whole, perhaps because it could not be read, is looked at anew.
         if row is not None and row.subtree and not (await view.layout(backup)).whole:
             memo.keep_root(label, row.subtree)
         return row.subtree if row else None
 
-    return _timeline(memo, moments, await gather([partial(root, backup) for backup in ordered]))
+    keys = await gather([partial(root, backup) for backup in ordered])
+    return _timeline(view, memo, moments, keys)
 
 
 async def of_snapshot(view: View, memo: Memo, name: bytes) -> Timeline:
@@ -214,34 +290,51 @@ async def of_snapshot(view: View, memo: Memo, name: bytes) -> Timeline:
     await memo.recall()
     parts = (names.SNAPSHOTS, name)
     entry = await view.at(parts)
-    row = await _row(view, memo, name, entry)
-    shown = "/".join(map(show, parts))
-    moment = Moment(shown, entry.node.mtime_ns, parts)
-    return _timeline(memo, [moment], [row.subtree if row else None])
+    row = await _row(view, memo, (), entry)
+    moment = Moment(shown(parts), entry.node.mtime_ns, parts)
+    return _timeline(view, memo, [moment], [row.subtree if row else None])
 
 
-def _timeline(memo: Memo, moments: Sequence[Moment], keys: Sequence[bytes | None]) -> Timeline:
+def _timeline(
+    view: View, memo: Memo, moments: Sequence[Moment], keys: Sequence[bytes | None]
+) -> Timeline:
     roots: dict[bytes, int] = {}
     for number, key in enumerate(keys):
         if key is not None:
             roots[key] = roots.get(key, 0) | 1 << number
-    return Timeline(memo, moments, roots)
+    return Timeline(view, memo, moments, roots)
 
 
-async def _row(view: View, memo: Memo, name: bytes, entry: Entry) -> Row | None:
-    """Return the row of an entry; None for what describes a backup and is no part of it."""
+async def _row(view: View, memo: Memo, parts: Parts, entry: Entry) -> Row | None:
+    """Return the row of an entry, at `parts` below its backup.
+
+    None for what describes a backup and is no part of it.
+    """
+    name = parts[-1] if parts else b""
     if isinstance(entry, Document | Link):
         return None
     if isinstance(entry, Folder):
-        rows = []
-        for below, child in (await view.children(entry)).items():
-            row = await _row(view, memo, below, child)
-            if row is not None:
-                rows.append(row)
+        children = await view.children(entry)
+        found = [await _row(view, memo, (*parts, below), c) for below, c in children.items()]
+        rows = [row for row in found if row is not None]
         node = entry.node
-        key = memo.fold(rows)
+        key = memo.fold(rows, whole=_is_whole(parts, children.values()))
         return Row(name, "dir", node.mode, node.uid, node.gid, 0, None, 0, subtree=key)
     assert isinstance(entry, Stored)
     if entry.top:
         return row_of(entry.node, name, memo.top(entry.snapshot))
     return row_of(entry.node, name, entry.node.subtree)
+
+
+def _is_whole(parts: Parts, children: Iterable[Entry]) -> bool:
+    """Check whether a folder of ours covers all there was: it is one point of data.
+
+    The volumes of a dogu are, unless each of them was backed up by itself.
+    """
+    match parts:
+        case (_, names.CONFIGURATION, *_):
+            return True
+        case (_, names.VOLUMES):
+            snapshots = [child.snapshot for child in children if isinstance(child, Stored)]
+            return any("/volumes/" not in path for s in snapshots for path in s.paths)
+    return False

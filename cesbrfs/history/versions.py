@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from cesbrfs.errors import NotFoundError
-from cesbrfs.history.finding import distinct
+from cesbrfs.history.contents import distinct
 from cesbrfs.history.memo import Row
-from cesbrfs.history.timeline import Moment, Parts, Timeline, folders
-from cesbrfs.paths import show
+from cesbrfs.history.timeline import Moment, Parts, Timeline, shown
 
 What = Literal["appeared", "changed", "vanished"]
 
@@ -50,28 +49,14 @@ async def versions(timeline: Timeline, parts: Parts) -> Versions:
 
     Folders are one version whatever they hold.
     """
-    rows: list[tuple[Row, int]] = []
-    level = timeline.roots
-    covering = 0
-    for name in parts:
-        rows = await timeline.rows(level, name)
-        stored = [mask for row, mask in rows if row.seconds is not None]
-        if not covering and stored:  # what was backed up begins here; above are folders of ours
-            covering = _union(stored)
-        level = folders(rows)
-    if not rows:
-        shown = "/".join(map(show, parts))
-        raise NotFoundError(f"No backup has {shown!r}; 'cesbr find --name' finds where a name is.")
-    found = [Version(row, mask) for row, mask in distinct(rows)]
-    covering = covering or _union(version.moments for version in found)
-    return Versions(found, _events(timeline, found, covering), covering)
-
-
-def _union(masks: Iterable[int]) -> int:
-    together = 0
-    for mask in masks:
-        together |= mask
-    return together
+    traced = await timeline.trace(parts)
+    if not traced.rows:
+        raise NotFoundError(
+            f"No backup has {shown(parts)!r}; 'cesbr find --name' finds where a name is."
+        )
+    rows = await distinct(timeline, parts, traced.folders, traced.rows)
+    found = [Version(row, mask) for row, mask in rows]
+    return Versions(found, _events(timeline, found, traced.covering), traced.covering)
 
 
 def _events(timeline: Timeline, found: Sequence[Version], covering: int) -> list[Event]:

@@ -8,7 +8,7 @@ write it).  Every JSON field of restic's may be missing or null, and unknown one
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final, Literal, TypeVar
 
 import msgspec
@@ -16,9 +16,11 @@ import msgspec
 from cesbrfs.errors import DamagedError
 from cesbrfs.repo.times import parse_time
 
-NodeType = Literal["file", "dir", "symlink", "dev", "chardev", "fifo", "socket"]
+NodeType = Literal["file", "dir", "symlink", "dev", "chardev", "fifo", "socket", "unknown"]
+"""restic's types, and `unknown` in lists for people: no tree, mount or restore has such a node."""
 
 ID_BYTES: Final = 32
+_NOTHING: Final[Mapping[bytes, str]] = {}
 _HEX: Final = 2 * ID_BYTES
 
 _T = TypeVar("_T")
@@ -189,19 +191,27 @@ def hard_link_id(node: Node) -> int:
 
 
 class Tree(msgspec.Struct, frozen=True, gc=False):
-    """The entries of one folder by name, in restic's order; `refused` names no entry can have.
+    """The entries of one folder by name, in restic's order.
 
-    `listed` has the nodes by their position in that order.  Made by `Tree.of`.
+    `listed` has the nodes by their position in that order.  `refused` describes each entry that
+    cannot be shown; `unknown` has the reason by name for those of them that have a possible name
+    of their own.  Made by `Tree.of`.
     """
 
     nodes: dict[bytes, Node]
     listed: tuple[Node, ...]
     refused: tuple[str, ...]
+    unknown: Mapping[bytes, str]
 
     @classmethod
-    def of(cls, nodes: dict[bytes, Node], refused: Iterable[str] = ()) -> Tree:
+    def of(
+        cls,
+        nodes: dict[bytes, Node],
+        refused: Iterable[str] = (),
+        unknown: Mapping[bytes, str] = _NOTHING,
+    ) -> Tree:
         """Return the tree of these nodes."""
-        return cls(nodes, tuple(nodes.values()), tuple(refused))
+        return cls(nodes, tuple(nodes.values()), tuple(refused), unknown)
 
 
 _key_file = msgspec.json.Decoder(KeyFile)

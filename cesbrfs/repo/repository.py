@@ -305,7 +305,8 @@ class Repository:
         tree = await self._tree(tree_id)
         if b"." in tree.nodes or b"/" in tree.nodes:  # only a snapshot's root may have them
             nodes = {name: node for name, node in tree.nodes.items() if name not in (b".", b"/")}
-            return Tree.of(nodes, (*tree.refused, "'.' or '/': no folder can hold this name"))
+            refused = (*tree.refused, "'.' or '/': no folder can hold this name")
+            return Tree.of(nodes, refused, tree.unknown)
         return tree
 
     async def _tree(self, tree_id: bytes) -> Tree:
@@ -338,6 +339,7 @@ class Repository:
             return tree
         nodes: dict[bytes, Node] = {}
         refused = list(tree.refused)
+        unknown = dict(tree.unknown)
         for name, node in tree.nodes.items():
             if name not in (b".", b"/"):
                 nodes[name] = node
@@ -345,9 +347,10 @@ class Repository:
                 inner = await self.tree(node.subtree)
                 nodes.update(inner.nodes)
                 refused += inner.refused
+                unknown |= inner.unknown
             else:
                 refused.append(f"{name.decode()!r}: no folder can hold this name")
-        return Tree.of(nodes, refused)
+        return Tree.of(nodes, refused, unknown)
 
     # What is worked out from trees, and kept on disk under a name
 

@@ -6,6 +6,7 @@ looked at by itself, and one that nothing can show is refused.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -97,17 +98,21 @@ def parse_rows(data: bytes, what: str = "tree") -> tuple[Rows, list[str]]:
     quick = quick_rows(data)
     if quick is not None:
         return Rows(quick), []
-    rows, refused = _entries(data, what, row_of)
+    rows, refused, _ = _entries(data, what, row_of)
     special = [rows.pop(name) for name in (b".", b"/") if name in rows]
     return Rows(list(rows.values()), special=bool(special)), refused
 
 
 def _entries(
     data: bytes, what: str, make: Callable[[bytes, FullEntry], _E]
-) -> tuple[dict[bytes, _E], list[str]]:
-    """Return what `make` makes of each node, by name, and what was refused, with the reasons."""
+) -> tuple[dict[bytes, _E], list[str], dict[bytes, str]]:
+    """Return what `make` makes of each node, by name, and what was refused, with the reasons.
+
+    The third part has the reasons by name, for refused entries whose name a folder can hold.
+    """
     found: dict[bytes, _E] = {}
     refused: list[str] = []
+    unknown: dict[bytes, str] = {}
     raws = decode(_tree, data, what).nodes or []
     raws.reverse()
     while raws:  # each is let go once it is turned into something: a folder can have a million
@@ -116,12 +121,18 @@ def _entries(
             made = make(*_checked(raw))
         except (ValueError, DamagedError) as error:
             refused.append(f"{raw.name!r}: {error}")
+            with contextlib.suppress(ValueError):
+                unknown[_name(raw.name)] = str(error)
+                unknown.pop(b".", None)
+                unknown.pop(b"/", None)
             continue
         if made.name in found:
             refused.append(f"{raw.name!r}: the folder has this name twice")
             continue
         found[made.name] = made
-    return found, refused
+    for name in found.keys() & unknown.keys():
+        del unknown[name]
+    return found, refused, unknown
 
 
 def parse_names(data: bytes, what: str = "tree") -> dict[bytes, int]:

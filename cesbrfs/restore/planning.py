@@ -20,6 +20,7 @@ from cesbrfs.repo.model import Node, hard_link_id
 from cesbrfs.repo.storage.local import LocalStorage
 from cesbrfs.restore.ground import Guard, inspect
 from cesbrfs.restore.journal import Past, key_of
+from cesbrfs.restore.lacking import lacking
 from cesbrfs.restore.landing import (
     InPlace,
     Landings,
@@ -79,6 +80,7 @@ async def plan(
     planned.past, planned.guard = past, guard
     if isinstance(target, InPlace):
         planned.fixed = frozenset(f for one in landings.found for f in fixed_parts(one.parts))
+    planned.refused.extend(await lacking(view, selection, target))
     planned.refused.extend(grower.refused)
     await trio.to_thread.run_sync(survey, planned, state)
     return planned

@@ -63,7 +63,8 @@ class Command:
 
     `arguments` declares its arguments; their metavars (PATH, ID, DOGU, FOLDER) also say how they
     complete.  `run` returns the exit code.  `example` is what follows ``cesbr``.  The paths of a
-    command that `looks_back` may, at the root, start inside the backups.
+    command that `looks_back` may, at the root, start inside the backups.  The result of one with
+    `all_backups` is partial as soon as a snapshot of the repository cannot be read.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Command:
     run: Callable[[Context, argparse.Namespace], Awaitable[int]]
     details: str = ""
     looks_back: bool = False
+    all_backups: bool = False
 
     @property
     def description(self) -> str:

@@ -297,6 +297,7 @@ COMMANDS: Final = (
         _backups,
         "A backup is complete, incomplete, or unverified where nothing tells; safety: made by a"
         " restore in place.  What it took is the time from its first snapshot to its last.",
+        all_backups=True,
     ),
     Command(
         "use",

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from cesbrfs.entries import Document
-from cesbrfs.errors import NotFoundError, UsageError
+from cesbrfs.errors import CesbrError, NotFoundError, RepositoryUnreachableError, UsageError
 from cesbrfs.globs import fits, nothing_matches
-from cesbrfs.history.diffing import Change, diff_backups
+from cesbrfs.history.diffing import Change, Remarks, diff_backups
 from cesbrfs.history.live import Ground, LiveError, diff_live
 from cesbrfs.history.sizes import Sizes, Usage
-from cesbrfs.history.timeline import Parts, Timeline
+from cesbrfs.history.timeline import Parts, Timeline, Trouble
 from cesbrfs.paths import for_json, show, unshow
 from cesbrfs.restore.landing import place_on_instance
 from shell import render
@@ -78,13 +78,22 @@ async def _diff(context: Context, arguments: argparse.Namespace) -> int:
         await comparison.before.memo.keep()
     if not told and not await comparison.there():
         raise nothing_matches(arguments.path)
-    if out.as_json:
-        return 0
+    if not out.as_json:
+        _remark(context, comparison)
+        out.note(summary(told))
+    for trouble in comparison.troubles:
+        await report(CesbrError(trouble.message), out)
+    return _PARTIAL if comparison.troubles else 0
+
+
+def _remark(context: Context, comparison: _Comparison) -> None:
+    """Print what was not compared, and why."""
     if comparison.ground and comparison.ground.left_out:
         paths = ["/".join(map(show, left.parts)) for left in comparison.ground.left_out]
-        out.note(f"Not compared, for want of a place on the instance: {', '.join(paths)}.")
-    out.note(summary(told))
-    return 0
+        context.out.note(f"Not compared, for want of a place on the instance: {', '.join(paths)}.")
+    if comparison.remarks.uncovered:
+        paths = ["/".join(map(show, parts)) for parts in comparison.remarks.uncovered]
+        context.out.note(f"Not compared, because only one side covers it: {', '.join(paths)}.")
 
 
 class _Comparison:
@@ -101,7 +110,14 @@ class _Comparison:
         self.after = after
         self.ground = ground
         self.wanted: Parts = ()
+        self.remarks = ground.remarks if ground else Remarks()
         self.changes: AsyncIterator[Change]
+
+    @property
+    def troubles(self) -> list[Trouble]:
+        """What could not be read."""
+        after = self.after.troubles if self.after else []
+        return [*self.remarks.troubles, *self.before.troubles, *after]
 
     async def there(self) -> bool:
         """Tell whether a side has what is wanted."""
@@ -113,7 +129,19 @@ class _Comparison:
         return False
 
     async def content(self, change: Change) -> str:
-        """Return how a changed text file differs, line by line; "" for what is no file."""
+        """Return how a changed text file differs, line by line; "" for what is no file.
+
+        A file that cannot be read goes to `remarks`.
+        """
+        try:
+            return await self._content(change)
+        except RepositoryUnreachableError:
+            raise
+        except CesbrError as error:
+            self.remarks.troubles.note(change.parts, error)
+            return ""
+
+    async def _content(self, change: Change) -> str:
         rows = [row for row in (change.before, change.after) if row is not None]
         if change.mark not in "M+-" or any(row.type != "file" for row in rows):
             return ""
@@ -172,7 +200,9 @@ async def _compare(context: Context, arguments: argparse.Namespace) -> _Comparis
     path, wanted = await _settled(typed, [side for side in (before, after) if side])
     if after is not None:
         made = _Comparison(context, before, after, None)
-        made.changes = diff_backups(before, after, path, attributes=arguments.metadata)
+        made.changes = diff_backups(
+            before, after, path, remarks=made.remarks, attributes=arguments.metadata
+        )
     else:
         root = (await context.session.settings()).root
         if path and not await before.at(path):

@@ -24,7 +24,7 @@ from shell.commands import Command
 from shell.found import columns_of, found_heading, found_json, found_line, row_json, shown
 from shell.lines import JsonArray, Lines
 from shell.report import report
-from shell.scope import Scope, scope
+from shell.scope import Scope, nothing_to_look_at, scope
 from shell.table import fitted
 
 if TYPE_CHECKING:
@@ -96,11 +96,11 @@ async def _find(context: Context, arguments: argparse.Namespace) -> int:
 
 
 async def _tell_troubles(context: Context, line: Timeline) -> int:
+    """Report what could not be read, or that there is no backup; return the exit code."""
+    if not line.moments:
+        context.out.note(await nothing_to_look_at(context))
     for trouble in line.troubles:
-        await report(
-            CesbrError(f"{'/'.join(map(show, trouble.parts))}: {trouble.error.message}"),
-            context.out,
-        )
+        await report(CesbrError(trouble.message), context.out)
     return _PARTIAL if line.troubles else 0
 
 
@@ -175,7 +175,7 @@ async def _versions(context: Context, arguments: argparse.Namespace) -> int:
     if not context.out.as_json:
         for (path, of), now in zip(found, live, strict=True):
             _remark(context, where, path, of, now)
-    return 0
+    return await _tell_troubles(context, where.timeline)
 
 
 def _heading(path: Parts, where: Scope) -> str:
@@ -215,7 +215,7 @@ def _version_json(
 ) -> dict[str, object]:
     last = line.newest(version.moments)
     return {
-        "id": version.row.content.hex(),
+        "id": version.row.content_id,
         **for_json(b"/".join(path), "path"),
         **row_json(version.row, line.time_of(version.row, version.moments)),
         "first": line.oldest(version.moments).id,
@@ -286,7 +286,7 @@ async def _log(context: Context, arguments: argparse.Namespace) -> int:
             blocks.append(_heading(path, where) + "".join(lines))
         await where.timeline.memo.keep()
     await context.out.result(told, "\n".join(blocks))
-    return 0
+    return await _tell_troubles(context, where.timeline)
 
 
 _Step = tuple["Moment", str, Sequence["Change"]]
@@ -298,10 +298,8 @@ async def _steps(line: Timeline, path: Parts, *, attributes: bool) -> Sequence[_
     if rows and all(row.subtree is None for row, _ in rows):
         events = (await versions(line, path)).events
         return [(event.moment, event.what, ()) for event in events]
-    return [
-        (step.moment, "appeared" if step.changes is None else "changed", step.changes or ())
-        for step in await diffing.history(line, path, attributes=attributes)
-    ]
+    steps = await diffing.history(line, path, attributes=attributes)
+    return [(step.moment, step.what, step.changes) for step in steps]
 
 
 def _step_json(
@@ -332,6 +330,7 @@ COMMANDS: Final = (
         "At the root all backups are searched, inside a backup that one.  Over several, a line"
         " stands for one content of one path, with the first and the last backup that have it.",
         looks_back=True,
+        all_backups=True,
     ),
     Command(
         "versions",
@@ -342,6 +341,7 @@ COMMANDS: Final = (
         "Equal contents are one version.  The last column tells which is the newest backup's, and"
         " which the instance has now.",
         looks_back=True,
+        all_backups=True,
     ),
     Command(
         "log",
@@ -351,5 +351,6 @@ COMMANDS: Final = (
         _log,
         "+ added, - removed, M content, T type, U metadata.",
         looks_back=True,
+        all_backups=True,
     ),
 )

@@ -6,24 +6,29 @@ import argparse
 import os
 import stat
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from cesbrfs.errors import InterruptedByUserError, UsageError
+from cesbrfs.errors import CesbrError, InterruptedByUserError, UsageError
 from cesbrfs.paths import for_json, show
 from shell import render
 from shell.commands import Command
 from shell.commands.browse import add_backup_flag, choose_backup, locate_all, locate_one
 from shell.content import write_content
+from shell.damage import report_damaged
 from shell.listing import Colours, Style, largest_first, newest_first
+from shell.report import report
+from shell.scope import nothing_to_look_at
 from shell.table import pairs
 
 if TYPE_CHECKING:
     from cesbrfs.entries import Entry, Located
     from cesbrfs.view import View
     from shell.session import Context
+
+_PARTIAL: Final = 3
 
 # ls
 
@@ -71,6 +76,7 @@ async def _ls(context: Context, arguments: argparse.Namespace) -> int:
     single: dict[str, Located] = {}
     folders: dict[str, Located] = {}
     backup = await choose_backup(context, arguments.backup, arguments.paths)
+    troubles: dict[str, None] = {}
     for path in arguments.paths or ["."]:
         for shown, place in await locate_all(context, path, backup):
             a_file = arguments.directory or not stat.S_ISDIR(place.entry.node.mode)
@@ -78,34 +84,52 @@ async def _ls(context: Context, arguments: argparse.Namespace) -> int:
     if context.out.as_json:
         told = [_entry_json(place) for place in single.values()]
         for place in folders.values():
-            async with aclosing(_held(view, place, style, deep=arguments.recursive)) as held:
+            listing = _held(view, place, style, troubles, deep=arguments.recursive)
+            async with aclosing(listing) as held:
                 told += [_entry_json(child) async for _, children in held for child in children]
         await context.out.result(told, "")
-        return 0
+        return await _tell(context, troubles) or await _damaged(context, folders.values())
     if single:
         listed = style.order((shown, place.entry) for shown, place in single.items())
         await context.out.text(style.text(listed))
     headings = arguments.recursive or len(folders) > 1 or bool(single)
     between = "\n" if single else ""
     for shown, place in folders.items():
-        async with aclosing(_held(view, place, style, deep=arguments.recursive)) as held:
+        listing = _held(view, place, style, troubles, deep=arguments.recursive)
+        async with aclosing(listing) as held:
             async for folder, children in held:
                 inner = "/".join((shown.rstrip("/"), *folder)) if folder else shown
                 heading = f"{between}{inner}:\n" if headings else ""
                 named = [(show(child.parts[-1]), child.entry) for child in children]
                 await context.out.text(heading + style.text(named))
                 between = "\n"
+    if () in {place.parts for place in folders.values()} and not (await view.backups()).by_name:
+        context.out.note(await nothing_to_look_at(context))
+    return await _tell(context, troubles) or await _damaged(context, folders.values())
+
+
+async def _tell(context: Context, troubles: dict[str, None]) -> int:
+    """Report what could not be read; return the exit code."""
+    for message in troubles:
+        await report(CesbrError(message), context.out)
+    return _PARTIAL if troubles else 0
+
+
+async def _damaged(context: Context, listed: Iterable[Located]) -> int:
+    """Report damaged files where the root is listed, which shows all backups; return the code."""
+    if any(not place.parts for place in listed):
+        return await report_damaged(context, again=True)
     return 0
 
 
 async def _held(
-    view: View, place: Located, style: Style, *, deep: bool
+    view: View, place: Located, style: Style, troubles: dict[str, None], *, deep: bool
 ) -> AsyncGenerator[tuple[tuple[str, ...], list[Located]], None]:
     """Yield what a folder holds, in order; with `deep` each folder in it, too, by its names."""
     waiting: list[tuple[tuple[str, ...], Located]] = [((), place)]
     while waiting:
         names, folder = waiting.pop()
-        children = await _children(view, folder, style)
+        children = await _children(view, folder, style, troubles)
         yield names, children
         if deep:
             waiting += [
@@ -115,11 +139,23 @@ async def _held(
             ]
 
 
-async def _children(view: View, place: Located, style: Style) -> list[Located]:
-    """Return what a folder holds, as `style` orders it; backups come by their age."""
-    from cesbrfs.entries import Located  # noqa: PLC0415 - as in `browse`
+async def _children(
+    view: View, place: Located, style: Style, troubles: dict[str, None]
+) -> list[Located]:
+    """Return what a folder holds, as `style` orders it; backups come by their age.
 
-    children = await view.children(place.entry)
+    What cannot be read has the type `unknown`, and goes to `troubles`.
+    """
+    from cesbrfs.entries import Located, Stored  # noqa: PLC0415 - as in `browse`
+    from cesbrfs.history.timeline import cannot_be_shown  # noqa: PLC0415 - as above
+    from cesbrfs.repo.model import Node  # noqa: PLC0415 - as above
+
+    children = dict(await view.children(place.entry))
+    for reason in await view.refused(place.entry):
+        troubles[f"{place.shown}: {cannot_be_shown(reason).message}"] = None
+    if isinstance(place.entry, Stored):
+        for name in await view.unknown(place.entry):
+            children[name] = Stored(name, Node(name, "unknown", 0), place.entry.snapshot)
     names = sorted(children) if place.parts else list(children)
     ordered = style.order(
         (os.fsdecode(name), children[name])
@@ -167,7 +203,7 @@ async def _tree(context: Context, arguments: argparse.Namespace) -> int:
     walk = _Tree(context, await context.view(), style, arguments.level, arguments.directory)
     if context.out.as_json:
         await context.out.result(await walk.as_json(place, 1), "")
-        return 0
+        return await _tell(context, walk.troubles) or await _damaged(context, [place])
     await context.out.text(
         style.colours.paint(show(os.fsencode(arguments.path)), place.entry.node) + "\n"
     )
@@ -176,7 +212,7 @@ async def _tree(context: Context, arguments: argparse.Namespace) -> int:
     if not arguments.directory:
         counted.append(render.count(walk.files, "file"))
     await context.out.text(f"\n{', '.join(counted)}\n")
-    return 0
+    return await _tell(context, walk.troubles) or await _damaged(context, [place])
 
 
 class _Tree:
@@ -191,9 +227,10 @@ class _Tree:
         self._deepest = deepest
         self._only_folders = only_folders
         self.files = self.folders = 0
+        self.troubles: dict[str, None] = {}
 
     async def _within(self, place: Located) -> list[Located]:
-        children = await _children(self._view, place, self._style)
+        children = await _children(self._view, place, self._style, self.troubles)
         if self._only_folders:
             children = [child for child in children if stat.S_ISDIR(child.entry.node.mode)]
         return children

@@ -39,6 +39,7 @@ from cesbrfs.restore.sheet import sheet_json
 from shell.care import restore_on_instance
 from shell.commands import Command
 from shell.commands.browse import add_backup_flag, choose_backup, locate_all
+from shell.damage import report_damaged
 from shell.origin import (
     Origin,
     add_other_host_flag,
@@ -252,6 +253,7 @@ async def _chosen(context: Context, view: View, arguments: argparse.Namespace) -
             for path in arguments.paths or ["."]
             for _, place in await locate_all(context, path, backup)
         ]
+        await report_damaged(context)  # before the question: it may have been the latest
         return select(located)
     paths = context.session.basket(view).paths
     if not paths:

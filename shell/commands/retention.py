@@ -7,7 +7,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from cesbrfs.errors import UsageError
+from cesbrfs.errors import DamagedError, UsageError
 from shell import render
 from shell.commands import Command
 from shell.commands.browse import note_future
@@ -73,7 +73,9 @@ async def _forget(context: Context, arguments: argparse.Namespace) -> int:
             {"backups": [fate.as_json() for fate in planned.fates]},
             lambda: _plan_text(planned, context.out.room),
         )
-        return 0
+        return await _damaged(context, policy)
+    if policy is not None and planned.going:
+        _require_readable(view)
     if planned.going and not arguments.yes:
         context.out.note(_plan_text(planned, context.out.room), always=True)
         number = render.count(len(planned.going), "backup")
@@ -92,7 +94,26 @@ async def _forget(context: Context, arguments: argparse.Namespace) -> int:
     }
     shown = _plan_text(planned, context.out.room) if arguments.yes or not planned.going else ""
     await context.out.result(result, lambda: shown + _result_text(planned, removed, pruned))
-    return 0
+    return await _damaged(context, policy)
+
+
+async def _damaged(context: Context, policy: Policy | None) -> int:
+    """Report damaged files where a policy judged all backups; return the exit code."""
+    from shell.damage import report_damaged  # noqa: PLC0415 - as above
+
+    return 0 if policy is None else await report_damaged(context, again=True)
+
+
+def _require_readable(view: View) -> None:
+    """Raise DamagedError where a policy would judge by a list that lacks a snapshot."""
+    from shell.damage import damaged_files  # noqa: PLC0415 - as above
+
+    for file, message in damaged_files(view.repository.damaged).items():
+        if file.startswith("snapshots/"):
+            raise DamagedError(
+                f"Nothing was removed. {message} Repair the repository, or name the backups to"
+                " remove."
+            )
 
 
 def _rules(arguments: argparse.Namespace) -> Policy | None:
@@ -296,5 +317,6 @@ COMMANDS: Final = (
         "policies",
         _nothing,
         _policies,
+        all_backups=True,
     ),
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cesbrfs.catalog.manifest import Point
 from cesbrfs.restore import InPlace, Overwrite, RestorePlan, execute
 from tests.restore_site import BACKUP, Site, names
 
@@ -17,9 +18,12 @@ _VOLUME = "var/lib/ces/redmine/volumes/files"
 def site(tmp_path: Path) -> Site:
     """A volume with a folder, the instance's configuration, and a live instance."""
     site = Site(tmp_path / "root")
-    site.volume(site.file("a", b"old"), site.folder("d", site.file("b", b"old")))
+    volume = site.volume(site.file("a", b"old"), site.folder("d", site.file("b", b"old")))
     node = site.folder("ces", site.file("type", b"old"))
-    site.snapshot("/etc/ces", node, "configuration")
+    configuration = site.snapshot("/etc/ces", node, "configuration")
+    site.manifest(
+        Point("volumes", "redmine", volume, 6), Point("configuration", None, configuration, 3)
+    )
     live = site.target / _VOLUME
     (live / "d").mkdir(parents=True)
     (site.target / "etc/ces").mkdir(parents=True)

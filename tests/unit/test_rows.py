@@ -56,8 +56,8 @@ def blob(*nodes: dict[str, Any]) -> bytes:
 def test_the_quick_way_reads_what_the_careful_one_does(nodes: list[dict[str, Any]]) -> None:
     """Where it does not leave a tree to it: the same entries in the same order, none refused."""
     data = blob(*nodes)
-    careful_rows, refused_rows = _entries(data, "tree", row_of)
-    careful_nodes, refused_nodes = _entries(data, "tree", node_of)
+    careful_rows, refused_rows, _ = _entries(data, "tree", row_of)
+    careful_nodes, refused_nodes, _ = _entries(data, "tree", node_of)
     rows, quick = quick_rows(data), quick_nodes(data)
     assert rows is None or (rows == list(careful_rows.values()) and not refused_rows)
     assert quick is None or (list(quick.items()) == list(careful_nodes.items()))
@@ -97,7 +97,7 @@ def test_rows_say_what_nodes_do(nodes: list[dict[str, Any]]) -> None:
     in_full = rows_of(n for n in tree.listed if n.name not in (b".", b"/")).listed
     with_content = {row.name: row for row in rows.listed if row.name in tree.nodes}
     assert with_content == {row.name: row for row in in_full}
-    found, _ = _entries(data, "tree", row_of)
+    found, *_ = _entries(data, "tree", row_of)
     assert rows.special == bool({b".", b"/"} & found.keys())
     assert rows.special or not {b".", b"/"} & tree.nodes.keys()
 
