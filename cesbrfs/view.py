@@ -278,8 +278,9 @@ class View:
     async def resolve(self, path: str, start: Sequence[bytes] = ()) -> Located:
         """Follow `path` from the names `start`, or from the root when it begins with ``/``.
 
-        Each part may be written as it is or escaped as listings show it; ``..`` goes up, and the
-        link ``latest`` is followed, no link of a backup is.  Raises NotFoundError, NotAFolderError.
+        Each part may be written as it is or escaped as listings show it, and a backup by the unique
+        beginning of its ID; ``..`` goes up, and the link ``latest`` is followed, no link of a
+        backup is.  Raises NotFoundError, NotAFolderError.
         """
         parts: list[bytes] = [] if path.startswith("/") else list(start)
         entry: Entry = await self._descend(parts)
@@ -316,7 +317,7 @@ class View:
         found = await self.child(entry, literal)
         if meant is None or meant == literal:
             if found is None:
-                raise await self._no_such(parts, entry, literal)
+                return await self._beginning(parts, entry, part, literal)
             return literal, found
         escaped = await self.child(entry, meant)
         if found is not None and escaped is not None:
@@ -328,7 +329,17 @@ class View:
             return meant, escaped
         if found is not None:
             return literal, found
-        raise await self._no_such(parts, entry, meant)
+        return await self._beginning(parts, entry, part, meant)
+
+    async def _beginning(
+        self, parts: list[bytes], entry: Entry, part: str, name: bytes
+    ) -> tuple[bytes, Entry]:
+        """Return the backup whose ID begins with `part`, at the root; raises NotFoundError."""
+        backups = await self.backups()
+        if parts or not backups.starting(part):
+            raise await self._no_such(parts, entry, name)
+        backup = backups.find(part)
+        return backup.name, await self._descend([backup.name])
 
     async def _no_such(self, parts: Sequence[bytes], folder: Entry, name: bytes) -> NotFoundError:
         if name == names.LATEST and not parts:

@@ -6,14 +6,14 @@ import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cesbrfs.catalog import names
 from cesbrfs.errors import NotFoundError, UsageError
 from cesbrfs.globs import has_wildcards, matching, nothing_matches
 from cesbrfs.history import timeline
 from cesbrfs.history.timeline import folders
-from cesbrfs.paths import unshow
+from cesbrfs.paths import show, unshow
 
 if TYPE_CHECKING:
     from cesbrfs.catalog.backups import Backup
@@ -83,6 +83,11 @@ async def scope(
     inside: Backup | None = there.get(first)
     if first == names.LATEST:
         inside = await view.find_backup(first.decode())
+    if inside is None and (await view.backups()).starting(os.fsdecode(first)):
+        found = await settled(there.values(), typed)
+        if any([await found.timeline.at(parts) for parts in found.paths]):
+            return found
+        inside = await view.find_backup(os.fsdecode(first))
     chosen = [inside] if inside and not everywhere else there.values()
     return await settled(chosen, typed.below(1) if inside else typed)
 
@@ -160,6 +165,71 @@ async def whole(context: Context, backup: str, typed: Typed) -> Timeline:
     return await timeline.of_backups(view, context.session.memo(view), [found])
 
 
-def inside(context: Context, path: str | None) -> Typed:
-    """Return the names that `path` gives below a backup's root; without one, where one is."""
-    return typed_at(context.session.place[1:], path or "")
+class Compared(NamedTuple):
+    """What `diff` compares: a backup, another one or None for the instance, and a path in both."""
+
+    before: Timeline
+    after: Timeline | None
+    typed: Typed
+
+
+LIVE: Final = "live"
+"""What stands for the instance in place of a backup."""
+
+
+async def compared(context: Context, before: str, after: str, path: str | None) -> Compared:
+    """Return what `diff BEFORE AFTER PATH` compares.
+
+    Both may be paths that begin with a backup, and so may the path.  Raises UsageError where two
+    paths differ, or one is in another backup.
+    """
+    first, below = await _split(context, before)
+    second, other = (after, None) if after == LIVE else await _split(context, after)
+    given = [typed for typed in (below, other) if typed is not None]
+    if path is not None:
+        given.append(await _below(context, path, [id_ for id_ in (first, second) if id_ != LIVE]))
+    if any(typed.parts != given[0].parts for typed in given):
+        paths = " and ".join(repr(timeline.shown(typed.parts)) for typed in given)
+        raise UsageError(f"diff compares one path in both, not {paths}. Pass it once.")
+    typed = given[0] if given else typed_at(context.session.place[1:], "")
+    old = await whole(context, first, typed)
+    return Compared(old, None if second == LIVE else await whole(context, second, typed), typed)
+
+
+async def _split(context: Context, text: str) -> tuple[str, Typed | None]:
+    """Return the backup that a path begins with and what follows; just `text` if it is no path."""
+    backups = (await (await context.view()).backups()).by_name.values()
+    typed = typed_at((), text)
+    if not text.startswith("/") or not typed.parts or text in {backup.id for backup in backups}:
+        return text, None
+    first = os.fsdecode(typed.parts[0])
+    return first, typed.below(1) if len(typed.parts) > 1 else None
+
+
+async def _below(context: Context, path: str, sides: Sequence[str]) -> Typed:
+    """Return the names that a path gives below the backups `sides`, with one of which it may begin.
+
+    Raises UsageError where it begins with another one.
+    """
+    typed = typed_at(() if path.startswith("/") else context.session.place[1:], path)
+    if not typed.parts or typed.wild == 0 or typed.known:
+        return typed
+    first = os.fsdecode(typed.parts[0])
+    if first in sides:
+        return typed.below(1)
+    view = await context.view()
+    backups = await view.backups()
+    is_latest = typed.parts[0] == names.LATEST
+    if not (is_latest or typed.parts[0] in backups.by_name or backups.starting(first)):
+        return typed
+    rest = "/".join(map(os.fsdecode, typed.parts[1:]))
+    compared_ones = [(await view.find_backup(side, [rest])).name for side in sides]
+    for name in compared_ones:
+        if typed.parts[0] in await view.children(await view.at((name,))):
+            return typed
+    if (await view.find_backup(first, [rest])).name not in compared_ones:
+        raise UsageError(
+            f"{show(os.fsencode(path))!r} is in neither of the two backups. Write only"
+            f" {show(os.fsencode(rest))!r}."
+        )
+    return typed.below(1)

@@ -48,7 +48,8 @@ async def choose_backup(
     if backup is None:
         return None
     view = await context.view()
-    found = await view.find_backup(backup, paths)
+    inside = [path.removeprefix(f"/{backup}/") for path in paths]  # a path may begin with it
+    found = await view.find_backup(backup, inside)
     plain: Backup | None = None
     with contextlib.suppress(NotFoundError):
         plain = await view.find_backup(backup)
@@ -62,12 +63,43 @@ async def locate(context: Context, path: str, backup: str | Backup | None) -> Lo
     """Find what `path` names: inside `backup`, else from where one is."""
     view = await context.view()
     found = await choose_backup(context, backup, [path]) if isinstance(backup, str) else backup
-    if found is None:
-        return await view.resolve(path, context.session.place)
-    located = await view.resolve(path.lstrip("/") or ".", (found.name,))
-    if located.parts[:1] != (found.name,):
+    start = context.session.place if found is None else (found.name,)
+    path = await _inside(view, path, found)
+    try:
+        located = await view.resolve(path, start)
+    except NotFoundError as error:
+        from shell.missing import explained  # noqa: PLC0415 - only where nothing was found
+
+        raise await explained(context, error, path, found) from None
+    if found is not None and located.parts[:1] != start:
         raise UsageError(f"{path!r} leads out of backup {found.id}; leave out --backup.")
     return located
+
+
+async def _inside(view: View, path: str, backup: Backup | None) -> str:
+    """Return a path with ``--backup`` as it is from the backup's root on, from where it may begin.
+
+    It may begin with the backup itself, where that has no such name.  Raises UsageError where it
+    begins with another one.
+    """
+    if backup is None or not path.startswith("/"):
+        return path
+    inside = path.lstrip("/") or "."
+    first, _, rest = inside.partition("/")
+    backups = await view.backups()
+    known = first == "latest" or os.fsencode(first) in backups.by_name or backups.starting(first)
+    if not known or os.fsencode(first) in await view.children(await view.at((backup.name,))):
+        return inside
+    try:
+        named = await view.find_backup(first, [rest])
+    except NotFoundError:
+        return inside
+    if named.name != backup.name:
+        raise UsageError(
+            f"{show(os.fsencode(path))!r} is not in backup {show(os.fsencode(backup.id))}."
+            " Leave out --backup, or the first name of the path."
+        )
+    return rest or "."
 
 
 async def locate_all(
@@ -83,8 +115,13 @@ async def locate_all(
     found = await choose_backup(context, backup, [path]) if isinstance(backup, str) else backup
     if found is not None:
         start = (found.name,)
-        path = path.lstrip("/")
-    places = await expand(view, path, start)
+        path = await _inside(view, path, found)
+    try:
+        places = await expand(view, path, start)
+    except NotFoundError as error:
+        from shell.missing import explained  # noqa: PLC0415 - as above
+
+        raise await explained(context, error, path, found) from None
     if found is not None and any(place.parts[:1] != start for place in places):
         raise UsageError(f"{path!r} leads out of backup {found.id}; leave out --backup.")
     short = not path.startswith("/") and all(p.parts[: len(start)] == start for p in places)

@@ -29,7 +29,7 @@ from shell.content import CONTROL
 from shell.lines import JsonArray, Lines
 from shell.listing import Colours
 from shell.report import report
-from shell.scope import Typed, inside, settle, whole
+from shell.scope import LIVE, Typed, compared, settle
 from shell.table import fitted
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
     from shell.session import Context
 
-_LIVE: Final = "live"
 _PARTIAL: Final = 3
 _MOST_BYTES: Final = 4 << 20
 """A larger file is not compared line by line."""
@@ -54,7 +53,7 @@ def _diff_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def _diff(context: Context, arguments: argparse.Namespace) -> int:
-    if arguments.before == _LIVE:
+    if arguments.before == LIVE:
         raise UsageError("Name the backup first: 'cesbr diff ID live'.")
     out = context.out
     told: list[Change] = []
@@ -193,10 +192,9 @@ class _Comparison:
 
 
 async def _compare(context: Context, arguments: argparse.Namespace) -> _Comparison:
-    typed = inside(context, arguments.path)
-    before = await whole(context, arguments.before, typed)
-    live = arguments.after == _LIVE
-    after = None if live else await whole(context, arguments.after, typed)
+    before, after, typed = await compared(
+        context, arguments.before, arguments.after, arguments.path
+    )
     path, wanted = await _settled(typed, [side for side in (before, after) if side])
     if after is not None:
         made = _Comparison(context, before, after, None)
