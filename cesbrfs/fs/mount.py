@@ -65,7 +65,8 @@ async def serve(
         presentation = Presentation(
             options.uid, options.gid, options.xattrs, for_all=options.allow_other
         )
-        operations = Operations(VirtualTree(view, for_all=options.allow_other), presentation)
+        owner = (os.getuid(), os.getgid()) if options.allow_other else None
+        operations = Operations(VirtualTree(view, secrets_owner=owner), presentation)
         settle()
         _init(operations, mountpoint, access.shown, options)
         try:

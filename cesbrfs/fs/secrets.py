@@ -15,7 +15,6 @@ import msgspec
 from cesbrfs.catalog import names
 from cesbrfs.catalog.backups import tag_value
 from cesbrfs.entries import Entry, Stored
-from cesbrfs.repo.model import Node
 
 _SECRET: Final = frozenset({names.INSTANCE, names.REGISTRY_JSON, names.DUMPS})
 _KINDS: Final = frozenset({"registry", "dump"})
@@ -23,8 +22,8 @@ _OTHERS_NAMES: Final = frozenset({names.VOLUMES, names.CONFIGURATION, names.SNAP
 """Directories of ours in which names are not ours: a volume may be called ``dumps``."""
 
 
-def for_owner_only(parent: Entry, entry: Entry, owner: Node) -> Entry:
-    """Return `entry` of our directory `parent`, readable by the user of `owner` alone if secret."""
+def for_owner_only(parent: Entry, entry: Entry, uid: int, gid: int) -> Entry:
+    """Return `entry` of our directory `parent`, readable by user `uid` alone if secret."""
     whole = isinstance(entry, Stored) and entry.top
     if whole and isinstance(entry, Stored):
         secret = tag_value(entry.snapshot, "kind") in _KINDS
@@ -34,5 +33,5 @@ def for_owner_only(parent: Entry, entry: Entry, owner: Node) -> Entry:
         return entry
     node = entry.node
     mode = stat.S_IFMT(node.mode) | (0o500 if stat.S_ISDIR(node.mode) else 0o400)
-    private = msgspec.structs.replace(node, mode=mode, uid=owner.uid, gid=owner.gid, xattrs=())
+    private = msgspec.structs.replace(node, mode=mode, uid=uid, gid=gid, xattrs=())
     return dataclasses.replace(entry, node=private)

@@ -63,12 +63,13 @@ class Recorded(NamedTuple):
 class VirtualTree:
     """Inodes over a `View`.  All methods run in the trio thread.
 
-    `for_all`: other users reach the mount, so what holds secrets is shown to its owner alone.
+    `secrets_owner` is the user and group to whom alone secrets are shown where other users reach
+    the mount.
     """
 
-    def __init__(self, view: View, *, for_all: bool = False) -> None:
+    def __init__(self, view: View, *, secrets_owner: tuple[int, int] | None = None) -> None:
         self.view: Final = view
-        self._for_all = for_all
+        self._secrets_owner = secrets_owner
         self.status: Final = Status(view.repository, self.counters)
         self._inodes: dict[int, Inode | Linked] = {
             ROOT: Inode(ROOT, view.root, ROOT, False, lookups=1)
@@ -216,8 +217,8 @@ class VirtualTree:
     def _own(self, parent: Inode, entry: Entry) -> Inode:
         """Return the inode for what a folder of ours shows: the known one brought up to date."""
         given = entry
-        if self._for_all:
-            entry = for_owner_only(parent.entry, entry, self.view.root.node)
+        if self._secrets_owner:
+            entry = for_owner_only(parent.entry, entry, *self._secrets_owner)
         if isinstance(entry, Stored):
             # Another snapshot may come to be shown here, which is another folder.
             seed = b"%d/%s\0%s" % (parent.number, entry.name, entry.snapshot.id.encode())
