@@ -16,7 +16,7 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final, TextIO
 
 from cesbrfs.errors import UsageError
@@ -89,8 +89,19 @@ class Output:
 
     def note(self, text: str, *, always: bool = False) -> None:
         """Tell people something that is no result; `always` even those who want it quiet."""
-        if always or not self.quiet:
-            post_in_front(lambda: self._write_aside(text.rstrip("\n") + "\n"))
+        if text and (always or not self.quiet):
+            self.event("note", {"text": text.rstrip("\n")}, text)
+
+    def event(self, name: str, told: Mapping[str, object], text: str) -> None:
+        """Tell people `text` even if they want it quiet, and programs an event with `told`."""
+
+        def write() -> None:
+            if self.as_json:
+                self._write_aside(to_json({"event": name, **told}, sys.stderr.encoding) + "\n")
+            else:
+                self._write_aside(text.rstrip("\n") + "\n")
+
+        post_in_front(write)
 
     @contextlib.contextmanager
     def progress(
@@ -143,18 +154,21 @@ class Output:
             sys.stderr.write(CLEAR_LINE + progress.line(self.columns - 1))
             sys.stderr.flush()
 
-    async def ask(self, question: str) -> bool:
+    async def ask(self, question: str, *, default: bool = False) -> bool:
         """Ask a person for a yes; UsageError where nobody is there to ask.
 
-        For commands that have --yes and --dry-run.
+        Enter alone means `default`.  For commands that have --yes and --dry-run.
         """
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise UsageError(
                 "This asks before it changes anything, and nobody is there to answer; say --yes to"
                 " go on without, or --dry-run to see what it would do."
             )
-        answer = await in_front(lambda: self._ask(f"{question} [y/N] "))
-        return answer.strip().lower() in ("y", "yes")
+        choices = "[Y/n]" if default else "[y/N]"
+        answer = await in_front(lambda: self._ask(f"{question} {choices} "))
+        word = answer.strip().lower()
+        # The end of the input is no answer.
+        return word in ("y", "yes") or (default and not word and answer != "")
 
     def _ask(self, prompt: str) -> str:
         self._write_aside(prompt)

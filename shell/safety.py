@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cesbrfs.catalog import names
@@ -16,14 +18,36 @@ if TYPE_CHECKING:
     from shell.session import Context
 
 
-async def safety_backup(context: Context, planned: RestorePlan, *, wanted: bool | None) -> None:
-    """Back up the dogus that the restore changes, as they are now, if that is `wanted`.
+@dataclass(frozen=True, slots=True)
+class SafetyBackup:
+    """A backup of these dogus, None: of everything, before a restore replaces what is there."""
 
-    None: a person is asked where something is replaced.  RestoreError when the backup is not
-    complete.
+    dogus: Sequence[str] | None
+
+    async def make(self, context: Context) -> None:
+        """Make it; RestoreError when it is not complete."""
+
+        async def tell(result: BackupResult) -> None:
+            context.out.note(f"Safety backup: {result_text(result)}")
+
+        # What is not healthy is restored all the more, and its scripts are those of any backup.
+        result = await back_up(context, self.dogus, tell, skip_health_checks=True, safety=True)
+        if result.exit_code:
+            raise RestoreError(
+                f"The safety backup {result.id} is incomplete, and nothing was restored. Pass"
+                " --no-safety-backup to restore without one."
+            )
+
+
+async def choose_safety_backup(
+    context: Context, planned: RestorePlan, *, wanted: bool | None
+) -> SafetyBackup | None:
+    """Return a backup of the dogus that the restore changes if that is `wanted`.
+
+    None: a person is asked where something is replaced.
     """
     if wanted is False or (wanted is None and not planned.will_overwrite):
-        return
+        return None
     touched = {landing.source[1] for landing in planned.landings if len(landing.source) > 1}
     settings = await context.session.settings()
     try:
@@ -32,23 +56,13 @@ async def safety_backup(context: Context, planned: RestorePlan, *, wanted: bool 
         if wanted:
             raise
         context.out.note(f"What is there now cannot be backed up: {error.message}")
-        return
+        return None
     dogus = sorted(installed & {os.fsdecode(name) for name in touched})
     everything = names.INSTANCE in touched  # its configuration is part of whole backups alone
     if not dogus and not everything:
-        return
+        return None
     what = "the instance" if everything else " and ".join(show(os.fsencode(d)) for d in dogus)
-    if wanted is None and not await context.out.ask(f"Back up {what} first, as it is now?"):
-        return
-
-    async def tell(result: BackupResult) -> None:
-        context.out.note(f"Safety backup: {result_text(result)}")
-
-    # What is not healthy is restored all the more, and its scripts are those of any backup.
-    chosen = None if everything else dogus
-    result = await back_up(context, chosen, tell, skip_health_checks=True, safety=True)
-    if result.exit_code:
-        raise RestoreError(
-            f"The safety backup {result.id} is incomplete, and nothing was restored; say"
-            " --no-safety-backup to go on without."
-        )
+    question = f"Back up {what} first, as it is now?"
+    if wanted is None and not await context.out.ask(question, default=True):
+        return None
+    return SafetyBackup(None if everything else dogus)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from cesbrfs.paths import show
+from cesbrfs.restore.planned import Action, Overwrite
 from cesbrfs.restore.sheet import fate, shares, there_already
 from shell import render
 from shell.table import fitted, pairs
 
 if TYPE_CHECKING:
-    from cesbrfs.restore import Refused, RestorePlan, RestoreReport
+    from cesbrfs.restore import PlannedFile, PlannedFolder, Refused, RestorePlan, RestoreReport
     from cesbrfs.restore.sheet import Share
 
 _SHOWN: Final = 20
@@ -73,14 +74,18 @@ def _there(planned: RestorePlan, available: int | None) -> str:
             f"{render.size(file.size)} of {render.local_time(file.mtime_ns)}",
             show(file.path),
         )
-        for file in islice(there_already(planned), _SHOWN)
+        for file in islice(_worth_showing(planned), _SHOWN)
         if file.there is not None
     ]
     if not rows:
         return ""
     headings = ("", "What is there", "In the backup", "Path")
     text = fitted(rows, headings, available, spare=("In the backup", "What is there"))
-    return text + _more(planned.existing)
+    return text + _more(planned.existing - planned.unchanged)
+
+
+def _worth_showing(planned: RestorePlan) -> Iterator[PlannedFile]:
+    return (f for f in there_already(planned) if f.action is not Action.UNCHANGED)
 
 
 def _more(number: int) -> str:
@@ -101,15 +106,33 @@ def _totals(planned: RestorePlan, available: int | None) -> str:
                 f"{render.count(planned.done, 'file')}, {render.size(planned.done_bytes)}",
             )
         )
-    if planned.free is not None:
-        rows.append(("Free there:", render.size(planned.free)))
+    rows += _rooms(planned)
     if planned.will_overwrite:
-        rows.append(("Replaces:", render.count(planned.will_overwrite, "existing file")))
+        same = planned.overwrite is not Overwrite.IF_CHANGED and planned.will_look_same
+        more = f", {same:,} of them unchanged" if same else ""
+        rows.append(("Replaces:", render.count(planned.will_overwrite, "existing file") + more))
+    if planned.unchanged:
+        rows.append(("Unchanged:", f"{render.count(planned.unchanged, 'file')}, left as they are"))
     if planned.will_skip:
         rows.append(("Skips:", f"{render.count(planned.will_skip, 'file')} (see --overwrite)"))
     rows += _listed("Cannot:", [f"{show(r.path)}: {r.reason}" for r in planned.refused])
+    rows += _listed("Closed:", [_closed(folder) for folder in planned.closed])
     rows += _listed("Leaves out:", _grouped(planned.left_out))
+    rows += _listed("Warning:", planned.warnings)
     return pairs(rows, available)
+
+
+def _rooms(planned: RestorePlan) -> list[tuple[str, str]]:
+    """Return how much is free at the target, and elsewhere where the restore writes, too."""
+    if planned.free is None:
+        return []
+    _, *others = planned.rooms.values()
+    shown = [f"{render.size(r.free)} in {show(r.path)}" for r in others if r.needed]
+    return [("Free there:", ", ".join([render.size(planned.free), *shown]))]
+
+
+def _closed(folder: PlannedFolder) -> str:
+    return f"{show(folder.path)}: closed to its owner, it is opened while the restore runs"
 
 
 def _grouped(left_out: Sequence[Refused]) -> list[str]:
@@ -136,9 +159,28 @@ def report_text(report: RestoreReport) -> str:
     lines = [f"Restored {done}, to {show(os.fsencode(report.target))}."]
     if report.done:
         lines.append(f"Restored before: {render.count(report.done, 'file')}.")
+    if report.unchanged:
+        lines.append(f"Unchanged: {render.count(report.unchanged, 'file')}.")
     if report.skipped:
         lines.append(f"Left as they are: {render.count(report.skipped, 'file')}; see --overwrite.")
-    lines += [f"warning: {warning}" for warning in report.warnings]
     lines += [f"left out: {line}" for line in _grouped(report.left_out)]
-    lines += [f"failed: {show(failure.path)}: {failure.error}" for failure in report.failed]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def troubles_text(report: RestoreReport) -> str:
+    """Return what went wrong: warnings, then the failures by their reason, and how many."""
+    lines = [f"warning: {warning}" for warning in report.warnings]
+    reasons: dict[str, list[bytes]] = {}
+    for failure in report.failed:
+        reasons.setdefault(failure.error, []).append(failure.path)
+    for reason, paths in reasons.items():
+        if len(paths) == 1:
+            lines.append(f"failed: {show(paths[0])}: {reason}")
+            continue
+        lines.append(f"failed: {render.count(len(paths), 'path')}: {reason}")
+        lines += [f"  {show(path)}" for path in paths[:_SHOWN]]
+        if len(paths) > _SHOWN:
+            lines.append(f"  and {len(paths) - _SHOWN:,} more (--json lists all of them)")
+    if report.failed:
+        lines.append(f"Failed: {render.count(len(report.failed), 'path')} in total.")
     return "".join(f"{line}\n" for line in lines)

@@ -176,7 +176,8 @@ class RestorePlan:
     made, for the chosen paths in `landings`.  `existing` files lie there already, of which
     `will_overwrite` are replaced and `will_skip` are not; sockets are skipped, too.  `refused` will
     fail, `done` files of `done_bytes` were restored by an earlier run, as the journal's `past`
-    knows, `unchanged` files look as they would be restored.  `left_out` is no part of a restore in
+    knows, `unchanged` files look as they would be restored, as do `will_look_same` of those that
+    are replaced nevertheless.  `left_out` is no part of a restore in
     place.  `order` holds all folders, each after the one it lies in; the first is the target.  What
     is in `closed` folders, which their owner cannot search, is planned when they are opened.
     `rooms` are the file systems by device.  The names in `fixed` belong to the instance, symlinks
@@ -196,6 +197,7 @@ class RestorePlan:
     will_skip: int = 0
     sockets: int = 0
     unchanged: int = 0
+    will_look_same: int = 0
     done: int = 0
     done_bytes: int = 0
     past: Past = field(default_factory=Past)

@@ -185,6 +185,7 @@ def _decide(planned: RestorePlan, file: PlannedFile, status: os.stat_result, ope
     file.same = looks_same(file, status, opened)
     if planned.overwrite.replaces(status.st_mtime_ns, file.mtime_ns, same=file.same):
         file.action = Action.OVERWRITE
+        planned.will_look_same += file.same
     else:
         changes = planned.overwrite is Overwrite.IF_CHANGED
         file.action = Action.UNCHANGED if changes else Action.SKIP

@@ -15,6 +15,7 @@ from cesbrfs.entries import Located
 from cesbrfs.errors import (
     InterruptedByUserError,
     NotFoundError,
+    PartialError,
     RegistryUnreachableError,
     UsageError,
 )
@@ -49,12 +50,13 @@ from shell.origin import (
     require_own_host,
 )
 from shell.resuming import absolute, from_basket, journals, request_of, resume
-from shell.sheet import denied_text, plan_text, report_text
+from shell.sheet import denied_text, plan_text, report_text, troubles_text
 
 if TYPE_CHECKING:
     from cesbrfs.catalog.backups import Backup
     from cesbrfs.restore import Selection
     from cesbrfs.view import View
+    from shell.safety import SafetyBackup
     from shell.session import Context
 
 _BEGINS: Final = (".", "-", "_", "~", "+")
@@ -77,7 +79,7 @@ def _what_and_where(parser: argparse.ArgumentParser) -> None:
     place.add_argument(
         "--in-place",
         action="store_true",
-        help="volumes and configuration to their places on the instance, replacing what is there",
+        help="volumes and configuration to their places on the instance, replacing what differs",
     )
     place.add_argument(
         "--suffix",
@@ -91,7 +93,8 @@ def _what_and_where(parser: argparse.ArgumentParser) -> None:
         "--overwrite",
         metavar="WHEN",
         choices=[str(value) for value in Overwrite],
-        help="replace what exists: never (default), always (default in place), if-newer",
+        help="replace what exists: never (default), always, if-newer (the backup's is newer),"
+        " if-changed (size, time, type, mode, owner or attributes differ; default in place)",
     )
 
 
@@ -110,7 +113,7 @@ def _restore_arguments(parser: argparse.ArgumentParser) -> None:
         "--safety-backup",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="with --in-place: back up first what is there now (default: ask)",
+        help="with --in-place: back up first what is there now (default: ask; with --yes: do not)",
     )
     parser.add_argument(
         "--resume",
@@ -152,7 +155,7 @@ async def _show(
         {**sheet_json(planned), "from": [o.as_json() for o in origins], "denied": denied},
         lambda: origins_text(origins) + plan_text(planned, context.out.room) + denied_text(denied),
     )
-    return 0
+    return PartialError.exit_code if planned.refused else 0
 
 
 async def _denied(context: Context, view: View, selection: Selection) -> str | None:
@@ -200,19 +203,19 @@ async def _ask_and_restore(
         await require_same_blueprint(view, backup, instance, config)
         await require_own_host(context, backup, unless=arguments.other_host)
     origins = await origins_of(view, selection)
-    if not arguments.yes:
+    if arguments.yes:
+        for warning in planned.warnings:
+            context.out.note(f"warning: {warning}", always=True)
+    else:
         text = origins_text(origins) + plan_text(planned, context.out.room)
-        context.out.note(text, always=True)
-        if not await context.out.ask("Restore this?"):
-            context.out.note("Nothing was restored.")
-            return 0
-    if arguments.in_place:
-        from shell.safety import safety_backup  # noqa: PLC0415 - brings restic with it
-
-        wanted = arguments.safety_backup
-        if wanted is None and arguments.yes:
-            wanted = False
-        await safety_backup(context, planned, wanted=wanted)
+        told = {**sheet_json(planned), "from": [origin.as_json() for origin in origins]}
+        context.out.event("plan", told, text)
+    saved = await _safety(context, arguments, planned) if arguments.in_place else None
+    if not arguments.yes and not await context.out.ask("Restore this?"):
+        context.out.note("Nothing was restored.")
+        return 0
+    if saved:
+        await saved.make(context)
     if journal:
         journal.begin(request_of(view, arguments, selection, planned))
     work = partial(_carry_out, context, view, planned, journal, origins, from_disk=arguments.verify)
@@ -226,6 +229,18 @@ async def _ask_and_restore(
     if code == 0 and from_basket(arguments):
         context.session.basket(view).remove((i.backup, *i.parts) for i in selection.items)
     return code
+
+
+async def _safety(
+    context: Context, arguments: argparse.Namespace, planned: RestorePlan
+) -> SafetyBackup | None:
+    """Return the backup that is wanted of what will be replaced; a person is asked."""
+    from shell.safety import choose_safety_backup  # noqa: PLC0415 - brings restic with it
+
+    wanted = arguments.safety_backup
+    if wanted is None and arguments.yes:
+        wanted = False
+    return await choose_safety_backup(context, planned, wanted=wanted)
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -274,7 +289,7 @@ async def _planned(
     journal: Journal | None = None,
 ) -> RestorePlan:
     replaces = arguments.in_place and arguments.suffix is None
-    overwrite = Overwrite.ALWAYS if replaces else Overwrite.NEVER
+    overwrite = Overwrite.IF_CHANGED if replaces else Overwrite.NEVER
     if arguments.overwrite:
         overwrite = Overwrite(arguments.overwrite)
     target = await _target(context, arguments, selection)
@@ -314,6 +329,8 @@ async def _carry_out(
         {**report.as_json(), "from": [origin.as_json() for origin in origins]},
         lambda: origins_text(origins) + report_text(report),
     )
+    if not context.out.as_json:  # which has them in the result
+        context.out.note(troubles_text(report), always=True)
     if report.failed and journal and not context.out.as_json:
         context.out.note("'cesbr restore --resume' tries what failed again, and nothing else.")
     return report.exit_code

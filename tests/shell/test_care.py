@@ -88,8 +88,8 @@ def test_scripts_surround_a_backup(empty: Cesbr, empty_site: Site) -> None:
     assert said.code == 0, said.err
     result = said.json
     assert isinstance(result, dict)
-    assert f"before {result['id']}\n" in said.err
-    assert f"after {result['id']}\n" in said.err
+    notes = [json.loads(line)["text"] for line in said.err.splitlines()]
+    assert notes == [f"before {result['id']}", f"after {result['id']}"]
     assert empty("backup", "--dry-run").err == ""
     late.rmdir()
     script(empty_site, "pre_backup", "true")

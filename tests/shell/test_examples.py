@@ -159,7 +159,7 @@ def machine(
         (wrappers / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
         (wrappers / name).chmod(0o755)
 
-    async def yes(_self: Output, _question: str) -> bool:
+    async def yes(_self: Output, _question: str, **_: object) -> bool:
         return True
 
     monkeypatch.setattr(Output, "ask", yes)

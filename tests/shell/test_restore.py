@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -82,7 +83,13 @@ def test_partial_restore_is_error_3(own: Cesbr, site: Site) -> None:
     (own.here / "back" / FILES / "hello.txt").mkdir(parents=True)
     said = own("restore", "--backup", "latest", FILES, "--target", "back", "--yes", "--verify")
     assert said.code == 3
-    assert "hello.txt" in said.out
+    assert f"failed: {FILES}/hello.txt: A folder lies in its place" in said.err
+    assert "Failed: 1 path in total.\n" in said.err
+    assert "hello.txt" not in said.out
+    quiet = own("--quiet", "restore", "--backup", "latest", FILES, "--target", "back", "--yes")
+    assert (quiet.code, "hello.txt" in quiet.err) == (3, True)
+    plan = own("plan", "--backup", "latest", FILES, "--target", "back")
+    assert (plan.code, "hello.txt" in plan.out) == (3, True)
     assert (own.here / "back" / FILES / "sub/binary").read_bytes() == BINARY
     assert site.files.exists()
 
@@ -94,7 +101,8 @@ def test_safety_backup(own: Cesbr, site: Site) -> None:
     said = own("restore", *arguments, "--safety-backup", "--json")
     assert said.code == 0, said.err
     assert isinstance(said.json, dict)
-    assert "Safety backup: Backup 2" in said.err
+    notes = [json.loads(line) for line in said.err.splitlines()]
+    assert any(n.get("text", "").startswith("Safety backup: Backup 2") for n in notes)
     assert (site.files / "hello.txt").read_text() == "hello again\n"
     backups = own("backups", "--json").json
     assert isinstance(backups, list)
@@ -145,14 +153,73 @@ def test_a_backup_of_another_host_needs_a_flag(own: Cesbr, site: Site) -> None:
 
 
 def test_in_place_offers_a_safety_backup(own: Cesbr, site: Site, tmp_path: Path) -> None:
-    """On a terminal a restore that replaces something asks, and goes on either way."""
+    """On a terminal a restore that replaces something asks first, and goes on either way."""
     (site.files / "hello.txt").write_text("precious")
     path = f"/latest/{FILES}/hello.txt"
     with terminal(own, tmp_path, "restore", path, "--in-place") as screen:
+        screen.wait_for(r"^Back up redmine first, as it is now\? \[Y/n\]")
+        screen.line("n")
         screen.wait_for(r"^Restore this\? \[y/N\]")
         screen.line("y")
-        screen.wait_for(r"^Back up redmine first, as it is now\? \[y/N\]")
-        screen.line("n")
         assert screen.exit_code() == 0
     assert (site.files / "hello.txt").read_text() == "hello again\n"
     assert len(list(own("backups", "--json").json)) == 2  # type: ignore[call-overload]  # an array
+
+
+def test_the_safety_backup_is_the_default(own: Cesbr, site: Site, tmp_path: Path) -> None:
+    """Enter alone makes it, before the restore; without the restore it is not made either."""
+    path = f"/latest/{FILES}/hello.txt"
+    for answer, backups, content in (("n", 2, "precious"), ("y", 3, "hello again\n")):
+        (site.files / "hello.txt").write_text("precious")
+        with terminal(own, tmp_path, "restore", path, "--in-place") as screen:
+            screen.wait_for(r"^Back up redmine first, as it is now\? \[Y/n\]")
+            screen.line("")
+            screen.wait_for(r"^Restore this\? \[y/N\]")
+            screen.line(answer)
+            assert screen.exit_code() == 0
+        assert (site.files / "hello.txt").read_text() == content
+        assert len(list(own("backups", "--json").json)) == backups  # type: ignore[call-overload]  # an array
+        (tmp_path / "exit code").unlink()
+        (tmp_path / "tmux").unlink(missing_ok=True)
+
+
+def test_in_place_replaces_what_differs(own: Cesbr, site: Site) -> None:
+    """By default only that, which the plan shows; --overwrite always replaces everything."""
+    in_place = ("--backup", "latest", FILES, "--in-place")
+    (site.files / "hello.txt").write_text("broken")
+    inode = (site.files / "sub/binary").stat().st_ino
+    plan = own("plan", *in_place)
+    assert plan.code == 0
+    listed = [line for line in plan.out.splitlines() if line.startswith("replaced")]
+    assert len(listed) == 1
+    assert listed[0].endswith("/hello.txt")
+    assert "1 existing file" in plan.out
+    assert "Unchanged:" in plan.out
+    said = own("restore", *in_place, "--yes", "--json").json
+    assert isinstance(said, dict)
+    assert (said["files"], said["unchanged"], said["skipped"]) == (1, 4, 0)
+    assert (site.files / "sub/binary").stat().st_ino == inode
+    said = own("restore", *in_place, "--yes", "--json", "--overwrite", "always").json
+    assert isinstance(said, dict)
+    assert (said["files"], said["unchanged"]) == (5, 0)
+
+
+def test_many_failures_are_grouped(own: Cesbr, site: Site) -> None:
+    """Those of one reason are listed below it, the first of them, and with --json all."""
+    for number in range(30):
+        (site.files / f"many{number:02}").write_text("x")
+        (own.here / "back" / FILES / f"many{number:02}").mkdir(parents=True)
+    assert own("backup").code == 0
+    arguments = ("restore", "--backup", "latest", FILES, "--target", "back", "--yes")
+    said = own(*arguments)
+    assert said.code == 3, said.err
+    assert "failed: 30 paths: A folder lies in its place" in said.err
+    assert f"  {FILES}/many19\n" in said.err
+    assert "many20" not in said.err
+    assert "  and 10 more (--json lists all of them)\n" in said.err
+    assert said.err.index("Failed: 30 paths in total.\n")
+    said = own(*arguments, "--json")
+    assert isinstance(said.json, dict)
+    assert len(said.json["failed"]) == 30
+    for line in said.err.splitlines():
+        json.loads(line)
