@@ -7,6 +7,7 @@ import itertools
 import math
 import os
 import subprocess
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -46,6 +47,7 @@ from cesbrfs.restic.events import (
 )
 from cesbrfs.restic.failure import classify, retry_reason
 from cesbrfs.restic.hearing import Ears, Heard, OnEvent, OnText
+from cesbrfs.restic.locks import remove_own
 from cesbrfs.restic.looking import look
 from cesbrfs.restic.process import GRACE, Ended, Ending, run
 from cesbrfs.restic.sources import (
@@ -342,16 +344,20 @@ class Restic:
 
         restic forgets to take back a lock that is younger than 0.2 s when it is interrupted.
         """
+        started = time.time_ns()
+        pids: list[int] = []
         try:
-            return await self._run(command, ears, stdin=stdin, pass_fds=pass_fds)
+            return await self._run(
+                command, ears, stdin=stdin, pass_fds=pass_fds, on_start=pids.append
+            )
         except BaseException:  # a Cancelled comes in a group
             with (
                 trio.CancelScope(shield=True),
                 trio.move_on_after(_UNLOCK_SECONDS),
                 contextlib.suppress(CesbrError),
             ):
-                if await self.locks():
-                    await self.unlock()  # only those that no process holds
+                for pid in pids:
+                    await remove_own(self.access, pid, started, self.unlock)
             raise
 
     async def _short(
@@ -376,6 +382,7 @@ class Restic:
         pass_fds: Sequence[int] = (),
         linger: float = 0.0,
         grace: float | None = None,
+        on_start: Callable[[int], object] | None = None,
     ) -> Ended:
         """Run one command; the key goes along, exit codes are left to the caller."""
         with passed_key(self.access.key) as (variables, key_fds):
@@ -393,6 +400,7 @@ class Restic:
                 silence=self._silence,
                 linger=linger,
                 grace=self._grace if grace is None else grace,
+                on_start=on_start,
             )
 
     async def _failure(self, command: Sequence[str], ended: Ended) -> CesbrError:

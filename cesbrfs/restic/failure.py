@@ -58,6 +58,10 @@ _UNTRUSTED: Final = re.compile(
 _NO_BUCKET: Final = re.compile(r"The specified bucket does not exist", re.IGNORECASE)
 _WRONG_KEY: Final = re.compile(r"wrong password or no key found")
 _LOCKED: Final = re.compile(r"repository is already locked(?: exclusively)?(?: (by PID [^\n]*))?")
+_BAD_LOCK: Final = re.compile(
+    r"invalid lock file|unable to create lock in backend: (?:\S+: )?(?:ciphertext verification"
+    r"|invalid data|invalid character|unexpected end of JSON|.*(?:too short|is damaged|Unmarshal))"
+)
 _NO_KEY: Final = re.compile(r"an empty password is not|an empty password is not allowed")
 _DAMAGED: Final = re.compile(
     r"config or key \S+ is damaged|config file has zero size|ciphertext verification failed"
@@ -195,6 +199,13 @@ def _locked(url: str, text: str) -> CesbrError:
     )
 
 
+def _bad_lock(url: str, text: str) -> CesbrError:
+    return RepositoryLockedError(
+        f"The repository at {url} has a lock file that cannot be read ({_told(text)}). Make sure"
+        " that no other process works on it, then run 'cesbr unlock --remove-all'."
+    )
+
+
 def _no_key(url: str, _text: str) -> CesbrError:
     return UsageError(f"The encryption key for {url} is empty; set the key of the repository.")
 
@@ -263,6 +274,7 @@ _BY_CODE_10_11: Final[dict[int, _Make]] = {
 _BY_TEXT: Final[tuple[tuple[re.Pattern[str], _Make], ...]] = (
     (_WRONG_KEY, _wrong_key),
     (_LOCKED, _locked),
+    (_BAD_LOCK, _bad_lock),
     (_NO_KEY, _no_key),
     (_DAMAGED, _damaged),
     (_EXISTS, _exists),

@@ -88,6 +88,7 @@ async def run(
     silence: float = math.inf,
     grace: float = GRACE,
     linger: float = 0.0,
+    on_start: Callable[[int], object] | None = None,
 ) -> Ended:
     """Run `command` and return how it ended; never leaves a process behind.
 
@@ -95,6 +96,7 @@ async def run(
     and when the caller is cancelled, the process is interrupted and has `grace` seconds to end
     before it is killed.  A handler's exception ends the process the same way and is raised here.
     `linger` are seconds that a cancelled call may take to end by itself, before it is interrupted.
+    `on_start` gets the process ID.
     Raises ResticError when the program cannot be started.
     """
     try:
@@ -113,6 +115,8 @@ async def run(
             f"{os.fsdecode(command[0])} cannot be started ({error.strerror}); check the setting"
             " 'restic'."
         ) from error
+    if on_start is not None:
+        on_start(process.pid)
     call = _Call(process, deadline=deadline, silence=silence, grace=grace, linger=linger)
     return await call.finish(on_stdout, on_stderr)
 

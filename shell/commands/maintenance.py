@@ -124,11 +124,19 @@ async def _unlock(context: Context, arguments: argparse.Namespace) -> int:
     left = await restic.locks()
     removed = len(before - left)
     text = f"{render.count(removed, 'lock')} removed"
+    broken = len(left - {lock.id for lock in holders})
     text += f", {len(left)} left: in use, or --remove-all removes them.\n" if left else ".\n"
+    if broken:
+        text = (
+            f"{render.count(removed, 'lock')} removed, {len(left)} left: {broken} of them cannot be"
+            " read. Make sure that no other process works on the repository, then run 'cesbr unlock"
+            " --remove-all'.\n"
+        )
     await context.out.result(
         {
             "removed": removed,
             "left": len(left),
+            "unreadable": broken,
             "locks": [_lock_json(lock, left) for lock in holders],
         },
         lambda: text + _locks_text(holders, left, context.out.room),

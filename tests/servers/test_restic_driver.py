@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
+import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -25,9 +29,11 @@ from cesbrfs.errors import (
     UsageError,
     WrongKeyError,
 )
+from cesbrfs.repo.crypto import seal_record
 from cesbrfs.repo.model import Snapshot
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import open_storage
+from cesbrfs.repo.times import format_time
 from cesbrfs.restic import Event, Restic, Status, Summary, Version, find_restic, read_version
 from tests.restic_repo import PASSWORD, create
 from tests.rights import children, for_everyone, give_away, open_folder, without_rights
@@ -368,6 +374,51 @@ class TestLocks:
             await process.wait()
         await restic.unlock()
         assert locks(restic) == []
+
+    async def test_the_lock_of_another_process_stays(self, restic: Restic, tmp_path: Path) -> None:
+        """Its number may mean nothing here, as that of a backup in a container under our name.
+
+        A cancelled command removes its own lock, and no other one.
+        """
+        repository = await Repository.open(open_storage(restic.access), KEY)
+        dead = await trio.lowlevel.open_process(["true"])
+        await dead.wait()
+        content = {
+            "time": format_time(time.time_ns()),
+            "exclusive": False,
+            "hostname": socket.gethostname(),
+            "username": "root",
+            "pid": dead.pid,
+        }
+        raw = seal_record(repository._keys, json.dumps(content).encode(), os.urandom(16))
+        await repository.aclose()
+        other = hashlib.sha256(raw).hexdigest()
+        (Path(restic.access.url, "locks") / other).write_bytes(raw)
+        with trio.CancelScope() as scope:
+
+            def stop_at_work(event: Event) -> None:
+                if isinstance(event, Status) and event.bytes_done:
+                    scope.cancel()
+
+            await restic.backup([endless(tmp_path)], tags=["t"], on_event=stop_at_work)
+        assert scope.cancelled_caught
+        assert locks(restic) == [other]
+
+    async def test_an_unreadable_lock_is_named(
+        self, restic_new: Path, empty_repository: Path
+    ) -> None:
+        """Newer restics end at it; the hint is the one that helps."""
+        access = Access(str(empty_repository), KEY)
+        restic = await Restic.open(access, binary=str(restic_new))
+        bytes_of_none = os.urandom(100)
+        right = hashlib.sha256(bytes_of_none).hexdigest()
+        for name in (right, "ab" * 32):
+            (empty_repository / "locks" / name).write_bytes(bytes_of_none)
+            with pytest.raises(RepositoryLockedError, match="cannot be read") as caught:
+                await restic.check()
+            assert "cesbr unlock --remove-all" in caught.value.message
+            await restic.unlock(remove_all=True)
+            assert (await restic.check()).ok
 
     async def test_all_locks_can_be_removed(self, restic: Restic) -> None:
         """Even those of another machine, which nobody can tell to be dead."""

@@ -1,0 +1,67 @@
+"""Locks that an interrupted restic of ours left behind, and how to remove no other one.
+
+``restic unlock`` takes a lock for dead when its host has our name and no process here has its
+number.  A backup in a container may have the same host name, and numbers that mean nothing here.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from cesbrfs.access import Access, local_folder
+from cesbrfs.repo.model import Lock
+from cesbrfs.repo.repository import Repository
+from cesbrfs.repo.storage import FileType, open_storage
+
+_FRESH_NS: Final = 20 * 60 * 10**9
+"""restic takes a lock for dead after 30 minutes; a running one renews it every 5 minutes."""
+_SKEW_NS: Final = 10**9
+
+
+async def remove_own(
+    access: Access, pid: int, started_ns: int, unlock: Callable[[], Awaitable[object]]
+) -> None:
+    """Remove the locks of our process `pid`, which was started at `started_ns` and has ended.
+
+    In a local folder their files are removed.  Elsewhere `unlock` runs ``restic unlock``, unless
+    that could remove the lock of another process: then ours stays, too.
+    """
+    storage = open_storage(access)
+    try:
+        listed = {file.name for file in await storage.list(FileType.LOCK)}
+        if not listed:
+            return
+        repository = await Repository.open(storage, access.key)
+        locks = await repository.locks()
+    finally:
+        await storage.aclose()
+    own = {lock.id for lock in locks if _is_own(lock, pid, started_ns)}
+    folder = local_folder(access.url)
+    if folder is not None:
+        for name in own:
+            await trio.to_thread.run_sync(_unlink, Path(folder, "locks", name))
+    elif own and own | {lock.id for lock in locks if _is_safe(lock)} == listed:
+        await unlock()
+
+
+def _is_own(lock: Lock, pid: int, started_ns: int) -> bool:
+    here = lock.pid == pid and lock.hostname == socket.gethostname()
+    return here and lock.time_ns >= started_ns - _SKEW_NS
+
+
+def _is_safe(lock: Lock) -> bool:
+    """Tell whether ``restic unlock`` surely leaves the lock of another process."""
+    if time.time_ns() - lock.time_ns > _FRESH_NS:
+        return False
+    return lock.hostname != socket.gethostname() or os.path.exists(f"/proc/{lock.pid}")
+
+
+def _unlink(path: Path) -> None:
+    path.unlink(missing_ok=True)
