@@ -60,6 +60,11 @@ class Access:
     patience: float = 60.0
 
     @property
+    def key_hint(self) -> str:
+        """The beginning of the name of the key file to try first, "" for none."""
+        return self.environment.get("RESTIC_KEY_HINT", "")
+
+    @property
     def shown(self) -> str:
         """The address as it may be shown to people."""
         return redact(self.url)

@@ -13,6 +13,8 @@ from typing import Final
 from cesbrfs.access import Secret
 from cesbrfs.errors import UsageError
 
+NO_PASSWORD: Final = "Repositories without a password (--insecure-no-password) are not supported."  # noqa: S105 - a sentence
+
 # What Go's strings.TrimSpace removes, with which restic reads password files and commands.
 _GO_SPACE: Final = (
     "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
@@ -50,6 +52,7 @@ class Password:
         if not text:
             raise UsageError(
                 f"The password file or command is empty ({source}); put the key there."
+                f" {NO_PASSWORD}"
             )
         return Secret(text)
 

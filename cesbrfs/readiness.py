@@ -137,7 +137,7 @@ async def _look(
 async def _open(storage: Storage, access: Access, caching: Caching) -> Repository:
     """Open the repository as restic does, which looks at the config's size before the key."""
     try:
-        return await Repository.open(storage, access.key, caching)
+        return await Repository.open(storage, access.key, caching, access.key_hint)
     except WrongKeyError:
         if await storage.read(FileType.CONFIG):
             raise
@@ -166,9 +166,19 @@ async def by_restic(restic: Restic) -> Verdict:
     if verdict.state is State.MISSING:
         return await by_reader(restic.access)
     if verdict.state is State.WRONG_KEY:
-        seen = await by_reader(restic.access)
-        return seen if seen.state is State.DAMAGED else verdict
+        seen, repository = await _look(restic.access)
+        if repository is None:
+            return seen if seen.state is State.DAMAGED else verdict
+        await repository.aclose()
+        return Verdict(State.WRONG_KEY, _beyond_the_tried(restic.access, repository.key_file))
     return verdict
+
+
+def _beyond_the_tried(access: Access, key_file: str) -> CesbrError:
+    return WrongKeyError(
+        f"restic does not find the key of the repository at {access.shown}: it tries 20 keys at"
+        f" most, and this one is not among them. Set RESTIC_KEY_HINT={key_file[:8]}."
+    )
 
 
 async def ensure_ready(
@@ -213,7 +223,7 @@ async def open_ready(
     if not auto_init or not _may_change(verdict):
         raise verdict.error
     await _initialise_alone(access, open_restic, say, caching.folder)
-    return await Repository.open(open_storage(access), access.key, caching)
+    return await Repository.open(open_storage(access), access.key, caching, access.key_hint)
 
 
 async def initialise(

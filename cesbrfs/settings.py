@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from cesbrfs.access import Access, Secret, kind_of, redact
 from cesbrfs.errors import UsageError
-from cesbrfs.password import Password, read_text
+from cesbrfs.password import NO_PASSWORD, Password, read_text
 from cesbrfs.repo.caching import DEFAULT_MEMORY, Caching
 from cesbrfs.rules import DEFAULT_RULES, KINDS, Rule
 from cesbrfs.sources import SYSTEM_CONFIG, Flags, Given, Layers
@@ -33,8 +33,8 @@ DEFAULT_SCRIPT_TIMEOUT: Final = 3600.0
 DEFAULT_BACKUP_TAG: Final = "(?P<id>[^=]+)"
 
 _PASSED: Final = re.compile(
-    "(AWS_|B2_|AZURE_|GOOGLE_|OS_|ST_|RCLONE_|RESTIC_REST_).*"
-    "|RESTIC_(CACERT|TLS_CLIENT_CERT|COMPRESSION|PACK_SIZE|READ_CONCURRENCY)"
+    "(AWS_|MINIO_|B2_|AZURE_|GOOGLE_|OS_|ST_|RCLONE_|RESTIC_REST_).*"
+    "|RESTIC_(KEY_HINT|CACERT|TLS_CLIENT_CERT|COMPRESSION|PACK_SIZE|READ_CONCURRENCY)"
 )
 """Variables that the storage or restic itself understands."""
 
@@ -164,7 +164,7 @@ class Settings:
             raise UsageError(
                 "No encryption key is configured; say --password-file FILE, set RESTIC_PASSWORD, "
                 f"set 'password_file' in {self.config_file or SYSTEM_CONFIG}, or set "
-                f"/config/backup/encryption_key in the registry {self.registry}."
+                f"/config/backup/encryption_key in the registry {self.registry}. {NO_PASSWORD}"
             )
         return Access(
             url=settings.repository,

@@ -30,6 +30,18 @@ _TOML_KEYS: Final = frozenset({
 })  # fmt: skip
 
 
+def absolute_path(text: str, *, home: str | None = None, base: str | None = None) -> str:
+    """Return a path of this machine that a user wrote, made absolute; links in it stay.
+
+    ``~`` stands for `home`, $HOME by default; a relative path starts at `base`, the working folder
+    by default.  FileNotFoundError where that is gone.
+    """
+    home = home or os.environ.get("HOME")
+    if home and (text == "~" or text.startswith("~/")):
+        text = home + text[1:]
+    return os.path.abspath(os.path.join(base or "", text))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flags:
     """What the command line says; None (or nothing) is what it does not."""
@@ -75,11 +87,9 @@ class Given:
 
     def path(self) -> Path:
         """Return an absolute path; links in it stay as they are."""
-        text = self.text()
-        if self.home and (text == "~" or text.startswith("~/")):
-            text = self.home + text[1:]
+        base = str(self.base) if self.base else None
         try:
-            return Path(os.path.abspath(self.base / text if self.base else text))
+            return Path(absolute_path(self.text(), home=self.home, base=base))
         except FileNotFoundError:
             raise UsageError(
                 f"{self.where} is a relative path, but the working folder is gone; write it whole."
@@ -156,13 +166,13 @@ class Layers:
     def from_flag(self, name: str) -> Given | None:
         """Return what the flag `name` says."""
         found = getattr(self._flags, name, None)
-        return None if found is None else Given(found, "flag", name)
+        return None if found is None else Given(found, "flag", name, home=self._home)
 
     def from_environment(self, *variables: str) -> Given | None:
         """Return the first of these variables; an empty one counts as not set, as for restic."""
         for name in variables:
             if found := self._environ.get(name):
-                return Given(found, f"environment {name}", name)
+                return Given(found, f"environment {name}", name, home=self._home)
         return None
 
     def from_file(self, name: str) -> Given | None:
@@ -184,9 +194,10 @@ class Layers:
 def _config_file(flags: Flags, environ: Mapping[str, str]) -> Path | None:
     """Return the TOML file to read: one that was named must exist, the usual ones may."""
     if flags.config:
-        return Given(flags.config, "flag", "config").path()
+        return Given(flags.config, "flag", "config", home=environ.get("HOME")).path()
     if named := environ.get("CESBR_CONFIG"):
-        return Given(named, "environment CESBR_CONFIG", "CESBR_CONFIG").path()
+        source = "environment CESBR_CONFIG"
+        return Given(named, source, "CESBR_CONFIG", home=environ.get("HOME")).path()
     home, xdg = environ.get("HOME"), environ.get("XDG_CONFIG_HOME", "")
     usual = [SYSTEM_CONFIG]
     if xdg.startswith("/"):

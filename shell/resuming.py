@@ -13,6 +13,7 @@ from cesbrfs.errors import UsageError
 from cesbrfs.paths import show, unshow
 from cesbrfs.restore.journal import last_request
 from cesbrfs.restore.journal import read as read_journal
+from cesbrfs.sources import absolute_path
 from shell.basket import shown
 from shell.state import state_folder
 
@@ -78,4 +79,4 @@ def from_basket(arguments: argparse.Namespace) -> bool:
 
 def absolute(path: str | Path) -> Path:
     """Return a path from the root on."""
-    return Path(os.path.abspath(path))
+    return Path(absolute_path(str(path)))

@@ -52,7 +52,9 @@ async def serve(
     """
     for ignored in _IGNORED_SIGNALS:  # by default they kill, and leave a dead mount
         signal.signal(ignored, signal.SIG_IGN)
-    repository = await Repository.open(open_storage(access), access.key, settings.caching)
+    repository = await Repository.open(
+        open_storage(access), access.key, settings.caching, access.key_hint
+    )
     try:
         view = View(
             repository,

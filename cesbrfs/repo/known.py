@@ -12,10 +12,21 @@ from cesbrfs.repo.kept import KeptFiles
 _FOLDER: Final = "known"
 
 
-def note_known(shown: str, cache_dir: Path, repository_id: str) -> None:
-    """Note that there is a repository at the address `shown`, which holds no secrets."""
-    if not is_known(shown, cache_dir):
-        KeptFiles(cache_dir / _FOLDER).write(_name(shown), (repository_id.encode(), b"\n"))
+def note_known(shown: str, cache_dir: Path, key_file: str) -> None:
+    """Note that there is a repository at the address `shown`, which holds no secrets.
+
+    `key_file` is the name of the key file that opened it.
+    """
+    if known_key_file(shown, cache_dir) != key_file:
+        KeptFiles(cache_dir / _FOLDER).write(_name(shown), (key_file.encode(),))
+
+
+def known_key_file(shown: str, cache_dir: Path) -> str | None:
+    """Return the name of the key file that opened the repository last, None if it is not known."""
+    try:
+        return (cache_dir / _FOLDER / _name(shown)).read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
 
 
 def is_known(shown: str, cache_dir: Path) -> bool:

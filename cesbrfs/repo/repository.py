@@ -38,7 +38,7 @@ from cesbrfs.repo.disk import DiskCache
 from cesbrfs.repo.files import Files, through_network
 from cesbrfs.repo.index import Index
 from cesbrfs.repo.kept import KeptFiles
-from cesbrfs.repo.known import note_known
+from cesbrfs.repo.known import known_key_file, note_known
 from cesbrfs.repo.listings import Listings
 from cesbrfs.repo.model import Config, Lock, Node, Snapshot, Tree, parse_lock, parse_snapshot
 from cesbrfs.repo.opening import open_config, open_keys
@@ -74,6 +74,8 @@ class Repository:
         password: Secret,
     ) -> None:
         self.storage: Final = storage
+        self.key_file = ""
+        """The name of the key file that opened it."""
         self._password: Final = password
         self._caching: Final = caching
         self._files: Final = Files(storage, self._confirm)
@@ -114,21 +116,33 @@ class Repository:
         storage: Storage,
         key: Secret,
         caching: Caching = Caching(),  # noqa: B008 - frozen
+        key_hint: str = "",
     ) -> Repository:
         """Open the repository in `storage` with its encryption key.
+
+        The key files whose names begin with `key_hint` are tried first, then the one that opened
+        it the last time.
 
         Raises RepositoryMissingError, RepositoryDamagedError, WrongKeyError, and what the storage
         raises.
         """
-        keep = None
-        if through_network(storage) and caching.folder is not None:
-            keep = partial(_keep_key, kept_keys(storage.shown, caching.folder))
-        keys = await open_keys(storage, key, keep)
+        folder = caching.folder
+        hints = [key_hint, known_key_file(storage.shown, folder) or "" if folder else ""]
+        opened = ""
+
+        def keep(name: str, raw: bytes) -> None:
+            nonlocal opened
+            opened = name
+            if folder is not None and through_network(storage):
+                _keep_key(kept_keys(storage.shown, folder), name, raw)
+
+        keys = await open_keys(storage, key, keep, hints)
         config = await open_config(storage, keys)
-        if caching.folder is not None:
-            note = partial(note_known, storage.shown, caching.folder, config.id or "")
-            await trio.to_thread.run_sync(note)
-        return cls(storage, keys, config, caching, key)
+        if folder is not None:
+            await trio.to_thread.run_sync(note_known, storage.shown, folder, opened)
+        repository = cls(storage, keys, config, caching, key)
+        repository.key_file = opened
+        return repository
 
     async def aclose(self) -> None:
         """Keep what was listed for the next time, and close the storage."""

@@ -56,7 +56,7 @@ _UNTRUSTED: Final = re.compile(
     r"Host key verification failed|No \S+ host key is known for|x509: |failed to verify certificate"
 )
 _NO_BUCKET: Final = re.compile(r"The specified bucket does not exist", re.IGNORECASE)
-_WRONG_KEY: Final = re.compile(r"wrong password or no key found")
+_WRONG_KEY: Final = re.compile(r"wrong password or no key found|maximum number of keys reached")
 _LOCKED: Final = re.compile(r"repository is already locked(?: exclusively)?(?: (by PID [^\n]*))?")
 _BAD_LOCK: Final = re.compile(
     r"invalid lock file|unable to create lock in backend: (?:\S+: )?(?:ciphertext verification"

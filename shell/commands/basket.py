@@ -14,6 +14,7 @@ from cesbrfs.errors import CesbrError, NotFoundError, UsageError
 from cesbrfs.globs import fits
 from cesbrfs.paths import for_json, show
 from cesbrfs.restore.measuring import Amount, measure
+from cesbrfs.sources import absolute_path
 from cesbrfs.tasks import gather
 from shell import render
 from shell.basket import Parts, parse, shown
@@ -64,7 +65,7 @@ async def _select(context: Context, arguments: argparse.Namespace) -> int:
 
 async def _loaded(view: View, file: str) -> tuple[Parts, ...]:
     """Return the paths that a file names; NotFoundError when a backup has one no more."""
-    paths = _read(Path(file))
+    paths = _read(Path(absolute_path(file)))
     await gather([partial(view.at, parts) for parts in paths])
     return paths
 
@@ -149,7 +150,10 @@ async def _selected(context: Context, arguments: argparse.Namespace) -> int:
     paths = basket.paths
     if arguments.save:
         try:
-            write_private(Path(arguments.save), basket.dump().encode("utf-8", "surrogateescape"))
+            write_private(
+                Path(absolute_path(arguments.save)),
+                basket.dump().encode("utf-8", "surrogateescape"),
+            )
         except OSError as error:
             raise UsageError(f"{arguments.save} cannot be written: {error.strerror}.") from None
     with context.out.progress("Measuring", results=True):

@@ -19,6 +19,7 @@ from cesbrfs.errors import CesbrError, MountError, UsageError
 from cesbrfs.fs import mountpoint as mountpoints
 from cesbrfs.mounts import our_mounts
 from cesbrfs.paths import show
+from cesbrfs.sources import absolute_path
 from shell.commands import Command
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def _mounted(given: str | None) -> str:
 
 
 def _absolute(path: str) -> str:
-    return os.path.abspath(path)
+    return absolute_path(path)
 
 
 def _shown(path: str) -> str:

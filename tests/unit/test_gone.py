@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ from cesbrfs.errors import (
     RepositoryMissingError,
     WrongKeyError,
 )
+from cesbrfs.repo.caching import Caching
 from cesbrfs.repo.crypto import Keys
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import FileType
@@ -203,3 +205,22 @@ async def test_back_between_two_questions() -> None:
     repo.storage.before_read = back
     assert await tags(repository) == {"a"}
     repo.storage.before_read = before
+
+
+async def test_the_key_that_opened_it_is_tried_first(tmp_path: Path) -> None:
+    """Among many keys only one is read at the next opening; a hint does the same."""
+    repo = with_backups(MemoryRepo(), "a")
+    for number in range(30):
+        repo.add_key(b"%d" % number)
+    last = b"29"
+
+    async def reads(cache: Path | None, hint: str = "") -> int:
+        repo.storage.reads.clear()
+        repository = await Repository.open(repo.storage, Secret(last), Caching(folder=cache), hint)
+        assert repository.key_file
+        return [kind for kind, *_ in repo.storage.reads].count(FileType.KEY)
+
+    assert await reads(tmp_path) == 31
+    assert await reads(tmp_path) == 1
+    repository = await Repository.open(repo.storage, Secret(last))
+    assert await reads(None, repository.key_file[:8]) == 1

@@ -594,3 +594,48 @@ def test_settings_are_cheap_to_import() -> None:
         cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert done.stdout.strip() == "[]"
+
+
+def test_a_tilde_is_the_home_wherever_a_path_is_given(home: Path) -> None:
+    """A shell leaves it in ``--repo=~/r``; never a folder of that name is made."""
+    flags = Flags(
+        repository="~/r", password_file="~/key", registry="~/reg", root="~/root", cache_dir="~/c"
+    )
+    for found in (
+        load(flags, {"HOME": str(home)}),
+        load(
+            Flags(),
+            {
+                "HOME": str(home),
+                "RESTIC_REPOSITORY": "~/r",
+                "RESTIC_PASSWORD_FILE": "~/key",
+                "CESBR_REGISTRY": "~/reg",
+                "CESBR_ROOT": "~/root",
+                "CESBR_CACHE_DIR": "~/c",
+            },
+        ),
+    ):
+        assert found.repository == str(home / "r")
+        assert found.password is not None
+        assert found.password.file == home / "key"
+        assert found.registry == str(home / "reg")
+        assert (found.root, found.cache_dir) == (home / "root", home / "c")
+    assert load(Flags(repository="local:~/r"), {"HOME": str(home)}).repository == str(home / "r")
+    config = write(home / "mine.toml", "auto_init = false\n")
+    assert load(Flags(config="~/mine.toml"), {"HOME": str(home)}).config_file == config
+
+
+async def test_a_repository_without_a_password_is_named_unsupported(tmp_path: Path) -> None:
+    """With an empty file, and with nothing at all."""
+    (tmp_path / "empty").touch()
+    registry = str(tmp_path / "registry")
+    for file in (str(tmp_path / "empty"), None):
+        settings = load(Flags(repository="/r", password_file=file, registry=registry), {})
+        with pytest.raises(UsageError, match="--insecure-no-password"):
+            await settings.access()
+
+
+def test_the_key_hint_goes_along() -> None:
+    """To restic and to the reader."""
+    settings = load(Flags(), {"RESTIC_KEY_HINT": "abcd"})
+    assert settings.environment == {"RESTIC_KEY_HINT": "abcd"}

@@ -7,7 +7,6 @@ the storage to say, which knows its server's words.
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import re
 import socket
@@ -22,7 +21,7 @@ import httpcore2
 import httpx2
 import trio
 
-from cesbrfs.access import Access
+from cesbrfs.access import Access, redact
 from cesbrfs.errors import (
     CesbrError,
     DamagedError,
@@ -34,6 +33,7 @@ from cesbrfs.errors import (
     UsageError,
 )
 from cesbrfs.repo.storage.base import EndsEarlyError
+from cesbrfs.repo.storage.proxies import Proxy, is_loopback_host, proxy_for
 from cesbrfs.repo.storage.trust import trusting
 
 PATIENCE: Final = 20.0
@@ -49,6 +49,8 @@ _SLOWEST: Final = 8 << 10
 """Bytes a second that an answer needs at least, lest one byte now and then keeps a reader."""
 _TOLD: Final = 64 << 10
 """Bytes of an error's text that are read."""
+_SHOWN: Final = 300
+"""Characters of an address that a server names which go into a message."""
 _IDLE: Final = 60.0
 """Seconds that a connection is kept for another request."""
 
@@ -88,12 +90,18 @@ def other_refusal(answer: Answer, shown: str, what: str, reason: str) -> CesbrEr
         )
     if answer.status in _REDIRECTS:
         return StorageError(
-            f"The server of {shown} says that {what} is elsewhere ({reason}); write the address"
-            " that it names."
+            f"The server of {shown} redirects {what} to {_redirected_to(answer)} ({reason}), which"
+            " is not followed. Write the repository's address there."
         )
     return StorageError(
         f"The server of {shown} does not give {what} ({reason}); check the address and the options."
     )
+
+
+def _redirected_to(answer: Answer) -> str:
+    """Return the address that a redirect names, escaped, without what may be a secret in it."""
+    location = answer.headers.get("location", "")
+    return repr(redact(location.partition("?")[0])[:_SHOWN]) if location else "an unnamed address"
 
 
 class Refusal(Protocol):
@@ -131,18 +139,23 @@ class HttpClient:
         # Without TLS nobody need be trusted, and loading whom to takes 20 ms.
         nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context = trusting(access) if url.startswith("https:") else nobody
+        proxy = None if socket else proxy_for(url, os.environ)
         try:
             self._client: Final = httpx2.AsyncClient(
                 verify=context,
                 limits=limits,
                 transport=httpx2.AsyncHTTPTransport(uds=socket, limits=limits) if socket else None,
                 timeout=None,  # the deadlines are ours
-                trust_env=not is_loopback(url),  # for its proxies
+                proxy=proxy.url if proxy else None,
+                trust_env=False,  # its rules for proxies are not restic's
             )
-        except (ImportError, ValueError) as error:
+        except (ImportError, ValueError, httpx2.InvalidURL) as error:
+            if proxy is None:
+                raise
+            # Not the error's own words: they may repeat the password in the address.
             raise UsageError(
-                f"The proxy that the environment names cannot be used for {self._shown}: {error};"
-                " unset it or correct it."
+                f"The proxy in {proxy.variable} cannot be used for {self._shown}:"
+                f" {_why_no_proxy(proxy, error)}. Correct it, or add the host to NO_PROXY."
             ) from None
 
     async def aclose(self) -> None:
@@ -372,9 +385,13 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     yield error
 
 
+def _why_no_proxy(proxy: Proxy, error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return "SOCKS needs the Python package socksio"
+    scheme = urlsplit(proxy.url).scheme
+    return f"{scheme!r} is not a valid address or scheme (http, https, socks5, socks5h)"
+
+
 def is_loopback(url: str) -> bool:
-    """Tell whether the host is this machine, for which no proxy is asked, as in Go."""
-    host = urlsplit(url).hostname or ""
-    with contextlib.suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
+    """Tell whether the host is this machine."""
+    return is_loopback_host(urlsplit(url).hostname or "")

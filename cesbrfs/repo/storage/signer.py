@@ -1,8 +1,13 @@
 """Who signs requests to S3: found in restic's order, renewed where it is for a while only.
 
-1. the environment: ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_SESSION_TOKEN``;
-2. a profile of AWS's credentials file: ``AWS_SHARED_CREDENTIALS_FILE``, ``AWS_PROFILE``;
-3. the role of a container, from the service that ``AWS_CONTAINER_CREDENTIALS_*`` name, or that of
+1. the environment: ``AWS_ACCESS_KEY_ID`` or ``AWS_ACCESS_KEY``, ``AWS_SECRET_ACCESS_KEY`` or
+   ``AWS_SECRET_KEY``, ``AWS_SESSION_TOKEN``; then ``MINIO_ROOT_USER``, ``MINIO_ROOT_PASSWORD``;
+   then ``MINIO_ACCESS_KEY``, ``MINIO_SECRET_KEY``;
+2. a profile of AWS's credentials file: ``AWS_SHARED_CREDENTIALS_FILE``, ``AWS_PROFILE``, in which
+   ``credential_process`` counts before keys;
+3. an alias in the configuration of MinIO's client: ``MINIO_SHARED_CREDENTIALS_FILE``,
+   ``MINIO_ALIAS``;
+4. the role of a container, from the service that ``AWS_CONTAINER_CREDENTIALS_*`` name, or that of
    an EC2 instance, from its metadata service (IMDS).
 
 Sources: minio-go's ``pkg/credentials``, which restic finds its own with; Amazon's "Container
@@ -15,6 +20,7 @@ import configparser
 import logging
 import math
 import os
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -44,6 +50,7 @@ _ROLES: Final = "/latest/meta-data/iam/security-credentials/"
 _TOKEN_SECONDS: Final = 1.0
 """A container may be out of the token's reach, but not of the service's."""
 _SECONDS: Final = 5.0
+_PROCESS_SECONDS: Final = 30.0
 _RENEWED_AT: Final = 0.8
 """The part of their life after which credentials are renewed, as minio-go does it."""
 _AGAIN: Final = 10.0
@@ -57,6 +64,25 @@ class _Role(msgspec.Struct, rename="pascal"):
     secret_access_key: str
     token: str = ""
     expiration: datetime | None = None
+
+
+class _Printed(msgspec.Struct, rename={"access_key_id": "AccessKeyId"}, kw_only=True):
+    """What a ``credential_process`` prints."""
+
+    access_key_id: str
+    secret_access_key: str = msgspec.field(name="SecretAccessKey")
+    session_token: str = msgspec.field(name="SessionToken", default="")
+    expiration: datetime | None = msgspec.field(name="Expiration", default=None)
+
+
+class _MinioAlias(msgspec.Struct):
+    access_key: str = msgspec.field(name="accessKey", default="")
+    secret_key: str = msgspec.field(name="secretKey", default="")
+
+
+class _MinioConfig(msgspec.Struct):
+    aliases: dict[str, _MinioAlias] = {}
+    hosts: dict[str, _MinioAlias] = {}
 
 
 class Signer:
@@ -90,7 +116,8 @@ class Signer:
             self._found, self._renew_at = written, math.inf
             return
         try:
-            role = await self._role()
+            command = _profile_of(self._access.environment).get("credential_process", "")
+            role = await (self._from_process(command) if command else self._role())
         except CesbrError as error:
             if time.time() < self._ends_at:
                 _log.debug("Not renewed: %s", error)
@@ -107,6 +134,32 @@ class Signer:
         self._renew_at = now + _RENEWED_AT * (self._ends_at - now)
         secrets = (Secret(text.encode()) for text in (role.secret_access_key, role.token))
         self._found = Credentials(role.access_key_id, *secrets)
+
+    async def _from_process(self, command: str) -> _Role:
+        """Run a profile's ``credential_process``, and return what it prints."""
+        why = "it was not answered in time"
+        with trio.move_on_after(_PROCESS_SECONDS):
+            try:
+                done = await trio.run_process(
+                    shlex.split(command), capture_stdout=True, check=False
+                )
+                printed = msgspec.json.decode(done.stdout, type=_Printed)
+            except (OSError, ValueError) as error:
+                # The command and its answer may hold secrets.
+                why = error.strerror or "" if isinstance(error, OSError) else "its answer is wrong"
+            else:
+                if not done.returncode:
+                    return _Role(
+                        access_key_id=printed.access_key_id,
+                        secret_access_key=printed.secret_access_key,
+                        token=printed.session_token,
+                        expiration=printed.expiration,
+                    )
+                why = f"exit code {done.returncode}"
+        raise RepositoryDeniedError(
+            f"The credential_process of {_name_of_profile(self._access.environment)} gives no"
+            f" credentials for {self._access.shown}: {why}. Run it by hand to see why."
+        )
 
     async def _role(self) -> _Role:
         environ, shown = self._access.environment, self._access.shown
@@ -147,12 +200,48 @@ class Signer:
 
 def _written(access: Access) -> Credentials | None:
     """Return the credentials that stand in the environment or in a file."""
-    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-    found = _credentials(access.environment, names)
-    if found is None:
-        profile = _profile(*_file_and_profile(access.environment))
-        found = _credentials(profile, tuple(name.lower() for name in names))
-    return found
+    environ = access.environment
+    values = {
+        "id": environ.get("AWS_ACCESS_KEY_ID") or environ.get("AWS_ACCESS_KEY") or "",
+        "secret": environ.get("AWS_SECRET_ACCESS_KEY") or environ.get("AWS_SECRET_KEY") or "",
+        "token": environ.get("AWS_SESSION_TOKEN", ""),
+    }
+    found = (
+        _credentials(values, ("id", "secret", "token"))
+        or _credentials(environ, ("MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD", ""))
+        or _credentials(environ, ("MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", ""))
+    )
+    if found is not None:
+        return found
+    profile = _profile_of(environ)
+    if "credential_process" in profile:
+        return None
+    names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+    return _credentials(profile, names) or _of_minio_client(environ)
+
+
+def _profile_of(environ: Mapping[str, str]) -> Mapping[str, str]:
+    return _profile(*_file_and_profile(environ))
+
+
+def _name_of_profile(environ: Mapping[str, str]) -> str:
+    file, profile = _file_and_profile(environ)
+    return f"profile {profile!r} in {file}"
+
+
+def _of_minio_client(environ: Mapping[str, str]) -> Credentials | None:
+    """Return the credentials of an alias in the configuration of MinIO's client ``mc``."""
+    path = environ.get("MINIO_SHARED_CREDENTIALS_FILE") or os.path.expanduser("~/.mc/config.json")
+    try:
+        with open(path, "rb") as file:
+            config = msgspec.json.decode(file.read(), type=_MinioConfig)
+    except (OSError, ValueError):  # as minio-go does: the next source counts
+        return None
+    aliases = config.aliases or config.hosts
+    alias = aliases.get(environ.get("MINIO_ALIAS") or "s3")
+    if alias is None:
+        return None
+    return _credentials({"id": alias.access_key, "secret": alias.secret_key}, ("id", "secret", ""))
 
 
 def _file_and_profile(environ: Mapping[str, str]) -> tuple[str, str]:
