@@ -19,25 +19,33 @@ MARK: Final = "# Made by 'cesbr schedule'; the next --install replaces it, --rem
 
 
 def units(
-    times: Sequence[time], command: Sequence[str], *, home: str, on_failure: str | None = None
+    times: Sequence[time],
+    command: Sequence[str],
+    *,
+    home: str,
+    on_failure: str | None = None,
+    folder: str | None = None,
 ) -> Mapping[str, str]:
     """Return the texts of the service and the timer by their file names.
 
     `command` is ``cesbr`` with its flags, `home` the home folder of the user who installs them,
-    `on_failure` a unit to start when a run fails.  UsageError when there are no times.
+    `on_failure` a unit to start when a run fails, `folder` that of a local repository.  UsageError
+    when there are no times.
     """
     if not times:
         raise UsageError(
             "No time is set for the backups; set /config/backup/time in the registry to a time"
             ' such as {"Times":["02:30:00"]}, or say --at 02:30.'
         )
-    return {SERVICE: _service(command, home, on_failure), TIMER: _timer(times)}
+    return {SERVICE: _service(command, home, on_failure, folder), TIMER: _timer(times)}
 
 
-def _service(command: Sequence[str], home: str, on_failure: str | None) -> str:
+def _service(command: Sequence[str], home: str, on_failure: str | None, folder: str | None) -> str:
     backup = _line([*command, "backup"])
     forget = _line([*command, "forget", "--policy", "configured", "--yes", "--prune"])
     hook = f"OnFailure={_one_line(on_failure)}\n" if on_failure else ""
+    if folder:  # a disk that is in fstab is mounted before the backup, or there is none
+        hook = f"RequiresMountsFor={_quoted(folder)}\n{hook}"
     return f"""{MARK}
 [Unit]
 Description=Backup of the Cloudogu EcoSystem

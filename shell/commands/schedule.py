@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cesbrfs.errors import CesbrError, UsageError
+from cesbrfs.sources import absolute_path
 from shell.commands import Command
 
 if TYPE_CHECKING:
@@ -85,11 +86,19 @@ async def _times(context: Context, arguments: argparse.Namespace) -> tuple[time,
 async def _units(
     context: Context, arguments: argparse.Namespace, times: Sequence[time]
 ) -> Mapping[str, str]:
+    from cesbrfs.access import local_folder  # noqa: PLC0415 - as above
     from cesbrfs.ces.schedule import units  # noqa: PLC0415 - as above
 
     home = pwd.getpwuid(os.getuid()).pw_dir
     command = [*_program(), *_flags(context)]
-    return units(times, command, home=home, on_failure=arguments.on_failure)
+    address = (await context.session.settings()).repository
+    return units(
+        times,
+        command,
+        home=home,
+        on_failure=arguments.on_failure,
+        folder=local_folder(address) if address else None,
+    )
 
 
 def _program() -> list[str]:
@@ -138,7 +147,7 @@ def _place(address: str | None) -> str | None:
 
 
 def _absolute(path: str | None) -> str | None:
-    return None if path is None else os.path.abspath(path)
+    return None if path is None else absolute_path(path)
 
 
 async def _install(folder: Path, made: Mapping[str, str], *, runs: bool) -> None:

@@ -78,3 +78,12 @@ def test_systemd_understands_them(tmp_path: Path) -> None:
     )
     said = [line for line in done.stderr.splitlines() if "cesbr-backup" in line]
     assert (done.returncode, said) == (0, []), done.stderr
+
+
+def test_the_disk_of_a_local_repository_is_required() -> None:
+    """Systemd mounts it first, or does not start the backup."""
+    found = units(TIMES, ["/usr/bin/cesbr"], home="/root", folder="/mnt/back up/100%")[SERVICE]
+    assert settings(found, "RequiresMountsFor") == ['"/mnt/back up/100%%"']
+    assert found.index("RequiresMountsFor") < found.index("[Service]")
+    far = units(TIMES, ["/usr/bin/cesbr"], home="/root")[SERVICE]
+    assert settings(far, "RequiresMountsFor") == []
