@@ -119,6 +119,7 @@ async def _run(operations: Operations, mountpoint: str, ready: Callable[[], None
     async with trio.open_nursery() as nursery:
         await nursery.start(_obey_signals, view, nursery.cancel_scope)
         view.listing.refresh_in(nursery)
+        view.on_removed = operations.forget_backups
         view.repository.blobs.read_ahead_in(nursery)
         nursery.start_soon(operations.callers.look_after)
         nursery.start_soon(view.repository.listings.keep_on)
