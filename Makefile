@@ -3,6 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY := .venv/bin/python
 ARGS ?=
+SECONDS ?= 60
 # Tests wait about as long for programs and servers as they work.
 JOBS ?= $(shell echo $$((2 * $$(nproc))))
 
@@ -11,7 +12,7 @@ INSTALLED := .venv/installed-in$(subst /,-,$(CURDIR))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install check test demo bench bench-remote man record docs clean system newer servers
+.PHONY: help install check test demo bench bench-remote soak man record docs clean system newer servers
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -58,6 +59,9 @@ bench: install newer ## Measure against restic's own mount and restore
 
 bench-remote: install newer servers ## The same over S3, SFTP and REST at 20 ms
 	$(PY) tests/bench/run.py --remote $(ARGS)
+
+soak: install ## Use one mount hard and compare every byte (SECONDS=60)
+	PYTHONPATH=. $(PY) tests/soak/run.py --seconds $(SECONDS) $(ARGS)
 
 man: install ## Make the manual pages, build/man/man1 (see one: man -l build/man/man1/cesbr.1)
 	@$(PY) -m shell.manual build/man/man1

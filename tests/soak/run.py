@@ -1,0 +1,300 @@
+"""Use one mount hard for a long time: ``make soak SECONDS=1200``.
+
+Readers, listings, backups, forgets with prune and reloads run at once on a real mount. Every byte
+that is read is compared with what was backed up. The table shows what the mount holds over time.
+
+Exit status 1 if a byte differs, a reader meets an error that it should not, a descriptor leaks, or
+memory keeps growing after the first half.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.mounting import Mount, mounting
+from tests.restic_repo import ResticRepo, create
+
+_DIRECTORIES = 200
+_FILES = 10
+_SMALL_BYTES = 12_000
+_LARGE_FILES = 4
+_LARGE_BYTES = 6 << 20
+_KEPT_BACKUPS = 4
+_SAMPLE_SECONDS = 10.0
+_RELOAD_SECONDS = 7.0
+_GONE = {errno.ENOENT, errno.ESTALE, errno.ENOTCONN}
+_VOLUME = "redmine/volumes/files"
+
+Versions = dict[str, int]
+"""The version of each file, by its path in the volume."""
+
+
+def content(path: str, version: int) -> bytes:
+    """Return what a file holds in one version."""
+    size = _LARGE_BYTES if path.startswith("large") else _SMALL_BYTES
+    seeded = random.Random(f"{path} {version}")
+    return seeded.randbytes(seeded.randrange(size // 2, size))
+
+
+@dataclass
+class Soak:
+    """The state that all workers share."""
+
+    mount: Mount
+    repo: ResticRepo
+    volume: Path
+    backups: dict[str, Versions] = field(default_factory=dict)
+    snapshots: dict[str, str] = field(default_factory=dict)
+    leaving: set[str] = field(default_factory=set)
+    """Backups that are forgotten now or soon: reading them may fail, but not return other bytes."""
+    problems: list[str] = field(default_factory=list)
+    compared_bytes: int = 0
+    reads: int = 0
+    walks: int = 0
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def choose(self) -> tuple[str, Versions]:
+        """Return one of the backups at random."""
+        name = random.choice(list(self.backups))
+        return name, self.backups[name]
+
+    def path(self, backup: str, path: str) -> Path:
+        """Return where a file of a backup is in the mount."""
+        return self.mount.path / backup / _VOLUME / path
+
+    def failed(self, backup: str, error: OSError) -> None:
+        """Note an error unless the backup is being forgotten."""
+        if backup in self.leaving and error.errno in _GONE:
+            return
+        if not self.stop.is_set():
+            self.problems.append(f"{backup}: {error}")
+
+
+def read_files(soak: Soak) -> None:
+    """Read files, whole and in parts, and compare each byte."""
+    while not soak.stop.is_set():
+        backup, versions = soak.choose()
+        path = random.choice(list(versions))
+        wanted = content(path, versions[path])
+        try:
+            with soak.path(backup, path).open("rb", buffering=0) as file:
+                if random.random() < 0.5:
+                    offset = random.randrange(len(wanted))
+                    wanted = wanted[offset : offset + random.randrange(1, 200_000)]
+                    got = os.pread(file.fileno(), len(wanted), offset)
+                else:
+                    got = file.readall() or b""
+        except OSError as error:
+            soak.failed(backup, error)
+            continue
+        if got != wanted:
+            soak.problems.append(f"{backup}/{path}: other bytes than were backed up")
+        soak.compared_bytes += len(got)
+        soak.reads += 1
+
+
+def walk_backups(soak: Soak) -> None:
+    """List whole backups with all attributes, and compare names and sizes."""
+    while not soak.stop.is_set():
+        backup, versions = soak.choose()
+        top = soak.path(backup, "")
+        found: dict[str, int] = {}
+        errors: list[OSError] = []
+        for directory, _, names in os.walk(top, onerror=errors.append):
+            for name in names:
+                file = os.path.join(directory, name)
+                try:
+                    found[os.path.relpath(file, top)] = os.lstat(file).st_size
+                except OSError as error:
+                    errors.append(error)
+        for failed in errors:
+            soak.failed(backup, failed)
+        if not errors and backup not in soak.leaving and not soak.stop.is_set():
+            wanted = {path: len(content(path, version)) for path, version in versions.items()}
+            if found != wanted:
+                soak.problems.append(f"{backup}: other names or sizes than were backed up")
+        soak.walks += 1
+
+
+def change(soak: Soak, versions: Versions, number: int) -> Versions:
+    """Write new versions of some files; return the versions of all."""
+    changed = dict(versions)
+    for path in random.sample(sorted(versions), max(1, len(versions) // 50)):
+        changed[path] = number
+        (soak.volume / path).write_bytes(content(path, number))
+    return changed
+
+
+def back_up(soak: Soak, versions: Versions, number: int) -> None:
+    """Make one backup, wait until the mount shows it, and let the readers have it."""
+    name = f"n{number:05}"
+    soak.snapshots[name] = soak.repo.backup(soak.volume, tags=[name])
+    wait_until(soak, lambda: name in os.listdir(soak.mount.path))
+    soak.backups = {**soak.backups, name: versions}
+
+
+def forget(soak: Soak, number: int) -> None:
+    """Forget the oldest backups, with a prune every other time."""
+    for name in sorted(soak.backups)[:-_KEPT_BACKUPS]:
+        soak.leaving.add(name)
+        soak.backups = {other: v for other, v in soak.backups.items() if other != name}
+        options = ["--prune", "--max-unused", "0"] if number % 2 else []
+        soak.repo.run("forget", *options, soak.snapshots.pop(name))
+        wait_until(soak, lambda name=name: name not in os.listdir(soak.mount.path))  # type: ignore[misc]
+
+
+def make_backups(soak: Soak) -> None:
+    """Back up and forget, night after night."""
+    versions = soak.backups[max(soak.backups)]
+    number = 1
+    while not soak.stop.is_set():
+        try:
+            versions = change(soak, versions, number)
+            back_up(soak, versions, number)
+            forget(soak, number)
+        except (AssertionError, OSError) as error:
+            if not soak.stop.is_set():
+                soak.problems.append(f"backup {number}: {error}")
+        number += 1
+
+
+def reload(soak: Soak) -> None:
+    """Have the mount list the backups again, as a service manager does."""
+    while not soak.stop.wait(_RELOAD_SECONDS):
+        soak.mount.process.send_signal(signal.SIGHUP)
+
+
+def wait_until(soak: Soak, true: Callable[[], bool]) -> None:
+    """Wait for the mount to show a change; fail after a minute."""
+    deadline = time.monotonic() + 60
+    while not true() and not soak.stop.is_set():
+        if time.monotonic() > deadline:
+            raise AssertionError("the mount did not show a change within a minute")
+        time.sleep(0.1)  # polls the mount, which reports to nobody
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the mount holds at one time; memory in KiB."""
+
+    seconds: int
+    resident: int
+    anonymous: int
+    descriptors: int
+    threads: int
+    inodes: int
+    directories: int
+    errors: int
+
+
+def sample(soak: Soak, began: float) -> Sample:
+    """Measure the mount's process, and read its own figures."""
+    process = Path("/proc", str(soak.mount.process.pid))
+    status = dict(
+        line.split(":", 1) for line in (process / "status").read_text().splitlines() if ":" in line
+    )
+    figures = json.loads((soak.mount.path / ".cesbrfs/status.json").read_bytes())
+    return Sample(
+        seconds=round(time.monotonic() - began),
+        resident=int(status["VmRSS"].split()[0]),
+        anonymous=int(status["RssAnon"].split()[0]),
+        descriptors=len(list((process / "fd").iterdir())),
+        threads=int(status["Threads"]),
+        inodes=figures["inodes"],
+        directories=figures["stored_folders"],
+        errors=figures.get("errors_total", figures.get("errors", 0)),
+    )
+
+
+def verdict(soak: Soak, samples: list[Sample]) -> list[str]:
+    """Return what is wrong."""
+    problems = list(dict.fromkeys(soak.problems))
+    quarter = max(1, len(samples) // 4)
+    if len(samples) >= 12:
+        before = statistics.median(s.anonymous for s in samples[quarter : 2 * quarter])
+        after = statistics.median(s.anonymous for s in samples[-quarter:])
+        if after > before * 1.1 + 4096:
+            problems.append(f"memory grew from {before:,.0f} to {after:,.0f} KiB")
+        # A table of the index is one descriptor, and eight are merged into one.
+        most = max(s.descriptors for s in samples[quarter : 2 * quarter]) + 8
+        if samples[-1].descriptors > most:
+            problems.append(f"{samples[-1].descriptors} descriptors are open, {most} expected")
+    return problems
+
+
+def run(seconds: float, restic: Path) -> int:
+    """Soak for so many seconds; print the table and the verdict, return the exit status."""
+    with contextlib.ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cesbrfs-soak-")))
+        volume = place / "var/lib/ces" / _VOLUME
+        versions: Versions = {f"large{n}": 0 for n in range(_LARGE_FILES)}
+        versions |= {f"d{d:03}/f{n}": 0 for d in range(_DIRECTORIES) for n in range(_FILES)}
+        for path in versions:
+            file = volume / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content(path, 0))
+        repo = create(restic, place / "repo")
+        start = stack.enter_context(mounting(place))
+        soak = Soak(start(repo.access), repo, volume)
+        back_up(soak, versions, 0)
+        workers = [read_files, read_files, walk_backups, make_backups, reload]
+        threads = [threading.Thread(target=work, args=(soak,), daemon=True) for work in workers]
+        for thread in threads:
+            thread.start()
+        samples: list[Sample] = []
+        began = time.monotonic()
+        print(" seconds  resident      anon   fds  threads  inodes    dirs  errors   reads  walks")
+        while (left := began + seconds - time.monotonic()) > 0:
+            time.sleep(min(left, _SAMPLE_SECONDS))
+            s = sample(soak, began)
+            samples.append(s)
+            print(
+                f"{s.seconds:8} {s.resident:9,} {s.anonymous:9,} {s.descriptors:5} {s.threads:8}"
+                f" {s.inodes:7,} {s.directories:7,} {s.errors:7} {soak.reads:7,} {soak.walks:6}",
+                flush=True,
+            )
+        soak.stop.set()
+        for thread in threads:
+            thread.join(60)
+        problems = verdict(soak, samples)
+        done = f"{soak.compared_bytes / 1e9:.2f} GB compared, {len(soak.leaving)} backups forgotten"
+        if soak.mount.stop() != 0:
+            problems.append("the mount did not end cleanly")
+        log = soak.mount.log.read_text(errors="replace").splitlines()
+    for problem in problems[:20]:
+        print(f"PROBLEM: {problem}")
+    if problems:
+        print("\n".join(["The last lines of the mount's log:", *log[-20:]]))
+    print(f"{done}; {len(problems)} problems.")
+    return 1 if problems else 0
+
+
+def main() -> int:
+    """Read the command line and soak."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60, help="how long (60)")
+    parser.add_argument("--restic", type=Path, help="the restic that writes (the one in PATH)")
+    arguments = parser.parse_args()
+    restic = arguments.restic or Path(shutil.which("restic") or "restic")
+    subprocess.run([restic, "version"], check=True, stdout=subprocess.DEVNULL)
+    return run(arguments.seconds, restic)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
