@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 
 from cesbrfs import __version__
 from cesbrfs.errors import CesbrError, UsageError
 from cesbrfs.fs.daemon import Starter
 from cesbrfs.fs.options import MountOptions, parse_options
+from cesbrfs.logs import traceback_text
 from cesbrfs.mistakes import Parser
+from cesbrfs.paths import printable
 from cesbrfs.settings import Flags, Settings, load
 
 _NO_SOURCE = ("none", "cesbrfs", "fuse.cesbrfs")
@@ -146,8 +147,8 @@ def _flags(arguments: argparse.Namespace, options: MountOptions, repository: str
 
 def _fail(error: CesbrError, *, debug: bool) -> int:
     if debug:
-        traceback.print_exception(error)
-    print(f"cesbrfs: {error.message}", file=sys.stderr)
+        print(traceback_text(error), file=sys.stderr, end="")
+    print(f"cesbrfs: {printable(error.message)}", file=sys.stderr)
     return error.exit_code
 
 

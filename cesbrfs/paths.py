@@ -34,11 +34,34 @@ def show(name: bytes) -> str:
 def _shown(character: str) -> str:
     if character in _SHORT:
         return _SHORT[character]
-    # U+200D joins the parts of one emoji; without it they would fall apart.
-    if unicodedata.category(character) in _UNSHOWN and character != "\u200d":
+    if unprintable(character):
         raw = character.encode("utf-8", "surrogateescape")
         return "".join(f"\\x{byte:02x}" for byte in raw)
     return character
+
+
+def unprintable(character: str) -> bool:
+    """Check whether a terminal must not get `character`."""
+    # U+200D joins the parts of one emoji; without it they would fall apart.
+    return unicodedata.category(character) in _UNSHOWN and character != "\u200d"
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal must not get in `text`, which may be escaped already.
+
+    Like `show`, but backslashes stay: for text that is made of names and of words, such as a
+    message or a cell of a table.  The result is one line.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char == "\\" else _shown(char) for char in text)
+
+
+def printable_lines(text: str) -> str:
+    """Escape what a terminal must not get in several lines, as `printable` does."""
+    if text.replace("\n", "").isprintable():
+        return text
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def unshow(text: str) -> bytes | None:

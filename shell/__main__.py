@@ -123,7 +123,11 @@ def _log_to_stderr(arguments: argparse.Namespace) -> None:
         level = logging.ERROR
     if said.get("debug"):
         level = logging.DEBUG
-    logging.basicConfig(format="cesbr: %(message)s", level=level)
+    from cesbrfs.logs import PrintableFormatter  # noqa: PLC0415 - as above
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("cesbr: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
     for chatty in ("httpx2", "httpcore2"):  # a line for each request, with its address
         logging.getLogger(chatty).setLevel(logging.WARNING)
 

@@ -5,6 +5,7 @@ All of it reads, and never initialises.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -25,8 +26,10 @@ _LOOKED_INTO: Final = 8
 """Backups that are looked into for a path that may begin in any of them."""
 
 
-async def backups(context: Context, *, live: bool = False) -> list[tuple[str, str]]:
-    """Return the Backup IDs, the newest first, with time, status and size beside.
+async def backups(
+    context: Context, write: Callable[[bytes], str], *, live: bool = False
+) -> list[tuple[str, str]]:
+    """Return the Backup IDs as `write` spells them, newest first, with time, status and size.
 
     Before them `latest` stands, and with `live` what means the instance.
     """
@@ -34,7 +37,8 @@ async def backups(context: Context, *, live: bool = False) -> list[tuple[str, st
     newest = await _newest_first(view)
     told = await gather([partial(_beside, view, backup) for backup in newest[:_DESCRIBED]])
     told += [render.local_time(backup.time_ns) for backup in newest[_DESCRIBED:]]
-    found = [(backup.id, beside) for backup, beside in zip(newest, told, strict=True)]
+    ids = [write(os.fsencode(backup.id)) for backup in newest]
+    found = list(zip(ids, told, strict=True))
     first = [("live", "the instance as it is")] if live else []
     return [*first, ("latest", "the newest complete backup of all"), *found] if found else []
 

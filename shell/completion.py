@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import cmd2
 
 from cesbrfs.errors import CesbrError
-from cesbrfs.paths import show
+from cesbrfs.paths import printable, show
 from cesbrfs.view import as_listed_last
 from shell import candidates
 from shell.names import Continuation
@@ -55,14 +55,15 @@ def attach(parser: cmd2.Cmd2ArgumentParser, command: Command) -> None:
 
 def _backups(app: App, *, live: bool) -> cmd2.Choices:
     """Return the Backup IDs, the newest first, with time, status and size beside."""
-    found = _ask(app, partial(candidates.backups, live=live)) or []
+    write = partial(written, quoted=False)
+    found = _ask(app, partial(candidates.backups, write=write, live=live)) or []
     items = [cmd2.CompletionItem(backup, display_meta=beside) for backup, beside in found]
     return cmd2.Choices(items, is_sorted=True)
 
 
 def _dogus(app: App) -> cmd2.Choices:
     """Return the dogus that are installed."""
-    return cmd2.Choices.from_values(_ask(app, candidates.dogus) or [])
+    return cmd2.Choices.from_values(map(printable, _ask(app, candidates.dogus) or []))
 
 
 def _paths(

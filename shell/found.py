@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
-from cesbrfs.paths import for_json, show
+from cesbrfs.paths import for_json, printable, show
 from cesbrfs.repo.times import format_time
 from shell import render
 from shell.table import hanging
@@ -28,7 +28,7 @@ def columns_of(line: Timeline, available: int | None) -> dict[str, str]:
 
     They do not depend on what is found, which comes only later.  A narrow terminal gets fewer.
     """
-    wide = max((len(moment.id) for moment in line.moments), default=4)
+    wide = max((render.width(printable(moment.id)) for moment in line.moments), default=4)
     made = {
         "#": f">{len(str(len(line.moments)))}",
         "First": f"<{wide}",
@@ -55,8 +55,8 @@ def found_line(
     row = match.row
     told = {
         "#": str(match.moments.bit_count()),
-        "First": line.oldest(match.moments).id,
-        "Last": line.newest(match.moments).id,
+        "First": printable(line.oldest(match.moments).id),
+        "Last": printable(line.newest(match.moments).id),
         "Size": render.size(row.size) if row.type == "file" else "-",
         "Modified": render.local_time(line.time_of(row, match.moments)),
     }

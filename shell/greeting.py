@@ -6,6 +6,7 @@ import shutil
 from typing import Final
 
 from cesbrfs.errors import CesbrError
+from cesbrfs.paths import printable
 from shell.portal import Portal, TooSlowError
 from shell.session import Session
 from shell.table import pairs
@@ -37,6 +38,6 @@ def greeting(session: Session, portal: Portal, *, first: bool) -> str:
     except TooSlowError:
         return "The settings are still being read."
     except CesbrError as error:
-        return f"{error.message}\n{pairs(_NOT_CONFIGURED, columns)}".rstrip()
-    line = f"The repository is {settings.describe()['repository']['value']}."
+        return f"{printable(error.message)}\n{pairs(_NOT_CONFIGURED, columns)}".rstrip()
+    line = printable(f"The repository is {settings.describe()['repository']['value']}.")
     return f"{line}\n{pairs(_NEXT, columns)}".rstrip() if first else line

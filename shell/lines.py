@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
+from cesbrfs.paths import printable_lines
+
 if TYPE_CHECKING:
     from shell.output import Output
 
@@ -21,9 +23,9 @@ class Lines:
         self._characters = 0
         self._written_at = time.monotonic()
 
-    async def add(self, line: str) -> None:
-        """Write `line`, now or together with those that follow at once."""
-        self._held.append(line)
+    async def add(self, line: str, *, painted: bool = False) -> None:
+        """Write `line`, now or together with those that follow at once; see `Output.text`."""
+        self._held.append(line if painted else printable_lines(line))
         self._characters += len(line)
         waited = time.monotonic() - self._written_at
         if waited >= _SECONDS or self._characters >= _CHARACTERS:
@@ -32,7 +34,7 @@ class Lines:
     async def flush(self) -> None:
         """Write what is held back."""
         held, self._held, self._characters = self._held, [], 0
-        await self._out.text("".join(held))
+        await self._out.text("".join(held), painted=True)
         self._written_at = time.monotonic()
 
 

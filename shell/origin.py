@@ -86,7 +86,7 @@ def origins_text(origins: Sequence[Origin]) -> str:
             )
         if len(origin.copies) > _SHOWN:
             lines.append(f"and {len(origin.copies) - _SHOWN:,} more")
-    return "".join(f"{line}\n" for line in lines)
+    return render.lines(lines)
 
 
 def add_other_host_flag(parser: argparse.ArgumentParser) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Final, TextIO
 
 from cesbrfs.errors import UsageError
+from cesbrfs.paths import printable, printable_lines, unprintable
 from shell.portal import in_front, post_in_front
 from shell.progress import Progress
 
@@ -67,10 +68,14 @@ class Output:
         """How many cells a line of the results may have; None where nobody looks."""
         return self.columns if self.terminal else None
 
-    async def text(self, text: str) -> None:
-        """Write lines of a result."""
+    async def text(self, text: str, *, painted: bool = False) -> None:
+        """Write lines of a result, escaped for a terminal.
+
+        `painted` text is written as it is: it holds our own colours, or is raw on purpose.
+        """
         if text:
-            await in_front(lambda: self._write(text))
+            shown = text if painted else printable_lines(text)
+            await in_front(lambda: self._write(shown))
 
     async def data(self, data: bytes) -> None:
         """Write bytes of a result as they are."""
@@ -87,19 +92,24 @@ class Output:
         """Return `value` as one line of JSON that stdout can hold."""
         return to_json(value, self._stdout.encoding)
 
-    def note(self, text: str, *, always: bool = False) -> None:
-        """Tell people something that is no result; `always` even those who want it quiet."""
+    def note(self, text: str, *, always: bool = False, lines: bool = False) -> None:
+        """Print something that is no result, one line on stderr; `always` even if quiet.
+
+        With `lines`, `text` may be several lines, such as a table.
+        """
         if text and (always or not self.quiet):
-            self.event("note", {"text": text.rstrip("\n")}, text)
+            said = text.rstrip("\n")
+            self.event("note", {"text": said}, said if lines else printable(said))
 
     def event(self, name: str, told: Mapping[str, object], text: str) -> None:
         """Tell people `text` even if they want it quiet, and programs an event with `told`."""
+        shown = printable_lines(text.rstrip("\n"))
 
         def write() -> None:
             if self.as_json:
                 self._write_aside(to_json({"event": name, **told}, sys.stderr.encoding) + "\n")
             else:
-                self._write_aside(text.rstrip("\n") + "\n")
+                self._write_aside(f"{shown}\n")
 
         post_in_front(write)
 
@@ -165,7 +175,7 @@ class Output:
                 " go on without, or --dry-run to see what it would do."
             )
         choices = "[Y/n]" if default else "[y/N]"
-        answer = await in_front(lambda: self._ask(f"{question} {choices} "))
+        answer = await in_front(lambda: self._ask(f"{printable(question)} {choices} "))
         word = answer.strip().lower()
         # The end of the input is no answer.
         return word in ("y", "yes") or (default and not word and answer != "")
@@ -208,6 +218,14 @@ class Output:
 
 
 def to_json(value: object, encoding: str | None = "utf-8") -> str:
-    """Write `value` as one line of JSON, in ASCII where the stream holds no more."""
+    """Write `value` as one line of JSON, in ASCII where the stream holds no more.
+
+    What a terminal must not get is escaped, which changes nothing for programs.
+    """
     readable = (encoding or "").lower().replace("-", "") == "utf8"
-    return json.dumps(value, ensure_ascii=not readable)
+    text = json.dumps(value, ensure_ascii=not readable)
+    return text if text.isprintable() else "".join(map(_json_character, text))
+
+
+def _json_character(character: str) -> str:
+    return json.dumps(character)[1:-1] if unprintable(character) else character

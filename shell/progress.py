@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from cesbrfs.paths import printable
 from shell import render
 
 _WINDOW_SECONDS: Final = 10.0
@@ -112,7 +113,7 @@ class Progress:
             line = _GAP.join(part for matters, part in parts if part and matters <= least)
             if render.width(line) <= columns:
                 break
-        line += f"{_GAP}{self.note}" if self.note else ""
+        line += f"{_GAP}{printable(self.note)}" if self.note else ""
         while render.width(line) > columns:
             line = line[:-1]
         return line.rstrip()

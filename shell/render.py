@@ -5,10 +5,10 @@ from __future__ import annotations
 import stat
 import time
 import unicodedata
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from cesbrfs.paths import show
+from cesbrfs.paths import printable, show
 
 if TYPE_CHECKING:
     from cesbrfs.repo.model import Node
@@ -35,6 +35,11 @@ def size(count: int | None) -> str:
 def count(number: int, one: str, many: str | None = None) -> str:
     """Return ``1 file`` or ``2,000 files``."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def lines(texts: Iterable[str]) -> str:
+    """Return `texts` as lines, each one line whatever it holds."""
+    return "".join(f"{printable(text)}\n" for text in texts)
 
 
 def local_time(time_ns: int) -> str:
@@ -78,12 +83,13 @@ def table(
 
     Lines are cut to at most `limit` cells.
     """
-    lines = [headings, *rows] if headings else list(rows)
-    if not lines:
+    given = [headings, *rows] if headings else rows
+    shown = [[printable(cell) for cell in row] for row in given]
+    if not shown:
         return ""
-    widths = [max(width(cell) for cell in column) for column in zip(*lines, strict=True)]
+    widths = [max(width(cell) for cell in column) for column in zip(*shown, strict=True)]
     text: list[str] = []
-    for line in lines:
+    for line in shown:
         cells = []
         for number, cell in enumerate(line):
             padding = " " * (widths[number] - width(cell))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import traceback
 from typing import Final
 
 from cesbrfs.errors import CesbrError
-from cesbrfs.paths import show
+from cesbrfs.logs import traceback_text
+from cesbrfs.paths import printable, show
 from shell.output import CLEAR_LINE, Output, to_json
 
 BROKEN_PIPE: Final = 141
@@ -37,14 +37,14 @@ def describe(error: BaseException) -> tuple[str, int]:
 def show_error(error: BaseException, *, as_json: bool, debug: bool = False) -> int:
     """Write `error` to stderr and return its exit code."""
     message, code = describe(error)
-    line = f"cesbr: {message}"
+    line = f"cesbr: {printable(message)}"
     if code == _INTERRUPTED and sys.stderr.isatty():
         line = f"{CLEAR_LINE}{line}"  # which has the terminal's ^C
     if as_json:
         line = to_json({"error": message, "code": code}, sys.stderr.encoding)
     with contextlib.suppress(OSError):  # where nobody reads, the exit code still tells
         if debug:
-            traceback.print_exception(error)
+            sys.stderr.write(traceback_text(error))
         if message or as_json:
             sys.stderr.write(f"{line}\n")
         sys.stderr.flush()

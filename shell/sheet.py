@@ -32,7 +32,7 @@ def plan_text(planned: RestorePlan, available: int | None) -> str:
 
 def denied_text(denied: str | None) -> str:
     """Return the line below a sheet that tells why the restore itself would be denied."""
-    return "" if denied is None else f"Denied: {denied}\n"
+    return "" if denied is None else render.lines([f"Denied: {denied}"])
 
 
 def _chosen(planned: RestorePlan, available: int | None) -> str:
@@ -164,7 +164,7 @@ def report_text(report: RestoreReport) -> str:
     if report.skipped:
         lines.append(f"Left as they are: {render.count(report.skipped, 'file')}; see --overwrite.")
     lines += [f"left out: {line}" for line in _grouped(report.left_out)]
-    return "".join(f"{line}\n" for line in lines)
+    return render.lines(lines)
 
 
 def troubles_text(report: RestoreReport) -> str:
@@ -183,4 +183,4 @@ def troubles_text(report: RestoreReport) -> str:
             lines.append(f"  and {len(paths) - _SHOWN:,} more (--json lists all of them)")
     if report.failed:
         lines.append(f"Failed: {render.count(len(report.failed), 'path')} in total.")
-    return "".join(f"{line}\n" for line in lines)
+    return render.lines(lines)

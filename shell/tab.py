@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from cesbrfs.errors import CesbrError
-from cesbrfs.paths import show, unshow
+from cesbrfs.paths import printable, show, unshow
 from shell.arguments import command_parser, global_parser
 from shell.commands import MODULES, Command, find_command
 from shell.words import Asked, asked, split
@@ -198,13 +198,13 @@ def _live(kind: str, here: Asked, command: Command | None, given: dict[str, str]
 
     async def ask() -> Answer:
         if kind == "DOGU":
-            found = [(name, "") for name in await candidates.dogus(context)]
+            found = [(printable(name), "") for name in await candidates.dogus(context)]
             return _matching(here.typed, found, here.before)
         if not await _key_is_at_hand(context):
             return Answer()
         if kind == "ID":
             live = here.action is not None and here.action.metavar == "ID|live"
-            found = await candidates.backups(context, live=live)
+            found = await candidates.backups(context, show, live=live)
             return _matching(here.typed, found, here.before)
         looks_back = command is not None and command.looks_back
         ways = await candidates.paths(

@@ -11,6 +11,7 @@ import re
 from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import Final, Literal, NamedTuple
 
+from cesbrfs.paths import printable
 from shell import render
 
 _GAP: Final = 2
@@ -51,7 +52,8 @@ def fitted(
     below them; with `cut` an ellipsis tells of what is missing, and with `keep` other columns are
     left out first.  The headings are shown if they are `headed`.
     """
-    cells = list(zip(*rows, strict=True)) or [()] * len(headings)
+    shown = [[printable(cell) for cell in row] for row in rows]
+    cells = list(zip(*shown, strict=True)) or [()] * len(headings)
     order = {heading: len(spare) - number for number, heading in enumerate(spare)}
     columns = [
         Column(heading, column, heading in right, order.get(heading, 0))
@@ -113,6 +115,7 @@ def fold(text: str, cells: int) -> list[str]:
 
 def hanging(before: str, text: str, available: int | None) -> str:
     """Return `before` and `text` as lines, those that follow the first one indented like `text`."""
+    before, text = printable(before), printable(text)
     indent = render.width(before)
     if available is None or available - indent < _LEAST:
         return f"{before}{text}\n"

@@ -12,7 +12,7 @@ from cesbrfs.catalog.names import LATEST, folder_name
 from cesbrfs.catalog.runs import Run, split
 from cesbrfs.errors import NotFoundError
 from cesbrfs.near import did_you_mean
-from cesbrfs.paths import show
+from cesbrfs.paths import show, unshow
 from cesbrfs.repo.model import Snapshot
 from cesbrfs.repo.times import format_time
 
@@ -122,6 +122,7 @@ class Backups:
         Raises NotFoundError when there is none, or more than one.
         """
         exact = [b for b in self.by_name.values() if b.id == wanted]
+        exact = exact or [b for b in self.by_name.values() if _meant(wanted) == b.id]
         if exact:
             return exact[0]
         sharing = [b for b in self.by_name.values() if b.tag == wanted]
@@ -146,8 +147,9 @@ class Backups:
         raise NotFoundError(f"There is no backup {wanted!r}{hint}")
 
     def starting(self, wanted: str) -> list[Backup]:
-        """Return the backups whose IDs begin so."""
-        return [b for b in self.by_name.values() if wanted and b.id.startswith(wanted)]
+        """Return the backups whose IDs begin so, as they are or escaped as they are shown."""
+        either = (wanted, _meant(wanted))
+        return [b for b in self.by_name.values() if wanted and b.id.startswith(either)]
 
     def until(self, time_ns: int) -> list[Backup]:
         """Return the backups that there were at this time, oldest first."""
@@ -196,6 +198,12 @@ def _own_id(tag: str, run: Run, taken: set[str]) -> str:
         found += f"@{first.id[:8]}"
     taken.add(found)
     return found
+
+
+def _meant(wanted: str) -> str:
+    """Return the Backup ID that was typed as people see it: with its escapes undone."""
+    meant = unshow(wanted)
+    return wanted if meant is None else meant.decode("utf-8", "surrogateescape")
 
 
 def _newest(backups: Sequence[Backup]) -> str:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from cesbrfs.logs import PrintableFormatter
+
 _SYSLOG: Final = "/dev/log"
 
 
@@ -109,10 +111,10 @@ def log_to(file: str | None, *, background: bool, cache_dir: Path, debug: bool) 
         cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         handler = _log_file(cache_dir / "mount.log", delay=True)
         if os.path.exists(_SYSLOG):
-            handler.setFormatter(logging.Formatter(form))
+            handler.setFormatter(PrintableFormatter(form))
             handler = _syslog(handler)
             form = "cesbrfs[%(process)d]: %(message)s"  # syslog adds the time
-    handler.setFormatter(logging.Formatter(form))
+    handler.setFormatter(PrintableFormatter(form))
     logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler])
     for other in ("pyfuse3", "httpx2", "httpcore2"):  # which have a line for every request
         logging.getLogger(other).setLevel(logging.WARNING)

@@ -152,12 +152,12 @@ def result_text(result: BackupResult) -> str:
     """Return how a backup went."""
     total = sum(point.bytes for point in result.points)
     added = sum(point.added for point in result.points)
-    failed = [f"failed: {show(failure.path)}: {failure.error}\n" for failure in result.failed]
+    failed = [f"failed: {show(failure.path)}: {failure.error}" for failure in result.failed]
     return (
         f"Backup {result.id} is {result.status}:"
         f" {render.count(len(result.points), 'point')} of data, {render.size(total)}"
         f" ({render.size(added)} of it new).\n"
-    ) + "".join(failed)
+    ) + render.lines(failed)
 
 
 COMMANDS: Final = (

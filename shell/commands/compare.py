@@ -72,7 +72,8 @@ async def _diff(context: Context, arguments: argparse.Namespace) -> int:
             await lines.add(change_line(change, out.room))
             if arguments.content:
                 text = await comparison.content(change)
-                await lines.add(for_terminal(text, colours=colours) if out.terminal else text)
+                text = for_terminal(text, colours=colours) if out.terminal else text
+                await lines.add(text, painted=True)
         await (array.close() if out.as_json else lines.flush())
         await comparison.before.memo.keep()
     if not told and not await comparison.there():

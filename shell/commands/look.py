@@ -91,7 +91,7 @@ async def _ls(context: Context, arguments: argparse.Namespace) -> int:
         return await _tell(context, troubles) or await _damaged(context, folders.values())
     if single:
         listed = style.order((shown, place.entry) for shown, place in single.items())
-        await context.out.text(style.text(listed))
+        await context.out.text(style.text(listed), painted=True)
     headings = arguments.recursive or len(folders) > 1 or bool(single)
     between = "\n" if single else ""
     for shown, place in folders.items():
@@ -101,7 +101,7 @@ async def _ls(context: Context, arguments: argparse.Namespace) -> int:
                 inner = "/".join((shown.rstrip("/"), *folder)) if folder else shown
                 heading = f"{between}{inner}:\n" if headings else ""
                 named = [(show(child.parts[-1]), child.entry) for child in children]
-                await context.out.text(heading + style.text(named))
+                await context.out.text(heading + style.text(named), painted=True)
                 between = "\n"
     if () in {place.parts for place in folders.values()} and not (await view.backups()).by_name:
         context.out.note(await nothing_to_look_at(context))
@@ -205,7 +205,8 @@ async def _tree(context: Context, arguments: argparse.Namespace) -> int:
         await context.out.result(await walk.as_json(place, 1), "")
         return await _tell(context, walk.troubles) or await _damaged(context, [place])
     await context.out.text(
-        style.colours.paint(show(os.fsencode(arguments.path)), place.entry.node) + "\n"
+        style.colours.paint(show(os.fsencode(arguments.path)), place.entry.node) + "\n",
+        painted=True,
     )
     await walk.show(place, "", 1)
     counted = [render.count(walk.folders, "folder")]
@@ -251,7 +252,8 @@ class _Tree:
                 self.files += 1
             name = self._style.colours.paint(show(child.parts[-1]), node)
             target = f" -> {show(node.target)}" if node.type == "symlink" else ""
-            await self._context.out.text(f"{before}{'└' if last else '├'}── {name}{target}\n")
+            line = f"{before}{'└' if last else '├'}── {name}{target}\n"
+            await self._context.out.text(line, painted=True)
             if self._goes_on(child, level):
                 await self.show(child, before + ("    " if last else "│   "), level + 1)
 

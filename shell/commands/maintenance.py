@@ -59,7 +59,7 @@ async def _init(context: Context, arguments: argparse.Namespace) -> int:
         force=arguments.force,
     )
     await context.out.result(
-        {"repository": access.shown, "initialised": created}, "".join(f"{line}\n" for line in said)
+        {"repository": access.shown, "initialised": created}, render.lines(said)
     )
     return 0
 
@@ -95,7 +95,7 @@ async def _check(context: Context, arguments: argparse.Namespace) -> int:
     )
     await context.out.result(
         {"ok": report.ok, "errors": list(report.errors)},
-        lambda: sound if report.ok else "".join(f"{line}\n" for line in report.errors),
+        lambda: sound if report.ok else render.lines(report.errors),
     )
     if report.ok:
         return 0

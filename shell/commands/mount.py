@@ -73,7 +73,7 @@ async def _mount(context: Context, arguments: argparse.Namespace) -> int:
     if done.returncode:
         raise _failure(message, done.returncode)
     if message:
-        context.out.note(message)
+        context.out.note(message, lines=True)
     await context.out.result(
         {"mountpoint": where, "source": access.shown},
         f"The backups are mounted on {_shown(where)}; 'cesbr umount {_shown(where)}' ends it.\n",

@@ -77,7 +77,7 @@ async def _restore(context: Context, arguments: argparse.Namespace) -> int:
         )
         return 0
     if not arguments.yes and planned.changes:
-        context.out.note(_plan_text(planned, context.out.room), always=True)
+        context.out.note(_plan_text(planned, context.out.room), always=True, lines=True)
         if not await context.out.ask("Write this?"):
             context.out.note("Nothing was written.")
             return 0
@@ -131,7 +131,7 @@ async def _write(context: Context, planned: RegistryPlan, shown: str) -> int:
 
 def _plan_text(planned: RegistryPlan, available: int | None) -> str:
     rows = [("From backup:", planned.backup), ("To:", planned.address)]
-    text = pairs(rows, available) + "".join(f"{_change(change)}\n" for change in planned.changes)
+    text = pairs(rows, available) + render.lines(map(_change, planned.changes))
     if not planned.changes:
         text += "Nothing differs.\n" if not planned.refused else ""
     else:
@@ -142,10 +142,10 @@ def _plan_text(planned: RegistryPlan, available: int | None) -> str:
         text += f"{', '.join(counts)}, {planned.same} the same.\n"
     if planned.kept:
         text += f"Not in the backup, and kept (--delete removes them): {len(planned.kept)}\n"
-        text += "".join(f"  {key}\n" for key in planned.kept[:_KEPT])
+        text += render.lines(f"  {key}" for key in planned.kept[:_KEPT])
         if len(planned.kept) > _KEPT:
             text += f"  and {len(planned.kept) - _KEPT:,} more\n"
-    return text + "".join(f"Cannot: {r.key}: {r.error}\n" for r in planned.refused)
+    return text + render.lines(f"Cannot: {r.key}: {r.error}" for r in planned.refused)
 
 
 def _change(change: KeyChange) -> str:
@@ -166,7 +166,7 @@ def _report_text(report: RegistryReport) -> str:
         for key in report.conflicts
     ]
     lines += [f"failed: {failure.key}: {failure.error}" for failure in report.failed]
-    return "".join(f"{line}\n" for line in lines)
+    return render.lines(lines)
 
 
 COMMANDS: Final = (

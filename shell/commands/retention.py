@@ -77,7 +77,7 @@ async def _forget(context: Context, arguments: argparse.Namespace) -> int:
     if policy is not None and planned.going:
         _require_readable(view)
     if planned.going and not arguments.yes:
-        context.out.note(_plan_text(planned, context.out.room), always=True)
+        context.out.note(_plan_text(planned, context.out.room), always=True, lines=True)
         number = render.count(len(planned.going), "backup")
         if not await context.out.ask(f"Remove {number}?"):
             context.out.note("Nothing was removed.")
@@ -192,7 +192,7 @@ async def _remove(context: Context, view: View, planned: ForgetPlan) -> int:
             restic=await context.session.restic(),
             repository=view.repository,
             on_phase=lambda number, total: progress.update(note=f"step {number} of {total}"),
-            say=lambda text: context.out.note(text, always=True),
+            say=lambda text: context.out.note(text, always=True, lines=True),
         )
     await view.backups(max_age=0)
     return removed
