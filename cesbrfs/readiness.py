@@ -112,13 +112,13 @@ async def by_reader(access: Access) -> Verdict:
 
     Raises UsageError for an address that cannot be read.
     """
-    verdict, repository = await _look(access)
+    verdict, repository = await look(access)
     if repository is not None:
         await repository.aclose()
     return verdict
 
 
-async def _look(
+async def look(
     access: Access,
     caching: Caching = Caching(),  # noqa: B008 - frozen
 ) -> tuple[Verdict, Repository | None]:
@@ -166,7 +166,7 @@ async def by_restic(restic: Restic) -> Verdict:
     if verdict.state is State.MISSING:
         return await by_reader(restic.access)
     if verdict.state is State.WRONG_KEY:
-        seen, repository = await _look(restic.access)
+        seen, repository = await look(restic.access)
         if repository is None:
             return seen if seen.state is State.DAMAGED else verdict
         await repository.aclose()
@@ -216,7 +216,7 @@ async def open_ready(
 
     Cheaper than the two one after the other: deriving the key takes most of the time of both.
     """
-    verdict, repository = await _look(access, caching)
+    verdict, repository = await look(access, caching)
     if repository is not None:
         return repository
     assert verdict.error is not None, "what cannot be opened has an error"

@@ -66,6 +66,7 @@ class Style:
     """How a listing looks; `key` and `backwards` say in which order."""
 
     long: bool = False
+    numeric: bool = False
     human: bool = False
     one: bool = False
     hidden: bool = False
@@ -99,7 +100,7 @@ class Style:
 
     def _long(self, entries: Sequence[tuple[str, Entry]]) -> str:
         nodes = [entry.node for _, entry in entries]
-        owners = [render.owner(node) for node in nodes]
+        owners = [render.owner(node, numeric=self.numeric) for node in nodes]
         columns = [
             Column("", [stat.filemode(node.mode) for node in nodes], spare=1),
             Column("", [user for user, _ in owners], spare=2),

@@ -37,6 +37,7 @@ class Progress:
         self.bytes: int | None = None
         self.total_bytes: int | None = None
         self.note = ""
+        self._share: float | None = None
         self._clock = clock
         self._began = clock()
         self._marks: deque[tuple[float, int]] = deque()
@@ -48,9 +49,14 @@ class Progress:
         total_files: int | None = None,
         bytes: int | None = None,  # noqa: A002 - what it counts
         total_bytes: int | None = None,
+        share: float | None = None,
         note: str = "",
     ) -> None:
-        """Take over how far it is; what is left out is no longer known."""
+        """Take over how far it is; what is left out is no longer known.
+
+        `share` is for work whose totals are not known, 0 to 1.
+        """
+        self._share = share
         self.files, self.total_files = files, total_files
         self.bytes, self.total_bytes = bytes, total_bytes
         self.note = note
@@ -83,6 +89,8 @@ class Progress:
     @property
     def seconds_left(self) -> float | None:
         """How long it will still take at this rate; None where nothing tells."""
+        if self._share and self.seconds >= _ENOUGH_SECONDS:
+            return self.seconds * (1 - self._share) / self._share
         rate = self.rate
         if not rate or self.bytes is None or self.total_bytes is None:
             return None
@@ -91,6 +99,8 @@ class Progress:
     @property
     def share(self) -> float | None:
         """Which part of it is done, 0 to 1; None where nothing tells."""
+        if self._share is not None:
+            return self._share
         for done, total in ((self.bytes, self.total_bytes), (self.files, self.total_files)):
             if done is not None and total:
                 return min(1.0, done / total)
@@ -131,6 +141,7 @@ class Progress:
             "total_bytes": self.total_bytes,
             "bytes_per_second": None if rate is None else round(rate),
             "seconds_left": None if left is None else round(left),
+            "share": None if self.share is None else round(self.share, 4),
             "note": self.note,
         }
 

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Container, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from cesbrfs.paths import printable, show
+from cesbrfs.paths import printable
 
 if TYPE_CHECKING:
     from cesbrfs.repo.model import Node
@@ -52,11 +52,13 @@ def permissions(node: Node) -> str:
     return f"{stat.S_IMODE(node.mode):04o}"
 
 
-def owner(node: Node) -> tuple[str, str]:
-    """Return a node's owner and group, by name where one was recorded."""
-    user = show(node.user.encode("utf-8", "surrogateescape")) if node.user else str(node.uid)
-    group = show(node.group.encode("utf-8", "surrogateescape")) if node.group else str(node.gid)
-    return user, group
+def owner(node: Node, *, numeric: bool = False) -> tuple[str, str]:
+    """Return a node's owner and group by the names that were recorded, root's always by name."""
+    if numeric:
+        return str(node.uid), str(node.gid)
+    user = node.user or ("" if node.uid else "root")
+    group = node.group or ("" if node.gid else "root")
+    return printable(user) or str(node.uid), printable(group) or str(node.gid)
 
 
 def width(text: str) -> int:

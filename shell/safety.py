@@ -28,7 +28,7 @@ class SafetyBackup:
         """Make it; RestoreError when it is not complete."""
 
         async def tell(result: BackupResult) -> None:
-            context.out.note(f"Safety backup: {result_text(result)}")
+            context.out.note(f"Safety backup: {result_text(result)}", lines=True)
 
         # What is not healthy is restored all the more, and its scripts are those of any backup.
         result = await back_up(context, self.dogus, tell, skip_health_checks=True, safety=True)

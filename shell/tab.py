@@ -1,11 +1,12 @@
 """``cesbr __complete``: what Tab in bash, zsh and fish makes of a one-shot command line.
 
 The files in ``completions/`` ask for it.  The first line of the answer says what follows: ``words``
-or ``paths``, a candidate a line, with what is known of it after a tab; or ``files`` or ``folders``,
-which the shell completes itself.  Candidates are whole words, not quoted, and printable.
+or ``paths``, a candidate a line, with what is known of it after a tab; ``files`` or ``folders``,
+which the shell completes itself; or ``note``, a line that says why there is no answer.
+Candidates are whole words, not quoted, and printable.
 
 It reads and never initialises, runs no command that might ask for a key, and has ended within a
-second (or ``CESBR_TAB_SECONDS``), whatever it waits for: then nothing is completed.
+second (or ``CESBR_TAB_SECONDS``), whatever it waits for: then a note says so.
 """
 
 from __future__ import annotations
@@ -84,9 +85,14 @@ _at_least: Final[list[Answer]] = []
 
 
 def _give_up(_number: int, _frame: FrameType | None) -> NoReturn:
-    for answer in _at_least:
+    late = f"no answer within {_seconds():g} s. Press Tab again, or set CESBR_TAB_SECONDS."
+    for answer in _at_least or [_note(late)]:
         _write(answer)
     os._exit(0)  # threads and servers are waited for by nobody
+
+
+def _note(text: str) -> Answer:
+    return Answer("note", [(printable(text), "")])
 
 
 def in_bash(line: str, unread: str) -> Answer:
@@ -101,6 +107,8 @@ def in_bash(line: str, unread: str) -> Answer:
     kept = split(line.removesuffix(unread))[-1] if line.endswith(unread) else ""
     words = [word for word in words[1:] if word[:1] not in ("<", ">")]
     answer = answer_to(words, summaries=False)
+    if answer.kind == "note":
+        return answer
     found = [word.removeprefix(kept) for word, _ in answer.candidates if word.startswith(kept)]
     if answer.kind == "paths":
         # A word with a stray backslash is read as it stands, so that nothing in it can be escaped.
@@ -201,7 +209,7 @@ def _live(kind: str, here: Asked, command: Command | None, given: dict[str, str]
             found = [(printable(name), "") for name in await candidates.dogus(context)]
             return _matching(here.typed, found, here.before)
         if not await _key_is_at_hand(context):
-            return Answer()
+            return _note("the key comes from a command or a pipe, which Tab does not read.")
         if kind == "ID":
             live = here.action is not None and here.action.metavar == "ID|live"
             found = await candidates.backups(context, show, live=live)
@@ -227,8 +235,8 @@ def _live(kind: str, here: Asked, command: Command | None, given: dict[str, str]
 
     try:
         return trio.run(run)
-    except CesbrError:
-        return Answer()
+    except CesbrError as error:
+        return _note(error.message)
 
 
 async def _key_is_at_hand(context: Context) -> bool:

@@ -6,8 +6,9 @@ hold no secret: the commands read the address and the key where they always do.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from datetime import time
+from datetime import datetime, time, timedelta
 from typing import Final
 
 from cesbrfs.errors import UsageError
@@ -77,6 +78,20 @@ Persistent=true
 [Install]
 WantedBy=timers.target
 """
+
+
+def next_run(timer: str, now: datetime) -> datetime | None:
+    """Return when a timer unit of ours runs next after `now`; None where it names other times."""
+    found = re.findall(r"^OnCalendar=(.*)$", timer, re.MULTILINE)
+    clocks = [re.fullmatch(r"\*-\*-\* (\d\d):(\d\d):(\d\d)", text) for text in found]
+    runs = []
+    for clock in clocks:
+        if clock is None:
+            return None
+        hour, minute, second = map(int, clock.groups())
+        today = now.replace(hour=hour, minute=minute, second=second, microsecond=0, tzinfo=None)
+        runs += [(today + timedelta(days=day)).astimezone() for day in (0, 1)]
+    return min((run for run in runs if run > now), default=None)
 
 
 def _line(words: Sequence[str]) -> str:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from cesbrfs.errors import CesbrError, InterruptedByUserError
 from cesbrfs.paths import show
 from shell import render
 from shell.commands import Command
 from shell.table import fitted
 
 if TYPE_CHECKING:
-    from cesbrfs.backup import BackupPlan, BackupResult, DumpRunner, Step
-    from cesbrfs.restic import Status
+    from cesbrfs.backup import BackupPlan, BackupResult, DumpRunner
+    from cesbrfs.catalog.manifest import Point
     from cesbrfs.settings import Settings
-    from shell.progress import Progress
+    from cesbrfs.view import View
+    from shell.backing import PointKey
     from shell.session import Context
+
+
+_EXPECTED_SECONDS: Final = 2.0
+"""How long a backup waits to learn how large the last one was."""
 
 
 def _backup_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,8 +82,11 @@ async def back_up(
 
     `tell` gets the result before the last script runs; `safety` marks a safety backup.
     """
+    import trio  # noqa: PLC0415 - as above
+
     from cesbrfs.backup import choose, plan_backup, run_backup  # noqa: PLC0415 - as above
     from cesbrfs.ces.backup_config import backup_config  # noqa: PLC0415 - as above
+    from shell.backing import BackupProgress  # noqa: PLC0415 - as above
     from shell.care import require_healthy, scripts_of  # noqa: PLC0415 - as above
 
     settings = await context.session.settings()
@@ -88,6 +98,8 @@ async def back_up(
     config = await backup_config(instance.registry)
     scripts = await scripts_of(context, config)
 
+    begun: list[str] = []
+
     async def prepare(backup_id: str) -> BackupPlan:
         if not skip_health_checks:
             installed = await instance.dogus()
@@ -97,18 +109,29 @@ async def back_up(
         now = await plan_backup(instance, dogus, runner)
         for left_out in now.left_out:
             context.out.note(f"Left out: {show(left_out.path)}: {left_out.reason}.")
+        run.begin(now.steps)
+        begun.append(backup_id)
         return now
 
     with context.out.progress("Backing up") as progress:
-        result = await run_backup(
-            plan,
-            instance=instance,
-            restic=restic,
-            repository=view.repository,
-            on_progress=partial(_show_step, progress, {}),
-            prepare=prepare,
-            safety=safety,
-        )
+        run = BackupProgress(progress, await _expected(view))
+        try:
+            result = await run_backup(
+                plan,
+                instance=instance,
+                restic=restic,
+                repository=view.repository,
+                on_progress=run.update,
+                prepare=prepare,
+                safety=safety,
+            )
+        except BaseException as error:
+            if begun and trio.current_effective_deadline() == -math.inf:
+                text = f"Interrupted. {_left(begun[0], run.saved)}"
+                raise InterruptedByUserError(text) from None
+            if isinstance(error, Exception) and run.saved:
+                context.out.note(_left(begun[0], run.saved), always=True)
+            raise
     await view.backups(max_age=0)
     await tell(result)
     if result.exit_code == 0:
@@ -130,21 +153,26 @@ def _plan_text(plan: BackupPlan, available: int | None) -> str:
     return fitted(rows, ("Of", "Kind", "What"), available)
 
 
-def _show_step(progress: Progress, running: dict[int, Status], step: Step) -> None:
-    """Show how far the points are that are backed up at the moment; `running` keeps them."""
-    from cesbrfs.restic import Status  # noqa: PLC0415 - as above
+async def _expected(view: View) -> dict[PointKey, int]:
+    """Return the bytes of each point of data in the latest backup; {} where nothing tells soon."""
+    import trio  # noqa: PLC0415 - as above
 
-    if step.result is not None:
-        running.pop(step.number, None)
-    elif isinstance(step.event, Status):
-        running[step.number] = step.event
-    events = running.values()
-    progress.update(
-        files=sum(event.files_done for event in events) if events else None,
-        total_files=sum(event.total_files for event in events) if events else None,
-        bytes=sum(event.bytes_done for event in events) if events else None,
-        total_bytes=sum(event.total_bytes for event in events) if events else None,
-        note=f"[{step.number}/{step.total}] {step.dogu or 'instance'} {step.kind}",
+    points: Sequence[Point] = ()
+    with trio.move_on_after(_EXPECTED_SECONDS), contextlib.suppress(CesbrError):
+        latest = await view.latest()
+        manifest = (await view.reports.of(latest)).manifest if latest else None
+        points = manifest.points if manifest else ()
+    return {(point.kind, point.dogu): point.bytes or 0 for point in points}
+
+
+def _left(backup_id: str, saved: int) -> str:
+    """Return what a backup that was cut short leaves behind."""
+    if not saved:
+        return "No snapshot was made."
+    return (
+        f"Backup {backup_id} is incomplete: {render.count(saved, 'snapshot')} of it"
+        f" {'is' if saved == 1 else 'are'} in the repository. 'cesbr forget {backup_id}' removes"
+        " it, and the next backup reuses its data."
     )
 
 

@@ -153,7 +153,8 @@ class _Described:
     """A backup as ``backups --json`` tells it.
 
     `time` is RFC 3339, `size` bytes, `duration` seconds from its first snapshot to its last;
-    `safety`: a restore in place made it; `future`: its time is later than the present.
+    `safety`: a restore in place made it; `future`: its time is later than the present; `whole`: it
+    is of the whole instance, not of some dogus.
     """
 
     id: str
@@ -165,6 +166,7 @@ class _Described:
     host: str = ""
     safety: bool = False
     future: bool = False
+    whole: bool = False
 
 
 async def _backups(context: Context, _arguments: argparse.Namespace) -> int:
@@ -210,7 +212,7 @@ def _backups_text(
         "Status": [_status_text(told) for told in described],
         "Size": [render.size(told.size) for told in described],
         "Host": hosts,
-        "Dogus": [" ".join(told.dogus) for told in described],
+        "Dogus": ["all" if told.whole else " ".join(told.dogus) for told in described],
     }
     if len(set(hosts)) == 1:
         del table["Host"]
@@ -221,8 +223,8 @@ def _backups_text(
         list(table),
         available,
         right=("Age", "Took", "Size"),
-        spare=("Time", "Host", "Dogus", "Size", "Age"),
-        last="cut",
+        spare=("Time", "Size", "Age", "Host"),
+        last="keep",
     )
     sizes = [told.size for told in described if told.size is not None]
     if available is not None and available >= _WIDE and len(sizes) > 1:
@@ -232,6 +234,7 @@ def _backups_text(
 
 
 async def _describe(view: View, backup: Backup) -> _Described:
+    from cesbrfs.catalog.status import dogus_of  # noqa: PLC0415 - see above
     from cesbrfs.repo.times import format_time  # noqa: PLC0415 - see above
 
     told = await view.reports.of(backup)
@@ -246,6 +249,7 @@ async def _describe(view: View, backup: Backup) -> _Described:
         host=backup.host,
         safety=backup.safety,
         future=backup.time_ns > time.time_ns(),
+        whole=told.manifest is not None and dogus_of(backup, told) is None,
     )
 
 

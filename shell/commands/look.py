@@ -36,6 +36,9 @@ _PARTIAL: Final = 3
 def _ls_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", metavar="PATH", nargs="*", help="files and folders (default .)")
     parser.add_argument("-l", "--long", action="store_true", help="mode, owner, size, time, target")
+    parser.add_argument(
+        "-n", "--numeric-uid-gid", action="store_true", help="like -l, with numeric owners"
+    )
     parser.add_argument("-a", "--all", action="store_true", help="names that begin with a dot, too")
     parser.add_argument("-h", "--human", action="store_true", help="sizes in KiB, MiB, …")
     parser.add_argument(
@@ -65,7 +68,8 @@ async def _ls(context: Context, arguments: argparse.Namespace) -> int:
     """List files first, under the names they were asked for by, then what each folder holds."""
     style = replace(
         _style(context),
-        long=arguments.long,
+        long=arguments.long or arguments.numeric_uid_gid,
+        numeric=arguments.numeric_uid_gid,
         human=arguments.human,
         one=arguments.one,
         hidden=arguments.all or context.out.as_json,

@@ -7,7 +7,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +17,7 @@ from cesbrfs.errors import CesbrError, RegistryError, UsageError
 from cesbrfs.paths import show
 from shell import render
 from shell.commands import Command
-from shell.table import fitted, pairs
+from shell.table import fitted
 
 if TYPE_CHECKING:
     from cesbrfs.repo.model import Lock
@@ -185,6 +185,7 @@ async def _status(context: Context, _arguments: argparse.Namespace) -> int:
     from cesbrfs.ces.backup_config import backup_config  # noqa: PLC0415 - as above
     from cesbrfs.mounts import our_mounts  # noqa: PLC0415 - as above
     from cesbrfs.settings import load  # noqa: PLC0415 - as above
+    from shell.status import scheduled, status_text  # noqa: PLC0415 - as above
 
     settings = load(context.session.flags, context.session.environ)
     problem: CesbrError | None = None
@@ -202,45 +203,60 @@ async def _status(context: Context, _arguments: argparse.Namespace) -> int:
         backup = (await backup_config(opened)).describe()
     except CesbrError as error:
         registry["message"] = error.message
-    repository = await _repository_state(settings, problem)
+    repository, latest = await _repository_state(settings, problem)
     status: dict[str, object] = {
         "repository": repository,
+        "latest": latest,
+        "schedule": scheduled(),
         "registry": registry,
         "restic": await _restic_state(settings),
         "mounts": [{"mountpoint": m.mountpoint, "source": m.source} for m in our_mounts()],
         "settings": settings.describe(),
         "backup": backup,
     }
-    await context.out.result(status, lambda: _status_text(status, context.out.room))
+    await context.out.result(status, lambda: status_text(status, context.out.room))
     return 0
 
 
-async def _repository_state(settings: Settings, problem: CesbrError | None) -> dict[str, object]:
-    from cesbrfs.readiness import by_reader  # noqa: PLC0415 - as above
+_Found = dict[str, object]
+
+
+async def _repository_state(
+    settings: Settings, problem: CesbrError | None
+) -> tuple[_Found, _Found | None]:
+    """Return the repository's state, and its latest backup where that can be read."""
+    from cesbrfs.readiness import look  # noqa: PLC0415 - as above
+    from shell.status import latest_backup  # noqa: PLC0415 - as above
 
     described = settings.describe()["repository"]["value"]
-    state: dict[str, object] = {"url": described}
+    state: _Found = {"url": described}
+    latest: _Found | None = None
     if problem is not None:
         nowhere = described is None and not isinstance(problem, RegistryError)
         return state | {
             "state": "not configured" if nowhere else "unknown",
             "message": problem.message,
-        }
+        }, None
     try:
         access = await settings.access()
         with trio.fail_after(_STATE_SECONDS):
-            verdict = await by_reader(access)
+            verdict, repository = await look(access, settings.caching)
+            if repository is not None:
+                try:
+                    latest = await latest_backup(repository, settings)
+                finally:
+                    await repository.aclose()
     except trio.TooSlowError:
         message = f"{described} did not answer within {_STATE_SECONDS:.0f} s."
-        return state | {"state": "unreachable", "message": message}
+        return state | {"state": "unreachable", "message": message}, None
     except CesbrError as error:
         configured = settings.repository is not None and settings.password is not None
         return state | {
             "state": "unknown" if configured else "not configured",
             "message": error.message,
-        }
+        }, None
     message = verdict.error.message if verdict.error else ""
-    return state | {"state": verdict.state.value, "message": message or None}
+    return state | {"state": verdict.state.value, "message": message or None}, latest
 
 
 async def _restic_state(settings: Settings) -> dict[str, object]:
@@ -251,65 +267,6 @@ async def _restic_state(settings: Settings) -> dict[str, object]:
         return {"version": str(await read_version(path)), "path": str(path)}
     except CesbrError as error:
         return {"version": None, "path": None, "message": error.message}
-
-
-def _status_text(status: Mapping[str, object], available: int | None) -> str:
-    repository, restic = status["repository"], status["restic"]
-    mounts, settings = status["mounts"], status["settings"]
-    registry, backup = status["registry"], status["backup"]
-    assert isinstance(repository, dict)
-    assert isinstance(restic, dict)
-    assert isinstance(mounts, list)
-    assert isinstance(settings, dict)
-    assert isinstance(registry, dict)
-    assert isinstance(backup, dict)
-    rows = [
-        ("Repository:", repository["url"] or "none"),
-        ("State:", repository["state"]),
-    ]
-    if repository["message"]:
-        rows.append(("", repository["message"]))
-    rows.append(("Registry:", registry["address"]))
-    if registry["message"]:
-        rows.append(("", registry["message"]))
-    rows.append(
-        (
-            "restic:",
-            f"{restic['version']} ({restic['path']})" if restic["version"] else restic["message"],
-        )
-    )
-    rows += [("Mounted:", f"{m['mountpoint']} (from {m['source']})") for m in mounts]
-    text = pairs(rows, available) + "Settings:\n" + _settings_table(settings, available)
-    if backup:
-        text += "How this instance wants to be backed up:\n" + _settings_table(backup, available)
-    return text
-
-
-def _settings_table(settings: Mapping[str, Mapping[str, object]], available: int | None) -> str:
-    rows = [
-        (
-            f"  {name}",
-            _setting(setting["value"]),
-            f"({setting['source']})" + (f" {setting['problem']}" if "problem" in setting else ""),
-        )
-        for name, setting in settings.items()
-    ]
-    text = render.table(rows)
-    if available is None or max(map(render.width, text.splitlines()), default=0) <= available:
-        return text
-    return pairs([(name, f"{value}  {source}") for name, value, source in rows], available)
-
-
-def _setting(value: object) -> str:
-    if value is None or value == []:
-        return "-"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        if isinstance(value[0], dict):  # --json has them
-            return render.count(len(value), "rule")
-        return ", ".join(map(str, value))
-    return str(value)
 
 
 COMMANDS: Final = (

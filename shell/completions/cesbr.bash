@@ -7,6 +7,12 @@ _cesbr() {
         files) compopt -o default ;;
         folders) compopt -o dirnames ;;
         paths) compopt -o filenames ;;
+        note)
+            # bash shows no messages: print it, and then the prompt and the line again.
+            word=$PS1
+            [[ ${BASH_VERSINFO[0]}${BASH_VERSINFO[1]} -lt 44 ]] || word=${PS1@P}
+            printf '\ncesbr: %s\n%s%s' "${answer[1]}" "${word//[$'\001\002']/}" "$COMP_LINE" >&2
+            return ;;
     esac
     for word in "${answer[@]:1}"; do
         COMPREPLY+=("${word%%$'\t'*}")

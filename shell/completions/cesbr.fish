@@ -13,6 +13,9 @@ function __cesbr_complete
             __fish_complete_path (string replace -r -- '^--[^=]*=' '' "$current")
         case folders
             __fish_complete_directories (string replace -r -- '^--[^=]*=' '' "$current") ''
+        case note
+            printf '\ncesbr: %s\n' "$answer[2]" >&2
+            commandline -f repaint
         case '*'
             set -q answer[2]; and printf '%s\n' $answer[2..-1]
     end

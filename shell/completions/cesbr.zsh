@@ -7,6 +7,7 @@ _cesbr() {
         "${(Q)PREFIX}" 2>/dev/null </dev/null)}")
     kind=$answer[1]
     case $kind in
+        note) _message -r "cesbr: ${answer[2]//\%/%%}"; return ;;
         files) compset -P '--*='; _files; return ;;
         folders) compset -P '--*='; _files -/; return ;;
     esac

@@ -21,7 +21,7 @@ def test_backups_tells_what_there_is(inside: Inside) -> None:
     """The table has a line for each backup, the newest last; JSON has the promised fields."""
     backups = _backups(inside)
     assert [sorted(backup) for backup in backups] == [
-        ["dogus", "duration", "future", "host", "id", "safety", "size", "status", "time"],
+        ["dogus", "duration", "future", "host", "id", "safety", "size", "status", "time", "whole"],
     ] * 2
     assert [backup["status"] for backup in backups] == ["complete", "complete"]
     assert backups[0]["dogus"] == ["redmine"]
@@ -32,6 +32,7 @@ def test_backups_tells_what_there_is(inside: Inside) -> None:
     table = inside("backups").out.splitlines()
     assert table[0].split() == ["ID", "Time", "Age", "Took", "Status", "Size", "Dogus"]
     assert [line.split()[0] for line in table[1:]] == [backup["id"] for backup in backups]
+    assert [line.split()[-1] for line in table[1:]] == ["all", "all"]
 
 
 def test_flags_stand_before_or_after_the_command(kept: Cesbr) -> None:

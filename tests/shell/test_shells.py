@@ -148,7 +148,7 @@ def test_commands_flags_and_live_values(kept: Cesbr, tmp_path: Path, name: str) 
         _tab(prompt, "cesbr ls --backup=lat", r"--backup=latest\s*\Z")
         assert _words(prompt) == ["cesbr", "ls", "--backup=latest"]
         _tab(prompt, "cesbr backup red", r"backup redmine\s*\Z")
-        _tab(prompt, "cesbr restore --overwrite if", r"if-newer\s*\Z")
+        _tab(prompt, "cesbr restore --overwrite if-n", r"if-newer\s*\Z")
         _tab(
             prompt, "cesbr restore --target some", r"some\\? ?folder'?/?\s*\Z|'some folder/?'?\s*\Z"
         )
@@ -188,17 +188,35 @@ def test_every_command_and_its_flags_complete() -> None:
 
 def test_nothing_is_initialised_and_no_key_asked_for(cesbr: Cesbr, new_site: Site) -> None:
     """No repository appears, no password command runs, no pipe is read."""
-    own = cesbr.having(CESBR_ROOT=str(new_site.root))
+    own = cesbr.having(CESBR_ROOT=str(new_site.root), CESBR_TAB_SECONDS="20")
     for words in (("use", ""), ("ls", ""), ("ls", "--backup", "")):
-        assert _answer(own, *words)[1:] == []
+        assert _is_note(_answer(own, *words), "no repository at")
     assert not new_site.repository.exists()
     marker = new_site.root / "asked"
     asking = own.having(RESTIC_PASSWORD_COMMAND=f"touch {marker}")
-    assert _answer(asking, "ls", "") == ["words"]
+    assert _is_note(_answer(asking, "ls", ""), "comes from a command or a pipe")
     assert not marker.exists()
     pipe = new_site.root / "pipe"
     os.mkfifo(pipe)
-    assert _answer(own, "ls", "--password-file", str(pipe), "") == ["words"]
+    told = _answer(own, "ls", "--password-file", str(pipe), "")
+    assert _is_note(told, "comes from a command or a pipe")
+
+
+def _is_note(answer: list[str], text: str) -> bool:
+    return answer[0] == "note" and len(answer) == 2 and text in answer[1]
+
+
+def test_it_says_why_there_is_no_answer(own: Cesbr, site: Site, tmp_path: Path) -> None:
+    """In bash a note appears, and what was typed is there again and can be completed."""
+    site.repository.rename(site.root / "away")
+    with _interactive(own, "bash", tmp_path) as prompt:
+        line = "cesbr use "
+        prompt.keys("-l", line)
+        prompt.keys("Tab")
+        shown = prompt.wait_for(r"^cesbr: There is no repository at (.*\n)+ready> cesbr use\Z")
+        assert "initialised" not in shown
+        (site.root / "away").rename(site.repository)
+        _tab(prompt, "cesbr use lat", r"cesbr use latest\s*\Z")
 
 
 def test_it_ends_within_a_second(own: Cesbr, site: Site) -> None:
@@ -209,6 +227,7 @@ def test_it_ends_within_a_second(own: Cesbr, site: Site) -> None:
     idle = min(_seconds(own, "--version") for _ in range(3))
     took = min(_seconds(own, "__complete", "fish", "use", "") for _ in range(3))
     assert 0.8 < took < 1.2 + idle  # what a busy machine adds
+    assert _is_note(_answer(own, "use", ""), "no answer within 0.9 s")
 
 
 def test_commands_are_told_without_summaries_when_those_take_too_long() -> None:
