@@ -28,7 +28,7 @@ class Stored(Entry):
 
 
 class Inside(NamedTuple):
-    """Where to find what a stored folder holds: a tree's ID, None for an empty folder."""
+    """Where to find what a stored folder holds: a tree's ID, None where none is recorded."""
 
     snapshot: Snapshot
     tree: bytes | None

@@ -9,8 +9,8 @@ from typing import Final, TypeVar
 from cesbrfs.entries import Inside
 from cesbrfs.errors import BlobMissingError
 from cesbrfs.repo.model import Snapshot, Tree
-from cesbrfs.repo.repository import Repository
-from cesbrfs.repo.rows import NO_ROWS, Rows
+from cesbrfs.repo.repository import Repository, no_tree
+from cesbrfs.repo.rows import Rows
 
 _T = TypeVar("_T")
 
@@ -24,7 +24,7 @@ class StoredReader:
     async def tree(self, inside: Inside) -> Tree:
         """Return all that is known of what a folder holds."""
         if inside.tree is None:
-            return Tree.of({})
+            raise no_tree()
         read = self._repository.top if inside.top else self._repository.tree
         return await self._unless_forgotten(inside.snapshot, partial(read, inside.tree))
 
@@ -35,7 +35,7 @@ class StoredReader:
     async def rows(self, inside: Inside) -> Rows:
         """Return the same in short."""
         if inside.tree is None:
-            return NO_ROWS
+            raise no_tree()
         listings = self._repository.listings
         read = partial(listings.get, inside.tree)
         if inside.top:
@@ -45,7 +45,7 @@ class StoredReader:
     def rows_at_hand(self, inside: Inside) -> Rows | None:
         """Return what `rows` would, if nothing has to be waited for; None does not say that."""
         if inside.tree is None:
-            return NO_ROWS
+            return None
         listings = self._repository.listings
         return (listings.top_at_hand if inside.top else listings.at_hand)(inside.tree)
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 _CONCERNED: Final = {
     "snapshots": "Snapshot {} cannot be read, so that a backup may be missing or incomplete: {}",
+    "trees": "Snapshot {} holds nothing that can be read: {}",
     "index": "Index {} cannot be read, so that data of backups may be missing: {}",
 }
 

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -16,6 +16,7 @@ from cesbrfs.catalog.placing import Layout, Placement
 from cesbrfs.catalog.promises import all_kept, missing_points
 from cesbrfs.errors import CesbrError, DamagedError, RepositoryUnreachableError
 from cesbrfs.paths import show
+from cesbrfs.repo.index import Index
 from cesbrfs.repo.model import Snapshot
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.times import format_time
@@ -102,15 +103,27 @@ class Reports:
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
-        self._known: dict[str, tuple[frozenset[str], Report]] = {}
+        self._known: dict[str, tuple[frozenset[str], Index | None, Report]] = {}
 
     async def of(self, backup: Backup) -> Report:
-        """Return the report of `backup`."""
+        """Return the report of `backup`.
+
+        A backup is incomplete when one of its snapshots has no tree, until an index names that.
+        """
         known = self._known.get(backup.id)
-        if known is None or known[0] != backup.identity:
-            known = (backup.identity, await report(self._repository, backup))
+        if (
+            known is None
+            or known[0] != backup.identity
+            or known[1] not in (None, await self._repository.index())
+        ):
+            told = await report(self._repository, backup)
+            index = None
+            if await self._repository.without_tree(backup.snapshots, show(backup.name)):
+                told = replace(told, status=Status.INCOMPLETE)
+                index = await self._repository.index()
+            known = (backup.identity, index, told)
             self._known[backup.id] = known
-        return known[1]
+        return known[2]
 
     async def latest(self, backups: Backups) -> Backup | None:
         """Return the backup that ``latest`` stands for, as `newest` does."""

@@ -16,7 +16,7 @@ import trio
 
 from cesbrfs.repo.cache import Cache
 from cesbrfs.repo.model import ID_BYTES, Node, Snapshot, Tree
-from cesbrfs.repo.repository import Repository
+from cesbrfs.repo.repository import Repository, no_tree
 
 _NS: Final = 1_000_000_000
 _CAPACITY: Final = 128 << 20
@@ -252,14 +252,16 @@ class Memo:
 
     async def tree(self, key: bytes) -> Tree:
         """Return a stored folder with all that is known of it."""
+        if key == _TOP:
+            raise no_tree()
         if len(key) == ID_BYTES:
             return await self.repository.tree(key)
         return await self.repository.top(key.removeprefix(_TOP))
 
     @staticmethod
-    def top(snapshot: Snapshot) -> bytes | None:
-        """Return the key of a snapshot's root, None when it has no tree."""
-        return None if snapshot.tree is None else _TOP + snapshot.tree
+    def top(snapshot: Snapshot) -> bytes:
+        """Return the key of a snapshot's root."""
+        return _TOP + (snapshot.tree or b"")
 
     def fold(self, rows: Iterable[Row], *, whole: bool = False) -> bytes:
         """Return the key of a folder of ours; those that hold the same have the same key.

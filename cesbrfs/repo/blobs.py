@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from typing import Final
 
@@ -134,6 +134,16 @@ class Blobs:
             made = self._disk.keep_table(made)
             self._disk.drop_tables([*tables, made])
         return [*tables, made]
+
+    async def not_indexed(self, kind: BlobType, blobs: Collection[bytes]) -> set[bytes]:
+        """Return those of `blobs` (IDs of 32 bytes) that no index file names."""
+        index = await self.index()
+        seen = self._listings
+        missing = {blob for blob in blobs if not index.places(kind, blob)}
+        if missing:
+            index = await self._relist(seen)
+            missing = {blob for blob in missing if not index.places(kind, blob)}
+        return missing
 
     async def lengths(self, blobs: Sequence[bytes]) -> list[int]:
         """Return the length in bytes of each data blob; BlobMissingError for one not indexed."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -57,6 +58,7 @@ _LARGE_TREES: Final = 2
 """Folders held beside those, however large they are: each request for one would decode it anew."""
 _NODE_BYTES: Final = 900
 """About what a decoded node takes in memory, without the IDs of its content."""
+_TREES: Final = "trees"
 _WORTH_KEEPING: Final = 64
 """With fewer snapshot files than this that are not on disk yet, writing them would gain nothing,
 unless they lie behind a network."""
@@ -163,7 +165,10 @@ class Repository:
 
     @property
     def damaged(self) -> dict[str, str]:
-        """Snapshot and index files that could not be read, with the reason."""
+        """Snapshot and index files that could not be read, with the reason.
+
+        A snapshot without a tree is in it as ``trees/<snapshot ID>``, once it was looked at.
+        """
         return self._files.damaged
 
     @property
@@ -250,6 +255,7 @@ class Repository:
         self._note_back()
         for name in self._snapshots.keys() - listed:
             del self._snapshots[name]
+            self.damaged.pop(f"{_TREES}/{name}", None)
         raws: dict[str, bytes] = {}
         if self._disk is not None and not self._listed_once and len(listed) >= self._worth_keeping:
             raws = await trio.to_thread.run_sync(self._disk.snapshots)
@@ -343,8 +349,32 @@ class Repository:
         return parse_names(data, what)
 
     async def root(self, snapshot: Snapshot) -> Tree:
-        """Return a snapshot's root folder; nodes named ``.`` or ``/`` give way to their content."""
-        return Tree.of({}) if snapshot.tree is None else await self.top(snapshot.tree)
+        """Return a snapshot's root folder; nodes named ``.`` or ``/`` give way to their content.
+
+        Raises DamagedError for a snapshot without a tree, and what `tree` raises.
+        """
+        if snapshot.tree is None:
+            raise no_tree()
+        return await self.top(snapshot.tree)
+
+    async def without_tree(self, snapshots: Collection[Snapshot], backup: str) -> list[Snapshot]:
+        """Return those of `snapshots` that have no tree, or whose tree is in no index file.
+
+        They are named in `damaged` for as long as that is so, as those of `backup`.
+        """
+        trees = {snapshot.tree for snapshot in snapshots if snapshot.tree is not None}
+        missing = await self.blobs.not_indexed(BlobType.TREE, trees)
+        found: list[Snapshot] = []
+        for snapshot in snapshots:
+            if snapshot.tree is not None and snapshot.tree not in missing:
+                self.damaged.pop(f"{_TREES}/{snapshot.id}", None)
+                continue
+            reason = "it has no tree" if snapshot.tree is None else "no index file names its tree"
+            self.damaged[f"{_TREES}/{snapshot.id}"] = (
+                f"{reason} (backup {backup}). Run 'cesbr check'."
+            )
+            found.append(snapshot)
+        return found
 
     async def top(self, tree_id: bytes) -> Tree:
         """Return the tree of this ID as the root folder of the snapshots that have it."""
@@ -416,6 +446,11 @@ class Repository:
         except BlobMissingError as error:
             await missing(error)
             raise
+
+
+def no_tree() -> DamagedError:
+    """Return the error for a snapshot, or a directory in one, that has no tree."""
+    return DamagedError("Its snapshot records no tree for it. Run 'cesbr check'.")
 
 
 def _parsed(data: bytes, tree_id: bytes) -> Tree:

@@ -343,11 +343,12 @@ class TestTrees:
         assert len(root.refused) == 1
 
     async def test_a_snapshot_without_a_tree(self) -> None:
-        """Nothing in it, no error."""
+        """It cannot be read: restic would not restore it either."""
         repo = MemoryRepo()
         repo.snapshot(None)
         repository = await repo.open()
-        assert (await repository.root(await only(repository))).nodes == {}
+        with pytest.raises(DamagedError, match="no tree"):
+            await repository.root(await only(repository))
 
     async def test_a_tree_that_is_none(self) -> None:
         """The blob is what its ID promises, but no folder."""

@@ -11,9 +11,11 @@ from cesbrfs.catalog.backups import Backups, group
 from cesbrfs.catalog.manifest import FailedPath, Manifest, Point, write_manifest
 from cesbrfs.catalog.placing import lay_out
 from cesbrfs.catalog.status import Reports, Status, describe, report
-from cesbrfs.errors import RepositoryUnreachableError
+from cesbrfs.entries import Inside, Stored
+from cesbrfs.errors import BlobMissingError, DamagedError, RepositoryUnreachableError
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import FileType
+from cesbrfs.view import View
 from tests.memory_repo import Json, MemoryRepo
 
 VOLUME = "/var/lib/ces/redmine/volumes/files"
@@ -358,3 +360,80 @@ async def test_a_manifest_without_points() -> None:
     repo = MemoryRepo()
     save_manifest(repo)
     assert await status(repo) is Status.COMPLETE
+
+
+@pytest.mark.parametrize("tree", [None, "00" * 32, "ab" * 32], ids=["null", "zeros", "lost"])
+class TestASnapshotWithoutATree:
+    """What it held is unknown: its backup is never complete, and never unverified."""
+
+    async def test_of_another_tool(self, tree: str | None) -> None:
+        """An older backup that can be read is `latest`, and kept by a policy, in its place."""
+        repo = MemoryRepo()
+        save_volume(repo, "A", tags=["A"], time="2026-11-01T00:00:00Z")
+        repo.snapshot(tree, [VOLUME], tags=["B"])
+        repository, backups = await opened(repo)
+        reports = Reports(repository)
+        assert (await reports.of(backups.find("B"))).status is Status.INCOMPLETE
+        assert (await reports.of(backups.find("A"))).status is Status.UNVERIFIED
+        assert await reports.latest(backups) is backups.find("A")
+        (reason,) = repository.damaged.values()
+        assert "backup B" in reason
+
+    async def test_that_a_manifest_names(self, tree: str | None) -> None:
+        """The manifest says that the backup was complete once."""
+        repo = MemoryRepo()
+        tags = ["A", "kind=volumes", "dogu=redmine"]
+        save_manifest(
+            repo,
+            Point("volumes", "redmine", save_volume(repo), 7),
+            Point("volumes", "ldap", repo.snapshot(tree, [VOLUME], tags=tags), 7),
+        )
+        repository, backups = await opened(repo)
+        reports = Reports(repository)
+        assert (await reports.of(backups.find("A"))).status is Status.INCOMPLETE
+        assert await reports.latest(backups) is None
+
+    async def test_is_shown_and_cannot_be_listed(self, tree: str | None) -> None:
+        """An empty folder in its place would be a lie."""
+        repo = MemoryRepo()
+        snapshot = repo.snapshot(tree, [VOLUME], tags=["A", "kind=volumes", "dogu=redmine"])
+        repository, backups = await opened(repo)
+        layout = await lay_out(repository, backups.find("A"))
+        assert (layout.placed, [s.id for s in layout.whole]) == ({}, [snapshot])
+        view = View(repository)
+        entry = await view.at((b"A", b"_snapshots", snapshot[:8].encode()))
+        with pytest.raises((DamagedError, BlobMissingError)):
+            await view.children(entry)
+        assert isinstance(entry, Stored)
+        assert view.stored.rows_at_hand(Inside.of(entry)) is None
+        with pytest.raises((DamagedError, BlobMissingError)):
+            await view.stored.rows(Inside.of(entry))
+
+
+async def test_a_tree_that_an_index_names_again() -> None:
+    """The index was repaired: the backup is as good as before."""
+    repo = MemoryRepo()
+    snapshot = save_volume(repo, tags=["A"])
+    files = repo.storage.files
+    lost = {key: files.pop(key) for key in list(files) if key[0] is FileType.INDEX}
+    repository, backups = await opened(repo)
+    reports = Reports(repository)
+    backup = backups.find("A")
+    assert (await reports.of(backup)).status is Status.INCOMPLETE
+    assert list(repository.damaged) == [f"trees/{snapshot}"]
+    files.update(lost)
+    await repository.root(backup.snapshots[0])
+    assert (await reports.of(backup)).status is Status.UNVERIFIED
+    assert not repository.damaged
+
+
+async def test_a_folder_without_a_tree_of_its_own() -> None:
+    """Every folder has one, also an empty one."""
+    repo = MemoryRepo()
+    repo.snapshot(repo.tree(repo.folder("d", subtree=None), repo.file("f", b"good")), tags=["A"])
+    view = View(await repo.open())
+    (snapshot,) = (await view.backups()).find("A").snapshots
+    top = (b"A", b"_snapshots", snapshot.id[:8].encode())
+    assert set(await view.children(await view.at(top))) == {b"d", b"f"}
+    with pytest.raises(DamagedError, match="no tree"):
+        await view.children(await view.at((*top, b"d")))
