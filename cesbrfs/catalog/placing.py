@@ -11,24 +11,30 @@ the instance's own path, ``/var/lib/ces``, is placed, and the others are only sh
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import trio
+
 from cesbrfs.catalog import names
 from cesbrfs.catalog.backups import Backup, tag_value
+from cesbrfs.catalog.search import SearchQueue
 from cesbrfs.errors import CesbrError, RepositoryUnreachableError
+from cesbrfs.paths import show
 from cesbrfs.repo.model import Node, Snapshot, Tree
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.trees import NAME_MAX
 from cesbrfs.rules import DEFAULT_RULES, Rule
 
-REVISION: Final = 2
+_log = logging.getLogger(__name__)
+
+REVISION: Final = 3
 """Changes when the same snapshots are placed in another way: cached layouts depend on it."""
-_DEPTH: Final = 6
-_FOLDERS: Final = 512
-"""Folders looked into, at most, to find the places in a snapshot that no tag describes."""
+_BREATHE: Final = 512
+"""Entries matched against the rules between two points where the task can be cancelled."""
 _DOCUMENT_MAX: Final = 16 << 20
 """A dogu.json or registry JSON larger than this (bytes) is not read to find out whose it is."""
 _OWN_DOGUS: Final = "/var/lib/ces/"
@@ -69,12 +75,14 @@ class Placement:
 class Layout:
     """Everything a backup shows: its placements by path, and the snapshots shown whole.
 
-    `copies` are the parts that have no place because another copy of the same data has it.
+    `copies` are the parts that have no place because another copy of the same data has it; `cut`
+    are those of the snapshots shown whole that have too many directories to search all of them.
     """
 
     placed: dict[tuple[bytes, ...], Placement] = field(default_factory=dict)
     whole: list[Snapshot] = field(default_factory=list)
     copies: list[Placement] = field(default_factory=list)
+    cut: list[Snapshot] = field(default_factory=list)
     _above: set[tuple[bytes, ...]] = field(default_factory=set)
 
     def claim(self, placement: Placement) -> bool:
@@ -104,7 +112,11 @@ async def lay_out(
     lacking: dict[str, Snapshot] = {}
     for age, snapshot in enumerate(reversed(backup.snapshots)):
         try:
-            found, complete = await _Placer(repository, snapshot, rules).place()
+            placer = _Placer(repository, snapshot, rules)
+            found, complete = await placer.place()
+            if placer.cut:
+                layout.cut.append(snapshot)
+                _report_cut(backup, snapshot, found)
         except RepositoryUnreachableError:  # it may be back in a moment: nothing is settled
             raise
         except CesbrError:  # its trees cannot be read: shown, and its reader gets the error
@@ -124,6 +136,17 @@ async def lay_out(
     layout.whole += [s for s in reversed(backup.snapshots) if s.id in lacking]
     layout.whole += backup.superseded
     return layout
+
+
+def _report_cut(backup: Backup, snapshot: Snapshot, found: Sequence[Placement]) -> None:
+    """Log that not all of a snapshot was searched: a warning where no dogu was where it should."""
+    level = logging.INFO if any(placement.rank == 0 for placement in found) else logging.WARNING
+    _log.log(
+        level,
+        "Not all directories of snapshot %s were searched for data of dogus, because it has too"
+        " many. See /%s/%s/%s for the whole snapshot, or set rules by path.",
+        snapshot.id[:8], show(backup.name), names.SNAPSHOTS.decode(), snapshot.id[:8],
+    )  # fmt: skip
 
 
 def _precedence(candidate: tuple[int, Placement]) -> tuple[int, int, int]:
@@ -209,14 +232,16 @@ class _Placer:
         self._dogu = tag_value(snapshot, "dogu")
         self._found: list[Placement] = []
         self._complete = True
-        self._folders = 0
+        self._looked_at = 0
+        self.cut = False
+        """Whether directories were left out because there are too many."""
 
     async def place(self) -> tuple[list[Placement], bool]:
         """Return the places, and whether they show all that the snapshot holds."""
         located, self._complete = await locate(self._repository, self._snapshot)
         for path, node in located.items():
             if not await self._by_tags(path, node):
-                await self._by_rules(path, node, depth=0)
+                await self._search(path, node)
         return self._found, self._complete
 
     def _add(self, path: Sequence[bytes], node: Node, source: str, base: str | None = None) -> bool:
@@ -245,21 +270,39 @@ class _Placer:
             return self._add((owner, names.VOLUMES, *_volume(path, node)), node, path)
         return False
 
-    async def _by_rules(self, path: str, node: Node, depth: int) -> None:
-        """Place `node` by the first rule that matches, or what lies below it."""
+    async def _search(self, path: str, node: Node) -> None:
+        """Place `node`, or what is below it, by rules."""
+        queue = SearchQueue(self._rules, path)
+        await self._by_rules(queue, path, node, 0)
+        while following := queue.pop():
+            path, node, depth = following
+            try:
+                children = await self._children(node)
+            except RepositoryUnreachableError:
+                raise
+            except CesbrError:
+                if not node.name:
+                    raise
+                children = {}  # the error is shown where the whole snapshot is read
+            if not children:
+                self._complete = False
+            for child in children.values():
+                await self._by_rules(queue, _join(path, child), child, depth + 1)
+        if queue.cut:
+            self.cut, self._complete = True, False
+
+    async def _by_rules(self, queue: SearchQueue, path: str, node: Node, depth: int) -> None:
+        """Place `node` by the first rule that matches, else queue it if it is a directory."""
+        self._looked_at += 1
+        if self._looked_at % _BREATHE == 0:
+            await trio.lowlevel.checkpoint()
         for rule in self._rules:
             if (match := rule.match.fullmatch(path)) and await self._by_rule(
                 rule.kind, match, path, node
             ):
                 return
-        if node.type != "dir" or depth >= _DEPTH or self._folders >= _FOLDERS:
+        if node.type != "dir" or not queue.push(path, node, depth):
             self._complete = False
-            return
-        children = await self._children(node)
-        if not children:
-            self._complete = False
-        for child in children.values():
-            await self._by_rules(_join(path, child), child, depth + 1)
 
     async def _by_rule(self, kind: str, match: re.Match[str], path: str, node: Node) -> bool:
         dogu = self._dogu or match.groupdict().get("dogu")
@@ -299,7 +342,6 @@ class _Placer:
         return dogu_of_metadata(document) if kind == "metadata" else owner_of_registry(document)
 
     async def _children(self, node: Node) -> dict[bytes, Node]:
-        self._folders += 1
         if node.subtree is None:
             return {}
         if node.name:

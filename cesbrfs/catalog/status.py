@@ -12,6 +12,7 @@ from typing import Final
 
 from cesbrfs.catalog.backups import REPAIRED, Backup, Backups, tag_value
 from cesbrfs.catalog.manifest import FILE_NAME, Manifest, parse_manifest
+from cesbrfs.catalog.names import SNAPSHOTS
 from cesbrfs.catalog.placing import Layout, Placement
 from cesbrfs.catalog.promises import all_kept, missing_points
 from cesbrfs.errors import CesbrError, DamagedError, RepositoryUnreachableError
@@ -157,7 +158,7 @@ def describe(backup: Backup, told: Report, layout: Layout | None = None) -> dict
     """Return what backup.json says: id, time, status, size, and the points of data.
 
     Times are RFC 3339 in UTC, sizes bytes or null.  A safety backup has ``safety``; ``copies`` are
-    other copies of the data that is shown.
+    other copies of the data that is shown, ``not_searched`` snapshots with too many directories.
     """
     promised = told.manifest.points if told.manifest else []
     by_snapshot = {point.snapshot: point for point in promised if point.snapshot}
@@ -199,8 +200,14 @@ def describe(backup: Backup, told: Report, layout: Layout | None = None) -> dict
         "points": points,
         "missing": missing,
         **({"safety": True} if backup.safety else {}),
+        **({"not_searched": [_whole_path(s) for s in layout.cut]} if layout and layout.cut else {}),
         **({"copies": copies_json(layout.copies)} if layout and layout.copies else {}),
     }
+
+
+def _whole_path(snapshot: Snapshot) -> str:
+    """Return where a snapshot is shown whole, below its backup."""
+    return f"{SNAPSHOTS.decode()}/{snapshot.id[:8]}"
 
 
 def copies_json(copies: Sequence[Placement]) -> list[dict[str, object]]:
