@@ -57,7 +57,7 @@ def parse_manifest(data: bytes) -> Manifest:
     """Read manifest.json; DamagedError when it is none, or one of a later format."""
     try:
         manifest = _decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DamagedError(f"A backup's manifest.json cannot be understood ({error}).") from error
     if manifest.format != FORMAT:
         raise DamagedError(

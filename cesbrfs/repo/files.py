@@ -9,12 +9,13 @@ from functools import partial
 from typing import Final, TypeVar
 
 from cesbrfs.errors import (
+    CesbrError,
     DamagedError,
     FileMissingError,
     RepositoryMissingError,
     StorageError,
 )
-from cesbrfs.repo.storage import FileType, ReadsAtOnce, Storage
+from cesbrfs.repo.storage import SIZE_MAX, FileInfo, FileType, ReadsAtOnce, Storage
 from cesbrfs.tasks import gather
 
 _T = TypeVar("_T")
@@ -60,6 +61,15 @@ async def _no_confirmation() -> bool:
     return False
 
 
+def raise_if_too_large(kind: FileType, file: FileInfo) -> None:
+    """Raise DamagedError for a file that is listed with more bytes than any of its kind has."""
+    if file.size > SIZE_MAX[kind]:
+        raise DamagedError(
+            f"{kind.value}/{file.name[:8]} has {file.size:,} bytes, more than any such file of"
+            " restic. Run 'cesbr check'."
+        )
+
+
 class Files:
     """Lists and loads files of one kind after another, and remembers which are damaged.
 
@@ -74,6 +84,7 @@ class Files:
         self.storage: Final = storage
         self._confirm: Final = confirm
         self._listed: dict[FileType, set[str]] = {}
+        self._too_large: dict[str, FileInfo] = {}
         self.damaged: Final[dict[str, str]] = {}
         """Files that could not be read, as ``snapshots/<name>``, with the reason."""
 
@@ -100,35 +111,59 @@ class Files:
         return listed
 
     async def _names(self, kind: FileType) -> set[str]:
-        return {file.name for file in await self.storage.list(kind)}
+        listed = await self.storage.list(kind)
+        large = {f"{kind}/{file.name}": file for file in listed if file.size > SIZE_MAX[kind]}
+        for file in [file for file in self._too_large if file.startswith(f"{kind}/")]:
+            del self._too_large[file]
+        self._too_large |= large
+        return {file.name for file in listed}
 
     async def load(
         self,
         kind: FileType,
         names: Iterable[str],
         take: Callable[[str, bytes], Awaitable[None]],
-    ) -> None:
-        """Read files, a few at a time, and give each to `take`.
+    ) -> set[str]:
+        """Read files, a few at a time, and give each to `take`; return the names of those gone.
 
-        One that is gone is passed over; one that is damaged, or that `take` finds to be so, is
-        logged once and noted.  Raises what ends all reading, such as a refusal of the storage.
+        One that is damaged, or with which `take` fails, is logged once and noted.  Raises what ends
+        all reading, such as a refusal of the storage.
         """
-        await gather([partial(self._load, kind, name, take) for name in names])
+        names = list(names)
+        found = await gather([partial(self._load, kind, name, take) for name in names])
+        return {name for name, was_there in zip(names, found, strict=True) if not was_there}
 
     async def _load(
         self, kind: FileType, name: str, take: Callable[[str, bytes], Awaitable[None]]
-    ) -> None:
+    ) -> bool:
+        """Load one file; return False when it is gone."""
         file = f"{kind}/{name}"
         try:
+            if file in self._too_large:
+                raise_if_too_large(kind, self._too_large[file])
             raw = await read_checked(
                 self.storage, kind, name, partial(genuine, kind=kind, name=name)
             )
             await take(name, raw)
-        except FileMissingError:
-            pass  # removed since it was listed
+        except FileMissingError:  # removed since it was listed
+            return False
         except (DamagedError, StorageError) as error:
-            if file not in self.damaged:
-                _log.warning("%s is left out: %s", file, error)
-            self.damaged[file] = error.message
+            self._note(file, error.message)
+        except CesbrError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's alone
+            self._note(file, unforeseen(error))
         else:
             self.damaged.pop(file, None)
+        return True
+
+    def _note(self, file: str, reason: str) -> None:
+        if file not in self.damaged:
+            _log.warning("%s is left out: %s", file, reason)
+        self.damaged[file] = reason
+
+
+def unforeseen(error: Exception) -> str:
+    """Return the message for a record that failed in a way that nothing here foresees."""
+    what = str(error) or "no reason given"
+    return f"It cannot be read ({type(error).__name__}: {what}). Run 'cesbr check'."

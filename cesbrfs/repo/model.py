@@ -226,7 +226,7 @@ def decode(decoder: msgspec.json.Decoder[_T], data: bytes, what: str) -> _T:
     """Read restic's JSON; DamagedError, which names `what`, when it is none."""
     try:
         return decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DamagedError(
             f"The {what} is not what restic writes ({error}); run 'cesbr check'."
         ) from error

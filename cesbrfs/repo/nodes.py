@@ -42,6 +42,9 @@ _PERMISSIONS: Final = 0o777
 _ONE_ID: Final = {2 * ID_BYTES}
 _SURELY_FITS: Final = 63
 """Characters that take no more than 255 bytes, whatever they are."""
+TARGET_MAX: Final = 4095
+"""Bytes of a link's target at most, as Linux has it."""
+_UNUSUAL: Final = (ValueError, DamagedError, RecursionError)
 _QUICKLY: Final = 1 << 20
 """More than this is read entry by entry, and what was read is let go meanwhile."""
 
@@ -112,7 +115,7 @@ def quick_rows(data: bytes) -> list[Row] | None:
         return [
             _row(name, entry, entry.content) for name, entry in zip(names, entries, strict=True)
         ]
-    except (ValueError, DamagedError):  # what the decoder raises is the first, too
+    except _UNUSUAL:  # what the decoder raises is a ValueError, too
         return None
 
 
@@ -124,7 +127,7 @@ def quick_nodes(data: bytes) -> dict[bytes, Node] | None:
         entries = _full_entries.decode(data).nodes
         names = _plain_names(entries)
         return {name: node_of(name, entry) for name, entry in zip(names, entries, strict=True)}
-    except (ValueError, DamagedError):
+    except _UNUSUAL:
         return None
 
 
@@ -164,6 +167,8 @@ def _row(name: bytes, entry: Entry, content: list[str] | msgspec.Raw | None) -> 
     if kind != "file":
         if kind == "symlink":
             target = entry.linktarget_raw or entry.linktarget.encode()
+            if b"\0" in target or len(target) > TARGET_MAX:
+                raise ValueError("no link can have its target")
         elif kind == "dir" and entry.subtree:
             subtree = parse_id(entry.subtree)
         size = len(target)

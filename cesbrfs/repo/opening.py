@@ -15,13 +15,15 @@ from cesbrfs.errors import (
     FileMissingError,
     RepositoryDamagedError,
     RepositoryMissingError,
+    StorageError,
     WrongKeyError,
 )
 from cesbrfs.repo.ahead import derived
 from cesbrfs.repo.crypto import BadMacError, Keys, open_master_key, open_record
-from cesbrfs.repo.files import genuine, read_checked
-from cesbrfs.repo.model import Config, parse_config, parse_key_file
-from cesbrfs.repo.storage import FileType, Storage
+from cesbrfs.repo.files import genuine, raise_if_too_large, read_checked, unforeseen
+from cesbrfs.repo.model import Config, KeyFile, parse_config, parse_key_file
+from cesbrfs.repo.scrypt import ALL_WORK_MAX, USUAL_WORK, work_of
+from cesbrfs.repo.storage import FileInfo, FileType, Storage
 
 _log = logging.getLogger(__name__)
 
@@ -48,34 +50,93 @@ async def open_keys(
             f"The repository at {storage.shown} has lost its key files; restore the folder 'keys'"
             " from a copy of the repository."
         )
-    unreadable: CesbrError | None = None
     beginnings = tuple(hint for hint in hints if hint)
-    for file in sorted(files, key=lambda file: not file.name.startswith(beginnings)):
-        try:
-            raw = await read_checked(
-                storage,
-                FileType.KEY,
-                file.name,
-                partial(genuine, kind=FileType.KEY, name=file.name),
-            )
-            key_file = parse_key_file(raw, f"key file {file.name[:8]}")
-            keys = await trio.to_thread.run_sync(open_master_key, key_file, password.value, derived)
-        except BadMacError:
-            continue
-        except (DamagedError, FileMissingError) as error:
-            _log.warning("%s", error)
-            unreadable = error
-        else:
+    ordered = sorted(files, key=lambda file: not file.name.startswith(beginnings))
+    trial = _Trial(storage, password)
+    for file in ordered:
+        keys = await trial.read(file, at_once=file.name.startswith(beginnings))
+        if keys is None and file is ordered[-1]:
+            keys = await trial.costly()
+        if keys is not None:
             if keep is not None:
-                await trio.to_thread.run_sync(keep, file.name, raw)
+                await trio.to_thread.run_sync(keep, trial.name, trial.raw)
             return keys
-    if unreadable is not None:
-        raise unreadable
-    tried = "its only key is not" if len(files) == 1 else f"none of its {len(files)} keys is"
-    raise WrongKeyError(
-        f"The encryption key is wrong for the repository at {storage.shown}: {tried} opened by it;"
-        " set the key this repository was made with."
-    )
+    raise trial.failure(len(files))
+
+
+class _Trial:
+    """Tries a password on one key file after another, within a bound of work."""
+
+    def __init__(self, storage: Storage, password: Secret) -> None:
+        self._storage = storage
+        self._password = password
+        self._costly: list[tuple[int, str, bytes, KeyFile]] = []
+        self._spent = 0
+        self._unreadable: CesbrError | None = None
+        self.name = ""
+        """The key file that was tried last, and its content in `raw`."""
+        self.raw = b""
+
+    async def read(self, file: FileInfo, *, at_once: bool) -> Keys | None:
+        """Read a key file, and try it `at_once` or if it asks for no more work than restic's."""
+        check = partial(genuine, kind=FileType.KEY, name=file.name)
+        try:
+            raise_if_too_large(FileType.KEY, file)
+            raw = await read_checked(self._storage, FileType.KEY, file.name, check)
+            key_file = parse_key_file(raw, f"key file {file.name[:8]}")
+        except (DamagedError, StorageError) as error:
+            self._note(error)
+            return None
+        work = work_of(key_file)
+        if work > USUAL_WORK and not at_once:
+            self._costly.append((work, file.name, raw, key_file))
+            return None
+        return await self._try(work, file.name, raw, key_file)
+
+    async def costly(self) -> Keys | None:
+        """Try the key files that were put off, those that ask for the least work first."""
+        for work, name, raw, key_file in sorted(self._costly, key=lambda one: one[:2]):
+            keys = await self._try(work, name, raw, key_file)
+            if keys is not None:
+                return keys
+        return None
+
+    async def _try(self, work: int, name: str, raw: bytes, key_file: KeyFile) -> Keys | None:
+        if self._spent and self._spent + work > ALL_WORK_MAX:
+            self._note(
+                DamagedError(
+                    f"Key file {name[:8]} was not tried: the key files before it took too much"
+                    " work already. Set RESTIC_KEY_HINT to the ID of the key."
+                )
+            )
+            return None
+        self._spent += work
+        self.name, self.raw = name, raw
+        try:
+            return await trio.to_thread.run_sync(
+                open_master_key, key_file, self._password.value, derived, abandon_on_cancel=True
+            )
+        except BadMacError:
+            return None
+        except CesbrError as error:
+            self._note(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this key file's alone
+            self._note(DamagedError(f"Key file {name[:8]}: {unforeseen(error)}"))
+        return None
+
+    def _note(self, error: CesbrError) -> None:
+        _log.warning("%s", error)
+        self._unreadable = error
+
+    def failure(self, number: int) -> CesbrError:
+        """Return the error for a password that opened none of `number` key files."""
+        if self._unreadable is not None:
+            return self._unreadable
+        tried = "its only key is not" if number == 1 else f"none of its {number} keys is"
+        return WrongKeyError(
+            f"The encryption key is wrong for the repository at {self._storage.shown}: {tried}"
+            " opened by it; set the key this repository was made with."
+        )
 
 
 async def _has_config(storage: Storage) -> bool:

@@ -260,7 +260,7 @@ class Repository:
         if self._disk is not None and not self._listed_once and len(listed) >= self._worth_keeping:
             raws = await trio.to_thread.run_sync(self._disk.snapshots)
             for name in listed & raws.keys():
-                with contextlib.suppress(DamagedError):  # read again below, and told there
+                with contextlib.suppress(Exception):  # read again below, and told there
                     self._take_snapshot(name, raws[name])
         self._listed_once = True
 

@@ -9,8 +9,17 @@ from cesbrfs.repo.model import KeyFile
 
 _MEMORY: Final = 1 << 30
 """No key file may ask for more memory than this (restic's own need 32 MiB)."""
-_WORK: Final = 1 << 26
-"""Nor for a larger product of its parameters (restic's own: about 2**20, half a second)."""
+USUAL_WORK: Final = 1 << 22
+"""Product of the parameters up to which a key file is tried at once (restic's: 2**20, 0.5 s)."""
+_WORK_MAX: Final = 1 << 24
+"""No key file may ask for a larger product."""
+ALL_WORK_MAX: Final = 1 << 25
+"""Nor may all key files together, until the one is found that the password opens."""
+
+
+def work_of(key_file: KeyFile) -> int:
+    """Return how much work a key file asks for, as the product of its parameters."""
+    return (key_file.N or 0) * (key_file.r or 0) * (key_file.p or 0)
 
 
 def stretch(password: bytes, key_file: KeyFile) -> bytes:
@@ -28,7 +37,7 @@ def stretch(password: bytes, key_file: KeyFile) -> bytes:
     memory = 128 * block * (cost + parallel + 2)
     if min(cost, block, parallel) < 0:
         raise DamagedError("A key file has a negative parameter; no restic wrote it.")
-    if memory > _MEMORY or cost * block * parallel > _WORK:
+    if memory > _MEMORY or work_of(key_file) > _WORK_MAX:
         raise DamagedError("A key file asks for too much work to derive its key; no restic did so.")
     try:
         # A sixth faster than hashlib's, which depends on the system's OpenSSL.

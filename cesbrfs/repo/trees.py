@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TypeVar
 
 import msgspec
@@ -61,7 +61,11 @@ class _RawNode(Lenient):
 
 
 class _RawTree(Lenient):
-    nodes: list[_RawNode] | None = None
+    nodes: list[msgspec.Raw] | None = None
+
+
+class _NameAlone(Lenient):
+    name: str
 
 
 class _RawName(Lenient):
@@ -77,6 +81,9 @@ class _RawNames(Lenient):
 
 
 _tree = msgspec.json.Decoder(_RawTree)
+_node = msgspec.json.Decoder(_RawNode)
+_short = msgspec.json.Decoder(_RawName)
+_name_alone = msgspec.json.Decoder(_NameAlone)
 _names = msgspec.json.Decoder(_RawNames)
 
 
@@ -113,21 +120,21 @@ def _entries(
     found: dict[bytes, _E] = {}
     refused: list[str] = []
     unknown: dict[bytes, str] = {}
-    raws = decode(_tree, data, what).nodes or []
-    raws.reverse()
-    while raws:  # each is let go once it is turned into something: a folder can have a million
-        raw = raws.pop()
+    for raw in decode(_tree, data, what).nodes or ():
         try:
-            made = make(*_checked(raw))
-        except (ValueError, DamagedError) as error:
-            refused.append(f"{raw.name!r}: {error}")
-            with contextlib.suppress(ValueError):
-                unknown[_name(raw.name)] = str(error)
+            made = make(*_checked(_node.decode(raw)))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this entry's alone
+            text = ""
+            with contextlib.suppress(ValueError, RecursionError):
+                text = _name_alone.decode(raw).name
+                unknown[_name(text)] = str(error)
                 unknown.pop(b".", None)
                 unknown.pop(b"/", None)
+            refused.append(f"{text!r}: {error}")
             continue
         if made.name in found:
-            refused.append(f"{raw.name!r}: the folder has this name twice")
+            text = _name_alone.decode(raw).name
+            refused.append(f"{text!r}: the folder has this name twice")
             continue
         found[made.name] = made
     for name in found.keys() & unknown.keys():
@@ -142,7 +149,7 @@ def parse_names(data: bytes, what: str = "tree") -> dict[bytes, int]:
     ``.`` and ``/``, are left out.  DamagedError when it is no tree.
     """
     found: dict[bytes, int] = {}
-    for raw in decode(_names, data, what).nodes or ():
+    for raw in _short_entries(data, what):
         try:
             name = _name(raw.name)
         except ValueError:
@@ -150,6 +157,17 @@ def parse_names(data: bytes, what: str = "tree") -> dict[bytes, int]:
         if raw.type in FORMATS and name not in (b".", b"/"):
             other = FOLDER if raw.type == "dir" else OTHER
             found.setdefault(name, max(raw.size or 0, 0) if raw.type == "file" else other)
+    return found
+
+
+def _short_entries(data: bytes, what: str) -> Iterable[_RawName]:
+    """Return the entries of a tree blob that can be decoded; DamagedError when it is none."""
+    with contextlib.suppress(DamagedError):
+        return decode(_names, data, what).nodes or ()
+    found: list[_RawName] = []
+    for raw in decode(_tree, data, what).nodes or ():
+        with contextlib.suppress(ValueError, RecursionError):
+            found.append(_short.decode(raw))
     return found
 
 

@@ -248,6 +248,8 @@ class _Run:
             await self._write_large(site, file, entry, blobs)
         except (OSError, CesbrError) as error:
             self._settle(file, error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's alone
+            self._settle(file, steps.unforeseen(error))
         return None
 
     async def _entry(self, file: PlannedFile) -> Entry:

@@ -223,6 +223,14 @@ def _each(site: Site, descent: Descent, jobs: Iterable[Job]) -> Iterator[Outcome
                 new.discard()
         except (OSError, CesbrError) as error:
             yield error
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's alone
+            yield unforeseen(error)
+
+
+def unforeseen(error: Exception) -> RestoreError:
+    """Return the error for a file that failed in a way that nothing here foresees."""
+    what = str(error) or "no reason given"
+    return RestoreError(f"It cannot be restored ({type(error).__name__}: {what}).")
 
 
 def _write_special(site: Site, folder: int, job: Job) -> Outcome:

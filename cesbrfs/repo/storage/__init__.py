@@ -12,6 +12,7 @@ from cesbrfs.repo.storage.address import (
     parse,
 )
 from cesbrfs.repo.storage.base import (
+    SIZE_MAX,
     FileInfo,
     FileType,
     MayBeAway,
@@ -24,6 +25,7 @@ from cesbrfs.repo.storage.base import (
 from cesbrfs.repo.storage.sftp_address import SftpAddress
 
 __all__ = [
+    "SIZE_MAX",
     "FileInfo",
     "FileType",
     "MayBeAway",

@@ -23,6 +23,17 @@ class FileType(StrEnum):
     LOCK = "locks"
 
 
+SIZE_MAX: Final = {
+    FileType.CONFIG: 1 << 20,
+    FileType.KEY: 1 << 20,
+    FileType.SNAPSHOT: 16 << 20,
+    FileType.INDEX: 256 << 20,
+    FileType.LOCK: 1 << 20,
+    FileType.PACK: 1 << 32,
+}
+"""Bytes of a file at most; restic's own are far smaller.  Others are not read."""
+
+
 class FileInfo(NamedTuple):
     """One file: its name (64 hex digits) and its size in bytes."""
 

@@ -6,6 +6,7 @@ import builtins
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -21,6 +22,7 @@ from cesbrfs.errors import (
 )
 from cesbrfs.repo.storage.base import (
     FOLDERS,
+    SIZE_MAX,
     EndsEarlyError,
     FileInfo,
     FileType,
@@ -59,7 +61,7 @@ class LocalStorage:
         try:
             with os.scandir(top) as entries:
                 for entry in entries:
-                    if kind is FileType.PACK and entry.is_dir():
+                    if kind is FileType.PACK and _is_folder(entry):
                         found.extend(self._files(entry.path))
                     else:
                         found.extend(_file(entry))
@@ -74,7 +76,7 @@ class LocalStorage:
         try:
             with os.scandir(folder) as entries:
                 return [file for entry in entries for file in _file(entry)]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return ()
 
     async def other_entry(self) -> str | None:
@@ -108,7 +110,7 @@ class LocalStorage:
             await trio.lowlevel.checkpoint_if_cancelled()
             return self._read(path, offset, length)
         return await trio.to_thread.run_sync(
-            self._read, path, offset, length, abandon_on_cancel=True
+            self._read, path, offset, length, SIZE_MAX[kind], abandon_on_cancel=True
         )
 
     def read_into(self, kind: FileType, name: str, offset: int, buffer: memoryview) -> None:
@@ -127,10 +129,15 @@ class LocalStorage:
         with contextlib.suppress(CesbrError), self._opened(self._path(kind, name)) as descriptor:
             os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_WILLNEED)
 
-    def _read(self, path: str, offset: int, length: int | None) -> bytes:
+    def _read(
+        self, path: str, offset: int, length: int | None, size_max: int = SIZE_MAX[FileType.PACK]
+    ) -> bytes:
         with self._opened(path) as descriptor:
             if length is None:
-                length = os.fstat(descriptor).st_size - offset
+                size = os.fstat(descriptor).st_size
+                if size > size_max:
+                    raise DamagedError(f"{path} has {size:,} bytes, more than restic writes.")
+                length = size - offset
             data = os.pread(descriptor, length, offset)
             while len(data) < length:
                 more = os.pread(descriptor, length - len(data), offset + len(data))
@@ -142,8 +149,11 @@ class LocalStorage:
     @contextlib.contextmanager
     def _opened(self, path: str) -> Iterator[int]:
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            # Opening a named pipe would wait for a writer without O_NONBLOCK.
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
             try:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    raise StorageError(f"{path} is not a regular file. Run 'cesbr check'.")
                 yield descriptor
             finally:
                 os.close(descriptor)
@@ -183,6 +193,15 @@ def _file(entry: os.DirEntry[str]) -> Sequence[FileInfo]:
         return (FileInfo(entry.name, entry.stat().st_size),)
     except FileNotFoundError:
         return ()
+    except OSError:  # such as a loop of links: reading it raises the error
+        return (FileInfo(entry.name, 0),)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _too_short(path: str, end: int) -> DamagedError:
