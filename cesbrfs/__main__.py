@@ -14,7 +14,7 @@ from cesbrfs.fs.options import MountOptions, parse_options
 from cesbrfs.logs import traceback_text
 from cesbrfs.mistakes import Parser
 from cesbrfs.paths import printable
-from cesbrfs.settings import Flags, Settings, load
+from cesbrfs.settings import Flags, Settings, load, require_root
 
 _NO_SOURCE = ("none", "cesbrfs", "fuse.cesbrfs")
 """What fstab has in its first column where the settings name the repository."""
@@ -62,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parse_options(arguments.mount_options)
         repository, mountpoint = _places(arguments)
         settings = load(_flags(arguments, options, repository), os.environ)
+        require_root(settings)
     except CesbrError as error:
         return _fail(error, debug=arguments.debug)
     starter = Starter()

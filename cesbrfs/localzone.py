@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Final
+
+_NS: Final = 1_000_000_000
 
 
 class _LocalZone(tzinfo):
@@ -26,6 +29,11 @@ class _LocalZone(tzinfo):
         found = dt.replace(tzinfo=UTC).astimezone()
         local = found.replace(tzinfo=self)
         return local if local.utcoffset() == found.utcoffset() else local.replace(fold=1)
+
+
+def local_time(time_ns: int) -> str:
+    """Return a time as people read it, in the local zone, to the second."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_ns // _NS))
 
 
 LOCAL: Final[tzinfo] = _LocalZone()

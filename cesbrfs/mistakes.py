@@ -1,15 +1,23 @@
-"""What argparse finds wrong with a command line, in a sentence that says what to do.  Pure."""
+"""What argparse finds wrong with a command line, in a sentence that says what to do."""
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from cesbrfs.errors import UsageError
-from cesbrfs.near import did_you_mean
+from cesbrfs.near import did_you_mean, nearest
 
 _EXAMPLE: Final = "example: "
+_ELSEWHERE: Final = {
+    "--repository": "--repo", "--snapshot": "--backup", "--dir": "--target", "--output": "--target",
+    "--password": "--password-file",
+}  # fmt: skip
+"""What options of other programs are called here."""
+_REMOVING: Final = ("--prune", "--remove-all", "--remove", "--delete", "--force", "--yes")
+"""Options that are never proposed for one that was mistyped."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,9 +47,23 @@ def usage_message(parser: argparse.ArgumentParser, message: str) -> str:
 def _unknown(parser: argparse.ArgumentParser, words: Sequence[str]) -> str:
     flag = next((word.partition("=")[0] for word in words if word.startswith("-")), None)
     if flag is None:
-        return f"{' '.join(words)!r} is more than '{parser.prog}' takes"
-    known = parser._option_string_actions if flag.startswith("--") else ()  # noqa: SLF001 - argparse has no other list
+        sentence = f"{' '.join(words)!r} is more than '{parser.prog}' takes"
+        return sentence + quote_hint(words)
+    options = parser._option_string_actions  # noqa: SLF001 - argparse has no other list
+    if (meant := _ELSEWHERE.get(flag)) in options:
+        return f"There is no {flag}; did you mean {meant!r}?"
+    known = options if flag.startswith("--") else ()
+    if nearest(flag, known) in _REMOVING:
+        known = ()
     return f"There is no {flag}{did_you_mean(flag, known)}"
+
+
+def quote_hint(words: Sequence[str]) -> str:
+    """Return a hint where `words` are names here, as a wildcard without quotes makes them."""
+    here = [word for word in words if "/" not in word and os.path.lexists(word)]
+    if not here:
+        return ""
+    return ". They are names in the current folder: quote wildcards, as in '*.txt'"
 
 
 def _missing(parser: argparse.ArgumentParser, names: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -205,6 +206,23 @@ class Settings:
             name: {"value": value, "source": self.sources.get(name, "default")}
             for name, value in shown.items()
         }
+
+
+def require_root(settings: Settings) -> None:
+    """Raise UsageError where the configured root of the instance is no folder."""
+    where = settings.sources.get("root", "default")
+    try:
+        if stat.S_ISDIR(os.stat(settings.root).st_mode):
+            return
+        problem = "it is not a folder"
+    except FileNotFoundError:
+        problem = "it does not exist"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    raise UsageError(
+        f"{settings.root} cannot be the root of an instance: {problem}. Correct --root or the"
+        f" setting 'root' ({where})."
+    )
 
 
 def load(flags: Flags, environ: Mapping[str, str]) -> Settings:

@@ -28,7 +28,7 @@ from cesbrfs.catalog import names
 from cesbrfs.catalog.backups import BARE_TAG, Backup, Backups
 from cesbrfs.catalog.listing import Listing
 from cesbrfs.catalog.placing import REVISION, Layout, lay_out
-from cesbrfs.catalog.status import Report, Reports, Status, describe, dogus_of
+from cesbrfs.catalog.status import Holds, Report, Reports, Status, describe, dogus_of
 from cesbrfs.entries import Document, Entry, Folder, Inside, Link, Located, Stored
 from cesbrfs.errors import (
     IsAFolderError,
@@ -36,12 +36,12 @@ from cesbrfs.errors import (
     NotFoundError,
     UsageError,
 )
+from cesbrfs.localzone import local_time
 from cesbrfs.near import did_you_mean
 from cesbrfs.ours import Ours, whole
 from cesbrfs.paths import show, unshow
 from cesbrfs.repo.model import Node, Tree
 from cesbrfs.repo.repository import FileContent, Repository
-from cesbrfs.repo.times import format_time
 from cesbrfs.rules import DEFAULT_RULES, Rule
 from cesbrfs.stored import StoredReader
 
@@ -151,47 +151,67 @@ class View:
     async def find_backup(self, wanted: str, paths: Iterable[str] = ()) -> Backup:
         """Return a backup by ID, folder name, unique beginning, ``latest``, or a time.
 
-        A time means what ``latest`` was then.  With `paths` inside the backup, both mean the newest
-        complete backup that holds the dogus that the paths lead into.  Raises NotFoundError when
-        there is none, UsageError for a time in the future.
+        ``latest~N`` is the Nth before ``latest``.  A time means what ``latest`` was then.  With
+        `paths` inside the backup, they mean the newest complete backup that holds the dogus that
+        the paths lead into.  Raises NotFoundError when there is none, UsageError for a time in the
+        future.
         """
         backups = await self.backups()
-        if wanted == names.LATEST.decode():
-            listed = list(backups.by_name.values())
-            backup = await self._newest(listed, paths)
-            if backup is None:
-                raise await self._no_latest()
-            return backup
         named = wanted.encode("utf-8", "surrogateescape") in backups.by_name
+        back = None if named else names.steps_back(wanted)
+        if back is not None:
+            listed = list(backups.by_name.values())
+            backup = await self._newest(listed, paths, back)
+            if backup is None:
+                raise await self._no_latest(back)
+            return backup
         moment = None if named or backups.starting(wanted) else _moment(wanted)
         if moment is None:
             return backups.find(wanted)
         backup = await self._newest(backups.until(moment), paths)
         if backup is None:
             raise NotFoundError(
-                f"There was no complete backup yet at {format_time(moment)} ({wanted})."
+                f"There was no complete backup yet at {local_time(moment)} ({wanted})."
             )
         return backup
 
-    async def _newest(self, backups: Sequence[Backup], paths: Iterable[str]) -> Backup | None:
+    async def _newest(
+        self, backups: Sequence[Backup], paths: Iterable[str], back: int = 0
+    ) -> Backup | None:
         """Return the newest of `backups` that holds the owners of `paths`, else the newest of all.
 
-        Both of those that count, see `Reports.newest`.
+        Both of those that count, see `Reports.newest`; with `back` so many before it.
         """
         owners = _owners(paths)
         if owners:
-            holder = await self.reports.newest(backups, partial(self._holds, owners))
+            holder = await self._nth(backups, back, partial(self._holds, owners))
             if holder is not None:
                 return holder
-        return await self.reports.newest(backups)
+        return await self._nth(backups, back)
+
+    async def _nth(
+        self, backups: Sequence[Backup], back: int, holds: Holds | None = None
+    ) -> Backup | None:
+        found = await self.reports.newest(backups, holds)
+        for _ in range(back):
+            if found is None:
+                break
+            backups = backups[: backups.index(found)]
+            found = await self.reports.newest(backups, holds)
+        return found
 
     async def _holds(self, owners: frozenset[str], backup: Backup, told: Report) -> bool:
         if told.manifest is not None and told.status is Status.COMPLETE:
             return owners <= {_owner(point.dogu) for point in told.manifest.points}
         return owners <= set(map(show, (await self._shape(backup)).entries))
 
-    async def _no_latest(self) -> NotFoundError:
-        """Return why there is no ``latest``."""
+    async def _no_latest(self, back: int = 0) -> NotFoundError:
+        """Return why there is no ``latest``, or none so many before it."""
+        if back and await self.latest() is not None:
+            return NotFoundError(
+                f"There is no latest~{back}: there are not that many complete backups of the whole"
+                " instance. 'cesbr backups' lists them."
+            )
 
         async def anything(_backup: Backup, _told: Report) -> bool:
             return True
@@ -339,11 +359,14 @@ class View:
     async def _beginning(
         self, parts: list[bytes], entry: Entry, part: str, name: bytes
     ) -> tuple[bytes, Entry]:
-        """Return the backup whose ID begins with `part`, at the root; raises NotFoundError."""
+        """Return the backup that `part` stands for at the root: ``latest~N``, or a beginning."""
         backups = await self.backups()
-        if parts or not backups.starting(part):
+        if not parts and names.steps_back(part) is not None:
+            backup = await self.find_backup(part)
+        elif not parts and backups.starting(part):
+            backup = backups.find(part)
+        else:
             raise await self._no_such(parts, entry, name)
-        backup = backups.find(part)
         return backup.name, await self._descend([backup.name])
 
     async def _no_such(self, parts: Sequence[bytes], folder: Entry, name: bytes) -> NotFoundError:

@@ -121,7 +121,7 @@ def _log_to_stderr(arguments: argparse.Namespace) -> None:
     level = logging.WARNING
     if said.get("quiet"):
         level = logging.ERROR
-    if said.get("debug"):
+    if said.get("debug") or said.get("verbose"):
         level = logging.DEBUG
     from cesbrfs.logs import PrintableFormatter  # noqa: PLC0415 - as above
 

@@ -47,7 +47,7 @@ _REMOVED: Final = (
 """cmd2's own commands that have nothing to do with backups."""
 _PLACE_SHARE: Final = 0.6
 """How much of a line the prompt may take before it is shortened."""
-_SWITCHES: Final = ("json", "quiet", "debug", "no_init")
+_SWITCHES: Final = ("json", "quiet", "verbose", "debug", "no_init")
 
 
 class PromptParser(cmd2.Cmd2ArgumentParser):

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from cesbrfs.settings import Flags
     from shell.commands import Command
 
+_SHORT: Final = {
+    "--repo": "-r", "--password-file": "-p", "--quiet": "-q", "--verbose": "-v",
+}  # fmt: skip
+"""restic's short options; a command's own options of that letter win."""
 _SETTINGS: Final = (
     ("--repo", "repository", "URL", "the repository's address, in restic's form"),
     ("--password-file", "password_file", "FILE", "a file that holds its encryption key"),
@@ -24,7 +28,8 @@ _SWITCHES: Final = (
     ("--no-init", "no_init", "never create a missing repository: error 10 instead"),
     ("--json", "json", "print results as JSON, errors too"),
     ("--quiet", "quiet", "print results and errors alone"),
-    ("--debug", "debug", "show where an error comes from"),
+    ("--verbose", "verbose", "log what is read and run"),
+    ("--debug", "debug", "like --verbose, and show where an error comes from"),
 )
 
 
@@ -33,15 +38,32 @@ def add_switches(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("for every command")
     for flag, name, text in _SWITCHES:
         group.add_argument(
-            flag, dest=name, action="store_true", default=argparse.SUPPRESS, help=text
+            *_names(parser, flag),
+            dest=name,
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help=text,
         )
+
+
+def _names(parser: argparse.ArgumentParser, flag: str) -> tuple[str, ...]:
+    """Return a flag with its short form, where `parser` has no other use for that."""
+    short = _SHORT.get(flag)
+    taken = parser._option_string_actions  # noqa: SLF001 - argparse has no other list
+    return (flag,) if short is None or short in taken else (short, flag)
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say which repository and which instance."""
     group = parser.add_argument_group("settings")
     for flag, name, metavar, text in _SETTINGS:
-        group.add_argument(flag, dest=name, metavar=metavar, default=argparse.SUPPRESS, help=text)
+        group.add_argument(
+            *_names(parser, flag),
+            dest=name,
+            metavar=metavar,
+            default=argparse.SUPPRESS,
+            help=text,
+        )
     group.add_argument(
         "--version", action="version", version=f"cesbr {__version__}", help="print the version"
     )

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from cesbrfs.errors import CesbrError, IsAFolderError, UsageError
+from cesbrfs.mistakes import quote_hint
 from cesbrfs.paths import show
 from shell.commands.browse import choose_backup, locate_all
 from shell.report import report
@@ -42,6 +43,8 @@ async def write_content(
             if len(arguments.paths) == 1:
                 raise
             failed.append(await report(error, context.out))
+    if len(failed) == len(arguments.paths) and (hint := quote_hint(arguments.paths)):
+        context.out.note(f"{hint.removeprefix('. ')}.")
     return failed[0] if failed else 0
 
 

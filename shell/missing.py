@@ -49,7 +49,7 @@ async def _explained(context: Context, path: str, backup: Backup | None) -> NotF
     first = os.fsdecode(typed.parts[0]) if typed.parts else ""
     if first == names.SNAPSHOTS.decode() or not first:
         return None
-    if typed.parts[0] in backups.by_name or first == names.LATEST.decode():
+    if typed.parts[0] in backups.by_name or names.steps_back(first) is not None:
         found = await view.find_backup(first)
         if len(place) > 1 and not path.startswith("/"):
             again = Typed((place[0], *typed_at((), path).parts), 1)

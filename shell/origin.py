@@ -14,6 +14,7 @@ from cesbrfs.errors import RegistryUnreachableError, UsageError
 from cesbrfs.paths import show
 from cesbrfs.repo.times import format_time
 from shell import render
+from shell.table import hanging
 
 if TYPE_CHECKING:
     import argparse
@@ -68,7 +69,7 @@ def _meet(one: tuple[bytes, ...], other: tuple[bytes, ...]) -> bool:
     return one[:shared] == other[:shared]
 
 
-def origins_text(origins: Sequence[Origin]) -> str:
+def origins_text(origins: Sequence[Origin], available: int | None) -> str:
     """Return a line for each backup, and for each copy that is not restored."""
     lines: list[str] = []
     for origin in origins:
@@ -86,7 +87,7 @@ def origins_text(origins: Sequence[Origin]) -> str:
             )
         if len(origin.copies) > _SHOWN:
             lines.append(f"and {len(origin.copies) - _SHOWN:,} more")
-    return render.lines(lines)
+    return "".join(hanging("", line, available) for line in lines)
 
 
 def add_other_host_flag(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Container, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from cesbrfs import localzone
 from cesbrfs.paths import printable
 
 if TYPE_CHECKING:
@@ -44,7 +45,13 @@ def lines(texts: Iterable[str]) -> str:
 
 def local_time(time_ns: int) -> str:
     """Return a time in the local zone, to the second."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time_ns // _NS))
+    return localzone.local_time(time_ns)
+
+
+def full_time(time_ns: int) -> str:
+    """Return a time in the local zone to the nanosecond, as ``stat`` of GNU shows it."""
+    zone = time.strftime("%z", time.localtime(time_ns // _NS))
+    return f"{local_time(time_ns)}.{time_ns % _NS:09} {zone}"
 
 
 def permissions(node: Node) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Final
 
-from cesbrfs.errors import CesbrError
+from cesbrfs.errors import CesbrError, NotFoundError
+from cesbrfs.mistakes import quote_hint
 from shell.care import take_back_maintenance
 from shell.commands import Command
 from shell.damage import report_damaged
@@ -43,7 +44,11 @@ def run_command(
         finally:
             out.clear_progress()
     except Exception as error:  # noqa: BLE001 - every error of a command is told here
-        return show_error(error, as_json=out.as_json, debug=said.get("debug", False))
+        code = show_error(error, as_json=out.as_json, debug=said.get("debug", False))
+        paths = said.get("paths") or ()
+        if isinstance(error, NotFoundError) and len(paths) > 1 and quote_hint(paths):
+            out.note(f"{quote_hint(paths).removeprefix('. ')}.")
+        return code
 
 
 def close(session: Session, portal: Portal) -> None:

@@ -81,8 +81,8 @@ async def scope(
                 return found
         return await settled(there.values(), typed)
     inside: Backup | None = there.get(first)
-    if first == names.LATEST:
-        inside = await view.find_backup(first.decode())
+    if inside is None and names.steps_back(os.fsdecode(first)) is not None:
+        inside = await view.find_backup(os.fsdecode(first))
     if inside is None and (await view.backups()).starting(os.fsdecode(first)):
         found = await settled(there.values(), typed)
         if any([await found.timeline.at(parts) for parts in found.paths]):
@@ -219,7 +219,7 @@ async def _below(context: Context, path: str, sides: Sequence[str]) -> Typed:
         return typed.below(1)
     view = await context.view()
     backups = await view.backups()
-    is_latest = typed.parts[0] == names.LATEST
+    is_latest = names.steps_back(first) is not None
     if not (is_latest or typed.parts[0] in backups.by_name or backups.starting(first)):
         return typed
     rest = "/".join(map(os.fsdecode, typed.parts[1:]))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from cesbrfs.errors import CesbrError
 from cesbrfs.paths import show
-from cesbrfs.settings import Flags, Settings, load
+from cesbrfs.settings import Flags, Settings, load, require_root
 from shell.output import Output
 
 if TYPE_CHECKING:  # all of them import trio, which the prompt's start does not wait for
@@ -67,7 +67,9 @@ class Session:
     def loaded(self) -> Settings:
         """Return the settings without what the registry adds; UsageError for wrong ones."""
         if self._loaded is None:
-            self._loaded = load(self.flags, self.environ)
+            loaded = load(self.flags, self.environ)
+            require_root(loaded)
+            self._loaded = loaded
         return self._loaded
 
     async def settings(self) -> Settings:

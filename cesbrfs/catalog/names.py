@@ -8,6 +8,7 @@ cut, and ``~`` and eight hex digits of its SHA-256 follow.
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Final
 
 from cesbrfs.repo.trees import NAME_MAX
@@ -27,6 +28,15 @@ _RESERVED: Final = frozenset({LATEST, BACKUP_JSON})
 _NEVER: Final = frozenset(b"/%\0")
 _NOT_FIRST: Final = frozenset(b"._")
 _HASH_DIGITS: Final = 8
+_LATEST: Final = re.compile(r"latest(?:~(\d{0,4}))?", re.ASCII)
+
+
+def steps_back(name: str) -> int | None:
+    """Return N of ``latest~N``: 0 for ``latest``, 1 for ``latest~``; None for any other name."""
+    found = _LATEST.fullmatch(name)
+    if found is None:
+        return None
+    return 0 if found[1] is None else int(found[1] or 1)
 
 
 def folder_name(text: str) -> bytes:

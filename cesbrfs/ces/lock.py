@@ -8,6 +8,7 @@ import pwd
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -64,12 +65,22 @@ def _user() -> str:
         return str(os.getuid())
 
 
+def _local(started: str) -> str:
+    """Return an RFC 3339 time in UTC as people read it; anything else as it is."""
+    seconds, _, _ = started.removesuffix("Z").partition(".")
+    try:
+        then = datetime.fromisoformat(f"{seconds}+00:00")
+    except ValueError:
+        return started
+    return f"{then.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
 def _who(content: bytes) -> str:
     """Return the sentence about the holder; it may not have written down its name yet."""
     try:
         holder = json.loads(content)
         return (
-            f"{holder['doing']} is running since {holder['started']}, as process "
+            f"{holder['doing']} is running since {_local(holder['started'])}, as process "
             f"{holder['pid']} of {holder['user']} on {holder['host']}; wait until it has ended."
         )
     except (ValueError, TypeError, KeyError):

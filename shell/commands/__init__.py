@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from cesbrfs.errors import UsageError
-from cesbrfs.near import did_you_mean
+from cesbrfs.near import did_you_mean, nearest
 
 if TYPE_CHECKING:
     from shell.session import Context
@@ -35,6 +35,14 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "completion": ("completion",),
 }
 """Which module has which commands."""
+
+_REMOVING: Final = ("forget", "unlock")
+"""Commands that are never proposed for a name that was mistyped."""
+_ELSEWHERE: Final[Mapping[str, str]] = {
+    "snapshots": "backups", "list": "backups", "dump": "cat", "get": "restore", "stats": "du",
+    "unmount": "umount", "history": "log", "search": "find", "dir": "ls",
+}  # fmt: skip
+"""What commands of other programs are called here."""
 
 _READING: Final = ("browse", "look", "history", "compare", "restore")
 """The modules whose commands read backups, which begins with deriving the key."""
@@ -90,7 +98,12 @@ def find_command(name: str, overview: str = "cesbr --help") -> Command:
     for module, commands in MODULES.items():
         if name in commands:
             return _load(module)[name]
+    meant = _ELSEWHERE.get(name)
+    if meant is not None:
+        raise UsageError(f"There is no command {name!r}; did you mean {meant!r}?")
     known = [command for commands in MODULES.values() for command in commands]
+    if nearest(name, known) in _REMOVING:
+        known = []
     hint = did_you_mean(name, known, f"; '{overview}' lists those there are.")
     raise UsageError(f"There is no command {name!r}{hint}")
 

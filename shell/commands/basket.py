@@ -103,8 +103,9 @@ async def _deselect(context: Context, arguments: argparse.Namespace) -> int:
     for path in arguments.paths:
         absolute = path.startswith("/") and not arguments.backup
         wanted = walk(() if absolute else start, path)
-        if wanted[:1] == (names.LATEST,):
-            wanted = ((await view.find_backup(os.fsdecode(names.LATEST))).name, *wanted[1:])
+        first = os.fsdecode(wanted[0]) if wanted else ""
+        if names.steps_back(first) is not None:
+            wanted = ((await view.find_backup(first)).name, *wanted[1:])
         gone |= _matching(before, wanted, path)
     basket.remove(gone)
     left = len(before) - len(gone)

@@ -16,7 +16,13 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from cesbrfs.errors import NotAFolderError, NotFoundError, UsageError
+from cesbrfs.errors import (
+    CesbrError,
+    NotAFolderError,
+    NotFoundError,
+    PartialError,
+    UsageError,
+)
 from cesbrfs.paths import for_json, show
 from shell import render
 from shell.commands import Command
@@ -33,7 +39,9 @@ if TYPE_CHECKING:
 def add_backup_flag(parser: argparse.ArgumentParser) -> None:
     """Declare ``--backup ID``."""
     parser.add_argument(
-        "--backup", metavar="ID", help="paths start inside this backup (an ID, or latest)"
+        "--backup",
+        metavar="ID",
+        help="paths start inside this backup (an ID, latest, latest~1)",
     )
 
 
@@ -129,6 +137,29 @@ async def locate_all(
         ("/".join(map(show, place.parts[len(start) :])) if short else place.shown, place)
         for place in places
     ]
+
+
+async def locate_some(
+    context: Context, paths: Sequence[str], backup: Backup | None
+) -> tuple[list[tuple[str, Located]], int]:
+    """Find what `paths` name, each with its path as typed; report those that name nothing.
+
+    Returns the exit code, too: 3 where some are missing.  Where all are, the error is raised.
+    """
+    from shell.report import report  # noqa: PLC0415 - see above
+
+    found: list[tuple[str, Located]] = []
+    missing: list[CesbrError] = []
+    for path in paths:
+        try:
+            found += await locate_all(context, path, backup)
+        except (NotFoundError, NotAFolderError) as error:
+            missing.append(error)
+    for one in missing if found else missing[:-1]:
+        await report(one, context.out)
+    if missing and not found:
+        raise missing[-1]
+    return found, PartialError.exit_code if missing else 0
 
 
 async def locate_one(context: Context, path: str, backup: str | Backup | None) -> Located:
@@ -274,7 +305,9 @@ async def _dogus(view: View, backup: Backup) -> list[str]:
 
 def _use_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "backup", metavar="ID", help="a Backup ID, its beginning, latest, or a time: '2 days ago'"
+        "backup",
+        metavar="ID",
+        help="a Backup ID, its beginning, latest, latest~1, or a time: '2 days ago'",
     )
 
 

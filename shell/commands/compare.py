@@ -24,7 +24,7 @@ from cesbrfs.restore.landing import place_on_instance
 from shell import render
 from shell.changes import change_json, change_line, for_terminal, summary
 from shell.commands import Command
-from shell.commands.browse import add_backup_flag, choose_backup, locate_all
+from shell.commands.browse import add_backup_flag, choose_backup, locate_some
 from shell.content import CONTROL
 from shell.lines import JsonArray, Lines
 from shell.listing import Colours
@@ -281,9 +281,9 @@ async def _du(context: Context, arguments: argparse.Namespace) -> int:
     backup = await choose_backup(context, arguments.backup, arguments.paths)
     with context.out.progress("Measuring", results=True) as progress:
         sizes = Sizes(view, lambda seen: progress.update(files=seen))
-        for path in arguments.paths or ["."]:
-            for _, place in await locate_all(context, path, backup):
-                rows += await sizes.measure(place.parts, arguments.depth)
+        found, missing = await locate_some(context, arguments.paths or ["."], backup)
+        for _, place in found:
+            rows += await sizes.measure(place.parts, arguments.depth)
     told = [
         {
             **for_json(b"/" + b"/".join(row.parts), "path"),
@@ -314,7 +314,7 @@ async def _du(context: Context, arguments: argparse.Namespace) -> int:
     )
     for error in sizes.troubles:
         await report(error, context.out)
-    return _PARTIAL if sizes.troubles else 0
+    return _PARTIAL if sizes.troubles else missing
 
 
 COMMANDS: Final = (

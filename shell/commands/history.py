@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cesbrfs.errors import CesbrError, UsageError
 from cesbrfs.history import diffing
@@ -42,19 +42,66 @@ _UNITS: Final = "kmgt"
 
 def _find_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
+
+    def both(name: str, **how: Any) -> None:  # noqa: ANN401 - argparse's own
+        add(f"--{name}", f"-{name}", **how)  # as find(1) writes them
+
     add("path", metavar="PATH", nargs="?", default=".", help="where to search (default: here)")
     add(
         "--backup", metavar="ID", action="append", default=[], help="search this backup; repeatable"
     )
     add("--all", action="store_true", help="search all backups, as at the root")
     add("--each", action="store_true", help="a line for each backup that has it")
-    add("--name", metavar="GLOB", action="append", default=[], help="names that fit; repeatable")
-    add("--iname", metavar="GLOB", action="append", default=[], help="the same in any case")
-    add("--path", metavar="GLOB", dest="globs", action="append", default=[], help="paths that fit")
-    add("--regex", metavar="REGEX", action="append", default=[], help="paths in which it occurs")
-    add("--type", metavar="TYPE", action="append", default=[], help="f, d, l or restic's words")
-    add("--size", metavar="SIZE", action="append", default=[], help="files: +10M, -4k, 1024")
-    add("--newer", metavar="TIME", help="modified at that time or later: '2 days ago'")
+    add(
+        "--name",
+        "-name",
+        metavar="GLOB",
+        action="append",
+        default=[],
+        help="names that fit; repeatable",
+    )
+    add(
+        "--iname",
+        "-iname",
+        metavar="GLOB",
+        action="append",
+        default=[],
+        help="the same in any case",
+    )
+    add(
+        "--path",
+        "-path",
+        metavar="GLOB",
+        dest="globs",
+        action="append",
+        default=[],
+        help="paths that fit",
+    )
+    add(
+        "--regex",
+        "-regex",
+        metavar="REGEX",
+        action="append",
+        default=[],
+        help="paths in which it occurs",
+    )
+    add(
+        "--type",
+        "-type",
+        metavar="TYPE",
+        action="append",
+        default=[],
+        help="f, d, l or restic's words",
+    )
+    add(
+        "--size",
+        "-size",
+        metavar="SIZE",
+        action="append",
+        default=[],
+        help="files: +10M, -4k, 1024",
+    )
+    add("--newer", "-newermt", metavar="TIME", help="modified at that time or later: '2 days ago'")
     add("--older", metavar="TIME", help="modified before that time: 2026-11-22")
     add("--select", action="store_true", help="select what is found, each in its newest backup")
 
@@ -69,8 +116,7 @@ async def _find(context: Context, arguments: argparse.Namespace) -> int:
         chosen: list[Parts] = []
         lines, array = Lines(out), JsonArray(out)
         columns = columns_of(line, out.room)
-        if not each and out.terminal and not out.as_json:
-            await lines.add(found_heading(columns))
+        headed = each or not out.terminal or out.as_json
 
         async def take(match: Match) -> None:
             if arguments.select:
@@ -83,6 +129,10 @@ async def _find(context: Context, arguments: argparse.Namespace) -> int:
                 for moment in line.of(match.moments):
                     await lines.add(f"{shown((*moment.parts, *match.parts))}\n")
             else:
+                nonlocal headed
+                if not headed:
+                    headed = True
+                    await lines.add(found_heading(columns))
                 await lines.add(found_line(line, match, columns, out.room))
 
         for path in where.paths:

@@ -15,7 +15,7 @@ from cesbrfs.errors import CesbrError, InterruptedByUserError, UsageError
 from cesbrfs.paths import for_json, show
 from shell import render
 from shell.commands import Command
-from shell.commands.browse import add_backup_flag, choose_backup, locate_all, locate_one
+from shell.commands.browse import add_backup_flag, choose_backup, locate_one, locate_some
 from shell.content import write_content
 from shell.damage import report_damaged
 from shell.listing import Colours, Style, largest_first, newest_first
@@ -81,10 +81,10 @@ async def _ls(context: Context, arguments: argparse.Namespace) -> int:
     folders: dict[str, Located] = {}
     backup = await choose_backup(context, arguments.backup, arguments.paths)
     troubles: dict[str, None] = {}
-    for path in arguments.paths or ["."]:
-        for shown, place in await locate_all(context, path, backup):
-            a_file = arguments.directory or not stat.S_ISDIR(place.entry.node.mode)
-            (single if a_file else folders)[shown] = place
+    found, missing = await locate_some(context, arguments.paths or ["."], backup)
+    for shown, place in found:
+        a_file = arguments.directory or not stat.S_ISDIR(place.entry.node.mode)
+        (single if a_file else folders)[shown] = place
     if context.out.as_json:
         told = [_entry_json(place) for place in single.values()]
         for place in folders.values():
@@ -92,11 +92,12 @@ async def _ls(context: Context, arguments: argparse.Namespace) -> int:
             async with aclosing(listing) as held:
                 told += [_entry_json(child) async for _, children in held for child in children]
         await context.out.result(told, "")
-        return await _tell(context, troubles) or await _damaged(context, folders.values())
+        code = await _tell(context, troubles) or await _damaged(context, folders.values())
+        return code or missing
     if single:
         listed = style.order((shown, place.entry) for shown, place in single.items())
         await context.out.text(style.text(listed), painted=True)
-    headings = arguments.recursive or len(folders) > 1 or bool(single)
+    headings = arguments.recursive or len(folders) > 1 or bool(single) or bool(missing)
     between = "\n" if single else ""
     for shown, place in folders.items():
         listing = _held(view, place, style, troubles, deep=arguments.recursive)
@@ -109,7 +110,8 @@ async def _ls(context: Context, arguments: argparse.Namespace) -> int:
                 between = "\n"
     if () in {place.parts for place in folders.values()} and not (await view.backups()).by_name:
         context.out.note(await nothing_to_look_at(context))
-    return await _tell(context, troubles) or await _damaged(context, folders.values())
+    code = await _tell(context, troubles) or await _damaged(context, folders.values())
+    return code or missing
 
 
 async def _tell(context: Context, troubles: dict[str, None]) -> int:
@@ -281,12 +283,14 @@ def _stat_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def _stat(context: Context, arguments: argparse.Namespace) -> int:
-    places = await _places(context, arguments)
+    backup = await choose_backup(context, arguments.backup, arguments.paths)
+    found, missing = await locate_some(context, arguments.paths, backup)
+    places = [place for _, place in found]
     await context.out.result(
         [_stat_json(place) for place in places],
         lambda: "\n".join(_stat_text(place, context.out.room) for place in places),
     )
-    return 0
+    return missing
 
 
 def _stat_json(place: Located) -> dict[str, object]:
@@ -317,8 +321,6 @@ def _snapshot(entry: Entry) -> str | None:
 
 
 def _stat_text(place: Located, available: int | None) -> str:
-    from cesbrfs.repo.times import format_time  # noqa: PLC0415 - as in `browse`
-
     node = place.entry.node
     rows: dict[str, str] = {
         "Path": place.shown,
@@ -326,9 +328,9 @@ def _stat_text(place: Located, available: int | None) -> str:
         "Size": f"{node.size:,} bytes ({render.size(node.size)})",
         "Mode": f"{render.permissions(node)} ({stat.filemode(node.mode)})",
         "Owner": f"{':'.join(render.owner(node))} ({node.uid}:{node.gid})",
-        "Modified": format_time(node.mtime_ns),
-        "Accessed": format_time(node.atime_ns),
-        "Changed": format_time(node.ctime_ns),
+        "Modified": render.full_time(node.mtime_ns),
+        "Accessed": render.full_time(node.atime_ns),
+        "Changed": render.full_time(node.ctime_ns),
     }
     if node.type == "symlink":
         rows["Target"] = show(node.target)
@@ -341,12 +343,6 @@ def _stat_text(place: Located, available: int | None) -> str:
     if snapshot := _snapshot(place.entry):
         rows["Snapshot"] = snapshot
     return pairs([(f"{name}:", value) for name, value in rows.items()], available)
-
-
-async def _places(context: Context, arguments: argparse.Namespace) -> list[Located]:
-    backup = await choose_backup(context, arguments.backup, arguments.paths)
-    found = [await locate_all(context, path, backup) for path in arguments.paths]
-    return [place for places in found for _, place in places]
 
 
 # cat, less

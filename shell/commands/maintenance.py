@@ -184,10 +184,11 @@ async def _status(context: Context, _arguments: argparse.Namespace) -> int:
     from cesbrfs.access import redact  # noqa: PLC0415 - as above
     from cesbrfs.ces.backup_config import backup_config  # noqa: PLC0415 - as above
     from cesbrfs.mounts import our_mounts  # noqa: PLC0415 - as above
-    from cesbrfs.settings import load  # noqa: PLC0415 - as above
+    from cesbrfs.settings import load, require_root  # noqa: PLC0415 - as above
     from shell.status import scheduled, status_text  # noqa: PLC0415 - as above
 
     settings = load(context.session.flags, context.session.environ)
+    require_root(settings)
     problem: CesbrError | None = None
     backup: dict[str, dict[str, object]] = {}
     registry: dict[str, object] = {"address": redact(settings.registry), "message": None}

@@ -74,7 +74,10 @@ def _what_and_where(parser: argparse.ArgumentParser) -> None:
     add_backup_flag(parser)
     place = parser.add_argument_group("where to")
     place.add_argument(
-        "--target", metavar="FOLDER", help="below this folder (default ./restored-<Backup ID>)"
+        "-t",
+        "--target",
+        metavar="FOLDER",
+        help="below this folder (default ./restored-<Backup ID>)",
     )
     place.add_argument(
         "--in-place",
@@ -153,7 +156,11 @@ async def _show(
         denied = denied or await _denied(context, view, selection)
     await context.out.result(
         {**sheet_json(planned), "from": [o.as_json() for o in origins], "denied": denied},
-        lambda: origins_text(origins) + plan_text(planned, context.out.room) + denied_text(denied),
+        lambda: (
+            origins_text(origins, context.out.room)
+            + plan_text(planned, context.out.room)
+            + denied_text(denied)
+        ),
     )
     return PartialError.exit_code if planned.refused else 0
 
@@ -207,7 +214,7 @@ async def _ask_and_restore(
         for warning in planned.warnings:
             context.out.note(f"warning: {warning}", always=True)
     else:
-        text = origins_text(origins) + plan_text(planned, context.out.room)
+        text = origins_text(origins, context.out.room) + plan_text(planned, context.out.room)
         told = {**sheet_json(planned), "from": [origin.as_json() for origin in origins]}
         context.out.event("plan", told, text)
     saved = await _safety(context, arguments, planned) if arguments.in_place else None
@@ -327,7 +334,7 @@ async def _carry_out(
             ) from None
     await context.out.result(
         {**report.as_json(), "from": [origin.as_json() for origin in origins]},
-        lambda: origins_text(origins) + report_text(report),
+        lambda: origins_text(origins, context.out.room) + report_text(report),
     )
     if not context.out.as_json:  # which has them in the result
         context.out.note(troubles_text(report), always=True)

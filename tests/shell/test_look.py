@@ -187,7 +187,7 @@ def _described(backup: str, size: int) -> _Described:
 
 @pytest.mark.parametrize(
     ("columns", "headings"),
-    [(40, "ID Age Status"), (60, "ID Age Status Size Dogus"), (80, "ID Time Age Status Size Dogus"),
+    [(40, "ID Age Status"), (60, "ID Age Status Dogus"), (80, "ID Age Status Size Dogus"),
      (120, "ID Time Age Took Status Size Dogus")],
 )  # fmt: skip
 def test_backups_fit_the_terminal(columns: int, headings: str) -> None:

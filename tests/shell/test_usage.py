@@ -104,7 +104,10 @@ def test_nothing_slow_is_imported_in_vain(cesbr: Cesbr, arguments: str, unwanted
         (("diff",), "'cesbr diff' needs ID and ID|live, as in 'cesbr diff latest live"),
         (("du", "--depth", "deep"), "--depth takes a whole number, not 'deep'; see"),
         (("tree", "-L"), "--level needs a value: --level N; see 'cesbr tree --help'."),
-        (("restore", "--overwrite"), "--overwrite needs a value: never, always or if-newer; see"),
+        (
+            ("restore", "--overwrite"),
+            "--overwrite needs a value: never, always, if-newer or if-changed; see",
+        ),
         (("--repo",), "--repo needs a value: --repo URL; see 'cesbr --help'."),
         (("completion", "tcsh"), "SHELL takes bash, zsh or fish, not 'tcsh'"),
         (("ls", "--json=yes"), "--json takes no value, so leave out 'yes'; see"),
@@ -116,7 +119,7 @@ def test_nothing_slow_is_imported_in_vain(cesbr: Cesbr, arguments: str, unwanted
         (("check", "--read-data-subset", "some"), "1/10, 5% or 500M"),
         (("select",), "--load FILE"),
         (("restore", "x", "--in-place", "--target", "y"), "not both"),
-        (("restore", "x", "--overwrite", "nevr"), "if-newer, not 'nevr'; did you mean 'never'?"),
+        (("restore", "x", "--overwrite", "nevr"), "if-changed, not 'nevr'; did you mean 'never'?"),
     ],
 )
 def test_mistakes_exit_2_and_say_how(
