@@ -126,7 +126,7 @@ async def back_up(
                 safety=safety,
             )
         except BaseException as error:
-            if begun and trio.current_effective_deadline() == -math.inf:
+            if run.saved and trio.current_effective_deadline() == -math.inf:
                 text = f"Interrupted. {_left(begun[0], run.saved)}"
                 raise InterruptedByUserError(text) from None
             if isinstance(error, Exception) and run.saved:
@@ -167,8 +167,6 @@ async def _expected(view: View) -> dict[PointKey, int]:
 
 def _left(backup_id: str, saved: int) -> str:
     """Return what a backup that was cut short leaves behind."""
-    if not saved:
-        return "No snapshot was made."
     return (
         f"Backup {backup_id} is incomplete: {render.count(saved, 'snapshot')} of it"
         f" {'is' if saved == 1 else 'are'} in the repository. 'cesbr forget {backup_id}' removes"

@@ -118,7 +118,7 @@ _LISTINGS = {
     "plan": ("Replaced", "hello.txt"),
     "diff latest live redmine/volumes": (),
     "policies": ("keepLastSevenDays",),
-    "forget --keep-last 1 -n": ("keep", "newest of its dogus"),
+    "forget --keep-last 1 -n": ("keep", "newest complete"),
     "status": ("patience", "(default)"),
     f"stat /latest/{FILES}/hello.txt": ("Modified:",),
     f"ls -l /latest/{FILES}/sub": ("60000", "binary"),
