@@ -86,7 +86,7 @@ def sample_repo(
     sample = make_instance(folder / "instance")
     repo = create(restic_old, folder / "repository")
     volumes = [sample.volume("redmine", name) for name in _VOLUMES]
-    repo.backup(*volumes, tags=["B1", "kind=volumes", "dogu=redmine"])
+    repo.backup(*volumes, tags=["B1"])
     return repo
 
 

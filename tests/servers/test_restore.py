@@ -33,7 +33,7 @@ def sample(
 def _back_up(repo: ResticRepo, sample: Instance) -> str:
     """Back up the volumes of redmine, with everything odd, as one snapshot."""
     volumes = [sample.volume("redmine", name) for name in _VOLUMES]
-    return repo.backup(*volumes, tags=["B1", "kind=volumes", "dogu=redmine"])
+    return repo.backup(*volumes, tags=["B1"])
 
 
 async def _restore(

@@ -562,7 +562,7 @@ class TestRepositories:
         (files / "large").write_bytes(random.Random(1).randbytes(3 << 20))
         repo = create(restic_binary, tmp_path / "repo")
         remote = ("-r", sshd.url(repo.folder), "-o", f"sftp.command={sshd.command()}")
-        repo.run(*remote, "backup", "--tag", "B1", "--tag", "kind=volumes", files)
+        repo.run(*remote, "backup", "--tag", "B1", files)
         repo.run(*remote, "restore", "latest", "--target", tmp_path / "theirs")
 
         storage = open_storage(Access(sshd.url(repo.folder), KEY, sshd.options))

@@ -88,7 +88,8 @@ def test_scripts_surround_a_backup(empty: Cesbr, empty_site: Site) -> None:
     assert said.code == 0, said.err
     result = said.json
     assert isinstance(result, dict)
-    notes = [json.loads(line)["text"] for line in said.err.splitlines()]
+    events = [json.loads(line) for line in said.err.splitlines()]
+    notes = [event["text"] for event in events if event["event"] == "note"]  # not the progress
     assert notes == [f"before {result['id']}", f"after {result['id']}"]
     assert empty("backup", "--dry-run").err == ""
     late.rmdir()
