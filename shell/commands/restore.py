@@ -337,7 +337,7 @@ async def _carry_out(
         lambda: origins_text(origins, context.out.room) + report_text(report),
     )
     if not context.out.as_json:  # which has them in the result
-        context.out.note(troubles_text(report), always=True)
+        context.out.note(troubles_text(report), always=True, lines=True)
     if report.failed and journal and not context.out.as_json:
         context.out.note("'cesbr restore --resume' tries what failed again, and nothing else.")
     return report.exit_code

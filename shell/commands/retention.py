@@ -192,7 +192,7 @@ async def _remove(context: Context, view: View, planned: ForgetPlan) -> int:
             restic=await context.session.restic(),
             repository=view.repository,
             on_phase=lambda number, total: progress.update(note=f"step {number} of {total}"),
-            say=lambda text: context.out.note(text, always=True, lines=True),
+            say=lambda text: context.out.note(text, always=True),
         )
     await view.backups(max_age=0)
     return removed
