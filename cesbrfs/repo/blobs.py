@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Collection, Iterable, Sequence
@@ -34,6 +35,10 @@ THREAD_BYTES: Final = 192 << 10
 """Work on more bytes than this goes to a thread: below, the hop costs more than the work."""
 _TREES: Final = 1 << 20
 """Bytes of small trees held for a moment: who lists a folder mostly opens what lies in it next."""
+_RELIST_SECONDS: Final = (0.0, 0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
+"""Delays before index files are listed again because one of them was replaced while read."""
+_RELISTINGS_MAX: Final = 4
+"""Listings of the index in which a blob is looked for, as long as they differ."""
 _MOST_TABLES: Final = 8
 """With more tables than this, a look-up would have too many places to look."""
 _MOST_AHEAD: Final = 4 << 20
@@ -59,6 +64,7 @@ class Blobs:
         self._keys = keys
         self._disk = disk
         self._index: Index | None = None
+        self._index_is_whole = True
         self._listings = 0
         self._listing = trio.Lock()
         self._packs = PackReader(files.storage)
@@ -94,20 +100,7 @@ class Blobs:
         async with self._listing:
             if self._index is not None and self._listings > seen:
                 return self._index
-            listed = await self._files.list(FileType.INDEX)
-            if self._index is not None:
-                tables = [t for t in self._index.tables if listed.issuperset(t.names)]
-            elif self._disk is not None:
-                tables = await trio.to_thread.run_sync(self._disk.tables, listed)
-            else:
-                tables = []
-            covered = {name for table in tables for name in table.names}
-            segments: dict[str, Segment] = {}
-
-            async def take(name: str, raw: bytes) -> None:
-                segments[name] = await trio.to_thread.run_sync(self._segment, raw, name)
-
-            await self._files.load(FileType.INDEX, sorted(listed - covered), take)
+            tables, segments = await self._load_index()
             if segments:
                 tables = await trio.to_thread.run_sync(self._extended, tables, segments)
             if self._index is None or list(self._index.tables) != tables:
@@ -116,6 +109,37 @@ class Blobs:
                     await trio.to_thread.run_sync(self._remote.keep_only, self._index.packs())
             self._listings += 1
             return self._index
+
+    async def _load_index(self) -> tuple[list[Table], dict[str, Segment]]:
+        """Return the tables that are still right, and the rows of all other index files.
+
+        `restic prune` and `repair index` replace index files: one that is gone once it is read
+        makes all be listed again, as the files in its place are not in this listing.
+        """
+        segments: dict[str, Segment] = {}
+
+        async def take(name: str, raw: bytes) -> None:
+            segments[name] = await trio.to_thread.run_sync(self._segment, raw, name)
+
+        for delay in (*_RELIST_SECONDS, None):
+            listed = await self._files.list(FileType.INDEX)
+            if self._index is not None:
+                tables = [t for t in self._index.tables if listed.issuperset(t.names)]
+            elif self._disk is not None:
+                tables = await trio.to_thread.run_sync(self._disk.tables, listed)
+            else:
+                tables = []
+            for name in segments.keys() - listed:
+                del segments[name]
+            covered = {name for table in tables for name in table.names}
+            missing = sorted(listed - covered - segments.keys())
+            self._index_is_whole = not await self._files.load(FileType.INDEX, missing, take)
+            if self._index_is_whole or delay is None:
+                break
+            await trio.sleep(delay)
+        if not self._index_is_whole:
+            _log.warning("Index files of %s were replaced while read.", self._files.storage.shown)
+        return tables, segments
 
     def _segment(self, raw: bytes, name: str) -> Segment:
         return parse_segment(decode_unpacked(self._keys, raw), name)
@@ -138,25 +162,39 @@ class Blobs:
     async def not_indexed(self, kind: BlobType, blobs: Collection[bytes]) -> set[bytes]:
         """Return those of `blobs` (IDs of 32 bytes) that no index file names."""
         index = await self.index()
-        seen = self._listings
-        missing = {blob for blob in blobs if not index.places(kind, blob)}
-        if missing:
-            index = await self._relist(seen)
-            missing = {blob for blob in missing if not index.places(kind, blob)}
+        for attempt in itertools.count():
+            seen = self._listings
+            missing = {blob for blob in blobs if not index.places(kind, blob)}
+            newer = await self._newer(index, seen, attempt) if missing else None
+            if newer is None:
+                break
+            index = newer
         return missing
+
+    async def _newer(self, index: Index, seen: int, attempt: int) -> Index | None:
+        """Return the index as listed again; None when that brings nothing new, or often enough.
+
+        What `index`, of listing number `seen`, lacks may be in a newer one as long as they differ.
+        """
+        if attempt >= _RELISTINGS_MAX:
+            return None
+        newer = await self._relist(seen)
+        return None if newer is index else newer
 
     async def lengths(self, blobs: Sequence[bytes]) -> list[int]:
         """Return the length in bytes of each data blob; BlobMissingError for one not indexed."""
         index = await self.index()
-        seen = self._listings
-        lengths = [index.plain_length(blob) for blob in blobs]
-        if None in lengths:
-            index = await self._relist(seen)
+        for attempt in itertools.count():
+            seen = self._listings
             lengths = [index.plain_length(blob) for blob in blobs]
-        known = [length for length in lengths if length is not None]
-        if len(known) < len(blobs):
-            raise self._unknown(BlobType.DATA, blobs[lengths.index(None)])
-        return known
+            known = [length for length in lengths if length is not None]
+            if len(known) == len(blobs):
+                return known
+            newer = await self._newer(index, seen, attempt)
+            if newer is None:
+                break
+            index = newer
+        raise self._unknown(BlobType.DATA, blobs[lengths.index(None)])
 
     # Reading
 
@@ -173,12 +211,16 @@ class Blobs:
         Raises BlobMissingError or DamagedError when no place has it whole.
         """
         index = await self.index()
-        seen = self._listings
-        try:
-            return await self._load_from(index.places(kind, blob), kind, blob)
-        except BlobMissingError:  # packs may have been written anew since the index was listed
-            index = await self._relist(seen)
-            return await self._load_from(index.places(kind, blob), kind, blob)
+        for attempt in itertools.count():
+            seen = self._listings
+            try:
+                return await self._load_from(index.places(kind, blob), kind, blob)
+            except BlobMissingError:  # packs may have been replaced since the index was listed
+                newer = await self._newer(index, seen, attempt)
+                if newer is None:
+                    raise
+                index = newer
+        raise AssertionError("unreachable")
 
     def tree_at_hand(self, blob: bytes) -> bytes | None:
         """Return a small tree's blob, if its record is in memory already; does not wait.
@@ -283,9 +325,9 @@ class Blobs:
             self._buffers.append(buffer)
 
     def _unknown(self, kind: BlobType, blob: bytes) -> BlobMissingError:
+        hint = "run 'cesbr check'." if self._index_is_whole else "its files are being replaced."
         return BlobMissingError(
-            f"No index of {self._files.storage.shown} names {blob_name(kind, blob)}; run"
-            " 'cesbr check'."
+            f"No index of {self._files.storage.shown} names {blob_name(kind, blob)}; {hint}"
         )
 
     # Reading ahead

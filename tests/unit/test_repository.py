@@ -778,6 +778,72 @@ class TestChangesMeanwhile:
         assert await content(repository, root, b"d", b"f.txt") == FILE
         assert repository.damaged == {}
 
+    @pytest.mark.parametrize("times", [3, 7])
+    async def test_an_index_replaced_again_and_again(self, times: int) -> None:
+        """Listed again until it is whole, while `prune` and `repair index` go on."""
+        repo = simple()
+        repository = await repo.open()
+        snapshot = await only(repository)
+        left = times
+
+        def replace(kind: FileType, name: str) -> None:
+            nonlocal left
+            if kind is FileType.INDEX and left and (kind, name) in repo.storage.files:
+                left -= 1
+                self.rewrite(repo)
+
+        repo.storage.before_read = replace
+        root = await repository.root(snapshot)
+        assert await content(repository, root, b"d", b"f.txt") == FILE
+        assert not left
+
+    async def test_an_index_that_is_replaced_without_end(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It ends with an error that does not say that the repository is damaged."""
+        monkeypatch.setattr("cesbrfs.repo.blobs._RELIST_SECONDS", (0.0, 0.0))
+        repo = simple()
+        repository = await repo.open()
+        snapshot = await only(repository)
+        repo.storage.before_read = lambda kind, name: (
+            self.rewrite(repo)
+            if kind is FileType.INDEX and (kind, name) in repo.storage.files
+            else None
+        )
+        with pytest.raises(BlobMissingError) as caught:
+            await repository.root(snapshot)
+        assert "being replaced" in caught.value.message
+        assert "cesbr check" not in caught.value.message + caplog.text
+
+    @pytest.mark.parametrize("ask", ["tree", "size", "known"])
+    async def test_a_listing_that_missed_the_old_and_the_new_file(self, ask: str) -> None:
+        """A storage lists file by file: what was listed before it came, and what went before."""
+        repo = simple()
+        repository = await repo.open()
+        snapshot = await only(repository)
+        files = repo.storage.files
+        held = {key: files.pop(key) for key in list(files) if key[0] is FileType.INDEX}
+        # Another index is what a listing in the middle of it finds.
+        repo.index(repo.pack(repo.blob(BlobType.DATA, b"other")))
+        listed: list[str] = []
+
+        def give_back(kind: FileType, name: str) -> None:
+            if kind is FileType.INDEX:
+                listed.append(name)
+                files.update(held)
+
+        repo.storage.before_read = give_back
+        if ask == "tree":
+            assert b"d" in (await repository.root(snapshot)).nodes
+        elif ask == "known":
+            assert await repository.without_tree([snapshot], "A") == []
+        else:
+            node = Node(
+                name=b"f", type="file", mode=0o100644, content=hashlib.sha256(FILE).digest()
+            )
+            assert (await repository.open_file(node)).size == len(FILE)
+        assert len(listed) == 2
+
 
 def test_a_node_has_no_blobs_without_content() -> None:
     """A folder's or a link's list of blobs is empty."""
