@@ -381,15 +381,17 @@ class Repository:
         tree = await self._tree(tree_id)
         if not any(name in tree.nodes for name in (b".", b"/")):
             return tree
-        nodes: dict[bytes, Node] = {}
+        nodes = {name: n for name, n in tree.nodes.items() if name not in (b".", b"/")}
         refused = list(tree.refused)
         unknown = dict(tree.unknown)
         for name, node in tree.nodes.items():
             if name not in (b".", b"/"):
-                nodes[name] = node
-            elif node.subtree is not None:
+                continue
+            if node.subtree is not None:
                 inner = await self.tree(node.subtree)
-                nodes.update(inner.nodes)
+                for below, entry in inner.nodes.items():
+                    if nodes.setdefault(below, entry) is not entry:
+                        refused.append(f"{below!r}: the root of its snapshot has this name twice")
                 refused += inner.refused
                 unknown |= inner.unknown
             else:

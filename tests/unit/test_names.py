@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 
 import pytest
 from hypothesis import given
@@ -66,13 +67,32 @@ def test_long_texts_are_cut_and_stay_apart(one: str, other: str) -> None:
     """What had to be cut ends in a hash of the whole."""
     name = folder_name(one)
     assert len(name) <= 255
-    if len(name) == 255 and name[246:247] == b"~":
-        assert name[247:].decode() == hashlib.sha256(one.encode()).hexdigest()[:8]
+    if name[-33:-32] == b"~":
+        assert name[-32:].decode() == hashlib.sha256(one.encode()).hexdigest()[:32]
+        name.decode()  # no character is cut in two
     assert (name == folder_name(other)) == (one == other)
 
 
 def test_the_longest_text_that_is_not_cut() -> None:
     """255 bytes are a name, 256 are none."""
     assert folder_name("x" * 255) == b"x" * 255
-    assert folder_name("x" * 256)[:247] == b"x" * 246 + b"~"
-    assert len(folder_name("/" * 200)) == 255
+    assert folder_name("x" * 256)[:223] == b"x" * 222 + b"~"
+    assert folder_name("/" * 200)[:223] == b"%2F" * 74 + b"~"
+    assert folder_name("xx" + "/" * 200)[:-32] == b"xx" + b"%2F" * 73 + b"~"
+
+
+def test_nobody_can_choose_the_name_of_a_cut_text() -> None:
+    """An ID that reads like the cut name of another has a name of its own."""
+    texts = ["x" * 300, "ü" * 200, "/" * 200, "x/" * 150, "\udc80" * 300]
+    for _ in range(3):
+        texts += [os.fsdecode(folder_name(text)) for text in texts]
+    texts = list(dict.fromkeys(texts))
+    assert len({folder_name(text) for text in texts}) == len(texts)
+    assert all(len(folder_name(text)) <= 255 for text in texts)
+
+
+def test_hashes_do_not_collide_at_will() -> None:
+    """With eight digits, tens of thousands of IDs were enough."""
+    start = "x" * 300
+    assert len({folder_name(f"{start}{number}")[-32:] for number in range(1000)}) == 1000
+    assert names._HASH_DIGITS * 4 >= 128

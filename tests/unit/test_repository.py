@@ -342,6 +342,29 @@ class TestTrees:
         assert list(root.nodes) == [b"good"]
         assert len(root.refused) == 1
 
+    @pytest.mark.parametrize("special", [".", "/"])
+    async def test_entries_of_the_root_and_of_a_special_folder_in_it(self, special: str) -> None:
+        """None takes the place of another of the same name: the second is named."""
+        repo = MemoryRepo()
+        inside = repo.folder(special, repo.file("a", b"inside"), repo.file("b", b"only inside"))
+        repo.snapshot(repo.tree(inside, repo.file("a", FILE)))
+        repository = await repo.open()
+        root = await repository.root(await only(repository))
+        assert await content(repository, root, b"a") == FILE
+        assert set(root.nodes) == {b"a", b"b"}
+        (reason,) = root.refused
+        assert "b'a'" in reason
+
+    async def test_two_special_folders_in_a_root(self) -> None:
+        """The same with those: what comes first stays."""
+        repo = MemoryRepo()
+        dot = repo.folder(".", repo.file("a", FILE))
+        repo.snapshot(repo.tree(dot, repo.folder("/", repo.file("a", b"other"))))
+        repository = await repo.open()
+        root = await repository.root(await only(repository))
+        assert await content(repository, root, b"a") == FILE
+        assert len(root.refused) == 1
+
     async def test_a_snapshot_without_a_tree(self) -> None:
         """It cannot be read: restic would not restore it either."""
         repo = MemoryRepo()
