@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -79,11 +80,11 @@ class Ours:
 
 def whole(snapshots: Sequence[Snapshot]) -> dict[bytes, Entry]:
     """Return whole snapshots by short ID, by full ID where short ones are alike."""
-    short = [s.id[:_ID_DIGITS] for s in snapshots]
+    short = Counter(s.id[:_ID_DIGITS] for s in snapshots)
     entries: dict[bytes, Entry] = {}
     for snapshot in snapshots:
         digits = snapshot.id[:_ID_DIGITS]
-        name = (snapshot.id if short.count(digits) > 1 else digits).encode()
+        name = (snapshot.id if short[digits] > 1 else digits).encode()
         node = Node(
             name=name,
             type="dir",

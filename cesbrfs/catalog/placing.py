@@ -33,6 +33,8 @@ _log = logging.getLogger(__name__)
 
 REVISION: Final = 3
 """Changes when the same snapshots are placed in another way: cached layouts depend on it."""
+_PARTS_MAX: Final = 2048
+"""Names in a path at most, as Linux's paths of 4,096 bytes can have."""
 _BREATHE: Final = 512
 """Entries matched against the rules between two points where the task can be cancelled."""
 _DOCUMENT_MAX: Final = 16 << 20
@@ -181,6 +183,8 @@ async def _find(
     parts = tuple(part.encode() for part in path.split("/") if part not in ("", "."))
     if not parts:
         return (), _root(snapshot)
+    if len(parts) > _PARTS_MAX:
+        return None
     top = (await repository.root(snapshot)).nodes
     for start in range(len(parts)):
         at = parts[start:]

@@ -60,6 +60,11 @@ class Matcher:
         self._path: Final = _any(paths, flags)
         self._regex: Final = _any(criteria.regexes, flags)
 
+    @property
+    def by_path(self) -> bool:
+        """Whether it depends on the path above an entry whether that is looked for."""
+        return self._path is not None or self._regex is not None
+
     def name(self, name: bytes) -> bool:
         """Tell whether the name fits."""
         return self._name is None or self._name.match(os.fsdecode(name)) is not None
@@ -137,9 +142,12 @@ async def find(
         for name in sorted(fitting):
             path = (*parts, name)
             for row, mask in await distinct(timeline, path, level, fitting[name]):
+                matches[0] += 1
                 await found(Match(path, row, mask))
 
-    await timeline.walk(start, look, progress)
+    matches = [0]
+    counted = None if matcher.by_path else lambda: matches[0]
+    await timeline.walk(start, look, progress, counted)
 
 
 async def _themselves(

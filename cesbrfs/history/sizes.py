@@ -6,6 +6,7 @@ be the smaller by if its backup had never held it.  They count as they are store
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,10 +49,10 @@ class _Sum:
     links: dict[int, int] = field(default_factory=dict)
     blobs: set[_Blob] = field(default_factory=set)
 
-    def take(self, other: _Sum) -> None:
-        """Add what was counted elsewhere."""
-        self.size += other.size
-        self.files += other.files
+    def take(self, other: _Sum, times: int = 1) -> None:
+        """Add what was counted elsewhere, which occurs as often as `times`."""
+        self.size += other.size * times
+        self.files += other.files * times
         self.links.update(other.links)
         self.blobs |= other.blobs
 
@@ -218,22 +219,28 @@ class Sizes:
         return total
 
     async def _below(self, total: _Sum, entry: Stored, unique: set[_Blob]) -> None:
-        """Add up everything in a folder."""
+        """Add up everything in a folder, level by level.
+
+        What occurs several times in a level is read once: folders within each other can make 2**50
+        paths of a few trees.
+        """
         first = _tree_of(entry)
-        waiting = [] if first is None else [first]
-        while waiting:
-            tree, is_root = waiting.pop()
-            if (BlobType.TREE, tree) not in unique:  # nor is anything below it
-                total.take(await self._shared(tree, is_root))
-                continue
-            _count_tree(total, (tree, is_root), unique)
-            held = await self._tree(tree, is_root)
-            self._tell_refused(held.refused)
-            for node in held.nodes.values():
-                if node.type != "dir":
-                    _count(total, node, unique)
-                elif node.subtree is not None:
-                    waiting.append((node.subtree, False))
+        level = Counter([] if first is None else [first])
+        while level:
+            below: Counter[tuple[bytes, bool]] = Counter()
+            for (tree, is_root), times in level.items():
+                if (BlobType.TREE, tree) not in unique:  # nor is anything below it
+                    total.take(await self._shared(tree, is_root), times)
+                    continue
+                _count_tree(total, (tree, is_root), unique)
+                held = await self._tree(tree, is_root)
+                self._tell_refused(held.refused)
+                for node in held.nodes.values():
+                    if node.type != "dir":
+                        _count(total, node, unique, times)
+                    elif node.subtree is not None:
+                        below[node.subtree, False] += times
+            level = below
 
     async def _shared(self, tree: bytes, is_root: bool) -> _Sum:
         """Return the sum of a folder that adds nothing; each distinct one is added up once."""
@@ -276,14 +283,14 @@ def _claim(owners: dict[_Blob, int], blob: _Blob, number: int) -> bool:
     return owner != now
 
 
-def _count(total: _Sum, node: Node, unique: set[_Blob]) -> None:
+def _count(total: _Sum, node: Node, unique: set[_Blob], times: int = 1) -> None:
     size = node.size if node.type == "file" else 0
     link = hard_link_id(node) if node.type == "file" else 0
     if link:
         total.links[link] = size
     else:
-        total.size += size
-        total.files += 1
+        total.size += size * times
+        total.files += times
     for blob in node.blobs:
         if (BlobType.DATA, blob) in unique:
             total.blobs.add((BlobType.DATA, blob))

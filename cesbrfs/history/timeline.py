@@ -33,6 +33,7 @@ Parts = tuple[bytes, ...]
 Level = Mapping[bytes, int]
 """The moments that have it, by a folder's key in the memo."""
 
+_BARREN_MAX: Final = 16_384
 _AHEAD: Final = 8
 """Places of the walk whose folders are read while the ones before them are looked at."""
 
@@ -194,37 +195,62 @@ class Timeline:
         start: Parts,
         look: Callable[[Parts, Level, list[tuple[Mapping[bytes, Row], int]]], Awaitable[None]],
         progress: Progress | None = None,
+        results: Callable[[], int] | None = None,
     ) -> None:
         """Call `look` with each path from `start` down and the distinct folders that stand there.
+
+        With `results`, the number of what `look` has found so far, folders below which nothing was
+        found are not walked again at another path: whether something is found there must not depend
+        on the path.  So the work is linear in distinct folders and results, not in paths, of which
+        a few folders within each other can make 2**50.
 
         A folder comes before those in it, those in the order of their names.  One that cannot be
         read, and what cannot be shown in one, is noted in `troubles`; a storage that does not
         answer ends the walk.
         """
         seen = 0
-        stack: list[tuple[Parts, Level]] = [(start, await self.level(start))]
+        barren = _Barren()
+        stack: list[tuple[Parts, Level, int | None]] = [(start, await self.level(start), None)]
         async with trio.open_nursery() as nursery:
             while stack:
-                parts, level = stack.pop()
-                for _, following in stack[-_AHEAD:]:
-                    self._fetch(nursery, following)
-                held: list[tuple[Mapping[bytes, Row], int]] = []
-                below: dict[bytes, dict[bytes, int]] = {}
-                for key, mask in level.items():
-                    listing = await self.whole_listing(parts, key)
-                    if listing is None:
+                parts, level, before = stack.pop()
+                if before is not None:  # all below it was walked
+                    if results and results() == before:
+                        barren.add(level)
+                    continue
+                if results is not None:
+                    if level in barren:
                         continue
-                    held.append((listing, mask))
-                    for name, row in listing.items():
-                        if row.subtree is not None:
-                            there = below.setdefault(name, {})
-                            there[row.subtree] = there.get(row.subtree, 0) | mask
+                    stack.append((parts, level, results()))
+                for _, following, ended in stack[-_AHEAD:]:
+                    if ended is None:
+                        self._fetch(nursery, following)
+                held, below = await self._held(parts, level)
                 seen += len(level)
                 if progress is not None:
                     progress(seen)
                 await look(parts, level, held)
-                stack += [((*parts, name), below[name]) for name in sorted(below, reverse=True)]
+                stack += [
+                    ((*parts, name), below[name], None) for name in sorted(below, reverse=True)
+                ]
             nursery.cancel_scope.cancel()
+
+    async def _held(
+        self, parts: Parts, level: Level
+    ) -> tuple[list[tuple[Mapping[bytes, Row], int]], dict[bytes, dict[bytes, int]]]:
+        """Return the folders of a level that can be read, and the levels below it by name."""
+        held: list[tuple[Mapping[bytes, Row], int]] = []
+        below: dict[bytes, dict[bytes, int]] = {}
+        for key, mask in level.items():
+            listing = await self.whole_listing(parts, key)
+            if listing is None:
+                continue
+            held.append((listing, mask))
+            for name, row in listing.items():
+                if row.subtree is not None:
+                    there = below.setdefault(name, {})
+                    there[row.subtree] = there.get(row.subtree, 0) | mask
+        return held, below
 
     def _fetch(self, nursery: trio.Nursery, level: Level) -> None:
         for key in level:
@@ -236,6 +262,22 @@ class Timeline:
             await self.memo.fetch(key)
         except CesbrError:
             return  # told when the walk comes there
+
+
+class _Barren:
+    """Levels below which nothing was found, the last ones of them."""
+
+    def __init__(self) -> None:
+        self._known: set[frozenset[tuple[bytes, int]]] = set()
+
+    def __contains__(self, level: Level) -> bool:
+        return frozenset(level.items()) in self._known
+
+    def add(self, level: Level) -> None:
+        """Remember a level; folders within each other come back soon or not at all."""
+        if len(self._known) >= _BARREN_MAX:
+            self._known.clear()
+        self._known.add(frozenset(level.items()))
 
 
 def cannot_be_shown(reason: str) -> CesbrError:

@@ -24,7 +24,14 @@ from cesbrfs.repo.crypto import Keys
 from cesbrfs.repo.disk import DiskCache
 from cesbrfs.repo.files import Files
 from cesbrfs.repo.index import Index, Segment, Table, parse_segment
-from cesbrfs.repo.pack import BlobType, Place, decode_blob, decode_unpacked
+from cesbrfs.repo.pack import (
+    DATA_BLOB_MAX,
+    BlobType,
+    Place,
+    decode_blob,
+    decode_unpacked,
+    raise_if_too_large,
+)
 from cesbrfs.repo.remote import Remote
 from cesbrfs.repo.storage import FileType, ReadsAtOnce
 from cesbrfs.repo.windows import PackReader
@@ -269,6 +276,7 @@ class Blobs:
         raise failed[-1]
 
     async def _load_at(self, place: Place, kind: BlobType, blob: bytes) -> bytes:
+        raise_if_too_large(kind, blob, place)
         if self._remote is not None:
             return await self._load_from_afar(self._remote, place, kind, blob)
         if self._direct is not None and place.length > THREAD_BYTES:
@@ -349,7 +357,8 @@ class Blobs:
             index = self._index
             placed = ((blob, index.places(BlobType.DATA, blob)) for blob in wanted)
             self._remote.begin(
-                self._ahead, [(blob, places[0]) for blob, places in placed if places]
+                self._ahead,
+                [(blob, p[0]) for blob, p in placed if p and p[0].length <= DATA_BLOB_MAX],
             )
         for blob in wanted:
             self.fetching += 1

@@ -20,6 +20,10 @@ NodeType = Literal["file", "dir", "symlink", "dev", "chardev", "fifo", "socket",
 """restic's types, and `unknown` in lists for people: no tree, mount or restore has such a node."""
 
 ID_BYTES: Final = 32
+TAGS_MAX: Final = 1024
+"""Tags of a snapshot at most: each may be a backup."""
+PATHS_MAX: Final = 65_536
+"""Paths of a snapshot at most."""
 _NOTHING: Final[Mapping[bytes, str]] = {}
 _HEX: Final = 2 * ID_BYTES
 
@@ -259,6 +263,11 @@ def parse_index(data: bytes, what: str = "index file") -> IndexFile:
 def parse_snapshot(data: bytes, snapshot_id: str) -> Snapshot:
     """Read an opened snapshot file; DamagedError when it is none."""
     raw = decode(_snapshot, data, f"snapshot {snapshot_id[:8]}")
+    if len(raw.tags or ()) > TAGS_MAX or len(raw.paths or ()) > PATHS_MAX:
+        raise DamagedError(
+            f"Snapshot {snapshot_id[:8]} has {len(raw.tags or ()):,} tags and"
+            f" {len(raw.paths or ()):,} paths; at most {TAGS_MAX:,} and {PATHS_MAX:,} are read."
+        )
     return Snapshot(
         id=snapshot_id,
         time_ns=parse_time(raw.time),

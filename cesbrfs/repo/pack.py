@@ -18,13 +18,19 @@ from cesbrfs.errors import DamagedError
 from cesbrfs.repo.crypto import OVERHEAD, Keys, open_record, seal_record
 
 HEADER_MAX: Final = 16 << 20
-UNPACKED_MAX: Final = 1 << 30
-"""No snapshot or index file is larger than this once decompressed."""
+UNPACKED_MAX: Final = 256 << 20
+"""Bytes of an index file at most, once decompressed: restic's have about 8 MiB."""
+SNAPSHOT_MAX: Final = 16 << 20
+"""Bytes of a snapshot or a lock at most, once decompressed."""
+DATA_BLOB_MAX: Final = 64 << 20
+"""Bytes of a data blob at most, stored or as content: restic's have 8 MiB."""
+TREE_BLOB_MAX: Final = 512 << 20
+"""Bytes of a directory's tree at most: about 1.5 million entries."""
 
 _PLAIN: Final = struct.Struct("<BI32s")
 _PACKED: Final = struct.Struct("<BII32s")
-_PIECE: Final = 4096
-"""Decompressed at a time where the result's length is unknown; it unpacks to 128 MiB at most."""
+_PIECE: Final = 512
+"""Decompressed at a time where the result's length is unknown; it unpacks to 16 MiB at most."""
 _COMPRESSED: Final = 2
 
 
@@ -76,6 +82,17 @@ def decode_blob(keys: Keys, blob: bytes, raw: bytes | memoryview, place: Place) 
     return plain
 
 
+def raise_if_too_large(kind: BlobType, blob: bytes, place: Place) -> None:
+    """Raise DamagedError for a blob that an index gives more bytes than any writer does."""
+    bound = TREE_BLOB_MAX if kind is BlobType.TREE else DATA_BLOB_MAX
+    if place.plain > bound or place.length > bound + OVERHEAD:
+        size = max(place.plain, place.length)
+        raise DamagedError(
+            f"Blob {blob.hex()[:8]} has {size:,} bytes by its index; at most {bound:,} are read."
+            " Run 'cesbr check'."
+        )
+
+
 def _check_content(plain: bytes, length: int, blob: bytes) -> None:
     if len(plain) != length or hashlib.sha256(plain).digest() != blob:
         raise DamagedError("Its content has another SHA-256.")
@@ -95,14 +112,18 @@ def _decompress(data: bytes, length: int) -> bytes:
         raise DamagedError(f"A blob's compressed data cannot be read ({error}).") from error
 
 
-def decode_unpacked(keys: Keys, raw: bytes) -> bytes:
-    """Open a snapshot or index file: a record of JSON, or of ``0x02`` and zstd-compressed JSON."""
+def decode_unpacked(keys: Keys, raw: bytes, size_max: int | None = None) -> bytes:
+    """Open a snapshot or index file: a record of JSON, or of ``0x02`` and zstd-compressed JSON.
+
+    It may have `size_max` bytes, by default UNPACKED_MAX.
+    """
+    size_max = UNPACKED_MAX if size_max is None else size_max
     plain = open_record(keys, raw)
     if plain[:1] in (b"{", b"["):
         return plain
     if plain[:1] != bytes((_COMPRESSED,)):
         raise DamagedError("A file of the repository is neither JSON nor compressed JSON.")
-    return _decompress_unknown(memoryview(plain)[1:])
+    return _decompress_unknown(memoryview(plain)[1:], size_max)
 
 
 def encode_unpacked(keys: Keys, plain: bytes, nonce: bytes) -> bytes:
@@ -111,7 +132,7 @@ def encode_unpacked(keys: Keys, plain: bytes, nonce: bytes) -> bytes:
     return seal_record(keys, bytes((_COMPRESSED,)) + packed, nonce)
 
 
-def _decompress_unknown(data: memoryview) -> bytes:
+def _decompress_unknown(data: memoryview, size_max: int) -> bytes:
     """Decompress a zstd frame whose length nobody tells, with nothing after it."""
     parts: list[bytes] = []
     size = at = 0
@@ -121,8 +142,10 @@ def _decompress_unknown(data: memoryview) -> bytes:
             parts.append(frame.decompress(data[at : at + _PIECE]))
             at += _PIECE
             size += len(parts[-1])
-            if size > UNPACKED_MAX:
-                raise DamagedError("A file of the repository unpacks to over 1 GiB.")
+            if size > size_max:
+                raise DamagedError(
+                    f"A file of the repository unpacks to over {size_max >> 20} MiB."
+                )
     except zstandard.ZstdError as error:
         raise DamagedError(f"A file's compressed data cannot be read ({error}).") from error
     if not frame.eof or frame.unused_data or at < len(data):

@@ -43,7 +43,7 @@ from cesbrfs.repo.known import known_key_file, note_known
 from cesbrfs.repo.listings import Listings
 from cesbrfs.repo.model import Config, Lock, Node, Snapshot, Tree, parse_lock, parse_snapshot
 from cesbrfs.repo.opening import open_config, open_keys
-from cesbrfs.repo.pack import BlobType, decode_unpacked, encode_unpacked
+from cesbrfs.repo.pack import SNAPSHOT_MAX, BlobType, decode_unpacked, encode_unpacked
 from cesbrfs.repo.remote import Remote
 from cesbrfs.repo.segments import Segments
 from cesbrfs.repo.storage import FileType, MayBeAway, Storage, is_file_name
@@ -281,7 +281,7 @@ class Repository:
         return sorted(self._snapshots.values(), key=lambda s: (s.time_ns, s.id))
 
     def _take_snapshot(self, name: str, raw: bytes) -> None:
-        self._snapshots[name] = parse_snapshot(decode_unpacked(self._keys, raw), name)
+        self._snapshots[name] = parse_snapshot(decode_unpacked(self._keys, raw, SNAPSHOT_MAX), name)
 
     async def locks(self) -> list[Lock]:
         """List who holds a lock on the repository now, oldest first.
@@ -291,7 +291,7 @@ class Repository:
         found: list[Lock] = []
 
         async def take(name: str, raw: bytes) -> None:
-            found.append(parse_lock(decode_unpacked(self._keys, raw), name))
+            found.append(parse_lock(decode_unpacked(self._keys, raw, SNAPSHOT_MAX), name))
 
         await self._files.load(FileType.LOCK, await self._files.list(FileType.LOCK), take)
         return sorted(found, key=lambda lock: (lock.time_ns, lock.id))

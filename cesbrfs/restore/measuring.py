@@ -23,22 +23,38 @@ async def measure(view: View, entry: Entry) -> Amount:
     """Return what lies at and below `entry`; raises what reading its folders raises."""
     files = size = 0
     linked: set[tuple[str, int]] = set()
-    level: list[Entry] = [entry]
+    level: list[tuple[Entry, int]] = [(entry, 1)]
     while level:
-        folders: list[Entry] = []
-        for one in level:
+        # A folder that occurs several times in a level is read once.
+        folders: dict[object, tuple[Entry, int]] = {}
+        for one, times in level:
             node = one.node
             if stat.S_ISDIR(node.mode):
-                folders.append(one)
+                key = _folder_key(one)
+                known, before = folders.get(key, (one, 0))
+                folders[key] = known, before + times
                 continue
-            files += 1
+            files += times
             link = hard_link_id(node) if isinstance(one, Stored) else 0
             if isinstance(one, Stored) and link:
-                key = (one.snapshot.id, link)
-                if key in linked:
+                name = (one.snapshot.id, link)
+                if name in linked:
                     continue
-                linked.add(key)
-            size += node.size if node.type == "file" else 0
-        listed = await gather([partial(view.children, folder) for folder in folders])
-        level = [child for children in listed for child in children.values()]
+                linked.add(name)
+                size += node.size if node.type == "file" else 0
+            elif node.type == "file":
+                size += node.size * times
+        listed = await gather([partial(view.children, folder) for folder, _ in folders.values()])
+        level = [
+            (child, times)
+            for children, (_, times) in zip(listed, folders.values(), strict=True)
+            for child in children.values()
+        ]
     return Amount(files, size)
+
+
+def _folder_key(folder: Entry) -> object:
+    """Return what folders that hold the same have in common."""
+    if isinstance(folder, Stored):
+        return folder.snapshot.id, folder.top, folder.node.subtree
+    return id(folder)

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import trio
 
@@ -43,6 +44,9 @@ from cesbrfs.restore.selection import Selection
 from cesbrfs.restore.survey import survey
 from cesbrfs.tasks import gather
 from cesbrfs.view import View
+
+ENTRIES_MAX: Final = 10_000_000
+"""Entries of a plan at most: each takes a few hundred bytes of memory."""
 
 
 async def plan(
@@ -94,6 +98,7 @@ class _Grower:
         self._past = past
         self._links: dict[tuple[object, ...], HardLinks] = {}
         self._looks: dict[Looks, Looks] = {}
+        self._entries = 0
         self.refused: list[Refused] = []
 
     async def grow(self, landings: Landings) -> PlannedFolder:
@@ -147,6 +152,11 @@ class _Grower:
 
     def _add(self, folder: PlannedFolder, name: bytes, entry: Entry) -> PlannedFolder | None:
         """Plan one entry; return it when it is a folder."""
+        self._entries += 1
+        if self._entries > ENTRIES_MAX:
+            raise RestoreError(
+                f"The chosen paths hold more than {ENTRIES_MAX:,} entries. Restore fewer at a time."
+            )
         assert name not in (b"", b".", b"..")
         assert not any(byte in name for byte in b"/\0")
         node = entry.node

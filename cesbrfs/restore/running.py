@@ -244,7 +244,10 @@ class _Run:
                 return Job(file, entry, [entry.content])
             blobs = entry.node.blobs
             if entry.node.size <= _SMALL_BYTES and len(blobs) <= _SMALL_BLOBS:
-                return Job(file, entry, await self._contents(blobs))
+                contents = await self._contents(blobs)
+                if sum(map(len, contents)) <= _SMALL_BYTES:
+                    return Job(file, entry, contents)
+                del contents  # it has more than is recorded: not one of many to hold in memory
             await self._write_large(site, file, entry, blobs)
         except (OSError, CesbrError) as error:
             self._settle(file, error)

@@ -7,15 +7,26 @@ from pathlib import Path
 
 import pytest
 import trio
+import zstandard
 
 from cesbrfs.access import Secret
-from cesbrfs.errors import DamagedError, StorageError, WrongKeyError
+from cesbrfs.errors import DamagedError, RestoreError, StorageError, WrongKeyError
+from cesbrfs.history.finding import Criteria, Match, find
+from cesbrfs.history.memo import Memo
+from cesbrfs.history.sizes import Sizes
+from cesbrfs.history.timeline import of_backups
 from cesbrfs.repo import opening, scrypt
 from cesbrfs.repo.crypto import Keys, open_master_key
 from cesbrfs.repo.model import KeyFile
+from cesbrfs.repo.pack import DATA_BLOB_MAX, SNAPSHOT_MAX, TREE_BLOB_MAX, BlobType
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import SIZE_MAX, FileInfo, FileType
 from cesbrfs.repo.storage.local import LocalStorage
+from cesbrfs.restore.landing import ToFolder
+from cesbrfs.restore.measuring import measure
+from cesbrfs.restore.planning import plan
+from cesbrfs.restore.selection import select
+from cesbrfs.view import View
 from tests.memory_repo import PASSWORD, MemoryRepo
 
 
@@ -109,6 +120,60 @@ class TestSizes:
         assert len(repository.damaged) == 1
 
 
+class TestBombs:
+    """What little data unpacks to, or is said to."""
+
+    @pytest.mark.parametrize("field", ["length", "uncompressed_length"])
+    @pytest.mark.parametrize("kind", [BlobType.DATA, BlobType.TREE])
+    async def test_a_blob_that_is_said_to_be_huge(self, kind: BlobType, field: str) -> None:
+        """It is not read, and what has the bytes that are promised is."""
+        repo = MemoryRepo()
+        bound = TREE_BLOB_MAX if kind is BlobType.TREE else DATA_BLOB_MAX
+        blob = repo.blob(kind, b"content")
+        pack, (entry,) = repo.pack(blob)
+        repo.index((pack, [entry | {field: bound + 1024}]))
+        repository = await repo.open()
+        with pytest.raises(DamagedError, match="at most"):
+            await repository.blobs.load(kind, blob.id)
+        repo.index((pack, [entry]))
+        other = await repo.open()
+        assert await other.blobs.load(kind, blob.id) == b"content"
+
+    async def test_a_snapshot(self) -> None:
+        """It is named; the others are listed."""
+        repo = MemoryRepo()
+        good = repo.snapshot(None)
+        bomb = b"{" + b" " * SNAPSHOT_MAX + b"}"
+        bad = repo.put(FileType.SNAPSHOT, repo.seal(b"\x02" + zstandard.compress(bomb)))
+        repository = await repo.open()
+        assert [snapshot.id for snapshot in await repository.snapshots()] == [good]
+        assert repository.damaged == {
+            f"snapshots/{bad}": "A file of the repository unpacks to over 16 MiB."
+        }
+
+    async def test_an_index(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The same."""
+        monkeypatch.setattr("cesbrfs.repo.pack.UNPACKED_MAX", 1 << 20)
+        repo = MemoryRepo()
+        repo.snapshot(repo.tree(repo.file("f", b"content")))
+        bomb = b"{" + b" " * (64 << 20) + b"}"
+        bad = repo.put(FileType.INDEX, repo.seal(b"\x02" + zstandard.compress(bomb)))
+        repository = await repo.open()
+        (snapshot,) = await repository.snapshots()
+        assert b"f" in (await repository.root(snapshot)).nodes
+        assert list(repository.damaged) == [f"index/{bad}"]
+
+    @pytest.mark.parametrize("fields", [{"tags": ["t"] * 1025}, {"paths": ["/p"] * 65_537}])
+    async def test_lists_in_a_snapshot(self, fields: dict[str, list[str]]) -> None:
+        """Each tag may be a backup, and each path is looked for."""
+        repo = MemoryRepo()
+        paths = fields.get("paths", ["/"])
+        bad = repo.snapshot(None, paths, **{k: v for k, v in fields.items() if k != "paths"})
+        repository = await repo.open()
+        assert await repository.snapshots() == []
+        assert list(repository.damaged) == [f"snapshots/{bad}"]
+
+
 class TestKeys:
     """How much work key files can ask for."""
 
@@ -158,3 +223,120 @@ class TestKeys:
         repo.add_key(b"costly", N=1 << 22, r=8, p=1)
         with pytest.raises(DamagedError, match="too much work"):
             await repo.open(b"costly")
+
+
+class TestFoldersWithinFolders:
+    """Fifty trees make 2**50 paths, when each is in the next one twice."""
+
+    DEPTH = 50
+
+    @staticmethod
+    def doubling(repo: MemoryRepo, depth: int) -> str:
+        """Save a snapshot of 2**depth paths."""
+        node = repo.folder("0", repo.file("f", b"content"))
+        for _ in range(depth):
+            node = repo.folder("0", node, node | {"name": "1"})
+        return repo.snapshot(repo.tree(node), ["/0"], tags=["A"])
+
+    async def view(self, depth: int = DEPTH) -> View:
+        """Return the view of a repository with one backup that has it."""
+        repo = MemoryRepo()
+        self.doubling(repo, depth)
+        return View(await repo.open())
+
+    async def test_sizes(self) -> None:
+        """Each tree is read once."""
+        view = await self.view()
+        with trio.fail_after(30):
+            (usage,) = await Sizes(view).measure((b"A",), 0)
+        assert (usage.files, usage.size) == (1 << self.DEPTH, 7 << self.DEPTH)
+
+    async def test_what_a_choice_holds(self) -> None:
+        """The same."""
+        view = await self.view()
+        with trio.fail_after(30):
+            amount = await measure(view, await view.at((b"A", b"_snapshots")))
+        assert amount.bytes == 7 << self.DEPTH
+
+    @pytest.mark.parametrize(
+        "criteria", [Criteria(names=("x*",)), Criteria(types=frozenset({"symlink"}))]
+    )
+    async def test_a_search_that_finds_nothing(self, criteria: Criteria) -> None:
+        """It ends."""
+        view = await self.view()
+        timeline = await of_backups(
+            view, Memo(view.repository), (await view.backups()).by_name.values()
+        )
+        found: list[Match] = []
+
+        async def take(match: Match) -> None:
+            found.append(match)
+
+        with trio.fail_after(30):
+            await find(timeline, (), criteria, take)
+        assert not found
+
+    async def test_a_search_without_end_can_be_cancelled(self) -> None:
+        """What it finds comes at once."""
+        view = await self.view()
+        timeline = await of_backups(
+            view, Memo(view.repository), (await view.backups()).by_name.values()
+        )
+        found: list[Match] = []
+
+        async def take(match: Match) -> None:
+            found.append(match)
+            if len(found) == 100:
+                scope.cancel()
+
+        with trio.fail_after(30), trio.CancelScope() as scope:
+            await find(timeline, (), Criteria(names=("f",)), take)
+        assert len(found) >= 100
+
+    async def test_every_path_is_found(self) -> None:
+        """What was found once is found at each path."""
+        view = await self.view(5)
+        timeline = await of_backups(
+            view, Memo(view.repository), (await view.backups()).by_name.values()
+        )
+        found: list[Match] = []
+
+        async def take(match: Match) -> None:
+            found.append(match)
+
+        await find(timeline, (), Criteria(names=("f",)), take)
+        assert len({match.parts for match in found}) == 32
+        found.clear()
+        await find(timeline, (), Criteria(paths=("*/1/0/1/0/1/f",)), take)
+        assert len(found) == 1
+
+    async def test_a_plan(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It ends with an error, before it takes all memory."""
+        monkeypatch.setattr("cesbrfs.restore.planning.ENTRIES_MAX", 10_000)
+        view = await self.view()
+        selection = select([await view.resolve("/A")])
+        with trio.fail_after(30), pytest.raises(RestoreError, match="more than 10,000 entries"):
+            await plan(view, selection, ToFolder(tmp_path))
+
+
+@pytest.mark.parametrize("tags", [["A", "kind=volumes", "dogu=redmine"], ["A"]])
+async def test_many_volumes(tags: list[str]) -> None:
+    """Thirty thousand are placed in seconds, where each was compared with each for minutes."""
+    repo = MemoryRepo()
+    volume = repo.folder("v")
+    volumes = repo.folder("volumes", *(volume | {"name": f"v{n}"} for n in range(30_000)))
+    path = "/var/lib/ces/redmine/volumes"
+    repo.snapshot(repo.tree(repo.path(path, volumes)), [path], tags=tags)
+    view = View(await repo.open())
+    with trio.fail_after(60):
+        shown = await view.children(await view.at((b"A", b"redmine", b"volumes")))
+    assert len(shown) == 30_000
+
+
+async def test_a_path_of_very_many_names() -> None:
+    """It cannot have been backed up, and is not looked for at each of its ends."""
+    repo = MemoryRepo()
+    repo.snapshot(repo.tree(repo.file("f", b"content")), ["/a" * 200_000], tags=["A"])
+    view = View(await repo.open())
+    with trio.fail_after(30):
+        assert await view.children(await view.at((b"A", b"_snapshots")))

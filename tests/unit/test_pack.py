@@ -158,7 +158,7 @@ def test_an_unpacked_file_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPatch
     """A small file that unpacks to more than any real one is stopped on the way."""
     monkeypatch.setattr(pack, "UNPACKED_MAX", 1 << 20)
     for bomb in (sized(bytes(1 << 24)), unsized(bytes(1 << 24))):
-        with pytest.raises(DamagedError, match="1 GiB"):
+        with pytest.raises(DamagedError, match="1 MiB"):
             decode_unpacked(KEYS, seal(b"\x02" + bomb))
 
 
