@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from cesbrfs.backup.dumps import FOLDER, save_dump
+from cesbrfs.backup.links import mangled_links
 from cesbrfs.backup.plan import REGISTRY_JSON, registry_data
 from cesbrfs.backup.points import (
     BackupPlan,
@@ -160,8 +161,11 @@ class _Run:
         return result
 
     async def _folders(self, step: PointStep, progress: Step) -> PointResult:
-        """Back up folders; one that has vanished by the time restic is done is a failure."""
+        """Back up folders; what has vanished by then, or is stored wrongly, is a failure."""
         result = await self._snapshot(step, progress, step.paths, None)
+        if result.snapshot:
+            links = await mangled_links(self.restic.version, step.paths)
+            result = replace(result, failed=(*result.failed, *links))
         told = {failure.path for failure in result.failed}
         gone = [p for p in _missing(step.paths) if os.fsencode(p) not in told]
         return _with_failures(result, gone, "it vanished while the backup ran")

@@ -20,6 +20,7 @@ from cesbrfs.repo.model import Node
 ACLS: Final = ("system.posix_acl_access", "system.posix_acl_default")
 ROOTS: Final = ("trusted.", "security.")
 _UNSUPPORTED: Final = frozenset({errno.ENOTSUP, errno.ENOSYS})
+_REPLACEMENT: Final = "\ufffd".encode()
 
 
 @dataclass(slots=True)
@@ -69,6 +70,13 @@ class Clothing:
     def put_on(self, at: int | bytes, notes: Notes) -> None:
         """Set everything on a descriptor, on what `handle` returns, or on the path of a symlink."""
         link = stat.S_ISLNK(self.node.mode)
+        if link and _REPLACEMENT in self.node.target:
+            notes.add(
+                "The target of a link has U+FFFD, which restic before 0.16 records in place of"
+                " bytes that are not UTF-8",
+                self.path,
+                "check where it should lead to",
+            )
         owner, group = self._own(at, notes, follow=not link)
         self._attributes(at, notes, follow=not link)
         mode = stat.S_IMODE(self.node.mode)

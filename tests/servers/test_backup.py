@@ -34,7 +34,12 @@ from cesbrfs.errors import (
 from cesbrfs.repo.model import Snapshot
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import open_storage
-from cesbrfs.restic import Restic, Summary
+from cesbrfs.restic import Restic, Summary, Version
+from cesbrfs.restore.landing import ToFolder
+from cesbrfs.restore.planning import plan
+from cesbrfs.restore.running import execute
+from cesbrfs.restore.selection import select
+from cesbrfs.view import View
 from tests.restic_repo import ResticRepo, create
 from tests.sample.instance import Instance as Sample
 
@@ -585,3 +590,38 @@ async def test_the_first_snapshot_is_made_alone(site: Site, tmp_path: Path) -> N
     told = await trio.Path(notes).read_text()
     assert told.split()[:3] == ["begin", "end", "begin"]
     assert told.count("begin") > 3
+
+
+async def test_a_link_to_bytes_that_are_not_utf8(both: Site) -> None:
+    """It comes back as it was, or the backup names it: restic before 0.16 stores another target."""
+    await add_dogu(both, "redmine", "files")
+    volume = both.instance.volumes_folder("redmine") / "files"
+    (volume / "deep").mkdir()
+    target = b"odd\xfe"
+    link = os.fsencode(volume / "deep") + b"/li\xffnk"
+    os.symlink(target, link)
+    os.symlink("\ufffd", volume / "good")
+    result = await both.run("redmine")
+    if both.restic.version < Version(0, 16):
+        (failure,) = result.failed
+        assert failure.path == link
+        assert "0.16" in failure.error
+        assert await both.status() is Status.INCOMPLETE
+        return
+    assert result.status == "complete"
+    view = View(both.repository)
+    path = (result.id.encode(), b"redmine", b"volumes", b"files", b"deep", b"li\xffnk")
+    assert (await view.at(path)).node.target == target
+
+
+async def test_a_restored_link_that_may_lead_elsewhere(both: Site, tmp_path: Path) -> None:
+    """A target with U+FFFD is named, as restic before 0.16 writes it for other bytes."""
+    await add_dogu(both, "redmine", "files")
+    volume = both.instance.volumes_folder("redmine") / "files"
+    os.symlink(b"odd\xfe", volume / "link")
+    result = await both.run("redmine")
+    view = View(both.repository)
+    selection = select([await view.resolve(f"/{result.id}/redmine/volumes/files/link")])
+    restored = await execute(view, await plan(view, selection, ToFolder(tmp_path / "out")))
+    mangled = both.restic.version < Version(0, 16)
+    assert any("U+FFFD" in warning for warning in restored.warnings) == mangled
