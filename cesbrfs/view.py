@@ -102,8 +102,8 @@ class View:
         self._top_until = math.inf
         self._clock = clock
         self._root_asked = -math.inf
-        self.on_removed: Callable[[Iterable[bytes]], None] | None = None
-        """Called with the directory names of backups that are gone."""
+        self.on_change: Callable[[Backups], None] | None = None
+        """Called with the backups when snapshots have come or gone."""
         self.root: Final = self._ours.folder(b"", 0, self._root, self._known)
 
     async def backups(self, max_age: float | None = None) -> Backups:
@@ -123,10 +123,9 @@ class View:
         now = time.time_ns()
         newest = max((backup.time_ns for backup in backups.by_name.values()), default=0)
         changed = min(newest, now) if self._shown is None else now
-        before, self._shown = self._shown, backups
-        removed = before.by_name.keys() - backups.by_name.keys() if before is not None else ()
-        if removed and self.on_removed is not None:
-            self.on_removed(removed)
+        self._shown = backups
+        if self.on_change is not None:
+            self.on_change(backups)
         self.root.node = msgspec.structs.replace(
             self.root.node, mtime_ns=changed, ctime_ns=changed, atime_ns=changed
         )

@@ -116,6 +116,12 @@ class Backups:
     by_name: dict[bytes, Backup]
     loose: tuple[Snapshot, ...]
 
+    @property
+    def snapshot_ids(self) -> frozenset[str]:
+        """The IDs of all snapshots, of backups and of none."""
+        members = (backup.identity for backup in self.by_name.values())
+        return frozenset(s.id for s in self.loose).union(*members)
+
     def find(self, wanted: str) -> Backup:
         """Return the backup with this ID or folder name, or the only one that begins so.
 

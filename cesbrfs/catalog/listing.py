@@ -130,7 +130,4 @@ class Listing:
 
 def _same(backups: Backups, snapshots: Sequence[Snapshot]) -> bool:
     """Tell whether `backups` was made of exactly these snapshots."""
-    held = {s.id for s in backups.loose}
-    for backup in backups.by_name.values():
-        held |= backup.identity
-    return held == {s.id for s in snapshots}
+    return backups.snapshot_ids == {s.id for s in snapshots}

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Final, NamedTuple
 
-from cesbrfs.entries import Entry, Inside
+from cesbrfs.catalog.backups import Backups
+from cesbrfs.catalog.names import SNAPSHOTS, STATUS_FOLDER
+from cesbrfs.entries import Entry, Folder, Inside, Stored
 from cesbrfs.errors import NotFoundError
 from cesbrfs.fs.folders import NUMBER_BITS, StoredFolder
 from cesbrfs.repo.model import Node
@@ -35,8 +38,9 @@ class StaleError(NotFoundError):
 class Inode:
     """The inode of something that we show ourselves, or that stands in a folder of ours.
 
-    `backup` is the number of the backup's folder it lies in; `fixed` says that neither it nor
-    anything below can ever change; `lookups` counts how often the kernel was told of it.
+    `parent` is the number of its folder, `backup` that of the backup's folder it lies in; `fixed`
+    says that neither it nor anything below can ever change; `lookups` counts how often the kernel
+    was told of it.
     """
 
     placed: ClassVar[bool] = True
@@ -44,6 +48,7 @@ class Inode:
 
     number: int
     entry: Entry
+    parent: int
     backup: int
     fixed: bool
     private: bool = False
@@ -87,3 +92,28 @@ def own_number(seed: bytes) -> int:
     """Return the number of an inode that has an object of its own, told from `seed`."""
     digest = hashlib.blake2b(seed, digest_size=8).digest()
     return _OWN | int.from_bytes(digest, "big") >> (64 - NUMBER_BITS)
+
+
+def removed(inodes: Iterable[Inode | Linked], backups: Backups) -> list[Inode]:
+    """Return the inodes of removed backups' folders, and elsewhere of removed snapshots' content.
+
+    What is below one of these is not among them.
+    """
+    own = [inode for inode in inodes if isinstance(inode, Inode) and inode.number != ROOT]
+    shown = {*backups.by_name, SNAPSHOTS, STATUS_FOLDER}
+    gone = [
+        inode
+        for inode in own
+        if inode.parent == ROOT
+        and isinstance(inode.entry, Folder)
+        and inode.entry.name not in shown
+    ]
+    within = {inode.number for inode in gone}
+    listed = backups.snapshot_ids
+    return gone + [
+        inode
+        for inode in own
+        if isinstance(inode.entry, Stored)
+        and inode.entry.snapshot.id not in listed
+        and inode.backup not in within
+    ]

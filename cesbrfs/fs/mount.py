@@ -6,17 +6,19 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import pyfuse3
 import trio
 
 from cesbrfs.access import Access
+from cesbrfs.catalog.backups import Backups
 from cesbrfs.errors import CesbrError, MountError
 from cesbrfs.fs import pump
 from cesbrfs.fs.daemon import notify_systemd
 from cesbrfs.fs.kernel import tune
-from cesbrfs.fs.memory import settle
+from cesbrfs.fs.memory import settle, trim
 from cesbrfs.fs.mountpoint import set_nosymfollow
 from cesbrfs.fs.operations import Operations, Presentation
 from cesbrfs.fs.options import NOSYMFOLLOW, MountOptions
@@ -119,13 +121,19 @@ async def _run(operations: Operations, mountpoint: str, ready: Callable[[], None
     async with trio.open_nursery() as nursery:
         await nursery.start(_obey_signals, view, nursery.cancel_scope)
         view.listing.refresh_in(nursery)
-        view.on_removed = operations.forget_backups
+        view.on_change = partial(_changed, operations, nursery)
         view.repository.blobs.read_ahead_in(nursery)
         nursery.start_soon(operations.callers.look_after)
         nursery.start_soon(view.repository.listings.keep_on)
         nursery.start_soon(_announce, view, mountpoint, ready)
         await pyfuse3.main()
         nursery.cancel_scope.cancel()
+
+
+def _changed(operations: Operations, nursery: trio.Nursery, backups: Backups) -> None:
+    """Release what kernel and heap hold of snapshots that are gone."""
+    operations.invalidate(backups)
+    nursery.start_soon(trio.to_thread.run_sync, trim)
 
 
 async def _announce(view: View, mountpoint: str, ready: Callable[[], None]) -> None:

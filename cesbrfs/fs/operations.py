@@ -12,12 +12,13 @@ import functools
 import logging
 import os
 import stat
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
 import pyfuse3
 
+from cesbrfs.catalog.backups import Backups
 from cesbrfs.errors import CesbrError
 from cesbrfs.fs.folders import StoredFolder
 from cesbrfs.fs.inodes import Shown
@@ -102,10 +103,10 @@ class Operations(pyfuse3.Operations):
         """Tell whether a request waits, or data is read ahead: other tasks need their turn."""
         return self.running > 0 or self.tree.view.repository.blobs.fetching > 0
 
-    def forget_backups(self, names: Iterable[bytes]) -> None:
-        """Make the kernel drop all it holds of removed backups, and forget it here in turn."""
-        for name in names:
-            pyfuse3.invalidate_entry_async(pyfuse3.ROOT_INODE, name, ignore_enoent=True)
+    def invalidate(self, backups: Backups) -> None:
+        """Have the kernel drop what `backups` no longer has; it forgets the inodes in turn."""
+        for parent, name in self.tree.removed(backups):
+            pyfuse3.invalidate_entry_async(parent, name, ignore_enoent=True)
 
     async def _find(self, inode: int, ctx: pyfuse3.RequestContext) -> Shown:
         """Return an inode; its caller is looked after while that has to be read again."""

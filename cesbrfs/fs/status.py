@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import trio
+
 from cesbrfs import __version__
 from cesbrfs.catalog.names import STATUS_FOLDER
 from cesbrfs.entries import Entry, Folder
@@ -55,6 +57,7 @@ class Status:
     def _numbers(self) -> dict[str, int]:
         return {
             **self._counters(),
+            "tasks": trio.lowlevel.current_statistics().tasks_living,
             "errors_total": self.errors,
             "repository_gone": int(self._repository.is_gone),
         }

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from cesbrfs.catalog.backups import Backups
 from cesbrfs.catalog.names import STATUS_FOLDER
 from cesbrfs.entries import Document, Entry, Inside, Stored
 from cesbrfs.errors import CesbrError, DamagedError, NotAFolderError
 from cesbrfs.fs.folders import StoredFolder, StoredFolders
-from cesbrfs.fs.inodes import ROOT, Inode, Linked, Shown, StaleError, own_number
+from cesbrfs.fs.inodes import ROOT, Inode, Linked, Shown, StaleError, own_number, removed
 from cesbrfs.fs.neighbours import Neighbours
 from cesbrfs.fs.opened import OwnFile, Readable
 from cesbrfs.fs.secrets import for_owner_only
@@ -72,7 +73,7 @@ class VirtualTree:
         self._secrets_owner = secrets_owner
         self.status: Final = Status(view.repository, self.counters)
         self._inodes: dict[int, Inode | Linked] = {
-            ROOT: Inode(ROOT, view.root, ROOT, False, lookups=1)
+            ROOT: Inode(ROOT, view.root, ROOT, ROOT, False, lookups=1)
         }
         self._folders = StoredFolders()
         self._files: dict[int, Readable] = {}
@@ -228,11 +229,15 @@ class VirtualTree:
         inode = self._inodes.get(number)
         if not isinstance(inode, Inode):
             backup = parent.backup if parent.number != ROOT else number
-            private = entry is not given
-            return Inode(number, entry, backup, isinstance(entry, Stored), private=private)
+            fixed, private = isinstance(entry, Stored), entry is not given
+            return Inode(number, entry, parent.number, backup, fixed, private=private)
         if not inode.fixed:
             inode.entry = entry
         return inode
+
+    def removed(self, backups: Backups) -> list[tuple[int, bytes]]:
+        """Return (folder, name) of what the kernel knows and `backups` no longer has."""
+        return [(i.parent, i.entry.name) for i in removed(self._inodes.values(), backups)]
 
     # Folders
 

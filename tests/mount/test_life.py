@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -300,47 +299,6 @@ class TestRefusals:
     def test_unknown_option(self, repo: ResticRepo, place: Path) -> None:
         """An unknown -o option is named."""
         self.refuse(repo.access, 2, "-o colour=red", place, "-o", "colour=red")
-
-
-def _held(made: Mount) -> dict[str, int]:
-    """Return how much the mount holds: inodes, directories, open files, descriptors, threads."""
-    status = json.loads((made.path / ".cesbrfs/status.json").read_bytes())
-    process = Path("/proc", str(made.process.pid))
-    held = {name: status[name] for name in ("inodes", "stored_folders", "open_files")}
-    return held | {
-        "descriptors": len(list((process / "fd").iterdir())),
-        "threads": len(list((process / "task").iterdir())),
-    }
-
-
-def test_nothing_of_a_forgotten_backup_is_held(
-    restic_new: Path, mount: Callable[..., Mount], tmp_path: Path
-) -> None:
-    """A backup is made, walked and forgotten, four times: mount and kernel hold nothing of it."""
-    volume = tmp_path / "var/lib/ces/redmine/volumes/files"
-    for number in range(100):
-        folder = volume / str(number)
-        folder.mkdir(parents=True)
-        (folder / "file").write_text(f"{number}")
-    repo = create(restic_new, tmp_path / "repo")
-    repo.backup(volume, tags=["kept"])
-    made = mount(repo.access)
-    after_night: list[dict[str, int]] = []
-    for night in range(4):
-        (volume / "0/file").write_text(f"night {night}")
-        snapshot = repo.backup(volume, tags=[f"n{night}"])
-        wait_until(lambda night=night: f"n{night}" in os.listdir(made.path))  # type: ignore[misc]
-        top = made.path / f"n{night}"
-        walked = sum(len(files) for _, _, files in os.walk(top))
-        assert walked == 101  # with backup.json
-        repo.run("forget", snapshot)
-        wait_until(lambda night=night: f"n{night}" not in os.listdir(made.path))  # type: ignore[misc]
-        wait_until(lambda: _held(made)["stored_folders"] == 0)
-        after_night.append(_held(made))
-    # The index grows by a mapped table for each new index file, until eight are merged.
-    allowed = {"descriptors": 8, "threads": 1}
-    for name, value in after_night[0].items():
-        assert after_night[-1][name] <= value + allowed.get(name, 0), (name, after_night)
 
 
 def test_an_open_file_of_a_forgotten_backup_is_read_to_its_end(
