@@ -36,5 +36,8 @@ async def gather(work: Sequence[Callable[[], Awaitable[_T]]], at_once: int = AT_
         for _ in range(min(at_once, len(work))):
             nursery.start_soon(run, nursery.cancel_scope)
     if failed:
-        raise failed[0]
+        try:
+            raise failed[0]
+        finally:
+            failed.clear()  # the error's traceback holds this frame: no cycle
     return [results[number] for number in range(len(work))]

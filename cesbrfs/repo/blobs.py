@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Final
 
@@ -84,6 +84,8 @@ class Blobs:
         self._buffers: list[bytearray] = []
         """What records are read into: one for each thread at work, not for each there ever was."""
         self._ahead: trio.Nursery | None = None
+        self.on_pruned: Callable[[Index], Awaitable[None]] | None = None
+        """Called with the new index when index files are gone, as after a prune."""
         self.capacity: Final = capacity
         self.fetching = 0
         """Blobs that are being read ahead of their readers."""
@@ -111,9 +113,12 @@ class Blobs:
             if segments:
                 tables = await trio.to_thread.run_sync(self._extended, tables, segments)
             if self._index is None or list(self._index.tables) != tables:
-                self._index = Index(tables)
+                before, self._index = self._index, Index(tables)
                 if self._remote is not None:
                     await trio.to_thread.run_sync(self._remote.keep_only, self._index.packs())
+                lost = before is not None and not before.names <= self._index.names
+                if self.on_pruned and lost and self._index_is_whole:
+                    await self.on_pruned(self._index)
             self._listings += 1
             return self._index
 
@@ -171,7 +176,7 @@ class Blobs:
         index = await self.index()
         for attempt in itertools.count():
             seen = self._listings
-            missing = {blob for blob in blobs if not index.places(kind, blob)}
+            missing = index.lacking(kind, blobs)
             newer = await self._newer(index, seen, attempt) if missing else None
             if newer is None:
                 break
@@ -268,12 +273,16 @@ class Blobs:
                 failed.append(error)
                 if len(failed) < len(places):
                     _log.warning("%s; trying its next place", error)
-        if any(isinstance(error, FileMissingError) for error in failed):
-            raise BlobMissingError(
-                f"No pack that should hold {blob_name(kind, blob)} holds it in"
-                f" {self._files.storage.shown}; run 'cesbr check'."
-            ) from failed[-1]
-        raise failed[-1]
+        try:
+            if any(isinstance(error, FileMissingError) for error in failed):
+                raise BlobMissingError(
+                    f"No pack that should hold {blob_name(kind, blob)} holds it in"
+                    f" {self._files.storage.shown}; run 'cesbr check'."
+                ) from failed[-1]
+            raise failed[-1]
+        finally:
+            # The errors' tracebacks hold this frame, and through it what was read: no cycle.
+            del failed
 
     async def _load_at(self, place: Place, kind: BlobType, blob: bytes) -> bytes:
         raise_if_too_large(kind, blob, place)

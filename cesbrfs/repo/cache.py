@@ -116,3 +116,4 @@ class Cache(Generic[_K, _V]):
         finally:  # also on trio.Cancelled, where neither value nor error is set: a waiter retries
             del self._flights[key]
             flight.done.set()
+            del flight  # the error's traceback holds this frame: no cycle

@@ -231,6 +231,10 @@ class Index:
         found = [place for table in tables for place in table.find(blob, tree=tree)]
         return list(dict.fromkeys(found))
 
+    def lacking(self, kind: BlobType, blobs: Iterable[bytes]) -> set[bytes]:
+        """Return those of `blobs` that no index file names."""
+        return {blob for blob in blobs if not self.places(kind, blob)}
+
     def plain_length(self, blob: bytes) -> int | None:
         """The length in bytes of a data blob's content, None when no index file names it."""
         places = self.places(BlobType.DATA, blob)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Final
 
@@ -17,7 +18,7 @@ import trio
 from cesbrfs.errors import DamagedError
 from cesbrfs.repo.blobs import THREAD_BYTES, Blobs
 from cesbrfs.repo.cache import Cache
-from cesbrfs.repo.model import Tree
+from cesbrfs.repo.model import ID_BYTES, Tree
 from cesbrfs.repo.pack import BlobType
 from cesbrfs.repo.rows import Rows, pack, rows_of, unpack
 from cesbrfs.repo.segments import SEGMENT_BYTES, Segments
@@ -126,6 +127,18 @@ class Listings:
         self._some.set()
         if self._new_bytes >= SEGMENT_BYTES:
             self._full.set()
+
+    def trees(self) -> set[bytes]:
+        """Return the IDs of all trees of which rows are cached in memory."""
+        held = (key[-ID_BYTES:] for key, _ in self._held.items())
+        return {*held, *(tree for tree, _ in self._packed.items()), *self._new}
+
+    def drop(self, trees: AbstractSet[bytes]) -> None:
+        """Evict the rows of these trees."""
+        self._held.drop(lambda key: key[-ID_BYTES:] in trees)
+        self._packed.drop(trees.__contains__)
+        for tree in trees & self._new.keys():
+            self._new_bytes -= len(self._new.pop(tree))
 
     # On disk
 

@@ -94,6 +94,7 @@ class Repository:
         )
         self.listings: Final = Listings(self.blobs, self._segments())
         self._trees: Cache[bytes, Tree] = Cache(_TREE_CACHE_BYTES, _tree_bytes, _LARGE_TREES)
+        self.blobs.on_pruned = self._evict_pruned
 
     def _identify(self, keys: Keys, config: Config) -> None:
         """Note which repository this is, and the cache folder that belongs to it."""
@@ -339,6 +340,16 @@ class Repository:
         if len(data) > THREAD_BYTES:
             return await trio.to_thread.run_sync(_parsed, data, tree_id)
         return _parsed(data, tree_id)
+
+    async def _evict_pruned(self, index: Index) -> None:
+        """Evict trees that a prune removed: otherwise each night adds some, up to the bounds.
+
+        Data blobs stay: somebody may still have their file open.
+        """
+        cached = self.listings.trees().union(tree for tree, _ in self._trees.items())
+        gone = await trio.to_thread.run_sync(index.lacking, BlobType.TREE, cached)
+        self._trees.drop(gone.__contains__)
+        self.listings.drop(gone)
 
     async def names(self, tree_id: bytes) -> dict[bytes, int]:
         """Return what the folder of this ID holds, as `parse_names` does; raises as `tree`."""

@@ -160,7 +160,7 @@ class Stretches:
         except RepositoryUnreachableError as error:
             # The storage has waited for its server as long as readers do: with all who wait for
             # this stretch asking in turn, the last of them would wait many times as long.
-            stretch.error = error
+            stretch.error = type(error)(*error.args)  # without a traceback: no cycle
             raise
         else:
             self._link.took(len(data), trio.current_time() - began)

@@ -711,6 +711,24 @@ class TestChangesMeanwhile:
         index = await repository.index()
         assert len(index.names) == (2 if keep_indexes else 1)
 
+    async def test_trees_that_a_prune_removed_leave_the_caches(self) -> None:
+        """Otherwise each forgotten backup would add some; what is still there stays cached."""
+        repo = simple()
+        removed = bytes.fromhex(repo.tree(repo.file("g.txt", b"other content")))
+        repo.flush()
+        repository = await repo.open()
+        root = await repository.root(await only(repository))
+        kept = root.nodes[b"d"].subtree
+        assert kept is not None
+        for tree in (kept, removed):
+            await repository.tree(tree)
+            await repository.listings.get(tree)
+        self.rewrite(repo)
+        assert await content(repository, root, b"d", b"f.txt") == FILE
+        assert repository.listings.trees() == {kept}
+        assert repository._trees.peek(kept) is not None
+        assert repository._trees.peek(removed) is None
+
     async def test_a_stale_index_whose_other_place_is_damaged(self) -> None:
         """One pack gone is reason enough to look again, whatever became of the other."""
         repo = MemoryRepo()

@@ -62,7 +62,7 @@ class _Outage:
 
     def note(self, number: int, error: RepositoryUnreachableError) -> None:
         """Note an attempt in vain."""
-        self.error = error
+        self.error = type(error)(*error.args)  # without a traceback: no cycle
         self.tries += 1
         self.number = number
         self.ended = trio.current_time()
