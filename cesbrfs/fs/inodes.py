@@ -17,7 +17,7 @@ from cesbrfs.catalog.names import SNAPSHOTS, STATUS_FOLDER
 from cesbrfs.entries import Entry, Folder, Inside, Stored
 from cesbrfs.errors import NotFoundError
 from cesbrfs.fs.folders import NUMBER_BITS, StoredFolder
-from cesbrfs.repo.model import Node
+from cesbrfs.repo.model import Node, Snapshot
 from cesbrfs.repo.rows import Row
 
 ROOT: Final = 1
@@ -94,26 +94,31 @@ def own_number(seed: bytes) -> int:
     return _OWN | int.from_bytes(digest, "big") >> (64 - NUMBER_BITS)
 
 
-def removed(inodes: Iterable[Inode | Linked], backups: Backups) -> list[Inode]:
-    """Return the inodes of removed backups' folders, and elsewhere of removed snapshots' content.
+def snapshot_of(holder: Inode | Linked | StoredFolder) -> Snapshot | None:
+    """Return the snapshot that holds what is shown, None for what is ours."""
+    if isinstance(holder, Inode):
+        return holder.entry.snapshot if isinstance(holder.entry, Stored) else None
+    return holder.inside.snapshot
 
-    What is below one of these is not among them.
+
+def removed(inodes: Iterable[Inode | Linked], backups: Backups) -> list[Inode]:
+    """Return the inodes of removed backups, and elsewhere those of removed snapshots.
+
+    What is stored below one of these is not among them.
     """
     own = [inode for inode in inodes if isinstance(inode, Inode) and inode.number != ROOT]
     shown = {*backups.by_name, SNAPSHOTS, STATUS_FOLDER}
-    gone = [
-        inode
+    gone = {
+        inode.number
         for inode in own
         if inode.parent == ROOT
         and isinstance(inode.entry, Folder)
         and inode.entry.name not in shown
-    ]
-    within = {inode.number for inode in gone}
+    }
     listed = backups.snapshot_ids
-    return gone + [
+    return [
         inode
         for inode in own
-        if isinstance(inode.entry, Stored)
-        and inode.entry.snapshot.id not in listed
-        and inode.backup not in within
+        if inode.backup in gone
+        or (isinstance(inode.entry, Stored) and inode.entry.snapshot.id not in listed)
     ]

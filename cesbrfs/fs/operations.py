@@ -138,6 +138,8 @@ class Operations(pyfuse3.Operations):
         made.st_ctime_ns = node.ctime_ns
         made.attr_timeout = FIXED_SECONDS if holder.fixed else CHANGING_SECONDS
         made.entry_timeout = CHANGING_SECONDS if holder.placed else FIXED_SECONDS
+        if self.tree.is_gone(holder):  # the kernel drops it as soon as nobody uses it
+            made.entry_timeout = 0
 
     @_handler
     async def lookup(
@@ -214,7 +216,8 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         """List a stored folder.  Most names that a kernel is told of come by here: no calls."""
         uid, gid, reply = self._shown.uid, self._shown.gid, pyfuse3.readdir_reply
-        made.attr_timeout = made.entry_timeout = FIXED_SECONDS
+        entry_timeout = 0 if self.tree.is_gone(folder) else FIXED_SECONDS
+        made.attr_timeout, made.entry_timeout = FIXED_SECONDS, entry_timeout
         first, told = folder.first, 0
         for at in range(start, len(rows)):
             row = rows[at]

@@ -14,7 +14,16 @@ from cesbrfs.catalog.names import STATUS_FOLDER
 from cesbrfs.entries import Document, Entry, Inside, Stored
 from cesbrfs.errors import CesbrError, DamagedError, NotAFolderError
 from cesbrfs.fs.folders import StoredFolder, StoredFolders
-from cesbrfs.fs.inodes import ROOT, Inode, Linked, Shown, StaleError, own_number, removed
+from cesbrfs.fs.inodes import (
+    ROOT,
+    Inode,
+    Linked,
+    Shown,
+    StaleError,
+    own_number,
+    removed,
+    snapshot_of,
+)
 from cesbrfs.fs.neighbours import Neighbours
 from cesbrfs.fs.opened import OwnFile, Readable
 from cesbrfs.fs.secrets import for_owner_only
@@ -76,6 +85,8 @@ class VirtualTree:
             ROOT: Inode(ROOT, view.root, ROOT, ROOT, False, lookups=1)
         }
         self._folders = StoredFolders()
+        self._listed: frozenset[str] | None = None
+        """The snapshots at the last change; None before the first."""
         self._files: dict[int, Readable] = {}
         self._listings: dict[int, OpenFolder] = {}
         self._next_handle = 1
@@ -137,8 +148,13 @@ class VirtualTree:
 
     def is_fixed(self, number: int) -> bool:
         """Tell whether what this folder holds can never change; StaleError if it is not known."""
-        inode = self._inodes.get(number)
-        return inode.fixed if inode is not None else self._holding(number).fixed
+        inode = self._inodes.get(number) or self._holding(number)
+        return inode.fixed and not self.is_gone(inode)
+
+    def is_gone(self, holder: Inode | Linked | StoredFolder) -> bool:
+        """Tell whether a snapshot was removed whose directories somebody still has open."""
+        snapshot = snapshot_of(holder) if self._listed is not None else None
+        return snapshot is not None and snapshot.id not in (self._listed or ())
 
     async def lookup(self, parent: int, name: bytes) -> Shown | None:
         """Return the inode of one name in a folder, not yet counted; None without such a name."""
@@ -237,6 +253,7 @@ class VirtualTree:
 
     def removed(self, backups: Backups) -> list[tuple[int, bytes]]:
         """Return (folder, name) of what the kernel knows and `backups` no longer has."""
+        self._listed = backups.snapshot_ids
         return [(i.parent, i.entry.name) for i in removed(self._inodes.values(), backups)]
 
     # Folders

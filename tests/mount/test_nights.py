@@ -122,3 +122,37 @@ def test_a_snapshot_that_its_backup_lost_leaves_the_kernel(
     wait_for(made, lambda: "redmine" not in os.listdir(made.path / "b1"))
     wait_until(lambda: held(made)["stored_folders"] <= 1)
     assert (made.path / "b1/cas/volumes/data/file").read_text() == "cas"
+
+
+def test_what_is_looked_up_in_a_removed_backup_leaves_the_kernel(
+    volume: Path, restic_new: Path, mount: Callable[..., Mount], tmp_path: Path
+) -> None:
+    """Who has directories open reads on; nothing of that stays once they are closed."""
+    repo = create(restic_new, tmp_path / "repo")
+    repo.backup(volume, tags=["kept"])
+    other = repo.backup(volume, tags=["other"])
+    snapshot = repo.backup(volume, tags=["b1"])
+    made = mount(repo.access)
+    os.listdir(made.path / "kept")
+    os.listdir(made.path / "other")
+    before = held(made)
+    dogu = os.open(made.path / "b1/redmine", os.O_RDONLY)
+    files = os.open(made.path / "b1/redmine/volumes/files", os.O_RDONLY)
+    repo.run("forget", snapshot)
+    wait_for(made, lambda: "b1" not in os.listdir(made.path))
+    assert len(os.listdir(files)) == 40
+    for number in range(40):
+        below = os.open(f"{number}", os.O_RDONLY, dir_fd=files)
+        with os.scandir(below) as entries:
+            assert [entry.name for entry in entries] == ["file"]
+        assert os.stat("file", dir_fd=below).st_size
+        with pytest.raises(FileNotFoundError):
+            os.stat("missing", dir_fd=below)
+        os.close(below)
+    assert os.stat("volumes/files/0/file", dir_fd=dogu).st_size
+    os.close(files)
+    os.close(dogu)
+    repo.run("forget", other)
+    wait_for(made, lambda: "other" not in os.listdir(made.path))
+    wait_until(lambda: held(made)["stored_folders"] == 0)
+    wait_until(lambda: held(made)["inodes"] < before["inodes"])
