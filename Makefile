@@ -64,7 +64,7 @@ soak: install ## Use one mount hard and compare every byte (SECONDS=60)
 	PYTHONPATH=. $(PY) tests/soak/run.py --seconds $(SECONDS) $(ARGS)
 
 man: install ## Make the manual pages, build/man/man1 (see one: man -l build/man/man1/cesbr.1)
-	@$(PY) -m shell.manual build/man/man1
+	@$(PY) -m cesbr.cli.manpages build/man/man1
 
 record: install servers ## Record the session that the documentation shows, docs/session.svg
 	@$(PY) -m tests.sample.record docs

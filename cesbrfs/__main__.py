@@ -8,13 +8,13 @@ import sys
 from collections.abc import Sequence
 
 from cesbrfs import __version__
+from cesbrfs.config.settings import Flags, Settings, load, require_root
 from cesbrfs.errors import CesbrError, UsageError
-from cesbrfs.fs.daemon import Starter
-from cesbrfs.fs.options import MountOptions, parse_options
-from cesbrfs.logs import traceback_text
-from cesbrfs.mistakes import Parser
-from cesbrfs.paths import printable
-from cesbrfs.settings import Flags, Settings, load, require_root
+from cesbrfs.fuse.daemon import Starter
+from cesbrfs.fuse.options import MountOptions, parse_options
+from cesbrfs.util.argparser import Parser
+from cesbrfs.util.escape import printable
+from cesbrfs.util.log_format import traceback_text
 
 _NO_SOURCE = ("none", "cesbrfs", "fuse.cesbrfs")
 """What fstab has in its first column where the settings name the repository."""
@@ -86,19 +86,19 @@ def _mount(
     options: MountOptions,
     starter: Starter,
 ) -> None:
-    from cesbrfs.access import local_folder  # noqa: PLC0415 - as above
-    from cesbrfs.fs.memory import steady_heap  # noqa: PLC0415 - after the fork
-    from cesbrfs.repo.ahead import derive_ahead  # noqa: PLC0415 - as above
+    from cesbrfs.fuse.tuning import steady_heap
+    from cesbrfs.repo.kdf import derive_ahead
+    from cesbrfs.repo.location import local_folder
 
     steady_heap()
     # Deriving the key takes as long as all the imports that follow.
     known = settings.at_hand()
     if known is not None:
         derive_ahead(*known, settings.cache_dir)
-    import trio  # noqa: PLC0415 - as above
+    import trio
 
-    from cesbrfs.fs.daemon import log_to  # noqa: PLC0415 - as above
-    from cesbrfs.fs.mountpoint import check_mountpoint  # noqa: PLC0415 - as above
+    from cesbrfs.fuse.daemon import log_to
+    from cesbrfs.fuse.mountpoint import check_mountpoint
 
     async def run() -> None:
         access = await settings.access()
@@ -106,7 +106,7 @@ def _mount(
         real = check_mountpoint(mountpoint, folder)
         if known is None:
             derive_ahead(access.url, access.key, settings.cache_dir)
-        from cesbrfs.fs.mount import serve  # noqa: PLC0415 - needs FUSE, which errors above do not
+        from cesbrfs.fuse.mount import serve
 
         log_to(
             arguments.log,

@@ -18,8 +18,8 @@ from cesbrfs.catalog.backups import MANIFEST, Backup, Backups, SnapshotList, id_
 from cesbrfs.catalog.status import Report, dogus_of
 from cesbrfs.ces.retention import Candidate, Decision, Policy, decide, last_resort
 from cesbrfs.errors import RepositoryLockedError, ResticError, UsageError
-from cesbrfs.repo.model import Snapshot
-from cesbrfs.repo.times import format_time
+from cesbrfs.repo.format.model import Snapshot
+from cesbrfs.repo.format.timestamps import format_time
 from cesbrfs.restic import Restic
 
 NOT_NAMED: Final = "not named"
@@ -27,7 +27,7 @@ _PHASES: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Fate:
+class BackupDecision:
     """What becomes of one backup, and why."""
 
     backup: Backup
@@ -83,7 +83,7 @@ class Phase:
 class ForgetPlan:
     """What becomes of each backup, oldest first, and the phases of the work."""
 
-    fates: tuple[Fate, ...]
+    fates: tuple[BackupDecision, ...]
     phases: tuple[Phase, ...]
 
     @property
@@ -115,7 +115,7 @@ def by_policy(
         decisions |= {found.id: found for found in decide(policy, members, now_ns, zone)}
     return _plan(
         [
-            Fate(b, told[b.id], decisions[b.id].keep, decisions[b.id].reasons)
+            BackupDecision(b, told[b.id], decisions[b.id].keep, decisions[b.id].reasons)
             for b in backups.by_name.values()
         ],
         pattern,
@@ -147,7 +147,9 @@ def by_name(
             )
     return _plan(
         [
-            Fate(b, told[b.id], b.id not in going, ("named" if b.id in going else NOT_NAMED,))
+            BackupDecision(
+                b, told[b.id], b.id not in going, ("named" if b.id in going else NOT_NAMED,)
+            )
             for b in backups.by_name.values()
         ],
         pattern,
@@ -173,7 +175,7 @@ def _by_host(backups: Backups, told: Mapping[str, Report]) -> dict[str, list[Can
     return hosts
 
 
-def _plan(fates: Sequence[Fate], pattern: re.Pattern[str]) -> ForgetPlan:
+def _plan(fates: Sequence[BackupDecision], pattern: re.Pattern[str]) -> ForgetPlan:
     staying = {s.id: set[str]() for fate in fates for s in fate.backup.members}
     phase_of: dict[str, int] = {}
     snapshots: dict[str, Snapshot] = {}
@@ -260,7 +262,7 @@ async def _run_phase(phase: Phase, restic: Restic, repository: SnapshotList) -> 
         await restic.untag(tags, snapshots)
     if phase.left_in(await repository.snapshots()):
         raise ResticError(
-            f"restic did not remove all it was told to from {restic.access.shown}; look with"
+            f"restic did not remove all it was told to from {restic.access.display_url}; look with"
             " 'cesbr check', then run the same command again."
         )
 

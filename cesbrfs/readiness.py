@@ -33,8 +33,6 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from cesbrfs.access import Access, local_folder
-from cesbrfs.creation import require_creatable
 from cesbrfs.errors import (
     BucketMissingError,
     CesbrError,
@@ -50,7 +48,9 @@ from cesbrfs.errors import (
     StorageError,
     WrongKeyError,
 )
-from cesbrfs.repo.caching import Caching
+from cesbrfs.init_guard import require_creatable
+from cesbrfs.repo.cache.config import CacheConfig
+from cesbrfs.repo.location import Access, local_folder
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import FileType, Storage, open_storage
 
@@ -120,7 +120,7 @@ async def by_reader(access: Access) -> Verdict:
 
 async def look(
     access: Access,
-    caching: Caching = Caching(),  # noqa: B008 - frozen
+    caching: CacheConfig = CacheConfig(),  # noqa: B008 - frozen
 ) -> tuple[Verdict, Repository | None]:
     """Tell the state, and keep the repository open where it is ready."""
     async with AsyncExitStack() as closing:
@@ -134,7 +134,7 @@ async def look(
         return Verdict(State.READY), repository
 
 
-async def _open(storage: Storage, access: Access, caching: Caching) -> Repository:
+async def _open(storage: Storage, access: Access, caching: CacheConfig) -> Repository:
     """Open the repository as restic does, which looks at the config's size before the key."""
     try:
         return await Repository.open(storage, access.key, caching, access.key_hint)
@@ -142,12 +142,12 @@ async def _open(storage: Storage, access: Access, caching: Caching) -> Repositor
         if await storage.read(FileType.CONFIG):
             raise
         raise RepositoryDamagedError(
-            f"The repository at {access.shown} is damaged: its file 'config' is empty; put it back"
+            f"The repository at {access.display_url} is damaged: its file 'config' is empty; put it back"
             " from a copy of the repository."
         ) from None
     except DamagedError as error:  # of one file, which does not say of what
         raise RepositoryDamagedError(
-            f"The repository at {access.shown} is damaged: {error.message}"
+            f"The repository at {access.display_url} is damaged: {error.message}"
         ) from error
 
 
@@ -176,7 +176,7 @@ async def by_restic(restic: Restic) -> Verdict:
 
 def _beyond_the_tried(access: Access, key_file: str) -> CesbrError:
     return WrongKeyError(
-        f"restic does not find the key of the repository at {access.shown}: it tries 20 keys at"
+        f"restic does not find the key of the repository at {access.display_url}: it tries 20 keys at"
         f" most, and this one is not among them. Set RESTIC_KEY_HINT={key_file[:8]}."
     )
 
@@ -210,7 +210,7 @@ async def open_ready(
     open_restic: OpenRestic,
     auto_init: bool,
     say: Say,
-    caching: Caching = Caching(),  # noqa: B008 - frozen
+    caching: CacheConfig = CacheConfig(),  # noqa: B008 - frozen
 ) -> Repository:
     """Do what `ensure_ready` does, and return the repository opened for reading.
 
@@ -241,7 +241,7 @@ async def initialise(
     """
     if await _initialise_alone(access, open_restic, say, cache_dir, force=force):
         return True
-    say(f"The repository at {access.shown} is initialised already; it is kept as it is.")
+    say(f"The repository at {access.display_url} is initialised already; it is kept as it is.")
     return False
 
 
@@ -283,7 +283,7 @@ async def _initialise_alone(
         if after.error is not None:
             raise after.error
     say(
-        f"There was no repository at {access.shown}: it has been initialised with the configured"
+        f"There was no repository at {access.display_url}: it has been initialised with the configured"
         " address and encryption key."
     )
     return True
@@ -303,7 +303,7 @@ async def _only_one(access: Access) -> AsyncIterator[None]:
                 await trio.sleep(_LOOK_AGAIN)
         if waiting.cancelled_caught:
             raise RepositoryLockedError(
-                f"Another process has been initialising the repository at {access.shown} for"
+                f"Another process has been initialising the repository at {access.display_url} for"
                 f" {_OTHERS_TURN:.0f} s; look at it, then try again."
             )
         yield
@@ -312,7 +312,7 @@ async def _only_one(access: Access) -> AsyncIterator[None]:
 def _lock_name(access: Access) -> bytes:
     """Return the address of the socket that stands for the repository's place."""
     folder = local_folder(access.url)
-    place = access.shown if folder is None else os.path.realpath(folder)
+    place = access.display_url if folder is None else os.path.realpath(folder)
     return b"\0cesbrfs-init-" + hashlib.sha256(os.fsencode(place)).hexdigest().encode()
 
 

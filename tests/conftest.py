@@ -16,20 +16,20 @@ from typing import NoReturn
 import pytest
 
 from cesbrfs.ces.registry import FileRegistry, Registry
-from tests.remote.certificates import Certificates
-from tests.remote.certificates import make as make_certificates
-from tests.remote.etcd import Etcd, serving
-from tests.remote.rest import RestServer
-from tests.remote.rest import serving as serving_rest
-from tests.remote.seaweed import SeaweedFS
-from tests.remote.seaweed import serving as serving_s3
-from tests.remote.sshd import Sshd, find_sshd, prepare, running
 from tests.sample.instance import Instance, build
+from tests.support.certificates import Certificates
+from tests.support.certificates import make as make_certificates
+from tests.support.etcd import Etcd, serving
+from tests.support.project import PROJECT
+from tests.support.rest import RestServer
+from tests.support.rest import serving as serving_rest
+from tests.support.seaweed import SeaweedFS
+from tests.support.seaweed import serving as serving_s3
+from tests.support.sshd import Sshd, find_sshd, prepare, running
 
 # What is started in the background, as some runners do, is deaf to SIGINT, and so are its children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-_PROJECT = Path(__file__).resolve().parent.parent
 _OUTSIDE = dict(os.environ)  # as it was before any test took something away
 _TAKEN_AWAY = ("RESTIC_", "CESBR_", "AWS_")
 _NEW_SINCE = (0, 17)
@@ -66,7 +66,7 @@ def restic_old() -> Path:
 def restic_new() -> Path:
     """A restic with the exit codes 10 to 12 and JSON errors, 0.18 or newer."""
     given = _OUTSIDE.get("CESBR_TEST_RESTIC_NEW")
-    found = Path(given) if given else _PROJECT / ".tools/restic-new/usr/bin/restic"
+    found = Path(given) if given else PROJECT / ".tools/restic-new/usr/bin/restic"
     if not found.exists():
         _missing(f"no newer restic at {found}; `.ci/newer` fetches it")
     return found
@@ -142,7 +142,7 @@ def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Registry:
     """Each kind of registry in turn, empty; the folder of the file registry does not exist yet."""
     if request.param == "files":
         return FileRegistry(tmp_path / "var/registry")
-    from cesbrfs.ces.etcd import EtcdRegistry  # noqa: PLC0415 - not for tests without it
+    from cesbrfs.ces.etcd import EtcdRegistry
 
     server: Etcd = request.getfixturevalue("etcd")
     return EtcdRegistry(server.url)
@@ -176,7 +176,7 @@ def rclone() -> Path:
 @pytest.fixture(scope="session")
 def rest_server_program() -> Path:
     """Restic's own REST server."""
-    fetched = _PROJECT / ".tools/rest-server/usr/bin/restic-rest-server"
+    fetched = PROJECT / ".tools/rest-server/usr/bin/restic-rest-server"
     if fetched.exists():
         return fetched
     return _program("restic-rest-server", "`.ci/newer` fetches it")

@@ -5,16 +5,9 @@ fails is reported by its path and does not keep the rest from being backed up.
 """
 
 from cesbrfs.backup.dumps import DumpRunner
-from cesbrfs.backup.plan import choose, plan_backup
-from cesbrfs.backup.points import (
-    BackupPlan,
-    BackupResult,
-    Failure,
-    LeftOut,
-    PointResult,
-    PointStep,
-)
-from cesbrfs.backup.run import Step, new_backup_id, run_backup
+from cesbrfs.backup.executor import Step, new_backup_id, run_backup
+from cesbrfs.backup.plan import BackupPlan, BackupResult, Failure, LeftOut, PointResult, PointStep
+from cesbrfs.backup.planner import choose, plan_backup
 
 __all__ = [
     "BackupPlan",

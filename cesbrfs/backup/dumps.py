@@ -15,12 +15,12 @@ from typing import Final, TypeVar
 
 import trio
 
-from cesbrfs.backup.points import DumpCommand, PointStep
+from cesbrfs.backup.plan import DumpCommand, PointStep
 from cesbrfs.ces.dogu import PRIVATE_VOLUME
 from cesbrfs.ces.instance import InstalledDogu, Instance
 from cesbrfs.ces.private_keys import PrivateKeys, read_secret
-from cesbrfs.ces.programs import public_environment, run_program
 from cesbrfs.errors import CesbrError, RegistryError, ScriptError
+from cesbrfs.util.process import public_environment, run_program
 
 _T = TypeVar("_T")
 

@@ -14,7 +14,7 @@ from typing import Final
 
 import trio
 
-from cesbrfs.backup.points import Failure
+from cesbrfs.backup.plan import Failure
 from cesbrfs.restic import Version
 
 RAW_TARGETS: Final = Version(0, 16)

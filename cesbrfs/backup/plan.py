@@ -1,138 +1,150 @@
-"""Instance -> plan: which points of data a backup has, and what is missing before it begins."""
+"""What a backup consists of: the steps that are planned, and what became of each.  Pure."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Sequence
-from typing import Final
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
-from cesbrfs.backup.dumps import DumpRunner, plan_dumps
-from cesbrfs.backup.points import BackupPlan, Failure, Kind, LeftOut, PointStep
-from cesbrfs.ces.instance import FoundVolume, InstalledDogu, Instance, RegistryData
-from cesbrfs.errors import RegistryError, RegistryUnreachableError, UsageError
-from cesbrfs.near import did_you_mean
-from cesbrfs.paths import show
+from cesbrfs.catalog.backups import SAFETY_TAG
+from cesbrfs.util.escape import for_json
 
-DOGU_JSON: Final = "dogu.json"
-REGISTRY_JSON: Final = "registry.json"
+Kind = Literal["metadata", "registry", "volumes", "configuration", "dump", "manifest"]
+Status = Literal["complete", "incomplete"]
 
 
-async def plan_backup(
-    instance: Instance, dogus: Sequence[str] | None = None, runner: DumpRunner | None = None
-) -> BackupPlan:
-    """Work out the steps of a backup of everything, or of the dogus named.
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A path (a file's, a document's, a registry key) that is not in the backup, and why."""
 
-    With a `runner`, what dogus keep in the databases of others is dumped, too.
-    UsageError when one of these is not installed, or when there is nothing at all to back up;
-    RegistryError when the registry cannot be listed or does not answer.
+    path: bytes
+    error: str
+
+    def as_json(self) -> dict[str, object]:
+        """Return ``{path, error}``, and ``path_b64`` for a path that is not UTF-8."""
+        return {**for_json(self.path, "path"), "error": self.error}
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A path that needs no backup, and why."""
+
+    path: bytes
+    reason: str
+
+    def as_json(self) -> dict[str, object]:
+        """Return ``{path, reason}``, and ``path_b64`` for a path that is not UTF-8."""
+        return {**for_json(self.path, "path"), "reason": self.reason}
+
+
+@dataclass(frozen=True, slots=True)
+class DumpCommand:
+    """The program whose output is what `provider` holds for a dogu; it gets `seconds` for it."""
+
+    provider: str
+    words: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PointStep:
+    """One point of data to back up; `dogu` is None for the instance's own.
+
+    Either `paths`, folders that are backed up as they are, or a `document`, a file's name whose
+    content is made at the time (or is `content`, when it is known, or what `dump` writes).
+    Neither: nothing is left that can be backed up.  `failed` is what should be part of the point
+    and cannot.
     """
-    installed = await instance.dogus()
-    if dogus is not None:
-        chosen = choose(installed, dogus)
-        steps = await _all_dogus(instance, chosen)
-        steps += await plan_dumps(instance, chosen, installed, runner)
-        return BackupPlan(tuple(steps))
-    steps = [*await _instance_itself(instance), *await _all_dogus(instance, installed)]
-    steps += await plan_dumps(instance, installed, installed, runner)
-    strays = await instance.strays(dogu.name for dogu in installed)
-    if not any(step.paths or step.document for step in steps):
-        raise UsageError(
-            f"There is nothing to back up: {instance.root} has no configuration, and the registry "
-            f"{instance.registry.address} names no installed dogu; say --root and --registry."
-        )
-    if installed:
-        reason = "no dogu of this name is installed"
-        left_out = tuple(LeftOut(os.fsencode(path), reason) for path in strays)
-        return BackupPlan(tuple(steps), left_out)
-    # Volumes but not one dogu: rather the wrong registry than a system that lost all of them.
-    error = f"the registry {instance.registry.address} names no installed dogu, so whose is it?"
-    for path in strays:
-        failed = (Failure(os.fsencode(path), error),)
-        steps.append(PointStep("volumes", show(os.fsencode(path.parent.name)), failed=failed))
-    return BackupPlan(tuple(steps))
+
+    kind: Kind
+    dogu: str | None
+    paths: tuple[Path, ...] = ()
+    document: str | None = None
+    content: bytes | None = field(default=None, repr=False)
+    dump: DumpCommand | None = None
+    failed: tuple[Failure, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+
+    def tags(self, backup_id: str, *, safety: bool = False) -> tuple[str, ...]:
+        """Return the tags of the point's snapshot; `safety`: of a safety backup."""
+        owner = () if self.dogu is None else (f"dogu={self.dogu}",)
+        return (backup_id, f"kind={self.kind}", *owner, *((SAFETY_TAG,) if safety else ()))
+
+    def as_json(self) -> dict[str, object]:
+        """Return the step as ``--dry-run --json`` shows it."""
+        return {
+            "kind": self.kind,
+            "dogu": self.dogu,
+            "paths": [str(path) for path in self.paths] or [self.document] * bool(self.document),
+            "failed": [failure.as_json() for failure in self.failed],
+            "left_out": [left_out.as_json() for left_out in self.left_out],
+        }
 
 
-def choose(installed: Sequence[InstalledDogu], names: Iterable[str]) -> list[InstalledDogu]:
-    """Return the dogus of these `names`; UsageError for one that is not installed."""
-    by_name = {dogu.name: dogu for dogu in installed}
-    chosen = list(dict.fromkeys(names))
-    for name in chosen:
-        if name not in by_name:
-            there = ", ".join(by_name) or "none"
-            hint = did_you_mean(name, by_name, f"; the installed ones are: {there}.")
-            raise UsageError(f"No dogu {name!r} is installed{hint}")
-    return [by_name[name] for name in chosen]
+@dataclass(frozen=True, slots=True)
+class BackupPlan:
+    """All steps of a backup but the manifest; `left_out` belongs to none of them."""
+
+    steps: tuple[PointStep, ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+    def as_json(self) -> dict[str, object]:
+        """Return the plan as ``--dry-run --json`` shows it."""
+        return {
+            "steps": [step.as_json() for step in self.steps],
+            "left_out": [left_out.as_json() for left_out in self.left_out],
+        }
 
 
-async def _instance_itself(instance: Instance) -> list[PointStep]:
-    configuration = _folders("configuration", None, await instance.configuration())
-    registry = await _registry(instance, None)
-    return [
-        step
-        for step in (configuration, registry)
-        if step.paths or step.document or step.failed or step.left_out
-    ]
+@dataclass(frozen=True, slots=True)
+class PointResult:
+    """What became of a point: its snapshot's ID (None: no snapshot) and tree, sizes in bytes."""
+
+    kind: Kind
+    dogu: str | None
+    snapshot: str | None = None
+    files: int = 0
+    bytes: int = 0
+    added: int = 0
+    failed: tuple[Failure, ...] = ()
+    tree: str | None = None
+
+    def as_json(self) -> dict[str, object]:
+        """Return the point as ``backup --json`` shows it."""
+        return {
+            "kind": self.kind,
+            "dogu": self.dogu,
+            "snapshot": self.snapshot,
+            "files": self.files,
+            "bytes": self.bytes,
+            "added": self.added,
+            "failed": [failure.as_json() for failure in self.failed],
+        }
 
 
-async def _all_dogus(instance: Instance, dogus: Iterable[InstalledDogu]) -> list[PointStep]:
-    steps: list[PointStep] = []
-    for dogu in dogus:
-        steps.extend(await _dogu(instance, dogu))
-    return steps
+@dataclass(frozen=True, slots=True)
+class BackupResult:
+    """A backup that ran to its end.  `failed` holds all failures, those of the points too."""
 
+    id: str
+    points: tuple[PointResult, ...]
+    failed: tuple[Failure, ...]
 
-async def _dogu(instance: Instance, dogu: InstalledDogu) -> list[PointStep]:
-    if "," in dogu.name or dogu.name.strip() != dogu.name:
-        error = "restic cannot tag a snapshot with this dogu's name; rename it in the registry"
-        failed = (Failure(f"/dogu/{dogu.name}".encode(), error),)
-        return [PointStep("metadata", dogu.name, failed=failed)]
-    steps = [_metadata(dogu), await _registry(instance, dogu.name)]
-    volumes = _folders("volumes", dogu.name, dogu.volumes)
-    if volumes.paths or volumes.failed or volumes.left_out:
-        steps.append(volumes)
-    return steps
+    @property
+    def status(self) -> Status:
+        """``complete`` when nothing failed."""
+        return "incomplete" if self.failed else "complete"
 
+    @property
+    def exit_code(self) -> int:
+        """0, or 3 when something is missing."""
+        return 3 if self.failed else 0
 
-def _metadata(dogu: InstalledDogu) -> PointStep:
-    failed = (Failure(DOGU_JSON.encode(), dogu.problem),) if dogu.problem else ()
-    if dogu.text is None:
-        return PointStep("metadata", dogu.name, failed=failed)
-    content = dogu.text.encode()
-    return PointStep("metadata", dogu.name, document=DOGU_JSON, content=content, failed=failed)
-
-
-async def _registry(instance: Instance, dogu: str | None) -> PointStep:
-    data = await registry_data(instance, dogu)
-    document = REGISTRY_JSON if data.values else None
-    failed = tuple(Failure(key.encode(), error) for key, error in data.failed)
-    return PointStep("registry", dogu, document=document, failed=failed)
-
-
-async def registry_data(instance: Instance, dogu: str | None) -> RegistryData:
-    """Return the registry data of a dogu, or of the instance for None; failures stand in it.
-
-    RegistryUnreachableError when the registry does not answer.
-    """
-    try:
-        if dogu is None:
-            return await instance.instance_registry()
-        return await instance.dogu_registry(dogu)
-    except RegistryUnreachableError:
-        raise
-    except RegistryError as error:
-        return RegistryData({}, (("/config", error.message),))
-
-
-def _folders(kind: Kind, dogu: str | None, folders: Iterable[FoundVolume]) -> PointStep:
-    folders = list(folders)
-    return PointStep(
-        kind,
-        dogu,
-        paths=tuple(f.path for f in folders if f.needs_backup and not f.reason),
-        failed=tuple(
-            Failure(os.fsencode(f.path), f.reason) for f in folders if f.needs_backup and f.reason
-        ),
-        left_out=tuple(
-            LeftOut(os.fsencode(f.path), f.reason) for f in folders if not f.needs_backup
-        ),
-    )
+    def as_json(self) -> dict[str, object]:
+        """Return ``{id, status, points, failed}``."""
+        return {
+            "id": self.id,
+            "status": self.status,
+            "points": [point.as_json() for point in self.points],
+            "failed": [failure.as_json() for failure in self.failed],
+        }

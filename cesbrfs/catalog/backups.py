@@ -8,13 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from cesbrfs.catalog.names import LATEST, folder_name
+from cesbrfs.catalog.folder_names import LATEST, folder_name
 from cesbrfs.catalog.runs import Run, split
 from cesbrfs.errors import NotFoundError
-from cesbrfs.near import did_you_mean
-from cesbrfs.paths import show, unshow
-from cesbrfs.repo.model import Snapshot
-from cesbrfs.repo.times import format_time
+from cesbrfs.repo.format.model import Snapshot
+from cesbrfs.repo.format.timestamps import format_time
+from cesbrfs.util.escape import show, unshow
+from cesbrfs.util.suggest import did_you_mean
 
 BARE_TAG: Final = re.compile(r"(?P<id>[^=]+)")
 """The default of what a Backup ID's tag looks like: any tag without ``=``."""

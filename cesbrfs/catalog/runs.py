@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
 
-from cesbrfs.repo.model import Snapshot
+from cesbrfs.repo.format.model import Snapshot
 
 _DOCUMENTS: Final = ("/dogu.json", "/registry.json")
 """Documents from stdin: one run has them once for each dogu, and the path names none."""

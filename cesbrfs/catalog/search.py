@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from cesbrfs.repo.model import Node
-from cesbrfs.rules import Rule
+from cesbrfs.catalog.rules import Rule
+from cesbrfs.repo.format.model import Node
 
 DEPTH_MAX: Final = 6
 """Directories deeper than this below a path of the snapshot are not searched."""

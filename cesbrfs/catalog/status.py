@@ -11,16 +11,16 @@ from enum import StrEnum
 from typing import Final
 
 from cesbrfs.catalog.backups import REPAIRED, Backup, Backups, tag_value
+from cesbrfs.catalog.completeness import all_kept, missing_points
+from cesbrfs.catalog.folder_names import SNAPSHOTS
+from cesbrfs.catalog.layout import Layout, Placement
 from cesbrfs.catalog.manifest import FILE_NAME, Manifest, parse_manifest
-from cesbrfs.catalog.names import SNAPSHOTS
-from cesbrfs.catalog.placing import Layout, Placement
-from cesbrfs.catalog.promises import all_kept, missing_points
 from cesbrfs.errors import CesbrError, DamagedError, RepositoryUnreachableError
-from cesbrfs.paths import show
-from cesbrfs.repo.index import Index
-from cesbrfs.repo.model import Snapshot
+from cesbrfs.repo.format.index import Index
+from cesbrfs.repo.format.model import Snapshot
+from cesbrfs.repo.format.timestamps import format_time
 from cesbrfs.repo.repository import Repository
-from cesbrfs.repo.times import format_time
+from cesbrfs.util.escape import show
 
 _log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """How an instance wants to be backed up: the keys below ``/config/backup``, but for the repository.
 
-Nothing here is a secret; `cesbrfs.ces.configured` reads the repository's address and its key.
+Nothing here is a secret; `cesbrfs.ces.repository_config` reads the repository's address and its key.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from datetime import time
 from pathlib import Path
 from typing import Final
 
-from cesbrfs.ces.masking import masked_line
+from cesbrfs.ces.redaction import masked_line
 from cesbrfs.ces.registry import Registry
 from cesbrfs.ces.retention import POLICIES, Policy, named
 from cesbrfs.errors import SuspendedError, UsageError

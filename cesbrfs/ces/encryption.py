@@ -68,8 +68,8 @@ def unseal(sealed: Sealed, key: RSAPrivateKey, provider: str) -> bytes | None:
         return found
     if len(found) not in _AES_BYTES:
         raise BrokenValueError("its key has no length that AES knows")
-    from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - as above
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - as above
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
     try:
         return AESGCM(found).decrypt(sealed.nonce, sealed.data, None)
@@ -109,8 +109,8 @@ def _decrypt(rsa: bytes, key: RSAPrivateKey, provider: str) -> bytes | None:
         return None
     if provider == "pkcs1v15":
         return _unpad(_textbook(rsa, key))
-    from cryptography.hazmat.primitives import hashes  # noqa: PLC0415 - as above
-    from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP  # noqa: PLC0415
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP
 
     try:
         return key.decrypt(rsa, OAEP(MGF1(hashes.SHA256()), hashes.SHA256(), label=_LABEL))

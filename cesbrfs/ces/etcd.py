@@ -19,7 +19,6 @@ from urllib.parse import quote, unquote, urlsplit
 import httpx2
 import trio
 
-from cesbrfs.access import redact
 from cesbrfs.ces.registry import (
     below_a_value,
     folder_in_the_way,
@@ -30,6 +29,7 @@ from cesbrfs.ces.registry import (
     whole_registry,
 )
 from cesbrfs.errors import RegistryError, RegistryUnreachableError, UsageError
+from cesbrfs.util.secret import redact
 
 _DEFAULT_PORT: Final = 4001  # where CES has it
 _CONNECT_SECONDS: Final = 2.0

@@ -21,7 +21,7 @@ from cesbrfs.ces.dogu import HealthCheck
 from cesbrfs.ces.instance import InstalledDogu
 from cesbrfs.ces.registry import Registry
 from cesbrfs.errors import HealthError, RegistryError
-from cesbrfs.tasks import gather
+from cesbrfs.util.tasks import gather
 
 DEFAULT_SECONDS: Final = 10.0
 """How long one check may take where nothing else is set."""
@@ -150,7 +150,7 @@ async def _tcp(host: str, check: HealthCheck) -> str:
 
 async def _http(host: str, check: HealthCheck) -> str:
     """Return why a GET is not answered well, "" when it is."""
-    import httpx2  # noqa: PLC0415 - takes long to import, and most checks are others
+    import httpx2
 
     authority = f"[{host}]" if ":" in host else host
     try:

@@ -16,8 +16,8 @@ from typing import Final
 import trio
 
 from cesbrfs.ces.registry import Registry
-from cesbrfs.ces.statefile import StateFile, state_file
 from cesbrfs.errors import RegistryError
+from cesbrfs.util.filelock import LockFile, state_file
 
 KEY: Final = "/config/_global/maintenance"
 STATE_FILE: Final = "var/lib/cesbr/maintenance.json"
@@ -83,7 +83,7 @@ async def take_back(root: Path, registry: Registry, say: Callable[[str], None]) 
 
 
 async def _take_back(
-    state: StateFile, value: str, registry: Registry, say: Callable[[str], None]
+    state: LockFile, value: str, registry: Registry, say: Callable[[str], None]
 ) -> bool:
     """Turn it off if it is as we turned it on; tell whether it was."""
     try:

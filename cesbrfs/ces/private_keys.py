@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from cesbrfs.ces.encryption import PROVIDERS, BrokenValueError, Sealed, parse_sealed, unseal
-from cesbrfs.ces.masking import masked_line
+from cesbrfs.ces.redaction import masked_line
 from cesbrfs.ces.registry import Registry
 from cesbrfs.errors import UsageError
 
@@ -107,9 +107,9 @@ def _open(sealed: Sealed, keys: PrivateKeys, provider: str) -> bytes | None:
 
 
 def _read(file: Path) -> RSAPrivateKey:
-    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - as above
-    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey  # noqa: PLC0415
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     data = file.read_bytes()
     try:

@@ -15,13 +15,13 @@ import msgspec
 import trio
 
 from cesbrfs.errors import CesbrError, NotFoundError, RepositoryUnreachableError
-from cesbrfs.history.contents import node_of
-from cesbrfs.history.diffing import Backed, Change, Remarks, change_of, diff
-from cesbrfs.history.memo import Memo, Row, row_of
-from cesbrfs.history.timeline import Moment, Parts, Timeline, folders
-from cesbrfs.repo.model import Node, NodeType
+from cesbrfs.history.compare import node_of
+from cesbrfs.history.diff import BackupSide, Change, Remarks, change_of, diff
+from cesbrfs.history.folder_index import FolderIndex, IndexedEntry, row_of
+from cesbrfs.history.timeline import BackupSlot, Parts, Timeline, folders
+from cesbrfs.repo.format.model import Node, NodeType
 from cesbrfs.repo.repository import Repository
-from cesbrfs.view import View
+from cesbrfs.vfs.tree import BackupTree
 
 _TYPES: Final[Mapping[int, NodeType]] = {
     stat.S_IFREG: "file",
@@ -39,18 +39,18 @@ class LiveError(CesbrError):
     """A file or folder of the instance cannot be read."""
 
 
-class Live:
+class LiveSide:
     """The side of the instance; the keys of its folders are their paths.
 
     A file of the same size and time as the stored one counts as the same, unless `checksum` asks
     that every file be read.
     """
 
-    def __init__(self, memo: Memo, *, checksum: bool = False) -> None:
+    def __init__(self, memo: FolderIndex, *, checksum: bool = False) -> None:
         self._memo = memo
         self._checksum = checksum
 
-    async def listing(self, key: bytes) -> Mapping[bytes, Row]:
+    async def listing(self, key: bytes) -> Mapping[bytes, IndexedEntry]:
         """Return what a folder holds, by name; LiveError when it cannot be read."""
         return await trio.to_thread.run_sync(_listing, key)
 
@@ -63,7 +63,11 @@ class Live:
         return True
 
     async def same_content(
-        self, path: Parts, own: tuple[bytes, Row], other: Backed, theirs: tuple[bytes, Row]
+        self,
+        path: Parts,
+        own: tuple[bytes, IndexedEntry],
+        other: BackupSide,
+        theirs: tuple[bytes, IndexedEntry],
     ) -> bool:
         """Check whether a live file has the content of the stored one."""
         row = own[1]
@@ -75,7 +79,7 @@ class Live:
         node = await node_of(other.line, path, theirs)
         return await same_file(self._memo.repository, node, row.content)
 
-    def told(self, row: Row, theirs: Row) -> bool | None:
+    def told(self, row: IndexedEntry, theirs: IndexedEntry) -> bool | None:
         """Return whether a live file and a stored one are the same, None where it must be read."""
         if row.size != theirs.size:
             return False
@@ -91,7 +95,7 @@ class LeftOut:
 
 
 @dataclass(slots=True)
-class Ground:
+class LiveInstance:
     """The instance below `root`, and how it is compared.
 
     `place` says where on the instance names below a backup belong: ``()`` where each thing in that
@@ -107,11 +111,11 @@ class Ground:
 
 
 async def diff_live(
-    view: View, timeline: Timeline, parts: Parts, ground: Ground
+    view: BackupTree, timeline: Timeline, parts: Parts, ground: LiveInstance
 ) -> AsyncIterator[Change]:
     """Yield how the instance differs, from `parts` down, from the one moment of `timeline`."""
     memo = timeline.memo
-    stored, live = Backed(timeline), Live(memo, checksum=ground.checksum)
+    stored, live = BackupSide(timeline), LiveSide(memo, checksum=ground.checksum)
     stack = [parts]
     while stack:
         at = stack.pop()
@@ -154,7 +158,13 @@ async def diff_live(
                     yield change
 
 
-async def _same(view: View, live: Live, where: tuple[Moment, Parts], old: Row, new: Row) -> bool:
+async def _same(
+    view: BackupTree,
+    live: LiveSide,
+    where: tuple[BackupSlot, Parts],
+    old: IndexedEntry,
+    new: IndexedEntry,
+) -> bool:
     """Tell whether what stands at the top of a comparison says the same on both sides."""
     if old.type != "file" or new.type != "file":
         return old.content == new.content
@@ -201,7 +211,7 @@ def _exactly(descriptor: int, length: int) -> bytes:
     return b"".join(parts)
 
 
-def live_row(path: bytes) -> Row | None:
+def live_row(path: bytes) -> IndexedEntry | None:
     """Return the row of what is at `path`, None where nothing is."""
     try:
         return _row(os.path.basename(path), path, os.lstat(path))
@@ -211,8 +221,8 @@ def live_row(path: bytes) -> Row | None:
         raise _error(path, error) from error
 
 
-def _listing(folder: bytes) -> dict[bytes, Row]:
-    rows: dict[bytes, Row] = {}
+def _listing(folder: bytes) -> dict[bytes, IndexedEntry]:
+    rows: dict[bytes, IndexedEntry] = {}
     try:
         for name in os.listdir(folder):
             row = live_row(os.path.join(folder, name))
@@ -223,7 +233,7 @@ def _listing(folder: bytes) -> dict[bytes, Row]:
     return rows
 
 
-def _row(name: bytes, path: bytes, status: os.stat_result) -> Row:
+def _row(name: bytes, path: bytes, status: os.stat_result) -> IndexedEntry:
     kind = _TYPES[stat.S_IFMT(status.st_mode)]
     node = Node(
         name=name,

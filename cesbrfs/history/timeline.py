@@ -15,19 +15,14 @@ from typing import Final
 
 import trio
 
-from cesbrfs.catalog import names
+from cesbrfs.catalog import folder_names
 from cesbrfs.catalog.backups import Backup
-from cesbrfs.entries import Document, Entry, Folder, Link, Stored
-from cesbrfs.errors import (
-    CesbrError,
-    NotAFolderError,
-    NotFoundError,
-    RepositoryUnreachableError,
-)
-from cesbrfs.history.memo import Memo, Row, row_of
-from cesbrfs.paths import show
-from cesbrfs.tasks import gather
-from cesbrfs.view import View
+from cesbrfs.errors import CesbrError, NotAFolderError, NotFoundError, RepositoryUnreachableError
+from cesbrfs.history.folder_index import FolderIndex, IndexedEntry, row_of
+from cesbrfs.util.escape import show
+from cesbrfs.util.tasks import gather
+from cesbrfs.vfs.entries import Entry, SnapshotEntry, VirtualDir, VirtualFile, VirtualSymlink
+from cesbrfs.vfs.tree import BackupTree
 
 Parts = tuple[bytes, ...]
 Level = Mapping[bytes, int]
@@ -39,7 +34,7 @@ _AHEAD: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class BackupSlot:
     """A backup, or a snapshot of none: its ID, its time, and the names that lead to it."""
 
     id: str
@@ -48,7 +43,7 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class ReadError:
     """A folder, or an entry of it, that could not be read, and why."""
 
     parts: Parts
@@ -60,7 +55,7 @@ class Trouble:
         return f"{shown(self.parts)}: {self.error.message}" if self.parts else self.error.message
 
 
-class Troubles(list[Trouble]):
+class Troubles(list[ReadError]):
     """What could not be read, each once."""
 
     def __init__(self) -> None:
@@ -69,7 +64,7 @@ class Troubles(list[Trouble]):
 
     def note(self, parts: Parts, error: CesbrError) -> None:
         """Add what is not there yet."""
-        trouble = Trouble(parts, error)
+        trouble = ReadError(parts, error)
         if trouble.message not in self._messages:
             self._messages.add(trouble.message)
             self.append(trouble)
@@ -82,7 +77,7 @@ class Trace:
     `covering` is the set of moments that show whether the path existed.
     """
 
-    rows: Sequence[tuple[Row, int]]
+    rows: Sequence[tuple[IndexedEntry, int]]
     folders: Level
     covering: int
 
@@ -98,9 +93,9 @@ class Timeline:
     `troubles` are what could not be read so far, each once.
     """
 
-    view: View
-    memo: Memo
-    moments: Sequence[Moment]
+    view: BackupTree
+    memo: FolderIndex
+    moments: Sequence[BackupSlot]
     roots: Level
     troubles: Troubles = field(default_factory=Troubles)
 
@@ -109,27 +104,27 @@ class Timeline:
         """All moments."""
         return (1 << len(self.moments)) - 1
 
-    def of(self, mask: int) -> Iterator[Moment]:
+    def of(self, mask: int) -> Iterator[BackupSlot]:
         """Yield the moments of a set, oldest first."""
         while mask:
             low = mask & -mask
             yield self.moments[low.bit_length() - 1]
             mask ^= low
 
-    def newest(self, mask: int) -> Moment:
+    def newest(self, mask: int) -> BackupSlot:
         """Return the newest moment of a set that is not empty."""
         return self.moments[mask.bit_length() - 1]
 
-    def oldest(self, mask: int) -> Moment:
+    def oldest(self, mask: int) -> BackupSlot:
         """Return the oldest moment of a set that is not empty."""
         return self.moments[(mask & -mask).bit_length() - 1]
 
-    def time_of(self, row: Row, mask: int) -> int:
+    def time_of(self, row: IndexedEntry, mask: int) -> int:
         """Return when `row` was modified: a folder of ours is as old as its newest backup."""
         time_ns = row.mtime_ns
         return self.newest(mask).time_ns if time_ns is None else time_ns
 
-    async def listing(self, parts: Parts, key: bytes) -> Mapping[bytes, Row] | None:
+    async def listing(self, parts: Parts, key: bytes) -> Mapping[bytes, IndexedEntry] | None:
         """Return what the folder of this key, at `parts`, holds; None where it cannot be read.
 
         That is noted in `troubles`.  Raises RepositoryUnreachableError.
@@ -142,7 +137,7 @@ class Timeline:
             self.troubles.note(parts, error)
             return None
 
-    async def whole_listing(self, parts: Parts, key: bytes) -> Mapping[bytes, Row] | None:
+    async def whole_listing(self, parts: Parts, key: bytes) -> Mapping[bytes, IndexedEntry] | None:
         """Return the same, and note what in it cannot be shown."""
         listing = await self.listing(parts, key)
         if listing is not None:
@@ -153,7 +148,7 @@ class Timeline:
     async def trace(self, parts: Parts) -> Trace:
         """Return what the moments have at a path; the root has no rows."""
         level = self.roots
-        rows: dict[Row, int] = {}
+        rows: dict[IndexedEntry, int] = {}
         absent = 0
         for at, name in enumerate(parts):
             if at:
@@ -171,7 +166,7 @@ class Timeline:
                     absent |= mask
         return Trace(list(rows.items()), level, absent | union(rows.values()))
 
-    async def at(self, parts: Parts) -> Sequence[tuple[Row, int]]:
+    async def at(self, parts: Parts) -> Sequence[tuple[IndexedEntry, int]]:
         """Return the distinct rows at a path, [] where no moment has it; the root has none."""
         return (await self.trace(parts)).rows
 
@@ -193,7 +188,9 @@ class Timeline:
     async def walk(
         self,
         start: Parts,
-        look: Callable[[Parts, Level, list[tuple[Mapping[bytes, Row], int]]], Awaitable[None]],
+        look: Callable[
+            [Parts, Level, list[tuple[Mapping[bytes, IndexedEntry], int]]], Awaitable[None]
+        ],
         progress: Progress | None = None,
         results: Callable[[], int] | None = None,
     ) -> None:
@@ -237,9 +234,9 @@ class Timeline:
 
     async def _held(
         self, parts: Parts, level: Level
-    ) -> tuple[list[tuple[Mapping[bytes, Row], int]], dict[bytes, dict[bytes, int]]]:
+    ) -> tuple[list[tuple[Mapping[bytes, IndexedEntry], int]], dict[bytes, dict[bytes, int]]]:
         """Return the folders of a level that can be read, and the levels below it by name."""
-        held: list[tuple[Mapping[bytes, Row], int]] = []
+        held: list[tuple[Mapping[bytes, IndexedEntry], int]] = []
         below: dict[bytes, dict[bytes, int]] = {}
         for key, mask in level.items():
             listing = await self.whole_listing(parts, key)
@@ -295,7 +292,7 @@ def union(masks: Iterable[int]) -> int:
     return reduce(or_, masks, 0)
 
 
-def folders(rows: Iterable[tuple[Row, int]]) -> Level:
+def folders(rows: Iterable[tuple[IndexedEntry, int]]) -> Level:
     """Return the level of those rows that are folders."""
     level: dict[bytes, int] = {}
     for row, mask in rows:
@@ -304,13 +301,13 @@ def folders(rows: Iterable[tuple[Row, int]]) -> Level:
     return level
 
 
-async def of_backups(view: View, memo: Memo, backups: Iterable[Backup]) -> Timeline:
+async def of_backups(view: BackupTree, memo: FolderIndex, backups: Iterable[Backup]) -> Timeline:
     """Return the timeline of these backups, as the view shows them without ``backup.json``."""
-    await memo.recall()
+    await memo.load()
     ordered = sorted(backups, key=lambda backup: (backup.time_ns, backup.name))
     there = (await view.backups()).by_name.values()
     memo.retain_roots([view.layout_key(backup) for backup in there])
-    moments = [Moment(backup.id, backup.time_ns, (backup.name,)) for backup in ordered]
+    moments = [BackupSlot(backup.id, backup.time_ns, (backup.name,)) for backup in ordered]
 
     async def root(backup: Backup) -> bytes | None:
         label = view.layout_key(backup)
@@ -327,18 +324,18 @@ async def of_backups(view: View, memo: Memo, backups: Iterable[Backup]) -> Timel
     return _timeline(view, memo, moments, keys)
 
 
-async def of_snapshot(view: View, memo: Memo, name: bytes) -> Timeline:
+async def of_snapshot(view: BackupTree, memo: FolderIndex, name: bytes) -> Timeline:
     """Return the timeline of one snapshot of no backup, by its name in ``/_snapshots``."""
-    await memo.recall()
-    parts = (names.SNAPSHOTS, name)
+    await memo.load()
+    parts = (folder_names.SNAPSHOTS, name)
     entry = await view.at(parts)
     row = await _row(view, memo, (), entry)
-    moment = Moment(shown(parts), entry.node.mtime_ns, parts)
+    moment = BackupSlot(shown(parts), entry.node.mtime_ns, parts)
     return _timeline(view, memo, [moment], [row.subtree if row else None])
 
 
 def _timeline(
-    view: View, memo: Memo, moments: Sequence[Moment], keys: Sequence[bytes | None]
+    view: BackupTree, memo: FolderIndex, moments: Sequence[BackupSlot], keys: Sequence[bytes | None]
 ) -> Timeline:
     roots: dict[bytes, int] = {}
     for number, key in enumerate(keys):
@@ -347,22 +344,24 @@ def _timeline(
     return Timeline(view, memo, moments, roots)
 
 
-async def _row(view: View, memo: Memo, parts: Parts, entry: Entry) -> Row | None:
+async def _row(
+    view: BackupTree, memo: FolderIndex, parts: Parts, entry: Entry
+) -> IndexedEntry | None:
     """Return the row of an entry, at `parts` below its backup.
 
     None for what describes a backup and is no part of it.
     """
     name = parts[-1] if parts else b""
-    if isinstance(entry, Document | Link):
+    if isinstance(entry, VirtualFile | VirtualSymlink):
         return None
-    if isinstance(entry, Folder):
+    if isinstance(entry, VirtualDir):
         children = await view.children(entry)
         found = [await _row(view, memo, (*parts, below), c) for below, c in children.items()]
         rows = [row for row in found if row is not None]
         node = entry.node
         key = memo.fold(rows, whole=_is_whole(parts, children.values()))
-        return Row(name, "dir", node.mode, node.uid, node.gid, 0, None, 0, subtree=key)
-    assert isinstance(entry, Stored)
+        return IndexedEntry(name, "dir", node.mode, node.uid, node.gid, 0, None, 0, subtree=key)
+    assert isinstance(entry, SnapshotEntry)
     if entry.top:
         return row_of(entry.node, name, memo.top(entry.snapshot))
     return row_of(entry.node, name, entry.node.subtree)
@@ -374,9 +373,9 @@ def _is_whole(parts: Parts, children: Iterable[Entry]) -> bool:
     The volumes of a dogu are, unless each of them was backed up by itself.
     """
     match parts:
-        case (_, names.CONFIGURATION, *_):
+        case (_, folder_names.CONFIGURATION, *_):
             return True
-        case (_, names.VOLUMES):
-            snapshots = [child.snapshot for child in children if isinstance(child, Stored)]
+        case (_, folder_names.VOLUMES):
+            snapshots = [child.snapshot for child in children if isinstance(child, SnapshotEntry)]
             return any("/volumes/" not in path for s in snapshots for path in s.paths)
     return False

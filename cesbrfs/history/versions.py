@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cesbrfs.errors import NotFoundError
-from cesbrfs.history.contents import distinct
-from cesbrfs.history.memo import Row
-from cesbrfs.history.timeline import Moment, Parts, Timeline, shown
+from cesbrfs.history.compare import distinct
+from cesbrfs.history.folder_index import IndexedEntry
+from cesbrfs.history.timeline import BackupSlot, Parts, Timeline, shown
 
 What = Literal["appeared", "changed", "vanished"]
 
@@ -18,7 +18,7 @@ What = Literal["appeared", "changed", "vanished"]
 class Version:
     """One distinct content: the row of the newest moment that has it, and all that have it."""
 
-    row: Row
+    row: IndexedEntry
     moments: int
 
 
@@ -26,9 +26,9 @@ class Version:
 class Event:
     """What a moment shows to have happened since the one before it; a vanished path has no row."""
 
-    moment: Moment
+    moment: BackupSlot
     what: What
-    row: Row | None
+    row: IndexedEntry | None
 
 
 @dataclass(frozen=True, slots=True)

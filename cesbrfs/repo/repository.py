@@ -17,7 +17,6 @@ from typing import Final
 
 import trio
 
-from cesbrfs.access import Secret
 from cesbrfs.errors import (
     BlobMissingError,
     CesbrError,
@@ -29,27 +28,28 @@ from cesbrfs.errors import (
     RepositoryMissingError,
     WrongKeyError,
 )
-from cesbrfs.repo.ahead import kept_keys
-from cesbrfs.repo.blobs import THREAD_BYTES, Blobs
-from cesbrfs.repo.cache import Cache
-from cesbrfs.repo.caching import Caching
-from cesbrfs.repo.content import FileContent
-from cesbrfs.repo.crypto import Keys
-from cesbrfs.repo.disk import DiskCache
-from cesbrfs.repo.files import Files, through_network
-from cesbrfs.repo.index import Index
-from cesbrfs.repo.kept import KeptFiles
-from cesbrfs.repo.known import known_key_file, note_known
-from cesbrfs.repo.listings import Listings
-from cesbrfs.repo.model import Config, Lock, Node, Snapshot, Tree, parse_lock, parse_snapshot
-from cesbrfs.repo.opening import open_config, open_keys
-from cesbrfs.repo.pack import SNAPSHOT_MAX, BlobType, decode_unpacked, encode_unpacked
-from cesbrfs.repo.remote import Remote
-from cesbrfs.repo.segments import Segments
-from cesbrfs.repo.storage import FileType, MayBeAway, Storage, is_file_name
-from cesbrfs.repo.trees import parse_names, parse_tree
+from cesbrfs.repo.cache.cache_dir import CacheDir
+from cesbrfs.repo.cache.config import CacheConfig
+from cesbrfs.repo.cache.directory_store import DirectoryStore
+from cesbrfs.repo.cache.known_repositories import known_key_file, note_known
+from cesbrfs.repo.cache.metadata import MetadataCache
+from cesbrfs.repo.format.crypto import Keys
+from cesbrfs.repo.format.index import Index
+from cesbrfs.repo.format.model import Config, Lock, Node, Snapshot, Tree, parse_lock, parse_snapshot
+from cesbrfs.repo.format.pack import SNAPSHOT_MAX, BlobType, decode_unpacked, encode_unpacked
+from cesbrfs.repo.format.tree import parse_names, parse_tree
+from cesbrfs.repo.kdf import kept_keys
+from cesbrfs.repo.keys import open_config, open_keys
+from cesbrfs.repo.read.blobs import THREAD_BYTES, Blobs
+from cesbrfs.repo.read.directories import DirectoryCache
+from cesbrfs.repo.read.file_reader import FileReader
+from cesbrfs.repo.read.remote_packs import RemotePacks
+from cesbrfs.repo.read.unpacked import UnpackedFiles, through_network
+from cesbrfs.repo.storage import FileType, HasAvailability, Storage, is_file_name
+from cesbrfs.util.lru import LruCache
+from cesbrfs.util.secret import Secret
 
-__all__ = ["Caching", "FileContent", "Repository"]
+__all__ = ["CacheConfig", "FileReader", "Repository"]
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Repository:
         storage: Storage,
         keys: Keys,
         config: Config,
-        caching: Caching,
+        caching: CacheConfig,
         password: Secret,
     ) -> None:
         self.storage: Final = storage
@@ -80,8 +80,8 @@ class Repository:
         """The name of the key file that opened it."""
         self._password: Final = password
         self._caching: Final = caching
-        self._files: Final = Files(storage, self._confirm)
-        self._worth_keeping: Final = 1 if self.is_far else _WORTH_KEEPING
+        self._files: Final = UnpackedFiles(storage, self._confirm)
+        self._worth_keeping: Final = 1 if self.is_remote else _WORTH_KEEPING
         self._snapshots: dict[str, Snapshot] = {}
         self._listed_once = False
         self._confirming: Final = trio.Lock()
@@ -92,8 +92,8 @@ class Repository:
         self.blobs: Final = Blobs(
             self._files, keys, caching.memory, self._disk, self._remote_cache()
         )
-        self.listings: Final = Listings(self.blobs, self._segments())
-        self._trees: Cache[bytes, Tree] = Cache(_TREE_CACHE_BYTES, _tree_bytes, _LARGE_TREES)
+        self.listings: Final = DirectoryCache(self.blobs, self._segments())
+        self._trees: LruCache[bytes, Tree] = LruCache(_TREE_CACHE_BYTES, _tree_bytes, _LARGE_TREES)
         self.blobs.on_pruned = self._evict_pruned
 
     def _identify(self, keys: Keys, config: Config) -> None:
@@ -104,21 +104,21 @@ class Repository:
         # An ID that is none could lead out of the cache's folder.
         top = self._caching.folder
         self._folder = top / self.id if top and is_file_name(self.id) else None
-        self._disk = DiskCache(self._folder) if self._folder else None
+        self._disk = MetadataCache(self._folder) if self._folder else None
 
-    def _remote_cache(self) -> Remote | None:
-        return Remote(self.storage, self._folder, self._caching) if self.is_far else None
+    def _remote_cache(self) -> RemotePacks | None:
+        return RemotePacks(self.storage, self._folder, self._caching) if self.is_remote else None
 
-    def _segments(self) -> Segments | None:
+    def _segments(self) -> DirectoryStore | None:
         folder = self._folder
-        return Segments(KeptFiles(folder / "rows"), self._keys) if folder else None
+        return DirectoryStore(CacheDir(folder / "rows"), self._keys) if folder else None
 
     @classmethod
     async def open(
         cls,
         storage: Storage,
         key: Secret,
-        caching: Caching = Caching(),  # noqa: B008 - frozen
+        caching: CacheConfig = CacheConfig(),  # noqa: B008 - frozen
         key_hint: str = "",
     ) -> Repository:
         """Open the repository in `storage` with its encryption key.
@@ -130,19 +130,19 @@ class Repository:
         raises.
         """
         folder = caching.folder
-        hints = [key_hint, known_key_file(storage.shown, folder) or "" if folder else ""]
+        hints = [key_hint, known_key_file(storage.display_url, folder) or "" if folder else ""]
         opened = ""
 
         def keep(name: str, raw: bytes) -> None:
             nonlocal opened
             opened = name
             if folder is not None and through_network(storage):
-                _keep_key(kept_keys(storage.shown, folder), name, raw)
+                _keep_key(kept_keys(storage.display_url, folder), name, raw)
 
         keys = await open_keys(storage, key, keep, hints)
         config = await open_config(storage, keys)
         if folder is not None:
-            await trio.to_thread.run_sync(note_known, storage.shown, folder, opened)
+            await trio.to_thread.run_sync(note_known, storage.display_url, folder, opened)
         repository = cls(storage, keys, config, caching, key)
         repository.key_file = opened
         return repository
@@ -155,14 +155,14 @@ class Repository:
             await self.storage.aclose()
 
     @property
-    def is_far(self) -> bool:
+    def is_remote(self) -> bool:
         """Whether each question to the storage costs a round trip."""
         return through_network(self.storage)
 
     @property
-    def is_away(self) -> bool:
+    def is_offline(self) -> bool:
         """Whether the storage is known not to answer now."""
-        return isinstance(self.storage, MayBeAway) and self.storage.is_away
+        return isinstance(self.storage, HasAvailability) and self.storage.is_offline
 
     @property
     def damaged(self) -> dict[str, str]:
@@ -188,7 +188,7 @@ class Repository:
                 return await self._reopen()
             except RepositoryMissingError as error:
                 gone = RepositoryGoneError(
-                    f"The repository at {self.storage.shown} is gone: its config was there when it"
+                    f"The repository at {self.storage.display_url} is gone: its config was there when it"
                     " was opened. Check that its disk is mounted or its server has the folder; it"
                     " is used again once it is back."
                 )
@@ -211,7 +211,7 @@ class Repository:
         config = await open_config(self.storage, keys)
         _log.warning(
             "Another repository was created at %s (ID %s, before: %s). It is shown from now on.",
-            self.storage.shown, (config.id or "")[:8], self.id[:8],
+            self.storage.display_url, (config.id or "")[:8], self.id[:8],
         )  # fmt: skip
         self._identify(keys, config)
         self._snapshots.clear()
@@ -240,7 +240,7 @@ class Repository:
 
     def _note_back(self) -> None:
         if self._gone is not None:
-            _log.warning("The repository at %s is back.", self.storage.shown)
+            _log.warning("The repository at %s is back.", self.storage.display_url)
         self._gone = None
 
     async def index(self) -> Index:
@@ -304,11 +304,11 @@ class Repository:
                 f"Snapshot {snapshot.id[:8]} was forgotten meanwhile, and its data removed."
             ) from error
 
-    def tree_at_hand(self, tree_id: bytes) -> Tree | None:
+    def tree_nowait(self, tree_id: bytes) -> Tree | None:
         """Return what `tree` would, if nothing has to be waited for; None does not say that."""
         tree = self._trees.peek(tree_id)
         if tree is None:
-            data = self.blobs.tree_at_hand(tree_id)
+            data = self.blobs.tree_nowait(tree_id)
             if data is None:
                 return None
             try:
@@ -411,7 +411,7 @@ class Repository:
 
     # What is worked out from trees, and kept on disk under a name
 
-    async def recall(self, name: str) -> bytes | None:
+    async def load(self, name: str) -> bytes | None:
         """Return what was kept as `name`; None where nothing is, or not whole."""
         disk = self._disk
         if disk is None:
@@ -442,7 +442,7 @@ class Repository:
         """Return the content of a data blob (ID of 32 bytes), checked."""
         return await self.blobs.data(blob)
 
-    async def open_file(self, node: Node, snapshot: Snapshot | None = None) -> FileContent:
+    async def open_file(self, node: Node, snapshot: Snapshot | None = None) -> FileReader:
         """Prepare a file's content for reading.
 
         Raises BlobMissingError when no index names one of its blobs; NotFoundError when that is
@@ -455,7 +455,7 @@ class Repository:
 
         blobs = node.blobs
         try:
-            return FileContent(self.blobs, blobs, await self.blobs.lengths(blobs), missing)
+            return FileReader(self.blobs, blobs, await self.blobs.lengths(blobs), missing)
         except BlobMissingError as error:
             await missing(error)
             raise
@@ -483,7 +483,7 @@ def _tree_bytes(tree: Tree) -> int:
 
 def _keep_key(folder: Path, name: str, raw: bytes) -> None:
     """Keep a key file, as the only one, so that the next opening can begin with its work early."""
-    kept = KeptFiles(folder)
+    kept = CacheDir(folder)
     held = [file.name for file in kept.files()]
     for other in held:
         if other != name:

@@ -7,6 +7,7 @@ say; `events` and `failure` are pure: what it says, and what a failure of it mea
 
 from cesbrfs.restic.binary import OLDEST, Version, find_restic, read_version
 from cesbrfs.restic.driver import Restic
+from cesbrfs.restic.errors import classify
 from cesbrfs.restic.events import (
     BackupSummary,
     CheckReport,
@@ -16,7 +17,6 @@ from cesbrfs.restic.events import (
     Status,
     Summary,
 )
-from cesbrfs.restic.failure import classify
 
 __all__ = [
     "OLDEST",

@@ -15,7 +15,6 @@ from typing import Final
 import msgspec
 import trio
 
-from cesbrfs.access import Access
 from cesbrfs.errors import (
     CesbrError,
     NotFoundError,
@@ -27,8 +26,11 @@ from cesbrfs.errors import (
     ResticError,
     UsageError,
 )
+from cesbrfs.repo.location import Access
 from cesbrfs.repo.storage import FileType, is_file_name, open_storage
+from cesbrfs.restic.backup_args import PathLike, absolute, backup_flags, item_errors, split_missing
 from cesbrfs.restic.binary import Version, find_restic, read_version
+from cesbrfs.restic.diagnose import look
 from cesbrfs.restic.environment import (
     environment,
     flags,
@@ -36,6 +38,7 @@ from cesbrfs.restic.environment import (
     passed_bytes,
     passed_key,
 )
+from cesbrfs.restic.errors import classify, retry_reason
 from cesbrfs.restic.events import (
     BackupSummary,
     CheckReport,
@@ -45,18 +48,9 @@ from cesbrfs.restic.events import (
     plain,
     prune_report,
 )
-from cesbrfs.restic.failure import classify, retry_reason
-from cesbrfs.restic.hearing import Ears, Heard, OnEvent, OnText
 from cesbrfs.restic.locks import remove_own
-from cesbrfs.restic.looking import look
-from cesbrfs.restic.process import GRACE, Ended, Ending, run
-from cesbrfs.restic.sources import (
-    PathLike,
-    absolute,
-    backup_flags,
-    item_errors,
-    split_missing,
-)
+from cesbrfs.restic.output import BackupOutput, OnEvent, OnText, OutputHandler
+from cesbrfs.restic.process import GRACE, Completed, Ending, run
 
 PROBE_DEADLINE: Final = 30.0
 """Seconds for a look at the repository's state."""
@@ -120,7 +114,7 @@ class Restic:
         self._grace: Final = grace
         if version < _SOCKETS and access.url.startswith("rest:http+unix:"):
             raise UsageError(
-                f"restic {version} cannot reach {access.shown}, a server behind a socket; name one"
+                f"restic {version} cannot reach {access.display_url}, a server behind a socket; name one"
                 f" from {_SOCKETS} on in the setting 'restic', or let the server listen on a port."
             )
         self._flags: Final = flags(access, knows_anonymous=version >= _ANONYMOUS)
@@ -129,7 +123,7 @@ class Restic:
         )
 
     def __repr__(self) -> str:
-        return f"Restic({self.binary}, {self.version}, {self.access.shown})"
+        return f"Restic({self.binary}, {self.version}, {self.access.display_url})"
 
     @classmethod
     async def open(
@@ -151,7 +145,7 @@ class Restic:
             return msgspec.json.decode(ended.stdout, type=_Config).id
         except msgspec.MsgspecError as error:
             raise RepositoryDamagedError(
-                f"The config of the repository at {self.access.shown} holds no id; put it back from"
+                f"The config of the repository at {self.access.display_url} holds no id; put it back from"
                 " a copy of the repository."
             ) from error
 
@@ -192,7 +186,7 @@ class Restic:
         command += backup_flags(tags=tags, host=host, parent=parent, time=time, exclude=exclude)
         if dry_run:
             command.append("--dry-run")
-        heard = Heard(on_event, on_interrupt)
+        heard = BackupOutput(on_event, on_interrupt)
         if stdin is not None:
             if paths or not stdin[0] or "/" in stdin[0]:
                 # 0.18.0 fails on a name with folders: "unable to save snapshot: open /x".
@@ -218,7 +212,7 @@ class Restic:
     async def _backup(
         self,
         command: Sequence[str],
-        heard: Heard,
+        heard: BackupOutput,
         paths: Sequence[bytes] = (),
         missing: Mapping[bytes, str] = {},
         *,
@@ -231,7 +225,7 @@ class Restic:
             raise await self._failure(command, ended)
         if heard.summary is None:
             raise ResticError(
-                f"restic ended its backup to {self.access.shown} without a summary; look with"
+                f"restic ended its backup to {self.access.display_url} without a summary; look with"
                 " 'cesbr backups' whether it is there."
             )
         errors = dict(missing)
@@ -265,7 +259,7 @@ class Restic:
             command.append(f"--read-data-subset={read_data_subset}")
         elif read_data:
             command.append("--read-data")
-        ended = await self._locking(command, Ears(on_text=on_line))
+        ended = await self._locking(command, OutputHandler(on_text=on_line))
         if ended.ending is Ending.ITSELF:
             if ended.exit_code == 0:
                 return CheckReport()
@@ -296,7 +290,7 @@ class Restic:
             raise ValueError("a beginning of an ID may be that of another snapshot, too")
         remaining = iter(sorted(whole))
         while some := list(itertools.islice(remaining, _IDS_IN_A_CALL)):
-            await self._successful([*command, *some], Ears())
+            await self._successful([*command, *some], OutputHandler())
 
     async def prune(self, *, on_line: OnText | None = None) -> PruneReport:
         """Remove the data that no snapshot needs; `on_line` gets restic's words."""
@@ -307,13 +301,13 @@ class Restic:
             if on_line is not None:
                 on_line(line)
 
-        await self._successful(["prune"], Ears(on_text=hear))
+        await self._successful(["prune"], OutputHandler(on_text=hear))
         return prune_report(words)
 
     async def unlock(self, *, remove_all: bool = False) -> str:
         """Remove locks that no process holds any more, or all; return what restic says of it."""
         command = ["unlock", "--remove-all"] if remove_all else ["unlock"]
-        ended = await self._run(command, Ears())
+        ended = await self._run(command, OutputHandler())
         if ended.ending is not Ending.ITSELF or ended.exit_code != 0:
             raise await self._failure(command, ended)
         return plain(ended.stdout)
@@ -326,7 +320,7 @@ class Restic:
         finally:
             await storage.aclose()
 
-    async def _successful(self, command: Sequence[str], ears: Ears) -> None:
+    async def _successful(self, command: Sequence[str], ears: OutputHandler) -> None:
         """Run a command that takes a lock and fails with every exit code but 0."""
         ended = await self._locking(command, ears)
         if ended.ending is not Ending.ITSELF or ended.exit_code != 0:
@@ -335,11 +329,11 @@ class Restic:
     async def _locking(
         self,
         command: Sequence[str],
-        ears: Ears,
+        ears: OutputHandler,
         *,
         stdin: int = subprocess.DEVNULL,
         pass_fds: Sequence[int] = (),
-    ) -> Ended:
+    ) -> Completed:
         """Run a command that takes a lock, and see that none is left when it is cancelled.
 
         restic forgets to take back a lock that is younger than 0.2 s when it is interrupted.
@@ -362,9 +356,9 @@ class Restic:
 
     async def _short(
         self, command: Sequence[str], deadline: float, *, linger: float = 0.0
-    ) -> Ended:
+    ) -> Completed:
         """Run a call that waits for no slow storage, and return its success."""
-        ears = Ears(retries=_RETRIES)
+        ears = OutputHandler(retries=_RETRIES)
         # No lock is at stake: an ssh that hangs keeps newer restics from ending when interrupted.
         grace = min(self._grace, _SHORT_GRACE)
         ended = await self._run(command, ears, deadline=deadline, linger=linger, grace=grace)
@@ -375,7 +369,7 @@ class Restic:
     async def _run(
         self,
         command: Sequence[str],
-        ears: Ears,
+        ears: OutputHandler,
         *,
         deadline: float = math.inf,
         stdin: int = subprocess.DEVNULL,
@@ -383,7 +377,7 @@ class Restic:
         linger: float = 0.0,
         grace: float | None = None,
         on_start: Callable[[int], object] | None = None,
-    ) -> Ended:
+    ) -> Completed:
         """Run one command; the key goes along, exit codes are left to the caller."""
         with passed_key(self.access.key) as (variables, key_fds):
             line = [str(self.binary), *self._flags]
@@ -403,16 +397,16 @@ class Restic:
                 on_start=on_start,
             )
 
-    async def _failure(self, command: Sequence[str], ended: Ended) -> CesbrError:
+    async def _failure(self, command: Sequence[str], ended: Completed) -> CesbrError:
         """Return the error that `ended` means; what our reader meets at the storage says more."""
         error = self._as_told(command, ended)
         if type(error) in _LOOKED_AT:
             return await look(self.access) or error
         return error
 
-    def _as_told(self, command: Sequence[str], ended: Ended) -> CesbrError:
+    def _as_told(self, command: Sequence[str], ended: Completed) -> CesbrError:
         """Return the error that restic's words and its exit code mean."""
-        text, shown = self._clean(ended.stderr), self.access.shown
+        text, shown = self._clean(ended.stderr), self.access.display_url
         if ended.ending is not Ending.ITSELF:
             # What it tried in vain tells more than its last words, which are about the signal.
             reasons = [why for line in text.splitlines() if (why := retry_reason(line))]
@@ -428,7 +422,7 @@ class Restic:
 
     def _clean(self, output: bytes) -> str:
         """Return `output` as text without the secrets that restic might have repeated."""
-        text = output.decode("utf-8", "replace").replace(self.access.url, self.access.shown)
+        text = output.decode("utf-8", "replace").replace(self.access.url, self.access.display_url)
         secrets = [self.access.key.value.decode("utf-8", "replace")]
         secrets += [
             value

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from cesbrfs.access import Access, Secret, kind_of
 from cesbrfs.errors import UsageError
-from cesbrfs.repo.storage.sftp_address import command_option, parse_sftp, ssh_command
+from cesbrfs.repo.location import Access, kind_of
+from cesbrfs.repo.storage.sftp.location import command_option, parse_sftp, ssh_command
+from cesbrfs.util.secret import Secret
 
 _INHERITED: Final = re.compile(
     "PATH|HOME|USER|LOGNAME|TMPDIR|TZ|XDG_.*|SSH_(AUTH_SOCK|AGENT_PID)|KRB5.*"

@@ -15,8 +15,8 @@ from typing import Final
 
 import trio
 
-from cesbrfs.access import Access, local_folder
-from cesbrfs.repo.model import Lock
+from cesbrfs.repo.format.model import Lock
+from cesbrfs.repo.location import Access, local_folder
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import FileType, open_storage
 

@@ -48,7 +48,7 @@ class Ending(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class Completed:
     """One finished process; `stdout` and `stderr` hold the last lines that no handler consumed."""
 
     exit_code: int
@@ -58,22 +58,22 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class LineVerdict:
     """What a handler makes of one line of output."""
 
     keep: bool = True
-    """Whether it belongs to what `Ended` returns."""
+    """Whether it belongs to what `Completed` returns."""
     progress: object = None
     """Equal to the one before: no progress.  None: the line says nothing about it."""
-    hopeless: bool = False
+    give_up: bool = False
     """Whether to end the process now."""
 
 
-Handler = Callable[[bytes], Line]
+Handler = Callable[[bytes], LineVerdict]
 
 
-def _keep_line(line: bytes) -> Line:
-    return Line(progress=line)
+def _keep_line(line: bytes) -> LineVerdict:
+    return LineVerdict(progress=line)
 
 
 async def run(
@@ -89,7 +89,7 @@ async def run(
     grace: float = GRACE,
     linger: float = 0.0,
     on_start: Callable[[int], object] | None = None,
-) -> Ended:
+) -> Completed:
     """Run `command` and return how it ended; never leaves a process behind.
 
     `deadline` and `silence` are seconds, for the whole call and without progress.  After either,
@@ -155,7 +155,7 @@ class _Call:
         self._ending = Ending.HOPELESS
         self._waiting.cancel()
 
-    async def finish(self, on_stdout: Handler, on_stderr: Handler) -> Ended:
+    async def finish(self, on_stdout: Handler, on_stderr: Handler) -> Completed:
         """Wait for the end, bring it about where it does not come, and close the pipes."""
         out = _Pipe(self._process.stdout, on_stdout, self)
         err = _Pipe(self._process.stderr, on_stderr, self)
@@ -170,7 +170,7 @@ class _Call:
                 await _close_pipes(out, err)
         if self._failure is not None:
             raise self._failure
-        return Ended(
+        return Completed(
             # None: killed, yet stuck in the kernel (a dead network folder).
             -signal.SIGKILL if self._process.returncode is None else self._process.returncode,
             out.kept(),
@@ -283,7 +283,7 @@ class _Pipe:
         if made.progress is not None and made.progress != self._progress:
             self._progress = made.progress
             self._call.progressed()
-        if made.hopeless:
+        if made.give_up:
             self._call.give_up(None)
 
 

@@ -10,18 +10,12 @@ symlinks followed in the target and its all-or-nothing are why it is not asked t
 
 from __future__ import annotations
 
-from cesbrfs.restore.landing import BY_BACKUP, InPlace, Refused, Target, ToFolder
-from cesbrfs.restore.planned import (
-    Action,
-    Overwrite,
-    PlannedFile,
-    PlannedFolder,
-    RestorePlan,
-)
-from cesbrfs.restore.planning import plan
+from cesbrfs.restore.executor import execute
+from cesbrfs.restore.plan import Action, Overwrite, PlannedFile, PlannedFolder, RestorePlan
+from cesbrfs.restore.planner import plan
 from cesbrfs.restore.report import Failure, Progress, RestoreReport
-from cesbrfs.restore.running import execute
 from cesbrfs.restore.selection import Item, Selection, default_target, select
+from cesbrfs.restore.targets import BY_BACKUP, InPlace, Refused, Target, ToFolder
 
 __all__ = [
     "BY_BACKUP",

@@ -15,7 +15,7 @@ from cesbrfs.ces.backup_config import FOLDER, BackupConfig
 from cesbrfs.ces.instance import Instance
 from cesbrfs.errors import BlueprintError, NotFoundError
 from cesbrfs.restore.registry import read_document, values_below
-from cesbrfs.view import View
+from cesbrfs.vfs.tree import BackupTree
 
 _KEYS: Final = "/blueprint"
 _ID: Final = "blueprintid"
@@ -23,7 +23,7 @@ _DENIED: Final = f"; {FOLDER}/deny_cross_blueprint_restores is true: set it to f
 
 
 async def require_same_blueprint(
-    view: View, backup: Backup, instance: Instance, config: BackupConfig
+    view: BackupTree, backup: Backup, instance: Instance, config: BackupConfig
 ) -> None:
     """Raise BlueprintError when `config` denies restoring `backup`, of another blueprint."""
     denied = await denial(view, backup, instance, config)
@@ -32,7 +32,7 @@ async def require_same_blueprint(
 
 
 async def denial(
-    view: View, backup: Backup, instance: Instance, config: BackupConfig
+    view: BackupTree, backup: Backup, instance: Instance, config: BackupConfig
 ) -> str | None:
     """Return the sentence that tells why `config` denies restoring `backup`; None if it does not.
 

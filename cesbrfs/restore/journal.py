@@ -20,16 +20,16 @@ from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 
-from cesbrfs.entries import Document, Entry
 from cesbrfs.errors import RestoreError, RestoreRunningError
-from cesbrfs.paths import show, unshow
+from cesbrfs.util.escape import show, unshow
+from cesbrfs.vfs.entries import Entry, VirtualFile
 
 _DIGEST: Final = 16
 _TAG_BYTES: Final = 4
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
-class Finished(NamedTuple):
+class FinishedFile(NamedTuple):
     """A file that was put in its place: its inode, size, mtime in ns, and what it was made of."""
 
     inode: int
@@ -44,7 +44,7 @@ class Finished(NamedTuple):
 
 
 @dataclass(slots=True)
-class Past:
+class PreviousRun:
     """What earlier restores into a target did.
 
     `folders` were reached, those that are True are to get their attributes in the end; `modes` are
@@ -53,7 +53,7 @@ class Past:
     less than was written.  `request` is what the last one was asked for.
     """
 
-    files: dict[bytes, Finished] = field(default_factory=dict)
+    files: dict[bytes, FinishedFile] = field(default_factory=dict)
     folders: dict[bytes, bool] = field(default_factory=dict)
     modes: dict[bytes, int] = field(default_factory=dict)
     tags: set[bytes] = field(default_factory=set)
@@ -82,7 +82,7 @@ class Past:
             case ["file", str(path), int(inode), int(size), int(mtime), str(key)]:
                 name = unshow(path)
                 if name is not None and self._trusted:
-                    self.files[name] = Finished(inode, size, mtime, key)
+                    self.files[name] = FinishedFile(inode, size, mtime, key)
 
 
 class Journal:
@@ -165,7 +165,7 @@ class Journal:
 def key_of(entry: Entry) -> str:
     """Return what tells apart what is restored from what else could be at the same path."""
     node = entry.node
-    content = entry.content if isinstance(entry, Document) else node.content
+    content = entry.content if isinstance(entry, VirtualFile) else node.content
     told = f"{node.type} {node.mode} {node.uid} {node.gid} {node.rdev} {node.mtime_ns} "
     digest = hashlib.blake2b(told.encode(), digest_size=_DIGEST)
     digest.update(content or node.target)
@@ -178,13 +178,13 @@ def file_of(folder: Path, target: Path) -> Path:
     return folder / f"{hashlib.sha256(real).hexdigest()[: 2 * _DIGEST]}.journal"
 
 
-def read(folder: Path, target: Path) -> Past:
+def read(folder: Path, target: Path) -> PreviousRun:
     """Return what the journal of a target tells, nothing where there is none."""
     return _read(file_of(folder, target))
 
 
-def _read(file: Path) -> Past:
-    past = Past()
+def _read(file: Path) -> PreviousRun:
+    past = PreviousRun()
     boot = _boot()
     with suppress(FileNotFoundError), file.open("rb") as lines:
         for line in lines:

@@ -16,12 +16,11 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 from urllib.parse import unquote_to_bytes
 
-from cesbrfs.catalog import names
+from cesbrfs.catalog import folder_names
 from cesbrfs.catalog.backups import Backup
 from cesbrfs.ces.instance import Instance, RegistryData
-from cesbrfs.ces.masking import is_secret, masked
+from cesbrfs.ces.redaction import is_secret, masked
 from cesbrfs.ces.registry import Registry
-from cesbrfs.entries import Document
 from cesbrfs.errors import (
     DamagedError,
     NotFoundError,
@@ -29,9 +28,10 @@ from cesbrfs.errors import (
     RegistryError,
     RegistryUnreachableError,
 )
-from cesbrfs.near import did_you_mean
-from cesbrfs.paths import show
-from cesbrfs.view import View
+from cesbrfs.util.escape import show
+from cesbrfs.util.suggest import did_you_mean
+from cesbrfs.vfs.entries import VirtualFile
+from cesbrfs.vfs.tree import BackupTree
 
 Action = Literal["add", "change", "remove"]
 
@@ -146,7 +146,7 @@ class RegistryReport:
 
 
 async def plan_registry(
-    view: View,
+    view: BackupTree,
     backup: Backup,
     instance: Instance,
     owners: Sequence[str | None] = (),
@@ -235,14 +235,14 @@ async def _write(registry: Registry, change: KeyChange, report: RegistryReport) 
 # What the backup has
 
 
-async def read_document(view: View, backup: Backup, owner: str | None) -> dict[str, object]:
+async def read_document(view: BackupTree, backup: Backup, owner: str | None) -> dict[str, object]:
     """Return the registry.json of a dogu, or of the instance for None.
 
     NotFoundError when the backup has none, DamagedError when it is no JSON object.
     """
-    folder = names.INSTANCE if owner is None else names.folder_name(owner)
+    folder = folder_names.INSTANCE if owner is None else folder_names.folder_name(owner)
     try:
-        entry = await view.at((backup.name, folder, names.REGISTRY_JSON))
+        entry = await view.at((backup.name, folder, folder_names.REGISTRY_JSON))
     except NotFoundError:
         of, hint = "of the instance", f"; 'cesbr ls {show(backup.name)}' shows what it holds."
         if owner is not None:
@@ -250,10 +250,10 @@ async def read_document(view: View, backup: Backup, owner: str | None) -> dict[s
             of, hint = f"of {owner}", did_you_mean(owner, dogus, hint)
         raise NotFoundError(f"Backup {backup.id} holds no registry data {of}{hint}") from None
     content = await view.content(entry)
-    size = len(content.content) if isinstance(content, Document) else content.size
+    size = len(content.content) if isinstance(content, VirtualFile) else content.size
     if size > _DOCUMENT_MAX:
         raise DamagedError(f"{show(folder)}/registry.json of backup {backup.id} is too large.")
-    data = content.content if isinstance(content, Document) else await content.read(0, size)
+    data = content.content if isinstance(content, VirtualFile) else await content.read(0, size)
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -266,23 +266,23 @@ async def read_document(view: View, backup: Backup, owner: str | None) -> dict[s
     return document
 
 
-async def _owners(view: View, backup: Backup) -> list[str | None]:
+async def _owners(view: BackupTree, backup: Backup) -> list[str | None]:
     """Return whose registry data the backup has: the instance's first."""
     folder = await view.at((backup.name,))
     found: list[str | None] = []
     for name, entry in sorted((await view.children(folder)).items()):
-        if name == names.SNAPSHOTS or entry.node.type != "dir":
+        if name == folder_names.SNAPSHOTS or entry.node.type != "dir":
             continue
-        if await view.child(entry, names.REGISTRY_JSON) is not None:
+        if await view.child(entry, folder_names.REGISTRY_JSON) is not None:
             owner = unquote_to_bytes(name).decode("utf-8", "surrogateescape")
-            found.append(None if name == names.INSTANCE else owner)
+            found.append(None if name == folder_names.INSTANCE else owner)
     if not found:
         raise NotFoundError(f"Backup {backup.id} holds no registry data; choose another backup.")
     return found
 
 
 async def _saved(
-    view: View, backup: Backup, owner: str | None
+    view: BackupTree, backup: Backup, owner: str | None
 ) -> tuple[dict[str, str], list[KeyFailure]]:
     """Return what the backup has for `owner`, and what of it cannot be restored."""
     values: dict[str, str] = {}
@@ -298,7 +298,7 @@ async def _saved(
     return values, wrong
 
 
-async def _lost_keys(view: View, backup: Backup) -> dict[str | None, list[str]]:
+async def _lost_keys(view: BackupTree, backup: Backup) -> dict[str | None, list[str]]:
     """Return the keys that could not be read for the backup: it cannot tell what they were."""
     manifest = (await view.reports.of(backup)).manifest
     lost: dict[str | None, list[str]] = {}

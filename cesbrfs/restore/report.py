@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cesbrfs.errors import PartialError
-from cesbrfs.paths import for_json
-from cesbrfs.restore.landing import Refused
+from cesbrfs.restore.targets import Refused
+from cesbrfs.util.escape import for_json
 
 
 class Progress(NamedTuple):

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cesbrfs.catalog import names
-from cesbrfs.entries import Located
+from cesbrfs.catalog import folder_names
 from cesbrfs.errors import UsageError
+from cesbrfs.vfs.entries import ResolvedPath
 
 _SEVERAL: Final = "restored"
 
@@ -38,7 +38,7 @@ class Selection:
         return tuple(dict.fromkeys(item.backup for item in self.items))
 
 
-def select(located: Iterable[Located]) -> Selection:
+def select(located: Iterable[ResolvedPath]) -> Selection:
     """Return the selection of these paths; UsageError when there is none, or the root itself.
 
     Duplicates, and paths below another chosen one, are the same as that one.
@@ -65,7 +65,7 @@ def default_target(selection: Selection) -> Path:
     if len(selection.backups) != 1:
         return Path(_SEVERAL)
     (name,) = selection.backups
-    if name == names.SNAPSHOTS:
+    if name == folder_names.SNAPSHOTS:
         snapshots = {item.parts[0] if item.parts else b"" for item in selection.items}
         if len(snapshots) != 1 or snapshots == {b""}:
             return Path(_SEVERAL)

@@ -9,8 +9,8 @@ from typing import Final
 import trio
 
 from cesbrfs.errors import RestoreError
-from cesbrfs.restore.ground import (
-    Descent,
+from cesbrfs.restore.dirfd import (
+    DirFd,
     Room,
     TargetState,
     follow,
@@ -21,17 +21,11 @@ from cesbrfs.restore.ground import (
     open_target,
     tell,
 )
-from cesbrfs.restore.journal import Journal, Past
-from cesbrfs.restore.landing import Refused
-from cesbrfs.restore.looks import looks_same
-from cesbrfs.restore.opening import is_closed, open_up
-from cesbrfs.restore.planned import (
-    Action,
-    Overwrite,
-    PlannedFile,
-    PlannedFolder,
-    RestorePlan,
-)
+from cesbrfs.restore.journal import Journal, PreviousRun
+from cesbrfs.restore.permissions import is_closed, open_up
+from cesbrfs.restore.plan import Action, Overwrite, PlannedFile, PlannedFolder, RestorePlan
+from cesbrfs.restore.targets import Refused
+from cesbrfs.restore.unchanged import looks_same
 
 _AS_WANTED: Final = (Action.DONE, Action.UNCHANGED)
 
@@ -55,7 +49,7 @@ def survey_closed(planned: RestorePlan, target: int, journal: Journal | None) ->
     """Open the folders that could not be searched, and plan what is in them."""
     while planned.closed:
         folder = planned.closed.pop()
-        with Descent(target, planned.followed) as descent:
+        with DirFd(target, planned.followed) as descent:
             try:
                 open_up(descent.open(folder.parts), folder, journal)
             except OSError as error:
@@ -67,7 +61,7 @@ def survey_closed(planned: RestorePlan, target: int, journal: Journal | None) ->
 def _survey(planned: RestorePlan, target: int, top: PlannedFolder) -> None:
     """Compare all that is planned in one folder, and below."""
     waiting = [top]
-    with Descent(target, planned.followed) as descent:
+    with DirFd(target, planned.followed) as descent:
         while waiting:
             trio.from_thread.check_cancelled()
             folder = waiting.pop()
@@ -196,7 +190,7 @@ def _refuse(planned: RestorePlan, file: PlannedFile, reason: str) -> None:
     planned.refused.append(Refused((*file.folder.parts, file.name), reason))
 
 
-def _resumed(past: Past, file: PlannedFile, status: os.stat_result) -> Action:
+def _resumed(past: PreviousRun, file: PlannedFile, status: os.stat_result) -> Action:
     """Return what is to be done about what an earlier run restored, CREATE for anything else."""
     if file.key is not None and past.files[file.path].is_there(status, file.key):
         return Action.DONE

@@ -21,11 +21,11 @@ from typing import Any, Final
 
 import zstandard
 
-from cesbrfs.repo.crypto import Keys, open_master_key, seal_record
-from cesbrfs.repo.model import parse_key_file
-from cesbrfs.repo.pack import decode_unpacked
-from tests import restic_repo
+from cesbrfs.repo.format.crypto import Keys, open_master_key, seal_record
+from cesbrfs.repo.format.model import parse_key_file
+from cesbrfs.repo.format.pack import decode_unpacked
 from tests.bench.grown import grow
+from tests.support import restic_repo
 
 PASSWORD: Final = "a throw-away key"
 BACKUP: Final = "b1"

@@ -15,11 +15,12 @@ from typing import Any, Final
 import trio
 import zstandard
 
-from cesbrfs.access import Access, Secret
-from cesbrfs.repo.crypto import Keys, seal_record
-from cesbrfs.repo.pack import BlobType, decode_unpacked
+from cesbrfs.repo.format.crypto import Keys, seal_record
+from cesbrfs.repo.format.pack import BlobType, decode_unpacked
+from cesbrfs.repo.location import Access
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import open_storage
+from cesbrfs.util.secret import Secret
 
 PER_FOLDER: Final = 100
 _PACK_BYTES: Final = 16 << 20

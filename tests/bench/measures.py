@@ -17,7 +17,7 @@ from typing import Final
 from tests.bench.data import MIB, Repo, Store
 from tests.bench.mounts import Contender, Mount, drop_caches, environment, mounted
 
-CESBR: Final = (sys.executable, "-m", "shell")
+CESBR: Final = (sys.executable, "-m", "cesbr")
 _COMMAND_SECONDS: Final = 1500
 _RANDOM_READS: Final = 500
 _RANDOM_BYTES: Final = 4096

@@ -19,8 +19,8 @@ from typing import Final
 
 from cesbrfs import __version__
 from tests.bench.data import BACKUP, MIB, PASSWORD, Repo
+from tests.support.project import PROJECT
 
-_PROJECT: Final = Path(__file__).resolve().parents[2]
 _START_SECONDS: Final = 300
 _LIFE_SECONDS: Final = 1800
 _STOP_SECONDS: Final = 20
@@ -139,7 +139,7 @@ def environment(repo: Repo, cache: Path) -> Mapping[str, str]:
     """Return what tells a program which repository it works on, and where its caches go."""
     return {
         "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(_PROJECT),
+        "PYTHONPATH": str(PROJECT),
         "HOME": str(cache),
         "XDG_CACHE_HOME": str(cache),
         "XDG_CONFIG_HOME": str(cache),
@@ -207,7 +207,7 @@ def restic_version(binary: Path) -> str:
 def find_restic() -> tuple[Path | None, Path | None]:
     """Return the newest restic there is for the tests, and the one on the path."""
     given = os.environ.get("CESBR_TEST_RESTIC_NEW")
-    newer = Path(given) if given else _PROJECT / ".tools/restic-new/usr/bin/restic"
+    newer = Path(given) if given else PROJECT / ".tools/restic-new/usr/bin/restic"
     on_path = shutil.which("restic")
     return (newer if newer.exists() else None), (Path(on_path) if on_path else None)
 
@@ -231,7 +231,7 @@ def drop_caches() -> bool:
 
 def _our_version() -> str:
     """Return our version, with the commit where this is a clone with git at hand."""
-    command = ["git", "-C", str(_PROJECT), "describe", "--always", "--dirty"]
+    command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty"]
     try:
         said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     except (OSError, subprocess.CalledProcessError):

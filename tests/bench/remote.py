@@ -16,9 +16,9 @@ from urllib.parse import quote
 from tests.bench.data import MIB, Repo, Store
 from tests.bench.measures import Bench, Group, Measure, Sample, shell
 from tests.bench.mounts import Contender, drop_caches
-from tests.remote import rest, seaweed, sshd
-from tests.remote.certificates import make as make_certificates
-from tests.remote.proxy import proxying
+from tests.support import rest, seaweed, sshd
+from tests.support.certificates import make as make_certificates
+from tests.support.proxy import proxying
 
 _ROUND_TRIP: Final = 0.02
 _HOST: Final = "127.0.0.1"

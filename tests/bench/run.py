@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-_PROJECT: Final = Path(__file__).resolve().parents[2]
-sys.path[0] = str(_PROJECT)  # run by its path, as a script, it would find its own folder there
+from tests.support.project import PROJECT
+
+sys.path[0] = str(PROJECT)  # run by its path, as a script, it would find its own folder there
 
 from tests.bench import growth, history, measures, remote, report, shell  # noqa: E402 - as it says above
 from tests.bench.data import FULL, QUICK, Store  # noqa: E402 - as above
@@ -40,8 +41,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--remote", action="store_true", help="measure over a network instead")
     parser.add_argument("--old", action="store_true", help="measure the restic on the path, too")
     parser.add_argument("--keep", action="store_true", help="keep, or use, the repositories")
-    parser.add_argument("--work", type=Path, default=_PROJECT / "build/bench", metavar="DIR")
-    parser.add_argument("--out", type=Path, default=_PROJECT / "build/bench-results", metavar="DIR")
+    parser.add_argument("--work", type=Path, default=PROJECT / "build/bench", metavar="DIR")
+    parser.add_argument("--out", type=Path, default=PROJECT / "build/bench-results", metavar="DIR")
     parser.add_argument("--list", action="store_true", help="name the measures and end")
     parser.add_argument("--render", action="store_true", help="only renew page and plot in --out")
     return parser.parse_args(argv)

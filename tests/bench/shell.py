@@ -9,15 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from cesbr.app import App
+from cesbr.portal import Portal
+from cesbr.runner import close
+from cesbr.session import Session
 from cmd2.pt_utils import Cmd2Completer
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
 
-from cesbrfs.settings import Flags
-from shell.app import App
-from shell.portal import Portal
-from shell.runner import close
-from shell.session import Session
+from cesbrfs.config.settings import Flags
 from tests.bench.data import BACKUP, Repo, Store
 from tests.bench.growth import short
 from tests.bench.measures import CESBR, Bench, Group, Measure, MeasureFailedError, Sample, program

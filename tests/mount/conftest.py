@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounting import Mount, fuse_missing, mounting
+from tests.support.mounting import Mount, fuse_missing, mounting
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounting import Mount, mounting
-from tests.restic_repo import ResticRepo, create
+from tests.support.mounting import Mount, mounting
+from tests.support.restic_repo import ResticRepo, create
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
 

@@ -12,19 +12,19 @@ from pathlib import Path
 import pytest
 import trio
 
-from cesbrfs.access import Access
 from cesbrfs.backup import plan_backup, run_backup
-from cesbrfs.catalog.placing import lay_out
+from cesbrfs.catalog.layout import lay_out
 from cesbrfs.ces.instance import Instance as CesInstance
 from cesbrfs.ces.registry import FileRegistry
+from cesbrfs.repo.location import Access
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import open_storage
 from cesbrfs.restic import Restic
-from cesbrfs.view import View
-from tests.compare import Record, differences, records
-from tests.mounting import Mount
-from tests.restic_repo import create
+from cesbrfs.vfs.tree import BackupTree
 from tests.sample.instance import Instance, build
+from tests.support.compare import Record, differences, records
+from tests.support.mounting import Mount
+from tests.support.restic_repo import create
 
 
 def restore_all(restic: Path, access: Access, snapshot: str, target: Path) -> None:
@@ -55,7 +55,7 @@ async def _back_up(instance: Instance, restic: Path, dogus: Sequence[str] | None
 async def _placed(access: Access, backup_id: str) -> list[tuple[Path, str, str]]:
     """Return (path below the backup, snapshot ID, path in the snapshot) of every placement."""
     repository = await Repository.open(open_storage(access), access.key)
-    backup = await View(repository).find_backup(backup_id)
+    backup = await BackupTree(repository).find_backup(backup_id)
     layout = await lay_out(repository, backup)
     assert not layout.whole
     return [

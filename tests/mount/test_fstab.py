@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from cesbrfs.access import Access, Secret
-from tests.mounting import environment
-from tests.restic_repo import ResticRepo, create
+from cesbrfs.repo.location import Access
+from cesbrfs.util.secret import Secret
+from tests.support.mounting import environment
+from tests.support.restic_repo import ResticRepo, create
 
 pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can use mount(8) and autofs")
 

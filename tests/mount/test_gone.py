@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from cesbrfs.access import Access, Secret
+from cesbrfs.repo.location import Access
+from cesbrfs.util.secret import Secret
 from tests.mount.test_life import wait_until
-from tests.mounting import Mount
-from tests.remote.rest import RestServer
-from tests.restic_repo import PASSWORD, ResticRepo, create
+from tests.support.mounting import Mount
+from tests.support.rest import RestServer
+from tests.support.restic_repo import PASSWORD, ResticRepo, create
 
 
 def _repository(restic: Path, folder: Path, tag: str) -> ResticRepo:

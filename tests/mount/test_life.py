@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from cesbrfs.access import Access, Secret
-from tests.mounting import Mount, environment, is_mounted
-from tests.restic_repo import ResticRepo, create
+from cesbrfs.repo.location import Access
+from cesbrfs.util.secret import Secret
+from tests.support.mounting import Mount, environment, is_mounted
+from tests.support.restic_repo import ResticRepo, create
 
 _SECONDS = 30
 
@@ -194,7 +195,7 @@ def test_a_mountpoint_behind_a_symlink(repo: ResticRepo, tmp_path: Path, last: s
         assert (done.returncode, done.stderr) == (0, "")
         assert "b1" in os.listdir(named)
         done = subprocess.run(
-            [sys.executable, "-m", "shell", "umount", named],
+            [sys.executable, "-m", "cesbr", "umount", named],
             env=environment(repo.access), capture_output=True, text=True, check=False,
             timeout=_SECONDS,
         )  # fmt: skip

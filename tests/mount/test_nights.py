@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.mount.test_life import wait_until
-from tests.mounting import Mount
-from tests.restic_repo import create
+from tests.support.mounting import Mount
+from tests.support.restic_repo import create
 
 _NIGHTS = 30
 _KEPT = 3

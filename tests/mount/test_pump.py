@@ -10,16 +10,16 @@ from pathlib import Path
 import pyfuse3
 import pytest
 
-from cesbrfs.fs import pump
+from cesbrfs.fuse import pump
 from tests.mount.test_life import place, serving, wait_until
-from tests.mounting import environment
-from tests.restic_repo import create
+from tests.support.mounting import environment
+from tests.support.restic_repo import create
 
 __all__ = ["place"]
 
 _WITHOUT = """
 import sys
-from cesbrfs.fs import pump
+from cesbrfs.fuse import pump
 pump.session_descriptor = lambda: None
 from cesbrfs.__main__ import main
 sys.exit(main(sys.argv[1:]))

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from cesbrfs.restore import Overwrite
-from tests.folding import folding
-from tests.restore_site import BACKUP, VOLUME, Site
+from tests.support.case_folding import folding
+from tests.support.restore_site import BACKUP, VOLUME, Site
 
 _ALL = f"/{BACKUP}/{VOLUME}"
 _PAIRS = {"case": ("Name", "name"), "nfc": ("cafe\u0301", "caf\u00e9")}

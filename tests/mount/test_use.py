@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.compare import differences, records
 from tests.mount.test_life import wait_until
-from tests.mounting import Mount
-from tests.restic_repo import ResticRepo, create
 from tests.sample.instance import Instance
+from tests.support.compare import differences, records
+from tests.support.mounting import Mount
+from tests.support.restic_repo import ResticRepo, create
 
 FILES = "b1/redmine/volumes/files"
 TAR = "--xattrs --xattrs-include=*"

@@ -12,10 +12,10 @@ from typing import Any, cast
 import pyfuse3
 import pytest
 
-from cesbrfs.fs.operations import Operations, Presentation
-from cesbrfs.fs.tree import VirtualTree
-from cesbrfs.view import View
-from tests.restic_repo import ResticRepo, create
+from cesbrfs.fuse.filesystem import InodeFileSystem
+from cesbrfs.fuse.operations import Operations, Presentation
+from cesbrfs.vfs.tree import BackupTree
+from tests.support.restic_repo import ResticRepo, create
 
 NOBODY = cast("pyfuse3.RequestContext", SimpleNamespace(pid=0))
 """Who asks does not matter, the kernel has checked; only whether it still waits for the answer."""
@@ -75,7 +75,7 @@ def shared(restic_new: Path, source: Path, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture
 async def operations(shared: ResticRepo) -> Operations:
     """The handlers over the shared repository."""
-    return Operations(VirtualTree(View(await shared.open())), Presentation())
+    return Operations(InodeFileSystem(BackupTree(await shared.open())), Presentation())
 
 
 async def walk(operations: Operations, *names: bytes) -> pyfuse3.EntryAttributes:

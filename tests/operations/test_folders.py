@@ -12,17 +12,17 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cesbrfs.entries import Inside
-from cesbrfs.fs.folders import POSITION_BITS, RANGES, StoredFolder, StoredFolders
-from cesbrfs.fs.operations import Operations, Presentation
-from cesbrfs.fs.tree import VirtualTree
-from cesbrfs.repo.model import Snapshot
-from cesbrfs.repo.rows import Rows
-from cesbrfs.view import View
-from tests.memory_repo import MemoryRepo
+from cesbrfs.fuse.filesystem import InodeFileSystem
+from cesbrfs.fuse.inodes import POSITION_BITS, RANGES, StoredDir, StoredDirs
+from cesbrfs.fuse.operations import Operations, Presentation
+from cesbrfs.repo.format.direntry import DirEntries
+from cesbrfs.repo.format.model import Snapshot
+from cesbrfs.vfs.entries import TreeRef
+from cesbrfs.vfs.tree import BackupTree
 from tests.operations.conftest import NOBODY, Kernel, listing, walk
+from tests.support.memory_repo import MemoryRepo
 
-INSIDE = Inside(Snapshot("ab" * 32, 0, None), None, top=False)
+INSIDE = TreeRef(Snapshot("ab" * 32, 0, None), None, top=False)
 
 
 async def deep() -> tuple[Operations, tuple[bytes, ...]]:
@@ -33,7 +33,7 @@ async def deep() -> tuple[Operations, tuple[bytes, ...]]:
     twins = [repo.file(name, b"twin", links=2, inode=7, device_id=1) for name in ("twin1", "twin2")]
     outer = repo.folder("outer", repo.file("a", b"first"), inner, *twins, repo.file("z", b"last!!"))
     snapshot = repo.snapshot(repo.tree(outer), tags=["b1"])
-    operations = Operations(VirtualTree(View(await repo.open())), Presentation())
+    operations = Operations(InodeFileSystem(BackupTree(await repo.open())), Presentation())
     return operations, (b"b1", b"_snapshots", snapshot[:8].encode(), b"outer")
 
 
@@ -118,7 +118,7 @@ async def test_a_listing_survives_that_all_was_forgotten_while_it_waited(kernel:
     view, reads, goes_on = operations.tree.view, trio.Event(), trio.Event()
     read = view.stored.rows
 
-    async def slowly(inside: Inside) -> Rows:
+    async def slowly(inside: TreeRef) -> DirEntries:
         reads.set()
         await goes_on.wait()
         return await read(inside)
@@ -145,22 +145,22 @@ async def test_a_listing_survives_that_all_was_forgotten_while_it_waited(kernel:
 @given(st.lists(st.integers(1, 1 << 62), min_size=1, max_size=30, unique=True), st.data())
 def test_ranges_never_overlap(numbers: list[int], data: st.DataObject) -> None:
     """Whatever folders come and go, large ones too, each number of an entry lies in its own."""
-    folders = StoredFolders()
+    folders = StoredDirs()
     one = 1 << POSITION_BITS
-    made: dict[int, tuple[StoredFolder, int]] = {}
+    made: dict[int, tuple[StoredDir, int]] = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cesbrfs.fs.folders._preferred_range", lambda number: number % 8)
+        patch.setattr("cesbrfs.fuse.inodes._preferred_range", lambda number: number % 8)
         for number in numbers:
             size = data.draw(st.sampled_from([0, 1, one, one + 1, 5 * one]))
             made[number] = (folders.add(number, INSIDE, 1, size), size)
             if data.draw(st.booleans()):
-                folders.let_go(made.pop(data.draw(st.sampled_from(list(made))))[0])
+                folders.evict(made.pop(data.draw(st.sampled_from(list(made))))[0])
     for number, (folder, size) in made.items():
         assert folders.get(number) is folder
         for at in {0, size // 2, max(size - 1, 0)}:
             assert folders.holding(folder.first + at) is folder
     for folder, _ in made.values():
-        folders.let_go(folder)
+        folders.evict(folder)
     assert len(folders) == 0
     assert all(folders.holding(folder.first) is None for folder, _ in made.values())
 
@@ -170,8 +170,8 @@ def test_folders_with_one_hash_get_ranges_of_their_own(
     preferred: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are next to each other then, and never where other numbers are."""
-    monkeypatch.setattr("cesbrfs.fs.folders._preferred_range", lambda _number: preferred)
-    folders = StoredFolders()
+    monkeypatch.setattr("cesbrfs.fuse.inodes._preferred_range", lambda _number: preferred)
+    folders = StoredDirs()
     made = [folders.add(number, INSIDE, 1, (2 << POSITION_BITS) + 1) for number in (7, 8, 9)]
     firsts = [folder.first >> POSITION_BITS for folder in made]
     assert all(0 < first <= RANGES - 3 for first in firsts)
@@ -200,7 +200,7 @@ async def test_what_goes_wrong_ahead_of_a_walk_is_nobodys_error(
     def broken(_tree: bytes) -> None:
         raise RuntimeError("not foreseen")
 
-    monkeypatch.setattr(operations.tree.view.repository.listings, "at_hand", broken)
+    monkeypatch.setattr(operations.tree.view.repository.listings, "get_nowait", broken)
     assert operations.tree.walk.go_ahead() is False
     assert "not foreseen" in caplog.text
 
@@ -233,7 +233,7 @@ async def test_files_that_differ_share_no_inode(
         repo.file("different", parts, **{**fields, **changed}),
     )
     snapshot = repo.snapshot(repo.tree(outer), tags=["b1"])
-    operations = Operations(VirtualTree(View(await repo.open())), Presentation())
+    operations = Operations(InodeFileSystem(BackupTree(await repo.open())), Presentation())
     folder = await walk(operations, b"b1", b"_snapshots", snapshot[:8].encode(), b"outer")
     handle = await operations.opendir(folder.st_ino, NOBODY)
     await operations.readdir(handle, 0, None)  # type: ignore[arg-type]  # the kernel's stand-in

@@ -12,12 +12,12 @@ from pathlib import Path
 import pyfuse3
 import pytest
 
-from cesbrfs.fs.operations import CHANGING_SECONDS, FIXED_SECONDS, Operations, Presentation
-from cesbrfs.fs.tree import VirtualTree
-from cesbrfs.view import View
-from tests.memory_repo import MemoryRepo
+from cesbrfs.fuse.filesystem import InodeFileSystem
+from cesbrfs.fuse.operations import CHANGING_SECONDS, FIXED_SECONDS, Operations, Presentation
+from cesbrfs.vfs.tree import BackupTree
 from tests.operations.conftest import NOBODY, Kernel, listing, walk
-from tests.restic_repo import ResticRepo, create
+from tests.support.memory_repo import MemoryRepo
+from tests.support.restic_repo import ResticRepo, create
 
 VOLUME = (b"b1", b"redmine", b"volumes", b"files")
 
@@ -63,7 +63,7 @@ async def test_inodes_are_the_same_in_every_mount(shared: ResticRepo) -> None:
     """An inode's number depends on where it stands alone."""
     numbers = []
     for _ in range(2):
-        one = Operations(VirtualTree(View(await shared.open())), Presentation())
+        one = Operations(InodeFileSystem(BackupTree(await shared.open())), Presentation())
         numbers.append((await walk(one, *VOLUME, b"n07")).st_ino)
     assert numbers[0] == numbers[1]
 
@@ -139,7 +139,7 @@ async def test_symlinks_and_attributes(operations: Operations) -> None:
 
 async def test_without_xattrs_the_kernel_stops_asking(shared: ResticRepo) -> None:
     """With noxattr both calls answer ENOSYS, which the kernel remembers."""
-    bare = Operations(VirtualTree(View(await shared.open())), Presentation(xattrs=False))
+    bare = Operations(InodeFileSystem(BackupTree(await shared.open())), Presentation(xattrs=False))
     told = await walk(bare, *VOLUME, b"note.txt")
     with pytest.raises(pyfuse3.FUSEError) as caught:
         await bare.listxattr(told.st_ino, NOBODY)
@@ -148,7 +148,7 @@ async def test_without_xattrs_the_kernel_stops_asking(shared: ResticRepo) -> Non
 
 async def test_owners_can_be_replaced(shared: ResticRepo) -> None:
     """uid= and gid= stand for every recorded owner."""
-    other = Operations(VirtualTree(View(await shared.open())), Presentation(uid=7, gid=8))
+    other = Operations(InodeFileSystem(BackupTree(await shared.open())), Presentation(uid=7, gid=8))
     told = await walk(other, *VOLUME, b"note.txt")
     assert (told.st_uid, told.st_gid) == (7, 8)
 
@@ -174,7 +174,7 @@ async def test_a_wrong_recorded_size_is_read_past() -> None:
     repo = MemoryRepo()
     lying = repo.file("note.txt", b"hello\n", size=2)
     snapshot = repo.snapshot(repo.tree(repo.folder("d", lying)), tags=["b1"])
-    operations = Operations(VirtualTree(View(await repo.open())), Presentation())
+    operations = Operations(InodeFileSystem(BackupTree(await repo.open())), Presentation())
     path = (b"b1", b"_snapshots", snapshot[:8].encode(), b"d", b"note.txt")
     told = await walk(operations, *path)
     assert told.st_size == 2
@@ -225,8 +225,8 @@ async def test_backups_come_and_go(restic_new: Path, tmp_path: Path, kernel: Ker
     (tmp_path / "file").write_text("content")
     first = repo.backup(tmp_path / "file", tags=["b1"])
     now = [0.0]
-    view = View(await repo.open(), clock=lambda: now[0])
-    operations = Operations(VirtualTree(view), Presentation())
+    view = BackupTree(await repo.open(), clock=lambda: now[0])
+    operations = Operations(InodeFileSystem(view), Presentation())
     assert sorted(await listing(operations, kernel, 1)) == [b"b1", b"latest"]
     repo.backup(tmp_path / "file", tags=["b2"])
     now[0] += 2
@@ -252,7 +252,7 @@ async def test_a_forgotten_and_pruned_file_is_gone(restic_new: Path, tmp_path: P
     repo = create(restic_new, tmp_path / "repo")
     (tmp_path / "file").write_bytes(os.urandom(1000))
     snapshot = repo.backup(tmp_path / "file", tags=["b1"])
-    operations = Operations(VirtualTree(View(await repo.open())), Presentation())
+    operations = Operations(InodeFileSystem(BackupTree(await repo.open())), Presentation())
     told = await walk(operations, b"b1", b"_snapshots", snapshot[:8].encode())
     for part in str(tmp_path / "file").strip("/").split("/"):
         told = await operations.lookup(told.st_ino, part.encode(), NOBODY)
@@ -272,7 +272,7 @@ async def test_a_place_can_come_to_show_another_snapshot(restic_new: Path, tmp_p
     repo.backup(volume, tags=["b1"])
     now = [0.0]
     operations = Operations(
-        VirtualTree(View(await repo.open(), clock=lambda: now[0])), Presentation()
+        InodeFileSystem(BackupTree(await repo.open(), clock=lambda: now[0])), Presentation()
     )
     path = (b"b1", b"ldap", b"volumes", b"db")
     before = await walk(operations, *path)

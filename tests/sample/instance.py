@@ -15,7 +15,8 @@ import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cesbrfs.access import Access, Secret
+from cesbrfs.repo.location import Access
+from cesbrfs.util.secret import Secret
 from tests.sample import files, oddities, registry
 from tests.sample.dogus import DOGUS, Dogu
 from tests.sample.files import Scale

@@ -25,12 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.remote.proxy import proxying
-from tests.remote.rest import serving
 from tests.sample.instance import Instance, build, change
 from tests.sample.screen import picture, plain
+from tests.support.project import PROJECT
+from tests.support.proxy import proxying
+from tests.support.rest import serving
 
-_PROJECT: Final = Path(__file__).resolve().parents[2]
 _COLUMNS, _ROWS = 108, 400
 _SECONDS: Final = 60
 _RATE: Final = 8 << 20
@@ -89,12 +89,12 @@ def _environment(home: Path) -> dict[str, str]:
     found = {name: value for name, value in os.environ.items() if not name.startswith(taken)}
     program = home / "bin"
     program.mkdir(parents=True)
-    (program / "cesbr").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m shell "$@"\n')
+    (program / "cesbr").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m cesbr "$@"\n')
     (program / "cesbr").chmod(0o755)
     return found | {
         "HOME": str(home),
         "PATH": f"{program}:{found['PATH']}",
-        "PYTHONPATH": str(_PROJECT),
+        "PYTHONPATH": str(PROJECT),
         "TERM": "xterm-256color",
         "LC_ALL": "C.UTF-8",
         "SHELL": "/bin/sh",

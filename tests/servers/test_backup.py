@@ -17,12 +17,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from cesbrfs.access import Access, Secret
 from cesbrfs.backup import BackupPlan, BackupResult, Step, plan_backup, run_backup
 from cesbrfs.catalog.backups import Backup, group
 from cesbrfs.catalog.status import Status, read_manifest, report
+from cesbrfs.ces.backup_lock import LOCK_FILE
 from cesbrfs.ces.instance import Instance
-from cesbrfs.ces.lock import LOCK_FILE
 from cesbrfs.ces.registry import FileRegistry
 from cesbrfs.errors import (
     BackupRunningError,
@@ -31,17 +30,20 @@ from cesbrfs.errors import (
     UsageError,
     WrongKeyError,
 )
-from cesbrfs.repo.model import Snapshot
+from cesbrfs.repo.format.model import Snapshot
+from cesbrfs.repo.location import Access
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import open_storage
 from cesbrfs.restic import Restic, Summary, Version
-from cesbrfs.restore.landing import ToFolder
-from cesbrfs.restore.planning import plan
-from cesbrfs.restore.running import execute
+from cesbrfs.restore.executor import execute
+from cesbrfs.restore.planner import plan
 from cesbrfs.restore.selection import select
-from cesbrfs.view import View
-from tests.restic_repo import ResticRepo, create
+from cesbrfs.restore.targets import ToFolder
+from cesbrfs.util.secret import Secret
+from cesbrfs.vfs.tree import BackupTree
 from tests.sample.instance import Instance as Sample
+from tests.support.project import PROJECT
+from tests.support.restic_repo import ResticRepo, create
 
 
 @dataclass(slots=True)
@@ -444,7 +446,7 @@ async def test_progress_is_told(site: Site) -> None:
 _HOLDER = """
 import sys
 from pathlib import Path
-from cesbrfs.ces.lock import backup_lock
+from cesbrfs.ces.backup_lock import backup_lock
 with backup_lock(Path(sys.argv[1]), "20261122T213000Z-7f3a9c", "2026-11-22T21:30:00.0Z"):
     print("held", flush=True)
     sys.stdin.read()
@@ -455,7 +457,7 @@ with backup_lock(Path(sys.argv[1]), "20261122T213000Z-7f3a9c", "2026-11-22T21:30
 async def holding(command: list[str]) -> AsyncIterator[int]:
     """Run a process that holds the lock, and kill it at the end."""
     process = await trio.lowlevel.open_process(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=PROJECT
     )
     assert process.stdin
     assert process.stdout
@@ -609,7 +611,7 @@ async def test_a_link_to_bytes_that_are_not_utf8(both: Site) -> None:
         assert await both.status() is Status.INCOMPLETE
         return
     assert result.status == "complete"
-    view = View(both.repository)
+    view = BackupTree(both.repository)
     path = (result.id.encode(), b"redmine", b"volumes", b"files", b"deep", b"li\xffnk")
     assert (await view.at(path)).node.target == target
 
@@ -620,7 +622,7 @@ async def test_a_restored_link_that_may_lead_elsewhere(both: Site, tmp_path: Pat
     volume = both.instance.volumes_folder("redmine") / "files"
     os.symlink(b"odd\xfe", volume / "link")
     result = await both.run("redmine")
-    view = View(both.repository)
+    view = BackupTree(both.repository)
     selection = select([await view.resolve(f"/{result.id}/redmine/volumes/files/link")])
     restored = await execute(view, await plan(view, selection, ToFolder(tmp_path / "out")))
     mangled = both.restic.version < Version(0, 16)

@@ -10,17 +10,17 @@ import pytest
 import trio
 import trio.testing
 
-from cesbrfs.access import Secret
-from cesbrfs.repo.caching import Caching
-from cesbrfs.repo.model import Node
-from cesbrfs.repo.pack import BlobType
+from cesbrfs.repo.cache.config import CacheConfig
+from cesbrfs.repo.format.model import Node
+from cesbrfs.repo.format.pack import BlobType
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import open_storage
-from cesbrfs.repo.storage.httpclient import CONNECTIONS
-from tests.remote.counting import cancel_many, descriptors, tasks
-from tests.remote.far import KINDS, Far, far_of
-from tests.restic_repo import ResticRepo, create
-from tests.rights import children
+from cesbrfs.repo.storage.http.client import CONNECTIONS
+from cesbrfs.util.secret import Secret
+from tests.support.counting import cancel_many, descriptors, tasks
+from tests.support.far import KINDS, Far, far_of
+from tests.support.restic_repo import ResticRepo, create
+from tests.support.rights import children
 
 _LARGE = 6 << 20
 _SMALL = 40
@@ -110,7 +110,7 @@ async def test_cancelled_readers_leave_nothing(
     processes, before = children(), descriptors()
     access = far.access(Secret(repo.password.encode()), 20.0)
     # Next to nothing stays in memory, so that the server is asked all the time.
-    caching = Caching(memory=256 << 10, folder=tmp_path / "cache", data=1 << 20)
+    caching = CacheConfig(memory=256 << 10, folder=tmp_path / "cache", data=1 << 20)
     repository = await Repository.open(open_storage(access), access.key, caching)
     (snapshot,) = await repository.snapshots()
     assert snapshot.tree is not None

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from cesbrfs.catalog.backups import group
+from cesbrfs.catalog.layout import Layout, lay_out
 from cesbrfs.catalog.manifest import Manifest, Point, write_manifest
-from cesbrfs.catalog.placing import Layout, lay_out
 from cesbrfs.catalog.status import Status, report
-from cesbrfs.repo.model import Node
+from cesbrfs.repo.format.model import Node
+from cesbrfs.repo.format.timestamps import parse_time
 from cesbrfs.repo.repository import Repository
-from cesbrfs.repo.times import parse_time
-from tests.restic_repo import PASSWORD, ResticRepo, create
+from tests.support.restic_repo import PASSWORD, ResticRepo, create
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 import trio
 
-from cesbrfs.access import Access
 from cesbrfs.backup import BackupResult, DumpRunner, PointResult, Step, plan_backup, run_backup
 from cesbrfs.catalog.status import Status
 from cesbrfs.ces.instance import Instance
 from cesbrfs.ces.registry import FileRegistry
+from cesbrfs.repo.location import Access
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import open_storage
 from cesbrfs.restic import Restic
-from cesbrfs.view import View
-from tests.restic_repo import create
+from cesbrfs.vfs.tree import BackupTree
 from tests.sample.registry import encrypted, private_pem
 from tests.shell.waiting import wait_until
+from tests.support.restic_repo import create
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ async def test_a_dump_is_streamed_into_the_backup(
     result = await back_up(instance, restic, how)
     assert result.status == "complete"
     repository = await opened(restic.access)
-    view = View(repository)
+    view = BackupTree(repository)
     found = await view.resolve(f"/{result.id}/redmine/dumps/postgresql.dump")
     content = await view.content(found.entry)
     assert not hasattr(content, "content")
@@ -162,7 +162,7 @@ async def test_a_dump_that_fails_is_not_there(
     assert error == "the dump by postgresql ended with exit code 4: no such database"
     assert dump_of(result).snapshot is None
     repository = await opened(restic.access)
-    view = View(repository)
+    view = BackupTree(repository)
     backup = await view.find_backup(result.id)
     assert (await view.reports.of(backup)).status is Status.INCOMPLETE
     assert b"dumps" not in await view.children((await view.resolve(f"/{result.id}/redmine")).entry)

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 import trio
 
-from cesbrfs.access import Access
 from cesbrfs.backup import BackupResult, Step, plan_backup, run_backup
 from cesbrfs.catalog.backups import group
 from cesbrfs.catalog.status import Status, report
 from cesbrfs.ces.etcd import EtcdRegistry
 from cesbrfs.ces.instance import Instance
 from cesbrfs.errors import RegistryUnreachableError
+from cesbrfs.repo.location import Access
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import open_storage
 from cesbrfs.restic import Restic
-from tests.remote.etcd import Etcd, serving
-from tests.restic_repo import create
+from tests.support.etcd import Etcd, serving
+from tests.support.restic_repo import create
 
 DOGUS = ("cas", "redmine")
 

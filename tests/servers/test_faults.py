@@ -19,12 +19,12 @@ from typing import Final
 
 import pytest
 
-from cesbrfs.access import Secret
-from tests.compare import differences, records
-from tests.mounting import Mount, fuse_missing, mounting
-from tests.remote.far import KINDS, Far, far_of
-from tests.remote.proxy import Fault
-from tests.restic_repo import ResticRepo, create
+from cesbrfs.util.secret import Secret
+from tests.support.compare import differences, records
+from tests.support.far import KINDS, Far, far_of
+from tests.support.mounting import Mount, fuse_missing, mounting
+from tests.support.proxy import Fault
+from tests.support.restic_repo import ResticRepo, create
 
 pytestmark = pytest.mark.skipif(fuse_missing() is not None, reason=str(fuse_missing()))
 

@@ -16,15 +16,12 @@ from cesbrfs.catalog.backups import BARE_TAG, Backups, group
 from cesbrfs.catalog.manifest import FORMAT, Manifest, Point, write_manifest
 from cesbrfs.catalog.status import Report, report
 from cesbrfs.ces.retention import POLICIES, Candidate, decide, like_restic, parse_duration
-from cesbrfs.errors import (
-    ResticError,
-    UsageError,
-)
+from cesbrfs.errors import ResticError, UsageError
 from cesbrfs.forget import ForgetPlan, by_name, by_policy, execute
+from cesbrfs.repo.format.timestamps import parse_time
 from cesbrfs.repo.repository import Repository
-from cesbrfs.repo.times import parse_time
 from cesbrfs.restic import Restic, Version
-from tests.restic_repo import ResticRepo, create
+from tests.support.restic_repo import ResticRepo, create
 
 NOW_NS = parse_time("2026-11-23T12:00:00Z")
 LATEST = POLICIES["removeAllButKeepLatest"]

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from cesbrfs.access import Access, Secret
 from cesbrfs.errors import RepositoryGoneError, RepositoryUnreachableError
+from cesbrfs.repo.location import Access
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import MayHoldOthers, open_storage
-from tests.remote.rest import RestServer
-from tests.remote.seaweed import BUCKET, SeaweedFS
-from tests.remote.sshd import Sshd
-from tests.restic_repo import PASSWORD, ResticRepo, create
+from cesbrfs.util.secret import Secret
+from tests.support.rest import RestServer
+from tests.support.restic_repo import PASSWORD, ResticRepo, create
+from tests.support.seaweed import BUCKET, SeaweedFS
+from tests.support.sshd import Sshd
 
 _KINDS = ("local", "sftp", "s3", "rest", "rest-server", "rclone")
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from cesbrfs.history.diffing import diff_backups
-from cesbrfs.history.finding import Criteria, Match, find
-from cesbrfs.history.memo import Memo
-from cesbrfs.history.sizes import Sizes
+from cesbrfs.history.diff import diff_backups
+from cesbrfs.history.find import Criteria, Match, find
+from cesbrfs.history.folder_index import FolderIndex
 from cesbrfs.history.timeline import Timeline, of_backups
-from cesbrfs.view import View
-from tests.restic_repo import ResticRepo, create
+from cesbrfs.history.usage import UsageReport
+from cesbrfs.vfs.tree import BackupTree
+from tests.support.restic_repo import ResticRepo, create
 
 ABOVE = (b"redmine", b"volumes", b"files")
 
@@ -64,7 +64,7 @@ def backed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return Backed(repo, volume, snapshots)
 
 
-async def line_of(view: View, memo: Memo, *backups: str) -> Timeline:
+async def line_of(view: BackupTree, memo: FolderIndex, *backups: str) -> Timeline:
     there = (await view.backups()).by_name.values()
     return await of_backups(view, memo, [b for b in there if not backups or b.id in backups])
 
@@ -76,8 +76,8 @@ def as_text(name: bytes) -> str:
 @pytest.mark.parametrize("glob", ["*.txt", "e*", "*", "nothing"])
 async def test_find_agrees_with_restic(backed: Backed, glob: str) -> None:
     """Every path in every backup, and no other."""
-    view = View(await backed.repo.open())
-    line = await line_of(view, Memo(view.repository))
+    view = BackupTree(await backed.repo.open())
+    line = await line_of(view, FolderIndex(view.repository))
     ours: set[tuple[str, str]] = set()
 
     async def take(match: Match) -> None:
@@ -103,8 +103,8 @@ async def test_diff_agrees_with_restic(
     backed: Backed, first: str, second: str, *, metadata: bool
 ) -> None:
     """The same marks for the same paths, but for what was in a folder that became a file."""
-    view = View(await backed.repo.open())
-    memo = Memo(view.repository)
+    view = BackupTree(await backed.repo.open())
+    memo = FolderIndex(view.repository)
     before, after = [await line_of(view, memo, backup) for backup in (first, second)]
     ours = set()
     async for change in diff_backups(before, after, ABOVE, attributes=metadata):
@@ -140,8 +140,8 @@ async def test_du_agrees_with_restic(backed: Backed) -> None:
     more = backed.repo.backup(backed.volume, tags=["e"], time="2026-11-22 05:00:00")
     backed.repo.backup(backed.volume.parent.parent, tags=["f"], time="2026-11-22 06:00:00")
     try:
-        view = View(await backed.repo.open())
-        sizes = Sizes(view)
+        view = BackupTree(await backed.repo.open())
+        sizes = UsageReport(view)
         everything = set(backed.repo.snapshot_ids())
         told = {row.parts: row for row in await sizes.measure((), 1)}
         assert list(told) == [(name,) for name in (b"a", b"b", b"c", b"d", b"e", b"f")]

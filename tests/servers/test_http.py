@@ -11,7 +11,6 @@ from urllib.parse import quote
 import pytest
 import trio
 
-from cesbrfs.access import Access
 from cesbrfs.errors import (
     CesbrError,
     DamagedError,
@@ -20,16 +19,17 @@ from cesbrfs.errors import (
     RepositoryUnreachableError,
     StorageError,
 )
+from cesbrfs.repo.location import Access
 from cesbrfs.repo.storage import FileType, Storage, read_up_to
 from cesbrfs.repo.storage.rest import RestStorage
-from cesbrfs.repo.storage.s3 import S3Storage
-from tests.remote.counting import cancel_many, descriptors, tasks
-from tests.remote.filled import FILES, KEY, NAMES, ODD, PACK, check_all, fill
-from tests.remote.older import older
-from tests.remote.processes import free_ports
-from tests.remote.proxy import Fault, Proxy, proxying
-from tests.remote.rest import RestServer
-from tests.remote.seaweed import BUCKET, SeaweedFS
+from cesbrfs.repo.storage.s3.storage import S3Storage
+from tests.support.counting import cancel_many, descriptors, tasks
+from tests.support.filled import FILES, KEY, NAMES, ODD, PACK, check_all, fill
+from tests.support.older import older
+from tests.support.processes import free_ports
+from tests.support.proxy import Fault, Proxy, proxying
+from tests.support.rest import RestServer
+from tests.support.seaweed import BUCKET, SeaweedFS
 
 _RANGE: Final = 500_000
 

@@ -22,12 +22,12 @@ from cesbrfs.repo.storage import open_storage
 from cesbrfs.restic import Restic
 from cesbrfs.restore import InPlace, Overwrite, execute, plan, select
 from cesbrfs.restore.registry import RegistryReport, plan_registry, write_registry
-from cesbrfs.view import View
-from tests.compare import differences, records
-from tests.remote.etcd import Etcd, serving
-from tests.restic_repo import create
+from cesbrfs.vfs.tree import BackupTree
 from tests.sample.instance import Instance as Sample
 from tests.sample.registry import write
+from tests.support.compare import differences, records
+from tests.support.etcd import Etcd, serving
+from tests.support.restic_repo import create
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ async def held(registry: Registry) -> dict[str, str]:
     return values
 
 
-async def move_files(view: View, backup: str, root: Path) -> None:
+async def move_files(view: BackupTree, backup: str, root: Path) -> None:
     """Restore everything that has a place on an instance."""
     everything = select([await view.resolve(f"/{backup}")])
     planned = await plan(view, everything, InPlace(root), Overwrite.ALWAYS)
@@ -113,7 +113,7 @@ async def test_an_instance_is_moved(
     assert await held(new) == {}
     (tmp_path / "new").mkdir(exist_ok=True)
     target = Instance(tmp_path / "new", new)
-    view = View(place.repository)
+    view = BackupTree(place.repository)
     await move_files(view, result.id, target.root)
     planned = await plan_registry(view, await view.find_backup("latest"), target)
     report = RegistryReport(planned)
@@ -143,7 +143,7 @@ async def test_etcd_is_killed_in_the_middle_of_a_restore(
     place: Place, one_backup: str, etcd_program: Path, tmp_path: Path
 ) -> None:
     """What was written is counted, the rest is named; done again, only the rest is written."""
-    view = View(place.repository)
+    view = BackupTree(place.repository)
     backup = await view.find_backup(one_backup)
     with serving(etcd_program, tmp_path / "etcd") as server:
         target = Instance(tmp_path / "new", EtcdRegistry(server.url))
@@ -184,7 +184,7 @@ async def test_etcd_is_killed_in_the_middle_of_a_backup(
         "/dogu/redmine/6.1.3-2": '{"Name": "official/redmine", "Volumes": [{"Name": "files"}]}',
     }.items():
         write(folder, key, value)
-    view = View(place.repository)
+    view = BackupTree(place.repository)
     with serving(etcd_program, tmp_path / "etcd") as server:
         server.pour(folder)
         source = Instance(place.sample.root, EtcdRegistry(server.url))

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from cesbrfs.access import Secret
-from tests.mounting import Mount, fuse_missing, mounting
-from tests.remote.far import Far, far_rest
-from tests.restic_repo import create
+from cesbrfs.util.secret import Secret
+from tests.support.far import Far, far_rest
+from tests.support.mounting import Mount, fuse_missing, mounting
+from tests.support.restic_repo import create
 
 pytestmark = pytest.mark.skipif(fuse_missing() is not None, reason=str(fuse_missing()))
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from cesbrfs.access import Access, Secret
 from cesbrfs.errors import (
     CesbrError,
     DamagedError,
@@ -21,14 +20,16 @@ from cesbrfs.errors import (
     RepositoryMissingError,
     WrongKeyError,
 )
-from cesbrfs.repo.caching import Caching
-from cesbrfs.repo.model import Node, Snapshot, Tree
-from cesbrfs.repo.pack import BlobType
+from cesbrfs.repo.cache.config import CacheConfig
+from cesbrfs.repo.format.model import Node, Snapshot, Tree
+from cesbrfs.repo.format.pack import BlobType
+from cesbrfs.repo.location import Access
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import open_storage
-from tests.compare import Record, differences, records
-from tests.restic_repo import PASSWORD, ResticRepo, create
+from cesbrfs.util.secret import Secret
 from tests.sample import oddities
+from tests.support.compare import Record, differences, records
+from tests.support.restic_repo import PASSWORD, ResticRepo, create
 
 BEYOND_RESTIC = 1 << 63
 """Nanoseconds since 1970 that restic cannot restore (the year 2262); it does record them."""
@@ -263,7 +264,7 @@ async def test_prune_while_it_is_open(restic_binary: Path, tmp_path: Path) -> No
     (folder / "lost").unlink()
     kept = repo.backup(folder)
     repository = await Repository.open(
-        open_storage(repo.access), repo.access.key, Caching(memory=0)
+        open_storage(repo.access), repo.access.key, CacheConfig(memory=0)
     )
     old, new = await by_id(repository, forgotten), await by_id(repository, kept)
     tree = await below(repository, old, folder)

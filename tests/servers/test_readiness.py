@@ -13,7 +13,6 @@ import pytest
 import trio
 
 from cesbrfs import readiness
-from cesbrfs.access import Access, Secret
 from cesbrfs.errors import (
     CesbrError,
     RepositoryDamagedError,
@@ -23,19 +22,14 @@ from cesbrfs.errors import (
     ResticError,
     WrongKeyError,
 )
-from cesbrfs.readiness import (
-    State,
-    by_reader,
-    by_restic,
-    ensure_ready,
-    initialise,
-    open_ready,
-)
-from cesbrfs.repo.caching import Caching
+from cesbrfs.readiness import State, by_reader, by_restic, ensure_ready, initialise, open_ready
+from cesbrfs.repo.cache.config import CacheConfig
+from cesbrfs.repo.location import Access
 from cesbrfs.repo.repository import Repository
 from cesbrfs.restic import Restic
-from tests.restic_repo import PASSWORD, create
-from tests.rights import for_everyone, give_away, open_folder, without_rights
+from cesbrfs.util.secret import Secret
+from tests.support.restic_repo import PASSWORD, create
+from tests.support.rights import for_everyone, give_away, open_folder, without_rights
 
 KEY = Secret(PASSWORD.encode())
 WRONG_KEY = Secret(b"another key")
@@ -86,7 +80,7 @@ class Setting:
             open_restic=self.open_restic,
             auto_init=True,
             say=self.told.append,
-            caching=Caching(folder=cache),
+            caching=CacheConfig(folder=cache),
         )
 
 

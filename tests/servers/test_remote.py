@@ -10,20 +10,21 @@ from pathlib import Path
 import pytest
 import trio
 
-from cesbrfs.access import Access, Secret
 from cesbrfs.errors import BucketMissingError, CesbrError
 from cesbrfs.readiness import State, by_reader, by_restic, ensure_ready, initialise
+from cesbrfs.repo.location import Access
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import open_storage
 from cesbrfs.restic import Restic
 from cesbrfs.restore import ToFolder, execute, plan, select
-from cesbrfs.view import View
-from tests.compare import Record, differences, records
-from tests.remote.rest import PASSWORD as REST_PASSWORD
-from tests.remote.rest import RestServer
-from tests.remote.seaweed import BUCKET, SECRET, SeaweedFS
-from tests.restic_repo import PASSWORD, ResticRepo, create
+from cesbrfs.util.secret import Secret
+from cesbrfs.vfs.tree import BackupTree
 from tests.sample.instance import Instance
+from tests.support.compare import Record, differences, records
+from tests.support.rest import PASSWORD as REST_PASSWORD
+from tests.support.rest import RestServer
+from tests.support.restic_repo import PASSWORD, ResticRepo, create
+from tests.support.seaweed import BUCKET, SECRET, SeaweedFS
 
 KEY = Secret(PASSWORD.encode())
 _VOLUMES = ("files", "plugins")
@@ -107,7 +108,7 @@ async def test_reading_equals_restic_s_restore(
     access = place.access(tmp_path.name)
     ours = tmp_path / "ours"
     repository = await Repository.open(open_storage(access), access.key)
-    view = View(repository)
+    view = BackupTree(repository)
     selection = select([await view.resolve("/B1/redmine/volumes")])
     report = await execute(view, await plan(view, selection, ToFolder(ours)))
     await repository.aclose()

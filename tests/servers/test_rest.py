@@ -11,7 +11,6 @@ from urllib.parse import quote
 import pytest
 import trio
 
-from cesbrfs.access import Access
 from cesbrfs.errors import (
     RepositoryDeniedError,
     RepositoryTimedOutError,
@@ -21,16 +20,17 @@ from cesbrfs.errors import (
     UsageError,
 )
 from cesbrfs.readiness import State, by_reader, by_restic
+from cesbrfs.repo.location import Access
 from cesbrfs.repo.storage import FileType
 from cesbrfs.repo.storage.rclone import RcloneStorage, command_of
 from cesbrfs.repo.storage.rest import RestStorage
 from cesbrfs.restic import Restic
-from tests.remote.counting import descriptors
-from tests.remote.filled import KEY, NAMES, ODD, check_all, fill
-from tests.remote.older import older
-from tests.remote.processes import start
-from tests.remote.rest import PASSWORD, USER, RestServer
-from tests.restic_repo import create
+from tests.support.counting import descriptors
+from tests.support.filled import KEY, NAMES, ODD, check_all, fill
+from tests.support.older import older
+from tests.support.processes import start
+from tests.support.rest import PASSWORD, USER, RestServer
+from tests.support.restic_repo import create
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 import trio
 
-from cesbrfs.access import Access, Secret
 from cesbrfs.errors import (
     CesbrError,
     NotFoundError,
@@ -29,14 +28,16 @@ from cesbrfs.errors import (
     UsageError,
     WrongKeyError,
 )
-from cesbrfs.repo.crypto import seal_record
-from cesbrfs.repo.model import Snapshot
+from cesbrfs.repo.format.crypto import seal_record
+from cesbrfs.repo.format.model import Snapshot
+from cesbrfs.repo.format.timestamps import format_time
+from cesbrfs.repo.location import Access
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import open_storage
-from cesbrfs.repo.times import format_time
 from cesbrfs.restic import Event, Restic, Status, Summary, Version, find_restic, read_version
-from tests.restic_repo import PASSWORD, create
-from tests.rights import children, for_everyone, give_away, open_folder, without_rights
+from cesbrfs.util.secret import Secret
+from tests.support.restic_repo import PASSWORD, create
+from tests.support.rights import children, for_everyone, give_away, open_folder, without_rights
 
 KEY = Secret(PASSWORD.encode())
 WRONG_KEY = Secret(b"another key")

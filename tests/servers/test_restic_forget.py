@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import trio
 
-from cesbrfs.access import Access, Secret
 from cesbrfs.errors import RepositoryLockedError, RepositoryMissingError, WrongKeyError
+from cesbrfs.repo.location import Access
 from cesbrfs.repo.storage import is_file_name
 from cesbrfs.restic import Restic
-from tests.restic_repo import PASSWORD, ResticRepo, create
-from tests.rights import children
+from cesbrfs.util.secret import Secret
+from tests.support.restic_repo import PASSWORD, ResticRepo, create
+from tests.support.rights import children
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from cesbrfs.errors import UsageError
-from cesbrfs.repo.pack import BlobType
+from cesbrfs.repo.format.pack import BlobType
 from cesbrfs.restore import Overwrite, RestoreReport, ToFolder, execute, plan, select
-from cesbrfs.view import View
-from tests.compare import Record, differences, records
-from tests.restic_repo import ResticRepo, create
+from cesbrfs.vfs.tree import BackupTree
 from tests.sample.instance import Instance
 from tests.sample.oddities import HOLE_BYTES
+from tests.support.compare import Record, differences, records
+from tests.support.restic_repo import ResticRepo, create
 
 _VOLUMES = ("files", "plugins", "localConfig")
 
@@ -39,7 +39,7 @@ def _back_up(repo: ResticRepo, sample: Instance) -> str:
 async def _restore(
     repo: ResticRepo, path: str, target: Path, overwrite: Overwrite = Overwrite.NEVER
 ) -> RestoreReport:
-    view = View(await repo.open())
+    view = BackupTree(await repo.open())
     selection = select([await view.resolve(path)])
     return await execute(view, await plan(view, selection, ToFolder(target), overwrite))
 
@@ -136,7 +136,7 @@ async def test_flipped_bits_lose_one_file(restic_binary: Path, tmp_path: Path) -
         (source / f"{number}").write_bytes(os.urandom(3000))
     repo = create(restic_binary, tmp_path / "repo")
     repo.backup(source, tags=["B1"])
-    view = View(await repo.open())
+    view = BackupTree(await repo.open())
     located = await view.resolve("/B1/redmine/volumes/files/7")
     (blob,) = located.entry.node.blobs
     (place,) = (await view.repository.index()).places(BlobType.DATA, blob)

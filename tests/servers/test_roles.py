@@ -14,20 +14,16 @@ from pathlib import Path
 import pytest
 import trio
 
-from cesbrfs.access import Access, Secret
-from cesbrfs.errors import (
-    CesbrError,
-    RepositoryDeniedError,
-    RepositoryUnreachableError,
-    UsageError,
-)
+from cesbrfs.errors import CesbrError, RepositoryDeniedError, RepositoryUnreachableError, UsageError
 from cesbrfs.readiness import State, by_reader, by_restic
-from cesbrfs.repo.storage.signer import Signer
+from cesbrfs.repo.location import Access
+from cesbrfs.repo.storage.s3.credentials import CredentialsProvider
 from cesbrfs.restic import Restic
-from tests.remote.processes import free_ports
-from tests.remote.roles import PROOF, Roles, giving
-from tests.remote.seaweed import BUCKET, KEY_ID, SECRET, SeaweedFS
-from tests.restic_repo import PASSWORD, create
+from cesbrfs.util.secret import Secret
+from tests.support.processes import free_ports
+from tests.support.restic_repo import PASSWORD, create
+from tests.support.roles import PROOF, Roles, giving
+from tests.support.seaweed import BUCKET, KEY_ID, SECRET, SeaweedFS
 
 _ACCESS = Access("s3:http://127.0.0.1/bucket", Secret(b"key"))
 
@@ -58,7 +54,7 @@ async def test_reader_and_restic_read_by_the_role_of_a_container(
 
 async def test_the_role_of_an_instance(roles: Roles) -> None:
     """A token is asked for first, then the role, then its credentials: once for many requests."""
-    signer = Signer(_ACCESS, metadata=roles.url)
+    signer = CredentialsProvider(_ACCESS, metadata=roles.url)
     async with trio.open_nursery() as nursery:
         for _ in range(8):
             nursery.start_soon(signer.current)
@@ -73,14 +69,14 @@ async def test_the_role_of_an_instance(roles: Roles) -> None:
 async def test_what_is_written_comes_first(roles: Roles, isolated_env: Path) -> None:
     """The environment, then the file; the service is not asked."""
     own = {"AWS_ACCESS_KEY_ID": "own", "AWS_SECRET_ACCESS_KEY": "secret"}
-    signer = Signer(replace(_ACCESS, environment={**roles.container, **own}))
+    signer = CredentialsProvider(replace(_ACCESS, environment={**roles.container, **own}))
     assert (found := await signer.current()) is not None
     assert found.key_id == "own"
     (isolated_env / ".aws").mkdir()
     (isolated_env / ".aws/credentials").write_text(
         "[default]\naws_access_key_id = filed\naws_secret_access_key = secret\n"
     )
-    signer = Signer(replace(_ACCESS, environment=roles.container))
+    signer = CredentialsProvider(replace(_ACCESS, environment=roles.container))
     assert (found := await signer.current()) is not None
     assert found.key_id == "filed"
     assert not roles.asked
@@ -91,7 +87,7 @@ async def test_renewed_before_they_end(roles: Roles, monkeypatch: pytest.MonkeyP
     now = begun = time.time()
     monkeypatch.setattr("time.time", lambda: now)
     roles.seconds = 1_000.0
-    signer = Signer(replace(_ACCESS, environment=roles.container))
+    signer = CredentialsProvider(replace(_ACCESS, environment=roles.container))
 
     async def key_id() -> str:
         found = await signer.current()
@@ -134,11 +130,11 @@ async def test_no_credentials(roles: Roles, tmp_path: Path) -> None:
     ]
     for environment, kind, sentence in troubles:
         access = replace(_ACCESS, environment=environment)
-        signer = Signer(access, metadata=f"http://127.0.0.1:{nobody}")
+        signer = CredentialsProvider(access, metadata=f"http://127.0.0.1:{nobody}")
         with trio.fail_after(5), pytest.raises(kind, match=sentence) as raised:
             await signer.current()
         assert PROOF not in raised.value.message
     proof = tmp_path / "proof"
     proof.write_text(PROOF)
     named = {**roles.container, token: "", f"{token}_FILE": str(proof)}
-    assert await Signer(replace(_ACCESS, environment=named)).current() is not None
+    assert await CredentialsProvider(replace(_ACCESS, environment=named)).current() is not None

@@ -10,7 +10,6 @@ from urllib.parse import quote
 import pytest
 import trio
 
-from cesbrfs.access import Access
 from cesbrfs.errors import (
     BucketMissingError,
     CesbrError,
@@ -19,12 +18,13 @@ from cesbrfs.errors import (
     RepositoryUntrustedError,
     UsageError,
 )
+from cesbrfs.repo.location import Access
 from cesbrfs.repo.storage import FileType
-from cesbrfs.repo.storage.s3 import S3Storage
-from tests.remote.counting import descriptors
-from tests.remote.filled import FILES, KEY, NAMES, ODD, PACK, check_all
-from tests.remote.proxy import Proxy, proxying
-from tests.remote.seaweed import BUCKET, KEY_ID, OTHER_BUCKET, SECRET, SeaweedFS
+from cesbrfs.repo.storage.s3.storage import S3Storage
+from tests.support.counting import descriptors
+from tests.support.filled import FILES, KEY, NAMES, ODD, PACK, check_all
+from tests.support.proxy import Proxy, proxying
+from tests.support.seaweed import BUCKET, KEY_ID, OTHER_BUCKET, SECRET, SeaweedFS
 
 PREFIX = f"below/{ODD}"
 

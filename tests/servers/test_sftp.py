@@ -18,7 +18,6 @@ import pytest
 import trio
 import trio.testing
 
-from cesbrfs.access import Access, Secret
 from cesbrfs.errors import (
     CesbrError,
     DamagedError,
@@ -31,15 +30,21 @@ from cesbrfs.errors import (
     StorageError,
     UsageError,
 )
+from cesbrfs.repo.location import Access
 from cesbrfs.repo.repository import Repository
-from cesbrfs.repo.storage import FileType, Storage, open_storage, sftp_session
-from cesbrfs.repo.storage.sftp import SESSIONS, SftpStorage
+from cesbrfs.repo.storage import FileType, Storage, open_storage
+from cesbrfs.repo.storage.sftp import session as sftp_session
+from cesbrfs.repo.storage.sftp.storage import SESSIONS, SftpStorage
 from cesbrfs.restic import Restic
 from cesbrfs.restore import ToFolder, execute, plan, select
-from cesbrfs.view import View
-from tests.compare import Record, differences, records
-from tests.remote.proxy import Fault, Proxy, proxying
-from tests.remote.sshd import (
+from cesbrfs.util.secret import Secret
+from cesbrfs.vfs.tree import BackupTree
+from tests.sample import oddities
+from tests.support.compare import Record, differences, records
+from tests.support.proxy import Fault, Proxy, proxying
+from tests.support.restic_repo import PASSWORD, create
+from tests.support.rights import children, without_rights
+from tests.support.sshd import (
     Sshd,
     descendants,
     free_port,
@@ -49,9 +54,6 @@ from tests.remote.sshd import (
     signal_sessions,
     trust,
 )
-from tests.restic_repo import PASSWORD, create
-from tests.rights import children, without_rights
-from tests.sample import oddities
 
 KEY = Secret(PASSWORD.encode())
 SFTP_SERVERS = ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server")
@@ -567,7 +569,7 @@ class TestRepositories:
 
         storage = open_storage(Access(sshd.url(repo.folder), KEY, sshd.options))
         repository = await Repository.open(storage, KEY)
-        view = View(repository)
+        view = BackupTree(repository)
         selection = select([await view.resolve("/B1")])
         report = await execute(view, await plan(view, selection, ToFolder(tmp_path / "ours")))
         await repository.aclose()

@@ -20,22 +20,23 @@ from typing import Final
 import pytest
 import trio
 
-from cesbrfs.access import Access, Secret
 from cesbrfs.errors import CesbrError, UsageError
 from cesbrfs.readiness import by_restic
+from cesbrfs.repo.location import Access
 from cesbrfs.restic import Restic
-from tests.remote.certificates import Certificates
-from tests.remote.processes import free_ports
-from tests.remote.rest import PASSWORD as REST_PASSWORD
-from tests.remote.rest import serving as serving_rest
-from tests.remote.seaweed import BUCKET, SECRET, SeaweedFS
-from tests.remote.sshd import Sshd, make_key
-from tests.restic_repo import PASSWORD, ResticRepo, create
+from cesbrfs.util.secret import Secret
 from tests.sample.registry import write
+from tests.support.certificates import Certificates
+from tests.support.processes import free_ports
+from tests.support.project import PROJECT
+from tests.support.rest import PASSWORD as REST_PASSWORD
+from tests.support.rest import serving as serving_rest
+from tests.support.restic_repo import PASSWORD, ResticRepo, create
+from tests.support.seaweed import BUCKET, SECRET, SeaweedFS
+from tests.support.sshd import Sshd, make_key
 
 _PAGE: Final = os.environ.get("CESBR_TEST_TROUBLES")
 _MARK: Final = "<!-- troubles -->\n"
-_PROJECT: Final = Path(__file__).resolve().parent.parent.parent
 _SECONDS: Final = 60
 _USAGE: Final = 2
 _MISSING: Final = 10
@@ -237,7 +238,7 @@ def environment(tmp_path: Path, restic_old: Path) -> dict[str, str]:
     write(root / "var/lib/cesbr/registry", "/dogu/redmine/1-1", json.dumps(dogu))
     return {
         **os.environ,
-        "PYTHONPATH": str(_PROJECT),
+        "PYTHONPATH": str(PROJECT),
         "CESBR_CONFIG": str(tmp_path / "config.toml"),
         "CESBR_ROOT": str(root),
         "CESBR_RESTIC": str(restic_old),
@@ -270,11 +271,11 @@ async def test_each_trouble_has_its_sentence(
     (tmp_path / "config.toml").write_text(f"[options]\n{options}\n")
     (tmp_path / "mnt").mkdir()
     environment |= {"CESBR_REPOSITORY": case.url, "RESTIC_PASSWORD": case.key, **case.environment}
-    programs = [["cesbrfs", "mnt"], ["shell", "backups", "--no-init"]]
+    programs = [["cesbrfs", "mnt"], ["cesbr", "backups", "--no-init"]]
     if code != _MISSING:  # which they would mend
-        programs += [["shell", "init"]]
+        programs += [["cesbr", "init"]]
     if trouble != "timed out":  # restic is waited for longer
-        programs += [["shell", "backup", "--no-init"]]
+        programs += [["cesbr", "backup", "--no-init"]]
     said: list[str] = []
 
     async def run(*words: str) -> None:

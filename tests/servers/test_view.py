@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from cesbrfs.entries import Document, Entry
 from cesbrfs.errors import NotFoundError
-from cesbrfs.repo.repository import FileContent
-from cesbrfs.view import View
-from tests.restic_repo import create
+from cesbrfs.repo.repository import FileReader
+from cesbrfs.vfs.entries import Entry, VirtualFile
+from cesbrfs.vfs.tree import BackupTree
+from tests.support.restic_repo import create
 
 
-async def listed(view: View, entry: Entry, above: str = "") -> dict[str, bytes]:
+async def listed(view: BackupTree, entry: Entry, above: str = "") -> dict[str, bytes]:
     """Read every file below `entry` by its path."""
     found: dict[str, bytes] = {}
     for name, child in (await view.children(entry)).items():
@@ -26,7 +26,7 @@ async def listed(view: View, entry: Entry, above: str = "") -> dict[str, bytes]:
             found[path] = child.node.target
         else:
             content = await view.content(child)
-            if isinstance(content, Document):
+            if isinstance(content, VirtualFile):
                 found[path] = content.content
             else:
                 found[path] = await content.read(0, content.size)
@@ -41,7 +41,7 @@ async def test_the_whole_tree_while_restic_works_on_it(restic_binary: Path, tmp_
     (volume / "f.txt").write_bytes(b"first version")
     (volume / "gone.txt").write_bytes(b"will be gone")
     os.symlink("f.txt", volume / "link")
-    view = View(await repo.open(), clock=iter(range(1000)).__next__)
+    view = BackupTree(await repo.open(), clock=iter(range(1000)).__next__)
     assert await listed(view, view.root) == {}
 
     first = repo.backup(volume, tags=["A"])
@@ -55,11 +55,11 @@ async def test_the_whole_tree_while_restic_works_on_it(restic_binary: Path, tmp_
         f"/A{below}/gone.txt": b"will be gone",
         f"/A{below}/link": b"f.txt",
     }
-    another = View(await repo.open())  # which has read no file, and so holds nothing of it
+    another = BackupTree(await repo.open())  # which has read no file, and so holds nothing of it
     old = await another.resolve(f"/latest{below}/gone.txt")
     assert old.shown == f"/A{below}/gone.txt"
     opened = await another.content(old.entry)
-    assert isinstance(opened, FileContent)
+    assert isinstance(opened, FileReader)
 
     (volume / "f.txt").write_bytes(b"second version")
     (volume / "gone.txt").unlink()
@@ -72,7 +72,7 @@ async def test_the_whole_tree_while_restic_works_on_it(restic_binary: Path, tmp_
     assert found[f"/_snapshots/{loose[:8]}{volume}/f.txt"] == b"second version"
 
     repo.run("forget", first, "--prune", "--max-unused", "0")
-    fresh = View(await repo.open(), clock=iter(range(1000)).__next__)
+    fresh = BackupTree(await repo.open(), clock=iter(range(1000)).__next__)
     assert await listed(view, view.root) == await listed(fresh, fresh.root)
     with pytest.raises(NotFoundError):
         await view.resolve("/A")

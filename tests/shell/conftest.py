@@ -15,20 +15,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from cesbr.cli.arguments import command_parser
+from cesbr.commands import find_command
+from cesbr.portal import Portal
+from cesbr.runner import close, run_command
+from cesbr.session import Session
+from cesbr.ui.output import Output
 
-from cesbrfs.settings import Flags
-from shell.arguments import command_parser
-from shell.commands import find_command
-from shell.output import Output
-from shell.portal import Portal
-from shell.runner import close, run_command
-from shell.session import Session
-from tests.remote.proxy import Proxy, proxying
-from tests.remote.rest import RestServer
-from tests.restic_repo import ResticRepo, cheapen
+from cesbrfs.config.settings import Flags
 from tests.sample.registry import write
+from tests.support.project import PROJECT
+from tests.support.proxy import Proxy, proxying
+from tests.support.rest import RestServer
+from tests.support.restic_repo import ResticRepo, cheapen
 
-_PROJECT = Path(__file__).resolve().parent.parent.parent
 KEY = " the key, with spaces around it "
 BINARY = random.Random(7).randbytes(
     60_000
@@ -85,7 +85,7 @@ class Cesbr:
     @property
     def command(self) -> list[str]:
         """How it is started."""
-        return [sys.executable, "-m", "shell"]
+        return [sys.executable, "-m", "cesbr"]
 
     def __call__(self, *arguments: str | bytes, script: str | None = None) -> Said:
         """Run one command, or a script on stdin, to its end."""
@@ -166,7 +166,7 @@ def _environment(root: Path) -> dict[str, str]:
     state = str(root.parent / "state")
     return {
         **os.environ,
-        "PYTHONPATH": str(_PROJECT),
+        "PYTHONPATH": str(PROJECT),
         "CESBR_ROOT": str(root),
         "XDG_STATE_HOME": state,
     }

@@ -8,11 +8,12 @@ import signal
 import subprocess
 from pathlib import Path
 
-from cesbrfs.backup.points import PointResult, PointStep
-from cesbrfs.backup.run import Step
+from cesbr.ui.backup_progress import BackupProgress
+from cesbr.ui.progress import Progress
+
+from cesbrfs.backup.executor import Step
+from cesbrfs.backup.plan import PointResult, PointStep
 from cesbrfs.restic.events import Status
-from shell.backing import BackupProgress
-from shell.progress import Progress
 from tests.shell.conftest import Cesbr
 from tests.shell.waiting import wait_until
 

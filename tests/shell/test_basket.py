@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cesbr.state.basket import Basket, parse, topmost
 
 from cesbrfs.errors import UsageError
-from shell.basket import Basket, parse, topmost
 from tests.shell.conftest import BINARY, ODD, ODD_SHOWN, Cesbr, Inside, Site
 
 FILES = "redmine/volumes/files"

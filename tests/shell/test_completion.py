@@ -10,21 +10,21 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from cesbr.app import App
+from cesbr.completion import prompt as completion
+from cesbr.completion.name_index import SHOWN, Continuation, NameIndex
+from cesbr.completion.prompt import written
+from cesbr.portal import Portal
+from cesbr.runner import close
+from cesbr.session import Context, Session
+from cesbr.ui.output import Output
 from cmd2.parsing import StatementParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cesbrfs.paths import unshow
-from cesbrfs.repo.trees import FOLDER, OTHER
-from cesbrfs.settings import Flags
-from shell import completion
-from shell.app import App
-from shell.completion import written
-from shell.names import SHOWN, Continuation, Names
-from shell.output import Output
-from shell.portal import Portal
-from shell.runner import close
-from shell.session import Context, Session
+from cesbrfs.config.settings import Flags
+from cesbrfs.repo.format.tree import FOLDER, OTHER
+from cesbrfs.util.escape import unshow
 from tests.shell.conftest import NAMES, Cesbr, Site
 from tests.shell.terminal import terminal
 
@@ -38,7 +38,7 @@ def continuations(
 ) -> list[Continuation]:
     """Return what Tab makes of `start` among these names; of each, whether it is a folder."""
     found = {name: FOLDER if is_folder else OTHER for name, is_folder in children.items()}
-    return Names.of(found).continuing(start, partial(written, quoted=quoted))
+    return NameIndex.of(found).continuing(start, partial(written, quoted=quoted))
 
 
 def _read_back(word: str) -> bytes:

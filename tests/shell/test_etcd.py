@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounting import fuse_missing
-from tests.remote.etcd import Etcd, serving
 from tests.shell.conftest import KEY, Cesbr, Site
+from tests.support.etcd import Etcd, serving
+from tests.support.mounting import fuse_missing
 
 
 @pytest.fixture

@@ -18,19 +18,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from cesbr.__main__ import main
+from cesbr.cli.arguments import command_parser, global_parser
+from cesbr.commands import MODULES, Command, commands_of, find_command
+from cesbr.ui.output import Output
 
 from cesbrfs import backup as backups
 from cesbrfs.errors import CesbrError
-from shell.__main__ import main
-from shell.arguments import command_parser, global_parser
-from shell.commands import MODULES, Command, commands_of, find_command
-from shell.output import Output
-from tests.restic_repo import ResticRepo, cheapen
 from tests.sample.instance import Instance, build
 from tests.shell.conftest import Cesbr
+from tests.support.project import PROJECT
+from tests.support.restic_repo import ResticRepo, cheapen
 
-_PROJECT = Path(__file__).resolve().parents[2]
-_PAGES = [_PROJECT / "README.md", *sorted((_PROJECT / "docs").glob("*.md"))]
+_PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 _COMMANDS = [command for module in MODULES for command in commands_of(module)]
 _BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _OURS = re.compile(r"(?:cesbr|cesbrfs)(?: (?!0\.)|$)")
@@ -123,7 +123,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory, restic_old: Path) -> Instan
         assert main(["init", "--quiet"]) == 0
         cheapen(ResticRepo(restic_old, instance.repository, instance.key))
         for number, name in enumerate(_NAMED):
-            patch.setattr(backups.run, "new_backup_id", lambda _, name=name: name)
+            patch.setattr(backups.executor, "new_backup_id", lambda _, name=name: name)
             assert main(["backup", "--quiet"]) == 0
             (files / "report.txt").write_text(f"day {number}\n")
     return instance
@@ -163,13 +163,13 @@ def machine(
         return True
 
     monkeypatch.setattr(Output, "ask", yes)
-    monkeypatch.setattr("shell.commands.schedule._UNIT_DIR", root / "etc")
+    monkeypatch.setattr("cesbr.commands.schedule._UNIT_DIR", root / "etc")
     for name in ("RESTIC_REPOSITORY", "RESTIC_PASSWORD_FILE"):
         monkeypatch.setenv(name, "")  # taken back, should a line export it
         monkeypatch.delenv(name)
     monkeypatch.setenv("CESBR_ROOT", str(instance.root))
     monkeypatch.setenv("CESBR_RESTIC", str(restic_old))
-    monkeypatch.setenv("PYTHONPATH", str(_PROJECT))
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
     monkeypatch.chdir(cesbr.here)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     yield Machine(instance, root, wrappers)

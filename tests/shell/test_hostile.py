@@ -10,18 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cesbr.cli.arguments import command_parser
+from cesbr.commands import MODULES, find_command
+from cesbr.portal import Portal
+from cesbr.runner import close, run_command
+from cesbr.session import Session
+from cesbr.ui.output import Output
 
+from cesbrfs.config.settings import Flags
 from cesbrfs.repo.storage import FileType
-from cesbrfs.settings import Flags
-from shell.arguments import command_parser
-from shell.commands import MODULES, find_command
-from shell.output import Output
-from shell.portal import Portal
-from shell.runner import close, run_command
-from shell.session import Session
-from tests.memory_repo import Json, MemoryRepo
 from tests.shell.conftest import Cesbr, Said
 from tests.shell.terminal import terminal
+from tests.support.memory_repo import Json, MemoryRepo
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b1m\r\nFORGED \u202eright\u2028\x7f"
 """A title, a cleared screen, a C1 control, a forged line, text from right to left."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.remote.proxy import Proxy
 from tests.shell.conftest import Cesbr, Site
 from tests.shell.terminal import terminal
 from tests.shell.waiting import hang_the_index
+from tests.support.proxy import Proxy
 
 FILE = "/latest/redmine/volumes/files/sub/binary"
 _PAGER = """\

@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from cesbr.commands.navigate import _backups_text, _Described
+from cesbr.ui.file_content import looks_binary
+from cesbr.ui.listing import Colours, Style, largest_first, newest_first
+from cesbr.ui.pager import find_pager
 
 from cesbrfs.catalog.backups import Backup
-from cesbrfs.entries import Entry
 from cesbrfs.errors import UsageError
-from cesbrfs.repo.model import Node, Snapshot
-from shell.commands.browse import _backups_text, _Described
-from shell.content import looks_binary
-from shell.listing import Colours, Style, largest_first, newest_first
-from shell.pager import find_pager
+from cesbrfs.repo.format.model import Node, Snapshot
+from cesbrfs.vfs.entries import Entry
 from tests.shell.conftest import BINARY, ODD_SHOWN, Cesbr, Inside
 from tests.shell.terminal import terminal
 

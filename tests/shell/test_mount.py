@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounting import fuse_missing
 from tests.shell.conftest import KEY, Cesbr, Site
+from tests.support.mounting import fuse_missing
 
 pytestmark = pytest.mark.skipif(fuse_missing() is not None, reason=str(fuse_missing()))
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 import trio
+from cesbr.portal import AbandonedError, Portal, TooSlowError, in_front, post_in_front
 
 from cesbrfs.errors import InterruptedByUserError, NotFoundError
-from shell.portal import AbandonedError, Portal, TooSlowError, in_front, post_in_front
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+from cesbr.ui.output import Output
+from cesbr.ui.progress import Progress, duration
 
-from shell.output import Output
-from shell.progress import Progress, duration
 from tests.shell.conftest import Cesbr, Site
 from tests.shell.terminal import terminal
 from tests.shell.waiting import hang_the_index, wait_until

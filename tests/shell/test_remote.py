@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.remote.rest import PASSWORD, RestServer
-from tests.remote.seaweed import BUCKET, KEY_ID, SECRET, SeaweedFS
-from tests.restic_repo import create
 from tests.shell.conftest import BINARY, KEY, Cesbr, Site
+from tests.support.rest import PASSWORD, RestServer
+from tests.support.restic_repo import create
+from tests.support.seaweed import BUCKET, KEY_ID, SECRET, SeaweedFS
 
 
 @dataclass(frozen=True)

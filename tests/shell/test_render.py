@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-
-from shell import render
+from cesbr.ui import humanize
 
 
 @pytest.mark.parametrize(
@@ -23,7 +22,7 @@ from shell import render
 )
 def test_sizes(count: int | None, shown: str) -> None:
     """Units are powers of 1024, and no number needs four digits before its point."""
-    assert render.size(count) == shown
+    assert humanize.size(count) == shown
 
 
 def test_times_are_local(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,7 +30,7 @@ def test_times_are_local(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "UTC-2")
     time.tzset()
     try:
-        assert render.local_time(1_700_000_000_123_456_789) == "2023-11-15 00:13:20"
+        assert humanize.local_time(1_700_000_000_123_456_789) == "2023-11-15 00:13:20"
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -39,20 +38,20 @@ def test_times_are_local(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_tables_align_wide_characters() -> None:
     """Columns stand below each other, whatever the width of a character."""
-    lines = render.table([("字", "1", "x"), ("ab c", "23", "")], right={1}).splitlines()
+    lines = humanize.table([("字", "1", "x"), ("ab c", "23", "")], right={1}).splitlines()
     assert lines == ["字     1  x", "ab c  23"]
-    assert render.table([]) == ""
+    assert humanize.table([]) == ""
 
 
 def test_long_lines_are_cut_at_a_word() -> None:
     """A line that a terminal would wrap ends with an ellipsis instead."""
-    assert render.table([("a", "one two three")], limit=13) == "a  one two …\n"
-    assert render.table([("a", "one two three")], limit=16) == "a  one two three\n"
+    assert humanize.table([("a", "one two three")], limit=13) == "a  one two …\n"
+    assert humanize.table([("a", "one two three")], limit=16) == "a  one two three\n"
 
 
 def test_columns_fill_the_width() -> None:
     """As few lines as fit, read downwards; a name that is too wide has a line of its own."""
-    assert render.columns(["a", "bb", "c", "d"], 9) == "a   c\nbb  d\n"
-    assert render.columns(["a", "bb", "c", "d"], 80) == "a  bb  c  d\n"
-    assert render.columns(["x" * 20, "y"], 10) == "x" * 20 + "\ny\n"
-    assert render.columns([], 10) == ""
+    assert humanize.columns(["a", "bb", "c", "d"], 9) == "a   c\nbb  d\n"
+    assert humanize.columns(["a", "bb", "c", "d"], 80) == "a  bb  c  d\n"
+    assert humanize.columns(["x" * 20, "y"], 10) == "x" * 20 + "\ny\n"
+    assert humanize.columns([], 10) == ""

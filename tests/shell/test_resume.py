@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.remote.proxy import Proxy
 from tests.shell.conftest import BINARY, Cesbr
 from tests.shell.terminal import terminal
+from tests.support.proxy import Proxy
 
 FILES = "redmine/volumes/files"
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.restic_repo import ResticRepo
 from tests.shell.conftest import KEY, Cesbr, Site, back_up_twice, copy
 from tests.shell.terminal import terminal
 from tests.shell.test_maintenance import hold_a_lock
 from tests.shell.waiting import hang_the_index, wait_until
+from tests.support.restic_repo import ResticRepo
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from cesbr.commands import schedule
 
-from shell.commands import schedule
 from tests.shell.conftest import KEY, Cesbr, Inside, Site
 
 SERVICE, TIMER = "cesbr-backup.service", "cesbr-backup.timer"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.remote.sshd import Sshd, free_port
-from tests.restic_repo import ResticRepo, cheapen
 from tests.shell.conftest import KEY, Cesbr, Site
+from tests.support.restic_repo import ResticRepo, cheapen
+from tests.support.sshd import Sshd, free_port
 
 
 @pytest.fixture

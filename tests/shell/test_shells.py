@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from cesbr.commands import MODULES, find_command
+from cesbr.completion import shells
+from cesbr.completion.shells import CompletionAnswer, answer_to, in_bash
 
-from cesbrfs.paths import unshow
-from shell import tab
-from shell.commands import MODULES, find_command
-from shell.tab import Answer, answer_to, in_bash
+from cesbrfs.util.escape import unshow
 from tests.shell.conftest import Cesbr, Site
 from tests.shell.terminal import Terminal, terminal
 
@@ -176,7 +176,7 @@ def test_every_command_and_its_flags_complete() -> None:
     ((flag, told),) = answer_to(["restore", "--in"]).candidates
     assert flag == "--in-place"
     assert told.startswith("volumes")
-    assert answer_to(["nonsense", ""]) == Answer()
+    assert answer_to(["nonsense", ""]) == CompletionAnswer()
     assert answer_to(["help", "sched"]).candidates == [
         ("schedule", find_command("schedule").summary)
     ]
@@ -233,8 +233,8 @@ def test_it_ends_within_a_second(own: Cesbr, site: Site) -> None:
 def test_commands_are_told_without_summaries_when_those_take_too_long() -> None:
     """What is known is said in time."""
     script = (
-        "import time, shell.tab as tab; tab.find_command = lambda name: time.sleep(60);"
-        " tab.complete(['fish', 'polic'])"
+        "import time; import cesbr.completion.shells as t; t.find_command = lambda name: time.sleep(60);"
+        " t.complete(['fish', 'polic'])"
     )
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, check=False, capture_output=True, timeout=30)
@@ -250,7 +250,7 @@ def _seconds(cesbr: Cesbr, *arguments: str) -> float:
 
 def test_the_package_holds_the_files() -> None:
     """What `cesbr completion` prints is what packages would install, and each shell takes it."""
-    folder = Path(sys.modules["shell"].__path__[0]) / "completions"
+    folder = Path(sys.modules["cesbr"].__path__[0]) / "completion"
     for name in SHELLS:
         if shutil.which(name):
             subprocess.run([name, "-n", folder / f"cesbr.{name}"], check=True)
@@ -265,4 +265,4 @@ def test_how_long_tab_may_take_can_be_said(
 ) -> None:
     """What is no time that anybody would wait is passed over: Tab has nobody to complain to."""
     monkeypatch.setenv("CESBR_TAB_SECONDS", given)
-    assert tab._seconds() == seconds
+    assert shells._seconds() == seconds

@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cesbr.ui import humanize
+from cesbr.ui.status import scheduled
 
-from cesbrfs.ces.schedule import TIMER, next_run, units
-from shell import render
-from shell.status import scheduled
+from cesbrfs.ces.systemd_units import TIMER, next_run, units
 from tests.shell.conftest import Cesbr, Site
 from tests.shell.terminal import terminal
 
@@ -98,4 +98,4 @@ def test_owners_by_name_and_by_number(own: Cesbr, site: Site) -> None:
 
 def test_spans_and_sizes() -> None:
     """Sizes in powers of 1024."""
-    assert render.size(33_554_432) == "32.0 MiB"
+    assert humanize.size(33_554_432) == "32.0 MiB"

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cesbr.ui.table import fitted, fold, hanging, pairs
 
-from shell.table import fitted, fold, hanging, pairs
 from tests.shell.conftest import Cesbr
 from tests.shell.terminal import Terminal, terminal
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cesbr.cli.arguments import command_parser, global_parser
+from cesbr.commands import MODULES, find_command
 
-from cesbrfs.catalog.names import steps_back
-from shell.arguments import command_parser, global_parser
-from shell.commands import MODULES, find_command
+from cesbrfs.catalog.folder_names import steps_back
 from tests.shell.conftest import KEY, Cesbr, Inside, Site
 
 _MAIN = "redmine/volumes/files/hello.txt"
@@ -199,7 +199,7 @@ def test_a_root_that_is_not_there(kept: Cesbr, tmp_path: Path) -> None:
 
 def test_nothing_found_prints_nothing(own: Cesbr, tmp_path: Path) -> None:
     """On a terminal no table head stands alone."""
-    from tests.shell.terminal import terminal  # noqa: PLC0415 - this test alone
+    from tests.shell.terminal import terminal
 
     with terminal(own, tmp_path) as prompt:
         prompt.wait_for_prompt()

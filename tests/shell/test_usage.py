@@ -8,11 +8,11 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
+from cesbr.__main__ import main
+from cesbr.commands import CATEGORIES, MODULES, commands_of, find_command, reads_backups
 
 from cesbrfs import __version__
 from cesbrfs.errors import UsageError
-from shell.__main__ import main
-from shell.commands import CATEGORIES, MODULES, commands_of, find_command, reads_backups
 from tests.shell.conftest import Cesbr
 
 
@@ -75,7 +75,7 @@ def test_version(cesbr: Cesbr) -> None:
 def test_nothing_slow_is_imported_in_vain(cesbr: Cesbr, arguments: str, unwanted: str) -> None:
     """A one-shot command does not wait for the prompt's libraries."""
     code = (
-        "import sys; from shell.__main__ import main; "
+        "import sys; from cesbr.__main__ import main; "
         f"main({arguments}); sys.exit(str({unwanted} & sys.modules.keys() or ''))"
     )
     done = subprocess.run(
@@ -140,7 +140,7 @@ def test_mistakes_exit_2_and_say_how(
 
 def test_flags_may_stand_between_arguments() -> None:
     """`ls A -l B` means `ls -l A B`."""
-    from shell.arguments import command_parser  # noqa: PLC0415 - as the program does
+    from cesbr.cli.arguments import command_parser
 
     parser = command_parser(find_command("ls"))
     parsed = parser.parse_intermixed_args(["a", "-l", "b", "--json"])

@@ -27,8 +27,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.mounting import Mount, mounting
-from tests.restic_repo import ResticRepo, create
+from tests.support.mounting import Mount, mounting
+from tests.support.restic_repo import ResticRepo, create
 
 _DIRECTORIES = 200
 _FILES = 10

@@ -8,8 +8,9 @@ from urllib.parse import unquote
 
 import pytest
 
-_PROJECT = Path(__file__).resolve().parents[2]
-_PAGES = sorted([*_PROJECT.glob("*.md"), *_PROJECT.glob("docs/**/*.md")])
+from tests.support.project import PROJECT
+
+_PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md")])
 _CODE = re.compile(r"^```.*?^```|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(<?([^)\s>]+)>?\)")
 
@@ -34,7 +35,7 @@ def _broken(page: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("page", _PAGES, ids=lambda page: str(page.relative_to(_PROJECT)))
+@pytest.mark.parametrize("page", _PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
 def test_links_lead_somewhere(page: Path) -> None:
     """Every relative link names a file that exists and a heading that is in it."""
     assert _broken(page) == []

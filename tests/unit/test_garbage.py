@@ -11,14 +11,14 @@ import trio
 import trio.testing
 
 from cesbrfs.errors import CesbrError, DamagedError, RepositoryUnreachableError
-from cesbrfs.repo.cache import Cache
-from cesbrfs.repo.link import Link
-from cesbrfs.repo.pack import BlobType
+from cesbrfs.repo.format.pack import BlobType
+from cesbrfs.repo.read.coalescing import RangeCoalescer
+from cesbrfs.repo.read.throughput import Throughput
 from cesbrfs.repo.storage import FileType
-from cesbrfs.repo.storage.patience import Patient
-from cesbrfs.repo.stretches import Stretches
-from cesbrfs.tasks import gather
-from tests.memory_repo import MemoryRepo
+from cesbrfs.repo.storage.retry import RetryingStorage
+from cesbrfs.util.lru import LruCache
+from cesbrfs.util.tasks import gather
+from tests.support.memory_repo import MemoryRepo
 
 
 def unreachable(_kind: FileType, _name: str) -> None:
@@ -48,7 +48,7 @@ async def damaged_index_files() -> None:
 
 async def readers_that_share_a_load() -> None:
     """One loads, the other waits for it."""
-    cache: Cache[str, bytes] = Cache(100, len)
+    cache: LruCache[str, bytes] = LruCache(100, len)
 
     async def load() -> bytes:
         await trio.testing.wait_all_tasks_blocked()
@@ -67,14 +67,14 @@ async def a_stretch_whose_server_is_away() -> None:
     """The error is kept for those who wait for the same stretch."""
     repo = MemoryRepo()
     repo.storage.before_read = unreachable
-    await Stretches(repo.storage, Link()).read(bytes(32), 0, 10)
+    await RangeCoalescer(repo.storage, Throughput()).read(bytes(32), 0, 10)
 
 
 async def a_server_that_is_away() -> None:
     """The error is kept for those who wait for the server."""
     repo = MemoryRepo()
     repo.storage.before_read = unreachable
-    await Patient(repo.storage, 0).read(FileType.CONFIG)
+    await RetryingStorage(repo.storage, 0).read(FileType.CONFIG)
 
 
 @pytest.mark.parametrize(

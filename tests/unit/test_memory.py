@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 _PROGRAM = """
-from cesbrfs.fs.memory import steady_heap, trim
+from cesbrfs.fuse.tuning import steady_heap, trim
 
 def resident() -> int:
     with open("/proc/self/status") as status:

@@ -4,34 +4,29 @@ from __future__ import annotations
 
 from typing import Final
 
-from cesbrfs.access import Access
-from cesbrfs.repo.storage.address import (
-    LocalAddress,
-    RestAddress,
-    S3Address,
-    parse,
-)
+from cesbrfs.repo.location import Access
 from cesbrfs.repo.storage.base import (
     SIZE_MAX,
     FileInfo,
     FileType,
-    MayBeAway,
+    HasAvailability,
     MayHoldOthers,
-    ReadsAtOnce,
     Storage,
+    SyncReadable,
     is_file_name,
     read_up_to,
 )
-from cesbrfs.repo.storage.sftp_address import SftpAddress
+from cesbrfs.repo.storage.location import LocalAddress, RestAddress, S3Address, parse
+from cesbrfs.repo.storage.sftp.location import SftpAddress
 
 __all__ = [
     "SIZE_MAX",
     "FileInfo",
     "FileType",
-    "MayBeAway",
+    "HasAvailability",
     "MayHoldOthers",
-    "ReadsAtOnce",
     "Storage",
+    "SyncReadable",
     "is_file_name",
     "open_storage",
     "read_up_to",
@@ -47,11 +42,11 @@ def open_storage(access: Access) -> Storage:
     Nothing is contacted yet.  Raises UsageError for an address of a kind that cannot be read.
     """
     storage = _open(access)
-    if isinstance(storage, ReadsAtOnce):
+    if isinstance(storage, SyncReadable):
         return storage
-    from cesbrfs.repo.storage.patience import Patient  # noqa: PLC0415 - not for local ones
+    from cesbrfs.repo.storage.retry import RetryingStorage
 
-    return Patient(storage, access.patience)
+    return RetryingStorage(storage, access.patience)
 
 
 def _open(access: Access) -> Storage:
@@ -59,21 +54,21 @@ def _open(access: Access) -> Storage:
     silence = min(access.patience or _SILENCE, _SILENCE)
     # Each is imported only where it is used: HTTP alone takes longer than a listing.
     if isinstance(address, LocalAddress):
-        from cesbrfs.repo.storage.local import LocalStorage  # noqa: PLC0415 - as above
+        from cesbrfs.repo.storage.local import LocalStorage
 
         return LocalStorage(address.folder)
     if isinstance(address, S3Address):
-        from cesbrfs.repo.storage.s3 import S3Storage  # noqa: PLC0415 - as above
+        from cesbrfs.repo.storage.s3.storage import S3Storage
 
         return S3Storage.of(access, patience=silence)
     if isinstance(address, RestAddress):
-        from cesbrfs.repo.storage.rest import RestStorage  # noqa: PLC0415 - as above
+        from cesbrfs.repo.storage.rest import RestStorage
 
         return RestStorage.of(access, patience=silence)
     if isinstance(address, SftpAddress):
-        from cesbrfs.repo.storage.sftp import SftpStorage  # noqa: PLC0415 - as above
+        from cesbrfs.repo.storage.sftp.storage import SftpStorage
 
         return SftpStorage.of(access, silence=silence)
-    from cesbrfs.repo.storage.rclone import RcloneStorage  # noqa: PLC0415 - as above
+    from cesbrfs.repo.storage.rclone import RcloneStorage
 
     return RcloneStorage.of(access)

@@ -53,7 +53,7 @@ class Storage(Protocol):
     can be cancelled at any time.
     """
 
-    shown: str
+    display_url: str
     """The repository's address as it may be shown: without secrets."""
 
     async def list(self, kind: FileType) -> Sequence[FileInfo]:
@@ -71,7 +71,7 @@ class Storage(Protocol):
         """Give back connections and descriptors."""
 
 
-class EndsEarlyError(DamagedError):
+class ShortReadError(DamagedError):
     """A file ends before what was asked for does; `rest` is all that it has from there on."""
 
     def __init__(self, message: str, rest: bytes) -> None:
@@ -88,14 +88,14 @@ async def read_up_to(
     """
     try:
         return await storage.read(kind, name, offset, length)
-    except EndsEarlyError as error:
+    except ShortReadError as error:
         return error.rest
     except DamagedError:
         return await storage.read(kind, name, offset)
 
 
 @runtime_checkable
-class ReadsAtOnce(Protocol):
+class SyncReadable(Protocol):
     """A storage that waits for no network: a worker thread can read from it by itself."""
 
     def read_into(self, kind: FileType, name: str, offset: int, buffer: memoryview) -> None:
@@ -125,9 +125,9 @@ class MayHoldOthers(Protocol):
 
 
 @runtime_checkable
-class MayBeAway(Protocol):
+class HasAvailability(Protocol):
     """A storage that knows whether its server answers."""
 
     @property
-    def is_away(self) -> bool:
+    def is_offline(self) -> bool:
         """Whether the server left the last request without an answer."""

@@ -23,9 +23,9 @@ from cesbrfs.errors import (
 from cesbrfs.repo.storage.base import (
     FOLDERS,
     SIZE_MAX,
-    EndsEarlyError,
     FileInfo,
     FileType,
+    ShortReadError,
     is_file_name,
 )
 
@@ -42,7 +42,7 @@ class LocalStorage:
 
     def __init__(self, folder: str) -> None:
         self.folder: Final = os.path.abspath(folder)
-        self.shown = self.folder
+        self.display_url = self.folder
 
     def _path(self, kind: FileType, name: str) -> str:
         if kind is FileType.CONFIG:
@@ -142,7 +142,7 @@ class LocalStorage:
             while len(data) < length:
                 more = os.pread(descriptor, length - len(data), offset + len(data))
                 if not more:
-                    raise EndsEarlyError(_too_short(path, offset + len(data)).message, data)
+                    raise ShortReadError(_too_short(path, offset + len(data)).message, data)
                 data += more
         return data
 
@@ -166,17 +166,17 @@ class LocalStorage:
             return FileMissingError(f"{path} does not exist.")
         if error.errno in (errno.EACCES, errno.EPERM):
             return RepositoryDeniedError(
-                f"The repository at {self.shown} cannot be read: permission denied on {path};"
+                f"The repository at {self.display_url} cannot be read: permission denied on {path};"
                 " run this as the user that owns it, or as root."
             )
         if error.errno == errno.ENOTDIR:
             return RepositoryUnreachableError(
-                f"{self.shown} cannot be a repository: {path} goes through something that is not"
+                f"{self.display_url} cannot be a repository: {path} goes through something that is not"
                 " a folder; correct the repository's address."
             )
         if error.errno in (errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ESTALE):
             return RepositoryUnreachableError(
-                f"The repository at {self.shown} does not answer ({reason}); check what is"
+                f"The repository at {self.display_url} does not answer ({reason}); check what is"
                 " mounted there."
             )
         return StorageError(f"{path} cannot be read ({reason}); check the disk it lies on.")

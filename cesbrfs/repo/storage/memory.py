@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import trio
 
 from cesbrfs.errors import FileMissingError
-from cesbrfs.repo.storage.base import EndsEarlyError, FileInfo, FileType, is_file_name
+from cesbrfs.repo.storage.base import FileInfo, FileType, ShortReadError, is_file_name
 
 
 class MemoryStorage:
     """Holds files in a dict; `reads` counts and `fail` breaks reads by (kind, name)."""
 
-    def __init__(self, shown: str = "memory") -> None:
-        self.shown = shown
+    def __init__(self, display_url: str = "memory") -> None:
+        self.display_url = display_url
         self.files: dict[tuple[FileType, str], bytes] = {}
         self.fail: dict[tuple[FileType, str], Exception] = {}
         self.reads: list[tuple[FileType, str, int, int | None]] = []
@@ -43,7 +43,7 @@ class MemoryStorage:
         if length is None:
             return data[offset:]
         if offset + length > len(data):
-            raise EndsEarlyError(
+            raise ShortReadError(
                 f"{kind}/{name} ends at byte {len(data)}, before its content does.", data[offset:]
             )
         return data[offset : offset + length]

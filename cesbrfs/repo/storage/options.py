@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cesbrfs.access import Access
 from cesbrfs.errors import UsageError
+from cesbrfs.repo.location import Access
 
 _MOST = 256
 

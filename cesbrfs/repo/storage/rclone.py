@@ -20,11 +20,11 @@ from typing import IO, Final, Self
 
 import trio
 
-from cesbrfs.access import Access
 from cesbrfs.errors import RepositoryTimedOutError, StorageError, UsageError
-from cesbrfs.repo.storage.address import RcloneAddress, parse
+from cesbrfs.repo.location import Access
 from cesbrfs.repo.storage.base import FileInfo, FileType
-from cesbrfs.repo.storage.httpclient import PATIENCE
+from cesbrfs.repo.storage.http.client import PATIENCE
+from cesbrfs.repo.storage.location import RcloneAddress, parse
 from cesbrfs.repo.storage.rest import RestStorage
 
 _ARGS: Final = "serve restic --stdio --b2-hard-delete"
@@ -48,7 +48,7 @@ class RcloneStorage:
         self, access: Access, command: Sequence[str], *, patience: float = PATIENCE
     ) -> None:
         """Start `command`, of `command_of`, when it is needed."""
-        self.shown = access.shown
+        self.display_url = access.display_url
         self._access: Final = access
         self._command: Final = command
         self._patience: Final = patience
@@ -114,7 +114,7 @@ class RcloneStorage:
             said.close()
             await storage.aclose()
             raise StorageError(
-                f"{self._command[0]} cannot be started for {self.shown}: {error.strerror}."
+                f"{self._command[0]} cannot be started for {self.display_url}: {error.strerror}."
             ) from None
         child = _Child(process, storage, said)
         try:
@@ -132,11 +132,11 @@ class RcloneStorage:
         await child.aclose()
         if waiting.cancelled_caught:
             raise RepositoryTimedOutError(
-                f"rclone did not serve {self.shown} within {self._patience:.0f} s ({told}); its"
+                f"rclone did not serve {self.display_url} within {self._patience:.0f} s ({told}); its"
                 " program must be one of this machine that takes 'serve restic --addr'."
             )
         raise StorageError(
-            f"rclone ended when it was to serve {self.shown} ({told}); correct the address or"
+            f"rclone ended when it was to serve {self.display_url} ({told}); correct the address or"
             " rclone's configuration."
         )
 
@@ -215,7 +215,7 @@ def command_of(access: Access) -> list[str]:
     args = [part for part in _split(access, "rclone.args", _ARGS) if part != "--stdio"]
     if shutil.which(program[0]) is None:
         raise UsageError(
-            f"{program[0]} is not installed, which the repository {access.shown} is reached"
+            f"{program[0]} is not installed, which the repository {access.display_url} is reached"
             " through; install it (for example 'apt install rclone') or set the option"
             " rclone.program."
         )

@@ -9,7 +9,6 @@ from typing import Final, Self
 
 import msgspec
 
-from cesbrfs.access import Access
 from cesbrfs.errors import (
     CesbrError,
     FileMissingError,
@@ -17,11 +16,18 @@ from cesbrfs.errors import (
     RepositoryUnreachableError,
     StorageError,
 )
-from cesbrfs.repo.storage.address import RestAddress, parse
+from cesbrfs.repo.location import Access
 from cesbrfs.repo.storage.base import FileInfo, FileType, is_file_name
-from cesbrfs.repo.storage.httpclient import CONNECTIONS, PATIENCE, Answer, HttpClient, other_refusal
+from cesbrfs.repo.storage.http.client import (
+    CONNECTIONS,
+    PATIENCE,
+    Answer,
+    HttpClient,
+    other_refusal,
+)
+from cesbrfs.repo.storage.location import RestAddress, parse
 from cesbrfs.repo.storage.options import connections_of
-from cesbrfs.tasks import gather
+from cesbrfs.util.tasks import gather
 
 _V2: Final = "application/vnd.x.restic.rest.v2"
 _NOT_FOUND: Final = 404
@@ -45,7 +51,7 @@ class RestStorage:
 
         `socket` is the path of the socket that the server listens on, "" for the network.
         """
-        self.shown = access.shown
+        self.display_url = access.display_url
         self._url: Final = url
         self._headers: Final[Mapping[str, str]] = _authorization(user, password)
         self._has_user: Final = bool(user or password)
@@ -96,7 +102,7 @@ class RestStorage:
             names = msgspec.json.decode(answer.body, type=list[str])
         except msgspec.MsgspecError as error:
             raise RepositoryUnreachableError(
-                f"The server of {self.shown} does not answer as a REST server of restic does; check"
+                f"The server of {self.display_url} does not answer as a REST server of restic does; check"
                 " the address."
             ) from error
         return await self._with_sizes(kind, [name for name in names if is_file_name(name)])
@@ -114,7 +120,9 @@ class RestStorage:
                 return None  # gone since it was listed
             length = answer.headers.get("content-length", "")
             if not length.isdigit():
-                raise StorageError(f"The server of {self.shown} does not say how long {name} is.")
+                raise StorageError(
+                    f"The server of {self.display_url} does not say how long {name} is."
+                )
             return FileInfo(name, int(length))
 
         found = await gather([partial(ask, name) for name in names], CONNECTIONS)
@@ -135,20 +143,22 @@ class RestStorage:
         if status == _NOT_FOUND:
             rclone = answer.headers.get("server", "").startswith("rclone/")
             kind = _RcloneMissingError if rclone else FileMissingError
-            return kind(f"{what} does not exist in {self.shown}.")
+            return kind(f"{what} does not exist in {self.display_url}.")
         if status == 401:  # noqa: PLR2004 - HTTP's own number
             wrong = "are wrong" if self._has_user else "are missing"
             return RepositoryDeniedError(
-                f"The credentials for {self.shown} {wrong}; set RESTIC_REST_USERNAME and"
+                f"The credentials for {self.display_url} {wrong}; set RESTIC_REST_USERNAME and"
                 " RESTIC_REST_PASSWORD, or write user:password@ before the host."
             )
         if status == 403:  # noqa: PLR2004 - as above
             return RepositoryDeniedError(
-                f"The server of {self.shown} does not permit to read {what}; check the path and"
+                f"The server of {self.display_url} does not permit to read {what}; check the path and"
                 " the user's permissions."
             )
         told = answer.body.decode(errors="replace").strip().partition("\n")[0][:200]
-        return other_refusal(answer, self.shown, what, f"{status}{': ' if told else ''}{told}")
+        return other_refusal(
+            answer, self.display_url, what, f"{status}{': ' if told else ''}{told}"
+        )
 
     async def aclose(self) -> None:
         """Close all connections."""

@@ -1,0 +1,308 @@
+"""Plan -> backup: takes the snapshots, two at a time, and then writes the manifest."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from cesbrfs.backup.dumps import FOLDER, save_dump
+from cesbrfs.backup.links import mangled_links
+from cesbrfs.backup.plan import (
+    BackupPlan,
+    BackupResult,
+    DumpCommand,
+    Failure,
+    Kind,
+    PointResult,
+    PointStep,
+)
+from cesbrfs.backup.planner import REGISTRY_JSON, registry_data
+from cesbrfs.catalog.backups import SnapshotList
+from cesbrfs.catalog.manifest import FILE_NAME, FORMAT, FailedPath, Manifest, Point, write_manifest
+from cesbrfs.ces.backup_lock import backup_lock
+from cesbrfs.ces.instance import Instance, RegistryData
+from cesbrfs.errors import (
+    NotFoundError,
+    RegistryError,
+    RegistryUnreachableError,
+    ResticError,
+    ScriptError,
+    UsageError,
+)
+from cesbrfs.repo.format.model import Snapshot
+from cesbrfs.repo.format.timestamps import format_time
+from cesbrfs.restic import Event, Restic
+from cesbrfs.restic.events import as_restic_shows
+from cesbrfs.util.escape import for_json, show
+from cesbrfs.util.tasks import gather
+
+_FULL_ID: Final = 64
+"""Hex digits of a whole snapshot ID; older restics report only the first eight."""
+_AT_ONCE: Final = 2
+"""Snapshots taken at the same time: each costs restic most of a second of deriving the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Progress: point `number` of `total` begins, goes on (`event` is restic's) or has ended.
+
+    The manifest is the last point.
+    """
+
+    number: int
+    total: int
+    kind: Kind
+    dogu: str | None
+    event: Event | None = None
+    result: PointResult | None = None
+
+
+def new_backup_id(time_ns: int) -> str:
+    """Return an ID for the backup that begins at `time_ns`, such as 20261122T213000Z-7f3a9c."""
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(time_ns // 1_000_000_000))
+    return f"{stamp}-{secrets.token_hex(3)}"
+
+
+async def run_backup(
+    plan: BackupPlan,
+    *,
+    instance: Instance,
+    restic: Restic,
+    repository: SnapshotList,
+    on_progress: Callable[[Step], None] | None = None,
+    prepare: Callable[[str], Awaitable[BackupPlan]] | None = None,
+    safety: bool = False,
+) -> BackupResult:
+    """Back up what `plan` says, under a new Backup ID; `safety` marks it as a safety backup.
+
+    `prepare` runs once no other backup can, gets that ID and returns the plan as it is then; what
+    it raises ends the backup before it has begun.  A point that fails makes the backup incomplete.
+
+    Raised are BackupRunningError when another one runs, RepositoryError when going on is pointless
+    (wrong key, gone, denied, unreachable, locked, full) and ResticError when not one snapshot could
+    be made.  Stopped on the way, by an error or by a cancellation, it leaves its snapshots without
+    a manifest, and so counts as incomplete.
+    """
+    started = time.time_ns()
+    backup_id = new_backup_id(started)
+    with backup_lock(instance.root, backup_id, format_time(started)):
+        run = _Run(instance, restic, backup_id, await _host(instance), on_progress, safety=safety)
+        if prepare is not None:
+            plan = await prepare(backup_id)
+        total = len(plan.steps) + 1
+        work = [partial(run.point, step, n, total) for n, step in enumerate(plan.steps, 1)]
+        points: list[PointResult] = []
+        # One first: restics that make the folder of their cache at the same time can fail over it.
+        while len(points) < len(work) and not any(point.snapshot for point in points):
+            points.append(await work[len(points)]())
+        points += await gather(work[len(points) :], _AT_ONCE)
+        if not any(point.snapshot for point in points):
+            raise ResticError(_nothing(points))
+        points = _confirm(plan.steps, points, backup_id, await repository.snapshots())
+        manifest = await run.manifest(started, points)
+        failed = [failure for point in (*points, manifest) for failure in point.failed]
+        return BackupResult(backup_id, tuple(points), tuple(failed))
+
+
+async def _host(instance: Instance) -> str:
+    try:
+        return await instance.fqdn() or socket.gethostname()
+    except RegistryError:  # it fails the registry's point, which reports it
+        return socket.gethostname()
+
+
+def _nothing(points: Sequence[PointResult]) -> str:
+    failures = [failure for point in points for failure in point.failed]
+    if not failures:
+        return "Nothing was backed up, as there is nothing to back up."
+    first = failures[0]
+    return f"Nothing was backed up; the first failure: {show(first.path)}: {first.error}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One run: what all its snapshots have in common."""
+
+    instance: Instance
+    restic: Restic
+    backup_id: str
+    host: str
+    on_progress: Callable[[Step], None] | None
+    safety: bool = False
+
+    def tell(self, step: Step) -> None:
+        if self.on_progress:
+            self.on_progress(step)
+
+    async def point(self, step: PointStep, number: int, total: int) -> PointResult:
+        """Back up one point of data and tell of it."""
+        progress = Step(number, total, step.kind, step.dogu)
+        self.tell(progress)
+        if step.paths:
+            result = await self._folders(step, progress)
+        elif step.dump is not None:
+            result = await self._dump(step, step.dump, progress)
+        elif step.kind == "registry":
+            result = await self._registry(step, progress)
+        elif step.document is not None:
+            result = await self._snapshot(step, progress, (), (step.document, step.content or b""))
+        else:
+            result = PointResult(step.kind, step.dogu, failed=step.failed)
+        self.tell(replace(progress, result=result))
+        return result
+
+    async def _folders(self, step: PointStep, progress: Step) -> PointResult:
+        """Back up folders; what has vanished by then, or is stored wrongly, is a failure."""
+        result = await self._snapshot(step, progress, step.paths, None)
+        if result.snapshot:
+            links = await mangled_links(self.restic.version, step.paths)
+            result = replace(result, failed=(*result.failed, *links))
+        told = {failure.path for failure in result.failed}
+        gone = [p for p in _missing(step.paths) if os.fsencode(p) not in told]
+        return _with_failures(result, gone, "it vanished while the backup ran")
+
+    async def _registry(self, step: PointStep, progress: Step) -> PointResult:
+        """Back up registry data as it is now, not as it was when the plan was made."""
+        try:
+            data = await registry_data(self.instance, step.dogu)
+        except RegistryUnreachableError as error:  # the other points are backed up all the same
+            data = RegistryData({}, ((REGISTRY_JSON, error.message),))
+        failed = tuple(Failure(key.encode(), error) for key, error in data.failed)
+        step = replace(step, failed=failed)
+        if not data.values and failed:
+            return PointResult(step.kind, step.dogu, failed=failed)
+        return await self._snapshot(step, progress, (), (REGISTRY_JSON, data.to_json()))
+
+    async def _dump(self, step: PointStep, dump: DumpCommand, progress: Step) -> PointResult:
+        """Back up what a command writes, or nothing of it when that fails."""
+        document = step.document or ""
+        path = Path(FOLDER, document)
+
+        async def save(reader: int, end: Callable[[], None]) -> PointResult:
+            return await self._snapshot(step, progress, (), (document, reader), end)
+
+        try:
+            result = await save_dump(self.instance, step.dogu or "", dump, save)
+        except (ScriptError, RegistryError, UsageError) as error:  # of the account or the command
+            return _with_failures(PointResult(step.kind, step.dogu), [path], error.message)
+        if result.snapshot and not result.bytes:
+            return _with_failures(result, [path], f"the dump by {dump.provider} is empty")
+        return result
+
+    async def _snapshot(
+        self,
+        step: PointStep,
+        progress: Step,
+        paths: Sequence[Path],
+        stdin: tuple[str, bytes | int] | None,
+        on_interrupt: Callable[[], None] | None = None,
+    ) -> PointResult:
+        try:
+            summary = await self.restic.backup(
+                [os.fsencode(path) for path in paths],
+                tags=step.tags(self.backup_id, safety=self.safety),
+                host=self.host,
+                stdin=stdin,
+                on_event=lambda event: self.tell(replace(progress, event=event)),
+                on_interrupt=on_interrupt,
+            )
+        except (ResticError, NotFoundError) as error:  # all others would meet the next point, too
+            whole = [os.fsencode(path) for path in paths] or [(stdin or ("",))[0].encode()]
+            failed = tuple(Failure(path, error.message) for path in whole)
+            return PointResult(step.kind, step.dogu, failed=(*step.failed, *failed))
+        errors = [Failure(error.path, error.message) for error in summary.errors]
+        return PointResult(
+            step.kind,
+            step.dogu,
+            snapshot=summary.snapshot_id,
+            files=summary.totals.total_files_processed,
+            bytes=summary.totals.total_bytes_processed,
+            added=summary.totals.data_added,
+            failed=(*step.failed, *errors),
+        )
+
+    async def manifest(self, started: int, points: Sequence[PointResult]) -> PointResult:
+        """Write the manifest, which says what all the others are."""
+        content = write_manifest(
+            Manifest(
+                format=FORMAT,
+                id=self.backup_id,
+                time=format_time(started),
+                host=self.host,
+                # A point of which nothing is there and nothing failed promises nothing.
+                points=[_manifest_point(p) for p in points if p.snapshot or p.failed],
+            )
+        )
+        total = len(points) + 1
+        step = PointStep("manifest", None, document=FILE_NAME, content=content)
+        return await self.point(step, total, total)
+
+
+def _missing(paths: Iterable[Path]) -> list[Path]:
+    return [path for path in paths if not path.is_dir()]
+
+
+def _with_failures(result: PointResult, paths: Iterable[Path], error: str) -> PointResult:
+    more = [Failure(os.fsencode(path), error) for path in paths]
+    return replace(result, failed=(*result.failed, *more))
+
+
+def _confirm(
+    steps: Sequence[PointStep],
+    points: Sequence[PointResult],
+    backup_id: str,
+    snapshots: Iterable[Snapshot],
+) -> list[PointResult]:
+    """Hold what restic reported against what the repository lists.
+
+    Gives each point the whole ID of its snapshot; a snapshot or a folder of it that the repository
+    does not list is a failure.
+    """
+    ours = [snapshot for snapshot in snapshots if backup_id in snapshot.tags]
+    confirmed = []
+    for step, point in zip(steps, points, strict=True):
+        if point.snapshot is None:
+            confirmed.append(point)
+            continue
+        reported = point.snapshot
+        found = next((s for s in ours if s.id.startswith(reported)), None)
+        if found is None:
+            lost = step.paths or [Path(step.document or REGISTRY_JSON)]
+            error = f"the repository does not list its snapshot {reported}"
+            known = reported if len(reported) == _FULL_ID else None
+            confirmed.append(_with_failures(replace(point, snapshot=known), lost, error))
+            continue
+        told = {failure.path for failure in point.failed}
+        lacking = [
+            path
+            for path in step.paths
+            if as_restic_shows(os.fsencode(path)) not in found.paths
+            and os.fsencode(path) not in told
+        ]
+        tree = found.tree.hex() if found.tree else None
+        result = replace(point, snapshot=found.id, tree=tree)
+        confirmed.append(_with_failures(result, lacking, f"snapshot {found.id[:8]} lacks it"))
+    return confirmed
+
+
+def _manifest_point(point: PointResult) -> Point:
+    return Point(
+        kind=point.kind,
+        dogu=point.dogu,
+        snapshot=point.snapshot,
+        bytes=point.bytes if point.snapshot else None,
+        tree=point.tree or msgspec.UNSET,
+        failed=[
+            FailedPath(error=failure.error, **for_json(failure.path, "path"))
+            for failure in point.failed
+        ],
+    )

@@ -1,0 +1,70 @@
+"""Backup IDs and dogu names as names of folders.  Pure.
+
+What could not be a name, or would be taken for one of ours, is percent-escaped byte by byte: ``/``,
+NUL, ``%``, a leading ``.`` or ``_``, and the reserved words.  A result of over 255 bytes is cut,
+and ``~`` and 32 hex digits of the SHA-256 of the whole ID follow.  An ID that looks like such a
+result by itself is given its own digits, so that nobody can choose an ID with another's name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Final
+
+from cesbrfs.repo.format.tree import NAME_MAX
+
+LATEST: Final = b"latest"
+BACKUP_JSON: Final = b"backup.json"
+INSTANCE: Final = b"_instance"
+SNAPSHOTS: Final = b"_snapshots"
+CONFIGURATION: Final = b"configuration"
+VOLUMES: Final = b"volumes"
+DUMPS: Final = b"dumps"
+REGISTRY_JSON: Final = b"registry.json"
+DOGU_JSON: Final = b"dogu.json"
+STATUS_FOLDER: Final = b".cesbrfs"
+
+_RESERVED: Final = frozenset({LATEST, BACKUP_JSON})
+_NEVER: Final = frozenset(b"/%\0")
+_NOT_FIRST: Final = frozenset(b"._")
+_HASH_DIGITS: Final = 32
+"""128 bits: two IDs with the same digits cannot be found."""
+_CUT: Final = re.compile(rb"~[0-9a-f]{%d}\Z" % _HASH_DIGITS)
+_SHORTER_MAX: Final = 5
+_CUT_MIN: Final = NAME_MAX - _SHORTER_MAX
+"""Bytes of a cut name at least."""
+_LATEST: Final = re.compile(r"latest(?:~(\d{0,4}))?", re.ASCII)
+
+
+def steps_back(name: str) -> int | None:
+    """Return N of ``latest~N``: 0 for ``latest``, 1 for ``latest~``; None for any other name."""
+    found = _LATEST.fullmatch(name)
+    if found is None:
+        return None
+    return 0 if found[1] is None else int(found[1] or 1)
+
+
+def folder_name(text: str) -> bytes:
+    """Return the folder name that stands for a Backup ID or a dogu (at most 255 bytes)."""
+    raw = text.encode("utf-8", "surrogateescape")
+    whole_word = raw in _RESERVED
+    name = b"".join(
+        b"%%%02X" % byte
+        if byte in _NEVER or (at == 0 and (whole_word or byte in _NOT_FIRST))
+        else bytes((byte,))
+        for at, byte in enumerate(raw)
+    )
+    if len(name) > NAME_MAX or (len(name) >= _CUT_MIN and _CUT.search(name)):
+        digest = hashlib.sha256(raw).hexdigest()[:_HASH_DIGITS].encode()
+        name = _cut(name, NAME_MAX - len(digest) - 1) + b"~" + digest
+    return name
+
+
+def _cut(name: bytes, length: int) -> bytes:
+    """Return the first `length` bytes, or up to 5 fewer: no part of an escape or a character."""
+    for end in range(length, length - _SHORTER_MAX - 1, -1):
+        in_character = name[end] & 0xC0 == 0x80  # noqa: PLR2004 - a byte inside UTF-8
+        if not in_character and b"%" not in name[end - 2 : end]:
+            return name[:end]
+    return name[:length]

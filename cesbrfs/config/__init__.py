@@ -1,0 +1,1 @@
+"""Settings from flags, the environment, configuration files and the registry."""

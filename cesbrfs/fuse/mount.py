@@ -1,0 +1,178 @@
+"""The life of a mount: opened, served until a signal or an unmount ends it, and taken away."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+import pyfuse3
+import trio
+
+from cesbrfs.catalog.backups import Backups
+from cesbrfs.config.settings import Settings
+from cesbrfs.errors import CesbrError, MountError
+from cesbrfs.fuse import pump
+from cesbrfs.fuse.daemon import notify_systemd
+from cesbrfs.fuse.filesystem import InodeFileSystem
+from cesbrfs.fuse.mountpoint import set_nosymfollow
+from cesbrfs.fuse.operations import Operations, Presentation
+from cesbrfs.fuse.options import NOSYMFOLLOW, MountOptions
+from cesbrfs.fuse.tuning import settle, trim, tune
+from cesbrfs.repo.location import Access
+from cesbrfs.repo.repository import Repository
+from cesbrfs.repo.storage import open_storage
+from cesbrfs.util.mountinfo import SUBTYPE
+from cesbrfs.vfs.tree import BackupTree
+
+_log = logging.getLogger(__name__)
+
+_STOP_SECONDS: Final = 5.0
+"""How long running requests may take after the mount was told to end."""
+_IGNORED_SIGNALS: Final = (
+    signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO,
+)  # fmt: skip
+_AWAY_SECONDS: Final = 0.2
+"""The same while the server is away."""
+
+
+async def serve(
+    settings: Settings,
+    access: Access,
+    mountpoint: str,
+    options: MountOptions,
+    ready: Callable[[], None],
+) -> None:
+    """Mount the repository's backups on `mountpoint` and serve them until told to end.
+
+    `ready` is called once the mount answers.  Raises what opening the repository raises, and
+    MountError when FUSE refuses.
+    """
+    for ignored in _IGNORED_SIGNALS:  # by default they kill, and leave a dead mount
+        signal.signal(ignored, signal.SIG_IGN)
+    repository = await Repository.open(
+        open_storage(access), access.key, settings.caching, access.key_hint
+    )
+    try:
+        view = BackupTree(
+            repository,
+            rules=settings.rules,
+            backup_tag=settings.backup_tag,
+            uid=os.getuid() if options.uid is None else options.uid,
+            gid=os.getgid() if options.gid is None else options.gid,
+        )
+        await view.backups()
+        presentation = Presentation(
+            options.uid, options.gid, options.xattrs, for_all=options.allow_other
+        )
+        owner = (os.getuid(), os.getgid()) if options.allow_other else None
+        operations = Operations(InodeFileSystem(view, secrets_owner=owner), presentation)
+        settle()
+        _init(operations, mountpoint, access.display_url, options)
+        try:
+            await _run(operations, mountpoint, ready)
+        finally:
+            notify_systemd("STOPPING=1")
+            # Lazily where it is busy: who still has a file open keeps it, nothing stays behind.
+            pyfuse3.close(unmount=True)
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _STOP_SECONDS):
+            await repository.aclose()
+
+
+def _init(operations: Operations, mountpoint: str, source: str, options: MountOptions) -> None:
+    fuse_options = {
+        f"fsname={source.replace(',', '_').encode('ascii', 'replace').decode()}",
+        f"subtype={SUBTYPE}",
+        "ro",
+        "nosuid",
+        "nodev",
+        *(option for option in options.generic if option != NOSYMFOLLOW),
+    }
+    if options.allow_other:
+        # The kernel checks modes and, as `Operations.enable_acl` asks for, ACLs. Without the
+        # option only the user who mounts gets in, and he holds the key to everything.
+        fuse_options |= {"allow_other", "default_permissions"}
+    try:
+        pyfuse3.init(operations, mountpoint, fuse_options)
+    except RuntimeError as error:
+        hint = "that /dev/fuse can be opened and fusermount3 is installed"
+        if options.allow_other and os.getuid():
+            hint += ", and that /etc/fuse.conf has 'user_allow_other'"
+        raise MountError(f"{mountpoint} could not be mounted ({error}); see {hint}.") from error
+    if NOSYMFOLLOW in options.generic:
+        try:
+            set_nosymfollow(mountpoint, noexec="noexec" in options.generic)
+        except OSError as error:
+            pyfuse3.close(unmount=True)
+            raise MountError(
+                f"-o {NOSYMFOLLOW} could not be applied to {mountpoint} ({error.strerror})."
+                " Mount as root, or leave the option out."
+            ) from error
+    pump.install(operations.is_busy, operations.tree.walk.go_ahead)
+
+
+async def _run(operations: Operations, mountpoint: str, ready: Callable[[], None]) -> None:
+    view = operations.tree.view
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_obey_signals, view, nursery.cancel_scope)
+        view.listing.refresh_in(nursery)
+        view.on_change = partial(_changed, operations, nursery)
+        view.repository.blobs.read_ahead_in(nursery)
+        nursery.start_soon(operations.callers.run)
+        nursery.start_soon(view.repository.listings.flush_periodically)
+        nursery.start_soon(_announce, view, mountpoint, ready)
+        await pyfuse3.main()
+        nursery.cancel_scope.cancel()
+
+
+def _changed(operations: Operations, nursery: trio.Nursery, backups: Backups) -> None:
+    """Release what kernel and heap hold of snapshots that are gone."""
+    operations.invalidate(backups)
+    nursery.start_soon(trio.to_thread.run_sync, trim)
+
+
+async def _announce(view: BackupTree, mountpoint: str, ready: Callable[[], None]) -> None:
+    """Call `ready` as soon as the mount has answered a first request; then load what is needed."""
+    try:
+        status = await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
+    except OSError as error:  # unmounted already
+        _log.warning("%s does not answer: %s", mountpoint, error.strerror)
+        return
+    # Only now has the kernel set its own limits, which these replace.
+    tune(status.st_dev)
+    ready()
+    try:
+        await view.repository.listings.load()
+        await view.repository.index()
+        await view.prepare()
+    except CesbrError as error:  # whoever needs it gets the error
+        _log.debug("Loading ahead: %s", error)
+    except Exception:  # noqa: BLE001 - as above; the mount lives on
+        _log.exception("Loading ahead failed in a way that was not foreseen")
+
+
+async def _obey_signals(
+    view: BackupTree,
+    scope: trio.CancelScope,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """End the mount on SIGTERM, SIGINT and SIGQUIT; look for new backups on SIGHUP."""
+    ending = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+    with trio.open_signal_receiver(*ending, signal.SIGHUP) as received:
+        task_status.started()
+        async for number in received:
+            if number == signal.SIGHUP:
+                view.listing.refresh()
+                continue
+            _log.info("Ending on %s.", signal.Signals(number).name)
+            pyfuse3.terminate()
+            if view.repository.is_offline:  # whoever waits for it is not worth waiting for
+                await trio.sleep(_AWAY_SECONDS)
+            else:
+                await trio.sleep(_STOP_SECONDS)
+                _log.warning("Requests still run %g s after being told to end.", _STOP_SECONDS)
+            scope.cancel()

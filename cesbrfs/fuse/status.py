@@ -1,0 +1,98 @@
+"""What is found at `.cesbrfs/`: how a mount fares, as JSON and as metrics."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from cesbrfs import __version__
+from cesbrfs.catalog.folder_names import STATUS_FOLDER
+from cesbrfs.repo.format.model import Node, NodeType
+from cesbrfs.repo.repository import Repository
+from cesbrfs.vfs.entries import Entry, VirtualDir
+
+
+@dataclass(slots=True, eq=False)
+class GeneratedFile(Entry):
+    """A file of ours whose content is made when it is opened."""
+
+    render: Callable[[], bytes]
+
+
+class MountStatus:
+    """Counts what was asked for and what went wrong; `counters` tells what is held now."""
+
+    def __init__(self, repository: Repository, counters: Callable[[], Mapping[str, int]]) -> None:
+        self.requests: Final[dict[str, int]] = {}
+        self.errors = 0
+        self._repository = repository
+        self._counters = counters
+        self._started = time.monotonic()
+
+    def folder(self, owner: Node) -> VirtualDir:
+        """Return the folder that tells of it, which belongs to the owner of `owner`."""
+        now = time.time_ns()
+
+        def node(name: bytes, mode: int, kind: NodeType) -> Node:
+            return Node(
+                name=name, type=kind, mode=mode, mtime_ns=now, atime_ns=now, ctime_ns=now,
+                uid=owner.uid, gid=owner.gid,
+            )  # fmt: skip
+
+        entries: dict[bytes, Entry] = {
+            name: GeneratedFile(name, node(name, 0o100444, "file"), render)
+            for name, render in ((b"status.json", self._json), (b"metrics", self._metrics))
+        }
+
+        async def load() -> dict[bytes, Entry]:
+            return entries
+
+        return VirtualDir(STATUS_FOLDER, node(STATUS_FOLDER, 0o40555, "dir"), load)
+
+    def _numbers(self) -> dict[str, int]:
+        return {
+            **self._counters(),
+            "tasks": trio.lowlevel.current_statistics().tasks_living,
+            "errors_total": self.errors,
+            "repository_gone": int(self._repository.is_gone),
+        }
+
+    def _json(self) -> bytes:
+        repository = self._repository
+        status = {
+            "version": __version__,
+            "repository": {
+                "url": repository.storage.display_url,
+                "id": repository.id,
+                "format": repository.version,
+                "state": _state(repository),
+            },
+            "uptime_seconds": round(time.monotonic() - self._started, 3),
+            "requests": dict(sorted(self.requests.items())),
+            **self._numbers(),
+            "damaged": repository.damaged,
+        }
+        return json.dumps(status, indent=2).encode() + b"\n"
+
+    def _metrics(self) -> bytes:
+        lines = ["# TYPE cesbrfs_requests_total counter"]
+        lines += [
+            f'cesbrfs_requests_total{{operation="{name}"}} {count}'
+            for name, count in sorted(self.requests.items())
+        ]
+        for name, value in self._numbers().items():
+            kind = "counter" if name.endswith("_total") else "gauge"
+            lines += [f"# TYPE cesbrfs_{name} {kind}", f"cesbrfs_{name} {value}"]
+        return "\n".join(lines).encode() + b"\n"
+
+
+def _state(repository: Repository) -> str:
+    """Return ``ready``, ``gone`` (the storage holds no repository) or ``unreachable``."""
+    if repository.is_gone:
+        return "gone"
+    return "unreachable" if repository.is_offline else "ready"

@@ -1,0 +1,67 @@
+"""Where no repository may be created, though the storage holds none.
+
+A mistyped address, and a disk that is not mounted, look like an address that was never used.  A
+repository that a command creates there takes the backups to the wrong place, and nobody notices.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import trio
+
+from cesbrfs.errors import BucketMissingError, RepositoryMissingError
+from cesbrfs.repo.cache.known_repositories import is_known
+from cesbrfs.repo.location import Access, local_folder
+from cesbrfs.repo.storage import MayHoldOthers, Storage, open_storage
+from cesbrfs.util.mountinfo import unmounted_mountpoint
+
+
+async def require_creatable(
+    access: Access, cache_dir: Path | None, *, may_replace_known: bool = False
+) -> None:
+    """Raise RepositoryMissingError when no repository may be created at the address of `access`.
+
+    `cache_dir` is this user's cache; with `may_replace_known` a repository that it knows there
+    counts as removed on purpose.
+    """
+    folder = local_folder(access.url)
+    if folder is not None:
+        point = await trio.to_thread.run_sync(unmounted_mountpoint, folder)
+        if point is not None:
+            raise _refused(
+                access,
+                f"{point} is a mountpoint in /etc/fstab, and nothing is mounted there."
+                f" Run 'mount {point}', or correct the address.",
+            )
+    storage = open_storage(access)
+    try:
+        known = cache_dir is not None and is_known(storage.display_url, cache_dir)
+        if known and not may_replace_known:
+            raise _refused(
+                access,
+                "it was there when this user last opened it. Mount its disk or correct the address;"
+                " if it was removed on purpose, run 'cesbr init --force'.",
+            )
+        other = await _other_entry(storage)
+    finally:
+        await storage.aclose()
+    if other is not None:
+        raise _refused(
+            access,
+            f"the folder is not empty and holds no repository, but {other!r}. Correct the address,"
+            " or name an empty folder.",
+        )
+
+
+async def _other_entry(storage: Storage) -> str | None:
+    if not isinstance(storage, MayHoldOthers):
+        return None
+    try:
+        return await storage.other_entry()
+    except BucketMissingError:  # only 'init' goes on from here
+        return None
+
+
+def _refused(access: Access, why: str) -> RepositoryMissingError:
+    return RepositoryMissingError(f"The repository at {access.display_url} was not created: {why}")

@@ -1,0 +1,1 @@
+"""Caches on disk: encrypted files, index tables, directories and blobs."""

@@ -1,0 +1,111 @@
+"""A folder of small files that can be made again: written whole, private, and done without.
+
+Every file is written beside and renamed, so that several processes can share the folder.  Nothing
+here raises for a disk that is full, slow to permit or gone: the first failure is told in the log,
+and nothing more is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from threading import get_ident
+from typing import Final, NamedTuple
+
+_ABANDONED_NS: Final = 3600 * 10**9
+"""A file that has been written for so long was left by a process that is no more."""
+
+_log = logging.getLogger(__name__)
+
+
+class CachedFile(NamedTuple):
+    """A file in the folder: its name, its size in bytes, when it was last used (ns)."""
+
+    name: str
+    size: int
+    used_ns: int
+
+
+class CacheDir:
+    """The files in `folder`, which is made with the mode 0700 where it does not exist."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder: Final = folder
+        self._usable = True
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if folder.stat().st_mode & 0o077:
+                folder.chmod(0o700)
+        except OSError as error:
+            self._usable = False
+            _log.warning("The cache in %s cannot be used: %s.", folder, error.strerror)
+
+    def read(self, name: str, offset: int = 0, length: int = -1) -> bytes | None:
+        """Return a file's content, or a part of it; None where it cannot be read.
+
+        Shorter where the file ends; `length` -1 stands for all that follows.
+        """
+        try:
+            with (self.folder / name).open("rb", buffering=0) as file:
+                file.seek(offset)
+                return file.read(length)
+        except OSError:
+            return None
+
+    def has(self, name: str) -> bool:
+        """Tell whether there is such a file."""
+        return (self.folder / name).exists()
+
+    def write(self, name: str, parts: Iterable[bytes | memoryview]) -> bool:
+        """Write a file, in the place of the one of this name; tell whether it is there."""
+        if not self._usable:
+            return False
+        beside = self.folder / f".{name}.{os.getpid()}.{get_ident()}"
+        try:
+            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with open(descriptor, "wb") as file:
+                file.writelines(parts)
+            beside.replace(self.folder / name)
+        except OSError as error:
+            self._usable = False
+            _log.warning("Nothing more is kept in %s: %s.", self.folder, error.strerror)
+            with contextlib.suppress(OSError):
+                beside.unlink()
+            return False
+        return True
+
+    def use(self, name: str) -> None:
+        """Note that a file was used now."""
+        with contextlib.suppress(OSError):
+            os.utime(self.folder / name)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with contextlib.suppress(OSError):
+            (self.folder / name).unlink()
+
+    def files(self) -> list[CachedFile]:
+        """List the files, sorted by name; those being written are none yet.
+
+        What other processes left half written is removed.
+        """
+        found: list[CachedFile] = []
+        try:
+            with os.scandir(self.folder) as entries:
+                for entry in entries:
+                    if not entry.is_file(follow_symlinks=False):
+                        continue
+                    with contextlib.suppress(OSError):  # removed meanwhile
+                        told = entry.stat()
+                        if entry.name.startswith("."):
+                            if time.time_ns() - told.st_mtime_ns > _ABANDONED_NS:
+                                os.unlink(entry)
+                            continue
+                        found.append(CachedFile(entry.name, told.st_size, told.st_mtime_ns))
+        except OSError:
+            return []
+        return sorted(found)

@@ -1,0 +1,202 @@
+"""Folders' rows on disk: in segments of a mebibyte, sealed with the repository's own keys.
+
+A segment is ``magic | length of the directory u32 | sealed directory | sealed body``.  Its entries
+are sorted by tree ID.  The directory has the first 8 bytes of each ID, then the length of each
+entry as u32; the body, compressed, has ``ID 32 | rows`` for each.  Directories are held in memory
+(16 bytes a folder), bodies as they are needed, within a bound.  A tree ID never means anything
+else: what is here is never wrong, only incomplete, and what is damaged is removed and made anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import struct
+from array import array
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Final
+
+from cesbrfs.errors import DamagedError
+from cesbrfs.repo.cache.cache_dir import CacheDir
+from cesbrfs.repo.format.crypto import Keys, open_record, seal_record
+from cesbrfs.repo.format.model import ID_BYTES
+from cesbrfs.repo.format.pack import decode_unpacked, encode_unpacked
+from cesbrfs.util.lru import LruCache
+
+_log = logging.getLogger(__name__)
+
+SEGMENT_BYTES: Final = 1 << 20
+"""Of rows; compressed they take a third of it on disk."""
+_MOST_STORED: Final = 64 << 20
+_MOST_HELD: Final = 16 << 20
+_SMALL: Final = SEGMENT_BYTES // 8
+"""Segments whose file is smaller are brought together when the next one is written."""
+_HEAD: Final = struct.Struct("<8sI")
+_MAGIC: Final = b"CESROW2\n"
+_ENTRY_BYTES: Final = 12
+_SUFFIX: Final = ".rows"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SegmentDirectory:
+    """What the segment in the file `name` holds: `prefixes` sorted, `ends` of each in the body."""
+
+    name: str
+    body_at: int
+    prefixes: array[int]
+    ends: array[int]
+
+    def find(self, tree: bytes) -> tuple[int, int] | None:
+        """Return where in the body the entry of this tree may lie, None where it does not."""
+        prefix = int.from_bytes(tree[:8], "big")
+        at = bisect_left(self.prefixes, prefix)
+        if at == len(self.prefixes) or self.prefixes[at] != prefix:
+            return None
+        return self.ends[at - 1] if at else 0, self.ends[at]
+
+
+class DirectoryStore:
+    """The segments in `kept`.  What is not said to run in a thread runs where readers do."""
+
+    def __init__(self, kept: CacheDir, keys: Keys) -> None:
+        self._kept = kept
+        self._keys = keys
+        self._directories: list[SegmentDirectory] = []
+        """Those that were of use last come first."""
+        self._bodies: LruCache[str, bytes] = LruCache(_MOST_HELD, len)
+
+    def directories(self) -> list[SegmentDirectory]:
+        """Read the directories of all segments that are here; in a thread."""
+        found: list[SegmentDirectory] = []
+        for file in self._kept.files():
+            if not file.name.endswith(_SUFFIX):
+                continue
+            try:
+                found.append(self._directory(file.name))
+            except (DamagedError, struct.error):
+                self._kept.remove(file.name)
+        return found
+
+    def _directory(self, name: str) -> SegmentDirectory:
+        magic, length = _HEAD.unpack(self._kept.read(name, 0, _HEAD.size) or b"")
+        if magic != _MAGIC or length > _MOST_STORED:
+            raise DamagedError(f"{name} is no segment, or one of another version.")
+        record = self._kept.read(name, _HEAD.size, length) or b""
+        plain = open_record(self._keys, record)
+        return _directory_of(plain, name, _HEAD.size + length)
+
+    @property
+    def used(self) -> list[SegmentDirectory]:
+        """The segments that are used now."""
+        return list(self._directories)
+
+    def take(self, directories: list[SegmentDirectory]) -> None:
+        """Use these segments from now on, in the place of all that were used before."""
+        self._directories = directories
+
+    def find(self, tree: bytes) -> memoryview | None:
+        """Return the packed rows of a tree (ID of 32 bytes), None where no segment has them.
+
+        A body that is not held is read at once: it is small, and its disk is this machine's.
+        """
+        for at, directory in enumerate(self._directories):
+            place = directory.find(tree)
+            if place is None:
+                continue
+            body = self._body(directory)
+            if body is None:
+                return None
+            if at:
+                self._directories.insert(0, self._directories.pop(at))
+            start, end = place
+            if body[start : start + ID_BYTES] == tree:
+                return memoryview(body)[start + ID_BYTES : end]
+        return None
+
+    def _body(self, directory: SegmentDirectory) -> bytes | None:
+        held = self._bodies.peek(directory.name)
+        if held is not None:
+            return held
+        try:
+            body = self._read_body(directory)
+        except DamagedError as error:
+            # Mostly another process has brought it together with its own.
+            if self._kept.has(directory.name):
+                _log.warning("What was kept in %s is made anew: %s", directory.name, error)
+                self._kept.remove(directory.name)
+            self._directories.remove(directory)
+            return None
+        self._kept.use(directory.name)
+        self._bodies.put(directory.name, body)
+        return body
+
+    def _read_body(self, directory: SegmentDirectory) -> bytes:
+        body = decode_unpacked(
+            self._keys, self._kept.read(directory.name, directory.body_at) or b""
+        )
+        if len(body) != (directory.ends[-1] if directory.ends else 0):
+            raise DamagedError("It is not as long as its directory says.")
+        return body
+
+    def write(
+        self, new: Mapping[bytes, bytes], used: list[SegmentDirectory]
+    ) -> list[SegmentDirectory]:
+        """Write the packed rows `new` by tree ID, with those of small segments; in a thread.
+
+        Returns what is used after that: `used`, without what was brought together or had to go.
+        """
+        together = dict(new)
+        sizes = {file.name: file.size for file in self._kept.files()}
+        small = [d for d in used if sizes.get(d.name, _SMALL) < _SMALL]
+        for directory in small:
+            try:
+                body = self._read_body(directory)
+            except DamagedError:
+                continue
+            starts = [0, *directory.ends]
+            for start, end in zip(starts, directory.ends, strict=False):
+                together[body[start : start + ID_BYTES]] = body[start + ID_BYTES : end]
+        made = self._write(together)
+        if made is None:
+            return used
+        for directory in small:
+            self._kept.remove(directory.name)
+        gone = self._shrink()
+        return [made, *(d for d in used if d not in small and d.name not in gone)]
+
+    def _write(self, packed: Mapping[bytes, bytes]) -> SegmentDirectory | None:
+        trees = sorted(packed)
+        lengths = [ID_BYTES + len(packed[tree]) for tree in trees]
+        plain = b"".join(tree[:8] for tree in trees) + struct.pack(f"<{len(trees)}I", *lengths)
+        body = b"".join(part for tree in trees for part in (tree, packed[tree]))
+        directory = seal_record(self._keys, plain, os.urandom(16))
+        sealed = encode_unpacked(self._keys, body, os.urandom(16))
+        name = f"{secrets.token_hex(8)}{_SUFFIX}"
+        if not self._kept.write(name, (_HEAD.pack(_MAGIC, len(directory)), directory, sealed)):
+            return None
+        return _directory_of(plain, name, _HEAD.size + len(directory))
+
+    def _shrink(self) -> set[str]:
+        """Remove what was not used for longest, beyond the bound; return the names."""
+        gone: set[str] = set()
+        files = [file for file in self._kept.files() if file.name.endswith(_SUFFIX)]
+        total = sum(file.size for file in files)
+        for file in sorted(files, key=lambda file: file.used_ns):
+            if total <= _MOST_STORED:
+                break
+            self._kept.remove(file.name)
+            gone.add(file.name)
+            total -= file.size
+        return gone
+
+
+def _directory_of(plain: bytes, name: str, body_at: int) -> SegmentDirectory:
+    """Read an opened directory; struct.error when it is none."""
+    count = len(plain) // _ENTRY_BYTES
+    prefixes = array("Q", struct.unpack(f">{count}Q", plain[: 8 * count]))
+    lengths = struct.unpack(f"<{count}I", plain[8 * count :])
+    return SegmentDirectory(name, body_at, prefixes, array("Q", accumulate(lengths)))

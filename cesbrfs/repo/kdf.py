@@ -1,0 +1,125 @@
+"""Deriving keys ahead: scrypt runs in a thread while the program still imports its modules.
+
+Key derivation takes half a second by design.  What needs it later takes the running derivation up
+instead of beginning its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+from typing import Final
+
+from cesbrfs.errors import CesbrError, DamagedError
+from cesbrfs.repo.format.model import KeyFile, parse_key_file
+from cesbrfs.repo.location import local_folder
+from cesbrfs.util.secret import Secret, redact
+
+_MEMORY: Final = 1 << 30
+"""No key file may ask for more memory than this (restic's own need 32 MiB)."""
+USUAL_WORK: Final = 1 << 22
+"""Product of the parameters up to which a key file is tried at once (restic's: 2**20, 0.5 s)."""
+_WORK_MAX: Final = 1 << 24
+"""No key file may ask for a larger product."""
+ALL_WORK_MAX: Final = 1 << 25
+"""Nor may all key files together, until the one is found that the password opens."""
+
+
+def work_of(key_file: KeyFile) -> int:
+    """Return how much work a key file asks for, as the product of its parameters."""
+    return (key_file.N or 0) * (key_file.r or 0) * (key_file.p or 0)
+
+
+def scrypt_key(password: bytes, key_file: KeyFile) -> bytes:
+    """Return the 64 bytes that are the keys which open `key_file`; takes about half a second.
+
+    Raises DamagedError when the file's parameters are none that scrypt can work with.
+    """
+    from cryptography.hazmat.primitives.kdf.scrypt import (
+        Scrypt,
+    )
+
+    cost, block, parallel, salt = key_file.N, key_file.r, key_file.p, key_file.salt
+    if key_file.kdf != "scrypt" or not cost or not block or not parallel or salt is None:
+        raise DamagedError("A key file does not say how its key is derived; run 'cesbr check'.")
+    memory = 128 * block * (cost + parallel + 2)
+    if min(cost, block, parallel) < 0:
+        raise DamagedError("A key file has a negative parameter; no restic wrote it.")
+    if memory > _MEMORY or work_of(key_file) > _WORK_MAX:
+        raise DamagedError("A key file asks for too much work to derive its key; no restic did so.")
+    try:
+        # A sixth faster than hashlib's, which depends on the system's OpenSSL.
+        return Scrypt(salt=salt, length=64, n=cost, r=block, p=parallel).derive(password)
+    except ValueError as error:
+        raise DamagedError(f"A key file has parameters scrypt refuses ({error}).") from error
+
+
+class _Derivation(threading.Thread):
+    """One derivation under way; `outcome` is there once the thread has ended."""
+
+    def __init__(self, password: bytes, key_file: KeyFile) -> None:
+        super().__init__(name="key derivation", daemon=True)
+        self._password = password
+        self._key_file = key_file
+        self.outcome: bytes | CesbrError | None = None
+
+    def run(self) -> None:
+        try:
+            self.outcome = scrypt_key(self._password, self._key_file)
+        except CesbrError as error:
+            self.outcome = error
+
+
+_Question = tuple[bytes, int | None, int | None, int | None, bytes | None]
+_started: Final[dict[_Question, _Derivation]] = {}
+
+
+def _question(password: bytes, key_file: KeyFile) -> _Question:
+    return (password, key_file.N, key_file.r, key_file.p, key_file.salt)
+
+
+def kept_keys(display_url: str, cache_dir: Path) -> Path:
+    """Return the folder that keeps the key file of a repository behind a network, as it is there.
+
+    `display_url` is the repository's address without secrets.
+    """
+    return (
+        cache_dir
+        / "keys"
+        / hashlib.sha256(display_url.encode(errors="surrogateescape")).hexdigest()
+    )
+
+
+def derive_ahead(url: str, password: Secret, cache_dir: Path) -> None:
+    """Begin to derive the keys that the only key file of a repository asks for.
+
+    Does nothing where none is at hand, or more than one: which it will be is not known yet.  Of a
+    repository behind a network it is the one that was opened last.
+    """
+    local = local_folder(url)
+    folder = Path(local, "keys") if local is not None else kept_keys(redact(url), cache_dir)
+    try:
+        names = os.listdir(folder)
+        if len(names) != 1:
+            return
+        with open(folder / names[0], "rb") as file:
+            key_file = parse_key_file(file.read())
+    except (OSError, CesbrError):
+        return  # whoever opens the repository gets to know why
+    question = _question(password.value, key_file)
+    if question not in _started:
+        _started[question] = _Derivation(password.value, key_file)
+        _started[question].start()
+
+
+def derived(password: bytes, key_file: KeyFile) -> bytes:
+    """Return what `scrypt_key` returns, or raise what it raises; waits where it is under way."""
+    started = _started.pop(_question(password, key_file), None)
+    if started is None:
+        return scrypt_key(password, key_file)
+    started.join()
+    if isinstance(started.outcome, bytes):
+        return started.outcome
+    return scrypt_key(password, key_file)  # raises again what it raised in the thread

@@ -1,0 +1,184 @@
+"""Opening a repository: its key files, its config, and why there may be none."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import trio
+
+from cesbrfs.errors import (
+    CesbrError,
+    DamagedError,
+    FileMissingError,
+    RepositoryDamagedError,
+    RepositoryMissingError,
+    StorageError,
+    WrongKeyError,
+)
+from cesbrfs.repo.format.crypto import BadMacError, Keys, open_master_key, open_record
+from cesbrfs.repo.format.model import Config, KeyFile, parse_config, parse_key_file
+from cesbrfs.repo.kdf import ALL_WORK_MAX, USUAL_WORK, derived, work_of
+from cesbrfs.repo.read.unpacked import raise_if_too_large, read_checked, unforeseen, verify_name
+from cesbrfs.repo.storage import FileInfo, FileType, Storage
+from cesbrfs.util.secret import Secret
+
+_log = logging.getLogger(__name__)
+
+
+async def open_keys(
+    storage: Storage,
+    password: Secret,
+    keep: Callable[[str, bytes], None] | None = None,
+    hints: Sequence[str] = (),
+) -> Keys:
+    """Find the key file that `password` opens, and return the master key.
+
+    `keep` gets the name and the content of that file.  Files whose names begin with one of `hints`
+    are tried first: each that does not fit costs half a second.
+
+    Raises RepositoryMissingError or RepositoryDamagedError where there is no config, WrongKeyError
+    when no key file is opened by the password.
+    """
+    if not await _has_config(storage):
+        await raise_no_config(storage)
+    files = await storage.list(FileType.KEY)
+    if not files:
+        raise RepositoryDamagedError(
+            f"The repository at {storage.display_url} has lost its key files; restore the folder 'keys'"
+            " from a copy of the repository."
+        )
+    beginnings = tuple(hint for hint in hints if hint)
+    ordered = sorted(files, key=lambda file: not file.name.startswith(beginnings))
+    trial = _Trial(storage, password)
+    for file in ordered:
+        keys = await trial.read(file, at_once=file.name.startswith(beginnings))
+        if keys is None and file is ordered[-1]:
+            keys = await trial.costly()
+        if keys is not None:
+            if keep is not None:
+                await trio.to_thread.run_sync(keep, trial.name, trial.raw)
+            return keys
+    raise trial.failure(len(files))
+
+
+class _Trial:
+    """Tries a password on one key file after another, within a bound of work."""
+
+    def __init__(self, storage: Storage, password: Secret) -> None:
+        self._storage = storage
+        self._password = password
+        self._costly: list[tuple[int, str, bytes, KeyFile]] = []
+        self._spent = 0
+        self._unreadable: CesbrError | None = None
+        self.name = ""
+        """The key file that was tried last, and its content in `raw`."""
+        self.raw = b""
+
+    async def read(self, file: FileInfo, *, at_once: bool) -> Keys | None:
+        """Read a key file, and try it `at_once` or if it asks for no more work than restic's."""
+        check = partial(verify_name, kind=FileType.KEY, name=file.name)
+        try:
+            raise_if_too_large(FileType.KEY, file)
+            raw = await read_checked(self._storage, FileType.KEY, file.name, check)
+            key_file = parse_key_file(raw, f"key file {file.name[:8]}")
+        except (DamagedError, StorageError) as error:
+            self._note(error)
+            return None
+        work = work_of(key_file)
+        if work > USUAL_WORK and not at_once:
+            self._costly.append((work, file.name, raw, key_file))
+            return None
+        return await self._try(work, file.name, raw, key_file)
+
+    async def costly(self) -> Keys | None:
+        """Try the key files that were put off, those that ask for the least work first."""
+        for work, name, raw, key_file in sorted(self._costly, key=lambda one: one[:2]):
+            keys = await self._try(work, name, raw, key_file)
+            if keys is not None:
+                return keys
+        return None
+
+    async def _try(self, work: int, name: str, raw: bytes, key_file: KeyFile) -> Keys | None:
+        if self._spent and self._spent + work > ALL_WORK_MAX:
+            self._note(
+                DamagedError(
+                    f"Key file {name[:8]} was not tried: the key files before it took too much"
+                    " work already. Set RESTIC_KEY_HINT to the ID of the key."
+                )
+            )
+            return None
+        self._spent += work
+        self.name, self.raw = name, raw
+        try:
+            return await trio.to_thread.run_sync(
+                open_master_key, key_file, self._password.value, derived, abandon_on_cancel=True
+            )
+        except BadMacError:
+            return None
+        except CesbrError as error:
+            self._note(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this key file's alone
+            self._note(DamagedError(f"Key file {name[:8]}: {unforeseen(error)}"))
+        return None
+
+    def _note(self, error: CesbrError) -> None:
+        _log.warning("%s", error)
+        self._unreadable = error
+
+    def failure(self, number: int) -> CesbrError:
+        """Return the error for a password that opened none of `number` key files."""
+        if self._unreadable is not None:
+            return self._unreadable
+        tried = "its only key is not" if number == 1 else f"none of its {number} keys is"
+        return WrongKeyError(
+            f"The encryption key is wrong for the repository at {self._storage.display_url}: {tried}"
+            " opened by it; set the key this repository was made with."
+        )
+
+
+async def _has_config(storage: Storage) -> bool:
+    try:
+        await storage.read(FileType.CONFIG)
+    except FileMissingError:
+        return False
+    return True
+
+
+async def raise_no_config(storage: Storage) -> None:
+    """Tell why there is no config: raise RepositoryMissingError or RepositoryDamagedError.
+
+    Only where no key, snapshot, index or pack is left was there never a repository: a new config
+    beside such files would lock what they hold away for ever.
+    """
+    for kind in (FileType.KEY, FileType.SNAPSHOT, FileType.INDEX, FileType.PACK):
+        if await storage.list(kind):
+            raise RepositoryDamagedError(
+                f"The repository at {storage.display_url} is damaged: its file 'config' is gone but"
+                f" '{kind.value}' holds files; put 'config' back from a copy of the repository."
+                " It was not initialised again."
+            )
+    raise RepositoryMissingError(
+        f"There is no repository at {storage.display_url}; create it with 'cesbr init' or correct the"
+        " address."
+    )
+
+
+async def open_config(storage: Storage, keys: Keys) -> Config:
+    """Open the config; RepositoryDamagedError when it is damaged or of an unknown format."""
+    try:
+        config = await read_checked(
+            storage, FileType.CONFIG, "", lambda raw: parse_config(open_record(keys, raw))
+        )
+    except DamagedError as error:
+        raise RepositoryDamagedError(
+            f"The config of the repository at {storage.display_url} is damaged; put it back from a"
+            " copy of the repository."
+        ) from error
+    if config.version not in (1, 2):
+        raise RepositoryDamagedError(
+            f"The repository at {storage.display_url} has format {config.version}, of which nothing"
+            " is known; a newer version of this program may read it."
+        )
+    return config

@@ -1,0 +1,1 @@
+"""Read blobs, packs, directories and files of a repository."""

@@ -1,0 +1,141 @@
+"""Tree records are read out of packs in chunks, as the folders that a walk comes by lie together.
+
+restic puts the blobs that describe folders into packs of their own, those of one walk side by side
+but mostly in the reverse of its order.  So such a pack is read in chunks, the last of which are
+held in memory.  Behind a network they are larger, and lie on disk as they came, sealed: the next
+mount asks for none of them.  Where restic's own cache has the whole pack, it is read there.  What
+comes from a disk may be damaged like everything else: every blob is checked after it was taken from
+here, and `forget` has it read from the storage again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from cesbrfs.repo.cache.cache_dir import CacheDir
+from cesbrfs.repo.read.throughput import Throughput
+from cesbrfs.repo.storage import FileType, Storage, read_up_to
+from cesbrfs.util.lru import LruCache
+
+_CHUNK: Final = 256 << 10
+"""As much as is read from a disk of this machine without a thread."""
+_FAR_CHUNK: Final = 1 << 20
+_IN_MEMORY: Final = 4 << 20
+
+
+class BlockReader:
+    """Reads tree records out of packs of `storage`, in chunks of `size` bytes."""
+
+    def __init__(self, storage: Storage, size: int = _CHUNK) -> None:
+        self._storage = storage
+        self._size = size
+        self._held: LruCache[tuple[bytes, int], bytes] = LruCache(_IN_MEMORY, len)
+
+    def at_hand(self, pack: bytes, offset: int, length: int) -> bytes | None:
+        """Return what `read` would, if it lies within one chunk that is in memory."""
+        number, begins = divmod(offset, self._size)
+        held = self._held.peek((pack, number))
+        if held is None or begins + length > len(held):
+            return None
+        return held[begins : begins + length]
+
+    async def read(self, pack: bytes, offset: int, length: int) -> bytes:
+        """Return `length` bytes at `offset` of the pack with this ID (32 bytes).
+
+        Fewer where the pack ends before that.  Raises what the storage raises.
+        """
+        first, last = offset // self._size, (offset + length - 1) // self._size
+        parts = [await self._chunk(pack, number) for number in range(first, last + 1)]
+        whole = parts[0] if len(parts) == 1 else b"".join(parts)
+        begins = offset - first * self._size
+        return whole[begins : begins + length]
+
+    async def _chunk(self, pack: bytes, number: int) -> bytes:
+        held = self._held.peek((pack, number))
+        if held is not None:
+            return held
+        return await self._held.get((pack, number), partial(self._load, pack, number))
+
+    async def _load(self, pack: bytes, number: int) -> bytes:
+        start = number * self._size
+        return await read_up_to(self._storage, FileType.PACK, pack.hex(), start, self._size)
+
+    async def forget(self, pack: bytes) -> None:
+        """Have a pack read from the storage again: what came from here was damaged."""
+        self._held.drop(lambda key: key[0] == pack)
+
+
+class CachedBlockReader(BlockReader):
+    """The same behind a network, through chunks that are kept in `kept`.
+
+    `restic` is the folder of restic's own cache of this repository, where there may be one.
+    """
+
+    def __init__(
+        self, storage: Storage, link: Throughput, kept: CacheDir, restic: Path | None = None
+    ) -> None:
+        super().__init__(storage, _FAR_CHUNK)
+        self._link = link
+        self._kept = kept
+        self._restic = restic
+        self._distrusted: set[bytes] = set()
+
+    async def _load(self, pack: bytes, number: int) -> bytes:
+        name = f"{pack.hex()}-{number}"
+        held = await trio.to_thread.run_sync(self._from_disk, pack, number, name)
+        if held:
+            return held
+        began = trio.current_time()
+        data = await super()._load(pack, number)
+        self._link.add_sample(len(data), trio.current_time() - began)
+        await trio.to_thread.run_sync(self._kept.write, name, (data,))
+        return data
+
+    def _from_disk(self, pack: bytes, number: int, name: str) -> bytes | None:
+        """Return a chunk out of restic's cache, or of ours, where one of them has it."""
+        if self._restic is not None and pack not in self._distrusted:
+            whole = self._restic / "data" / pack.hex()[:2] / pack.hex()
+            found = _read_part(whole, number * self._size, self._size)
+            if found:
+                return found
+        return self._kept.read(name)
+
+    async def forget(self, pack: bytes) -> None:
+        """Have a pack read from the storage again: what came from here was damaged."""
+        if self._restic is not None:
+            self._distrusted.add(pack)
+        # Not in the thread: the readers' own is at work on it.
+        await super().forget(pack)
+        await trio.to_thread.run_sync(self._remove, lambda name: name == pack.hex())
+
+    def prune_except(self, packs: AbstractSet[bytes]) -> None:
+        """Remove the chunks of all other packs: the repository has them no more."""
+        names = {pack.hex() for pack in packs}
+        self._remove(lambda name: name not in names)
+
+    def _remove(self, unwanted: Callable[[str], bool]) -> None:
+        """Remove the chunks of packs with such names from the disk."""
+        for file in self._kept.files():
+            if unwanted(file.name.partition("-")[0]):
+                self._kept.remove(file.name)
+
+
+def _read_part(path: Path, offset: int, length: int) -> bytes | None:
+    """Return a part of a file, shorter where the file ends; None where it cannot be read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return os.pread(descriptor, length, offset)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)

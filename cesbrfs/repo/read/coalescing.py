@@ -1,0 +1,205 @@
+"""Packs behind a network, read in stretches: what lies side by side comes in one answer.
+
+A stretch is a range of one pack that was asked for, or is held.  Whoever needs a record within it
+waits for that answer and takes a part of it, so that blobs can be fetched one by one without one
+request each: `plan` says which stretches to ask for, `begin` asks ahead of the readers.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+import trio
+
+from cesbrfs.errors import (
+    CesbrError,
+    DamagedError,
+    FileMissingError,
+    RepositoryUnreachableError,
+    StorageError,
+)
+from cesbrfs.repo.format.pack import BlobLocation
+from cesbrfs.repo.read.throughput import Throughput
+from cesbrfs.repo.storage import FileType, Storage, read_up_to
+
+_HELD: Final = 16 << 20
+"""Bytes of answers that are held; those under way come on top."""
+_GAP: Final = 64 << 10
+"""Bytes that nobody needs and that are read all the same, to save a request."""
+_LARGEST: Final = 4 << 20
+
+
+class Range(NamedTuple):
+    """The bytes from `start` to `end` of the pack with this ID (32 bytes)."""
+
+    pack: bytes
+    start: int
+    end: int
+
+
+def plan(places: Iterable[BlobLocation], largest: int = _LARGEST) -> list[Range]:
+    """Bring the records at `places` together into ranges of at most about `largest` bytes."""
+    found: list[Range] = []
+    for place in sorted(places):
+        last = found[-1] if found else None
+        end = place.offset + place.length
+        if (
+            last is not None
+            and last.pack == place.pack
+            and place.offset <= last.end + _GAP
+            and end - last.start <= largest
+        ):
+            found[-1] = last._replace(end=max(last.end, end))
+        else:
+            found.append(Range(place.pack, place.offset, end))
+    return found
+
+
+class _Stretch:
+    """One range that was asked for: `data` once it is there; without it, it failed.
+
+    `error` says so where asking again would bring the same.
+    """
+
+    __slots__ = ("data", "done", "end", "error", "start")
+
+    def __init__(self, start: int, end: int) -> None:
+        self.start = start
+        self.end = end
+        self.data: bytes | None = None
+        self.error: CesbrError | None = None
+        self.done = trio.Event()
+
+    def part(self, offset: int, length: int) -> memoryview | None:
+        """Return the bytes that begin at `offset` of the pack, None when they are not here."""
+        if self.data is None or offset + length > self.start + len(self.data):
+            return None
+        return memoryview(self.data)[offset - self.start :][:length]
+
+
+class RangeCoalescer:
+    """Reads records out of the packs of a storage behind a network."""
+
+    def __init__(self, storage: Storage, link: Throughput) -> None:
+        self._storage = storage
+        self._link = link
+        self._packs: dict[bytes, list[_Stretch]] = {}
+        self._recent: OrderedDict[_Stretch, bytes] = OrderedDict()
+        self._held = 0
+
+    async def read(self, pack: bytes, offset: int, length: int) -> bytes | memoryview:
+        """Return `length` bytes at `offset` of the pack with this ID (32 bytes).
+
+        Raises what the storage raises.
+        """
+        end = offset + length
+        while (stretch := self._covering(pack, offset, end)) is not None:
+            await stretch.done.wait()
+            if stretch.error is not None:
+                # A fresh one: one object raised in many tasks would chain their tracebacks.
+                raise type(stretch.error)(*stretch.error.args) from stretch.error
+            if (part := stretch.part(offset, length)) is not None:
+                if stretch in self._recent:
+                    self._recent.move_to_end(stretch)
+                return part
+            self._drop(pack, stretch)  # it failed, was cancelled, or its pack ends before that
+        reach = self._link.bandwidth_delay_product if self._runs_along(pack, offset) else length
+        if reach > length and (found := await self._far(pack, offset, length, reach)) is not None:
+            return found
+        part = await self._ask(pack, offset, end)
+        if len(part) < length:
+            raise DamagedError(
+                f"data/{pack.hex()[:8]} ends at byte {offset + len(part)}, before its content"
+                " does; run 'cesbr check'."
+            )
+        return part
+
+    async def _far(self, pack: bytes, offset: int, length: int, reach: int) -> memoryview | None:
+        """Read `length` bytes by asking for `bandwidth_delay_product`; None where that did not bring them."""
+        try:
+            part = (await self._ask(pack, offset, offset + reach))[:length]
+        except FileMissingError:
+            raise
+        except StorageError:  # perhaps only what nobody asked for cannot be read
+            return None
+        return part if len(part) == length else None
+
+    def begin(self, nursery: trio.Nursery, ranges: Sequence[Range]) -> None:
+        """Ask for ranges ahead of those who will need them, in tasks of `nursery`."""
+        for pack, start, end in ranges:
+            if self._covering(pack, start, end) is None:
+                stretch = self._enter(pack, start, end)
+                nursery.start_soon(self._fetch, pack, stretch)
+
+    def forget(self, pack: bytes) -> None:
+        """Let go of what is held of a pack: it does not hold what it should."""
+        for stretch in list(self._packs.get(pack, ())):
+            self._drop(pack, stretch)
+
+    async def _fetch(self, pack: bytes, stretch: _Stretch) -> None:
+        try:
+            await self._fill(pack, stretch)
+        except CesbrError:  # whoever needs a part of it asks again, and gets the error
+            self._drop(pack, stretch)
+
+    async def _ask(self, pack: bytes, start: int, end: int) -> memoryview:
+        stretch = self._enter(pack, start, end)
+        try:
+            return memoryview(await self._fill(pack, stretch))
+        except BaseException:
+            self._drop(pack, stretch)
+            raise
+
+    async def _fill(self, pack: bytes, stretch: _Stretch) -> bytes:
+        began = trio.current_time()
+        try:
+            length = stretch.end - stretch.start
+            data = await read_up_to(self._storage, FileType.PACK, pack.hex(), stretch.start, length)
+        except RepositoryUnreachableError as error:
+            # The storage has waited for its server as long as readers do: with all who wait for
+            # this stretch asking in turn, the last of them would wait many times as long.
+            stretch.error = type(error)(*error.args)  # without a traceback: no cycle
+            raise
+        else:
+            self._link.add_sample(len(data), trio.current_time() - began)
+            if stretch in self._packs.get(pack, ()):
+                stretch.data = data
+                self._keep(pack, stretch)
+            return data
+        finally:
+            stretch.done.set()
+
+    def _enter(self, pack: bytes, start: int, end: int) -> _Stretch:
+        stretch = _Stretch(start, end)
+        self._packs.setdefault(pack, []).append(stretch)
+        return stretch
+
+    def _covering(self, pack: bytes, start: int, end: int) -> _Stretch | None:
+        for stretch in self._packs.get(pack, ()):
+            if stretch.start <= start and end <= stretch.end:
+                return stretch
+        return None
+
+    def _runs_along(self, pack: bytes, offset: int) -> bool:
+        """Tell whether something just before `offset` was read: then what follows will be, too."""
+        return any(
+            stretch.start < offset <= stretch.end + _GAP for stretch in self._packs.get(pack, ())
+        )
+
+    def _keep(self, pack: bytes, stretch: _Stretch) -> None:
+        self._recent[stretch] = pack
+        self._held += stretch.end - stretch.start
+        while self._held > _HELD and len(self._recent) > 1:
+            oldest, its_pack = next(iter(self._recent.items()))
+            self._drop(its_pack, oldest)
+
+    def _drop(self, pack: bytes, stretch: _Stretch) -> None:
+        stretches = self._packs.get(pack, [])
+        if stretch in stretches:
+            stretches.remove(stretch)
+            if not stretches:
+                del self._packs[pack]
+        if self._recent.pop(stretch, None) is not None:
+            self._held -= stretch.end - stretch.start

@@ -1,0 +1,183 @@
+"""What stored folders hold, for who lists them: rows, out of memory, from disk, or out of trees.
+
+Rows are held as objects while they are in use, packed for some time after, and kept on disk for the
+next mount, all within bounds.  Only a folder of which none of that is left has its tree read.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from collections.abc import Set as AbstractSet
+from functools import partial
+from typing import Final
+
+import msgspec
+import trio
+
+from cesbrfs.errors import DamagedError
+from cesbrfs.repo.cache.directory_store import SEGMENT_BYTES, DirectoryStore
+from cesbrfs.repo.format.direntry import DirEntries, entries_of, pack, unpack
+from cesbrfs.repo.format.model import ID_BYTES, Tree
+from cesbrfs.repo.format.pack import BlobType
+from cesbrfs.repo.format.tree import parse_entries
+from cesbrfs.repo.read.blobs import THREAD_BYTES, Blobs
+from cesbrfs.util.lru import LruCache
+
+_log = logging.getLogger(__name__)
+
+_HELD_BYTES: Final = 32 << 20
+_LARGE: Final = 2
+"""Folders held beside those, however large they are: each request for one would read it anew."""
+_ROW_BYTES: Final = 350
+"""About what a row takes in memory."""
+_PACKED_BYTES: Final = 16 << 20
+_TOP: Final = b"^"
+_PATIENCE: Final = 30.0
+"""Seconds after which what is less than a segment is written, too."""
+
+
+class DirectoryCache:
+    """The rows of stored folders by tree ID (32 bytes); `segments` keeps them on disk."""
+
+    def __init__(self, blobs: Blobs, segments: DirectoryStore | None) -> None:
+        self._blobs = blobs
+        self._segments = segments
+        self._held: LruCache[bytes, DirEntries] = LruCache(_HELD_BYTES, _size, _LARGE)
+        self._packed: LruCache[bytes, bytes] = LruCache(_PACKED_BYTES, len)
+        self._new: dict[bytes, bytes] = {}
+        """What is not on disk yet."""
+        self._new_bytes = 0
+        self._some = trio.Event()
+        self._full = trio.Event()
+        self._turn = trio.Lock()
+
+    def start_over(self, segments: DirectoryStore | None) -> None:
+        """Keep what is read from now on in `segments`: it belongs to another repository."""
+        self._segments = segments
+        self._new, self._new_bytes = {}, 0
+
+    def get_nowait(self, tree: bytes) -> DirEntries | None:
+        """Return what `get` would, if nothing has to be waited for; None does not say that."""
+        rows = self._held.peek(tree)
+        if rows is None:
+            rows = self._unpacked(tree)
+            if rows is None:
+                data = self._blobs.tree_nowait(tree)
+                if data is None:
+                    return None
+                try:
+                    rows = _parsed(data, tree)
+                except DamagedError:  # `get` says so
+                    return None
+                self._keep(tree, rows)
+            self._held.put(tree, rows)
+        return rows
+
+    async def get(self, tree: bytes) -> DirEntries:
+        """Return what a folder holds.
+
+        Raises BlobMissingError or DamagedError when the repository does not hold its tree whole.
+        """
+        return self.get_nowait(tree) or await self._held.get(tree, partial(self._load, tree))
+
+    def get_top_nowait(self, tree: bytes) -> DirEntries | None:
+        """Return what `get_top` would, if nothing has to be waited for."""
+        rows = self.get_nowait(tree)
+        return self._held.peek(_TOP + tree) if rows is not None and rows.special else rows
+
+    async def get_top(self, tree: bytes, load: Callable[[bytes], Awaitable[Tree]]) -> DirEntries:
+        """Return what a snapshot's root holds; `load` reads one with ``.`` or ``/`` in it."""
+        rows = await self.get(tree)
+        if not rows.special:
+            return rows
+
+        async def special() -> DirEntries:
+            return entries_of((await load(tree)).listed)
+
+        return await self._held.get(_TOP + tree, special)
+
+    async def _load(self, tree: bytes) -> DirEntries:
+        data = await self._blobs.load(BlobType.TREE, tree)
+        if len(data) > THREAD_BYTES:
+            rows = await trio.to_thread.run_sync(_parsed, data, tree)
+        else:
+            rows = _parsed(data, tree)
+        self._keep(tree, rows)
+        return rows
+
+    def _unpacked(self, tree: bytes) -> DirEntries | None:
+        packed: bytes | memoryview | None = self._packed.peek(tree)
+        if packed is None and self._segments is not None:
+            packed = self._segments.find(tree)
+        try:
+            return unpack(packed) if packed is not None else None
+        except msgspec.MsgspecError:  # a version of this program with other rows kept them
+            return None
+
+    def _keep(self, tree: bytes, rows: DirEntries) -> None:
+        packed = None if rows.special else pack(rows)
+        if packed is None or len(packed) > SEGMENT_BYTES:
+            return
+        self._packed.put(tree, packed)
+        if self._segments is None:
+            return
+        self._new[tree] = packed
+        self._new_bytes += len(packed)
+        self._some.set()
+        if self._new_bytes >= SEGMENT_BYTES:
+            self._full.set()
+
+    def trees(self) -> set[bytes]:
+        """Return the IDs of all trees of which rows are cached in memory."""
+        held = (key[-ID_BYTES:] for key, _ in self._held.items())
+        return {*held, *(tree for tree, _ in self._packed.items()), *self._new}
+
+    def drop(self, trees: AbstractSet[bytes]) -> None:
+        """Evict the rows of these trees."""
+        self._held.drop(lambda key: key[-ID_BYTES:] in trees)
+        self._packed.drop(trees.__contains__)
+        for tree in trees & self._new.keys():
+            self._new_bytes -= len(self._new.pop(tree))
+
+    # On disk
+
+    async def load(self) -> None:
+        """Take up what earlier mounts kept."""
+        if self._segments is not None:
+            self._segments.take(await trio.to_thread.run_sync(self._segments.directories))
+
+    async def flush_periodically(self) -> None:
+        """Write what is new whenever there is enough of it, or nothing more comes; never ends."""
+        while True:
+            await self._some.wait()
+            with trio.move_on_after(_PATIENCE):
+                await self._full.wait()
+            try:
+                await self.keep()
+            except Exception:  # noqa: BLE001 - it is a cache: who lists folders must not end with it
+                _log.exception("Keeping what was listed failed in a way that was not foreseen")
+
+    async def keep(self) -> None:
+        """Write what is new to disk."""
+        segments = self._segments
+        async with self._turn:
+            if segments is None or not self._new:
+                return
+            new, self._new, self._new_bytes = self._new, {}, 0
+            self._some, self._full = trio.Event(), trio.Event()
+            used = await trio.to_thread.run_sync(segments.write, new, segments.used)
+            segments.take(used)
+
+
+def _parsed(data: bytes, tree: bytes) -> DirEntries:
+    """Read a tree blob; what it has that cannot be shown is told in the log."""
+    what = f"tree {tree.hex()[:8]}"
+    rows, refused = parse_entries(data, what)
+    for name in refused:
+        _log.warning("%s has an entry that cannot be shown: %s", what, name)
+    return rows
+
+
+def _size(rows: DirEntries) -> int:
+    return 200 + _ROW_BYTES * len(rows.listed)

@@ -1,0 +1,41 @@
+"""Whom to trust over TLS, and as whom to appear, told as restic takes it."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import Iterator
+from typing import NoReturn
+
+from cesbrfs.errors import UsageError
+from cesbrfs.repo.location import Access
+
+
+def trusting(access: Access) -> ssl.SSLContext:
+    """Return whom to trust, as restic takes it: RESTIC_CACERT stands in the system's place."""
+    files = [file for file in access.environment.get("RESTIC_CACERT", "").split(",") if file]
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if files else ssl.create_default_context()
+    for file in files:
+        with _usable("RESTIC_CACERT", file):
+            context.load_verify_locations(cafile=file)
+    if own := access.environment.get("RESTIC_TLS_CLIENT_CERT"):
+        with _usable("RESTIC_TLS_CLIENT_CERT", own):
+            context.load_cert_chain(own, password=_no_password)
+    return context
+
+
+def _no_password() -> NoReturn:
+    """Stand in for OpenSSL's question at the terminal."""
+    raise ValueError("it is encrypted")
+
+
+@contextlib.contextmanager
+def _usable(variable: str, file: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        why = str((error.strerror if isinstance(error, OSError) else None) or error)
+        raise UsageError(
+            f"{variable} names {file}, which cannot be used as certificates in PEM form ({why});"
+            " correct it."
+        ) from None

@@ -1,0 +1,183 @@
+"""restic's forms of a repository's address, taken apart as restic takes them apart.
+
+==========================================  =====================================================
+``/path``, ``local:/path``                  a folder of this machine
+``s3:https://host[:p]/bucket[/prefix]``     a bucket; ``s3:host/…`` and ``s3://host/…`` mean https
+``rest:https://[user:pw@]host[:p]/path/``   a server that speaks restic's REST protocol
+``rest:http+unix:///socket:/path/``         the same behind a socket of this machine
+``rclone:remote:path``                      what rclone reaches
+``sftp:user@host:path``, ``sftp://…``       what ssh reaches; see `sftp_address`
+==========================================  =====================================================
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import SplitResult, quote, unquote, urlsplit
+
+from cesbrfs.errors import UsageError
+from cesbrfs.repo.location import kind_of, local_folder
+from cesbrfs.repo.storage.sftp.location import SftpAddress, parse_sftp
+from cesbrfs.util.secret import Secret, redact
+
+_BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{1,61}[A-Za-z0-9]")
+"""restic's rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAddress:
+    """A folder, as it was written."""
+
+    folder: str
+
+
+@dataclass(frozen=True, slots=True)
+class S3Address:
+    """A place in a bucket: `host` may have a port, `prefix` is "" or has no slash at its end."""
+
+    scheme: str
+    host: str
+    bucket: str
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class RestAddress:
+    """A REST server's `url`, which ends with a slash and holds no credentials.
+
+    `socket` is the path of the socket that it listens on, "" for one on the network.
+    """
+
+    url: str
+    user: str
+    password: Secret = field(repr=False)
+    socket: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RcloneAddress:
+    """What rclone is given: ``remote:path``."""
+
+    remote: str
+
+
+Address = LocalAddress | S3Address | RestAddress | RcloneAddress | SftpAddress
+
+
+def parse(url: str) -> Address:
+    """Take an address apart; UsageError, which shows no password, when it is none."""
+    folder = local_folder(url)
+    if folder is not None:
+        if not folder:
+            raise UsageError("The repository's address is empty; set it with --repo.")
+        return LocalAddress(folder)
+    kind, _, rest = url.partition(":")
+    if not can_be_read(url):
+        raise UsageError(
+            f"Repositories of the kind {kind!r} cannot be read by this version"
+            f" ({redact(url)}); reach it through rclone (rclone:remote:path)."
+        )
+    return _PARSERS[kind](rest, url)
+
+
+def can_be_read(url: str) -> bool:
+    """Tell whether an address is of a kind that we read; some are for restic alone."""
+    return kind_of(url) in ("local", *_PARSERS)
+
+
+def _s3(rest: str, url: str) -> S3Address:
+    scheme = "https"
+    if re.match("https?://", rest):
+        parts = _split(rest, url)
+        scheme, host, path = parts.scheme, _host(parts), unquote(parts.path).removeprefix("/")
+    else:
+        host, _, path = rest.removeprefix("//").partition("/")
+    bucket, _, prefix = path.partition("/")
+    if not host or not bucket:
+        raise UsageError(
+            f"{redact(url)} names no host or no bucket; write s3:https://host/bucket/prefix."
+        )
+    if not _BUCKET.fullmatch(bucket):
+        raise UsageError(
+            f"{bucket!r} in {redact(url)} is no name of a bucket, which has 3 to 63 letters,"
+            " digits, dots, dashes; correct the address."
+        )
+    return S3Address(scheme, host, bucket, _clean(prefix) if prefix else "")
+
+
+def _rest(rest: str, url: str) -> RestAddress:
+    if rest.startswith("http+unix:"):
+        return _rest_behind_socket(rest, url)
+    if not re.match("https?://", rest):
+        raise UsageError(
+            f"{redact(url)} is no address of a REST server; write rest:https://host/path/."
+        )
+    parts = _split(rest, url)
+    path = parts.path if parts.path.endswith("/") else f"{parts.path}/"
+    query = f"?{parts.query}" if parts.query else ""
+    if query or not parts.hostname:
+        raise UsageError(
+            f"{redact(url)} names no host, or has a query; write rest:https://host/path/."
+        )
+    return RestAddress(
+        f"{parts.scheme}://{_host(parts)}{path}",
+        unquote(parts.username or ""),
+        Secret(unquote(parts.password or "").encode()),
+    )
+
+
+def _rest_behind_socket(rest: str, url: str) -> RestAddress:
+    parts = _split(rest, url)
+    socket, _, path = unquote(parts.path).partition(":")
+    if parts.netloc or parts.query or not socket.startswith("/") or not path.startswith("/"):
+        raise UsageError(
+            f"{redact(url)} names no socket or no path behind it; write"
+            " rest:http+unix:///run/server.socket:/path/."
+        )
+    path = quote(path if path.endswith("/") else f"{path}/")
+    return RestAddress(f"http://localhost{path}", "", Secret(b""), socket)
+
+
+def _rclone(rest: str, url: str) -> RcloneAddress:
+    if not rest:
+        raise UsageError(f"{url} names nothing that rclone reaches; write rclone:remote:path.")
+    return RcloneAddress(rest)
+
+
+def _sftp(_rest: str, url: str) -> SftpAddress:
+    return parse_sftp(url)
+
+
+def _split(text: str, url: str) -> SplitResult:
+    try:
+        parts = urlsplit(text)
+        _ = parts.port  # raises where it is no number
+    except ValueError:
+        raise UsageError(
+            f"{redact(url)} is no address: its host or port cannot be read; correct it."
+        ) from None
+    return parts
+
+
+def _host(parts: SplitResult) -> str:
+    """Return host and port, without user info and without the port that goes without saying."""
+    host = parts.netloc.rpartition("@")[2]
+    usual = {"http": ":80", "https": ":443"}[parts.scheme]
+    return host.removesuffix(usual)
+
+
+def _clean(path: str) -> str:
+    """Shorten a path as Go's path.Clean does."""
+    return posixpath.normpath(re.sub("^/+", "/", path))
+
+
+_PARSERS: Final[dict[str, Callable[[str, str], Address]]] = {
+    "s3": _s3,
+    "rest": _rest,
+    "rclone": _rclone,
+    "sftp": _sftp,
+}

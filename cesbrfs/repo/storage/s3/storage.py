@@ -1,0 +1,267 @@
+"""A repository in a bucket of Amazon S3, or of a server that speaks as it does."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from typing import Final, Self, TypeVar
+from xml.etree import ElementTree as ET
+
+from cesbrfs.errors import (
+    BucketMissingError,
+    CesbrError,
+    FileMissingError,
+    RepositoryDeniedError,
+    RepositoryUnreachableError,
+    UsageError,
+)
+from cesbrfs.repo.location import Access
+from cesbrfs.repo.storage.base import FileInfo, FileType, is_file_name
+from cesbrfs.repo.storage.http.client import (
+    CONNECTIONS,
+    PATIENCE,
+    Answer,
+    HttpClient,
+    other_refusal,
+)
+from cesbrfs.repo.storage.location import S3Address, parse
+from cesbrfs.repo.storage.options import connections_of, option_is_true
+from cesbrfs.repo.storage.s3.credentials import CredentialsProvider
+from cesbrfs.repo.storage.s3.sigv4 import Credentials, encoded, query_of, signed_headers
+
+_T = TypeVar("_T")
+
+_AMAZON: Final = re.compile(r"s3(?:[.-](?:dualstack\.)?([a-z0-9-]+))?\.amazonaws\.com(?:\.cn)?")
+_BY_NAME: Final = re.compile(
+    r".*\.amazonaws\.com(\.cn)?|storage\.googleapis\.com|.*\.aliyuncs\.com"
+)
+"""Hosts that take a bucket as a part of their own name."""
+_DEFAULT_REGION: Final = "us-east-1"
+
+_WRONG_CREDENTIALS: Final = frozenset({
+    "AuthorizationHeaderMalformed", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken",
+    "SignatureDoesNotMatch", "TokenRefreshRequired",
+})  # fmt: skip
+_AWAY: Final = frozenset({
+    "InternalError", "OperationAborted", "RequestTimeout", "ServiceUnavailable", "SlowDown",
+    "Throttling", "ThrottlingException", "TooManyRequests",
+})  # fmt: skip
+
+
+class S3Storage:
+    """Reads a repository's files from a bucket."""
+
+    def __init__(
+        self,
+        access: Access,
+        address: S3Address,
+        *,
+        patience: float = PATIENCE,
+    ) -> None:
+        """Read from `address`, with the credentials that `access` names."""
+        self.display_url = access.display_url
+        self._signer: Final = CredentialsProvider(access)
+        self._address: Final = address
+        given = access.options.get("s3.region") or access.environment.get("AWS_DEFAULT_REGION")
+        amazon = _AMAZON.fullmatch(address.host)
+        self._region_is_given: Final = bool(given)
+        self._region = given or (amazon and amazon[1]) or _DEFAULT_REGION
+        self._in_host: Final = _is_in_host(access, address)
+        self._old_listing: Final = option_is_true(access, "s3.list-objects-v1")
+        self._client: Final = HttpClient(
+            access,
+            f"{address.scheme}://{address.host}/",
+            connections=connections_of(access, "s3.connections", CONNECTIONS),
+            patience=patience,
+        )
+
+    @classmethod
+    def of(cls, access: Access, *, patience: float = PATIENCE) -> Self:
+        """Return the storage that `access` names; UsageError for what cannot be used."""
+        address = parse(access.url)
+        assert isinstance(address, S3Address), "the caller looked at the address"
+        return cls(access, address, patience=patience)
+
+    async def list(self, kind: FileType) -> Sequence[FileInfo]:
+        """List the files of one kind."""
+        folder = posixpath.join(self._address.prefix, kind.value) + "/"
+        depth = folder.count("/") + (kind is FileType.PACK)
+        asked = [("prefix", folder)]
+        if not self._old_listing:
+            asked.append(("list-type", "2"))
+        found: list[FileInfo] = []
+        more: list[tuple[str, str]] = []
+        while True:
+            answer = await self._page([*asked, *more], folder)
+            page = self._parsed(answer.body)
+            last = ""
+            for entry in page.iterfind("{*}Contents"):
+                last = entry.findtext("{*}Key", "")
+                name = last.rpartition("/")[2]
+                if last.count("/") == depth and is_file_name(name):
+                    size = entry.findtext("{*}Size", "")
+                    if not size.isdecimal():
+                        raise self._no_s3()
+                    found.append(FileInfo(name, int(size)))
+            if page.findtext("{*}IsTruncated") != "true":
+                return found
+            following = page.findtext("{*}NextContinuationToken")
+            if self._old_listing:
+                following = page.findtext("{*}NextMarker") or last
+            name = "marker" if self._old_listing else "continuation-token"
+            if not following or more == [(name, following)]:
+                raise RepositoryUnreachableError(
+                    f"The server of {self.display_url} lists {folder} in parts without saying where the"
+                    " next begins; with an old server set the option s3.list-objects-v1 to true."
+                )
+            more = [(name, following)]
+
+    async def other_entry(self) -> str | None:
+        """Return the name of an object below the prefix: an empty repository has none."""
+        folder = f"{self._address.prefix}/" if self._address.prefix else ""
+        asked = [("max-keys", "100"), ("prefix", folder)]
+        if not self._old_listing:
+            asked.append(("list-type", "2"))
+        page = self._parsed((await self._page(asked, folder)).body)
+        keys = [entry.findtext("{*}Key", "") for entry in page.iterfind("{*}Contents")]
+        return next((key.removeprefix(folder) for key in keys if not key.endswith("/")), None)
+
+    def _parsed(self, body: bytes) -> ET.Element:
+        try:
+            return ET.fromstring(body)  # noqa: S314 - expat bounds entities
+        except ET.ParseError as error:
+            raise self._no_s3() from error
+
+    def _no_s3(self) -> CesbrError:
+        return RepositoryUnreachableError(
+            f"The server of {self.display_url} does not answer as S3 does; check the address."
+        )
+
+    async def read(
+        self, kind: FileType, name: str = "", offset: int = 0, length: int | None = None
+    ) -> bytes:
+        """Read a part of a file, or all of it."""
+        if kind is FileType.PACK:
+            name = f"{name[:2]}/{name}"
+        key = posixpath.join(self._address.prefix, kind.value, name).removesuffix("/")
+
+        async def ask() -> bytes:
+            url, headers = self._request(key, "", await self._signer.current())
+            return await self._client.part(url, headers, self._refusal, key, offset, length)
+
+        return await self._in_its_region(ask)
+
+    async def _page(self, query: Sequence[tuple[str, str]], what: str) -> Answer:
+        """Return one page of a listing."""
+
+        async def ask() -> Answer:
+            url, headers = self._request("", query_of(query), await self._signer.current())
+            return await self._client.whole(url, headers, self._refusal, what)
+
+        return await self._in_its_region(ask)
+
+    async def _in_its_region(self, ask: Callable[[], Awaitable[_T]]) -> _T:
+        """Return what `ask` brings, which is repeated once the server has named the region."""
+        try:
+            return await ask()
+        except _OtherRegionError as other:
+            self._region = other.region
+            return await ask()
+
+    def _request(
+        self, key: str, query: str, credentials: Credentials | None
+    ) -> tuple[str, dict[str, str]]:
+        """Return the URL of a key of the bucket, or of the bucket itself, and what signs it."""
+        host, path = self._address.host, encoded(f"/{key}", safe="/")
+        if _AMAZON.fullmatch(host) and host == "s3.amazonaws.com":
+            host = f"s3.dualstack.{self._region}.amazonaws.com"
+        if self._in_host:
+            host = f"{self._address.bucket}.{host}"
+        else:
+            path = f"/{encoded(self._address.bucket)}{path}"
+        url = f"{self._address.scheme}://{host}{path}{'?' if query else ''}{query}"
+        if credentials is None:
+            return url, {}
+        return url, signed_headers(
+            "GET",
+            host,
+            path,
+            query,
+            credentials,
+            region=self._region,
+            now=datetime.now(UTC),
+        )
+
+    def _refusal(self, answer: Answer, what: str) -> CesbrError:  # noqa: PLR0911 - a table
+        """Tell what an answer that is no success means."""
+        code, message, region = _told(answer)
+        reason = f"{code or answer.status}{': ' if message else ''}{message.rstrip('.')}"
+        region = answer.headers.get("x-amz-bucket-region", "") or region
+        if region and region != self._region and not self._region_is_given:
+            return _OtherRegionError(region)
+        if code == "NoSuchBucket":
+            return BucketMissingError(
+                f"There is no bucket {self._address.bucket!r} at {self._address.host}, so"
+                f" {self.display_url} is no repository; correct the address, or create the bucket and"
+                " the repository with 'cesbr init'."
+            )
+        if answer.status == 404:  # noqa: PLR2004 - HTTP's own number
+            return FileMissingError(f"{what} does not exist in {self.display_url}.")
+        if code == "RequestTimeTooSkewed":
+            return RepositoryDeniedError(
+                f"The server of {self.display_url} refuses requests of this time ({reason}); set this"
+                " machine's clock."
+            )
+        if code in _WRONG_CREDENTIALS or answer.status == 401:  # noqa: PLR2004 - as above
+            return RepositoryDeniedError(
+                f"The credentials for {self.display_url} are wrong ({reason}); check AWS_ACCESS_KEY_ID"
+                " and AWS_SECRET_ACCESS_KEY, or the registry's access_key_id and"
+                " secret_access_key."
+            )
+        if answer.status == 403:  # noqa: PLR2004 - as above
+            return RepositoryDeniedError(
+                f"The credentials for {self.display_url} have no permission to read {what} ({reason});"
+                " let their owner read and list the bucket."
+            )
+        if code in _AWAY:
+            return RepositoryUnreachableError(
+                f"The server of {self.display_url} cannot serve {what} now ({reason}); try again."
+            )
+        return other_refusal(answer, self.display_url, what, reason)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+
+class _OtherRegionError(CesbrError):
+    """The bucket is in another region than was guessed."""
+
+    def __init__(self, region: str) -> None:
+        super().__init__(f"The bucket is in the region {region}.")
+        self.region = region
+
+
+def _told(answer: Answer) -> tuple[str, str, str]:
+    """Return the code, message and region that the text of an error names, "" for what it lacks."""
+    try:
+        error = ET.fromstring(answer.body)  # noqa: S314 - as above
+    except ET.ParseError:
+        return "", "", ""
+    code, message, region = (
+        error.findtext(f"{{*}}{name}", "") for name in ("Code", "Message", "Region")
+    )
+    return code, message[:200], region
+
+
+def _is_in_host(access: Access, address: S3Address) -> bool:
+    """Tell whether the bucket goes into the host's name (dns) or into the path."""
+    lookup = access.options.get("s3.bucket-lookup", "auto")
+    if lookup not in ("auto", "dns", "path"):
+        raise UsageError(f"The option s3.bucket-lookup is {lookup!r}; say auto, dns or path.")
+    if lookup == "auto":
+        dotted = address.scheme == "https" and "." in address.bucket  # no certificate fits those
+        return _BY_NAME.fullmatch(address.host) is not None and not dotted
+    return lookup == "dns"

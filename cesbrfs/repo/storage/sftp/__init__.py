@@ -1,0 +1,1 @@
+"""Read-only SFTP storage over the system's ssh."""

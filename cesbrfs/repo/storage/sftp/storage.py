@@ -1,0 +1,221 @@
+"""A repository on an SFTP server, reached by the system's ssh."""
+
+from __future__ import annotations
+
+import builtins
+import logging
+import os
+import posixpath
+import re
+import stat
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+import trio
+
+from cesbrfs.errors import FileMissingError, RepositoryUnreachableError, UsageError
+from cesbrfs.repo.location import Access
+from cesbrfs.repo.storage.base import FOLDERS, FileInfo, FileType, is_file_name
+from cesbrfs.repo.storage.sftp.errors import unusable
+from cesbrfs.repo.storage.sftp.location import parse_sftp, ssh_command
+from cesbrfs.repo.storage.sftp.protocol import SftpName
+from cesbrfs.repo.storage.sftp.session import SftpSession
+from cesbrfs.util.tasks import gather
+
+_log = logging.getLogger(__name__)
+
+SESSIONS: Final = 4
+"""Connections at most: one carries 80 MiB/s where an answer takes 20 ms, four carry 160."""
+SILENCE: Final = 30.0
+"""Seconds without a byte from a server that owes an answer."""
+_BUSY: Final = 256 << 10
+"""Bytes under way on the least busy connection at which another one is worth its start."""
+_OPENING: Final = 128 << 10
+"""What it counts, in bytes under way, that a connection would have to open the file first."""
+_NOT_AGAIN: Final = 60.0
+"""Seconds without a try for more connections after the server has refused one."""
+_FOLDERS_AT_ONCE: Final = 64
+_PACK_FOLDER: Final = re.compile(rb"[0-9a-f]{2}")
+_OURS: Final = ("-o", "BatchMode=yes", "-o", "ServerAliveInterval=15", "-o", "ConnectTimeout=30")
+"""For the ssh that we start ourselves.  Behind the user's own, since ssh takes the first."""
+
+
+class SftpStorage:
+    """Reads a repository's files over a few connections, which are made when they are needed.
+
+    A connection that was lost is replaced by the next request; those that were waiting on it get
+    an error, once.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        folder: str,
+        display_url: str,
+        *,
+        sessions: int = SESSIONS,
+        silence: float = SILENCE,
+    ) -> None:
+        """Use `command` to reach the server, where the repository is in `folder`.
+
+        `sessions` bounds the connections; `silence` is in seconds, see `SILENCE`.
+        """
+        self.display_url = display_url
+        self._command = command
+        self._folder = os.fsencode(folder)
+        self._most = sessions
+        self._silence = silence
+        self._sessions: list[SftpSession] = []
+        self._starting = trio.Lock()
+        self._alone_until = -1.0
+        self._closed = False
+
+    @classmethod
+    def of(cls, access: Access, *, silence: float = SILENCE) -> SftpStorage:
+        """Return the storage that `access` names; nothing is contacted yet.
+
+        Raises UsageError for an address or options that cannot be used.
+        """
+        address = parse_sftp(access.url)
+        command = ssh_command(address, access.options)
+        if not access.options.get("sftp.command"):
+            command[-2:-2] = _OURS
+        return cls(
+            command,
+            address.path,
+            access.display_url,
+            sessions=_connections(access),
+            silence=silence,
+        )
+
+    # What a Storage does
+
+    async def list(self, kind: FileType) -> Sequence[FileInfo]:
+        """List the files of one kind."""
+        entries = await self._entries(os.fsencode(kind.value))
+        found = _files(entries)
+        if kind is FileType.PACK:
+            folders = [b"data/" + entry.name for entry in entries if _is_pack_folder(entry)]
+            work = [partial(self._entries, folder) for folder in folders]
+            for inner in await gather(work, _FOLDERS_AT_ONCE):
+                found += _files(inner)
+        return found
+
+    async def _entries(self, folder: bytes) -> Sequence[SftpName]:
+        path = posixpath.join(self._folder, folder)
+        try:
+            return await (await self._session(path)).entries(path)
+        except FileMissingError:
+            return ()
+
+    async def other_entry(self) -> str | None:
+        """Return the name of an entry that an empty repository does not have."""
+        for entry in await self._entries(b""):
+            name = os.fsdecode(entry.name)
+            if name in (".", "..", "lost+found"):
+                continue
+            if name not in FOLDERS:
+                return name
+            for inner in await self._entries(entry.name):
+                if not stat.S_ISDIR(inner.attributes.mode or stat.S_IFDIR):
+                    return f"{name}/{os.fsdecode(inner.name)}"
+        return None
+
+    async def read(
+        self, kind: FileType, name: str = "", offset: int = 0, length: int | None = None
+    ) -> bytes:
+        """Read a part of a file, or all of it."""
+        path = self._path(kind, name)
+        session = await self._session(path)
+        if length is None and not offset:
+            return await session.read_whole(path)
+        return await session.read(path, offset, length)
+
+    def _path(self, kind: FileType, name: str) -> bytes:
+        parts: Sequence[str] = (kind.value, name)
+        if kind is FileType.CONFIG:
+            parts = ("config",)
+        elif kind is FileType.PACK:
+            parts = ("data", name[:2], name)
+        return posixpath.join(self._folder, *(part.encode() for part in parts))
+
+    async def aclose(self) -> None:
+        """End all connections; no process stays."""
+        self._closed = True
+        with trio.CancelScope(shield=True):
+            async with self._starting:
+                while self._sessions:
+                    await self._sessions.pop().aclose()
+
+    # Connections
+
+    async def _session(self, path: bytes) -> SftpSession:
+        """Return the connection that will answer first; waits for one where there is none."""
+        while True:
+            ready = await self._ready()
+            if ready:
+                best = min(ready, key=lambda s: s.load + (0 if s.holds(path) else _OPENING))
+                if best.load > _BUSY and trio.current_time() >= self._alone_until:
+                    await self._start()
+                    if best.is_over:
+                        continue
+                return best
+            if not self._sessions:
+                await self._start()
+            for session in self._sessions[:1]:
+                await session.ready()
+
+    async def _ready(self) -> builtins.list[SftpSession]:
+        """Return the connections that can be used, and remove those that are over."""
+        for session in self._sessions:
+            session.look()
+        ready = [s for s in self._sessions if s.is_ready and not s.is_over]
+        for session in [s for s in self._sessions if s.is_over]:
+            if not session.is_ready and not session.has_failed and not ready:
+                continue  # who waits for it will be told why it did not come to be
+            if not session.is_ready and ready:
+                _log.debug("%s takes no more connections for now", self.display_url)
+                self._alone_until = trio.current_time() + _NOT_AGAIN
+            if session in self._sessions:
+                self._sessions.remove(session)
+                await session.aclose()
+        return [session for session in ready if not session.is_over]
+
+    async def _start(self) -> None:
+        """Begin to make a connection, unless one is being made or there are enough."""
+        async with self._starting:
+            if self._closed:
+                raise RepositoryUnreachableError(f"{self.display_url} was closed meanwhile.")
+            making = any(not session.is_ready for session in self._sessions)
+            if making or len(self._sessions) >= self._most:
+                return
+            try:
+                session = await SftpSession.start(self._command, self.display_url, self._silence)
+            except OSError as error:
+                raise unusable(self._command[0], error, self.display_url) from error
+            self._sessions.append(session)
+
+
+def _connections(access: Access) -> int:
+    """Return how many connections restic's ``sftp.connections`` allows, at most our own number."""
+    given = access.options.get("sftp.connections")
+    if given is None:
+        return SESSIONS
+    if not given.isascii() or not given.isdigit() or not int(given):
+        raise UsageError(f"The option 'sftp.connections' is {given!r}; write a number above 0.")
+    return min(SESSIONS, int(given))
+
+
+def _files(entries: Sequence[SftpName]) -> list[FileInfo]:
+    """Return the repository's files among `entries`; temporary ones have other names."""
+    named = ((entry.name.decode("ascii", "replace"), entry.attributes) for entry in entries)
+    return [
+        FileInfo(name, attributes.size or 0) for name, attributes in named if is_file_name(name)
+    ]
+
+
+def _is_pack_folder(entry: SftpName) -> bool:
+    mode = entry.attributes.mode
+    named = _PACK_FOLDER.fullmatch(entry.name) is not None
+    return named and (mode is None or stat.S_ISDIR(mode))

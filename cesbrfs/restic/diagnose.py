@@ -1,0 +1,34 @@
+"""A look of our own at a storage that restic cannot use, which says more of why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+import trio
+
+from cesbrfs.errors import CesbrError
+from cesbrfs.repo.location import Access, kind_of
+from cesbrfs.repo.storage import FileType, open_storage
+from cesbrfs.repo.storage.location import can_be_read
+
+_SECONDS: Final = 5.0
+
+
+async def look(access: Access) -> CesbrError | None:
+    """Return what keeps our reader from the storage; None where nothing does, or not within 5 s.
+
+    restic often ends before it has passed on what its ssh said, and has few words for the rest.
+    """
+    if kind_of(access.url) == "local" or not can_be_read(access.url):
+        return None
+    with trio.move_on_after(_SECONDS):
+        try:
+            storage = open_storage(replace(access, patience=0.0))
+            try:
+                await storage.list(FileType.KEY)
+            finally:
+                await storage.aclose()
+        except CesbrError as error:
+            return error
+    return None

@@ -1,0 +1,100 @@
+"""Listening to a restic process: what it says, whether it gets on, whether waiting is of use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from cesbrfs.restic.errors import is_hopeless, retry_reason
+from cesbrfs.restic.events import (
+    Event,
+    Failed,
+    Status,
+    Summary,
+    parse_event,
+    plain,
+    without_elapsed,
+)
+from cesbrfs.restic.process import LineVerdict
+
+OnEvent = Callable[[Event], None]
+OnText = Callable[[str], None]
+
+_INTERRUPTED: Final = "interrupt received"
+"""What every version says on stderr when it has got a SIGINT."""
+
+
+@dataclass(slots=True)
+class OutputHandler:
+    """Listens to one restic process: what it says, whether it gets on, whether to go on."""
+
+    on_event: OnEvent | None = None
+    on_text: OnText | None = None
+    on_interrupt: Callable[[], None] | None = None
+    retries: float = math.inf
+    """How many retries to wait for."""
+    seen_retries: int = field(default=0, init=False)
+
+    def stdout(self, line: bytes) -> LineVerdict:
+        """Take one line of stdout."""
+        event = parse_event(line)
+        if event is not None and self.on_event is not None:
+            self.on_event(event)
+            return LineVerdict(keep=False, progress=_progress(event))
+        text = plain(line)
+        if self.on_text is not None and text:
+            self.on_text(text)
+        return LineVerdict(progress=without_elapsed(text))
+
+    def stderr(self, line: bytes) -> LineVerdict:
+        """Take one line of stderr."""
+        event = parse_event(line)
+        if isinstance(event, Failed) and self.on_event is not None:
+            self.on_event(event)
+            return LineVerdict(keep=False, progress=event)
+        text = plain(line)
+        reason = retry_reason(text)
+        if reason is not None:
+            self.seen_retries += 1
+            tired = self.retries < math.inf and is_hopeless(reason)
+            return LineVerdict(give_up=tired or self.seen_retries >= self.retries)
+        if self.on_interrupt is not None and _INTERRUPTED in text:
+            self.on_interrupt()
+        if self.on_text is not None and text and event is None:
+            self.on_text(text)
+        return LineVerdict(progress=text)
+
+
+@dataclass(slots=True)
+class BackupOutput:
+    """What one backup told: its totals, and the items that it could not read."""
+
+    on_event: OnEvent | None
+    on_interrupt: Callable[[], None] | None = None
+    summary: Summary | None = None
+    failed: dict[str, Failed] = field(default_factory=dict)
+
+    @property
+    def ears(self) -> OutputHandler:
+        """What listens to that backup."""
+        return OutputHandler(on_event=self, on_interrupt=self.on_interrupt)
+
+    def __call__(self, event: Event) -> None:
+        """Take one event and hand it on."""
+        if isinstance(event, Summary):
+            self.summary = event
+        elif isinstance(event, Failed):
+            before = self.failed.get(event.item)
+            if before is None or event.reason:  # archival comes after scan, and says as much
+                self.failed[event.item] = event
+        if self.on_event is not None:
+            self.on_event(event)
+
+
+def _progress(event: Event) -> object:
+    """Return what changes of `event` when restic gets on; its clock does not count."""
+    if isinstance(event, Status):
+        return (event.total_files, event.total_bytes, event.files_done, event.bytes_done)
+    return event

@@ -1,0 +1,336 @@
+"""The target's folders, reached only through descriptors.  Blocking: call it in a thread.
+
+The target itself may be a symlink.  Below it every folder is opened from the one above without
+following links, so whatever lies there, or is put there meanwhile, nothing leads out of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+from unicodedata import normalize
+
+from cesbrfs.errors import RestoreError, UsageError
+from cesbrfs.util.escape import show
+from cesbrfs.util.mountinfo import our_mounts
+
+_WALK: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_NEW_TARGET_MODE: Final = 0o700
+"""A new target is for its owner alone: backups hold what not everyone on a machine may read."""
+
+_HINTS: Final[Mapping[int, str]] = {
+    errno.ENOSPC: "make room there and restore again",
+    errno.EDQUOT: "raise the quota, or make room, and restore again",
+    errno.EROFS: "choose a target that can be written to",
+    errno.EBUSY: "it is a mountpoint or in use, unmount it and restore again",
+    errno.ENAMETOOLONG: "choose a shorter target, or one on another file system",
+    errno.EISDIR: "a folder lies in the way, move it aside",
+    errno.ENOTDIR: "something that is no folder lies in the way, move it aside",
+    errno.ELOOP: "a symbolic link lies in the way and is not followed, move it aside",
+}
+_DENIED: Final = frozenset({errno.EACCES, errno.EPERM})
+_GET_FLAGS: Final = 0x80086601
+_FLAGS: Final = {0x10: ("immutable", "i"), 0x20: ("append-only", "a")}
+"""FS_IOC_GETFLAGS and what it returns that even root cannot change files with."""
+
+
+def tell(error: OSError) -> str:
+    """Return an error of the target's as one sentence that says what to do."""
+    reason = os.strerror(error.errno or errno.EIO)
+    hint = _HINTS.get(error.errno or 0)
+    if error.errno in _DENIED:
+        hint = "run this as root, or choose a target that is yours"
+        if os.geteuid() == 0:
+            hint = "its file system denies it to root, check how that is mounted"
+    return f"{reason}: {hint}." if hint else f"{reason}: check what lies there."
+
+
+@contextlib.contextmanager
+def naming_flags(folder: int, name: bytes) -> Iterator[None]:
+    """Raise RestoreError for an EPERM that an immutable file `name`, or its folder, is behind."""
+    try:
+        yield
+    except PermissionError as error:
+        if error.errno == errno.EPERM:
+            for path, what in ((name, "It"), (b".", "Its folder")):
+                for flag, letter in _flags(folder, path):
+                    raise RestoreError(
+                        f"{what} is {flag} (see lsattr): run 'chattr -{letter}' on it and restore"
+                        " again."
+                    ) from error
+        raise
+
+
+def _flags(folder: int, name: bytes) -> list[tuple[str, str]]:
+    """Return the flags that keep a file or folder from being changed, none where unknown."""
+    with contextlib.suppress(OSError):
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if stat.S_IFMT(status.st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
+            return []  # opening a device or a fifo does things
+        how = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        opened = os.open(name, how, dir_fd=folder)
+        try:
+            found = fcntl.ioctl(opened, _GET_FLAGS, bytes(8))
+        finally:
+            os.close(opened)
+        flags = int.from_bytes(found[:4], sys.byteorder)
+        return [said for flag, said in _FLAGS.items() if flags & flag]
+    return []
+
+
+@dataclass(slots=True)
+class ForbiddenTargets:
+    """Folders that nothing may be restored into, by (device, inode), and whole devices."""
+
+    folders: dict[tuple[int, int], str] = field(default_factory=dict)
+    devices: dict[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, folders: Mapping[str, str]) -> ForbiddenTargets:
+        """Keep out of `folders` (path to what it is) and of every mount of ours."""
+        guard = cls()
+        for path, what in folders.items():
+            with contextlib.suppress(OSError):
+                status = os.stat(path)
+                guard.folders[status.st_dev, status.st_ino] = what
+        with contextlib.suppress(OSError):  # without /proc none is known
+            for mounted in our_mounts():
+                guard.devices[mounted.device] = "a mount of the backups"
+        return guard
+
+    def against(self, status: os.stat_result) -> str | None:
+        """Say what the folder with this status is, None when it may be written into."""
+        return self.folders.get((status.st_dev, status.st_ino)) or self.devices.get(status.st_dev)
+
+    def around(self, path: bytes) -> str | None:
+        """Say what the folder at this real path is or lies in, None when it may be written into."""
+        while True:
+            if what := self.against(os.stat(path)):
+                return what
+            above = os.path.dirname(path)
+            if above == path:
+                return None
+            path = above
+
+
+@dataclass(slots=True)
+class Room:
+    """A file system that is restored to: bytes `free` to a user, and at most `needed`.
+
+    `path` is a folder in it, `block` the unit in bytes in which it gives room to files.
+    """
+
+    path: bytes
+    free: int
+    block: int
+    needed: int = 0
+
+    @classmethod
+    def of(cls, folder: int | str, path: bytes) -> Room:
+        """Return the room around an open folder, or one by its path."""
+        found = os.statvfs(folder)
+        return cls(path, found.f_bavail * found.f_frsize, max(found.f_frsize, 1))
+
+    def rounded(self, size: int) -> int:
+        """Return how much room a file of `size` bytes takes."""
+        return -(-size // self.block) * self.block
+
+    @property
+    def too_small(self) -> bool:
+        """Whether what is needed does not fit."""
+        return self.needed > self.free
+
+
+@dataclass(frozen=True, slots=True)
+class TargetState:
+    """A target that may be written to: whether it exists, its device and the room there."""
+
+    exists: bool
+    device: int
+    room: Room | None
+
+
+def inspect(target: Path, guard: ForbiddenTargets) -> TargetState:
+    """Look at the target; UsageError when it is no folder or must be kept out of."""
+    top = os.path.realpath(target)
+    exists = os.path.lexists(top)
+    if exists and not os.path.isdir(top):
+        raise UsageError(f"{target} is not a folder; choose another target.")
+    above = Path(top)
+    device, room = -1, None
+    for folder in (above, *above.parents):
+        try:
+            status = os.stat(folder)
+            if room is None:
+                device, room = status.st_dev, Room.of(str(folder), os.fsencode(folder))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise RestoreError(f"{folder} cannot be looked at: {tell(error)}") from error
+        if what := guard.against(status):
+            raise UsageError(f"{target} lies in {what}; choose a target outside of it.")
+    return TargetState(exists, device, room)
+
+
+def open_target(target: Path, *, create: bool) -> int:
+    """Return a descriptor of the target, made if `create`; RestoreError when that fails."""
+    try:
+        if create:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                target.mkdir(mode=_NEW_TARGET_MODE)
+        return os.open(target, _WALK)
+    except OSError as error:
+        raise RestoreError(f"{target} cannot be restored into: {tell(error)}") from error
+
+
+def lookup(folder: int, name: bytes) -> os.stat_result | None:
+    """Return the status of what lies at `name` in an open folder, None when nothing does."""
+    try:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def obstacle(status: os.stat_result, *, to_folder: bool) -> str | None:
+    """Say why what lies there cannot be restored over, None when it can."""
+    if to_folder == stat.S_ISDIR(status.st_mode):
+        return None
+    if not to_folder:
+        return "A folder lies in its place; move it aside and restore again."
+    if stat.S_ISLNK(status.st_mode):
+        return (
+            "A symbolic link, which is not followed, lies in the place of this folder; use a bind"
+            " mount instead, or move it aside, and restore again."
+        )
+    return "A file lies in the place of this folder; move it aside and restore again."
+
+
+def follow(folder: int, name: bytes, guard: ForbiddenTargets) -> os.stat_result:
+    """Return the status of the folder that a symlink leads to; RestoreError if it is none."""
+    try:
+        status = os.stat(name, dir_fd=folder)
+        real = os.path.realpath(b"/proc/self/fd/%d/%s" % (folder, name))
+        what = guard.around(real) if stat.S_ISDIR(status.st_mode) else "no folder"
+    except OSError as error:
+        raise RestoreError(
+            f"The folder that this symbolic link leads to cannot be reached"
+            f" ({os.strerror(error.errno or errno.EIO)}): mount or make it, and restore again."
+        ) from error
+    if what:
+        raise RestoreError(
+            f"This symbolic link leads to {show(real)}, which is {what}: correct the link and"
+            " restore again."
+        )
+    return status
+
+
+def listed(folder: int) -> set[bytes] | None:
+    """Return the names in an open folder as they are spelled there, None if that is denied."""
+    with contextlib.suppress(OSError):
+        opened = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            return set(map(os.fsencode, os.listdir(opened)))
+        finally:
+            os.close(opened)
+    return None
+
+
+def spelled(folder: int, name: bytes) -> bytes | None:
+    """Return how `name`, which is there, is spelled in the folder if that is another way.
+
+    It is where the file system takes names for one that differ in case or Unicode normalisation.
+    """
+    names = listed(folder)
+    if names is None or name in names:
+        return None
+    status = lookup(folder, name)
+    return next((other for other in names if status and _is(folder, other, status)), None)
+
+
+def _is(folder: int, name: bytes, status: os.stat_result) -> bool:
+    found = lookup(folder, name)
+    return found is not None and os.path.samestat(found, status)
+
+
+def one_file(name: bytes, other: bytes) -> str:
+    """Say why `name` cannot be restored beside `other`, which is one with it there."""
+    shown = [show(name), show(other)]
+    if len(set(map(partial(normalize, "NFC"), shown))) == 1:  # they look the same
+        shown = [ascii(text)[1:-1] for text in shown]
+    return (
+        f"This file system does not distinguish the names '{shown[0]}' and '{shown[1]}': restore"
+        " one of them to another target."
+    )
+
+
+Followed = Mapping[tuple[bytes, ...], tuple[int, int]]
+"""The folders below a target that symlinks may lead to, by their names, with device and inode."""
+
+
+class DirFd:
+    """Opens folders below a target one after the other; `with` closes the last of them.
+
+    It walks from the target each time unless the next folder lies below the last one: deep trees
+    then need no more descriptors than flat ones.  `followed` are the folders that symlinks may lead
+    to, each by the (device, inode) that it must have.
+    """
+
+    def __init__(self, target: int, followed: Followed | None = None) -> None:
+        self._target: Final = target
+        self._followed: Final = {} if followed is None else followed
+        self._parts: tuple[bytes, ...] = ()
+        self._fd: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the folder that was opened last."""
+        if self._fd is not None:
+            os.close(self._fd)
+        self._fd, self._parts = None, ()
+
+    def open(self, parts: Sequence[bytes]) -> int:
+        """Return a descriptor (O_PATH) of the folder, good until the next call; raises OSError."""
+        wanted = tuple(parts)
+        if wanted == self._parts:
+            return self._target if self._fd is None else self._fd
+        if wanted[: len(self._parts)] != self._parts:
+            self.close()
+        for name in wanted[len(self._parts) :]:
+            above = self._target if self._fd is None else self._fd
+            below = self._below(above, name)
+            if self._fd is not None:
+                os.close(self._fd)
+            self._fd, self._parts = below, (*self._parts, name)
+        return self._target if self._fd is None else self._fd
+
+    def _below(self, above: int, name: bytes) -> int:
+        identity = self._followed.get((*self._parts, name))
+        if identity is None:
+            return os.open(name, _WALK | os.O_NOFOLLOW, dir_fd=above)
+        below = os.open(name, _WALK, dir_fd=above)
+        status = os.fstat(below)
+        if (status.st_dev, status.st_ino) != identity:  # the link was changed after the plan
+            os.close(below)
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        return below

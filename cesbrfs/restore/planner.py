@@ -1,0 +1,184 @@
+"""The plan: everything that a restore will do, known before it does any of it.
+
+What is planned is a tree as it will lie below the target.  A file keeps only what the plan needs to
+know; its node is looked up again when it is written, for a plan may be of millions of files.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from cesbrfs.errors import CesbrError, RestoreError
+from cesbrfs.repo.format.model import Node, hard_link_id
+from cesbrfs.repo.storage.local import LocalStorage
+from cesbrfs.restore.dirfd import ForbiddenTargets, inspect
+from cesbrfs.restore.journal import PreviousRun, key_of
+from cesbrfs.restore.missing import lacking
+from cesbrfs.restore.plan import (
+    FILE_MODE,
+    HardLinks,
+    Looks,
+    Overwrite,
+    PlannedFile,
+    PlannedFolder,
+    RestorePlan,
+)
+from cesbrfs.restore.selection import Selection
+from cesbrfs.restore.survey import survey
+from cesbrfs.restore.targets import (
+    InPlace,
+    Refused,
+    RestoreItems,
+    Target,
+    fixed_parts,
+    folder_of,
+    land,
+)
+from cesbrfs.util.tasks import gather
+from cesbrfs.vfs.entries import Entry, SnapshotEntry
+from cesbrfs.vfs.tree import BackupTree
+
+ENTRIES_MAX: Final = 10_000_000
+"""Entries of a plan at most: each takes a few hundred bytes of memory."""
+
+
+async def plan(
+    view: BackupTree,
+    selection: Selection,
+    target: Target,
+    overwrite: Overwrite = Overwrite.NEVER,
+    *,
+    suffix: str | None = None,
+    past: PreviousRun | None = None,
+    keep_out: Sequence[Path] = (),
+) -> RestorePlan:
+    """Plan the restore of `selection`, each chosen name with `suffix`; nothing is written.
+
+    What `past` tells to be finished is not done again.
+
+    The target may not lie in the repository, in a mount of backups, or in a folder of `keep_out`.
+    Raises UsageError when it does, or when a choice has no place on an instance, NotFoundError when
+    one is gone, RestoreError when the target cannot be looked at.
+    """
+    landings = await land(view, selection, target, suffix)
+    top = folder_of(target)
+    storage = view.repository.storage
+    forbidden = {os.fspath(path): f"{path}, which is kept out of" for path in keep_out}
+    if isinstance(storage, LocalStorage):
+        forbidden[storage.folder] = "the repository"
+    guard = await trio.to_thread.run_sync(ForbiddenTargets.of, forbidden)
+    state = await trio.to_thread.run_sync(inspect, top, guard)
+    if isinstance(target, InPlace) and not state.exists:
+        raise RestoreError(f"{top} does not exist; set the instance's root with --root.")
+    past = past or PreviousRun()
+    grower = _Grower(view, past)
+    root = await grower.grow(landings)
+    planned = RestorePlan(top, overwrite, [root], landings.found, landings.left_out)
+    planned.past, planned.guard = past, guard
+    if isinstance(target, InPlace):
+        planned.fixed = frozenset(f for one in landings.found for f in fixed_parts(one.parts))
+    planned.refused.extend(await lacking(view, selection, target))
+    planned.refused.extend(grower.refused)
+    await trio.to_thread.run_sync(survey, planned, state)
+    return planned
+
+
+class _Grower:
+    """Makes the planned tree of what the backup holds."""
+
+    def __init__(self, view: BackupTree, past: PreviousRun) -> None:
+        self._view = view
+        self._past = past
+        self._links: dict[tuple[object, ...], HardLinks] = {}
+        self._looks: dict[Looks, Looks] = {}
+        self._entries = 0
+        self.refused: list[Refused] = []
+
+    async def grow(self, landings: RestoreItems) -> PlannedFolder:
+        """Return the folder that stands for the target, with all that will lie in it."""
+        root = PlannedFolder(b"", None, landings.root, exists=True, dressed=False)
+        level: list[PlannedFolder] = []
+        for landing in landings.found:
+            folder = root
+            for name, entry in zip(landing.parts[:-1], landing.entries[:-1], strict=True):
+                folder = folder.folders.setdefault(name, PlannedFolder(name, folder, entry))
+            if landing.parts:
+                leaf = landing.entries[-1]
+                assert leaf is not None
+                below = self._add(folder, landing.parts[-1], leaf)
+                if below is None and landing.parts[-1] != landing.source[-1]:
+                    folder.files[-1].entry = leaf
+            else:
+                below = root
+            if below:
+                below.chosen = True
+                level.append(below)
+        while level:
+            level = await self._fill(level)
+        return root
+
+    async def _fill(self, level: Sequence[PlannedFolder]) -> list[PlannedFolder]:
+        """Give these folders what they hold; return the folders in them."""
+        below = await gather([partial(self._listed, folder) for folder in level])
+        return [child for children in below for child in children]
+
+    async def _listed(self, folder: PlannedFolder) -> list[PlannedFolder]:
+        await trio.lowlevel.checkpoint()  # what is in memory comes without one
+        return await self._children(folder)
+
+    async def _children(self, folder: PlannedFolder) -> list[PlannedFolder]:
+        assert folder.entry is not None
+        try:
+            children = await self._view.children(folder.entry)
+            hostile = await self._view.refused(folder.entry)
+        except CesbrError as error:
+            if folder.parent is None:
+                raise
+            self.refused.append(Refused(folder.parts, error.message))
+            del folder.parent.folders[folder.name]
+            return []
+        for what in hostile:
+            reason = f"Something in this folder cannot be restored, {what}."
+            self.refused.append(Refused(folder.parts, reason))
+        below = [self._add(folder, name, entry) for name, entry in children.items()]
+        return [child for child in below if child]
+
+    def _add(self, folder: PlannedFolder, name: bytes, entry: Entry) -> PlannedFolder | None:
+        """Plan one entry; return it when it is a folder."""
+        self._entries += 1
+        if self._entries > ENTRIES_MAX:
+            raise RestoreError(
+                f"The chosen paths hold more than {ENTRIES_MAX:,} entries. Restore fewer at a time."
+            )
+        assert name not in (b"", b".", b"..")
+        assert not any(byte in name for byte in b"/\0")
+        node = entry.node
+        if stat.S_ISDIR(node.mode):
+            below = PlannedFolder(name, folder, entry, chosen=True)
+            folder.folders[name] = below
+            return below
+        size = node.size if node.type == "file" else 0
+        looks = _looks(entry, node)
+        looks = self._looks.setdefault(looks, looks)
+        file = PlannedFile(folder, name, node.type, size, node.mtime_ns, looks)
+        if self._past.files and file.path in self._past.files:
+            file.key = key_of(entry)
+        link = hard_link_id(node) if isinstance(entry, SnapshotEntry) else 0
+        if isinstance(entry, SnapshotEntry) and link:
+            file.links = self._links.setdefault((entry.snapshot.id, link), HardLinks())
+        folder.files.append(file)
+        return None
+
+
+def _looks(entry: Entry, node: Node) -> Looks:
+    if not isinstance(entry, SnapshotEntry):
+        return Looks(FILE_MODE)
+    owner = None if entry.top else (node.uid, node.gid)
+    return Looks(node.mode, owner, node.rdev, len(node.target), tuple(node.xattrs))

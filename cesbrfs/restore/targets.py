@@ -1,0 +1,219 @@
+"""Where every chosen path lands: below a folder of its own, or in its place on the instance."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from cesbrfs.catalog import folder_names
+from cesbrfs.errors import NotFoundError, UsageError
+from cesbrfs.restore.selection import Item, Selection
+from cesbrfs.util.escape import show
+from cesbrfs.vfs.entries import Entry, VirtualDir
+from cesbrfs.vfs.tree import BackupTree
+
+BY_BACKUP: Final = ""
+"""The suffix that names each backup's own."""
+_DOGUS: Final = (b"var", b"lib", b"ces")
+_ETC: Final = b"etc"
+_TO_A_FOLDER: Final = "restore it to a folder with --target and take from there what you need."
+
+
+@dataclass(frozen=True, slots=True)
+class ToFolder:
+    """Restore below `path`: as shown below the backup, or below the Backup ID if several."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class InPlace:
+    """Restore to where the data lives on the instance whose root is `root`.
+
+    Volumes go to ``ROOT/var/lib/ces/<dogu>/volumes/<volume>``, the configuration to ``ROOT/etc``.
+    """
+
+    root: Path = Path("/")
+
+
+Target = ToFolder | InPlace
+
+
+def fixed_parts(parts: tuple[bytes, ...]) -> list[tuple[bytes, ...]]:
+    """Return the folders on the way to what lands at `parts` in place that are the instance's own.
+
+    They are no part of a backup, which follows symlinks there: all above a volume, or ``etc``.
+    """
+    length = len(_DOGUS) + 2 if parts[: len(_DOGUS)] == _DOGUS else 1
+    return [parts[:end] for end in range(1, min(length, len(parts)) + 1)]
+
+
+def folder_of(target: Target) -> Path:
+    """Return the folder below which everything is written."""
+    return target.path if isinstance(target, ToFolder) else target.root
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What is not restored, by its names below the target (or the backup), and why."""
+
+    parts: tuple[bytes, ...]
+    reason: str
+
+    @property
+    def path(self) -> bytes:
+        """The names joined."""
+        return b"/".join(self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreItem:
+    """One thing to restore: its names below the target, and the entry behind each of them.
+
+    Folders that are in no backup, such as ``var`` in place, have no entry.  `source` are its names
+    from the root of the backups on; with a suffix its last name below the target is another.
+    """
+
+    parts: tuple[bytes, ...]
+    entries: tuple[Entry | None, ...]
+    source: tuple[bytes, ...]
+
+    def named(self, suffix: bytes) -> RestoreItem:
+        """Return where it lands under its name and `suffix`."""
+        if not self.parts or len(self.source) == 1:
+            raise UsageError("A suffix is for paths inside a backup; name some, or leave it out.")
+        return replace(self, parts=(*self.parts[:-1], self.parts[-1] + suffix))
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreItems:
+    """All of a selection; `root` stands for the target, `left_out` is not restored in place."""
+
+    root: Entry | None
+    found: tuple[RestoreItem, ...]
+    left_out: tuple[Refused, ...] = ()
+
+
+async def land(
+    view: BackupTree, selection: Selection, target: Target, suffix: str | None = None
+) -> RestoreItems:
+    """Find out where `selection` lands, each chosen name with `suffix` (BY_BACKUP: ``.<its ID>``).
+
+    Raises NotFoundError when something is gone from the repository, and UsageError for what has no
+    place on an instance.
+    """
+    if suffix is None:
+        return await _land(view, selection, target, several=len(selection.backups) > 1)
+    if "/" in suffix or "\0" in suffix:
+        raise UsageError("A suffix is part of a name, and holds no slash.")
+    # Versions of one file from several backups come to lie side by side.
+    several = len(selection.backups) > 1 and suffix != BY_BACKUP
+    landings = await _land(view, selection, target, several=several)
+    named = [
+        landing.named(os.fsencode(suffix) or b"." + landing.source[0]) for landing in landings.found
+    ]
+    return replace(landings, found=tuple(named))
+
+
+async def _land(
+    view: BackupTree, selection: Selection, target: Target, *, several: bool
+) -> RestoreItems:
+    if isinstance(target, InPlace):
+        if len(selection.backups) > 1:
+            raise UsageError(
+                "Only one backup can be restored in place; choose paths of one, or name a --target."
+            )
+        return await _in_place(view, selection)
+    found: list[RestoreItem] = []
+    for item in selection.items:
+        chain = await _chain(view, item)
+        parts = (item.backup, *item.parts) if several else item.parts
+        source = (item.backup, *item.parts)
+        found.append(RestoreItem(parts, chain if several else chain[1:], source))
+    root = view.root if several else await view.at(selection.backups[:1])
+    return RestoreItems(root, tuple(found))
+
+
+async def _chain(view: BackupTree, item: Item) -> tuple[Entry, ...]:
+    """Return the entries on the way to `item`, from its backup's on."""
+    entry: Entry = view.root
+    chain: list[Entry] = []
+    for name in (item.backup, *item.parts):
+        found = await view.child(entry, name)
+        if found is None:
+            shown = "/".join(show(part) for part in (item.backup, *item.parts))
+            raise NotFoundError(f"There is no /{shown} any more; choose again.")
+        chain.append(found)
+        entry = found
+    return tuple(chain)
+
+
+async def _in_place(view: BackupTree, selection: Selection) -> RestoreItems:
+    found: list[RestoreItem] = []
+    left_out: list[Refused] = []
+    for item in selection.items:
+        waiting = [(item.parts, (await _chain(view, item))[1:])]
+        if item.backup == folder_names.SNAPSHOTS:
+            raise UsageError(f"A snapshot of no backup has no place here; {_TO_A_FOLDER}")
+        while waiting:
+            parts, chain = waiting.pop()
+            place = place_on_instance(parts)
+            entry = chain[-1] if chain else await view.at((item.backup,))
+            if place == () and isinstance(entry, VirtualDir):
+                children = await view.children(entry)
+                waiting += [((*parts, n), (*chain, children[n])) for n in sorted(children)[::-1]]
+            elif place and isinstance(place, tuple):
+                source = (item.backup, *parts)
+                found.append(RestoreItem(place, _aligned(chain, len(place)), source))
+            else:
+                reason = place if isinstance(place, str) else f"It has no place; {_TO_A_FOLDER}"
+                if parts == item.parts:
+                    shown = "/".join(show(part) for part in parts)
+                    raise UsageError(f"{shown} cannot be restored in place: {reason}")
+                left_out.append(Refused(parts, reason))
+    return RestoreItems(None, tuple(found), tuple(left_out))
+
+
+def _aligned(chain: Sequence[Entry], length: int) -> tuple[Entry | None, ...]:
+    """Return the last `length` entries, with None before where there are fewer."""
+    missing: list[Entry | None] = [None] * (length - len(chain))
+    return tuple([*missing, *chain][-length:])
+
+
+def place_on_instance(  # noqa: PLR0911 - one for each kind of place
+    parts: Sequence[bytes],
+) -> tuple[bytes, ...] | str:
+    """Return where names below a backup belong below an instance's root.
+
+    ``()`` means that each thing in that folder has a place of its own, a sentence that it has none.
+    """
+    match tuple(parts):
+        case (folder_names.BACKUP_JSON,):
+            return "it describes the backup and is no part of the instance."
+        case (folder_names.SNAPSHOTS, *_):
+            return f"where snapshots shown whole belong is not known; {_TO_A_FOLDER}"
+        case (_, folder_names.REGISTRY_JSON):
+            return "its keys are restored by 'cesbr restore-registry'."
+        case (_, folder_names.DOGU_JSON):
+            return (
+                f"install the dogu in this version instead; to read its dogu.json, {_TO_A_FOLDER}"
+            )
+        case (_, folder_names.DUMPS, *_):
+            return f"a dump is loaded by the tools of its database; {_TO_A_FOLDER}"
+        case (
+            ()
+            | (_,)
+            | (folder_names.INSTANCE, folder_names.CONFIGURATION)
+            | (_, folder_names.VOLUMES)
+        ):
+            return ()
+        case (folder_names.INSTANCE, folder_names.CONFIGURATION, b"etc", *rest):
+            return (_ETC, *rest)
+        case (dogu, folder_names.VOLUMES, *rest) if (
+            dogu != folder_names.INSTANCE and b"%" not in dogu
+        ):
+            return (*_DOGUS, dogu, folder_names.VOLUMES, *rest)
+    return f"where it belongs on the instance is not known; {_TO_A_FOLDER}"

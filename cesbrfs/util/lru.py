@@ -1,0 +1,119 @@
+"""What was read stays near: values in memory within a bound of bytes, one flight for each key."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+import trio
+
+_K = TypeVar("_K", bound=Hashable)
+_V = TypeVar("_V")
+
+
+class _Flight(Generic[_V]):
+    """One load under way, and those who wait for it."""
+
+    __slots__ = ("done", "error", "landed", "value")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.landed = False
+        self.value: _V | None = None
+        self.error: Exception | None = None
+
+
+class LruCache(Generic[_K, _V]):
+    """Keeps the most recently used values whose sizes sum up to at most `capacity` bytes.
+
+    Beside them it keeps up to `large` values that would take more than half of that each, so that
+    what is slow to load is not pushed out by a few small ones.  `size` measures a value in bytes.
+    Tasks that ask for the same missing key at the same time share one load; when the loading task
+    is cancelled, the next waiter loads instead.
+    """
+
+    def __init__(self, capacity: int, size: Callable[[_V], int], large: int = 0) -> None:
+        self.capacity = capacity
+        self.used = 0
+        self._size = size
+        self._most_large = large
+        self._values: OrderedDict[_K, _V] = OrderedDict()
+        self._sizes: dict[_K, int] = {}
+        self._large: OrderedDict[_K, _V] = OrderedDict()
+        self._flights: dict[_K, _Flight[_V]] = {}
+
+    def peek(self, key: _K) -> _V | None:
+        """Return the value if it is here, without waiting."""
+        value = self._values.get(key)
+        if value is not None:
+            self._values.move_to_end(key)
+        elif self._large and (value := self._large.get(key)) is not None:
+            self._large.move_to_end(key)
+        return value
+
+    def items(self) -> list[tuple[_K, _V]]:
+        """Return all that is here, the least recently used first."""
+        return [*self._values.items(), *self._large.items()]
+
+    def is_loading(self, key: _K) -> bool:
+        """Tell whether a load of `key` is under way."""
+        return key in self._flights
+
+    def put(self, key: _K, value: _V) -> None:
+        """Keep `value`, and let go of the least recently used ones beyond the bound."""
+        if key in self._values or key in self._large:
+            return
+        size = self._size(value)
+        if self._most_large and size > self.capacity // 2:
+            self._large[key] = value
+            if len(self._large) > self._most_large:
+                self._large.popitem(last=False)
+            return
+        if size > self.capacity:
+            return
+        self._values[key] = value
+        self._sizes[key] = size
+        self.used += size
+        while self.used > self.capacity:
+            oldest, _ = self._values.popitem(last=False)
+            self.used -= self._sizes.pop(oldest)
+
+    def drop(self, unwanted: Callable[[_K], bool]) -> None:
+        """Let go of the values whose keys are unwanted."""
+        for key in [key for key in self._values if unwanted(key)]:
+            del self._values[key]
+            self.used -= self._sizes.pop(key)
+        for key in [key for key in self._large if unwanted(key)]:
+            del self._large[key]
+
+    async def get(self, key: _K, load: Callable[[], Awaitable[_V]]) -> _V:
+        """Return the value of `key`, loading it if it is not here; raises what `load` raises."""
+        while (value := self.peek(key)) is None:
+            flight = self._flights.get(key)
+            if flight is None:
+                return await self._load(key, load)
+            await flight.done.wait()
+            if flight.landed:
+                return flight.value  # type: ignore[return-value]  # landed: the value is there
+            if flight.error is not None:
+                # A fresh exception: one object raised in many tasks would chain their tracebacks.
+                raise type(flight.error)(*flight.error.args) from flight.error
+        return value
+
+    async def _load(self, key: _K, load: Callable[[], Awaitable[_V]]) -> _V:
+        flight: _Flight[_V] = _Flight()
+        self._flights[key] = flight
+        try:
+            value = await load()
+            flight.value, flight.landed = value, True
+            self.put(key, value)
+        except Exception as error:
+            flight.error = error
+            raise
+        else:
+            return value
+        finally:  # also on trio.Cancelled, where neither value nor error is set: a waiter retries
+            del self._flights[key]
+            flight.done.set()
+            del flight  # the error's traceback holds this frame: no cycle

@@ -1,0 +1,1 @@
+"""What a backup looks like as a file system."""

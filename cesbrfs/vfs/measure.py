@@ -1,0 +1,60 @@
+"""How much a chosen path holds."""
+
+from __future__ import annotations
+
+import stat
+from functools import partial
+from typing import NamedTuple
+
+from cesbrfs.repo.format.model import hard_link_id
+from cesbrfs.util.tasks import gather
+from cesbrfs.vfs.entries import Entry, SnapshotEntry
+from cesbrfs.vfs.tree import BackupTree
+
+
+class TreeSize(NamedTuple):
+    """Everything but folders, and its content in bytes; what has several names counts once."""
+
+    files: int
+    bytes: int
+
+
+async def measure(view: BackupTree, entry: Entry) -> TreeSize:
+    """Return what lies at and below `entry`; raises what reading its folders raises."""
+    files = size = 0
+    linked: set[tuple[str, int]] = set()
+    level: list[tuple[Entry, int]] = [(entry, 1)]
+    while level:
+        # A folder that occurs several times in a level is read once.
+        folders: dict[object, tuple[Entry, int]] = {}
+        for one, times in level:
+            node = one.node
+            if stat.S_ISDIR(node.mode):
+                key = _folder_key(one)
+                known, before = folders.get(key, (one, 0))
+                folders[key] = known, before + times
+                continue
+            files += times
+            link = hard_link_id(node) if isinstance(one, SnapshotEntry) else 0
+            if isinstance(one, SnapshotEntry) and link:
+                name = (one.snapshot.id, link)
+                if name in linked:
+                    continue
+                linked.add(name)
+                size += node.size if node.type == "file" else 0
+            elif node.type == "file":
+                size += node.size * times
+        listed = await gather([partial(view.children, folder) for folder, _ in folders.values()])
+        level = [
+            (child, times)
+            for children, (_, times) in zip(listed, folders.values(), strict=True)
+            for child in children.values()
+        ]
+    return TreeSize(files, size)
+
+
+def _folder_key(folder: Entry) -> object:
+    """Return what folders that hold the same have in common."""
+    if isinstance(folder, SnapshotEntry):
+        return folder.snapshot.id, folder.top, folder.node.subtree
+    return id(folder)

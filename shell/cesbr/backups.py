@@ -1,0 +1,70 @@
+"""A backup of what a restore in place is about to replace."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cesbr.commands.backup import back_up, result_text
+from cesbrfs.catalog import folder_names
+from cesbrfs.errors import RegistryUnreachableError, RestoreError
+from cesbrfs.util.escape import show
+
+if TYPE_CHECKING:
+    from cesbr.session import Context
+    from cesbrfs.backup import BackupResult
+    from cesbrfs.restore import RestorePlan
+
+
+@dataclass(frozen=True, slots=True)
+class SafetyBackup:
+    """A backup of these dogus, None: of everything, before a restore replaces what is there."""
+
+    dogus: Sequence[str] | None
+
+    async def make(self, context: Context) -> None:
+        """Make it; RestoreError when it is not complete."""
+
+        async def tell(result: BackupResult) -> None:
+            context.out.note(f"Safety backup: {result_text(result)}", lines=True)
+
+        # What is not healthy is restored all the more, and its scripts are those of any backup.
+        result = await back_up(context, self.dogus, tell, skip_health_checks=True, safety=True)
+        if result.exit_code:
+            raise RestoreError(
+                f"The safety backup {result.id} is incomplete, and nothing was restored. Pass"
+                " --no-safety-backup to restore without one."
+            )
+
+
+async def choose_safety_backup(
+    context: Context, planned: RestorePlan, *, wanted: bool | None
+) -> SafetyBackup | None:
+    """Return a backup of the dogus that the restore changes if that is `wanted`.
+
+    None: a person is asked where something is replaced.
+    """
+    if wanted is False or (wanted is None and not planned.will_overwrite):
+        return None
+    touched = {landing.source[1] for landing in planned.landings if len(landing.source) > 1}
+    settings = await context.session.settings()
+    try:
+        installed = {dogu.name for dogu in await settings.instance().dogus()}
+    except RegistryUnreachableError as error:
+        if wanted:
+            raise
+        context.out.note(f"What is there now cannot be backed up: {error.message}")
+        return None
+    dogus = sorted(installed & {os.fsdecode(name) for name in touched})
+    everything = (
+        folder_names.INSTANCE in touched
+    )  # its configuration is part of whole backups alone
+    if not dogus and not everything:
+        return None
+    what = "the instance" if everything else " and ".join(show(os.fsencode(d)) for d in dogus)
+    question = f"Back up {what} first, as it is now?"
+    if wanted is None and not await context.out.ask(question, default=True):
+        return None
+    return SafetyBackup(None if everything else dogus)

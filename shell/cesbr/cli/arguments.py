@@ -1,0 +1,111 @@
+"""The command line's own flags, which stand before or after a command, and its parser."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Final
+
+from cesbrfs import __version__
+from cesbrfs.util.argparser import Parser
+
+if TYPE_CHECKING:
+    from cesbr.commands import Command
+    from cesbrfs.config.settings import Flags
+
+_SHORT: Final = {
+    "--repo": "-r", "--password-file": "-p", "--quiet": "-q", "--verbose": "-v",
+}  # fmt: skip
+"""restic's short options; a command's own options of that letter win."""
+_SETTINGS: Final = (
+    ("--repo", "repository", "URL", "the repository's address, in restic's form"),
+    ("--password-file", "password_file", "FILE", "a file that holds its encryption key"),
+    ("--registry", "registry", "PATH-or-URL", "the CES registry: a folder, or an etcd"),
+    ("--root", "root", "DIR", "the instance's root folder (default /)"),
+    ("--config", "config", "FILE", "the settings file"),
+    ("--patience", "patience", "SECONDS", "how long to wait for a server that is away"),
+)
+_SWITCHES: Final = (
+    ("--no-init", "no_init", "never create a missing repository: error 10 instead"),
+    ("--json", "json", "print results as JSON, errors too"),
+    ("--quiet", "quiet", "print results and errors alone"),
+    ("--verbose", "verbose", "log what is read and run"),
+    ("--debug", "debug", "like --verbose, and show where an error comes from"),
+)
+
+
+def add_switches(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that make sense on every command, at the prompt too."""
+    group = parser.add_argument_group("for every command")
+    for flag, name, text in _SWITCHES:
+        group.add_argument(
+            *_names(parser, flag),
+            dest=name,
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help=text,
+        )
+
+
+def _names(parser: argparse.ArgumentParser, flag: str) -> tuple[str, ...]:
+    """Return a flag with its short form, where `parser` has no other use for that."""
+    short = _SHORT.get(flag)
+    taken = parser._option_string_actions  # noqa: SLF001 - argparse has no other list
+    return (flag,) if short is None or short in taken else (short, flag)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say which repository and which instance."""
+    group = parser.add_argument_group("settings")
+    for flag, name, metavar, text in _SETTINGS:
+        group.add_argument(
+            *_names(parser, flag),
+            dest=name,
+            metavar=metavar,
+            default=argparse.SUPPRESS,
+            help=text,
+        )
+    group.add_argument(
+        "--version", action="version", version=f"cesbr {__version__}", help="print the version"
+    )
+
+
+def global_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``cesbr [FLAGS] [COMMAND [ARGUMENTS]]``."""
+    parser = Parser(prog="cesbr", add_help=False, allow_abbrev=False)
+    parser.add_argument(
+        "-h", "--help", dest="help", action="store_true", help="list the commands, or explain one"
+    )
+    add_switches(parser)
+    add_settings(parser)
+    parser.add_argument("command", nargs="?")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER)
+    return parser
+
+
+def command_parser(command: Command) -> argparse.ArgumentParser:
+    """Return the parser of one command as ``cesbr COMMAND`` has it."""
+    parser = Parser(
+        prog=f"cesbr {command.name}",
+        description=command.description,
+        epilog=f"example: cesbr {command.example}",
+        allow_abbrev=False,
+        conflict_handler="resolve",  # `ls -h` is for people, not for help
+    )
+    command.arguments(parser)
+    own = parser.format_usage().partition(parser.prog)[2].rstrip()
+    add_switches(parser)
+    add_settings(parser)
+    # The flags that every command has are listed below it, and would be most of it.
+    parser.usage = f"{parser.prog}{own.replace('%', '%%')}"
+    return parser
+
+
+def settings_flags(arguments: argparse.Namespace) -> Flags:
+    """Return what the command line says about the settings."""
+    from cesbrfs.config.settings import Flags
+
+    said = vars(arguments)
+    return Flags(
+        **{name: said[name] for _, name, _, _ in _SETTINGS if name in said},
+        auto_init=False if said.get("no_init") else None,
+    )

@@ -1,0 +1,125 @@
+"""The commands, each declared once: what it takes, what it does.
+
+A command works on a `Context` and knows neither argv nor cmd2; `cesbr.__main__` runs one of them,
+`cesbr.app` offers all of them at the prompt.  A module is imported when one of its commands is
+needed, so the table below says which has which.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from cesbrfs.errors import UsageError
+from cesbrfs.util.suggest import did_you_mean, nearest
+
+if TYPE_CHECKING:
+    from cesbr.session import Context
+
+MODULES: Final[Mapping[str, tuple[str, ...]]] = {
+    "navigate": ("backups", "use", "cd", "pwd"),
+    "files": ("ls", "tree", "stat", "cat", "less"),
+    "history": ("find", "versions", "log"),
+    "diff": ("diff", "du"),
+    "select": ("select", "deselect", "selected"),
+    "restore": ("plan", "restore"),
+    "restore_registry": ("restore-registry",),
+    "backup": ("backup",),
+    "repository": ("init", "check", "unlock", "status"),
+    "forget": ("forget", "policies"),
+    "schedule": ("schedule",),
+    "mount": ("mount", "umount"),
+    "completion": ("completion",),
+}
+"""Which module has which commands."""
+
+_REMOVING: Final = ("forget", "unlock")
+"""Commands that are never proposed for a name that was mistyped."""
+_ELSEWHERE: Final[Mapping[str, str]] = {
+    "snapshots": "backups", "list": "backups", "dump": "cat", "get": "restore", "stats": "du",
+    "unmount": "umount", "history": "log", "search": "find", "dir": "ls",
+}  # fmt: skip
+"""What commands of other programs are called here."""
+
+_READING: Final = ("navigate", "files", "history", "diff", "restore")
+"""The modules whose commands read backups, which begins with deriving the key."""
+
+CATEGORIES: Final[Mapping[str, str]] = {
+    "navigate": "Find your way",
+    "files": "Look around",
+    "history": "Look back",
+    "diff": "Compare and measure",
+    "select": "Choose what to get back",
+    "restore": "Get things back",
+    "restore_registry": "Get keys back",
+    "backup": "Back up",
+    "repository": "Maintain",
+    "forget": "Keep and remove backups",
+    "schedule": "Back up every day",
+    "mount": "Mount",
+    "completion": "Outside of this shell",
+}
+"""What people call a module's commands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command.
+
+    `arguments` declares its arguments; their metavars (PATH, ID, DOGU, FOLDER) also say how they
+    complete.  `run` returns the exit code.  `example` is what follows ``cesbr``.  The paths of a
+    command that `looks_back` may, at the root, start inside the backups.  The result of one with
+    `all_backups` is partial as soon as a snapshot of the repository cannot be read.
+    """
+
+    name: str
+    summary: str
+    example: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[Context, argparse.Namespace], Awaitable[int]]
+    details: str = ""
+    looks_back: bool = False
+    all_backups: bool = False
+
+    @property
+    def description(self) -> str:
+        """All that its help says."""
+        return f"{self.summary}  {self.details}" if self.details else self.summary
+
+
+def find_command(name: str, overview: str = "cesbr --help") -> Command:
+    """Return the command of this name.
+
+    UsageError suggests one that is spelt alike, or to look at the `overview` of all of them.
+    """
+    for module, commands in MODULES.items():
+        if name in commands:
+            return _load(module)[name]
+    meant = _ELSEWHERE.get(name)
+    if meant is not None:
+        raise UsageError(f"There is no command {name!r}; did you mean {meant!r}?")
+    known = [command for commands in MODULES.values() for command in commands]
+    if nearest(name, known) in _REMOVING:
+        known = []
+    hint = did_you_mean(name, known, f"; '{overview}' lists those there are.")
+    raise UsageError(f"There is no command {name!r}{hint}")
+
+
+def reads_backups(name: str) -> bool:
+    """Tell whether the command of this name reads what is in backups."""
+    return any(name in MODULES[module] for module in _READING)
+
+
+def commands_of(module: str) -> Iterator[Command]:
+    """Yield a module's commands in the order in which they are shown."""
+    loaded = _load(module)
+    for name in MODULES[module]:
+        yield loaded[name]
+
+
+def _load(module: str) -> dict[str, Command]:
+    declared: tuple[Command, ...] = importlib.import_module(f"cesbr.commands.{module}").COMMANDS
+    return {command.name: command for command in declared}

@@ -1,0 +1,442 @@
+"""Looking at files and folders: lists, trees, attributes, content."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import stat
+import sys
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from cesbr.commands import Command
+from cesbr.commands.navigate import add_backup_flag, choose_backup, locate_one, locate_some
+from cesbr.damage import report_damaged
+from cesbr.paths import nothing_to_look_at
+from cesbr.ui import humanize
+from cesbr.ui.errors import report
+from cesbr.ui.file_content import write_content
+from cesbr.ui.listing import Colours, Style, largest_first, newest_first
+from cesbr.ui.table import pairs
+from cesbrfs.errors import CesbrError, InterruptedByUserError, UsageError
+from cesbrfs.util.escape import for_json, show
+
+if TYPE_CHECKING:
+    from cesbr.session import Context
+    from cesbrfs.vfs.entries import Entry, ResolvedPath
+    from cesbrfs.vfs.tree import BackupTree
+
+_PARTIAL: Final = 3
+
+# ls
+
+
+def _ls_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", metavar="PATH", nargs="*", help="files and folders (default .)")
+    parser.add_argument("-l", "--long", action="store_true", help="mode, owner, size, time, target")
+    parser.add_argument(
+        "-n", "--numeric-uid-gid", action="store_true", help="like -l, with numeric owners"
+    )
+    parser.add_argument("-a", "--all", action="store_true", help="names that begin with a dot, too")
+    parser.add_argument("-h", "--human", action="store_true", help="sizes in KiB, MiB, …")
+    parser.add_argument(
+        "-t", dest="key", action="store_const", const=newest_first, help="the newest first"
+    )
+    parser.add_argument(
+        "-S", dest="key", action="store_const", const=largest_first, help="the largest first"
+    )
+    parser.add_argument("-r", "--reverse", action="store_true", help="the other way round")
+    parser.add_argument("-R", "--recursive", action="store_true", help="folders in folders, too")
+    parser.add_argument("-1", dest="one", action="store_true", help="one name a line")
+    parser.add_argument(
+        "-d", "--directory", action="store_true", help="a folder itself, not what it holds"
+    )
+    add_backup_flag(parser)
+
+
+def _style(context: Context) -> Style:
+    out, environ = context.out, context.session.environ
+    return Style(
+        colours=Colours.of(environ, terminal=out.terminal),
+        columns=out.room,
+    )
+
+
+async def _ls(context: Context, arguments: argparse.Namespace) -> int:
+    """List files first, under the names they were asked for by, then what each folder holds."""
+    style = replace(
+        _style(context),
+        long=arguments.long or arguments.numeric_uid_gid,
+        numeric=arguments.numeric_uid_gid,
+        human=arguments.human,
+        one=arguments.one,
+        hidden=arguments.all or context.out.as_json,
+        key=arguments.key,
+        backwards=arguments.reverse,
+    )
+    view = await context.view()
+    single: dict[str, ResolvedPath] = {}
+    folders: dict[str, ResolvedPath] = {}
+    backup = await choose_backup(context, arguments.backup, arguments.paths)
+    troubles: dict[str, None] = {}
+    found, missing = await locate_some(context, arguments.paths or ["."], backup)
+    for shown, place in found:
+        a_file = arguments.directory or not stat.S_ISDIR(place.entry.node.mode)
+        (single if a_file else folders)[shown] = place
+    if context.out.as_json:
+        told = [_entry_json(place) for place in single.values()]
+        for place in folders.values():
+            listing = _held(view, place, style, troubles, deep=arguments.recursive)
+            async with aclosing(listing) as held:
+                told += [_entry_json(child) async for _, children in held for child in children]
+        await context.out.result(told, "")
+        code = await _tell(context, troubles) or await _damaged(context, folders.values())
+        return code or missing
+    if single:
+        listed = style.order((shown, place.entry) for shown, place in single.items())
+        await context.out.text(style.text(listed), painted=True)
+    headings = arguments.recursive or len(folders) > 1 or bool(single) or bool(missing)
+    between = "\n" if single else ""
+    for shown, place in folders.items():
+        listing = _held(view, place, style, troubles, deep=arguments.recursive)
+        async with aclosing(listing) as held:
+            async for folder, children in held:
+                inner = "/".join((shown.rstrip("/"), *folder)) if folder else shown
+                heading = f"{between}{inner}:\n" if headings else ""
+                named = [(show(child.parts[-1]), child.entry) for child in children]
+                await context.out.text(heading + style.text(named), painted=True)
+                between = "\n"
+    if () in {place.parts for place in folders.values()} and not (await view.backups()).by_name:
+        context.out.note(await nothing_to_look_at(context))
+    code = await _tell(context, troubles) or await _damaged(context, folders.values())
+    return code or missing
+
+
+async def _tell(context: Context, troubles: dict[str, None]) -> int:
+    """Report what could not be read; return the exit code."""
+    for message in troubles:
+        await report(CesbrError(message), context.out)
+    return _PARTIAL if troubles else 0
+
+
+async def _damaged(context: Context, listed: Iterable[ResolvedPath]) -> int:
+    """Report damaged files where the root is listed, which shows all backups; return the code."""
+    if any(not place.parts for place in listed):
+        return await report_damaged(context, again=True)
+    return 0
+
+
+async def _held(
+    view: BackupTree, place: ResolvedPath, style: Style, troubles: dict[str, None], *, deep: bool
+) -> AsyncGenerator[tuple[tuple[str, ...], list[ResolvedPath]], None]:
+    """Yield what a folder holds, in order; with `deep` each folder in it, too, by its names."""
+    waiting: list[tuple[tuple[str, ...], ResolvedPath]] = [((), place)]
+    while waiting:
+        names, folder = waiting.pop()
+        children = await _children(view, folder, style, troubles)
+        yield names, children
+        if deep:
+            waiting += [
+                ((*names, show(child.parts[-1])), child)
+                for child in reversed(children)
+                if stat.S_ISDIR(child.entry.node.mode)
+            ]
+
+
+async def _children(
+    view: BackupTree, place: ResolvedPath, style: Style, troubles: dict[str, None]
+) -> list[ResolvedPath]:
+    """Return what a folder holds, as `style` orders it; backups come by their age.
+
+    What cannot be read has the type `unknown`, and goes to `troubles`.
+    """
+    from cesbrfs.history.timeline import cannot_be_shown
+    from cesbrfs.repo.format.model import Node
+    from cesbrfs.vfs.entries import ResolvedPath, SnapshotEntry
+
+    children = dict(await view.children(place.entry))
+    for reason in await view.refused(place.entry):
+        troubles[f"{place.shown}: {cannot_be_shown(reason).message}"] = None
+    if isinstance(place.entry, SnapshotEntry):
+        for name in await view.unknown(place.entry):
+            children[name] = SnapshotEntry(name, Node(name, "unknown", 0), place.entry.snapshot)
+    names = sorted(children) if place.parts else list(children)
+    ordered = style.order(
+        (os.fsdecode(name), children[name])
+        for name in names
+        if style.hidden or not name.startswith(b".")
+    )
+    return [ResolvedPath((*place.parts, os.fsencode(name)), entry) for name, entry in ordered]
+
+
+def _entry_json(place: ResolvedPath) -> dict[str, object]:
+    from cesbrfs.repo.format.timestamps import format_time
+
+    node = place.entry.node
+    told: dict[str, object] = {
+        **for_json(place.entry.name),
+        **for_json(b"/" + b"/".join(place.parts), "path"),
+        "type": node.type,
+        "size": node.size,
+        "mode": humanize.permissions(node),
+        "uid": node.uid,
+        "gid": node.gid,
+        "mtime": format_time(node.mtime_ns),
+    }
+    if node.type == "symlink":
+        told.update(for_json(node.target, "target"))
+    return told
+
+
+# tree
+
+
+def _tree_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="PATH", nargs="?", default=".", help="a folder (default .)")
+    parser.add_argument("-L", "--level", type=int, metavar="N", help="at most this deep")
+    parser.add_argument("-d", "--directory", action="store_true", help="folders alone")
+    parser.add_argument("-a", "--all", action="store_true", help="names that begin with a dot, too")
+    add_backup_flag(parser)
+
+
+async def _tree(context: Context, arguments: argparse.Namespace) -> int:
+    if arguments.level is not None and arguments.level < 1:
+        raise UsageError("A tree is at least 1 level deep.")
+    place = await locate_one(context, arguments.path, arguments.backup)
+    style = replace(_style(context), hidden=arguments.all or context.out.as_json)
+    walk = _Tree(context, await context.view(), style, arguments.level, arguments.directory)
+    if context.out.as_json:
+        await context.out.result(await walk.as_json(place, 1), "")
+        return await _tell(context, walk.troubles) or await _damaged(context, [place])
+    await context.out.text(
+        style.colours.paint(show(os.fsencode(arguments.path)), place.entry.node) + "\n",
+        painted=True,
+    )
+    await walk.show(place, "", 1)
+    counted = [humanize.count(walk.folders, "folder")]
+    if not arguments.directory:
+        counted.append(humanize.count(walk.files, "file"))
+    await context.out.text(f"\n{', '.join(counted)}\n")
+    return await _tell(context, walk.troubles) or await _damaged(context, [place])
+
+
+class _Tree:
+    """One walk through a tree; counts what it meets."""
+
+    def __init__(
+        self,
+        context: Context,
+        view: BackupTree,
+        style: Style,
+        deepest: int | None,
+        only_folders: bool,
+    ) -> None:
+        self._context = context
+        self._view = view
+        self._style = style
+        self._deepest = deepest
+        self._only_folders = only_folders
+        self.files = self.folders = 0
+        self.troubles: dict[str, None] = {}
+
+    async def _within(self, place: ResolvedPath) -> list[ResolvedPath]:
+        children = await _children(self._view, place, self._style, self.troubles)
+        if self._only_folders:
+            children = [child for child in children if stat.S_ISDIR(child.entry.node.mode)]
+        return children
+
+    def _goes_on(self, child: ResolvedPath, level: int) -> bool:
+        deeper = self._deepest is None or level < self._deepest
+        return deeper and stat.S_ISDIR(child.entry.node.mode)
+
+    async def show(self, place: ResolvedPath, before: str, level: int) -> None:
+        """Write what lies below `place`, each line after `before`."""
+        children = await self._within(place)
+        for child in children:
+            last = child is children[-1]
+            node = child.entry.node
+            if stat.S_ISDIR(node.mode):
+                self.folders += 1
+            else:
+                self.files += 1
+            name = self._style.colours.paint(show(child.parts[-1]), node)
+            target = f" -> {show(node.target)}" if node.type == "symlink" else ""
+            line = f"{before}{'└' if last else '├'}── {name}{target}\n"
+            await self._context.out.text(line, painted=True)
+            if self._goes_on(child, level):
+                await self.show(child, before + ("    " if last else "│   "), level + 1)
+
+    async def as_json(self, place: ResolvedPath, level: int) -> list[dict[str, object]]:
+        """Return what lies below `place`; folders have `contents`."""
+        told: list[dict[str, object]] = []
+        for child in await self._within(place):
+            fields = _entry_json(child)
+            if self._goes_on(child, level):
+                fields["contents"] = await self.as_json(child, level + 1)
+            told.append(fields)
+        return told
+
+
+# stat
+
+
+def _stat_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", metavar="PATH", nargs="+", help="files and folders")
+    add_backup_flag(parser)
+
+
+async def _stat(context: Context, arguments: argparse.Namespace) -> int:
+    backup = await choose_backup(context, arguments.backup, arguments.paths)
+    found, missing = await locate_some(context, arguments.paths, backup)
+    places = [place for _, place in found]
+    await context.out.result(
+        [_stat_json(place) for place in places],
+        lambda: "\n".join(_stat_text(place, context.out.room) for place in places),
+    )
+    return missing
+
+
+def _stat_json(place: ResolvedPath) -> dict[str, object]:
+    from cesbrfs.repo.format.timestamps import format_time
+
+    node = place.entry.node
+    told = _entry_json(place)
+    if node.type in ("dev", "chardev"):
+        told["device"] = node.rdev
+    return {
+        **told,
+        "atime": format_time(node.atime_ns),
+        "ctime": format_time(node.ctime_ns),
+        "user": node.user,
+        "group": node.group,
+        "inode": node.inode,
+        "links": node.links,
+        "xattrs": [for_json(name) | {"size": len(value)} for name, value in node.xattrs],
+        "blobs": len(node.blobs),
+        "snapshot": _snapshot(place.entry),
+    }
+
+
+def _snapshot(entry: Entry) -> str | None:
+    from cesbrfs.vfs.entries import SnapshotEntry
+
+    return entry.snapshot.id if isinstance(entry, SnapshotEntry) else None
+
+
+def _stat_text(place: ResolvedPath, available: int | None) -> str:
+    node = place.entry.node
+    rows: dict[str, str] = {
+        "Path": place.shown,
+        "Type": node.type,
+        "Size": f"{node.size:,} bytes ({humanize.size(node.size)})",
+        "Mode": f"{humanize.permissions(node)} ({stat.filemode(node.mode)})",
+        "Owner": f"{':'.join(humanize.owner(node))} ({node.uid}:{node.gid})",
+        "Modified": humanize.full_time(node.mtime_ns),
+        "Accessed": humanize.full_time(node.atime_ns),
+        "Changed": humanize.full_time(node.ctime_ns),
+    }
+    if node.type == "symlink":
+        rows["Target"] = show(node.target)
+    if node.type == "file":
+        rows["Blobs"] = str(len(node.blobs))
+    if node.links > 1:
+        rows["Links"] = f"{node.links} (inode {node.inode})"
+    if node.xattrs:
+        rows["Attributes"] = ", ".join(show(name) for name, _ in node.xattrs)
+    if snapshot := _snapshot(place.entry):
+        rows["Snapshot"] = snapshot
+    return pairs([(f"{name}:", value) for name, value in rows.items()], available)
+
+
+# cat, less
+
+
+def _cat_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", metavar="PATH", nargs="+", help="files")
+    parser.add_argument(
+        "-f", "--force", action="store_true", help="write to the terminal even what is no text"
+    )
+    add_backup_flag(parser)
+
+
+async def _cat(context: Context, arguments: argparse.Namespace) -> int:
+    """Write the files one after the other; one that fails does not keep back the others."""
+
+    async def write(data: bytes) -> bool:
+        await context.out.data(data)
+        return True
+
+    guarded = context.out.terminal and not arguments.force
+    return await write_content(context, arguments, write, guarded=guarded)
+
+
+async def _less(context: Context, arguments: argparse.Namespace) -> int:
+    """Show the files in a pager, where there is a terminal; else write them."""
+    if not (context.out.terminal and sys.stdin.isatty()):
+        return await _cat(context, arguments)
+    import trio
+
+    from cesbr.ui.pager import Pager
+
+    code = 0
+    with context.out.lent():
+        async with Pager.open(context.session.environ) as pager, trio.open_nursery() as nursery:
+
+            async def leave() -> None:  # who leaves it waits no longer for what it would show
+                await pager.ended()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(leave)
+            with pager.reading:
+                code = await write_content(
+                    context, arguments, pager.write, guarded=not arguments.force
+                )
+            nursery.cancel_scope.cancel()
+    if pager.interrupted:
+        raise InterruptedByUserError("Interrupted.")
+    return code
+
+
+COMMANDS: Final = (
+    Command(
+        "ls",
+        "List what a folder holds.",
+        "ls -l /latest/redmine",
+        _ls_arguments,
+        _ls,
+        "A name that a terminal must not get is shown escaped, and may be written so.  Paths may"
+        " hold the wildcards * ? and [a-z].  --json has all names, with or without -a.",
+    ),
+    Command(
+        "tree",
+        "Show a folder and what lies below it.",
+        "tree -L 2 /latest/redmine",
+        _tree_arguments,
+        _tree,
+    ),
+    Command(
+        "stat",
+        "Show all that is known of a file or folder.",
+        "stat --backup latest redmine/volumes/files",
+        _stat_arguments,
+        _stat,
+    ),
+    Command(
+        "cat",
+        "Write the content of files.",
+        "cat /latest/redmine/dogu.json",
+        _cat_arguments,
+        _cat,
+        "Bytes are written as they are; a terminal gets text alone, unless --force says otherwise.",
+    ),
+    Command(
+        "less",
+        "Show files page by page, in $PAGER or less.",
+        "less /latest/redmine/dogu.json",
+        _cat_arguments,
+        _less,
+        "Off a terminal it writes them, as cat does.",
+    ),
+)

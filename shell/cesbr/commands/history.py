@@ -1,0 +1,408 @@
+"""Looking back: where a name is, which versions of a file there are, what became of a folder."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from cesbr.commands import Command
+from cesbr.paths import PathScope, nothing_to_look_at, scope
+from cesbr.ui import humanize
+from cesbr.ui.diff import change_json, change_line
+from cesbr.ui.errors import report
+from cesbr.ui.matches import columns_of, found_heading, found_json, found_line, row_json, shown
+from cesbr.ui.stream import JsonArray, LineStream
+from cesbr.ui.table import fitted
+from cesbrfs.errors import CesbrError, UsageError
+from cesbrfs.history import diff
+from cesbrfs.history.find import TYPES, Criteria, Match, find
+from cesbrfs.history.live import live_row, same_file
+from cesbrfs.history.versions import Version, Versions, versions
+from cesbrfs.repo.format.timestamps import format_time
+from cesbrfs.restore.targets import place_on_instance
+from cesbrfs.util.dates import parse_when
+from cesbrfs.util.escape import for_json, show
+
+if TYPE_CHECKING:
+    from cesbr.session import Context
+    from cesbrfs.history.diff import Change
+    from cesbrfs.history.timeline import BackupSlot, Parts, Timeline
+
+_PARTIAL: Final = 3
+_SIZE: Final = re.compile(r"([+-]?)(\d+)(?:([kmgt])(?:i?b)?|b)?", re.IGNORECASE)
+_UNITS: Final = "kmgt"
+
+
+# find
+
+
+def _find_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+
+    def both(name: str, **how: Any) -> None:  # noqa: ANN401 - argparse's own
+        add(f"--{name}", f"-{name}", **how)  # as find(1) writes them
+
+    add("path", metavar="PATH", nargs="?", default=".", help="where to search (default: here)")
+    add(
+        "--backup", metavar="ID", action="append", default=[], help="search this backup; repeatable"
+    )
+    add("--all", action="store_true", help="search all backups, as at the root")
+    add("--each", action="store_true", help="a line for each backup that has it")
+    add(
+        "--name",
+        "-name",
+        metavar="GLOB",
+        action="append",
+        default=[],
+        help="names that fit; repeatable",
+    )
+    add(
+        "--iname",
+        "-iname",
+        metavar="GLOB",
+        action="append",
+        default=[],
+        help="the same in any case",
+    )
+    add(
+        "--path",
+        "-path",
+        metavar="GLOB",
+        dest="globs",
+        action="append",
+        default=[],
+        help="paths that fit",
+    )
+    add(
+        "--regex",
+        "-regex",
+        metavar="REGEX",
+        action="append",
+        default=[],
+        help="paths in which it occurs",
+    )
+    add(
+        "--type",
+        "-type",
+        metavar="TYPE",
+        action="append",
+        default=[],
+        help="f, d, l or restic's words",
+    )
+    add(
+        "--size",
+        "-size",
+        metavar="SIZE",
+        action="append",
+        default=[],
+        help="files: +10M, -4k, 1024",
+    )
+    add("--newer", "-newermt", metavar="TIME", help="modified at that time or later: '2 days ago'")
+    add("--older", metavar="TIME", help="modified before that time: 2026-11-22")
+    add("--select", action="store_true", help="select what is found, each in its newest backup")
+
+
+async def _find(context: Context, arguments: argparse.Namespace) -> int:
+    criteria = _criteria(arguments)
+    out = context.out
+    with out.progress("Searching", results=True) as progress:
+        where = await scope(context, arguments.path, arguments.backup, everywhere=arguments.all)
+        line = where.timeline
+        each = arguments.each or len(line.moments) == 1
+        chosen: list[Parts] = []
+        lines, array = LineStream(out), JsonArray(out)
+        columns = columns_of(line, out.room)
+        headed = each or not out.terminal or out.as_json
+
+        async def take(match: Match) -> None:
+            if arguments.select:
+                moments = line.of(match.moments) if each else [line.newest(match.moments)]
+                chosen.extend((*moment.parts, *match.parts) for moment in moments)
+            if out.as_json:
+                for told in found_json(line, match, each=each):
+                    await array.add(told)
+            elif each:
+                for moment in line.of(match.moments):
+                    await lines.add(f"{shown((*moment.parts, *match.parts))}\n")
+            else:
+                nonlocal headed
+                if not headed:
+                    headed = True
+                    await lines.add(found_heading(columns))
+                await lines.add(found_line(line, match, columns, out.room))
+
+        for path in where.paths:
+            await find(line, path, criteria, take, lambda seen: progress.update(files=seen))
+        await (array.close() if out.as_json else lines.flush())
+        await line.memo.keep()
+    if arguments.select:
+        new = context.session.basket(await context.view()).add(chosen)
+        out.note(f"Selected {humanize.count(new, 'path')}; 'cesbr selected' lists them.")
+    return await _tell_troubles(context, line)
+
+
+async def _tell_troubles(context: Context, line: Timeline) -> int:
+    """Report what could not be read, or that there is no backup; return the exit code."""
+    if not line.moments:
+        context.out.note(await nothing_to_look_at(context))
+    for trouble in line.troubles:
+        await report(CesbrError(trouble.message), context.out)
+    return _PARTIAL if line.troubles else 0
+
+
+def _criteria(arguments: argparse.Namespace) -> Criteria:
+    if arguments.name and arguments.iname:
+        raise UsageError("Give either --name or --iname.")
+    least, most = _bounds(arguments.size)
+    now = time.time_ns()
+    return Criteria(
+        names=arguments.name or arguments.iname,
+        ignore_case=bool(arguments.iname),
+        paths=arguments.globs,
+        regexes=arguments.regex,
+        types=frozenset(map(_type, arguments.type)),
+        least=least,
+        most=most,
+        newer_ns=parse_when(arguments.newer, now) if arguments.newer else None,
+        older_ns=parse_when(arguments.older, now) - 1 if arguments.older else None,
+    )
+
+
+def _type(text: str) -> str:
+    if text in TYPES.values():
+        return text
+    if text not in TYPES:
+        known = ", ".join(f"{short} ({name})" for short, name in TYPES.items())
+        raise UsageError(f"{text!r} is no type; those are {known}.")
+    return TYPES[text]
+
+
+def _bounds(sizes: Iterable[str]) -> tuple[int | None, int | None]:
+    """Return the least and the most bytes that ``+10M``, ``-4k`` and ``1024`` ask for."""
+    least: int | None = None
+    most: int | None = None
+    for text in sizes:
+        match = _SIZE.fullmatch(text)
+        if match is None:
+            raise UsageError(f"{text!r} is no size; write +10M for more, -4k for less, or 1024.")
+        sign, digits, unit = match.groups()
+        count = int(digits) << 10 * (_UNITS.index(unit.lower()) + 1 if unit else 0)
+        if sign != "-":
+            least = max(count + 1 if sign else count, least or 0)
+        if sign != "+":
+            bound = count - 1 if sign else count
+            most = bound if most is None else min(bound, most)
+    return least, most
+
+
+# versions
+
+
+def _versions_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="PATH", help="a file, inside the backups or in one of them")
+
+
+async def _versions(context: Context, arguments: argparse.Namespace) -> int:
+    with context.out.progress("Looking through the backups", results=True):
+        where = await scope(context, arguments.path, everywhere=True)
+        found = [(path, await versions(where.timeline, path)) for path in where.paths]
+        live = [await _live(context, where.timeline, path, of) for path, of in found]
+        await where.timeline.memo.keep()
+    told: list[dict[str, object]] = []
+    blocks = []
+    for (path, of), now in zip(found, live, strict=True):
+        rows = list(_version_rows(where.timeline, of, now))
+        told += [
+            _version_json(where.timeline, path, of, *each)
+            for each in zip(of.versions, now, strict=True)
+        ]
+        blocks.append(_heading(path, where) + _versions_text(rows, context.out.room))
+    await context.out.result(told, "\n".join(blocks))
+    if not context.out.as_json:
+        for (path, of), now in zip(found, live, strict=True):
+            _remark(context, where, path, of, now)
+    return await _tell_troubles(context, where.timeline)
+
+
+def _heading(path: Parts, where: PathScope) -> str:
+    """Return the line above what is told of one path of several."""
+    return f"{'/'.join(map(show, path))}:\n" if len(where.paths) > 1 else ""
+
+
+def _version_rows(
+    line: Timeline, found: Versions, live: Iterable[bool | None]
+) -> Iterable[tuple[str, ...]]:
+    for version, is_live in zip(found.versions, live, strict=True):
+        first, last = line.oldest(version.moments), line.newest(version.moments)
+        marks = ["newest"] * (last is line.newest(found.covering)) + ["live"] * bool(is_live)
+        yield (
+            str(version.moments.bit_count()),
+            first.id,
+            last.id,
+            humanize.size(version.row.size) if version.row.type == "file" else version.row.type,
+            humanize.local_time(line.time_of(version.row, version.moments)),
+            ", ".join(marks),
+        )
+
+
+def _versions_text(rows: Sequence[Sequence[str]], available: int | None) -> str:
+    return fitted(
+        rows,
+        ("#", "First", "Last", "Size", "Modified", ""),
+        available,
+        right=("#", "Size"),
+        spare=("Modified", "First", "#"),
+        last="keep",
+    )
+
+
+def _version_json(
+    line: Timeline, path: Parts, found: Versions, version: Version, is_live: bool | None
+) -> dict[str, object]:
+    last = line.newest(version.moments)
+    return {
+        "id": version.row.content_id,
+        **for_json(b"/".join(path), "path"),
+        **row_json(version.row, line.time_of(version.row, version.moments)),
+        "first": line.oldest(version.moments).id,
+        "last": last.id,
+        "backups": [moment.id for moment in line.of(version.moments)],
+        "newest": last is line.newest(found.covering),
+        "live": is_live,
+    }
+
+
+def _remark(
+    context: Context, where: PathScope, path: Parts, found: Versions, live: Sequence[bool | None]
+) -> None:
+    """Say what the table does not: that it is gone, or that the instance has something else."""
+    name = "It" if len(where.paths) == 1 else show(path[-1])
+    if found.events[-1].what == "vanished":
+        context.out.note(f"{name} is gone since backup {found.events[-1].moment.id}.")
+    if live and not any(live) and live[0] is not None:
+        of = "None of them" if len(where.paths) == 1 else f"No version of {show(path[-1])}"
+        context.out.note(f"{of} is what the instance has now.")
+
+
+async def _live(
+    context: Context, line: Timeline, path: Parts, found: Versions
+) -> list[bool | None]:
+    """Tell for each version whether the instance has it now; None where it has no such place."""
+    place = place_on_instance(path)
+    if not place or isinstance(place, str):
+        return [None] * len(found.versions)
+    root = (await context.session.settings()).root
+    live = os.path.join(os.fsencode(root), *place)
+    return [await _is_live(context, line, path, version, live) for version in found.versions]
+
+
+async def _is_live(
+    context: Context, line: Timeline, path: Parts, version: Version, live: bytes
+) -> bool:
+    row = live_row(live)
+    if row is None or row.type != version.row.type:
+        return False
+    if row.type != "file":
+        return row.content == version.row.content
+    view = await context.view()
+    newest = line.newest(version.moments)
+    node = (await view.at((*newest.parts, *path))).node
+    return await same_file(view.repository, node, live)
+
+
+# log
+
+
+def _log_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "path", metavar="PATH", nargs="?", default=".", help="a folder or file (default: here)"
+    )
+    parser.add_argument("--metadata", action="store_true", help="tell of modes, owners, times, too")
+
+
+async def _log(context: Context, arguments: argparse.Namespace) -> int:
+    told: list[dict[str, object]] = []
+    blocks = []
+    with context.out.progress("Looking through the backups", results=True):
+        where = await scope(context, arguments.path, everywhere=True)
+        for path in where.paths:
+            steps = await _steps(where.timeline, path, attributes=arguments.metadata)
+            told += [_step_json(path, *step) for step in steps]
+            lines = [_step_text(*step, context.out.room) for step in steps]
+            blocks.append(_heading(path, where) + "".join(lines))
+        await where.timeline.memo.keep()
+    await context.out.result(told, "\n".join(blocks))
+    return await _tell_troubles(context, where.timeline)
+
+
+_Step = tuple["BackupSlot", str, Sequence["Change"]]
+"""A backup, what happened to the path until then, and the changes below it."""
+
+
+async def _steps(line: Timeline, path: Parts, *, attributes: bool) -> Sequence[_Step]:
+    rows = await line.at(path)
+    if rows and all(row.subtree is None for row, _ in rows):
+        events = (await versions(line, path)).events
+        return [(event.moment, event.what, ()) for event in events]
+    steps = await diff.history(line, path, attributes=attributes)
+    return [(step.moment, step.what, step.changes) for step in steps]
+
+
+def _step_json(
+    path: Parts, moment: BackupSlot, what: str, changes: Sequence[Change]
+) -> dict[str, object]:
+    return {
+        **for_json(b"/".join(path), "path"),
+        "backup": moment.id,
+        "time": format_time(moment.time_ns),
+        "event": what,
+        "changes": [change_json(change) for change in changes],
+    }
+
+
+def _step_text(
+    moment: BackupSlot, what: str, changes: Sequence[Change], available: int | None
+) -> str:
+    row = (moment.id, humanize.local_time(moment.time_ns), what)
+    text = fitted([row], ("", "Time", ""), available, spare=("Time",), last="keep", headed=False)
+    return text + "".join(change_line(change, available, "  ") for change in changes)
+
+
+COMMANDS: Final = (
+    Command(
+        "find",
+        "Find files and folders in one, several or all backups.",
+        "find redmine --name '*.txt'",
+        _find_arguments,
+        _find,
+        "At the root all backups are searched, inside a backup that one.  Over several, a line"
+        " stands for one content of one path, with the first and the last backup that have it.",
+        looks_back=True,
+        all_backups=True,
+    ),
+    Command(
+        "versions",
+        "List the distinct versions of a file over all backups, the newest last.",
+        "versions redmine/volumes/files/report.txt",
+        _versions_arguments,
+        _versions,
+        "Equal contents are one version.  The last column tells which is the newest backup's, and"
+        " which the instance has now.",
+        looks_back=True,
+        all_backups=True,
+    ),
+    Command(
+        "log",
+        "Tell what changed in a folder from backup to backup.",
+        "log redmine/volumes/files",
+        _log_arguments,
+        _log,
+        "+ added, - removed, M content, T type, U metadata.",
+        looks_back=True,
+        all_backups=True,
+    ),
+)

@@ -1,0 +1,162 @@
+"""Mounting the backups as folders, by the mount program, and unmounting them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+import cesbrfs
+from cesbr.commands import Command
+from cesbrfs.config.layers import absolute_path
+from cesbrfs.errors import CesbrError, MountError, UsageError
+from cesbrfs.fuse import mountpoint as mountpoints
+from cesbrfs.util.escape import show
+from cesbrfs.util.mountinfo import our_mounts
+
+if TYPE_CHECKING:
+    from cesbr.session import Context
+    from cesbrfs.config.settings import Settings
+    from cesbrfs.repo.location import Access
+
+_OTHER_PASSWORDS: Final = (
+    "CESBR_PASSWORD_FILE",
+    "CESBR_PASSWORD_COMMAND",
+    "RESTIC_PASSWORD_FILE",
+    "RESTIC_PASSWORD_COMMAND",
+)
+
+
+def _mount_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("mountpoint", metavar="FOLDER", help="an empty folder to mount on")
+    parser.add_argument(
+        "-o",
+        dest="options",
+        metavar="OPTION[,…]",
+        action="append",
+        default=[],
+        help="allow_other, owner_root, uid=N, gid=N, noxattr",
+    )
+
+
+async def _mount(context: Context, arguments: argparse.Namespace) -> int:
+    """Start the mount program, which returns once the mount answers and goes on by itself."""
+    await context.view()  # its state is told here, and a missing repository initialised
+    settings = await context.session.settings()
+    access = await context.session.access()
+    where = _absolute(arguments.mountpoint)
+    # -P: not what lies in the current folder.
+    command = [sys.executable, "-P", "-m", "cesbrfs", where]
+    for option in arguments.options:
+        command += ["-o", option]
+    with tempfile.TemporaryFile() as said:
+        done = await trio.run_process(
+            command,
+            env=child_environment(context.session.environ, settings, access),
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            # A file, not a pipe: the mount keeps it open for as long as it lives.
+            stderr=said,
+            start_new_session=True,
+        )
+        said.seek(0)
+        message = said.read().decode("utf-8", "replace").strip()
+    if done.returncode:
+        raise _failure(message, done.returncode)
+    if message:
+        context.out.note(message, lines=True)
+    await context.out.result(
+        {"mountpoint": where, "source": access.display_url},
+        f"The backups are mounted on {_shown(where)}; 'cesbr umount {_shown(where)}' ends it.\n",
+    )
+    return 0
+
+
+def child_environment(
+    environ: Mapping[str, str], settings: Settings, access: Access
+) -> dict[str, str]:
+    """Return the environment that hands these settings to the mount program.
+
+    The key and an address with a password in it must not stand in its arguments, and a password
+    file may be a pipe that can be read only once.
+    """
+    child = {name: value for name, value in environ.items() if name not in _OTHER_PASSWORDS}
+    child |= access.environment
+    child["CESBR_REPOSITORY"] = access.url
+    child["CESBR_REGISTRY"] = settings.registry
+    child["CESBR_ROOT"] = str(settings.root)
+    child["CESBR_PATIENCE"] = str(settings.patience)
+    child["RESTIC_PASSWORD"] = os.fsdecode(access.key.value)
+    if settings.config_file is not None:
+        child["CESBR_CONFIG"] = str(settings.config_file)
+    source = str(Path(cesbrfs.__file__).parent.parent)
+    child["PYTHONPATH"] = os.pathsep.join(filter(None, (source, environ.get("PYTHONPATH"))))
+    return child
+
+
+def _failure(message: str, code: int) -> CesbrError:
+    """Return the mount program's error as one of ours, with its exit code."""
+    error = MountError(message.removeprefix("cesbrfs: ") or "The mount program failed.")
+    error.exit_code = code if code > 0 else 1
+    return error
+
+
+def _umount_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "mountpoint", metavar="FOLDER", nargs="?", help="what to unmount (default: the only mount)"
+    )
+    parser.add_argument(
+        "--lazy", action="store_true", help="although it is in use: gone when nothing uses it"
+    )
+
+
+async def _umount(context: Context, arguments: argparse.Namespace) -> int:
+    where = _mounted(arguments.mountpoint)
+    await trio.to_thread.run_sync(partial(mountpoints.unmount, where, lazy=arguments.lazy))
+    await context.out.result({"mountpoint": where}, f"{_shown(where)} is unmounted.\n")
+    return 0
+
+
+def _mounted(given: str | None) -> str:
+    """Return the mountpoint to unmount."""
+    ours = [mounted.mountpoint for mounted in our_mounts()]
+    if given is None:
+        if len(ours) == 1:
+            return ours[0]
+        listed = f"say which: {', '.join(map(_shown, ours))}." if ours else "there is no mount."
+        raise UsageError(f"Unmount what?  {listed[:1].upper()}{listed[1:]}")
+    where = os.path.abspath(given)
+    real = mountpoints.resolve(given)
+    if real not in ours:
+        raise MountError(f"{_shown(where)} is no mount of backups; 'cesbr status' lists them.")
+    return real
+
+
+def _absolute(path: str) -> str:
+    return absolute_path(path)
+
+
+def _shown(path: str) -> str:
+    return show(os.fsencode(path))
+
+
+COMMANDS: Final = (
+    Command(
+        "mount",
+        "Mount the backups on a folder, read-only, until 'umount'.",
+        "mount /mnt/backups",
+        _mount_arguments,
+        _mount,
+        "New backups appear in it by themselves.",
+    ),
+    Command("umount", "Unmount the backups.", "umount /mnt/backups", _umount_arguments, _umount),
+)

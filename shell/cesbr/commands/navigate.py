@@ -1,0 +1,380 @@
+"""Finding one's way: which backups there are, and where one is.
+
+What reads backups is imported where it is used: while that goes on the key is derived already (see
+`Session.access`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import stat
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from cesbr.commands import Command
+from cesbr.ui import humanize
+from cesbr.ui.progress import duration
+from cesbr.ui.table import fitted
+from cesbrfs.errors import CesbrError, NotAFolderError, NotFoundError, PartialError, UsageError
+from cesbrfs.util.escape import for_json, show
+
+if TYPE_CHECKING:
+    from cesbr.session import Context
+    from cesbrfs.catalog.backups import Backup
+    from cesbrfs.vfs.entries import ResolvedPath
+    from cesbrfs.vfs.tree import BackupTree
+
+
+def add_backup_flag(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--backup ID``."""
+    parser.add_argument(
+        "--backup",
+        metavar="ID",
+        help="paths start inside this backup (an ID, latest, latest~1)",
+    )
+
+
+async def choose_backup(
+    context: Context, backup: str | None, paths: Sequence[str]
+) -> Backup | None:
+    """Return the backup that ``--backup`` means for all of these paths; None without the flag.
+
+    ``latest`` and times mean the newest complete one that holds what the paths lead into.  It is
+    named on stderr where it is another one than they mean without paths.
+    """
+    if backup is None:
+        return None
+    view = await context.view()
+    inside = [path.removeprefix(f"/{backup}/") for path in paths]  # a path may begin with it
+    found = await view.find_backup(backup, inside)
+    plain: Backup | None = None
+    with contextlib.suppress(NotFoundError):
+        plain = await view.find_backup(backup)
+    if plain is None or plain.id != found.id:
+        shown, when = show(os.fsencode(found.id)), humanize.local_time(found.time_ns)
+        context.out.note(f"{backup} is backup {shown} of {when}, the newest that holds the paths.")
+    return found
+
+
+async def locate(context: Context, path: str, backup: str | Backup | None) -> ResolvedPath:
+    """Find what `path` names: inside `backup`, else from where one is."""
+    view = await context.view()
+    found = await choose_backup(context, backup, [path]) if isinstance(backup, str) else backup
+    start = context.session.place if found is None else (found.name,)
+    path = await _inside(view, path, found)
+    try:
+        located = await view.resolve(path, start)
+    except NotFoundError as error:
+        from cesbr.not_found import explained
+
+        raise await explained(context, error, path, found) from None
+    if found is not None and located.parts[:1] != start:
+        raise UsageError(f"{path!r} leads out of backup {found.id}; leave out --backup.")
+    return located
+
+
+async def _inside(view: BackupTree, path: str, backup: Backup | None) -> str:
+    """Return a path with ``--backup`` as it is from the backup's root on, from where it may begin.
+
+    It may begin with the backup itself, where that has no such name.  Raises UsageError where it
+    begins with another one.
+    """
+    if backup is None or not path.startswith("/"):
+        return path
+    inside = path.lstrip("/") or "."
+    first, _, rest = inside.partition("/")
+    backups = await view.backups()
+    known = first == "latest" or os.fsencode(first) in backups.by_name or backups.starting(first)
+    if not known or os.fsencode(first) in await view.children(await view.at((backup.name,))):
+        return inside
+    try:
+        named = await view.find_backup(first, [rest])
+    except NotFoundError:
+        return inside
+    if named.name != backup.name:
+        raise UsageError(
+            f"{show(os.fsencode(path))!r} is not in backup {show(os.fsencode(backup.id))}."
+            " Leave out --backup, or the first name of the path."
+        )
+    return rest or "."
+
+
+async def locate_all(
+    context: Context, path: str, backup: str | Backup | None
+) -> list[tuple[str, ResolvedPath]]:
+    """Find what `path` and its wildcards name, each with its path in the form that was typed."""
+    from cesbrfs.vfs.glob import expand, has_wildcards
+
+    if not has_wildcards(path):
+        return [(show(os.fsencode(path)), await locate(context, path, backup))]
+    view = await context.view()
+    start = context.session.place
+    found = await choose_backup(context, backup, [path]) if isinstance(backup, str) else backup
+    if found is not None:
+        start = (found.name,)
+        path = await _inside(view, path, found)
+    try:
+        places = await expand(view, path, start)
+    except NotFoundError as error:
+        from cesbr.not_found import explained
+
+        raise await explained(context, error, path, found) from None
+    if found is not None and any(place.parts[:1] != start for place in places):
+        raise UsageError(f"{path!r} leads out of backup {found.id}; leave out --backup.")
+    short = not path.startswith("/") and all(p.parts[: len(start)] == start for p in places)
+    return [
+        ("/".join(map(show, place.parts[len(start) :])) if short else place.shown, place)
+        for place in places
+    ]
+
+
+async def locate_some(
+    context: Context, paths: Sequence[str], backup: Backup | None
+) -> tuple[list[tuple[str, ResolvedPath]], int]:
+    """Find what `paths` name, each with its path as typed; report those that name nothing.
+
+    Returns the exit code, too: 3 where some are missing.  Where all are, the error is raised.
+    """
+    from cesbr.ui.errors import report
+
+    found: list[tuple[str, ResolvedPath]] = []
+    missing: list[CesbrError] = []
+    for path in paths:
+        try:
+            found += await locate_all(context, path, backup)
+        except (NotFoundError, NotAFolderError) as error:
+            missing.append(error)
+    for one in missing if found else missing[:-1]:
+        await report(one, context.out)
+    if missing and not found:
+        raise missing[-1]
+    return found, PartialError.exit_code if missing else 0
+
+
+async def locate_one(context: Context, path: str, backup: str | Backup | None) -> ResolvedPath:
+    """Find the one thing that `path`, perhaps with wildcards, names."""
+    (_, place), *others = await locate_all(context, path, backup)
+    if others:
+        raise UsageError(
+            f"{path!r} matches {len(others) + 1:,} names, {place.shown} and others; name one of"
+            " them."
+        )
+    return place
+
+
+# backups
+
+_WIDE: Final = 100
+"""Cells from which on a terminal has room for how long a backup took, and for the growth."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """A backup as ``backups --json`` tells it.
+
+    `time` is RFC 3339, `size` bytes, `duration` seconds from its first snapshot to its last;
+    `safety`: a restore in place made it; `future`: its time is later than the present; `whole`: it
+    is of the whole instance, not of some dogus.
+    """
+
+    id: str
+    time: str
+    status: str
+    dogus: list[str]
+    size: int | None
+    duration: float
+    host: str = ""
+    safety: bool = False
+    future: bool = False
+    whole: bool = False
+
+
+async def _backups(context: Context, _arguments: argparse.Namespace) -> int:
+    from cesbrfs.util.tasks import gather
+
+    view = await context.view()
+    backups = list((await view.backups()).by_name.values())
+    described = await gather([partial(_describe, view, backup) for backup in backups])
+    await context.out.result(
+        [asdict(told) for told in described],
+        lambda: _backups_text(backups, described, context.out.room),
+    )
+    if not backups and not context.out.as_json:
+        context.out.note("There is no backup yet; make one with 'cesbr backup'.")
+    note_future(context, backups)
+    return 0
+
+
+def note_future(context: Context, backups: Sequence[Backup]) -> None:
+    """Warn of backups that are dated in the future."""
+    for backup in backups:
+        if backup.time_ns > time.time_ns():
+            shown, host = (show(os.fsencode(text)) for text in (backup.id, backup.host))
+            context.out.note(
+                f"Backup {shown} is dated in the future, {humanize.local_time(backup.time_ns)}: it is"
+                f" never the latest. Check the clock of {host or 'its host'}.",
+                always=True,
+            )
+
+
+def _backups_text(
+    backups: Sequence[Backup], described: Sequence[_Described], available: int | None
+) -> str:
+    if not backups:
+        return ""
+    now = time.time()
+    hosts = [show(os.fsencode(told.host)) for told in described]
+    table: dict[str, list[str]] = {
+        "ID": [show(os.fsencode(backup.id)) for backup in backups],
+        "Time": [humanize.local_time(backup.time_ns) for backup in backups],
+        "Age": [humanize.age(now - backup.time_ns / 1e9) for backup in backups],
+        "Took": [duration(told.duration) for told in described],
+        "Status": [_status_text(told) for told in described],
+        "Size": [humanize.size(told.size) for told in described],
+        "Host": hosts,
+        "Dogus": ["all" if told.whole else " ".join(told.dogus) for told in described],
+    }
+    if len(set(hosts)) == 1:
+        del table["Host"]
+    if available is not None and available < _WIDE:
+        del table["Took"]
+    text = fitted(
+        list(zip(*table.values(), strict=True)),
+        list(table),
+        available,
+        right=("Age", "Took", "Size"),
+        spare=("Time", "Size", "Age", "Host"),
+        last="keep",
+    )
+    sizes = [told.size for told in described if told.size is not None]
+    if available is not None and available >= _WIDE and len(sizes) > 1:
+        line = humanize.sparkline(sizes, available // 2)
+        text += f"Size: {humanize.size(sizes[0])} {line} {humanize.size(sizes[-1])}\n"
+    return text
+
+
+async def _describe(view: BackupTree, backup: Backup) -> _Described:
+    from cesbrfs.catalog.status import dogus_of
+    from cesbrfs.repo.format.timestamps import format_time
+
+    told = await view.reports.of(backup)
+    last = backup.manifest or backup.snapshots[-1]
+    return _Described(
+        id=backup.id,
+        time=format_time(backup.time_ns),
+        status=told.status.value,
+        dogus=await _dogus(view, backup),
+        size=told.size(backup),
+        duration=max(0, last.time_ns - backup.time_ns) / 1e9,
+        host=backup.host,
+        safety=backup.safety,
+        future=backup.time_ns > time.time_ns(),
+        whole=told.manifest is not None and dogus_of(backup, told) is None,
+    )
+
+
+def _status_text(told: _Described) -> str:
+    more = [", safety"] * told.safety + [", in the future"] * told.future
+    return told.status + "".join(more)
+
+
+async def _dogus(view: BackupTree, backup: Backup) -> list[str]:
+    """Return a backup's dogus; a complete one's manifest names them, so no tree is read."""
+    from cesbrfs.catalog.folder_names import folder_name
+    from cesbrfs.catalog.status import Status
+
+    told = await view.reports.of(backup)
+    if told.status is Status.COMPLETE and told.manifest is not None:
+        return sorted({show(folder_name(p.dogu)) for p in told.manifest.points if p.dogu})
+    return await view.dogus(backup)
+
+
+# use, cd, pwd
+
+
+def _use_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "backup",
+        metavar="ID",
+        help="a Backup ID, its beginning, latest, latest~1, or a time: '2 days ago'",
+    )
+
+
+async def _use(context: Context, arguments: argparse.Namespace) -> int:
+    from cesbrfs.repo.format.timestamps import format_time
+
+    view = await context.view()
+    backup = await view.find_backup(arguments.backup)
+    context.session.go((backup.name,))
+    status = (await view.reports.of(backup)).status.value
+    when = humanize.local_time(backup.time_ns)
+    await context.out.result(
+        {"id": backup.id, "time": format_time(backup.time_ns), "status": status},
+        f"Backup {show(os.fsencode(backup.id))} of {when}, {status}{', safety' * backup.safety}.\n",
+    )
+    return 0
+
+
+def _cd_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "path",
+        metavar="PATH",
+        nargs="?",
+        default="/",
+        help="a folder (default /), or - for the last",
+    )
+
+
+async def _cd(context: Context, arguments: argparse.Namespace) -> int:
+    session = context.session
+    if arguments.path == "-":
+        view = await context.view()
+        await view.at(session.came_from)  # it may be gone by now
+        session.go(session.came_from)
+        return await _pwd(context, arguments)
+    located = await locate_one(context, arguments.path, None)
+    if not stat.S_ISDIR(located.entry.node.mode):
+        raise NotAFolderError(f"{located.shown} is not a folder.")
+    session.go(located.parts)
+    return 0
+
+
+async def _pwd(context: Context, _arguments: argparse.Namespace) -> int:
+    path = b"/" + b"/".join(context.session.place)
+    await context.out.result(
+        for_json(path, "path"), lambda: (context.session.shown_place or "/") + "\n"
+    )
+    return 0
+
+
+def _nothing(_parser: argparse.ArgumentParser) -> None:
+    """Declare no arguments."""
+
+
+COMMANDS: Final = (
+    Command(
+        "backups",
+        "List the backups, the newest last.",
+        "backups",
+        _nothing,
+        _backups,
+        "A backup is complete, incomplete, or unverified where nothing tells; safety: made by a"
+        " restore in place.  What it took is the time from its first snapshot to its last.",
+        all_backups=True,
+    ),
+    Command(
+        "use",
+        "Go into a backup, by its ID or by time.",
+        "use latest",
+        _use_arguments,
+        _use,
+        "A time means the backup that was the latest then.",
+    ),
+    Command("cd", "Go to a folder.", "cd /latest/redmine/volumes", _cd_arguments, _cd),
+    Command("pwd", "Say where one is.", "pwd", _nothing, _pwd),
+)

@@ -1,0 +1,396 @@
+"""Getting things back: what was chosen, where it lands, the question, the work, the report."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from cesbr.commands import Command
+from cesbr.commands.navigate import add_backup_flag, choose_backup, locate_all
+from cesbr.damage import report_damaged
+from cesbr.safeguards import restore_on_instance
+from cesbr.state.resume import absolute, from_basket, journals, request_of, resume
+from cesbr.ui.restore_origin import (
+    Origin,
+    add_other_host_flag,
+    origins_of,
+    origins_text,
+    other_host,
+    require_own_host,
+)
+from cesbr.ui.restore_sheet import denied_text, plan_text, report_text, troubles_text
+from cesbrfs.ces.backup_config import BackupConfig, backup_config
+from cesbrfs.errors import (
+    InterruptedByUserError,
+    NotFoundError,
+    PartialError,
+    RegistryUnreachableError,
+    UsageError,
+)
+from cesbrfs.restore import (
+    BY_BACKUP,
+    InPlace,
+    Overwrite,
+    Progress,
+    RestorePlan,
+    Target,
+    ToFolder,
+    default_target,
+    execute,
+    plan,
+    select,
+)
+from cesbrfs.restore.blueprint import denial, require_same_blueprint
+from cesbrfs.restore.journal import Journal
+from cesbrfs.restore.journal import read as read_journal
+from cesbrfs.restore.summary import sheet_json
+from cesbrfs.restore.targets import folder_of
+from cesbrfs.vfs.entries import ResolvedPath
+
+if TYPE_CHECKING:
+    from cesbr.backups import SafetyBackup
+    from cesbr.session import Context
+    from cesbrfs.catalog.backups import Backup
+    from cesbrfs.restore import Selection
+    from cesbrfs.vfs.tree import BackupTree
+
+_BEGINS: Final = (".", "-", "_", "~", "+")
+"""So that no path is taken for a suffix."""
+
+
+def _what_and_where(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "paths",
+        metavar="PATH",
+        nargs="*",
+        help="what to restore, with wildcards (default: what is selected, or with --backup all of"
+        " that backup)",
+    )
+    add_backup_flag(parser)
+    place = parser.add_argument_group("where to")
+    place.add_argument(
+        "-t",
+        "--target",
+        metavar="FOLDER",
+        help="below this folder (default ./restored-<Backup ID>)",
+    )
+    place.add_argument(
+        "--in-place",
+        action="store_true",
+        help="volumes and configuration to their places on the instance, replacing what differs",
+    )
+    place.add_argument(
+        "--suffix",
+        metavar="SUFFIX",
+        nargs="?",
+        const=BY_BACKUP,
+        help="beside what is there: each chosen name gets this suffix (default .<Backup ID>)",
+    )
+    add_other_host_flag(parser)
+    parser.add_argument(
+        "--overwrite",
+        metavar="WHEN",
+        choices=[str(value) for value in Overwrite],
+        help="replace what exists: never (default), always, if-newer (the backup's is newer),"
+        " if-changed (size, time, type, mode, owner or attributes differ; default in place)",
+    )
+
+
+def _plan_arguments(parser: argparse.ArgumentParser) -> None:
+    _what_and_where(parser)
+
+
+def _restore_arguments(parser: argparse.ArgumentParser) -> None:
+    _what_and_where(parser)
+    parser.add_argument(
+        "--maintenance",
+        action="store_true",
+        help="with --in-place: turn the instance's maintenance mode on meanwhile",
+    )
+    parser.add_argument(
+        "--safety-backup",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="with --in-place: back up first what is there now (default: ask; with --yes: do not)",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the last restore that was cut short, or with that into --target",
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare each file with the backup as the disk holds it, not only as it was written;"
+        " takes longer",
+    )
+    parser.add_argument("-n", "--dry-run", action="store_true", help="only show what it would do")
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    parser.add_argument(
+        "--force", action="store_true", help="restore even if the instance suspends its restores"
+    )
+
+
+async def _plan(context: Context, arguments: argparse.Namespace) -> int:
+    _check(arguments)
+    # It leaves even a missing repository as it is.
+    view = await context.view(may_init=False)
+    return await _show(context, view, arguments, await _chosen(context, view, arguments))
+
+
+async def _show(
+    context: Context, view: BackupTree, arguments: argparse.Namespace, selection: Selection
+) -> int:
+    """Show what a restore would do, and whether the instance would deny it."""
+    planned = await _planned(context, view, arguments, selection)
+    origins = await origins_of(view, selection)
+    denied: str | None = None
+    if arguments.in_place:
+        backup = await _only_backup(view, selection)
+        denied = None if arguments.other_host else await other_host(context, backup)
+        denied = denied or await _denied(context, view, selection)
+    await context.out.result(
+        {**sheet_json(planned), "from": [o.as_json() for o in origins], "denied": denied},
+        lambda: (
+            origins_text(origins, context.out.room)
+            + plan_text(planned, context.out.room)
+            + denied_text(denied)
+        ),
+    )
+    return PartialError.exit_code if planned.refused else 0
+
+
+async def _denied(context: Context, view: BackupTree, selection: Selection) -> str | None:
+    backup = await _only_backup(view, selection)
+    instance = (await context.session.settings()).instance()
+    try:
+        return await denial(view, backup, instance, await backup_config(instance.registry))
+    except RegistryUnreachableError as error:
+        context.out.note(f"Whether the instance denies this is not known: {error.message}")
+        return None
+
+
+async def _restore(context: Context, arguments: argparse.Namespace) -> int:
+    _check(arguments)
+    if arguments.maintenance and not arguments.in_place and not arguments.resume:
+        raise UsageError("--maintenance is for a restore in place; say --in-place, too.")
+    config = await _config(context, arguments)
+    # A dry run leaves even a missing repository as it is.
+    view = await context.view(may_init=not arguments.dry_run)
+    if arguments.resume:
+        await resume(context, view, arguments)
+    selection = await _chosen(context, view, arguments)
+    if arguments.dry_run:
+        return await _show(context, view, arguments, selection)
+    target = folder_of(await _target(context, arguments, selection))
+    folder = journals(context)
+    if folder is None:
+        return await _ask_and_restore(context, arguments, selection, config)
+    with await trio.to_thread.run_sync(Journal, folder, target) as journal:
+        return await _ask_and_restore(context, arguments, selection, config, journal)
+
+
+async def _ask_and_restore(
+    context: Context,
+    arguments: argparse.Namespace,
+    selection: Selection,
+    config: BackupConfig,
+    journal: Journal | None = None,
+) -> int:
+    view = await context.view()
+    planned = await _planned(context, view, arguments, selection, journal)
+    if arguments.in_place:
+        backup = await _only_backup(view, selection)
+        instance = (await context.session.settings()).instance()
+        await require_same_blueprint(view, backup, instance, config)
+        await require_own_host(context, backup, unless=arguments.other_host)
+    origins = await origins_of(view, selection)
+    if arguments.yes:
+        for warning in planned.warnings:
+            context.out.note(f"warning: {warning}", always=True)
+    else:
+        text = origins_text(origins, context.out.room) + plan_text(planned, context.out.room)
+        told = {**sheet_json(planned), "from": [origin.as_json() for origin in origins]}
+        context.out.event("plan", told, text)
+    saved = await _safety(context, arguments, planned) if arguments.in_place else None
+    if not arguments.yes and not await context.out.ask("Restore this?"):
+        context.out.note("Nothing was restored.")
+        return 0
+    if saved:
+        await saved.make(context)
+    if journal:
+        journal.begin(request_of(view, arguments, selection, planned))
+    work = partial(_carry_out, context, view, planned, journal, origins, from_disk=arguments.verify)
+    if arguments.in_place:
+        backup = await _only_backup(view, selection)
+        code = await restore_on_instance(
+            context, config, backup, work, maintenance=arguments.maintenance
+        )
+    else:
+        code = await work()
+    if code == 0 and from_basket(arguments):
+        context.session.basket(view).remove((i.backup, *i.parts) for i in selection.items)
+    return code
+
+
+async def _safety(
+    context: Context, arguments: argparse.Namespace, planned: RestorePlan
+) -> SafetyBackup | None:
+    """Return the backup that is wanted of what will be replaced; a person is asked."""
+    from cesbr.backups import choose_safety_backup
+
+    wanted = arguments.safety_backup
+    if wanted is None and arguments.yes:
+        wanted = False
+    return await choose_safety_backup(context, planned, wanted=wanted)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raise UsageError for what cannot be asked for together."""
+    resumes = getattr(arguments, "resume", False)
+    if getattr(arguments, "safety_backup", None) and not (arguments.in_place or resumes):
+        raise UsageError("--safety-backup is for a restore in place; say --in-place, too.")
+    if resumes and (arguments.paths or arguments.backup):
+        raise UsageError("--resume knows what to restore; leave out the paths, or leave it out.")
+    if arguments.in_place and arguments.target:
+        raise UsageError("Restore either to --target or --in-place, not both.")
+    if arguments.suffix and not arguments.suffix.startswith(_BEGINS):
+        raise UsageError(
+            f"A suffix begins with one of {' '.join(_BEGINS)}; for that of the backup say --suffix"
+            " after the paths."
+        )
+
+
+async def _chosen(context: Context, view: BackupTree, arguments: argparse.Namespace) -> Selection:
+    """Return what the command line names, else what is selected."""
+    if arguments.paths or arguments.backup:
+        backup = await choose_backup(context, arguments.backup, arguments.paths)
+        located = [
+            place
+            for path in arguments.paths or ["."]
+            for _, place in await locate_all(context, path, backup)
+        ]
+        await report_damaged(context)  # before the question: it may have been the latest
+        return select(located)
+    paths = context.session.basket(view).paths
+    if not paths:
+        raise UsageError(
+            "Restore what?  Name paths, select some first, or a whole backup with --backup ID."
+        )
+    try:
+        return select([ResolvedPath(parts, await view.at(parts)) for parts in paths])
+    except NotFoundError as error:
+        raise NotFoundError(f"{error.message[:-1]} any more; 'cesbr deselect' it.") from None
+
+
+async def _planned(
+    context: Context,
+    view: BackupTree,
+    arguments: argparse.Namespace,
+    selection: Selection,
+    journal: Journal | None = None,
+) -> RestorePlan:
+    replaces = arguments.in_place and arguments.suffix is None
+    overwrite = Overwrite.IF_CHANGED if replaces else Overwrite.NEVER
+    if arguments.overwrite:
+        overwrite = Overwrite(arguments.overwrite)
+    target = await _target(context, arguments, selection)
+    past = journal.past if journal else None
+    folder = journals(context)
+    if folder and not journal:
+        past = await trio.to_thread.run_sync(read_journal, folder, folder_of(target))
+    suffix = arguments.suffix
+    with context.out.progress("Planning", results=True):
+        return await plan(view, selection, target, overwrite, suffix=suffix, past=past)
+
+
+async def _carry_out(
+    context: Context,
+    view: BackupTree,
+    planned: RestorePlan,
+    journal: Journal | None,
+    origins: Sequence[Origin],
+    *,
+    from_disk: bool,
+) -> int:
+    with context.out.progress("Restoring") as progress:
+
+        def tell(done: Progress) -> None:
+            progress.update(**done._asdict())
+
+        tell(Progress(0, 0, planned.files, planned.bytes))
+        try:
+            report = await execute(view, planned, tell, journal, from_disk=from_disk)
+        except BaseException:
+            if journal is None or trio.current_effective_deadline() > -math.inf:
+                raise
+            raise InterruptedByUserError(
+                "Interrupted; what is restored stays, 'cesbr restore --resume' goes on."
+            ) from None
+    await context.out.result(
+        {**report.as_json(), "from": [origin.as_json() for origin in origins]},
+        lambda: origins_text(origins, context.out.room) + report_text(report),
+    )
+    if not context.out.as_json:  # which has them in the result
+        context.out.note(troubles_text(report), always=True, lines=True)
+    if report.failed and journal and not context.out.as_json:
+        context.out.note("'cesbr restore --resume' tries what failed again, and nothing else.")
+    return report.exit_code
+
+
+async def _only_backup(view: BackupTree, selection: Selection) -> Backup:
+    """Return the one backup that a restore in place is of."""
+    (name,) = selection.backups
+    return (await view.backups()).by_name[name]
+
+
+async def _config(context: Context, arguments: argparse.Namespace) -> BackupConfig:
+    """Return what the instance wants of restores, as far as this one has to do with it.
+
+    SuspendedError when it wants none.  A registry that is lost must not keep data lost, too.
+    """
+    registry = (await context.session.settings()).open_registry()
+    asks = not (arguments.force or arguments.dry_run)
+    if not asks and (arguments.dry_run or not arguments.in_place):
+        return BackupConfig(registry.address)
+    try:
+        config = await backup_config(registry)
+    except RegistryUnreachableError as error:
+        context.out.note(f"Whether restores are suspended is not known: {error.message}")
+        if arguments.in_place:
+            context.out.note("So no script runs, and a backup of any blueprint is restored.")
+        return BackupConfig(registry.address)
+    if asks:
+        config.require_active()
+    return config
+
+
+async def _target(context: Context, arguments: argparse.Namespace, selection: Selection) -> Target:
+    if arguments.in_place:
+        return InPlace((await context.session.settings()).root)
+    return ToFolder(absolute(arguments.target or default_target(selection)))
+
+
+COMMANDS: Final = (
+    Command(
+        "plan",
+        "Show what a restore would do, and change nothing.",
+        "plan --backup latest redmine/volumes/files --target /tmp/back",
+        _plan_arguments,
+        _plan,
+        "What, how much, from which backup, where to, and what becomes of what lies there.",
+    ),
+    Command(
+        "restore",
+        "Restore what is selected, files and folders, a dogu, or a whole backup.",
+        "restore --backup latest redmine/volumes/files --target /tmp/back",
+        _restore_arguments,
+        _restore,
+        "Shows what it will do and asks first.  Exit code 3: something could not be restored.",
+    ),
+)

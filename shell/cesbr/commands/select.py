@@ -1,0 +1,231 @@
+"""The basket: what is selected for a restore, from any backup, until it is restored."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from cesbr.commands import Command
+from cesbr.commands.navigate import add_backup_flag, choose_backup, locate_all
+from cesbr.paths import walk
+from cesbr.state.basket import Parts, parse, shown
+from cesbr.state.state_dir import write_private
+from cesbr.ui import humanize
+from cesbr.ui.table import fitted
+from cesbrfs.catalog import folder_names
+from cesbrfs.config.layers import absolute_path
+from cesbrfs.errors import CesbrError, NotFoundError, UsageError
+from cesbrfs.util.escape import for_json, show
+from cesbrfs.util.tasks import gather
+from cesbrfs.vfs.glob import fits
+from cesbrfs.vfs.measure import TreeSize, measure
+
+if TYPE_CHECKING:
+    from cesbr.session import Context
+    from cesbrfs.vfs.tree import BackupTree
+
+
+# select
+
+
+def _select_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "paths", metavar="PATH", nargs="*", help="files and folders, with wildcards"
+    )
+    add_backup_flag(parser)
+    parser.add_argument("--load", metavar="FILE", help="select what selected --save wrote")
+
+
+async def _select(context: Context, arguments: argparse.Namespace) -> int:
+    if not arguments.paths and not arguments.load:
+        raise UsageError("Select what?  Name paths, or say --load FILE.")
+    view = await context.view()
+    places: list[Parts] = []
+    if arguments.load:
+        places += await _loaded(view, arguments.load)
+    backup = await choose_backup(context, arguments.backup, arguments.paths)
+    for path in arguments.paths:
+        found = await locate_all(context, path, backup)
+        places += [located.parts for _, located in found]
+    if () in places:
+        raise UsageError("All backups at once cannot be selected; name a backup or a path in one.")
+    basket = context.session.basket(view)
+    new = basket.add(places)
+    total = len(basket.paths)
+    more = "" if new == total else f" ({humanize.count(total, 'path')} in all)"
+    await context.out.result(
+        {"added": new, "selected": total}, f"Selected {humanize.count(new, 'path')}{more}.\n"
+    )
+    return 0
+
+
+async def _loaded(view: BackupTree, file: str) -> tuple[Parts, ...]:
+    """Return the paths that a file names; NotFoundError when a backup has one no more."""
+    paths = _read(Path(absolute_path(file)))
+    await gather([partial(view.at, parts) for parts in paths])
+    return paths
+
+
+def _read(file: Path) -> tuple[Parts, ...]:
+    try:
+        return parse(file.read_text("utf-8", "surrogateescape"))
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}.") from None
+    except UsageError as error:
+        raise UsageError(f"{file} cannot be loaded.  {error.message}") from None
+
+
+# deselect
+
+
+def _deselect_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "paths", metavar="PATH", nargs="*", help="what is selected at or below it, with wildcards"
+    )
+    add_backup_flag(parser)
+    parser.add_argument("--all", action="store_true", help="everything")
+
+
+async def _deselect(context: Context, arguments: argparse.Namespace) -> int:
+    if bool(arguments.paths) == arguments.all:
+        raise UsageError("Deselect what?  Name paths, or say --all.")
+    view = await context.view()
+    basket = context.session.basket(view)
+    before = basket.paths
+    gone = set(before) if arguments.all else set()
+    start = context.session.place
+    if arguments.backup:
+        start = (await _folder_of(view, arguments.backup, before),)
+    for path in arguments.paths:
+        absolute = path.startswith("/") and not arguments.backup
+        wanted = walk(() if absolute else start, path)
+        first = os.fsdecode(wanted[0]) if wanted else ""
+        if folder_names.steps_back(first) is not None:
+            wanted = ((await view.find_backup(first)).name, *wanted[1:])
+        gone |= _matching(before, wanted, path)
+    basket.remove(gone)
+    left = len(before) - len(gone)
+    await context.out.result(
+        {"removed": len(gone), "selected": left},
+        f"Deselected {humanize.count(len(gone), 'path')} ({left:,} left).\n",
+    )
+    return 0
+
+
+async def _folder_of(view: BackupTree, backup: str, selected: Sequence[Parts]) -> bytes:
+    """Return the folder of a backup, though it may be gone by now."""
+    name = os.fsencode(backup)
+    if any(parts[0] == name for parts in selected):
+        return name
+    return (await view.find_backup(backup)).name
+
+
+def _matching(selected: Sequence[Parts], wanted: Parts, path: str) -> set[Parts]:
+    """Return what is selected at or below a path; NotFoundError when nothing is."""
+    found = {parts for parts in selected if fits(wanted, parts)}
+    if found:
+        return found
+    for parts in selected:
+        if len(parts) < len(wanted) and fits(wanted[: len(parts)], parts):
+            raise NotFoundError(
+                f"{path!r} is selected with all of {shown(parts)}; deselect that,"
+                " and select what you want of it."
+            )
+    raise NotFoundError(f"{path!r} is not selected; see 'cesbr selected'.")
+
+
+# selected
+
+
+def _selected_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--save", metavar="FILE", help="write it to a file for select --load")
+
+
+async def _selected(context: Context, arguments: argparse.Namespace) -> int:
+    view = await context.view()
+    basket = context.session.basket(view)
+    paths = basket.paths
+    if arguments.save:
+        try:
+            write_private(
+                Path(absolute_path(arguments.save)),
+                basket.dump().encode("utf-8", "surrogateescape"),
+            )
+        except OSError as error:
+            raise UsageError(f"{arguments.save} cannot be written: {error.strerror}.") from None
+    with context.out.progress("Measuring", results=True):
+        amounts = await gather([partial(_amount, view, parts) for parts in paths])
+    backups = (await view.backups()).by_name
+    rows = []
+    told: list[dict[str, object]] = []
+    for parts, amount in zip(paths, amounts, strict=True):
+        backup = backups[parts[0]].id if parts[0] in backups else show(parts[0])
+        files, size = (None, None) if isinstance(amount, CesbrError) else amount
+        inside = b"/".join(parts[1:])
+        unknown = "gone" if isinstance(amount, NotFoundError) else "?"
+        rows.append(
+            (
+                show(os.fsencode(backup)),
+                unknown if files is None else f"{files:,}",
+                humanize.size(size),
+                "/".join(map(show, parts[1:])) or "/",
+            )
+        )
+        told.append({"backup": backup, **for_json(inside, "path"), "files": files, "bytes": size})
+    if rows:
+        known = [amount for amount in amounts if isinstance(amount, TreeSize)]
+        files, size = sum(a.files for a in known), sum(a.bytes for a in known)
+        rows.append(("", f"{files:,}", humanize.size(size), "in all"))
+    await context.out.result(
+        told,
+        lambda: fitted(
+            rows,
+            ("Backup", "Files", "Size", "Path"),
+            context.out.room,
+            right=("Files", "Size"),
+            spare=("Files",),
+        ),
+    )
+    if not paths and not context.out.as_json:
+        context.out.note("Nothing is selected; 'cesbr select PATH' selects.")
+    return 0
+
+
+async def _amount(view: BackupTree, parts: Parts) -> TreeSize | CesbrError:
+    """Return what a selected path holds, or why that cannot be told."""
+    try:
+        return await measure(view, await view.at(parts))
+    except CesbrError as error:
+        return error
+
+
+COMMANDS: Final = (
+    Command(
+        "select",
+        "Select files and folders of any backups, to be restored together.",
+        "select --backup latest redmine/volumes/files",
+        _select_arguments,
+        _select,
+        "The selection is kept until it is restored, for the next session, too.  What it holds"
+        " names its backup by ID, so a later backup changes nothing.",
+    ),
+    Command(
+        "deselect",
+        "Take paths out of the selection.",
+        "deselect --all",
+        _deselect_arguments,
+        _deselect,
+    ),
+    Command(
+        "selected",
+        "List what is selected, with its files and bytes.",
+        "selected",
+        _selected_arguments,
+        _selected,
+        "Files that are gone with their backup are said to be; deselect them.",
+    ),
+)

@@ -1,0 +1,1 @@
+"""Tab completion, at the prompt and in bash, zsh and fish."""

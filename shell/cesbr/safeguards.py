@@ -1,0 +1,96 @@
+"""What surrounds a backup or a restore of an instance: health, scripts, maintenance mode."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final, get_args
+
+from cesbrfs.errors import CesbrError
+
+if TYPE_CHECKING:
+    from cesbr.session import Context
+    from cesbrfs.catalog.backups import Backup
+    from cesbrfs.ces.backup_config import BackupConfig
+    from cesbrfs.ces.hooks import Scripts
+    from cesbrfs.ces.instance import InstalledDogu
+
+_TITLE: Final = "Maintenance"
+
+
+async def require_healthy(
+    context: Context, config: BackupConfig, dogus: list[InstalledDogu]
+) -> None:
+    """Raise HealthError when one of `dogus` is not well; tell of checks that cannot be made."""
+    from cesbrfs.ces.health import check_health, require_health
+
+    if config.ignore_dogu_health:
+        context.out.note(
+            "The dogus' health is not checked: /config/backup/ignore_dogu_health is true."
+        )
+        return
+    settings = await context.session.settings()
+    with context.out.progress("Checking health"):
+        findings = await check_health(dogus, settings.open_registry(), host=settings.health_host)
+    for finding in findings:
+        if not finding.checked:
+            context.out.note(f"Not checked: {finding}.")
+    require_health(findings)
+
+
+async def scripts_of(context: Context, config: BackupConfig) -> Scripts:
+    """Return the configured scripts; what they print goes to stderr as it comes."""
+    from cesbrfs.ces.hooks import Occasion, Scripts
+
+    settings = await context.session.settings()
+    paths = {occasion: getattr(config, f"{occasion}_script") for occasion in get_args(Occasion)}
+    return Scripts(paths, context.out.note, settings.script_timeout)
+
+
+async def restore_on_instance(
+    context: Context,
+    config: BackupConfig,
+    backup: Backup,
+    work: Callable[[], Awaitable[int]],
+    *,
+    maintenance: bool = False,
+) -> int:
+    """Do `work`, a restore of `backup` that changes the instance, and return its exit code.
+
+    With the scripts before and after it, and in maintenance mode where that is asked for.
+    """
+    from cesbrfs.ces.maintenance import maintenance_mode
+
+    settings = await context.session.settings()
+    scripts = await scripts_of(context, config)
+    async with contextlib.AsyncExitStack() as stack:
+        if maintenance:
+            text = f"The data of backup {backup.id} is being restored."
+            mode = maintenance_mode(
+                settings.root,
+                settings.open_registry(),
+                title=_TITLE,
+                text=text,
+                say=context.out.note,
+            )
+            await stack.enter_async_context(mode)
+        await scripts.run("pre_restore", CESBR_BACKUP_ID=backup.id)
+        code = await work()
+        if code == 0:
+            await scripts.run("post_restore", CESBR_BACKUP_ID=backup.id)
+        elif config.post_restore_script is not None:
+            context.out.note("The script after a restore is not run, as this one is incomplete.")
+    return code
+
+
+async def take_back_maintenance(context: Context) -> None:
+    """Turn off the maintenance mode that a restore left on when it was killed."""
+    try:
+        settings = context.session.loaded()
+    except CesbrError:
+        return  # the command tells
+    from cesbrfs.ces.maintenance import is_left_on, take_back
+
+    if is_left_on(settings.root):
+        with contextlib.suppress(CesbrError):  # what is wrong with the registry, the command tells
+            await take_back(settings.root, settings.open_registry(), context.out.note)

@@ -1,0 +1,1 @@
+"""What the shell saves between runs: selections and unfinished restores."""

@@ -1,0 +1,129 @@
+"""The basket: what was selected for a restore, kept from session to session.
+
+It is a file for each repository, which several shells may share.  A path names its backup by its
+own name, never as ``latest``, and none lies below another one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from cesbr.state.state_dir import private_folder, write_private
+from cesbrfs.errors import CesbrError, UsageError
+from cesbrfs.util.escape import show, unshow
+
+Parts = tuple[bytes, ...]
+"""The names from the root of the backups on."""
+
+_FORMAT: Final = 1
+
+
+class BasketError(CesbrError):
+    """The selection cannot be read or kept."""
+
+
+class Basket:
+    """The selected paths of one repository, sorted; without a `folder` they are kept in memory."""
+
+    def __init__(self, folder: Path | None, repository: str) -> None:
+        folder = private_folder(folder / "selected") if folder else None
+        self._repository: Final = repository
+        self._folder: Final = folder
+        self._file: Final = folder / f"{repository}.json" if folder else None
+        self._held: tuple[Parts, ...] = ()
+
+    @property
+    def paths(self) -> tuple[Parts, ...]:
+        """What is selected now."""
+        if self._file is None:
+            return self._held
+        try:
+            return parse(self._file.read_text("utf-8", "surrogateescape"))
+        except FileNotFoundError:
+            return ()
+        except (OSError, UsageError) as error:
+            raise BasketError(f"{self._file} cannot be read: {error}; remove it.") from error
+
+    def add(self, places: Iterable[Parts]) -> int:
+        """Select these, too; return how many were not selected before."""
+        with self._locked():
+            before = self.paths
+            after = topmost([*before, *places])
+            self._keep(after)
+            return len(set(after) - set(before))
+
+    def remove(self, places: Iterable[Parts]) -> None:
+        """Forget these."""
+        with self._locked():
+            gone = set(places)
+            self._keep(tuple(parts for parts in self.paths if parts not in gone))
+
+    def dump(self) -> str:
+        """Return it as `parse` reads it."""
+        return _dump(self._repository, self.paths)
+
+    def _keep(self, paths: tuple[Parts, ...]) -> None:
+        self._held = paths
+        if self._file is None:
+            return
+        try:
+            text = _dump(self._repository, paths)
+            write_private(self._file, text.encode("utf-8", "surrogateescape"))
+        except OSError as error:
+            raise BasketError(f"{self._file} cannot be written: {error.strerror}.") from error
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other shells from changing it meanwhile, which takes them no time."""
+        if self._folder is None:
+            yield
+            return
+        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def topmost(paths: Iterable[Parts]) -> tuple[Parts, ...]:
+    """Return the paths sorted, without those below another one."""
+    found: list[Parts] = []
+    for parts in sorted(set(paths)):  # sorted: what lies below a path follows it at once
+        if not found or parts[: len(found[-1])] != found[-1]:
+            found.append(parts)
+    return tuple(found)
+
+
+def shown(parts: Parts) -> str:
+    """Return a path as people see it, which `parse` takes back."""
+    return "/" + "/".join(map(show, parts))
+
+
+def _dump(repository: str, paths: Iterable[Parts]) -> str:
+    value = {"format": _FORMAT, "repository": repository, "paths": list(map(shown, paths))}
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def parse(text: str) -> tuple[Parts, ...]:
+    """Return the paths of a saved selection; UsageError where it is none."""
+    try:
+        value = json.loads(text)
+        if value["format"] != _FORMAT:
+            raise UsageError(f"It has format {value['format']}, which this version does not know.")
+        paths = [[unshow(part) for part in path.split("/") if part] for path in value["paths"]]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UsageError("It is no saved selection.") from None
+    found: list[Parts] = []
+    for path, parts in zip(value["paths"], paths, strict=True):
+        names = tuple(part for part in parts if part)
+        if not names or len(names) < len(parts):
+            raise UsageError(f"It has {path!r}, which is no path of a backup.")
+        found.append(names)
+    return topmost(found)

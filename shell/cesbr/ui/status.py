@@ -1,0 +1,152 @@
+"""What `status` prints: the repository, the latest backup, the next run, every setting."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from cesbr.ui import humanize
+from cesbr.ui.table import pairs
+from cesbrfs.ces.systemd_units import TIMER, next_run
+from cesbrfs.repo.format.timestamps import format_time
+from cesbrfs.util.escape import show
+
+if TYPE_CHECKING:
+    from cesbrfs.config.settings import Settings
+    from cesbrfs.repo.repository import Repository
+
+UNIT_DIR: Final = Path("/etc/systemd/system")
+"""Where the timer of the backups is installed."""
+_WANTED_BY: Final = "timers.target.wants"
+_NS: Final = 1_000_000_000
+_BYTES: Final = ("cache_size", "data_cache_size")
+_SECONDS: Final = ("patience", "script_timeout")
+_UNITS: Final = ((3600, "h"), (60, "min"))
+
+
+async def latest_backup(repository: Repository, settings: Settings) -> dict[str, object] | None:
+    """Return the newest complete backup of the whole instance; None where there is none."""
+    from cesbrfs.vfs.tree import BackupTree
+
+    view = BackupTree(repository, rules=settings.rules, backup_tag=settings.backup_tag)
+    latest = await view.latest()
+    if latest is None:
+        return None
+    return {
+        "id": latest.id,
+        "time": format_time(latest.time_ns),
+        "age": max(0, time.time() - latest.time_ns / _NS),
+        "size": (await view.reports.of(latest)).size(latest),
+    }
+
+
+def scheduled(folder: Path = UNIT_DIR) -> dict[str, object]:
+    """Return when the timer of the backups runs next, or why it does not."""
+    try:
+        text = (folder / TIMER).read_text(errors="replace")
+    except OSError:
+        message = "not scheduled; 'cesbr schedule --install' makes a backup every day"
+        return {"next": None, "message": message}
+    following = next_run(text, datetime.now().astimezone())
+    if following is None:
+        return {"next": None, "message": f"{folder / TIMER} has times of its own"}
+    if not os.path.lexists(folder / _WANTED_BY / TIMER):
+        message = f"the timer is off; 'systemctl enable --now {TIMER}' starts it"
+        return {"next": None, "message": message}
+    return {"next": format_time(int(following.timestamp()) * _NS), "message": None}
+
+
+def status_text(status: Mapping[str, object], available: int | None) -> str:
+    """Return what `status` prints; `status` is its JSON."""
+    repository, restic = status["repository"], status["restic"]
+    mounts, settings = status["mounts"], status["settings"]
+    registry, backup = status["registry"], status["backup"]
+    assert isinstance(repository, dict)
+    assert isinstance(restic, dict)
+    assert isinstance(mounts, list)
+    assert isinstance(settings, dict)
+    assert isinstance(registry, dict)
+    assert isinstance(backup, dict)
+    rows = [("Repository:", repository["url"] or "none"), ("State:", repository["state"])]
+    if repository["message"]:
+        rows.append(("", repository["message"]))
+    rows += _backup_rows(status)
+    rows.append(("Registry:", registry["address"]))
+    if registry["message"]:
+        rows.append(("", registry["message"]))
+    version = f"{restic['version']} ({restic['path']})" if restic["version"] else restic["message"]
+    rows.append(("restic:", version))
+    rows += [("Mounted:", f"{m['mountpoint']} (from {m['source']})") for m in mounts]
+    text = pairs(rows, available) + "Settings:\n" + _settings_table(settings, available)
+    if backup:
+        text += "How this instance wants to be backed up:\n" + _settings_table(backup, available)
+    return text
+
+
+def _backup_rows(status: Mapping[str, object]) -> list[tuple[str, str]]:
+    latest, schedule = status["latest"], status["schedule"]
+    assert isinstance(schedule, dict)
+    rows = []
+    if isinstance(latest, dict):
+        age = humanize.age(latest["age"])
+        when = humanize.local_time(_ns(latest["time"]))
+        shown = show(os.fsencode(str(latest["id"])))
+        rows.append(("Latest:", f"{shown} of {when}, {age} ago, {humanize.size(latest['size'])}"))
+    elif status["repository"]["state"] == "ready":  # type: ignore[index]  # as above
+        rows.append(("Latest:", "no complete backup of the whole instance"))
+    following = schedule["next"]
+    rows.append(
+        ("Next:", humanize.local_time(_ns(following)) if following else str(schedule["message"]))
+    )
+    return rows
+
+
+def _ns(text: str) -> int:
+    return int(datetime.fromisoformat(text.partition(".")[0] + "+00:00").timestamp()) * _NS
+
+
+def _settings_table(settings: Mapping[str, Mapping[str, object]], available: int | None) -> str:
+    rows = [
+        (
+            f"  {name}",
+            _setting(name, setting["value"]),
+            f"({setting['source']})" + (f" {setting['problem']}" if "problem" in setting else ""),
+        )
+        for name, setting in settings.items()
+    ]
+    text = humanize.table(rows)
+    if available is None or max(map(humanize.width, text.splitlines()), default=0) <= available:
+        return text
+    return pairs([(name, f"{value}  {source}") for name, value, source in rows], available)
+
+
+def _setting(name: str, value: object) -> str:
+    if value is None or value == []:
+        return "-"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return _listed(value)
+    if name in _BYTES and isinstance(value, int):
+        return humanize.size(value)
+    if name in _SECONDS and isinstance(value, int | float):
+        return _span(value)
+    return str(value)
+
+
+def _listed(values: Sequence[object]) -> str:
+    if isinstance(values[0], dict):  # --json has them
+        return humanize.count(len(values), "rule")
+    return ", ".join(map(str, values))
+
+
+def _span(seconds: float) -> str:
+    """Return a time span in the largest unit that divides it: ``1 h``, ``90 s``."""
+    for length, unit in _UNITS:
+        if seconds and seconds % length == 0:
+            return f"{seconds / length:g} {unit}"
+    return f"{seconds:g} s"

@@ -1,0 +1,204 @@
+"""A repository far away, on each kind of server alike: behind a proxy, with a server that can die.
+
+with far_rest(rclone, folder) as far:
+    far.put(repo.folder)
+    mount(far.access(repo.key), ...)
+    far.proxy.inject(Fault.RESET, after=50_000)
+    far.kill(); far.start()
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from cesbrfs.repo.location import Access
+from cesbrfs.util.secret import Secret
+from tests.support import rest, seaweed, sshd
+from tests.support.certificates import Certificates
+from tests.support.proxy import Proxy, proxying
+
+KINDS: Final = ("S3", "REST", "SFTP")
+
+_REPOSITORY: Final = "repository"
+
+
+class Far(ABC):
+    """One server and the proxy in front of it."""
+
+    name: str
+
+    def __init__(self, proxy: Proxy) -> None:
+        self.proxy: Final = proxy
+
+    def access(self, key: Secret, patience: float) -> Access:
+        """Return how to reach the repository through the proxy."""
+        return Access(self.url, key, self.options, self.environment, patience)
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """The repository's address behind the proxy."""
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        """The extended options that it needs."""
+        return {}
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What the storage takes from the environment."""
+        return {}
+
+    @abstractmethod
+    def put(self, repository: Path) -> None:
+        """Have the server hold the repository that is in this folder."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """Kill the server with all its connections."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start it again, on the same port."""
+
+    @abstractmethod
+    def revoke(self) -> None:
+        """Have it refuse the credentials from now on."""
+
+
+class _S3(Far):
+    name = "S3"
+
+    def __init__(self, server: seaweed.SeaweedFS, proxy: Proxy) -> None:
+        super().__init__(proxy)
+        self._server = server
+
+    @property
+    def url(self) -> str:
+        return f"s3:http://127.0.0.1:{self.proxy.port}/{seaweed.BUCKET}/{_REPOSITORY}"
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return self._server.environment
+
+    def put(self, repository: Path) -> None:
+        self._server.upload(repository, seaweed.BUCKET, _REPOSITORY)
+
+    def kill(self) -> None:
+        self._server.kill()
+
+    def start(self) -> None:
+        self._server.start()
+
+    def revoke(self) -> None:
+        self._server.revoke()
+
+
+class _Rest(Far):
+    name = "REST"
+
+    def __init__(self, server: rest.RestServer, proxy: Proxy) -> None:
+        super().__init__(proxy)
+        self._server = server
+
+    @property
+    def url(self) -> str:
+        return f"rest:http://127.0.0.1:{self.proxy.port}/{_REPOSITORY}/"
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return self._server.environment
+
+    def put(self, repository: Path) -> None:
+        shutil.copytree(repository, self._server.root / _REPOSITORY)
+
+    def kill(self) -> None:
+        self._server.kill()
+
+    def start(self) -> None:
+        self._server.start()
+
+    def revoke(self) -> None:
+        self._server.kill()
+        self._server.password = "another"
+        self._server.start()
+
+
+class _Sftp(Far):
+    name = "SFTP"
+
+    def __init__(self, server: sshd.Sshd, proxy: Proxy) -> None:
+        super().__init__(proxy)
+        self._server = server
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return self._server.url(self._server.folder / _REPOSITORY)
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        return {"sftp.command": self._server.command(port=self.proxy.port)}
+
+    def put(self, repository: Path) -> None:
+        shutil.copytree(repository, self._server.folder / _REPOSITORY)
+
+    def kill(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            sshd.kill(process)
+
+    def start(self) -> None:
+        self._process = self._server.start()
+
+    def revoke(self) -> None:
+        self.kill()
+        (self._server.folder / "user.pub").write_bytes(b"")
+        self.start()
+
+
+@contextlib.contextmanager
+def far_s3(program: Path, folder: Path, certificates: Certificates) -> Iterator[Far]:
+    """Run SeaweedFS."""
+    with seaweed.serving(program, folder, certificates) as server:  # noqa: SIM117 - ends first
+        with proxying(("127.0.0.1", server.port)) as proxy:
+            yield _S3(server, proxy)
+
+
+@contextlib.contextmanager
+def far_rest(program: Path, folder: Path) -> Iterator[Far]:
+    """Run rclone."""
+    with rest.serving(program, folder) as server, proxying(("127.0.0.1", server.port)) as proxy:
+        yield _Rest(server, proxy)
+
+
+@contextlib.contextmanager
+def far_sftp(folder: Path) -> Iterator[Far]:
+    """Run sshd."""
+    server = sshd.prepare(folder)
+    with proxying(("127.0.0.1", server.port)) as proxy:
+        far = _Sftp(server, proxy)
+        far.start()
+        try:
+            yield far
+        finally:
+            far.kill()
+
+
+def far_of(request: pytest.FixtureRequest, folder: Path) -> contextlib.AbstractContextManager[Far]:
+    """Return the kind of server that a fixture with the parameters `KINDS` asks for."""
+    if request.param == "S3":
+        program: Path = request.getfixturevalue("seaweed_program")
+        return far_s3(program, folder, request.getfixturevalue("certificates"))
+    if request.param == "REST":
+        return far_rest(request.getfixturevalue("rclone"), folder)
+    request.getfixturevalue("sshd")  # which tells where there is none
+    return far_sftp(folder)

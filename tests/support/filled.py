@@ -1,0 +1,62 @@
+"""A few files of a repository, for any server, and what a storage has to make of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from cesbrfs.errors import DamagedError, FileMissingError
+from cesbrfs.repo.storage import FileInfo, FileType, Storage, read_up_to
+from cesbrfs.util.secret import Secret
+
+KEY: Final = Secret(b"key")
+ODD: Final = "a b+cü%41&=~"
+"""A folder's name; what it needs to get through an address unchanged is percent-encoded there."""
+NAMES: Final = [f"{number:064x}" for number in range(3)]
+PACK: Final = bytes(range(256)) * 4096
+FILES: Final = {
+    "config": b"0123456789",
+    f"keys/{NAMES[0]}": b"9876543210",
+    f"keys/{NAMES[1]}": b"",
+    f"keys/{NAMES[0]}-tmp-1": b"temporary",
+    f"data/00/{NAMES[0]}": PACK,
+}
+
+
+def fill(root: Path) -> None:
+    """Put them into the folder of the odd name below `root`."""
+    for name, data in FILES.items():
+        path = root / ODD / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+async def check_all(storage: Storage) -> None:
+    """List and read them in each way; what is beyond a file's end is damaged.
+
+    Of config no part is read: no reader does, and restic's own server would send all of it.
+    """
+    listed = sorted(await storage.list(FileType.KEY))
+    assert listed == [FileInfo(NAMES[0], 10), FileInfo(NAMES[1], 0)]
+    assert list(await storage.list(FileType.PACK)) == [FileInfo(NAMES[0], len(PACK))]
+    assert list(await storage.list(FileType.SNAPSHOT)) == []
+    assert await storage.read(FileType.CONFIG) == b"0123456789"
+    assert await storage.read(FileType.KEY, NAMES[0], 3, 4) == b"6543"
+    assert await storage.read(FileType.KEY, NAMES[0], 8) == b"10"
+    assert await storage.read(FileType.KEY, NAMES[0], 9, 1) == b"0"
+    assert await storage.read(FileType.PACK, NAMES[0]) == PACK
+    assert await storage.read(FileType.PACK, NAMES[0], 1, 999_999) == PACK[1:1_000_000]
+    assert await storage.read(FileType.KEY, NAMES[1]) == b""
+    for offset, length in ((0, 11), (5, 6), (10, 1), (10, None), (500, 10)):
+        with pytest.raises(DamagedError, match="ends before"):
+            await storage.read(FileType.KEY, NAMES[0], offset, length)
+    for offset, length in ((0, 10), (0, 11), (9, 5), (3, 4), (3, 1 << 40)):
+        found = await read_up_to(storage, FileType.KEY, NAMES[0], offset, length)
+        assert found == b"9876543210"[offset : offset + length]
+    for offset in (10, 500):
+        with pytest.raises(DamagedError, match="ends before"):
+            await read_up_to(storage, FileType.KEY, NAMES[0], offset, 5)
+    with pytest.raises(FileMissingError):
+        await storage.read(FileType.SNAPSHOT, NAMES[0])

@@ -1,0 +1,174 @@
+"""Small real repositories, made by running a restic binary.
+
+``restic init`` takes seconds, and scrypt half a second for whoever opens its repository.  `create`
+therefore runs it once for each format and copies what it made, with a key file whose parameters
+cost next to nothing; restic and our reader both take it.  `init` is restic's own, unchanged.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from cesbrfs.repo.format import crypto
+from cesbrfs.repo.format.model import KeyFile, parse_key_file
+from cesbrfs.repo.location import Access
+from cesbrfs.repo.repository import Repository
+from cesbrfs.repo.storage import open_storage
+from cesbrfs.util.secret import Secret
+
+PASSWORD: Final = "a throw-away key"
+
+
+@dataclass(frozen=True, slots=True)
+class ResticRepo:
+    """A repository in `folder`, and the restic `binary` that works on it."""
+
+    binary: Path
+    folder: Path
+    password: str = PASSWORD
+
+    @property
+    def access(self) -> Access:
+        """How our reader, and our driver of restic, reach it."""
+        return Access(str(self.folder), Secret(self.password.encode()))
+
+    def using(self, binary: Path) -> ResticRepo:
+        """Return the same repository, worked on by another restic."""
+        return replace(self, binary=binary)
+
+    def run(
+        self,
+        *arguments: str | Path,
+        cwd: Path | None = None,
+        stdin: bytes = b"",
+        environment: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """Run restic on it and return its standard output; fails when restic does."""
+        done = subprocess.run(
+            [self.binary, "--no-cache", "-r", self.folder, *arguments],
+            cwd=cwd,
+            input=stdin,
+            capture_output=True,
+            check=False,
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": str(self.folder.parent),
+                "RESTIC_PASSWORD": self.password,
+                **(environment or {}),
+            },
+        )
+        assert done.returncode == 0, f"{done.args}: {done.stderr.decode(errors='replace')}"
+        return done.stdout
+
+    def backup(
+        self,
+        *paths: str | Path,
+        tags: Iterable[str] = (),
+        time: str | None = None,
+        cwd: Path | None = None,
+        stdin: tuple[str, bytes] | None = None,
+    ) -> str:
+        """Back up and return the new snapshot's full ID.
+
+        `time` is as ``restic backup --time`` takes it, `stdin` a file's name and its content.
+        """
+        before = self.snapshot_ids()
+        options = [part for tag in tags for part in ("--tag", tag)]
+        if time:
+            options += ["--time", time]
+        if stdin:
+            options += ["--stdin", "--stdin-filename", stdin[0]]
+        self.run("backup", "--quiet", *options, *paths, cwd=cwd, stdin=stdin[1] if stdin else b"")
+        (new,) = self.snapshot_ids() - before
+        return new
+
+    def snapshot_ids(self) -> set[str]:
+        """Return the full IDs of all snapshots."""
+        return set(os.listdir(self.folder / "snapshots"))
+
+    def snapshots(self) -> list[dict[str, Any]]:
+        """Return what ``restic snapshots --json`` says."""
+        found: list[dict[str, Any]] = json.loads(self.run("snapshots", "--json"))
+        return found
+
+    async def open(self) -> Repository:
+        """Open it with our reader."""
+        return await Repository.open(open_storage(self.access), self.access.key)
+
+
+def init(binary: Path, folder: Path, *, version: int = 2, password: str = PASSWORD) -> ResticRepo:
+    """Make an empty repository of format `version` by ``restic init``; takes three seconds."""
+    repo = ResticRepo(binary, folder, password)
+    repo.run("init", "--repository-version", str(version))
+    return repo
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What ``restic init`` made: its config, its key file's fields, the master key as JSON."""
+
+    config: bytes
+    fields: dict[str, Any]
+    master: bytes
+
+
+_made: Final[dict[int, _Made]] = {}
+"""By format."""
+
+
+def create(binary: Path, folder: Path, *, version: int = 2, password: str = PASSWORD) -> ResticRepo:
+    """Make an empty repository of format `version` that opens at once."""
+    if version not in _made:
+        with tempfile.TemporaryDirectory() as place:
+            _made[version] = _read(init(binary, Path(place) / "repo", version=version))
+    made = _made[version]
+    for name in ("keys", "snapshots", "index", "locks", *(f"data/{n:02x}" for n in range(256))):
+        (folder / name).mkdir(parents=True)
+    (folder / "config").write_bytes(made.config)
+    repo = ResticRepo(binary, folder, password)
+    _write_key(repo, made)
+    return repo
+
+
+def cheapen(repo: ResticRepo) -> None:
+    """Make a repository open at once whose only key file is restic's own."""
+    made = _read(repo)
+    (old,) = (repo.folder / "keys").iterdir()
+    _write_key(repo, made)
+    old.unlink()
+
+
+def _write_key(repo: ResticRepo, made: _Made) -> None:
+    key_file = _seal_cheaply(made, repo.password.encode())
+    (repo.folder / "keys" / hashlib.sha256(key_file).hexdigest()).write_bytes(key_file)
+
+
+def _read(repo: ResticRepo) -> _Made:
+    (path,) = (repo.folder / "keys").iterdir()
+    key_file = parse_key_file(path.read_bytes())
+    keys = crypto.derive(repo.password.encode(), key_file)
+    master = crypto.open_record(keys, key_file.data or b"")
+    return _Made((repo.folder / "config").read_bytes(), json.loads(path.read_bytes()), master)
+
+
+def _seal_cheaply(made: _Made, password: bytes) -> bytes:
+    """Return a key file with the same master key, which scrypt opens in a millisecond."""
+    new = KeyFile(kdf="scrypt", N=2, r=8, p=1, salt=os.urandom(64))
+    sealed = crypto.seal_record(crypto.derive(password, new), made.master, os.urandom(16))
+    fields = made.fields | {
+        "N": new.N,
+        "r": new.r,
+        "p": new.p,
+        "salt": base64.b64encode(new.salt or b"").decode(),
+        "data": base64.b64encode(sealed).decode(),
+    }
+    return json.dumps(fields).encode()

@@ -1,0 +1,134 @@
+"""A repository in memory with one volume, and restores of it below a folder."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from cesbrfs.catalog.manifest import Manifest, Point, write_manifest
+from cesbrfs.restore import (
+    Overwrite,
+    Progress,
+    RestorePlan,
+    RestoreReport,
+    Target,
+    ToFolder,
+    execute,
+    plan,
+    select,
+)
+from cesbrfs.vfs.tree import BackupTree
+from tests.support.memory_repo import Json, MemoryRepo
+
+BACKUP: Final = "B1"
+VOLUME: Final = "redmine/volumes/files"
+MINE: Final = {"uid": os.getuid(), "gid": os.getgid()}
+TIME_NS: Final = 1_795_379_400_123_456_789
+"""What MemoryRepo gives to every node: 2026-11-22T21:30:00.123456789+01:00."""
+
+
+@dataclass
+class Site:
+    """What is backed up is built with `repo` and `volume`; `plan` and `restore` go to `target`."""
+
+    target: Path
+    repo: MemoryRepo = field(default_factory=MemoryRepo)
+
+    def file(self, name: str, *parts: bytes, **fields: Any) -> Json:
+        """Return a file's node, owned by whoever runs the test."""
+        return self.repo.file(name, *parts, **{**MINE, **fields})
+
+    def folder(self, name: str, *nodes: Json, **fields: Any) -> Json:
+        """Return a folder's node, owned by whoever runs the test."""
+        return self.repo.folder(name, *nodes, **{**MINE, **fields})
+
+    def node(self, name: str, kind: str, mode: int, **fields: Any) -> Json:
+        """Return the node of anything without content."""
+        return {"name": name, "type": kind, "mode": mode, "mtime": _MTIME, **MINE, **fields}
+
+    def snapshot(self, path: str, node: Json, kind: str, backup: str = BACKUP, **tags: str) -> str:
+        """Back up `node` as `path`."""
+        told = [backup, f"kind={kind}", *(f"{key}={value}" for key, value in tags.items())]
+        return self.repo.snapshot(self.repo.tree(self.repo.path(path, node)), [path], tags=told)
+
+    def volume(self, *nodes: Json, dogu: str = "redmine", backup: str = BACKUP) -> str:
+        """Back up a volume named ``files`` that holds these nodes."""
+        path = f"/var/lib/ces/{dogu}/volumes/files"
+        return self.snapshot(path, self.folder("files", *nodes), "volumes", backup, dogu=dogu)
+
+    def manifest(self, *points: Point, backup: str = BACKUP) -> None:
+        """Complete a backup with the manifest of these points of data."""
+        data = write_manifest(Manifest(1, backup, "2026-11-22T20:30:00Z", "ces", list(points)))
+        tree = self.repo.tree(self.repo.file("manifest.json", data))
+        self.repo.snapshot(tree, ["/manifest.json"], tags=[backup, "kind=manifest"])
+
+    async def view(self) -> BackupTree:
+        """Open the tree over what was backed up until now."""
+        return BackupTree(await self.repo.open())
+
+    async def plan(
+        self,
+        *paths: str,
+        target: Target | None = None,
+        overwrite: Overwrite = Overwrite.NEVER,
+        view: BackupTree | None = None,
+    ) -> RestorePlan:
+        """Plan a restore of paths, ``/B1/redmine``."""
+        view = view or await self.view()
+        selection = select([await view.resolve(path) for path in paths])
+        return await plan(view, selection, target or ToFolder(self.target), overwrite)
+
+    async def restore(
+        self,
+        *paths: str,
+        target: Target | None = None,
+        overwrite: Overwrite = Overwrite.NEVER,
+        between: Callable[[], object] = lambda: None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> RestoreReport:
+        """Plan and carry out a restore; `between` is called when the plan is made."""
+        view = await self.view()
+        planned = await self.plan(*paths, target=target, overwrite=overwrite, view=view)
+        between()
+        return await execute(view, planned, on_progress)
+
+    @property
+    def restored(self) -> Path:
+        """Where the volume is restored to."""
+        return self.target / VOLUME
+
+
+_MTIME: Final = "2026-11-22T21:30:00.123456789+01:00"
+
+
+def names(top: Path) -> set[str]:
+    """Return all paths below `top`."""
+    return {str(path.relative_to(top)) for path in top.rglob("*")}
+
+
+_NOBODY: Final = 65534
+
+
+@contextmanager
+def as_nobody() -> Iterator[Path]:
+    """Run as nobody, and yield a folder of nobody's; as oneself where one is not root."""
+    with tempfile.TemporaryDirectory() as place:  # pytest's own folder is closed to others
+        if os.geteuid() != 0:
+            yield Path(place)
+            return
+        os.chown(place, _NOBODY, _NOBODY)
+        groups = os.getgroups()
+        os.setgroups([])
+        os.setegid(_NOBODY)
+        os.seteuid(_NOBODY)
+        try:
+            yield Path(place)
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
+            os.setgroups(groups)

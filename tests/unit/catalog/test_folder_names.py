@@ -1,0 +1,103 @@
+"""Backup IDs and dogu names as names of folders."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cesbrfs.catalog import folder_names
+from cesbrfs.catalog.folder_names import folder_name
+
+short = st.text(max_size=20) | st.text("./%_~latesbckup.jon\0", max_size=12)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("20261122T213000Z-7f3a9c", b"20261122T213000Z-7f3a9c"),
+        ("a b=ü", "a b=ü".encode()),
+        ("a/b", b"a%2Fb"),
+        ("100%", b"100%25"),
+        ("nul\0", b"nul%00"),
+        (".", b"%2E"),
+        ("..", b"%2E."),
+        (".hidden", b"%2Ehidden"),
+        ("a.b_c", b"a.b_c"),
+        ("_instance", b"%5Finstance"),
+        ("_snapshots", b"%5Fsnapshots"),
+        ("latest", b"%6Catest"),
+        ("latest2", b"latest2"),
+        ("backup.json", b"%62ackup.json"),
+    ],
+)
+def test_what_is_escaped(text: str, name: bytes) -> None:
+    """Only what could be no name, or would be taken for one of ours."""
+    assert folder_name(text) == name
+
+
+@given(short.filter(bool))
+def test_every_text_becomes_a_name_that_is_nobody_elses(text: str) -> None:
+    """A folder can hold it, and it is none of our own names."""
+    name = folder_name(text)
+    assert 0 < len(name) <= 255
+    assert b"/" not in name
+    assert b"\0" not in name
+    assert not name.startswith((b".", b"_"))
+    assert name not in {
+        folder_names.LATEST,
+        folder_names.BACKUP_JSON,
+        folder_names.INSTANCE,
+        folder_names.STATUS_FOLDER,
+    }
+
+
+@given(short, short)
+def test_short_texts_have_names_of_their_own(one: str, other: str) -> None:
+    """Two backups never share a folder."""
+    assert (folder_name(one) == folder_name(other)) == (one == other)
+
+
+def test_texts_that_differ_only_where_they_are_escaped() -> None:
+    """An escape in a text is not taken for the escape of another."""
+    alike = ["latest", "%6Catest", "%256Catest", "a/b", "a%2Fb", ".a", "%2Ea"]
+    assert len({folder_name(text) for text in alike}) == len(alike)
+
+
+@given(st.text(min_size=120, max_size=400), st.text(min_size=120, max_size=400))
+def test_long_texts_are_cut_and_stay_apart(one: str, other: str) -> None:
+    """What had to be cut ends in a hash of the whole."""
+    name = folder_name(one)
+    assert len(name) <= 255
+    if name[-33:-32] == b"~":
+        assert name[-32:].decode() == hashlib.sha256(one.encode()).hexdigest()[:32]
+        name.decode()  # no character is cut in two
+    assert (name == folder_name(other)) == (one == other)
+
+
+def test_the_longest_text_that_is_not_cut() -> None:
+    """255 bytes are a name, 256 are none."""
+    assert folder_name("x" * 255) == b"x" * 255
+    assert folder_name("x" * 256)[:223] == b"x" * 222 + b"~"
+    assert folder_name("/" * 200)[:223] == b"%2F" * 74 + b"~"
+    assert folder_name("xx" + "/" * 200)[:-32] == b"xx" + b"%2F" * 73 + b"~"
+
+
+def test_nobody_can_choose_the_name_of_a_cut_text() -> None:
+    """An ID that reads like the cut name of another has a name of its own."""
+    texts = ["x" * 300, "ü" * 200, "/" * 200, "x/" * 150, "\udc80" * 300]
+    for _ in range(3):
+        texts += [os.fsdecode(folder_name(text)) for text in texts]
+    texts = list(dict.fromkeys(texts))
+    assert len({folder_name(text) for text in texts}) == len(texts)
+    assert all(len(folder_name(text)) <= 255 for text in texts)
+
+
+def test_hashes_do_not_collide_at_will() -> None:
+    """With eight digits, tens of thousands of IDs were enough."""
+    start = "x" * 300
+    assert len({folder_name(f"{start}{number}")[-32:] for number in range(1000)}) == 1000
+    assert folder_names._HASH_DIGITS * 4 >= 128

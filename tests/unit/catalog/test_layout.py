@@ -1,0 +1,586 @@
+"""Where the parts of snapshots are shown: by tags, by rules, and whole where neither says."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from typing import Any
+
+import pytest
+
+from cesbrfs.catalog.backups import group
+from cesbrfs.catalog.layout import Layout, Placement, dogu_of_metadata, lay_out, owner_of_registry
+from cesbrfs.catalog.rules import DEFAULT_RULES, Rule
+from cesbrfs.errors import RepositoryUnreachableError, UsageError
+from cesbrfs.repo.format.model import Node, Snapshot
+from cesbrfs.repo.storage import FileType
+from tests.support.memory_repo import Json, MemoryRepo
+
+VOLUMES = "/var/lib/ces/redmine/volumes"
+
+
+async def laid_out(repo: MemoryRepo, rules: tuple[Rule, ...] = DEFAULT_RULES) -> Layout:
+    """Lay out the only backup of the repository."""
+    repository = await repo.open()
+    (backup,) = group(await repository.snapshots()).by_name.values()
+    return await lay_out(repository, backup, rules)
+
+
+def shown(layout: Layout) -> dict[str, str]:
+    """Return the places by path, with the source of each."""
+    return {
+        b"/".join(path).decode("utf-8", "surrogateescape"): placement.source
+        for path, placement in layout.placed.items()
+    }
+
+
+def whole(layout: Layout) -> list[str]:
+    return [snapshot.id for snapshot in layout.whole]
+
+
+def absolute(repo: MemoryRepo, *paths: str) -> str:
+    """Save a tree in which each of these absolute paths is a folder with a file."""
+    top: Json = {}
+    for path in paths:
+        folder = top
+        for name in path.strip("/").split("/"):
+            folder = folder.setdefault(name, {})
+
+    def save(name: str, inner: Json) -> Json:
+        nodes = [save(below, deeper) for below, deeper in inner.items()]
+        return repo.folder(name, *(nodes or [repo.file("f.txt", name.encode())]))
+
+    return repo.tree(*(save(name, inner) for name, inner in top.items()))
+
+
+def ces_with(repo: MemoryRepo, *others: Json) -> Json:
+    """Return the folder ``ces`` with one volume of redmine and `others`."""
+    volumes = repo.folder("volumes", repo.folder("files", repo.file("f")))
+    return repo.folder("ces", repo.folder("redmine", volumes), *others)
+
+
+class TestOurTags:
+    """Snapshots whose tags say what they hold."""
+
+    async def test_a_dogus_volumes(self) -> None:
+        """The folder of all volumes comes apart; its attributes stay with each."""
+        repo = MemoryRepo()
+        tree = absolute(repo, f"{VOLUMES}/files", f"{VOLUMES}/plugins")
+        repo.snapshot(tree, [VOLUMES], tags=["A", "kind=volumes", "dogu=redmine"])
+        layout = await laid_out(repo)
+        assert shown(layout) == {
+            "redmine/volumes/files": f"{VOLUMES}/files",
+            "redmine/volumes/plugins": f"{VOLUMES}/plugins",
+        }
+        assert whole(layout) == []
+
+    async def test_single_volumes(self) -> None:
+        """Each at its path below ``volumes``, however deep."""
+        repo = MemoryRepo()
+        paths = [f"{VOLUMES}/files", f"{VOLUMES}/data/deep"]
+        tags = ["A", "kind=volumes", "dogu=redmine"]
+        repo.snapshot(absolute(repo, *paths), paths, tags=tags)
+        assert shown(await laid_out(repo)) == {
+            "redmine/volumes/files": paths[0],
+            "redmine/volumes/data/deep": paths[1],
+        }
+
+    async def test_the_dogu_is_the_tags(self) -> None:
+        """The tag wins over what the path says."""
+        repo = MemoryRepo()
+        path = f"{VOLUMES}/files"
+        repo.snapshot(absolute(repo, path), [path], tags=["A", "kind=volumes", "dogu=a/b"])
+        assert shown(await laid_out(repo)) == {"a%2Fb/volumes/files": path}
+
+    @pytest.mark.parametrize("tags", [["dogu=redmine"], []], ids=["dogu", "instance"])
+    async def test_metadata_and_registry(self, tags: list[str]) -> None:
+        """One file each, also when it came through stdin; without a dogu it is the instance's."""
+        repo = MemoryRepo()
+        for kind, name in (("metadata", "dogu.json"), ("registry", "registry.json")):
+            tree = repo.tree(repo.file(name, b"{}"))
+            repo.snapshot(tree, [f"/{name}"], tags=["A", f"kind={kind}", *tags])
+        layout = await laid_out(repo)
+        if tags:
+            assert shown(layout) == {
+                "redmine/dogu.json": "/dogu.json",
+                "redmine/registry.json": "/registry.json",
+            }
+            assert whole(layout) == []
+        else:  # there is no dogu.json of no dogu
+            assert shown(layout) == {"_instance/registry.json": "/registry.json"}
+            assert len(whole(layout)) == 1
+
+    async def test_the_instances_configuration(self) -> None:
+        """From ``etc`` on."""
+        repo = MemoryRepo()
+        paths = ["/root/of/instance/etc/ces", "/root/of/instance/etc/cesapp"]
+        repo.snapshot(absolute(repo, *paths), paths, tags=["A", "kind=configuration"])
+        assert shown(await laid_out(repo)) == {
+            "_instance/configuration/etc/ces": paths[0],
+            "_instance/configuration/etc/cesapp": paths[1],
+        }
+
+    async def test_a_kind_nobody_knows(self) -> None:
+        """Shown whole."""
+        repo = MemoryRepo()
+        snapshot = repo.snapshot(absolute(repo, "/data"), ["/data"], tags=["A", "kind=new"])
+        layout = await laid_out(repo)
+        assert (shown(layout), whole(layout)) == ({}, [snapshot])
+
+
+class TestPathsInTrees:
+    """restic stores absolute, relative and ``.`` backups in three ways."""
+
+    @pytest.mark.parametrize("depth", range(7))
+    async def test_a_relative_path(self, depth: int) -> None:
+        """The tree holds some end of the absolute path; where it begins makes no difference."""
+        repo = MemoryRepo()
+        path = "/var/lib/ces/redmine/volumes/files"
+        end = "/".join(path.split("/")[1 + min(depth, 5) :])
+        tree = absolute(repo, end) if depth < 6 else repo.tree(repo.file("f.txt", b"files"))
+        repo.snapshot(tree, [path], tags=["A"])
+        layout = await laid_out(repo)
+        assert shown(layout) == {"redmine/volumes/files": path}
+        assert whole(layout) == []
+        (placement,) = layout.placed.values()
+        # Only of a backup of "." it is the root, a node without a name.
+        assert placement.node.name == (b"" if depth == 6 else b"files")
+        repository = await repo.open()
+        assert placement.node.subtree is not None
+        assert list((await repository.tree(placement.node.subtree)).nodes) == [b"f.txt"]
+
+    async def test_relative_paths_from_the_same_folder(self) -> None:
+        """Each is found at its own end, though their base names are alike."""
+        repo = MemoryRepo()
+        paths = [f"/var/lib/ces/{dogu}/volumes/data" for dogu in ("redmine", "jenkins")]
+        tree = absolute(repo, "redmine/volumes/data", "jenkins/volumes/data")
+        repo.snapshot(tree, paths, tags=["A"])
+        layout = await laid_out(repo)
+        assert shown(layout) == {
+            "redmine/volumes/data": paths[0],
+            "jenkins/volumes/data": paths[1],
+        }
+        assert whole(layout) == []
+
+    async def test_base_names_that_restic_made_different(self) -> None:
+        """Which is which cannot be told: neither is placed, both are shown."""
+        repo = MemoryRepo()
+        paths = [f"/var/lib/ces/{dogu}/volumes/data" for dogu in ("redmine", "jenkins")]
+        snapshot = repo.snapshot(absolute(repo, "data", "data-1"), paths, tags=["A"])
+        layout = await laid_out(repo)
+        assert (shown(layout), whole(layout)) == ({}, [snapshot])
+
+    async def test_a_folder_that_holds_one_of_its_own_name(self) -> None:
+        """A backup of ``.`` in ``files`` that holds ``files`` and more is the root itself."""
+        repo = MemoryRepo()
+        path = f"{VOLUMES}/files"
+        tree = repo.tree(repo.folder("files"), repo.file("other", b"x"))
+        repo.snapshot(tree, [path], tags=["A"])
+        layout = await laid_out(repo)
+        (placement,) = layout.placed.values()
+        assert placement.node.name == b""
+        assert whole(layout) == []
+
+    async def test_what_no_path_leads_to_is_not_hidden(self) -> None:
+        """A tree that holds more than its paths say is shown whole as well."""
+        repo = MemoryRepo()
+        path = f"{VOLUMES}/files"
+        tree = absolute(repo, path, "/var/lib/other")
+        snapshot = repo.snapshot(tree, [path, "/gone"], tags=["A"])
+        layout = await laid_out(repo)
+        assert shown(layout) == {"redmine/volumes/files": path}
+        assert whole(layout) == [snapshot]
+
+    async def test_not_even_an_empty_folder_is_hidden(self) -> None:
+        """Beside what the paths lead to, or among what the rules look through."""
+        repo = MemoryRepo()
+        path = "/ces/redmine/volumes/files"
+        tree = repo.tree(ces_with(repo), repo.folder("empty"))
+        snapshot = repo.snapshot(tree, [path, "/gone"], tags=["A"])
+        assert whole(await laid_out(repo)) == [snapshot]
+        repo = MemoryRepo()
+        tree = repo.tree(ces_with(repo, repo.folder("empty")))
+        snapshot = repo.snapshot(tree, ["/ces"], tags=["A"])
+        layout = await laid_out(repo)
+        assert shown(layout) == {"redmine/volumes/files": path}
+        assert whole(layout) == [snapshot]
+
+    async def test_one_of_two_of_the_same_base_name_was_not_there(self) -> None:
+        """It cannot be told which: what is there is shown whole, the rest has its place."""
+        repo = MemoryRepo()
+        paths = [
+            f"/x/ces/{place}" for place in ("cas/volumes/d", "scm/volumes/d", "ldap/volumes/db")
+        ]
+        snapshot = repo.snapshot(absolute(repo, "d", "db"), paths, tags=["A"])
+        layout = await laid_out(repo)
+        assert shown(layout) == {"ldap/volumes/db": paths[2]}
+        assert whole(layout) == [snapshot]
+
+    async def test_a_path_that_was_not_there(self) -> None:
+        """It was asked for, but there was nothing to back up: nothing is missing."""
+        repo = MemoryRepo()
+        paths = [f"{VOLUMES}/files", f"{VOLUMES}/gone"]
+        repo.snapshot(absolute(repo, paths[0]), paths, tags=["A"])
+        layout = await laid_out(repo)
+        assert shown(layout) == {"redmine/volumes/files": paths[0]}
+        assert whole(layout) == []
+
+    @pytest.mark.parametrize("paths", [[], ["/"], ["/", "/var"]])
+    async def test_no_path_and_the_root(self, paths: list[str]) -> None:
+        """The root's content is looked through by the rules; without paths it is shown whole."""
+        repo = MemoryRepo()
+        tree = absolute(repo, f"{VOLUMES}/files", "/srv/other")
+        snapshot = repo.snapshot(tree, paths, tags=["A"])
+        layout = await laid_out(repo)
+        assert shown(layout) == ({"redmine/volumes/files": f"{VOLUMES}/files"} if paths else {})
+        assert whole(layout) == [snapshot]
+
+    async def test_an_empty_snapshot(self) -> None:
+        """No tree, or a tree without entries: still there."""
+        for tree in (None, "empty"):
+            repo = MemoryRepo()
+            snapshot = repo.snapshot(tree and repo.tree(), ["/data"], tags=["A"])
+            layout = await laid_out(repo)
+            assert (shown(layout), whole(layout)) == ({}, [snapshot])
+
+
+class TestRules:
+    """Snapshots of other tools: absolute host paths, bare Backup ID tags."""
+
+    async def test_dogus_and_volumes_in_one_snapshot_come_apart(self) -> None:
+        """From any folder above them."""
+        for path in ("/", "/var/lib/ces", "/var/lib/ces/"):
+            repo = MemoryRepo()
+            paths = [f"{VOLUMES}/files", f"{VOLUMES}/plugins", "/var/lib/ces/ldap/volumes/db"]
+            repo.snapshot(absolute(repo, *paths), [path], tags=["A"])
+            layout = await laid_out(repo)
+            assert shown(layout) == {
+                "redmine/volumes/files": paths[0],
+                "redmine/volumes/plugins": paths[1],
+                "ldap/volumes/db": paths[2],
+            }
+            assert whole(layout) == []
+
+    async def test_a_snapshot_placed_in_part_stands_whole_too(self) -> None:
+        """What no rule knows is not hidden."""
+        repo = MemoryRepo()
+        tree = absolute(repo, f"{VOLUMES}/files", "/var/lib/ces/redmine/other")
+        snapshot = repo.snapshot(tree, ["/var/lib/ces"], tags=["A"])
+        layout = await laid_out(repo)
+        assert shown(layout) == {"redmine/volumes/files": f"{VOLUMES}/files"}
+        assert whole(layout) == [snapshot]
+
+    async def test_volumes_that_are_no_folders(self) -> None:
+        """An empty volume has its place; an empty folder elsewhere is no part that is lost."""
+        repo = MemoryRepo()
+        tree = repo.tree(repo.path(f"{VOLUMES}/empty", repo.folder("empty")))
+        repo.snapshot(tree, [f"{VOLUMES}/empty"], tags=["A"])
+        layout = await laid_out(repo)
+        assert shown(layout) == {"redmine/volumes/empty": f"{VOLUMES}/empty"}
+        assert whole(layout) == []
+
+    @pytest.mark.parametrize(
+        ("name", "content", "place"),
+        [
+            ("dogu.json", b'{"Name": "official/redmine"}', "redmine/dogu.json"),
+            ("dogu.json", b'{"nAME": "jenkins"}', "jenkins/dogu.json"),
+            ("dogu.json", b'{"name": "evil/../.."}', "%2E./dogu.json"),
+            ("registry.json", b'{"/config/redmine/a": "1"}', "redmine/registry.json"),
+            ("registry.json", b'{"/config/_global/a": "1"}', "_instance/registry.json"),
+        ],
+    )
+    async def test_documents_say_themselves_whose_they_are(
+        self, name: str, content: bytes, place: str
+    ) -> None:
+        """Even without a folder of the dogu's name above, as from stdin."""
+        repo = MemoryRepo()
+        repo.snapshot(repo.tree(repo.file(name, content)), [f"/{name}"], tags=["A"])
+        layout = await laid_out(repo)
+        assert shown(layout) == {place: f"/{name}"}
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"", b"[]", b"{}", b"\xff", b'{"Name": 1}', b'{"Name": ""}', b"[" * 100_000,
+            b'{"a":' * 100_000, b"1" * 10_000,
+        ],
+    )  # fmt: skip
+    async def test_documents_that_say_nothing(self, content: bytes) -> None:
+        """Broken or hostile: the folder's name decides, without one they are shown whole."""
+        repo = MemoryRepo()
+        node = repo.file("dogu.json", content)
+        snapshot = repo.snapshot(repo.tree(node), ["/dogu.json"], tags=["A"])
+        layout = await laid_out(repo)
+        assert (shown(layout), whole(layout)) == ({}, [snapshot])
+        repo = MemoryRepo()
+        tree = repo.tree(repo.path("/x/redmine/dogu.json", repo.file("dogu.json", content)))
+        repo.snapshot(tree, ["/x/redmine/dogu.json"], tags=["A"])
+        assert shown(await laid_out(repo)) == {"redmine/dogu.json": "/x/redmine/dogu.json"}
+
+    async def test_a_document_that_is_larger_than_it_says(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The node's size is not trusted: its blobs tell how much would be read."""
+        monkeypatch.setattr("cesbrfs.catalog.layout._DOCUMENT_MAX", 100)
+        repo = MemoryRepo()
+        part = b'{"Name": "redmine", "x": "' + b"y" * 80
+        node = repo.file("dogu.json", part, b'"}', size=10)
+        snapshot = repo.snapshot(repo.tree(node), ["/dogu.json"], tags=["A"])
+        assert whole(await laid_out(repo)) == [snapshot]
+
+    async def test_a_folder_named_like_a_document(self) -> None:
+        """It is looked through like any other."""
+        repo = MemoryRepo()
+        snapshot = repo.snapshot(absolute(repo, "/x/dogu.json"), ["/x"], tags=["A"])
+        layout = await laid_out(repo)
+        assert (shown(layout), whole(layout)) == ({}, [snapshot])
+
+    async def test_other_rules(self) -> None:
+        """The settings' rules take the place of ours."""
+        repo = MemoryRepo()
+        repo.snapshot(absolute(repo, "/data/wiki/www"), ["/data"], tags=["A"])
+        rule = Rule(re.compile(r"/data/(?P<dogu>[^/]+)/(?P<volume>[^/]+)"), "volumes")
+        assert shown(await laid_out(repo, (rule,))) == {"wiki/volumes/www": "/data/wiki/www"}
+
+    async def test_a_rule_without_groups(self) -> None:
+        """Volumes of no dogu have no place; configuration needs none."""
+        repo = MemoryRepo()
+        snapshot = repo.snapshot(absolute(repo, "/data"), ["/data"], tags=["A"])
+        rule = Rule(re.compile("/data"), "volumes")
+        assert whole(await laid_out(repo, (rule,))) == [snapshot]
+        rule = Rule(re.compile("/data"), "configuration")
+        assert shown(await laid_out(repo, (rule,))) == {"_instance/configuration/data": "/data"}
+
+    def test_a_rule_of_a_kind_nobody_knows(self) -> None:
+        """It is refused where it is made."""
+        with pytest.raises(UsageError, match="kind"):
+            Rule(re.compile("x"), "volume")
+
+    async def test_folders_without_end(self) -> None:
+        """Only so deep, and only so many folders, are looked into; the rest is shown whole."""
+        repo = MemoryRepo()
+        deep = absolute(repo, "/a/b/c/d/e/f/g/h/ces/redmine/volumes/files")
+        snapshot = repo.snapshot(deep, ["/"], tags=["A"])
+        layout = await laid_out(repo)
+        assert (shown(layout), whole(layout)) == ({}, [snapshot])
+
+    async def test_names_that_are_not_utf8(self) -> None:
+        """A dogu's folder keeps its bytes, a volume's too."""
+        repo = MemoryRepo()
+        tree = repo.tree(
+            repo.folder("ces", repo.folder(r"d\xff", repo.folder("volumes", repo.folder(r"v\xfe"))))
+        )
+        repo.snapshot(tree, ["/"], tags=["A"])
+        layout = await laid_out(repo)
+        assert list(layout.placed) == [(b"d\xff", b"volumes", b"v\xfe")]
+        assert whole(layout) == []
+
+
+class TestClaims:
+    """Two parts that claim one place."""
+
+    async def test_the_newest_is_placed_the_others_stand_whole(self) -> None:
+        """Whatever order the files are listed in."""
+        repo = MemoryRepo()
+        path = f"{VOLUMES}/files"
+        ids = [
+            repo.snapshot(
+                absolute(repo, path),
+                [path, f"/gone/{day}"],
+                tags=["A"],
+                time=f"2026-01-0{day}T00:00:00Z",
+            )
+            for day in (2, 3, 1)
+        ]
+        layout = await laid_out(repo)
+        (placement,) = layout.placed.values()
+        assert placement.snapshot.id == ids[1]
+        assert sorted(whole(layout)) == sorted([ids[0], ids[2]])
+
+    async def test_one_within_the_other(self) -> None:
+        """A place below a taken one is taken, and so is one above."""
+        for first, second in (("data", "data/inner"), ("data/inner", "data")):
+            repo = MemoryRepo()
+            ids = [
+                repo.snapshot(
+                    absolute(repo, f"{VOLUMES}/{volume}"),
+                    [f"{VOLUMES}/{volume}"],
+                    tags=["A", "kind=volumes", "dogu=redmine"],
+                    time=time,
+                )
+                for volume, time in ((first, "2026-02-01T00:00:00Z"), (second, TIME_BEFORE))
+            ]
+            layout = await laid_out(repo)
+            assert list(shown(layout)) == [f"redmine/volumes/{first}"]
+            assert whole(layout) == [ids[1]]
+
+    async def test_two_paths_of_one_snapshot(self) -> None:
+        """Both cannot be shown there: the snapshot stands whole as well."""
+        repo = MemoryRepo()
+        paths = ["/one/ces/redmine/volumes/files", "/two/ces/redmine/volumes/files"]
+        snapshot = repo.snapshot(absolute(repo, *paths), paths, tags=["A"])
+        layout = await laid_out(repo)
+        assert list(shown(layout)) == ["redmine/volumes/files"]
+        assert whole(layout) == [snapshot]
+
+    async def test_a_name_too_long_for_a_folder(self) -> None:
+        """A tag may be longer than any name; its folder's name is cut."""
+        repo = MemoryRepo()
+        path = f"{VOLUMES}/files"
+        tags = ["A", "kind=volumes", "dogu=" + "x" * 300]
+        repo.snapshot(absolute(repo, path), [path], tags=tags)
+        ((dogu, *_),) = (await laid_out(repo)).placed
+        assert len(dogu) == 255
+
+
+TIME_BEFORE = "2026-01-01T00:00:00Z"
+
+
+async def test_a_snapshot_whose_tree_is_gone_is_shown_whole(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its reader gets the error; the backup's other snapshots keep their places."""
+    repo = MemoryRepo()
+    path = f"{VOLUMES}/files"
+    repo.snapshot(absolute(repo, path), [path], tags=["A"])
+    broken = repo.snapshot("ab" * 32, ["/var/lib/ces/ldap/volumes/db"], tags=["A"])
+    with caplog.at_level(logging.ERROR):
+        layout = await laid_out(repo)
+    assert shown(layout) == {"redmine/volumes/files": path}
+    assert whole(layout) == [broken]
+
+
+async def test_an_unreachable_storage_settles_nothing() -> None:
+    """A place must not be lost for good because the network was away for a moment."""
+    repo = MemoryRepo()
+    path = f"{VOLUMES}/files"
+    repo.snapshot(absolute(repo, path), [path], tags=["A"])
+    (pack,) = (name for kind, name in repo.storage.files if kind is FileType.PACK)
+    repo.storage.fail[FileType.PACK, pack] = RepositoryUnreachableError("away")
+    with pytest.raises(RepositoryUnreachableError):
+        await laid_out(repo)
+
+
+@pytest.mark.parametrize(
+    ("document", "dogu"),
+    [
+        ({"Name": "official/redmine"}, "redmine"),
+        ({"NAME": "redmine"}, "redmine"),
+        ({"name": "a/b/c"}, "c"),
+        ({"Name": "official/"}, None),
+        ({"Name": None}, None),
+        ({}, None),
+    ],
+)
+def test_the_dogu_of_a_dogu_json(document: dict[str, Any], dogu: str | None) -> None:
+    """The simple name counts, the keys in any case."""
+    assert dogu_of_metadata(document) == dogu
+
+
+@pytest.mark.parametrize(
+    ("keys", "owner"),
+    [
+        (["/config/redmine/a", "/dogu/redmine/current", "/dogu_v2/redmine/1"], "redmine"),
+        (["config/redmine/a"], "redmine"),
+        (["/config/_global/a"], "_instance"),
+        (["/config/backup/a"], "_instance"),
+        (["/config/redmine/a", "/config/ldap/a"], "_instance"),
+        (["/blueprint/x"], "_instance"),
+        (["/config/redmine/a", "other"], None),
+        (["/config"], None),
+        ([], None),
+    ],
+)
+def test_the_owner_of_a_registry_json(keys: list[str], owner: str | None) -> None:
+    """One dogu's, the instance's, or no registry at all."""
+    assert owner_of_registry(json.loads(json.dumps(dict.fromkeys(keys, "v")))) == owner
+
+
+class TestCopies:
+    """Several copies of a dogu's data: the one at the instance's own path has the place."""
+
+    OWN = "/var/lib/ces/redmine/volumes/files"
+    OLD = "/srv/old/ces/redmine/volumes/files"
+
+    @pytest.mark.parametrize("other", [OLD, "/a/ces/redmine/volumes/files", "/a" + OWN])
+    @pytest.mark.parametrize("order", [1, -1])
+    async def test_in_one_snapshot(self, other: str, order: int) -> None:
+        """Whatever the order of the paths, and whatever their names."""
+        repo = MemoryRepo()
+        paths = [self.OWN, other][::order]
+        snapshot = repo.snapshot(absolute(repo, *paths), paths, tags=["A"])
+        layout = await laid_out(repo)
+        assert shown(layout) == {"redmine/volumes/files": self.OWN}
+        assert [copy.source for copy in layout.copies] == [other]
+        assert whole(layout) == [snapshot]
+
+    @pytest.mark.parametrize("paths", [["/"], ["/home/me/root"]], ids=["root", "relative"])
+    async def test_found_by_the_search(self, paths: list[str]) -> None:
+        """Of the root, or of a folder that holds an instance: the path below it counts then."""
+        repo = MemoryRepo()
+        below = "" if paths == ["/"] else paths[0]
+        other = "/a/ces/redmine/volumes/files"
+        repo.snapshot(absolute(repo, self.OLD, self.OWN, other), paths, tags=["A"])
+        layout = await laid_out(repo)
+        assert shown(layout) == {"redmine/volumes/files": below + self.OWN}
+        copies = sorted(copy.source for copy in layout.copies)
+        assert copies == [below + other, below + self.OLD]
+
+    async def test_what_only_the_copy_has_is_not_mixed_in(self) -> None:
+        """A volume that was removed since, or one of a dogu that is not there any more."""
+        repo = MemoryRepo()
+        gone = "/srv/old/ces/redmine/volumes/plugins"
+        other = "/srv/old/ces/scm/volumes/data"
+        repo.snapshot(absolute(repo, self.OWN, gone, other), ["/"], tags=["A"])
+        layout = await laid_out(repo)
+        assert shown(layout) == {"redmine/volumes/files": self.OWN, "scm/volumes/data": other}
+        assert [copy.source for copy in layout.copies] == [gone]
+
+    async def test_a_newer_snapshot_of_the_copy(self) -> None:
+        """Its time does not make it the instance's."""
+        repo = MemoryRepo()
+        repo.snapshot(absolute(repo, self.OWN), [self.OWN], tags=["A"], time=TIME_BEFORE)
+        newer = repo.snapshot(absolute(repo, self.OLD), [self.OLD], tags=["A"])
+        layout = await laid_out(repo)
+        assert shown(layout) == {"redmine/volumes/files": self.OWN}
+        assert whole(layout) == [newer]
+
+    async def test_configuration(self) -> None:
+        """``/etc/ces`` goes before any other ``etc/ces``, which is not mixed in either."""
+        repo = MemoryRepo()
+        paths = ["/srv/old/etc/ces", "/srv/old/etc/cesapp", "/etc/ces"]
+        repo.snapshot(absolute(repo, *paths), paths, tags=["A"])
+        layout = await laid_out(repo)
+        assert shown(layout) == {"_instance/configuration/etc/ces": "/etc/ces"}
+        assert [copy.source for copy in layout.copies] == paths[:2]
+
+    async def test_no_copy_at_the_instances_path(self) -> None:
+        """The one with the shorter path; the other is named."""
+        repo = MemoryRepo()
+        paths = [self.OLD, "/data/ces/redmine/volumes/files"]
+        repo.snapshot(absolute(repo, *paths), paths, tags=["A"])
+        layout = await laid_out(repo)
+        assert shown(layout) == {"redmine/volumes/files": paths[1]}
+        assert [copy.source for copy in layout.copies] == [self.OLD]
+
+    async def test_an_original_has_no_place(self) -> None:
+        """What a rewrite took out of a snapshot is not shown from the original."""
+        repo = MemoryRepo()
+        secret = f"{VOLUMES}/secret"
+        original = repo.snapshot(absolute(repo, self.OWN, secret), [VOLUMES], tags=["A"])
+        repo.snapshot(absolute(repo, self.OWN), [VOLUMES], tags=["A", "rewrite"], original=original)
+        layout = await laid_out(repo)
+        assert shown(layout) == {"redmine/volumes/files": self.OWN}
+        assert whole(layout) == [original]
+
+    async def test_many_volumes_are_placed_in_linear_time(self) -> None:
+        """Each claims its place without a look at all others."""
+        layout = Layout()
+        node = Node(name=b"v", type="dir", mode=0o40755)
+        snapshot = Snapshot(id="ab" * 32, time_ns=0, tree=None)
+        for number in range(100_000):
+            path = (b"redmine", b"volumes", b"%d" % number)
+            assert layout.claim(Placement(path, snapshot, node, ""))
+        assert not layout.claim(Placement((b"redmine",), snapshot, node, ""))
+        assert not layout.claim(Placement((b"redmine", b"volumes", b"7", b"x"), snapshot, node, ""))

@@ -1,0 +1,439 @@
+"""Whether a backup is complete, incomplete or unverified, and what backup.json says of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, ClassVar
+
+import pytest
+
+from cesbrfs.catalog.backups import Backups, group
+from cesbrfs.catalog.layout import lay_out
+from cesbrfs.catalog.manifest import FailedPath, Manifest, Point, write_manifest
+from cesbrfs.catalog.status import Reports, Status, describe, report
+from cesbrfs.errors import BlobMissingError, DamagedError, RepositoryUnreachableError
+from cesbrfs.repo.repository import Repository
+from cesbrfs.repo.storage import FileType
+from cesbrfs.vfs.entries import SnapshotEntry, TreeRef
+from cesbrfs.vfs.tree import BackupTree
+from tests.support.memory_repo import Json, MemoryRepo
+
+VOLUME = "/var/lib/ces/redmine/volumes/files"
+
+
+def save_volume(repo: MemoryRepo, backup: str = "A", **fields: Any) -> str:
+    """Save a snapshot of a volume as our own backup does."""
+    tree = repo.tree(repo.path(VOLUME, repo.folder("files", repo.file("f.txt", b"content"))))
+    tags = [backup, "kind=volumes", "dogu=redmine"]
+    return repo.snapshot(tree, [VOLUME], **{"tags": tags} | fields)
+
+
+def save_manifest(repo: MemoryRepo, *points: Point, backup: str = "A", **fields: Any) -> str:
+    """Save a manifest of these points."""
+    data = write_manifest(Manifest(1, backup, "2026-11-22T20:30:00Z", "ces", list(points)))
+    tree = repo.tree(repo.file("manifest.json", data))
+    tags = [backup, "kind=manifest"]
+    return repo.snapshot(tree, ["/manifest.json"], **{"tags": tags} | fields)
+
+
+async def opened(repo: MemoryRepo) -> tuple[Repository, Backups]:
+    repository = await repo.open()
+    return repository, group(await repository.snapshots())
+
+
+async def status(repo: MemoryRepo) -> Status:
+    repository, backups = await opened(repo)
+    return (await report(repository, backups.find("A"))).status
+
+
+async def test_all_that_was_promised_is_there() -> None:
+    """Every point's snapshot, and nothing failed."""
+    repo = MemoryRepo()
+    save_manifest(repo, Point("volumes", "redmine", save_volume(repo), 7))
+    assert await status(repo) is Status.COMPLETE
+
+
+async def test_a_backup_that_other_tools_made() -> None:
+    """Nothing tells what it should hold."""
+    repo = MemoryRepo()
+    save_volume(repo, tags=["A"])
+    assert await status(repo) is Status.UNVERIFIED
+
+
+async def test_a_backup_of_ours_without_its_manifest() -> None:
+    """It was stopped on the way, or it is still being made."""
+    repo = MemoryRepo()
+    save_volume(repo)
+    assert await status(repo) is Status.INCOMPLETE
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        Point("volumes", "ldap", "ab" * 32, 7),
+        Point("volumes", "ldap", None, None, [FailedPath("/x", "denied")]),
+        Point("volumes", "ldap", None),
+        Point("volumes", "ldap", None, None, []),
+    ],
+    ids=["forgotten", "failed", "whole", "without a reason"],
+)
+async def test_a_point_that_is_missing(point: Point) -> None:
+    """Its snapshot is gone, or was never made, whether or not a reason was taken down."""
+    repo = MemoryRepo()
+    save_manifest(repo, Point("volumes", "redmine", save_volume(repo), 7), point)
+    assert await status(repo) is Status.INCOMPLETE
+    repository, backups = await opened(repo)
+    backup = backups.find("A")
+    said = describe(backup, await report(repository, backup))
+    assert said["missing"] == [
+        {
+            "kind": "volumes",
+            "dogu": "ldap",
+            "snapshot": point.snapshot,
+            "failed": [{"path": f.path, "error": f.error} for f in point.failed],
+        }
+    ]
+
+
+async def test_a_point_of_which_a_path_failed() -> None:
+    """The snapshot is there, a file of it is not."""
+    repo = MemoryRepo()
+    failed = [FailedPath("/x", "denied")]
+    save_manifest(repo, Point("volumes", "redmine", save_volume(repo), 7, failed))
+    assert await status(repo) is Status.INCOMPLETE
+
+
+async def test_snapshots_whose_ids_restic_changed() -> None:
+    """``restic tag`` and ``rewrite`` give new IDs and keep the old one as the original."""
+    repo = MemoryRepo()
+    old = save_volume(repo)
+    save_manifest(repo, Point("volumes", "redmine", old, 7))
+    repo.forget(old)
+    assert await status(repo) is Status.INCOMPLETE
+    save_volume(repo, original=old, username="somebody")
+    assert await status(repo) is Status.COMPLETE
+
+
+def saved_tree(repo: MemoryRepo, *files: Json) -> str:
+    """Save a tree that holds these files in the volume."""
+    return repo.tree(repo.path(VOLUME, repo.folder("files", *files)))
+
+
+class TestSuccessors:
+    """What restic made of a backup's snapshots."""
+
+    TAGS: ClassVar = ["A", "kind=volumes", "dogu=redmine"]
+
+    def backed_up(self, repo: MemoryRepo, *, with_tree: bool) -> tuple[str, str]:
+        """Make a backup of one volume; return its snapshot and that one's tree."""
+        tree = saved_tree(repo, repo.file("f", b"content"), repo.file("g", b"more"))
+        snapshot = repo.snapshot(tree, [VOLUME], tags=self.TAGS)
+        point = Point("volumes", "redmine", snapshot, 11)
+        if with_tree:
+            point.tree = tree
+        save_manifest(repo, point)
+        return snapshot, tree
+
+    @pytest.mark.parametrize("forget", [True, False], ids=["forgotten", "kept"])
+    @pytest.mark.parametrize("with_tree", [True, False], ids=["tree", "bytes"])
+    @pytest.mark.parametrize("tags", [[], ["repaired"], ["rewrite"]], ids=" ".join)
+    async def test_one_that_lost_content(
+        self, tags: list[str], *, with_tree: bool, forget: bool
+    ) -> None:
+        """As a repair leaves it, with empty files, or a rewrite without some."""
+        for files in (("f", b""), ("g", b"more")), (("g", b"more"),):
+            repo = MemoryRepo()
+            old, _ = self.backed_up(repo, with_tree=with_tree)
+            tree = saved_tree(repo, *(repo.file(*file) for file in files))
+            repo.snapshot(tree, [VOLUME], tags=self.TAGS + tags, original=old)
+            if forget:
+                repo.forget(old)
+            assert await status(repo) is Status.INCOMPLETE
+
+    @pytest.mark.parametrize("forget", [True, False], ids=["forgotten", "kept"])
+    @pytest.mark.parametrize("with_tree", [True, False], ids=["tree", "bytes"])
+    async def test_one_of_the_same_content(self, *, with_tree: bool, forget: bool) -> None:
+        """As ``restic tag`` and ``copy`` make it, also one after the other."""
+        repo = MemoryRepo()
+        old, tree = self.backed_up(repo, with_tree=with_tree)
+        tagged = repo.snapshot(tree, [VOLUME], tags=[*self.TAGS, "x=y"], original=old)
+        if forget:
+            repo.forget(old)
+        assert await status(repo) is Status.COMPLETE
+        repo.snapshot(tree, [VOLUME], tags=[*self.TAGS, "x=z"], original=tagged)
+        assert await status(repo) is Status.COMPLETE
+
+    async def test_one_whose_tree_cannot_be_read(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Where its bytes have to be counted."""
+        repo = MemoryRepo()
+        old, _ = self.backed_up(repo, with_tree=False)
+        repo.snapshot("ab" * 32, [VOLUME], tags=self.TAGS, original=old)
+        repo.forget(old)
+        assert await status(repo) is Status.INCOMPLETE
+        assert "A snapshot of backup A cannot be read" in caplog.text
+
+    async def test_trees_that_double_are_counted_once_each(self) -> None:
+        """2**60 paths: each tree is read once."""
+        repo = MemoryRepo()
+        node = repo.folder("files", repo.file("f", b"1234567"))
+        for _ in range(60):
+            node = repo.folder("files", node, dict(node, name="again"))
+        old = save_volume(repo)
+        save_manifest(repo, Point("volumes", "redmine", old, 7 << 60))
+        repo.forget(old)
+        repo.snapshot(repo.tree(node), [VOLUME], tags=self.TAGS, original=old)
+        assert await status(repo) is Status.COMPLETE
+
+    async def test_a_repaired_backup_of_another_tool(self) -> None:
+        """Restic's tag is enough: something was removed."""
+        repo = MemoryRepo()
+        save_volume(repo, tags=["A", "repaired"])
+        assert await status(repo) is Status.INCOMPLETE
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "other.json"])
+async def test_a_manifest_that_cannot_be_read(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It was there to promise something: the backup is not to be trusted."""
+    repo = MemoryRepo()
+    tree = repo.tree(repo.file(name, b"no json"))
+    repo.snapshot(tree, ["/manifest.json"], tags=["A", "kind=manifest"])
+    save_volume(repo)
+    assert await status(repo) is Status.INCOMPLETE
+    assert "manifest" in caplog.text
+
+
+async def test_a_manifest_whose_blob_is_damaged(caplog: pytest.LogCaptureFixture) -> None:
+    """A manifest that no pack holds whole counts as none."""
+    repo = MemoryRepo()
+    save_manifest(repo, Point("volumes", "redmine", save_volume(repo), 7))
+    for (kind, name), data in repo.storage.files.items():
+        if kind is FileType.PACK:
+            repo.storage.files[kind, name] = bytes(len(data))
+    assert await status(repo) is Status.INCOMPLETE
+    assert "cannot be read" in caplog.text
+
+
+async def test_an_unreachable_storage_settles_nothing() -> None:
+    """A complete backup must not be called incomplete because the network was away."""
+    repo = MemoryRepo()
+    save_manifest(repo, Point("volumes", "redmine", save_volume(repo), 7))
+    repository, backups = await opened(repo)
+    packs = [key for key in repo.storage.files if key[0] is FileType.PACK]
+    repo.storage.fail.update(dict.fromkeys(packs, RepositoryUnreachableError("away")))
+    reports = Reports(repository)
+    with pytest.raises(RepositoryUnreachableError):
+        await reports.of(backups.find("A"))
+    repo.storage.fail.clear()
+    assert (await reports.of(backups.find("A"))).status is Status.COMPLETE
+
+
+class TestLatest:
+    """Which backup ``latest`` stands for."""
+
+    async def latest(self, repo: MemoryRepo) -> str | None:
+        """Return the ID of the latest backup."""
+        repository, backups = await opened(repo)
+        found = await Reports(repository).latest(backups)
+        return found.id if found else None
+
+    async def test_none(self) -> None:
+        """An empty repository has none, and neither has one of incomplete backups only."""
+        repo = MemoryRepo()
+        assert await self.latest(repo) is None
+        save_volume(repo)
+        assert await self.latest(repo) is None
+
+    async def test_the_newest_complete_one(self) -> None:
+        """Newer incomplete and unverified ones do not count against it."""
+        repo = MemoryRepo()
+        for day, backup in enumerate(("A", "B"), 1):
+            time = f"2026-01-0{day}T00:00:00Z"
+            volume = save_volume(repo, backup, time=time)
+            whole = (Point("volumes", "redmine", volume), Point("registry", None, volume))
+            save_manifest(repo, *whole, backup=backup, time=time)
+        save_volume(repo, "C", time="2026-01-03T00:00:00Z")
+        save_volume(repo, time="2026-01-04T00:00:00Z", tags=["D"])
+        assert await self.latest(repo) == "B"
+
+    def whole(self, repo: MemoryRepo, backup: str, time: str, *tags: str) -> None:
+        """Save a complete backup of the whole instance."""
+        tags = (backup, "kind=volumes", "dogu=redmine", *tags)
+        volume = save_volume(repo, backup, time=time, tags=tags)
+        points = Point("volumes", "redmine", volume), Point("registry", None, volume)
+        save_manifest(repo, *points, backup=backup, time=time)
+
+    async def test_backups_that_never_are_the_latest(self) -> None:
+        """Of some dogus, safety backups, and those dated in the future."""
+        repo = MemoryRepo()
+        self.whole(repo, "A", "2026-01-01T00:00:00Z")
+        self.whole(repo, "safety", "2026-01-02T00:00:00Z", "purpose=safety")
+        self.whole(repo, "future", "2999-01-01T00:00:00Z")
+        volume = save_volume(repo, "part", time="2026-01-03T00:00:00Z")
+        save_manifest(repo, Point("volumes", "redmine", volume), backup="part")
+        save_volume(repo, time="2998-01-04T00:00:00Z", tags=["unverified"])
+        assert await self.latest(repo) == "A"
+
+    async def test_none_of_the_whole_instance(self) -> None:
+        """A backup of one dogu does not stand in for it."""
+        repo = MemoryRepo()
+        volume = save_volume(repo, "part")
+        save_manifest(repo, Point("volumes", "redmine", volume), backup="part")
+        assert await self.latest(repo) is None
+
+    async def test_else_the_newest_unverified_one(self) -> None:
+        """As in repositories of other tools."""
+        repo = MemoryRepo()
+        save_volume(repo, time="2026-01-01T00:00:00Z", tags=["A"])
+        save_volume(repo, time="2026-01-02T00:00:00Z", tags=["B"])
+        save_volume(repo, "C", time="2026-01-03T00:00:00Z")
+        assert await self.latest(repo) == "B"
+
+
+async def test_a_report_is_made_once_for_the_same_snapshots() -> None:
+    """It is made again when one comes or goes, and let go with its backup."""
+    repo = MemoryRepo()
+    volume = save_volume(repo)
+    manifest = save_manifest(repo, Point("volumes", "redmine", volume, 7))
+    repository, backups = await opened(repo)
+    reports = Reports(repository)
+    first = await reports.of(backups.find("A"))
+    repo.storage.reads.clear()
+    assert await reports.of(backups.find("A")) is first
+    assert repo.storage.reads == []
+    repo.forget(volume)
+    told = await reports.of(group(await repository.snapshots()).find("A"))
+    assert told.status is Status.INCOMPLETE
+    repo.forget(manifest)
+    await reports.latest(group(await repository.snapshots()))
+    assert reports._known == {}
+
+
+async def test_what_backup_json_says() -> None:
+    """Every snapshot with its place and size, escaped where a name is no text."""
+    repo = MemoryRepo()
+    tree = repo.tree(
+        repo.path("/ces/redmine/volumes/x", repo.folder(r"v\xff", repo.file("f", b"1234567")))
+    )
+    tags = ["A", "kind=volumes", "dogu=redmine"]
+    path = "/ces/redmine/volumes"
+    volume = repo.snapshot(tree, [path], tags=tags, time="2026-11-22T20:00:00Z")
+    save_manifest(repo, Point("volumes", "redmine", volume, 7, [FailedPath("/x", "denied")]))
+    repository, backups = await opened(repo)
+    backup = backups.find("A")
+    said: Json = describe(
+        backup, await report(repository, backup), await lay_out(repository, backup)
+    )
+    assert json.loads(json.dumps(said)) == {
+        "id": "A",
+        "time": "2026-11-22T20:00:00.000000000Z",
+        "status": "incomplete",
+        "size": 7,
+        "points": [
+            {
+                "kind": "volumes",
+                "dogu": "redmine",
+                "snapshot": volume,
+                "time": "2026-11-22T20:00:00.000000000Z",
+                "size": 7,
+                "paths": [path],
+                "shown": ["redmine/volumes/v\\xff"],
+                "failed": [{"path": "/x", "error": "denied"}],
+            }
+        ],
+        "missing": [],
+    }
+
+
+async def test_sizes_of_other_tools_backups() -> None:
+    """The sums of restic's summaries, and null where one snapshot has none."""
+    repo = MemoryRepo()
+    save_volume(repo, tags=["A"], summary={"total_bytes_processed": 5})
+    save_volume(repo, tags=["A", "B"], summary={"total_bytes_processed": 6})
+    save_volume(repo, tags=["B"])
+    repository, backups = await opened(repo)
+    sizes = [(await report(repository, backups.find(b))).size(backups.find(b)) for b in "AB"]
+    assert sizes == [11, None]
+
+
+async def test_a_manifest_without_points() -> None:
+    """An empty instance's backup promises nothing and holds it."""
+    repo = MemoryRepo()
+    save_manifest(repo)
+    assert await status(repo) is Status.COMPLETE
+
+
+@pytest.mark.parametrize("tree", [None, "00" * 32, "ab" * 32], ids=["null", "zeros", "lost"])
+class TestASnapshotWithoutATree:
+    """What it held is unknown: its backup is never complete, and never unverified."""
+
+    async def test_of_another_tool(self, tree: str | None) -> None:
+        """An older backup that can be read is `latest`, and kept by a policy, in its place."""
+        repo = MemoryRepo()
+        save_volume(repo, "A", tags=["A"], time="2026-11-01T00:00:00Z")
+        repo.snapshot(tree, [VOLUME], tags=["B"])
+        repository, backups = await opened(repo)
+        reports = Reports(repository)
+        assert (await reports.of(backups.find("B"))).status is Status.INCOMPLETE
+        assert (await reports.of(backups.find("A"))).status is Status.UNVERIFIED
+        assert await reports.latest(backups) is backups.find("A")
+        (reason,) = repository.damaged.values()
+        assert "backup B" in reason
+
+    async def test_that_a_manifest_names(self, tree: str | None) -> None:
+        """The manifest says that the backup was complete once."""
+        repo = MemoryRepo()
+        tags = ["A", "kind=volumes", "dogu=redmine"]
+        save_manifest(
+            repo,
+            Point("volumes", "redmine", save_volume(repo), 7),
+            Point("volumes", "ldap", repo.snapshot(tree, [VOLUME], tags=tags), 7),
+        )
+        repository, backups = await opened(repo)
+        reports = Reports(repository)
+        assert (await reports.of(backups.find("A"))).status is Status.INCOMPLETE
+        assert await reports.latest(backups) is None
+
+    async def test_is_shown_and_cannot_be_listed(self, tree: str | None) -> None:
+        """An empty folder in its place would be a lie."""
+        repo = MemoryRepo()
+        snapshot = repo.snapshot(tree, [VOLUME], tags=["A", "kind=volumes", "dogu=redmine"])
+        repository, backups = await opened(repo)
+        layout = await lay_out(repository, backups.find("A"))
+        assert (layout.placed, [s.id for s in layout.whole]) == ({}, [snapshot])
+        view = BackupTree(repository)
+        entry = await view.at((b"A", b"_snapshots", snapshot[:8].encode()))
+        with pytest.raises((DamagedError, BlobMissingError)):
+            await view.children(entry)
+        assert isinstance(entry, SnapshotEntry)
+        assert view.stored.entries_nowait(TreeRef.of(entry)) is None
+        with pytest.raises((DamagedError, BlobMissingError)):
+            await view.stored.rows(TreeRef.of(entry))
+
+
+async def test_a_tree_that_an_index_names_again() -> None:
+    """The index was repaired: the backup is as good as before."""
+    repo = MemoryRepo()
+    snapshot = save_volume(repo, tags=["A"])
+    files = repo.storage.files
+    lost = {key: files.pop(key) for key in list(files) if key[0] is FileType.INDEX}
+    repository, backups = await opened(repo)
+    reports = Reports(repository)
+    backup = backups.find("A")
+    assert (await reports.of(backup)).status is Status.INCOMPLETE
+    assert list(repository.damaged) == [f"trees/{snapshot}"]
+    files.update(lost)
+    await repository.root(backup.snapshots[0])
+    assert (await reports.of(backup)).status is Status.UNVERIFIED
+    assert not repository.damaged
+
+
+async def test_a_folder_without_a_tree_of_its_own() -> None:
+    """Every folder has one, also an empty one."""
+    repo = MemoryRepo()
+    repo.snapshot(repo.tree(repo.folder("d", subtree=None), repo.file("f", b"good")), tags=["A"])
+    view = BackupTree(await repo.open())
+    (snapshot,) = (await view.backups()).find("A").snapshots
+    top = (b"A", b"_snapshots", snapshot.id[:8].encode())
+    assert set(await view.children(await view.at(top))) == {b"d", b"f"}
+    with pytest.raises(DamagedError, match="no tree"):
+        await view.children(await view.at((*top, b"d")))

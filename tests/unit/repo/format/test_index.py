@@ -1,0 +1,177 @@
+"""The merged index: every place of every blob, and index files that cannot be right."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cesbrfs.errors import DamagedError
+from cesbrfs.repo.format.index import ROW_BYTES, Index, parse_segment
+from cesbrfs.repo.format.pack import BlobLocation, BlobType
+
+U32 = (1 << 32) - 1
+A, B, C = (bytes((byte,)) * 32 for byte in (0xAA, 0xBB, 0xCC))
+
+
+def entry(blob: bytes, kind: str = "data", **fields: Any) -> dict[str, Any]:
+    return {"id": blob.hex(), "type": kind, "offset": 0, "length": 132} | fields
+
+
+def index_file(*packs: tuple[bytes, list[dict[str, Any]]]) -> bytes:
+    return json.dumps(
+        {"packs": [{"id": pack.hex(), "blobs": blobs} for pack, blobs in packs]}
+    ).encode()
+
+
+def index_of(*files: bytes) -> Index:
+    return Index.of({str(at): parse_segment(data, "index") for at, data in enumerate(files)})
+
+
+def test_a_blob_is_known_by_type_and_id() -> None:
+    """A data blob and a tree blob may have the same ID."""
+    index = index_of(index_file((B, [entry(A, offset=1), entry(A, "tree", offset=2)])))
+    assert index.places(BlobType.DATA, A) == [BlobLocation(B, 1, 132, 100, compressed=False)]
+    assert index.places(BlobType.TREE, A) == [BlobLocation(B, 2, 132, 100, compressed=False)]
+    assert index.places(BlobType.DATA, B) == []
+    assert index.plain_length(A) == 100
+    assert index.plain_length(C) is None
+
+
+def test_compressed_blobs_have_a_length_of_their_own() -> None:
+    """Zero and null mean that the blob is not compressed."""
+    index = index_of(
+        index_file(
+            (C, [entry(A, uncompressed_length=5000)]),
+            (C, [entry(B, uncompressed_length=0), entry(B, "tree", uncompressed_length=None)]),
+        )
+    )
+    assert index.places(BlobType.DATA, A) == [BlobLocation(C, 0, 132, 5000, compressed=True)]
+    assert index.places(BlobType.DATA, B) == [BlobLocation(C, 0, 132, 100, compressed=False)]
+    assert index.places(BlobType.TREE, B) == [BlobLocation(C, 0, 132, 100, compressed=False)]
+
+
+def test_every_place_of_a_duplicate_is_kept() -> None:
+    """In two packs, of two index files, one of them compressed."""
+    index = index_of(
+        index_file((B, [entry(A)])),
+        index_file((C, [entry(A, uncompressed_length=100, length=60)])),
+    )
+    assert sorted(index.places(BlobType.DATA, A)) == [
+        BlobLocation(B, 0, 132, 100, compressed=False),
+        BlobLocation(C, 0, 60, 100, compressed=True),
+    ]
+
+
+def test_what_several_index_files_repeat_is_there_once() -> None:
+    """A pack may be spread over several files, and be named again in another."""
+    first = index_file((C, [entry(A)]))
+    second = index_file((C, [entry(B, offset=132)]), (C, [entry(A)]))
+    index = index_of(first, second, first)
+    assert len(index) == 2
+    assert index.tables[0].packs == C
+    assert index.stored_bytes == 264
+    assert len(index.places(BlobType.DATA, A)) == 1
+    assert len(index.places(BlobType.DATA, B)) == 1
+
+
+def test_an_id_is_not_found_across_rows() -> None:
+    """Bytes that look like an ID where none begins are passed over, and what follows is found."""
+    blob = b"\xaa\xaa" + bytes(14) + b"\xaa\xaa" + b"\xff" * 14
+    crossing = blob[16:] + struct.pack("<IIII", 0, 5, 132, 100)  # ends with the rest of blob's row
+    index = index_of(index_file((B, [entry(blob, offset=5)])))
+    assert index.places(BlobType.DATA, crossing) == []
+    index = index_of(index_file((B, [entry(blob, offset=5), entry(crossing, offset=9)])))
+    assert [place.offset for place in index.places(BlobType.DATA, crossing)] == [9]
+    assert [place.offset for place in index.places(BlobType.DATA, blob)] == [5]
+
+
+ids = st.sampled_from([bytes((a,)) * 31 + bytes((b,)) for a in (0, 1, 255) for b in (0, 1, 255)])
+blobs = st.tuples(
+    ids,
+    st.sampled_from(["data", "tree"]),
+    st.integers(0, U32),
+    st.integers(32, U32),
+    st.integers(0, U32),
+)
+
+
+@given(st.lists(st.lists(st.tuples(ids, st.lists(blobs, max_size=5)), max_size=3), max_size=3))
+def test_it_finds_what_a_dictionary_would(
+    files: list[list[tuple[bytes, list[tuple[bytes, str, int, int, int]]]]],
+) -> None:
+    """Any packs and blobs over any number of files, held against the obvious way."""
+    expected: dict[tuple[str, bytes], set[BlobLocation]] = {}
+    for packs in files:
+        for pack, held in packs:
+            for blob, kind, offset, length, unpacked in held:
+                place = BlobLocation(pack, offset, length, unpacked or length - 32, bool(unpacked))
+                expected.setdefault((kind, blob), set()).add(place)
+    index = index_of(
+        *(
+            index_file(
+                *(
+                    (pack, [
+                        entry(b, k, offset=o, length=n, uncompressed_length=u)
+                        for b, k, o, n, u in held
+                    ])
+                    for pack, held in packs
+                )
+            )
+            for packs in files
+        )
+    )  # fmt: skip
+    assert len(index) == sum(len(places) for places in expected.values())
+    for blob in (bytes((a,)) * 31 + bytes((b,)) for a in (0, 1, 255) for b in (0, 1, 2, 255)):
+        for wanted in BlobType:
+            found = index.places(wanted, blob)
+            assert len(found) == len(set(found))
+            assert set(found) == expected.get((wanted.name.lower(), blob), set())
+
+
+@pytest.mark.parametrize("content", ["{}", '{"packs": null}', '{"packs": []}'])
+def test_an_empty_index(content: str) -> None:
+    """A repository without a backup, or one whose index files were all emptied."""
+    index = index_of(content.encode())
+    assert len(index) == 0
+    assert index.places(BlobType.DATA, A) == []
+    assert Index([]).places(BlobType.TREE, bytes(32)) == []
+
+
+def test_nulls_and_superseded_files_are_passed_over() -> None:
+    """``supersedes`` of old versions, packs without blobs, fields of the future."""
+    content = {"supersedes": [A.hex()], "packs": [{"id": B.hex(), "blobs": None, "new": 1}]}
+    assert len(index_of(json.dumps(content).encode())) == 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"offset": -1}, {"offset": U32 + 1}, {"length": 31}, {"length": -1}, {"length": U32 + 1},
+        {"uncompressed_length": -1}, {"uncompressed_length": U32 + 1}, {"type": "other"},
+        {"type": None}, {"id": "ab"}, {"id": None}, {"offset": None}, {"length": 1 << 80},
+        {"offset": "0"}, {"length": 32.5},
+    ],
+)  # fmt: skip
+def test_an_absurd_entry_is_damage(fields: dict[str, Any]) -> None:
+    """Numbers that lie in no pack, and types nobody knows."""
+    with pytest.raises(DamagedError):
+        parse_segment(index_file((B, [entry(A, **fields)])), "index")
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b'{"packs": {}}', b'{"packs": [{"id": "ab"}]}'])
+def test_what_is_no_index_is_damage(data: bytes) -> None:
+    """Of another shape, or a pack without a proper name."""
+    with pytest.raises(DamagedError):
+        parse_segment(data, "index")
+
+
+def test_an_index_is_compact() -> None:
+    """A blob costs one row in its segment and one in the table, not a pile of objects."""
+    data = index_file((B, [entry(bytes((n,)) * 32) for n in range(256)]))
+    segment = parse_segment(data, "index")
+    assert len(segment.rows) == 256 * ROW_BYTES

@@ -1,0 +1,114 @@
+"""Trees on a disk of this machine are read in chunks: right, in few reads, whatever lies beside."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from cesbrfs.errors import DamagedError, StorageError
+from cesbrfs.repo.read.block_reader import BlockReader
+from cesbrfs.repo.repository import Repository
+from cesbrfs.repo.storage import FileType
+from cesbrfs.repo.storage.local import LocalStorage
+from cesbrfs.repo.storage.memory import MemoryStorage
+from cesbrfs.util.secret import Secret
+from tests.support.memory_repo import PASSWORD, MemoryRepo
+
+PACK = bytes(32)
+CONTENT = random.Random(9).randbytes(1_000_000)
+
+
+def packs() -> MemoryStorage:
+    """Return a storage with one pack of CONTENT."""
+    found = MemoryStorage()
+    found.files[FileType.PACK, PACK.hex()] = CONTENT
+    return found
+
+
+def on_disk(repo: MemoryRepo, folder: Path) -> LocalStorage:
+    """Write a repository's files to where restic has them."""
+    repo.flush()
+    for (kind, name), raw in repo.storage.files.items():
+        place = {
+            FileType.CONFIG: folder / "config",
+            FileType.PACK: folder / "data" / name[:2] / name,
+        }.get(kind, folder / kind.value / name)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(raw)
+    return LocalStorage(str(folder))
+
+
+async def test_a_walk_that_goes_backwards_takes_few_reads() -> None:
+    """Folders come after what lies in them, so that a walk meets their records in reverse."""
+    storage = packs()
+    chunks = BlockReader(storage)
+    for offset in range(900_000, 0, -1009):
+        assert await chunks.read(PACK, offset, 1009) == CONTENT[offset : offset + 1009]
+    assert len(storage.reads) == 4
+
+
+async def test_what_was_read_is_at_hand() -> None:
+    """A record's neighbours are there without waiting, the same bytes; what lies afar is not."""
+    chunks = BlockReader(packs())
+    assert chunks.at_hand(PACK, 5000, 100) is None
+    await chunks.read(PACK, 5000, 100)
+    assert chunks.at_hand(PACK, 200_000, 100) == CONTENT[200_000:200_100]
+    assert chunks.at_hand(PACK, 500_000, 100) is None
+    await chunks.forget(PACK)
+    assert chunks.at_hand(PACK, 5000, 100) is None
+
+
+async def test_a_record_that_lies_across_chunks() -> None:
+    """It is put together; it is never at hand by half."""
+    chunks = BlockReader(packs())
+    across = (256 << 10) - 50
+    assert await chunks.read(PACK, across, 100) == CONTENT[across : across + 100]
+    assert chunks.at_hand(PACK, across, 100) is None
+    assert chunks.at_hand(PACK, len(CONTENT) - 10, 100) is None
+
+
+async def test_what_cannot_be_read_beside_a_tree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bad block elsewhere in the chunk costs nothing but the chunk."""
+    repo = MemoryRepo()
+    inner = repo.folder("d", repo.file("f", b"content"))
+    snapshot = repo.snapshot(repo.tree(inner))
+    repository = await Repository.open(on_disk(repo, tmp_path), Secret(PASSWORD))
+    read = LocalStorage.read
+
+    async def broken(
+        self: LocalStorage,
+        kind: FileType,
+        name: str = "",
+        offset: int = 0,
+        length: int | None = None,
+    ) -> bytes:
+        if kind is FileType.PACK and (length or 1 << 30) > 100_000:
+            raise StorageError("input/output error")
+        return await read(self, kind, name, offset, length)
+
+    monkeypatch.setattr(LocalStorage, "read", broken)
+    (found,) = await repository.snapshots()
+    assert found.id == snapshot
+    root = await repository.root(found)
+    assert (await repository.tree(root.nodes[b"d"].subtree or b"")).nodes.keys() == {b"f"}
+
+
+async def test_a_pack_that_was_damaged_and_mended(tmp_path: Path) -> None:
+    """What was read of it before is not used again."""
+    repo = MemoryRepo()
+    repo.snapshot(repo.tree(repo.folder("d")))
+    storage = on_disk(repo, tmp_path)
+    repository = await Repository.open(storage, Secret(PASSWORD))
+    (name,) = (name for kind, name in repo.storage.files if kind is FileType.PACK)
+    pack = tmp_path / "data" / name[:2] / name
+    whole = pack.read_bytes()
+    pack.write_bytes(bytes(len(whole)))
+    (snapshot,) = await repository.snapshots()
+    with pytest.raises(DamagedError):
+        await repository.root(snapshot)
+    pack.write_bytes(whole)
+    assert (await repository.root(snapshot)).nodes.keys() == {b"d"}

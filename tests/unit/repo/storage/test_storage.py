@@ -1,0 +1,219 @@
+"""The storage protocol, held against the local storage and the one in memory alike."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from cesbrfs.errors import (
+    DamagedError,
+    FileMissingError,
+    RepositoryDeniedError,
+    RepositoryUnreachableError,
+    StorageError,
+    UsageError,
+)
+from cesbrfs.repo.location import Access, kind_of, local_folder
+from cesbrfs.repo.storage import FileType, HasAvailability, Storage, is_file_name, open_storage
+from cesbrfs.repo.storage.local import LocalStorage
+from cesbrfs.repo.storage.memory import MemoryStorage
+from cesbrfs.util.secret import Secret
+
+NAME = "0123456789abcdef" * 4
+OTHER = "fedcba9876543210" * 4
+LARGE = bytes(range(256)) * 2000
+
+Fill = Callable[[dict[tuple[FileType, str], bytes]], Storage]
+
+
+@pytest.fixture(params=["local", "memory"])
+def fill(request: pytest.FixtureRequest, tmp_path: Path) -> Fill:
+    """Make a storage with these files, by kind and name."""
+
+    def local(files: dict[tuple[FileType, str], bytes]) -> Storage:
+        for (kind, name), data in files.items():
+            path = tmp_path / kind / (name[:2] if kind is FileType.PACK else "") / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        return LocalStorage(str(tmp_path))
+
+    def memory(files: dict[tuple[FileType, str], bytes]) -> Storage:
+        storage = MemoryStorage()
+        storage.files.update(files)
+        return storage
+
+    return local if request.param == "local" else memory
+
+
+async def test_files_are_listed_by_kind(fill: Fill) -> None:
+    """With their sizes; a kind without files, or without a folder, is empty."""
+    storage = fill(
+        {
+            (FileType.SNAPSHOT, NAME): b"12345",
+            (FileType.SNAPSHOT, OTHER): b"",
+            (FileType.PACK, NAME): b"pack",
+            (FileType.PACK, OTHER): b"another",
+        }
+    )
+    assert sorted(await storage.list(FileType.SNAPSHOT)) == [(NAME, 5), (OTHER, 0)]
+    assert sorted(await storage.list(FileType.PACK)) == [(NAME, 4), (OTHER, 7)]
+    assert list(await storage.list(FileType.KEY)) == []
+    await storage.aclose()
+
+
+async def test_only_proper_names_are_listed(fill: Fill) -> None:
+    """Temporary files of restic, and whatever else lies about, are none of ours."""
+    strange = (NAME[:-1], NAME + "-tmp-123", NAME.upper(), "." + NAME[1:], "README", NAME + "\n")
+    files = dict.fromkeys([(FileType.INDEX, name) for name in strange], b"x")
+    storage = fill(files | {(FileType.INDEX, NAME): b"index"})
+    assert list(await storage.list(FileType.INDEX)) == [(NAME, 5)]
+    assert not any(is_file_name(name) for name in strange)
+
+
+async def test_reading_whole_files_and_parts(fill: Fill) -> None:
+    """From anywhere, of any length, small and large."""
+    storage = fill({(FileType.PACK, NAME): LARGE})
+    assert await storage.read(FileType.PACK, NAME) == LARGE
+    for offset, length in ((0, 0), (0, 10), (7, 300_000), (len(LARGE) - 3, 3), (len(LARGE), 0)):
+        part = await storage.read(FileType.PACK, NAME, offset, length)
+        assert part == LARGE[offset : offset + length]
+    assert await storage.read(FileType.PACK, NAME, 10) == LARGE[10:]
+
+
+async def test_a_file_that_is_not_there(fill: Fill) -> None:
+    """Whole or in part, and where the folder is missing too."""
+    storage = fill({(FileType.INDEX, OTHER): b""})
+    for kind in (FileType.INDEX, FileType.PACK):
+        with pytest.raises(FileMissingError):
+            await storage.read(kind, NAME)
+        with pytest.raises(FileMissingError):
+            await storage.read(kind, NAME, 0, 10)
+    with pytest.raises(FileMissingError):
+        await storage.read(FileType.CONFIG)
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, 11), (10, 1), (100, 1), (0, 1 << 20)])
+async def test_a_file_that_is_too_short(fill: Fill, offset: int, length: int) -> None:
+    """A truncated pack is damage, not a short answer."""
+    storage = fill({(FileType.PACK, NAME): b"0123456789"})
+    with pytest.raises(DamagedError):
+        await storage.read(FileType.PACK, NAME, offset, length)
+
+
+async def test_a_cancelled_read_ends(fill: Fill) -> None:
+    """A read inside a cancelled scope does not go on."""
+    storage = fill({(FileType.PACK, NAME): LARGE})
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await storage.read(FileType.PACK, NAME, 0, 10)
+    assert scope.cancelled_caught
+
+
+async def test_config_is_a_file_at_the_top(tmp_path: Path) -> None:
+    """And packs lie below the first two digits of their names."""
+    (tmp_path / "config").write_bytes(b"config")
+    (tmp_path / "data/01").mkdir(parents=True)
+    (tmp_path / "data/01" / NAME).write_bytes(b"pack")
+    storage = LocalStorage(str(tmp_path))
+    assert await storage.read(FileType.CONFIG) == b"config"
+    assert await storage.read(FileType.PACK, NAME) == b"pack"
+
+
+async def test_files_that_vanish_while_they_are_listed(tmp_path: Path) -> None:
+    """A file that another process removes during the listing does not hide all the others.
+
+    A link into nowhere is what the listing meets then: a name, and nothing behind it.
+    """
+    for folder in ("snapshots", "data/01"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / NAME).write_bytes(b"here")
+        (tmp_path / folder / OTHER).symlink_to("gone")
+    storage = LocalStorage(str(tmp_path))
+    assert list(await storage.list(FileType.SNAPSHOT)) == [(NAME, 4)]
+    assert list(await storage.list(FileType.PACK)) == [(NAME, 4)]
+
+
+async def test_no_folder_at_all(tmp_path: Path) -> None:
+    """Nothing is listed, config is missing: what that means is for others to say."""
+    storage = LocalStorage(str(tmp_path / "nothing"))
+    assert list(await storage.list(FileType.KEY)) == []
+    with pytest.raises(FileMissingError):
+        await storage.read(FileType.CONFIG)
+
+
+async def test_a_path_through_a_file_is_no_repository(tmp_path: Path) -> None:
+    """A wrong address must not look like a repository that is only missing."""
+    (tmp_path / "file").write_bytes(b"")
+    storage = LocalStorage(str(tmp_path / "file/repo"))
+    with pytest.raises(RepositoryUnreachableError, match="address"):
+        await storage.list(FileType.KEY)
+    with pytest.raises(RepositoryUnreachableError):
+        await storage.read(FileType.CONFIG)
+
+
+async def test_a_folder_in_the_place_of_a_file(tmp_path: Path) -> None:
+    """One file cannot be read: an error of the storage."""
+    (tmp_path / "index" / NAME).mkdir(parents=True)
+    storage = LocalStorage(str(tmp_path))
+    with pytest.raises(StorageError, match=NAME):
+        await storage.read(FileType.INDEX, NAME)
+
+
+async def test_a_refused_folder_is_denied_not_missing(tmp_path: Path) -> None:
+    """What may not be read must never look as if it did not exist."""
+    (tmp_path / "repo/keys").mkdir(parents=True)
+    (tmp_path / "repo/config").write_bytes(b"config")
+    storage = LocalStorage(str(tmp_path / "repo"))
+    (tmp_path / "repo").chmod(0)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(RepositoryDeniedError, match="permission"):
+            await storage.list(FileType.KEY)
+        with pytest.raises(RepositoryDeniedError):
+            await storage.read(FileType.CONFIG)
+    finally:
+        if root:
+            os.seteuid(0)
+        (tmp_path / "repo").chmod(0o700)
+
+
+def test_addresses_of_local_folders() -> None:
+    """With and without ``local:``; a Windows-like colon makes no other kind."""
+    assert local_folder("/srv/backup") == "/srv/backup"
+    assert local_folder("local:/srv/backup") == "/srv/backup"
+    assert local_folder("local:s3:odd") == "s3:odd"
+    assert local_folder("relative/path") == "relative/path"
+    assert local_folder("s3:https://host/bucket") is None
+    assert local_folder("sftp:user@host:/srv") is None
+    assert local_folder("rest:http://host/") is None
+    assert kind_of("rest:http://host/") == "rest"
+    assert kind_of("restful") == kind_of("rest/x:y") == kind_of("local:rest:x") == "local"
+
+
+def test_open_storage_takes_a_folder_and_refuses_nothing(tmp_path: Path) -> None:
+    """An empty address is a setting that is missing; the shown address has no secrets."""
+    storage = open_storage(Access(f"local:{tmp_path}", Secret(b"key")))
+    assert storage.display_url == str(tmp_path)
+    for empty in ("", "local:"):
+        with pytest.raises(UsageError):
+            open_storage(Access(empty, Secret(b"key")))
+
+
+async def test_a_network_is_met_with_patience() -> None:
+    """Nobody listens there: that is told after the seconds that were set, or those of opening."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    access = Access(f"rest:http://127.0.0.1:{port}/", Secret(b"key"), patience=0)
+    storage = open_storage(access)
+    assert isinstance(storage, HasAvailability)
+    with pytest.raises(RepositoryUnreachableError, match="refused"):
+        await storage.list(FileType.KEY)
+    assert storage.is_offline
+    await storage.aclose()

@@ -1,0 +1,342 @@
+"""Registry data out of a backup, into a file registry and a real etcd: plan, write, conflicts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import trio
+
+from cesbrfs.catalog.backups import Backup
+from cesbrfs.catalog.manifest import FailedPath, Manifest, Point, write_manifest
+from cesbrfs.ces.backup_config import backup_config
+from cesbrfs.ces.instance import Instance
+from cesbrfs.ces.redaction import MASK, is_secret, masked, masked_line
+from cesbrfs.ces.registry import Registry
+from cesbrfs.errors import BlueprintError, DamagedError, NotFoundError
+from cesbrfs.restore.blueprint import blueprint_id, require_same_blueprint
+from cesbrfs.restore.registry import (
+    KeyFailure,
+    RegistryPlan,
+    RegistryReport,
+    plan_registry,
+    write_registry,
+)
+from cesbrfs.vfs.tree import BackupTree
+from tests.support.memory_repo import MemoryRepo
+
+REDMINE = {
+    "/config/redmine/logging/root": "WARN",
+    "/config/redmine/sa-postgresql/password": "secret of redmine",
+    "/dogu/redmine/6.1-1": "{}",
+    "/dogu/redmine/current": "6.1-1",
+}
+INSTANCE = {
+    "/blueprint": json.dumps({"blueprintId": "one"}),
+    "/config/_global/fqdn": "ces.example.org",
+    "/config/backup/active": "true",
+}
+
+
+def save(repo: MemoryRepo, owner: str | None, document: object, *, backup: str = "A") -> str:
+    """Save a registry.json as our backups do."""
+    tags = [backup, "kind=registry", *([f"dogu={owner}"] if owner else [])]
+    content = document if isinstance(document, bytes) else json.dumps(document).encode()
+    tree = repo.tree(repo.file("registry.json", content))
+    return repo.snapshot(tree, ["/registry.json"], tags=tags)
+
+
+@pytest.fixture
+def repo() -> MemoryRepo:
+    """A repository with backup A, of redmine and of the instance."""
+    repo = MemoryRepo()
+    save(repo, "redmine", REDMINE)
+    save(repo, None, INSTANCE)
+    return repo
+
+
+@pytest.fixture
+def instance(registry: Registry, tmp_path: Path) -> Instance:
+    """An instance with an empty registry, of files and in etcd."""
+    return Instance(tmp_path / "root", registry)
+
+
+async def opened(repo: MemoryRepo) -> tuple[BackupTree, Backup]:
+    """Open the only backup."""
+    view = BackupTree(await repo.open())
+    return view, await view.find_backup("A")
+
+
+async def restored(instance: Instance, planned: RegistryPlan) -> RegistryReport:
+    """Write what was planned."""
+    report = RegistryReport(planned)
+    await write_registry(instance.registry, report)
+    return report
+
+
+async def required(view: BackupTree, backup: Backup, instance: Instance) -> None:
+    """Require the same blueprint, as the registry wants it."""
+    config = await backup_config(instance.registry)
+    await require_same_blueprint(view, backup, instance, config)
+
+
+def actions(planned: RegistryPlan) -> dict[str, str]:
+    return {change.key: change.action for change in planned.changes}
+
+
+async def test_all_goes_into_an_empty_registry(repo: MemoryRepo, instance: Instance) -> None:
+    """Everything is added; a second time nothing differs."""
+    view, backup = await opened(repo)
+    report = await restored(instance, await plan_registry(view, backup, instance))
+    assert (report.written, report.exit_code) == (7, 0)
+    live = (await instance.dogu_registry("redmine")).values
+    live |= (await instance.instance_registry()).values
+    assert live == REDMINE | INSTANCE
+    again = await plan_registry(view, backup, instance)
+    assert (again.changes, again.same, again.kept, again.refused) == ((), 7, (), ())
+
+
+async def test_the_plan_says_what_differs(repo: MemoryRepo, instance: Instance) -> None:
+    """New, changed, equal and additional keys are told apart, of the dogus that are chosen."""
+    view, backup = await opened(repo)
+    await instance.registry.set("/config/redmine/logging/root", "DEBUG")
+    await instance.registry.set("/config/redmine/extra", "mine")
+    await instance.registry.set("/dogu/redmine/6.1-1", "{}")
+    planned = await plan_registry(view, backup, instance, ["redmine"])
+    assert actions(planned) == {
+        "/config/redmine/logging/root": "change",
+        "/config/redmine/sa-postgresql/password": "add",
+        "/dogu/redmine/current": "add",
+    }
+    assert (planned.same, planned.kept) == (1, ("/config/redmine/extra",))
+    shown = json.dumps(planned.as_json())
+    assert "secret of redmine" not in shown
+    assert '"old": "DEBUG", "new": "WARN"' in shown
+    assert "secret of redmine" not in repr(planned)
+    deleting = await plan_registry(view, backup, instance, ["redmine"], delete=True)
+    assert actions(deleting)["/config/redmine/extra"] == "remove"
+    report = await restored(instance, deleting)
+    assert (report.written, report.removed, report.exit_code) == (3, 1, 0)
+    assert (await instance.dogu_registry("redmine")).values == REDMINE
+
+
+async def test_some_keys_alone(repo: MemoryRepo, instance: Instance) -> None:
+    """Keys and folders of keys can be named; one that is nowhere is an error."""
+    view, backup = await opened(repo)
+    planned = await plan_registry(view, backup, instance, keys=["/config/redmine/", "/blueprint"])
+    assert list(actions(planned)) == [
+        "/blueprint",
+        "/config/redmine/logging/root",
+        "/config/redmine/sa-postgresql/password",
+    ]
+    one = await plan_registry(view, backup, instance, [None], ["/config/backup/active"])
+    assert list(actions(one)) == ["/config/backup/active"]
+    for owners, key in (([], "/config/redmine/log"), ([None], "/config/redmine/logging")):
+        with pytest.raises(NotFoundError, match=key):
+            await plan_registry(view, backup, instance, owners, [key])
+    with pytest.raises(NotFoundError, match="redmin; did you mean 'redmine'"):
+        await plan_registry(view, backup, instance, ["redmin"])
+    with pytest.raises(NotFoundError, match="no registry data of jenkins; 'cesbr ls A' shows"):
+        await plan_registry(view, backup, instance, ["jenkins"])
+
+
+async def test_what_changes_meanwhile_is_not_written(repo: MemoryRepo, instance: Instance) -> None:
+    """Between plan and writing somebody else may write: that stays, and is told."""
+    view, backup = await opened(repo)
+    await instance.registry.set("/config/redmine/gone", "soon")
+    await instance.registry.set("/config/redmine/logging/root", "DEBUG")
+    planned = await plan_registry(view, backup, instance, ["redmine"], delete=True)
+    await instance.registry.set("/config/redmine/logging/root", "ERROR")
+    await instance.registry.set("/dogu/redmine/current", "7.0-1")
+    await instance.registry.set("/dogu/redmine/6.1-1", "{}")  # as it is to become
+    await instance.registry.delete("/config/redmine/gone")  # as it is to become
+    report = await restored(instance, planned)
+    assert report.conflicts == ["/config/redmine/logging/root", "/dogu/redmine/current"]
+    assert (report.written, report.removed, report.exit_code) == (2, 1, 3)
+    assert await instance.registry.get("/config/redmine/logging/root") == "ERROR"
+    assert await instance.registry.get("/dogu/redmine/current") == "7.0-1"
+
+
+async def test_a_dogu_counts_as_installed_last(repo: MemoryRepo, instance: Instance) -> None:
+    """What makes a dogu an installed one comes after all else, and goes before it."""
+    view, backup = await opened(repo)
+    planned = await plan_registry(view, backup, instance, ["redmine"])
+    assert [change.key for change in planned.changes][-2:] == [
+        "/dogu/redmine/6.1-1",
+        "/dogu/redmine/current",
+    ]
+    await restored(instance, planned)
+    empty = MemoryRepo()
+    save(empty, "redmine", {"/config/redmine/other": "x"})
+    view, backup = await opened(empty)
+    removing = await plan_registry(view, backup, instance, ["redmine"], delete=True)
+    assert [change.key for change in removing.changes][:2] == [
+        "/config/redmine/other",
+        "/dogu/redmine/current",
+    ]
+    await restored(instance, removing)
+    assert (await instance.dogu_registry("redmine")).values == {"/config/redmine/other": "x"}
+
+
+async def test_a_key_in_the_way_is_told(repo: MemoryRepo, instance: Instance) -> None:
+    """Where a folder is to become a value, or a value a folder, --delete makes room."""
+    view, backup = await opened(repo)
+    await instance.registry.set("/config/redmine/logging", "a value")
+    await instance.registry.set("/dogu/redmine/current/odd", "a folder")
+    report = await restored(instance, await plan_registry(view, backup, instance, ["redmine"]))
+    assert {failure.key for failure in report.failed} == {
+        "/config/redmine/logging/root",
+        "/dogu/redmine/current",
+    }
+    assert (report.written, report.exit_code) == (2, 3)
+    making_room = await plan_registry(view, backup, instance, ["redmine"], delete=True)
+    report = await restored(instance, making_room)
+    assert (report.failed, report.exit_code) == ([], 0)
+    assert (await instance.dogu_registry("redmine")).values == REDMINE
+
+
+async def test_what_the_backup_could_not_read_is_not_removed(
+    repo: MemoryRepo, instance: Instance
+) -> None:
+    """A key that failed in the backup may have been there: --delete leaves it alone."""
+    snapshot = save(repo, "cas", {"/config/cas/a": "1"})
+    failed = [FailedPath("/config/cas/broken", "unreadable")]
+    points = [Point("registry", "cas", snapshot, 10, failed)]
+    data = write_manifest(Manifest(1, "A", "2026-11-22T20:30:00Z", "ces", points))
+    tree = repo.tree(repo.file("manifest.json", data))
+    repo.snapshot(tree, ["/manifest.json"], tags=["A", "kind=manifest"])
+    view, backup = await opened(repo)
+    await instance.registry.set("/config/cas/broken/key", "precious")
+    await instance.registry.set("/config/cas/extra", "x")
+    planned = await plan_registry(view, backup, instance, ["cas"], delete=True)
+    assert actions(planned) == {"/config/cas/a": "add", "/config/cas/extra": "remove"}
+    assert planned.kept == ("/config/cas/broken/key",)
+
+
+async def test_what_does_not_belong_is_refused(instance: Instance) -> None:
+    """A registry.json can only restore the keys that it is for, and only texts."""
+    repo = MemoryRepo()
+    odd = {"config/redmine/a": "1", "/config/backup/encryption_key": "mine", "/config/redmine/n": 1}
+    save(repo, "redmine", odd)
+    view, backup = await opened(repo)
+    planned = await plan_registry(view, backup, instance, ["redmine"])
+    assert actions(planned) == {"/config/redmine/a": "add"}
+    assert {r.key for r in planned.refused} == {
+        "/config/backup/encryption_key",
+        "/config/redmine/n",
+    }
+    report = await restored(instance, planned)
+    assert (report.written, report.exit_code) == (1, 3)
+    save(repo, "cas", b"[]")
+    view, backup = await opened(repo)
+    with pytest.raises(DamagedError, match="no JSON object"):
+        await plan_registry(view, backup, instance, ["cas"])
+
+
+async def test_cancelled_it_can_be_done_again(repo: MemoryRepo, instance: Instance) -> None:
+    """What was written before ^C stays, is reported, and the rest is what a second run does."""
+    view, backup = await opened(repo)
+    report = RegistryReport(await plan_registry(view, backup, instance))
+    with trio.CancelScope() as scope:
+
+        def stop() -> None:
+            if report.settled == 3:
+                scope.cancel()
+
+        await write_registry(instance.registry, report, stop)
+    assert scope.cancelled_caught
+    assert report.written == 3
+    rest = await plan_registry(view, backup, instance)
+    assert (len(rest.changes), rest.same) == (4, 3)
+    assert (await restored(instance, rest)).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("saved", "live", "denied"),
+    [
+        ("one", "one", False),
+        ("one", "two", True),
+        ("one", None, True),
+        (None, None, False),
+        (None, "one", True),
+    ],
+)
+async def test_other_blueprints_are_denied(
+    saved: str | None, live: str | None, denied: bool, instance: Instance
+) -> None:
+    """With the key true only a backup of the same blueprint is restored; without, any."""
+    repo = MemoryRepo()
+    document = {"/config/_global/x": "1"}
+    if saved:
+        document["/blueprint/current"] = json.dumps({"BlueprintID": saved, "time": 1})
+    save(repo, None, document)
+    view, backup = await opened(repo)
+    if live:
+        await instance.registry.set("/blueprint/current", json.dumps({"blueprintId": live}))
+    await required(view, backup, instance)
+    await instance.registry.set("/config/backup/deny_cross_blueprint_restores", "true")
+    if not denied:
+        await required(view, backup, instance)
+        return
+    with pytest.raises(BlueprintError, match="deny_cross_blueprint_restores is true"):
+        await required(view, backup, instance)
+
+
+async def test_a_backup_that_does_not_tell_is_denied(instance: Instance) -> None:
+    """A backup of one dogu has no blueprint in it."""
+    repo = MemoryRepo()
+    save(repo, "redmine", REDMINE)
+    view, backup = await opened(repo)
+    await instance.registry.set("/config/backup/deny_cross_blueprint_restores", "true")
+    with pytest.raises(BlueprintError, match="does not tell"):
+        await required(view, backup, instance)
+
+
+def test_ids_of_blueprints() -> None:
+    """Only one id that is plainly told counts."""
+    assert blueprint_id({"/blueprint": '{"blueprintId": "x"}', "/blueprint/y": "[1]"}) == "x"
+    assert blueprint_id({"/a": '{"blueprintId": "x"}', "/b": '{"blueprintid": "y"}'}) is None
+    assert blueprint_id({"/a": "{", "/b": "x", "/c": '{"blueprintId": 1}'}) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("/config/backup/encryption_key", "x"),
+        ("/config/backup/s3_bucket_config/secret_access_key", "x"),
+        ("/config/backup/s3_bucket_config/access_key_id", "x"),
+        ("/config/redmine/sa-ldap/username", "x"),
+        ("/config/cas/ldap/Password", "x"),
+        ("/config/_global/certificate/server.key", "x"),
+        ("/config/x/anything", "-----BEGIN RSA PRIVATE KEY-----\nabc"),
+        ("/config/x/anything", "QUJD" * 86),
+        ("/config/x/anything", '{"encryption":{"type":"AES_GCM"},"value":"x"}'),
+    ],
+)
+def test_secrets_are_masked(key: str, value: str) -> None:
+    """Keys that sound secret and values that look so are hidden, also as one line."""
+    assert is_secret(key, value)
+    assert masked(key, value) == masked_line(key, value) == MASK
+
+
+def test_what_is_no_secret_is_shown() -> None:
+    """Ordinary values are as they are; a line is escaped, cut, and without a URL's password."""
+    assert not is_secret("/config/redmine/public.pem", "-----BEGIN RSA PUBLIC KEY-----")
+    assert not is_secret("/config/_global/key_provider", "oaesp")
+    assert masked("/config/x/y", None) is None
+    assert masked_line("/config/x/y", "two\nlines") == "two\\nlines"
+    assert len(masked_line("/config/x/y", "ab " * 100)) == 60
+    address = "rest:https://me:hidden@host/"
+    assert "hidden" not in masked_line("/config/backup/address", address)
+
+
+async def test_refused_keys_count_as_failed(repo: MemoryRepo, instance: Instance) -> None:
+    """Refused keys count from the start, so that no report looks better than it is."""
+    view, backup = await opened(repo)
+    planned = await plan_registry(view, backup, instance)
+    refused = KeyFailure("/x", "why")
+    report = RegistryReport(
+        RegistryPlan(planned.backup, planned.address, planned.changes, 0, refused=(refused,))
+    )
+    assert (report.failed, report.settled, report.exit_code) == ([refused], 0, 3)

@@ -1,0 +1,319 @@
+"""One file: written under a temporary name, checked, put in its place."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cesbrfs.errors import RestoreError, UsageError
+from cesbrfs.repo.format.model import Node
+from cesbrfs.restore.dirfd import DirFd, ForbiddenTargets, inspect, open_target, tell
+from cesbrfs.restore.metadata import FileMetadata, Warnings
+from cesbrfs.restore.writer import (
+    HOLE_BYTES,
+    AppearedError,
+    NewEntry,
+    NewFile,
+    NewLink,
+    make_folder,
+    solid,
+)
+
+_PLAIN = FileMetadata(Node(b"f", "file", stat.S_IFREG | 0o640, mtime_ns=1, atime_ns=2), b"f", False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An empty folder to restore into."""
+    made = tmp_path / "target"
+    made.mkdir()
+    return made
+
+
+@pytest.fixture
+def opened(folder: Path) -> Iterator[int]:
+    """A descriptor of that folder."""
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    yield descriptor
+    os.close(descriptor)
+
+
+def _written(folder: int, content: bytes) -> NewFile:
+    new = NewFile(folder)
+    new.write(content)
+    new.finish([hashlib.sha256(content).digest()], _PLAIN, Warnings())
+    return new
+
+
+_pieces = st.lists(st.tuples(st.booleans(), st.integers(1, 3 * HOLE_BYTES)), min_size=0, max_size=4)
+
+
+@given(_pieces, st.integers(0, 2 * HOLE_BYTES))
+def test_solid_leaves_out_nothing_but_zeros(pieces: list[tuple[bool, int]], offset: int) -> None:
+    """What is yielded is in order, and put into zeros it gives the data."""
+    data = b"".join((b"\1" if full else b"\0") * length for full, length in pieces)
+    rebuilt = bytearray(len(data))
+    last = 0
+    for start, end in solid(data, offset):
+        assert last <= start < end
+        rebuilt[start:end] = data[start:end]
+        last = end
+    assert rebuilt == data
+
+
+@pytest.mark.parametrize("offset", [0, 1, HOLE_BYTES - 1, HOLE_BYTES])
+def test_solid_finds_the_holes(offset: int) -> None:
+    """A whole block of zeros is left out wherever the data begins in the file."""
+    lead = (-offset) % HOLE_BYTES
+    data = b"x" * lead + bytes(HOLE_BYTES) + b"y"
+    found = list(solid(data, offset))
+    assert sum(end - start for start, end in found) == lead + 1
+
+
+def test_placed_file_has_all_of_it(folder: Path, opened: int) -> None:
+    """Content in several blobs, mode and times, and no temporary name stays."""
+    new = NewFile(opened)
+    blobs = [b"a" * 1000, bytes(200_000), b"b", bytes(100_000)]
+    for blob in blobs:
+        new.write(blob)
+    new.finish([hashlib.sha256(blob).digest() for blob in blobs], _PLAIN, Warnings())
+    new.place(b"f", replace=False)
+    new.discard()
+    assert os.listdir(folder) == ["f"]
+    status = (folder / "f").stat()
+    assert (stat.S_IMODE(status.st_mode), status.st_mtime_ns, status.st_atime_ns) == (0o640, 1, 2)
+    assert (folder / "f").read_bytes() == b"".join(blobs)
+
+
+def test_altered_file_is_not_placed(folder: Path, opened: int) -> None:
+    """What reads back differently from what was backed up is a failure."""
+    content = b"as it was backed up"
+    new = NewFile(opened)
+    new.write(content)
+    (temporary,) = folder.iterdir()
+    with temporary.open("r+b") as file:
+        file.write(b"X")
+    with pytest.raises(RestoreError, match="read back"):
+        new.finish([hashlib.sha256(content).digest()], _PLAIN, Warnings())
+    new.discard()
+    assert list(folder.iterdir()) == []
+
+
+def _read_from_disks() -> int:
+    """Return how many bytes this process has had read from disks."""
+    counts = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(counts["read_bytes"])
+
+
+@pytest.mark.parametrize("from_disk", [True, False])
+def test_verifying_reads_from_the_disk(folder: Path, opened: int, from_disk: bool) -> None:
+    """What the kernel still holds in memory proves nothing about the disk."""
+    control = folder / "control"
+    control.write_bytes(os.urandom(1 << 20))
+    with control.open("rb") as file:
+        os.fdatasync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        before = _read_from_disks()
+        file.read()
+    if _read_from_disks() - before < 1 << 20:
+        pytest.skip("no disk lies below this folder")
+    blobs = [os.urandom(1 << 20) for _ in range(3)]
+    new = NewFile(opened)
+    for blob in blobs:
+        new.write(blob)
+    before = _read_from_disks()
+    digests = [hashlib.sha256(blob).digest() for blob in blobs]
+    new.finish(digests, _PLAIN, Warnings(), from_disk=from_disk)
+    assert (_read_from_disks() - before >= 3 << 20) is from_disk
+    new.discard()
+
+
+@pytest.mark.parametrize("shape", ["shorter", "longer"])
+def test_file_of_another_size_is_caught(folder: Path, opened: int, shape: str) -> None:
+    """A file cut meanwhile is a failure; what was appended is cut off."""
+    content = b"as it was backed up"
+    new = NewFile(opened)
+    new.write(content)
+    (temporary,) = folder.iterdir()
+    os.truncate(temporary, 3 if shape == "shorter" else 300)
+    digests = [hashlib.sha256(content).digest()]
+    if shape == "shorter":
+        with pytest.raises(RestoreError):
+            new.finish(digests, _PLAIN, Warnings())
+    else:
+        new.finish(digests, _PLAIN, Warnings())
+        assert temporary.stat().st_size == len(content)
+    new.discard()
+
+
+def test_missing_blob_is_caught(opened: int) -> None:
+    """A file that got fewer blobs than its node names does not pass."""
+    new = NewFile(opened)
+    new.write(b"one")
+    with pytest.raises(RestoreError, match="Not all"):
+        new.finish([hashlib.sha256(b"one").digest()] * 2, _PLAIN, Warnings())
+    new.discard()
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "dangling", "folder"])
+def test_nothing_is_replaced_unasked(folder: Path, opened: int, kind: str) -> None:
+    """What appeared in the place of a new file stays, whatever it is."""
+    there = folder / "f"
+    match kind:
+        case "file":
+            there.write_text("theirs")
+        case "link":
+            (folder / "other").write_text("other")
+            there.symlink_to("other")
+        case "dangling":
+            there.symlink_to("nowhere")
+        case _:
+            there.mkdir()
+    before = there.lstat()
+    new = _written(opened, b"ours")
+    with pytest.raises(AppearedError):
+        new.place(b"f", replace=False)
+    new.discard()
+    assert there.lstat() == before
+    assert not list(folder.glob(".cesbr-*"))
+
+
+def test_link_is_replaced_and_not_followed(folder: Path, opened: int) -> None:
+    """Replacing a symlink leaves what it led to alone."""
+    (folder / "other").write_text("other")
+    (folder / "f").symlink_to("other")
+    new = _written(opened, b"ours")
+    new.place(b"f", replace=True)
+    new.discard()
+    assert (folder / "other").read_text() == "other"
+    assert not (folder / "f").is_symlink()
+    assert (folder / "f").read_bytes() == b"ours"
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_place_without_hard_links(
+    folder: Path, opened: int, there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the file system has no hard links, a rename does it, and still replaces nothing."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if there:
+        (folder / "f").write_text("theirs")
+    new = _written(opened, b"ours")
+    monkeypatch.setattr(os, "link", refuse)
+    if there:
+        with pytest.raises(AppearedError):
+            new.place(b"f", replace=False)
+    else:
+        new.place(b"f", replace=False)
+    new.discard()
+    assert os.listdir(folder) == ["f"]
+    assert (folder / "f").read_text() == ("theirs" if there else "ours")
+
+
+def test_link_to_a_replaced_file_is_not_made(folder: Path, opened: int) -> None:
+    """A further name is linked only to the very file that was restored."""
+    (folder / "first").write_text("restored")
+    status = (folder / "first").stat()
+    other = (status.st_dev, status.st_ino + 1)
+    with pytest.raises(RestoreError, match="replaced"):
+        NewLink(opened, opened, b"first", other)
+    new: NewEntry = NewLink(opened, opened, b"first", (status.st_dev, status.st_ino))
+    new.place(b"second", replace=False)
+    new.discard()
+    assert sorted(os.listdir(folder)) == ["first", "second"]
+
+
+def test_folder_may_be_there_but_nothing_else(folder: Path, opened: int) -> None:
+    """A folder that appeared is used; a symlink to one is not."""
+    assert make_folder(opened, b"new")
+    assert stat.S_IMODE((folder / "new").stat().st_mode) == 0o700
+    assert not make_folder(opened, b"new")
+    (folder / "link").symlink_to("new")
+    with pytest.raises(AppearedError):
+        make_folder(opened, b"link")
+
+
+def test_descent_follows_no_link(tmp_path: Path) -> None:
+    """The target may be a symlink; a symlink below it is not gone through."""
+    (tmp_path / "real/a/b").mkdir(parents=True)
+    (tmp_path / "target").symlink_to("real")
+    (tmp_path / "real/link").symlink_to("a")
+    target = open_target(tmp_path / "target", create=True)
+    try:
+        with DirFd(target) as descent:
+            inner = os.stat(descent.open([b"a", b"b"]))
+            assert (inner.st_dev, inner.st_ino) == _identity(tmp_path / "real/a/b")
+            assert os.stat(descent.open([])).st_ino == (tmp_path / "real").stat().st_ino
+            for parts in ([b"link"], [b"link", b"b"]):
+                with pytest.raises(OSError, match="Not a directory"):
+                    descent.open(parts)
+            again = os.stat(descent.open([b"a"]))
+            assert (again.st_dev, again.st_ino) == _identity(tmp_path / "real/a")
+    finally:
+        os.close(target)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
+def test_new_target_is_its_owners_alone(tmp_path: Path) -> None:
+    """A target that is made can be looked into by nobody else; one that exists keeps its mode."""
+    os.close(open_target(tmp_path / "a/b", create=True))
+    assert stat.S_IMODE((tmp_path / "a/b").stat().st_mode) == 0o700
+    (tmp_path / "there").mkdir(mode=0o755)
+    os.close(open_target(tmp_path / "there", create=True))
+    assert stat.S_IMODE((tmp_path / "there").stat().st_mode) == 0o755
+
+
+@pytest.mark.parametrize("target", ["kept", "kept/new", "kept/a/b/new", "link/x", "file"])
+def test_targets_that_are_refused(tmp_path: Path, target: str) -> None:
+    """No target is in a guarded folder, through a symlink neither, and none is a file."""
+    (tmp_path / "kept/a").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("kept")
+    (tmp_path / "file").touch()
+    guard = ForbiddenTargets.of({str(tmp_path / "kept"): "the repository"})
+    with pytest.raises(UsageError):
+        inspect(tmp_path / target, guard)
+    assert not inspect(tmp_path / "elsewhere/new", guard).exists
+    assert inspect(tmp_path, guard).exists
+
+
+def test_whole_devices_are_guarded(tmp_path: Path) -> None:
+    """Nothing is restored into a mount of backups."""
+    guard = ForbiddenTargets(devices={tmp_path.stat().st_dev: "a mount of the backups"})
+    with pytest.raises(UsageError, match="mount"):
+        inspect(tmp_path / "new", guard)
+
+
+def test_notes_tell_each_kind_once() -> None:
+    """What befell many files is one sentence with the first of them."""
+    notes = Warnings()
+    for name in (b"a", b"b", b"c"):
+        notes.add("The owner could not be set", name, "do this")
+    notes.add("The mode could not be set", b"x\n")
+    assert notes.sentences() == [
+        "The owner could not be set: 'a' and 2 more; do this.",
+        "The mode could not be set: 'x\\n'.",
+    ]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EIO, errno.ELOOP])
+def test_errors_say_what_to_do(number: int) -> None:
+    """An error of the system becomes one sentence with a hint."""
+    said = tell(OSError(number, "x"))
+    assert said.startswith(os.strerror(number))
+    assert said.endswith(".")
+    assert ":" in said

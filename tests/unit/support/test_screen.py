@@ -1,0 +1,62 @@
+"""The recorded session: how lines become a picture, and that text and picture agree."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from tests.sample.screen import Run, Style, picture, plain, runs, width
+from tests.support.project import PROJECT
+
+_DOCS = PROJECT / "docs"
+_TEXT = "{http://www.w3.org/2000/svg}text"
+
+
+def test_colours_are_taken_apart() -> None:
+    """Styles add up until they are taken back; columns count cells, not characters."""
+    line = "a\x1b[1mb\x1b[34m字c\x1b[39md\x1b[0m e\x1b[38;5;1mf\x1b[4;93mg"
+    bold, blue = Style(bold=True), Style("#79c0ff", bold=True)
+    assert list(runs(line)) == [
+        Run("a", Style(), 0),
+        Run("b", bold, 1),
+        Run("字c", blue, 2),
+        Run("d", bold, 5),
+        Run(" e", Style(), 6),
+        Run("f", Style("#ff7b72"), 8),
+        Run("g", Style("#f2cc60", underlined=True), 9),
+    ]
+    assert plain(line + "  ") == "ab字cd efg"
+    assert width("e\u0301字") == 3
+
+
+def test_pictures_are_well_formed() -> None:
+    """Whatever a line holds is text; it needs no font and no file from elsewhere."""
+    made = picture(["<a> & \"b\" 'c'", "", "  \x1b[1mx"], "1 < 2")
+    root = ET.fromstring(made)  # noqa: S314 - our own
+    texts = list(root.iter(_TEXT))
+    assert [text.text for text in texts] == ["<a> & \"b\" 'c'", "x"]
+    assert texts[1].get("class") == "b"
+    assert float(texts[1].get("x") or 0) > float(texts[0].get("x") or 0)
+    assert "url(" not in made
+    assert made.count("http") == 1  # the namespace
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "cesbr> find ", "cesbr> versions ", "It is gone since backup", "cesbr> diff ",
+        "cesbr> select ", "cesbr> plan ", "cesbr> restore ", "Restoring ", "cesbr: Interrupted",
+        "cesbr> restore --resume", "Done already:", "Restored before:",
+    ],
+)  # fmt: skip
+def test_the_recorded_session_shows_each_step(step: str) -> None:
+    """What the documentation shows is what it says it shows."""
+    assert step in (_DOCS / "session.txt").read_text()
+
+
+def test_text_and_picture_are_of_one_session() -> None:
+    """Every word of the text stands in the picture."""
+    root = ET.parse(_DOCS / "session.svg").getroot()  # noqa: S314 - our own
+    shown = " ".join(str(text.text) for text in root.iter(_TEXT))
+    assert shown.split() == (_DOCS / "session.txt").read_text().split()
