@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from cesbrfs.errors import CesbrError, DamagedError
+from cesbrfs.repo.format.crypto import Keys, keys_from_bytes
 from cesbrfs.repo.format.model import KeyFile, parse_key_file
 from cesbrfs.repo.location import local_folder
 from cesbrfs.util.secret import Secret, redact
@@ -54,6 +55,11 @@ def scrypt_key(password: bytes, key_file: KeyFile) -> bytes:
         return Scrypt(salt=salt, length=64, n=cost, r=block, p=parallel).derive(password)
     except ValueError as error:
         raise DamagedError(f"A key file has parameters scrypt refuses ({error}).") from error
+
+
+def derive_keys(password: bytes, key_file: KeyFile) -> Keys:
+    """Derive the keys that decrypt `key_file` from `password`; raises what `scrypt_key` raises."""
+    return keys_from_bytes(scrypt_key(password, key_file))
 
 
 class _Derivation(threading.Thread):

@@ -17,7 +17,13 @@ from cesbrfs.errors import (
     StorageError,
     WrongKeyError,
 )
-from cesbrfs.repo.format.crypto import BadMacError, Keys, open_master_key, open_record
+from cesbrfs.repo.format.crypto import (
+    BadMacError,
+    Keys,
+    keys_from_bytes,
+    open_master_key,
+    open_record,
+)
 from cesbrfs.repo.format.model import Config, KeyFile, parse_config, parse_key_file
 from cesbrfs.repo.kdf import ALL_WORK_MAX, USUAL_WORK, derived, work_of
 from cesbrfs.repo.read.unpacked import raise_if_too_large, read_checked, unforeseen, verify_name
@@ -113,7 +119,7 @@ class _Trial:
         self.name, self.raw = name, raw
         try:
             return await trio.to_thread.run_sync(
-                open_master_key, key_file, self._password.value, derived, abandon_on_cancel=True
+                _open_master_key, key_file, self._password.value, abandon_on_cancel=True
             )
         except BadMacError:
             return None
@@ -136,6 +142,10 @@ class _Trial:
             f"The encryption key is wrong for the repository at {self._storage.display_url}: {tried}"
             " opened by it; set the key this repository was made with."
         )
+
+
+def _open_master_key(key_file: KeyFile, password: bytes) -> Keys:
+    return open_master_key(keys_from_bytes(derived(password, key_file)), key_file)
 
 
 async def _has_config(storage: Storage) -> bool:

@@ -24,6 +24,7 @@ import zstandard
 from cesbrfs.repo.format.crypto import Keys, open_master_key, seal_record
 from cesbrfs.repo.format.model import parse_key_file
 from cesbrfs.repo.format.pack import decode_unpacked
+from cesbrfs.repo.kdf import derive_keys
 from tests.bench.grown import grow
 from tests.support import restic_repo
 
@@ -374,7 +375,8 @@ def _write_text(target: Path, size: int) -> None:
 
 def _keys(folder: Path) -> Keys:
     (path,) = (folder / "keys").iterdir()
-    return open_master_key(parse_key_file(path.read_bytes()), PASSWORD.encode())
+    key_file = parse_key_file(path.read_bytes())
+    return open_master_key(derive_keys(PASSWORD.encode(), key_file), key_file)
 
 
 def _write(folder: Path, keys: Keys, document: bytes) -> str:

@@ -18,9 +18,10 @@ from typing import Any, Final
 
 import zstandard
 
-from cesbrfs.repo.format.crypto import Keys, derive, seal_record
+from cesbrfs.repo.format.crypto import Keys, seal_record
 from cesbrfs.repo.format.model import KeyFile
 from cesbrfs.repo.format.pack import BlobType
+from cesbrfs.repo.kdf import derive_keys
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import FileInfo, FileType
 from cesbrfs.repo.storage.memory import MemoryStorage
@@ -109,7 +110,7 @@ class MemoryRepo:
             "encrypt": _base64(self.keys.encrypt),
         }
         nonce = next(self._nonces).to_bytes(16, "big")
-        sealed = seal_record(derive(password, key_file), json.dumps(master).encode(), nonce)
+        sealed = seal_record(derive_keys(password, key_file), json.dumps(master).encode(), nonce)
         content = {
             "created": TIME,
             "username": "root",

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from cesbrfs.repo.format import crypto
 from cesbrfs.repo.format.model import KeyFile, parse_key_file
+from cesbrfs.repo.kdf import derive_keys
 from cesbrfs.repo.location import Access
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import open_storage
@@ -155,7 +156,7 @@ def _write_key(repo: ResticRepo, made: _Made) -> None:
 def _read(repo: ResticRepo) -> _Made:
     (path,) = (repo.folder / "keys").iterdir()
     key_file = parse_key_file(path.read_bytes())
-    keys = crypto.derive(repo.password.encode(), key_file)
+    keys = derive_keys(repo.password.encode(), key_file)
     master = crypto.open_record(keys, key_file.data or b"")
     return _Made((repo.folder / "config").read_bytes(), json.loads(path.read_bytes()), master)
 
@@ -163,7 +164,7 @@ def _read(repo: ResticRepo) -> _Made:
 def _seal_cheaply(made: _Made, password: bytes) -> bytes:
     """Return a key file with the same master key, which scrypt opens in a millisecond."""
     new = KeyFile(kdf="scrypt", N=2, r=8, p=1, salt=os.urandom(64))
-    sealed = crypto.seal_record(crypto.derive(password, new), made.master, os.urandom(16))
+    sealed = crypto.seal_record(derive_keys(password, new), made.master, os.urandom(16))
     fields = made.fields | {
         "N": new.N,
         "r": new.r,

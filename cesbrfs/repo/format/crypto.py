@@ -8,7 +8,6 @@ after its tag was verified.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,7 +19,6 @@ from cryptography.hazmat.primitives.poly1305 import Poly1305
 
 from cesbrfs.errors import DamagedError
 from cesbrfs.repo.format.model import KeyFile, MasterKey, parse_master_key
-from cesbrfs.repo.kdf import scrypt_key
 
 OVERHEAD: Final = 32
 """Bytes that a record is longer than its plaintext."""
@@ -59,24 +57,17 @@ class Keys:
         return pair
 
 
-def derive(
-    password: bytes, key_file: KeyFile, stretched: Callable[[bytes, KeyFile], bytes] = scrypt_key
-) -> Keys:
-    """Turn the password into the keys that open `key_file`; raises what `stretched` raises."""
-    raw = stretched(password, key_file)
+def keys_from_bytes(raw: bytes) -> Keys:
+    """Split the 64 bytes of a key derivation into encryption key, MAC key and MAC nonce key."""
     return Keys(raw[:32], raw[32:48], raw[48:64])
 
 
-def open_master_key(
-    key_file: KeyFile,
-    password: bytes,
-    stretched: Callable[[bytes, KeyFile], bytes] = scrypt_key,
-) -> Keys:
-    """Open the master key in `key_file`; BadMacError when the password is not its own."""
-    master = parse_master_key(
-        open_record(derive(password, key_file, stretched), key_file.data or b"")
-    )
-    return _keys(master)
+def open_master_key(user_keys: Keys, key_file: KeyFile) -> Keys:
+    """Decrypt the master key in `key_file`.
+
+    `user_keys` are derived from the password. Raises BadMacError when the password is wrong.
+    """
+    return _keys(parse_master_key(open_record(user_keys, key_file.data or b"")))
 
 
 def _keys(master: MasterKey) -> Keys:

@@ -15,12 +15,12 @@ from cesbrfs.errors import DamagedError
 from cesbrfs.repo.format.crypto import (
     BadMacError,
     Keys,
-    derive,
     open_master_key,
     open_record,
     seal_record,
 )
 from cesbrfs.repo.format.model import KeyFile, parse_key_file
+from cesbrfs.repo.kdf import derive_keys
 from cesbrfs.repo.storage import FileType
 from tests.support.memory_repo import PASSWORD, MemoryRepo
 
@@ -77,7 +77,7 @@ def test_the_vectors_of_scrypt(
     password: bytes, salt: bytes, cost: int, block: int, parallel: int, raw: str
 ) -> None:
     """The derived key is the one of RFC 7914, cut into encryption key, k and r."""
-    keys = derive(password, KeyFile("scrypt", cost, block, parallel, salt))
+    keys = derive_keys(password, KeyFile("scrypt", cost, block, parallel, salt))
     assert (keys.encrypt + keys.mac_k + keys.mac_r).hex() == raw
 
 
@@ -150,16 +150,16 @@ def test_another_key_does_not_open_a_record(key: str) -> None:
 def test_absurd_parameters_are_refused_at_once(fields: dict[str, Any]) -> None:
     """Neither the machine's memory nor its hours are at a key file's command."""
     key_file = KeyFile(kdf="scrypt", N=2, r=1, p=1, salt=b"salt")
-    derive(b"password", key_file)
+    derive_keys(b"password", key_file)
     began = time.process_time()
     with pytest.raises(DamagedError):
-        derive(b"password", msgspec.structs.replace(key_file, **fields))
+        derive_keys(b"password", msgspec.structs.replace(key_file, **fields))
     assert time.process_time() - began < 1
 
 
 def test_the_parameters_restic_may_choose_are_taken() -> None:
     """Its calibration goes up to 2**17 and several lanes on fast machines."""
-    derive(b"password", KeyFile(kdf="scrypt", N=1 << 15, r=8, p=1, salt=bytes(64)))
+    derive_keys(b"password", KeyFile(kdf="scrypt", N=1 << 15, r=8, p=1, salt=bytes(64)))
 
 
 def test_only_the_right_password_opens_the_master_key() -> None:
@@ -167,10 +167,10 @@ def test_only_the_right_password_opens_the_master_key() -> None:
     repo = MemoryRepo()
     raw = repo.storage.files[FileType.KEY, repo.add_key(b"pw ")]
     key_file = parse_key_file(raw)
-    assert open_master_key(key_file, b"pw ") == repo.keys
+    assert open_master_key(derive_keys(b"pw ", key_file), key_file) == repo.keys
     for wrong in (b"pw", b"", b"pw \n", b"\xff", PASSWORD):
         with pytest.raises(BadMacError):
-            open_master_key(key_file, wrong)
+            open_master_key(derive_keys(wrong, key_file), key_file)
 
 
 @pytest.mark.parametrize(
@@ -184,9 +184,11 @@ def test_only_the_right_password_opens_the_master_key() -> None:
 def test_an_incomplete_master_key_is_damage(master: object) -> None:
     """It opened, so the password is right: this is not a wrong key."""
     key_file = KeyFile(kdf="scrypt", N=2, r=1, p=1, salt=b"salt")
-    sealed = seal_record(derive(PASSWORD, key_file), json.dumps(master).encode(), NONCE)
+    sealed = seal_record(derive_keys(PASSWORD, key_file), json.dumps(master).encode(), NONCE)
     with pytest.raises(DamagedError) as caught:
-        open_master_key(msgspec.structs.replace(key_file, data=sealed), PASSWORD)
+        open_master_key(
+            derive_keys(PASSWORD, key_file), msgspec.structs.replace(key_file, data=sealed)
+        )
     assert not isinstance(caught.value, BadMacError)
 
 
