@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -301,6 +301,31 @@ class BackupTree:
             raise IsAFolderError(f"{show(entry.name)!r} is a folder.")
         snapshot = entry.snapshot if isinstance(entry, SnapshotEntry) else None
         return await self.repository.open_file(entry.node, snapshot)
+
+    async def read(self, path: str) -> bytes:
+        """Return the content of the regular file at `path`; raises as `resolve` and `content`."""
+        content = await self.content((await self.resolve(path)).entry)
+        if isinstance(content, VirtualFile):
+            return content.content
+        return await content.read(0, content.size)
+
+    async def walk(self, path: str = "/") -> AsyncGenerator[tuple[str, Entry], None]:
+        """Yield (path, entry) for `path` and everything below it, directories before their content.
+
+        Paths are escaped as `resolve` accepts them. Symlinks are yielded, not followed.
+        """
+        place = await self.resolve(path)
+        pending = [(place.shown, place.entry)]
+        while pending:
+            path, entry = pending.pop()
+            yield path, entry
+            if stat.S_ISDIR(entry.node.mode):
+                above = path.rstrip("/")
+                children = await self.children(entry)
+                pending += [
+                    (f"{above}/{show(name)}", children[name])
+                    for name in sorted(children, reverse=True)
+                ]
 
     async def resolve(self, path: str, start: Sequence[bytes] = ()) -> ResolvedPath:
         """Follow `path` from the names `start`, or from the root when it begins with ``/``.
