@@ -6,8 +6,9 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from functools import partial
-from typing import Final
+from typing import Final, Self
 
 import pyfuse3
 import trio
@@ -46,17 +47,19 @@ async def serve(
     options: MountOptions,
     ready: Callable[[], None],
 ) -> None:
-    """Mount the repository's backups on `mountpoint` and serve them until told to end.
+    """Mount the repository's backups on `mountpoint` and serve them until a signal or an unmount.
 
-    `ready` is called once the mount answers.  Raises what opening the repository raises, and
-    MountError when FUSE refuses.
+    `ready` is called once the mount answers. Raises what opening the repository raises, and
+    MountError if FUSE refuses. After any other exception the mountpoint stays and answers
+    ENOTCONN: an empty directory in its place could make ``rsync --delete`` remove a copy.
     """
     for ignored in _IGNORED_SIGNALS:  # by default they kill, and leave a dead mount
         signal.signal(ignored, signal.SIG_IGN)
-    repository = await Repository.open(
-        open_storage(access), access.key, settings.caching, access.key_hint
-    )
-    try:
+    async with AsyncExitStack() as stack:
+        repository = await Repository.open(
+            open_storage(access), access.key, settings.caching, access.key_hint
+        )
+        stack.push_async_callback(_close, repository)
         view = BackupTree(
             repository,
             rules=settings.rules,
@@ -72,15 +75,29 @@ async def serve(
         operations = Operations(InodeFileSystem(view, secrets_owner=owner), presentation)
         settle()
         _init(operations, mountpoint, access.display_url, options)
-        try:
-            await _run(operations, mountpoint, ready)
-        finally:
-            notify_systemd("STOPPING=1")
-            # Lazily where it is busy: who still has a file open keeps it, nothing stays behind.
-            pyfuse3.close(unmount=True)
-    finally:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _STOP_SECONDS):
-            await repository.aclose()
+        session = stack.enter_context(_Session())
+        stack.callback(notify_systemd, "STOPPING=1")
+        await _run(operations, mountpoint, ready)
+        session.ended_cleanly = True
+
+
+async def _close(repository: Repository) -> None:
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + _STOP_SECONDS):
+        await repository.aclose()
+
+
+class _Session:
+    """The FUSE session. Unmounts at its end only if that was meant to come."""
+
+    def __init__(self) -> None:
+        self.ended_cleanly = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        # Lazily if the mount is busy: processes keep the files they have open.
+        pyfuse3.close(unmount=self.ended_cleanly)
 
 
 def _init(operations: Operations, mountpoint: str, source: str, options: MountOptions) -> None:

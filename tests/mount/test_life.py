@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -317,3 +318,52 @@ def test_an_open_file_of_a_forgotten_backup_is_read_to_its_end(
         repo.run("forget", snapshot)
         wait_until(lambda: "b1" not in os.listdir(made.path))
         assert begun + opened.read() == file.read_bytes()
+
+
+_DRIVER = """
+import os, sys, trio
+from cesbrfs.fuse import cli, interrupts, operations
+
+class Unforeseen(Exception):
+    pass
+
+async def handler(self, ctx):
+    raise Unforeseen
+
+async def background(self):
+    while not os.path.exists(sys.argv[2]):
+        await trio.sleep(0.02)
+    raise Unforeseen
+
+if sys.argv[1] == "handler":
+    operations.Operations.statfs = handler
+else:
+    interrupts.InterruptWatcher.run = background
+sys.exit(cli.main(sys.argv[3:]))
+"""
+
+
+@pytest.mark.parametrize("where", ["handler", "background"])
+def test_an_unforeseen_exception_leaves_no_empty_directory(
+    where: str, repo: ResticRepo, place: Path, tmp_path: Path
+) -> None:
+    """The mountpoint stays and answers an error, until the next start replaces it."""
+    flag = tmp_path / "now"
+    done = subprocess.run(
+        [sys.executable, "-c", _DRIVER, where, flag, place],
+        env=environment(repo.access), capture_output=True, text=True, timeout=_SECONDS, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "b1" in os.listdir(place)
+    (pid,) = serving(place)
+    if where == "handler":
+        subprocess.run(["stat", "-f", place], check=False, capture_output=True, timeout=_SECONDS)
+    else:
+        flag.touch()
+    wait_until(lambda: not serving(place))
+    assert is_mounted(place), f"process {pid} took its mount away"
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is what counts
+        os.listdir(place)
+    assert caught.value.errno in (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO)
+    assert run(repo.access, place).returncode == 0
+    assert "b1" in os.listdir(place)

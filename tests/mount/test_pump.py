@@ -21,7 +21,7 @@ _WITHOUT = """
 import sys
 from cesbrfs.fuse import pump
 pump.session_descriptor = lambda: None
-from cesbrfs.__main__ import main
+from cesbrfs.fuse.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 

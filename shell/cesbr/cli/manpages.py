@@ -16,7 +16,7 @@ from cesbr.cli.arguments import global_parser
 from cesbr.cli.help import EXIT_CODES
 from cesbr.commands import CATEGORIES, Command, commands_of
 from cesbrfs import __version__
-from cesbrfs.__main__ import parser as cesbrfs_parser
+from cesbrfs.fuse.cli import parser as cesbrfs_parser
 
 _SPECIAL: Final = str.maketrans({
     "\\": r"\e", "-": r"\-", "'": r"\(aq", "^": r"\(ha", "~": r"\(ti", "`": r"\(ga",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cesbrfs.__main__ import main
+from cesbrfs.fuse.cli import main
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from cesbr.cli.arguments import global_parser
 from cesbr.cli.manpages import cesbr_page, cesbrfs_page
 from cesbr.commands import MODULES, commands_of
 
-from cesbrfs.__main__ import parser as cesbrfs_parser
+from cesbrfs.fuse.cli import parser as cesbrfs_parser
 
 PAGES = {"cesbr": cesbr_page, "cesbrfs": cesbrfs_page}
 

@@ -1,0 +1,167 @@
+"""The command line of ``cesbrfs [REPO] MOUNTPOINT``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from cesbrfs import __version__
+from cesbrfs.config.settings import Flags, Settings, load, require_root
+from cesbrfs.errors import CesbrError, UsageError
+from cesbrfs.fuse.daemon import Starter
+from cesbrfs.fuse.options import MountOptions, parse_options
+from cesbrfs.util.argparser import Parser
+from cesbrfs.util.escape import printable
+from cesbrfs.util.log_format import traceback_text
+
+_log = logging.getLogger(__name__)
+
+_UNEXPECTED = (
+    "cesbrfs: The mount ended unexpectedly: the log has the details. Unmount it with"
+    " 'fusermount3 -u', or start cesbrfs again."
+)
+_NO_SOURCE = ("none", "cesbrfs", "fuse.cesbrfs")
+"""What fstab has in its first column where the settings name the repository."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    made = Parser(
+        prog="cesbrfs",
+        description="Mount the backups of a Cloudogu EcoSystem as folders and files, read-only.",
+        epilog="Unmount with 'fusermount3 -u MOUNTPOINT'.",
+    )
+    made.add_argument("places", nargs="+", metavar="[REPO] MOUNTPOINT", help="where to mount")
+    made.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
+    made.add_argument(
+        "-o",
+        dest="mount_options",
+        action="append",
+        default=[],
+        metavar="OPTION[,…]",
+        help="allow_other, owner_root, uid=N, gid=N, noxattr; password_file=, registry=, root=,"
+        " config=, cache_size=, data_cache_size=, cache_dir=, patience= for fstab",
+    )
+    made.add_argument("--repo", metavar="URL", help="the repository's address")
+    made.add_argument("--password-file", metavar="FILE", help="a file that holds its key")
+    made.add_argument("--registry", metavar="PATH-or-URL", help="the CES registry")
+    made.add_argument("--root", metavar="DIR", help="the instance's root folder")
+    made.add_argument("--config", metavar="FILE", help="the settings file")
+    made.add_argument(
+        "--patience", metavar="SECONDS", help="how long to wait for a server that is away"
+    )
+    made.add_argument("--log", metavar="FILE", help="write log lines to FILE")
+    made.add_argument("--debug", action="store_true", help="log more, show tracebacks")
+    made.add_argument("--version", action="version", version=f"cesbrfs {__version__}")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit code."""
+    try:
+        arguments = parser().parse_args(argv)
+    except UsageError as error:
+        return _fail(error, debug=False)
+    try:
+        options = parse_options(arguments.mount_options)
+        repository, mountpoint = _places(arguments)
+        settings = load(_flags(arguments, options, repository), os.environ)
+        require_root(settings)
+    except CesbrError as error:
+        return _fail(error, debug=arguments.debug)
+    starter = Starter()
+
+    def work() -> int:
+        try:
+            _mount(arguments, settings, mountpoint, options, starter)
+        except CesbrError as error:
+            return _fail(error, debug=arguments.debug)
+        except KeyboardInterrupt:
+            return 130
+        except Exception as error:  # noqa: BLE001 - reported below; the mountpoint answers ENOTCONN
+            _log.exception("The mount ended unexpectedly")
+            if arguments.debug:
+                print(traceback_text(error), file=sys.stderr, end="")
+            else:
+                print(_UNEXPECTED, file=sys.stderr)
+            return 1
+        return 0
+
+    return work() if arguments.foreground else starter.in_background(work)
+
+
+def _mount(
+    arguments: argparse.Namespace,
+    settings: Settings,
+    mountpoint: str,
+    options: MountOptions,
+    starter: Starter,
+) -> None:
+    from cesbrfs.fuse.tuning import steady_heap
+    from cesbrfs.repo.kdf import derive_ahead
+    from cesbrfs.repo.location import local_folder
+
+    steady_heap()
+    # Deriving the key takes as long as all the imports that follow.
+    known = settings.at_hand()
+    if known is not None:
+        derive_ahead(*known, settings.cache_dir)
+    import trio
+
+    from cesbrfs.fuse.logging import log_to
+    from cesbrfs.fuse.mountpoint import check_mountpoint
+
+    async def run() -> None:
+        access = await settings.access()
+        folder = local_folder(access.url)
+        real = check_mountpoint(mountpoint, folder)
+        if known is None:
+            derive_ahead(access.url, access.key, settings.cache_dir)
+        from cesbrfs.fuse.mount import serve
+
+        log_to(
+            arguments.log,
+            background=not arguments.foreground,
+            cache_dir=settings.cache_dir,
+            debug=arguments.debug,
+        )
+        await serve(await settings.resolve(), access, real, options, starter.ready)
+
+    trio.run(run)
+
+
+def _places(arguments: argparse.Namespace) -> tuple[str | None, str]:
+    """Return the repository, if one is named, and the mountpoint, made absolute."""
+    *before, mountpoint = arguments.places
+    if len(before) > 1:
+        raise UsageError("Say at most a repository and the mountpoint; see 'cesbrfs --help'.")
+    repository = before[0] if before and before[0] not in _NO_SOURCE else None
+    if repository and arguments.repo:
+        raise UsageError("The repository is named twice; leave out --repo.")
+    return repository or arguments.repo, os.path.abspath(mountpoint)
+
+
+def _flags(arguments: argparse.Namespace, options: MountOptions, repository: str | None) -> Flags:
+    """Bring flags and -o options together; flags win."""
+    other = options.settings
+    return Flags(
+        repository=repository,
+        password_file=arguments.password_file or other.get("password_file"),
+        registry=arguments.registry or other.get("registry"),
+        root=arguments.root or other.get("root"),
+        config=arguments.config or other.get("config"),
+        cache_dir=other.get("cache_dir"),
+        cache_size=other.get("cache_size"),
+        patience=arguments.patience or other.get("patience"),
+        data_cache_size=other.get("data_cache_size"),
+    )
+
+
+def _fail(error: CesbrError, *, debug: bool) -> int:
+    if debug:
+        print(traceback_text(error), file=sys.stderr, end="")
+    print(f"cesbrfs: {printable(error.message)}", file=sys.stderr)
+    return error.exit_code

@@ -1,0 +1,77 @@
+"""Where log lines of a mount go: a file, stderr, or syslog with a file as the fallback."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+from cesbrfs.util.log_format import PrintableFormatter
+
+_SYSLOG: Final = "/dev/log"
+
+
+def log_to(file: str | None, *, background: bool, cache_dir: Path, debug: bool) -> None:
+    """Log to `file`, in the foreground to stderr, else to syslog or a file in the cache folder.
+
+    Log files may be rotated: a file that was renamed or removed is opened again.
+    """
+    form = "%(asctime)s %(levelname)s %(message)s"
+    handler: logging.Handler
+    if file is not None:
+        handler = _log_file(os.path.abspath(file), delay=False)
+    elif not background:
+        handler = logging.StreamHandler()
+    else:
+        cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handler = _log_file(cache_dir / "mount.log", delay=True)
+        if os.path.exists(_SYSLOG):
+            handler.setFormatter(PrintableFormatter(form))
+            handler = _syslog(handler)
+            form = "cesbrfs[%(process)d]: %(message)s"  # syslog adds the time
+    handler.setFormatter(PrintableFormatter(form))
+    logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler])
+    for other in ("pyfuse3", "httpx2", "httpcore2"):  # which have a line for every request
+        logging.getLogger(other).setLevel(logging.WARNING)
+
+
+def _log_file(file: str | os.PathLike[str], *, delay: bool) -> logging.Handler:
+    """Return a handler that logs to `file`, and to stderr while it cannot be opened or written.
+
+    The standard library's handler raises in the caller if it cannot open a rotated file again: a
+    missing directory or a full disk would end the mount at its next log line.
+    """
+    from logging.handlers import WatchedFileHandler
+
+    class Handler(WatchedFileHandler):
+        def emit(self, record: logging.LogRecord) -> None:
+            try:
+                super().emit(record)
+            except OSError:
+                self.handleError(record)
+
+        def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the base's name
+            if isinstance(sys.exc_info()[1], OSError):
+                with contextlib.suppress(OSError):
+                    sys.stderr.write(f"{self.format(record)}\n")
+            else:
+                super().handleError(record)
+
+    return Handler(file, encoding="utf-8", delay=delay)
+
+
+def _syslog(fallback: logging.Handler) -> logging.Handler:
+    """Return a handler that logs to syslog, and to `fallback` while nothing listens there."""
+    from logging.handlers import SysLogHandler
+
+    class Handler(SysLogHandler):
+        def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the base's name
+            if isinstance(sys.exc_info()[1], OSError):
+                fallback.handle(record)
+            else:
+                super().handleError(record)
+
+    return Handler(_SYSLOG, facility=SysLogHandler.LOG_DAEMON)
