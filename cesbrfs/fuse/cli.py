@@ -24,43 +24,53 @@ _UNEXPECTED = (
     " 'fusermount3 -u', or start cesbrfs again."
 )
 _NO_SOURCE = ("none", "cesbrfs", "fuse.cesbrfs")
-"""What fstab has in its first column where the settings name the repository."""
+"""Values of fstab's first column that name no repository."""
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     made = Parser(
         prog="cesbrfs",
-        description="Mount the backups of a Cloudogu EcoSystem as folders and files, read-only.",
+        description="Mount the backups of a Cloudogu EcoSystem read-only.",
         epilog="Unmount with 'fusermount3 -u MOUNTPOINT'.",
     )
-    made.add_argument("places", nargs="+", metavar="[REPO] MOUNTPOINT", help="where to mount")
-    made.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground")
+    made.add_argument(
+        "places",
+        nargs="+",
+        metavar="[REPO] MOUNTPOINT",
+        help="repository and directory to mount on",
+    )
+    made.add_argument(
+        "-f", "--foreground", action="store_true", help="stay in the foreground and log to stderr"
+    )
     made.add_argument(
         "-o",
         dest="mount_options",
         action="append",
         default=[],
         metavar="OPTION[,…]",
-        help="allow_other, owner_root, uid=N, gid=N, noxattr; password_file=, registry=, root=,"
-        " config=, cache_size=, data_cache_size=, cache_dir=, patience= for fstab",
+        help="mount options: allow_other, owner_root, uid=N, gid=N, noxattr, noexec; for fstab:"
+        " password_file=, registry=, root=, config=, cache_size=, data_cache_size=, cache_dir=,"
+        " patience=",
     )
-    made.add_argument("--repo", metavar="URL", help="the repository's address")
-    made.add_argument("--password-file", metavar="FILE", help="a file that holds its key")
-    made.add_argument("--registry", metavar="PATH-or-URL", help="the CES registry")
-    made.add_argument("--root", metavar="DIR", help="the instance's root folder")
-    made.add_argument("--config", metavar="FILE", help="the settings file")
+    made.add_argument("--repo", metavar="URL", help="address of the repository")
     made.add_argument(
-        "--patience", metavar="SECONDS", help="how long to wait for a server that is away"
+        "--password-file", metavar="FILE", help="file with the password of the repository"
     )
-    made.add_argument("--log", metavar="FILE", help="write log lines to FILE")
-    made.add_argument("--debug", action="store_true", help="log more, show tracebacks")
+    made.add_argument("--registry", metavar="PATH-or-URL", help="CES registry")
+    made.add_argument("--root", metavar="DIR", help="root directory of the instance (/)")
+    made.add_argument("--config", metavar="FILE", help="configuration file")
+    made.add_argument(
+        "--patience", metavar="SECONDS", help="retry for SECONDS while a server is offline (60)"
+    )
+    made.add_argument("--log", metavar="FILE", help="log to FILE")
+    made.add_argument("--debug", action="store_true", help="log debug messages and show tracebacks")
     made.add_argument("--version", action="version", version=f"cesbrfs {__version__}")
     return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit code."""
+    """Run the program and return its exit code."""
     try:
         arguments = parser().parse_args(argv)
     except UsageError as error:
@@ -105,7 +115,7 @@ def _mount(
     from cesbrfs.repo.location import local_folder
 
     steady_heap()
-    # Deriving the key takes as long as all the imports that follow.
+    # Key derivation takes as long as all the imports that follow.
     known = settings.at_hand()
     if known is not None:
         derive_ahead(*known, settings.cache_dir)
@@ -134,18 +144,18 @@ def _mount(
 
 
 def _places(arguments: argparse.Namespace) -> tuple[str | None, str]:
-    """Return the repository, if one is named, and the mountpoint, made absolute."""
+    """Return the repository, if given, and the absolute mountpoint."""
     *before, mountpoint = arguments.places
     if len(before) > 1:
-        raise UsageError("Say at most a repository and the mountpoint; see 'cesbrfs --help'.")
+        raise UsageError("Too many arguments: pass a repository and a mount point.")
     repository = before[0] if before and before[0] not in _NO_SOURCE else None
     if repository and arguments.repo:
-        raise UsageError("The repository is named twice; leave out --repo.")
+        raise UsageError("The repository is given twice. Leave out --repo.")
     return repository or arguments.repo, os.path.abspath(mountpoint)
 
 
 def _flags(arguments: argparse.Namespace, options: MountOptions, repository: str | None) -> Flags:
-    """Bring flags and -o options together; flags win."""
+    """Combine flags and -o options; flags take precedence."""
     other = options.settings
     return Flags(
         repository=repository,

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 
 class Starter:
-    """Starts work in the background; the foreground process ends once `ready` was called.
+    """Run work in the background; the foreground process exits once `ready` was called.
 
-    Forking comes before any thread, event loop or FUSE session, none of which survive it.
+    The fork comes before any thread, event loop or FUSE session: none of them survives it.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Starter:
     def in_background(self, work: Callable[[], int]) -> int:
         """Run `work` in a child; return its exit code, 0 once it is ready.
 
-        The child gets a session of its own when it is ready.
+        The child gets its own session when it is ready.
         """
         receiving, sending = os.pipe2(os.O_CLOEXEC)
         child = os.fork()
@@ -36,25 +36,25 @@ class Starter:
             self._report = sending
             code = work()
         finally:
-            self._tell(code)
-            # What a forked child must not do: run the parent's exit handlers.
+            self._send_report(code)
+            # A forked child must not run the parent's exit handlers.
             logging.shutdown()
             os._exit(code)
 
     def ready(self) -> None:
-        """Say that the mount answers: to systemd, and to the waiting foreground process."""
+        """Report to systemd and to the waiting foreground process that the mount answers."""
         notify_systemd("READY=1")
         if self._report is not None:
-            # Not before: an automounter lets only its own process group pass to the mountpoint
-            # while it waits for the mount.
+            # Not earlier: an automounter that waits for the mount lets only its own process group
+            # access the mountpoint.
             os.setsid()
             with open(os.devnull, "r+b") as nothing:
                 for descriptor in (0, 1, 2):
                     os.dup2(nothing.fileno(), descriptor)
             os.chdir("/")
-            self._tell(0)
+            self._send_report(0)
 
-    def _tell(self, code: int) -> None:
+    def _send_report(self, code: int) -> None:
         if self._report is None:
             return
         sys.stderr.flush()
@@ -75,12 +75,12 @@ def _await_report(receiving: int, child: int) -> int:
         os.close(receiving)
     if told:
         return told[0]
-    _, status = os.waitpid(child, 0)  # it died without a word
+    _, status = os.waitpid(child, 0)  # the child died without a report
     return os.waitstatus_to_exitcode(status) or 1
 
 
 def notify_systemd(message: str) -> None:
-    """Send `message` to the service manager, if there is one (sd_notify(3))."""
+    """Send `message` to the service manager, if any (sd_notify(3))."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return

@@ -1,4 +1,4 @@
-"""The tree as a file system needs it: inodes, lookups, open files.  Knows no FUSE library."""
+"""The backup tree as inodes: lookups, directory listings, open files.  Imports no FUSE library."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from cesbrfs.catalog.backups import Backups
 from cesbrfs.catalog.folder_names import STATUS_FOLDER
 from cesbrfs.errors import CesbrError, DamagedError, NotAFolderError
 from cesbrfs.fuse.access import for_owner_only
-from cesbrfs.fuse.handles import Readable, VirtualFileHandle
+from cesbrfs.fuse.handles import DirHandle, HandleTable, Readable, VirtualFileHandle
 from cesbrfs.fuse.inodes import (
     ROOT,
     HardLinkInode,
     Inode,
     InodeAttrs,
+    InodeTable,
     StaleError,
     StoredDir,
-    StoredDirs,
-    own_number,
+    attrs_of,
     removed,
     snapshot_of,
 )
@@ -40,311 +40,268 @@ _log = logging.getLogger(__name__)
 _BLOCK: Final = 512
 
 
-class DirHandle(NamedTuple):
-    """An open folder, with what it held when it was opened: entries of ours, or stored ones."""
-
-    own: Sequence[tuple[bytes, Inode]] = ()
-    folder: StoredDir | None = None
-    rows: Sequence[DirEntry] = ()
-
-
 @dataclass(frozen=True, slots=True)
 class FilesystemSize:
-    """What statfs tells: bytes stored in the repository, and blobs as a number of files."""
+    """The figures for statfs: bytes stored in the repository, and blobs as the number of files."""
 
     stored_bytes: int
     blobs: int
 
 
 class NodeRef(NamedTuple):
-    """An inode with all that is known of it.
+    """An inode with its complete node.
 
-    `size` is what the kernel was told; `beside` is what lies in its folder, which has the number
-    `folder`, where it is stored.
+    `size` is the size reported to the kernel. For a stored file, `directory` is the inode number of
+    its directory, and `siblings` are the nodes of that directory.
     """
 
     number: int
     size: int
     entry: Entry
-    folder: int = 0
-    beside: Sequence[Node] = ()
+    directory: int = 0
+    siblings: Sequence[Node] = ()
 
 
 class InodeFileSystem:
-    """Inodes over a `BackupTree`.  All methods run in the trio thread.
+    """Inodes over a `BackupTree`. All methods run in the trio thread.
 
-    `secrets_owner` is the user and group to whom alone secrets are shown where other users reach
-    the mount.
+    If other users have access to the mount, `secrets_owner` is the user and group that alone may
+    read secrets.
     """
 
     def __init__(self, view: BackupTree, *, secrets_owner: tuple[int, int] | None = None) -> None:
         self.view: Final = view
         self._secrets_owner = secrets_owner
         self.status: Final = MountStatus(view.repository, self.counters)
-        self._inodes: dict[int, Inode | HardLinkInode] = {
-            ROOT: Inode(ROOT, view.root, ROOT, ROOT, False, lookups=1)
-        }
-        self._folders = StoredDirs()
+        self._table: Final = InodeTable(view.root)
+        self._inodes: Final = self._table.objects
+        self._directories: Final = self._table.directories
+        self._files: Final[HandleTable[Readable]] = HandleTable()
+        self._listings: Final[HandleTable[DirHandle]] = HandleTable()
         self._listed: frozenset[str] | None = None
         """The snapshots at the last change; None before the first."""
-        self._files: dict[int, Readable] = {}
-        self._listings: dict[int, DirHandle] = {}
-        self._next_handle = 1
         self._neighbours = SiblingPrefetcher(view.repository.blobs)
-        self.walk: Final = SubtreePrefetcher(self._look_ahead)
-        self._status_folder: Final = self.status.folder(view.root.node)
+        self.prefetcher: Final = SubtreePrefetcher(self._prefetch_entries)
+        self._status_folder: Final = self.status.directory(view.root.node)
 
     # Inodes by number
 
-    def held(self, number: int) -> InodeAttrs | None:
-        """Return an inode the kernel knows, if that needs no waiting; StaleError for another."""
+    def find_nowait(self, number: int) -> InodeAttrs | None:
+        """Like `find`, but never blocks. None means "not cached"."""
         inode = self._inodes.get(number)
         if inode is not None:
             return InodeAttrs(number, inode.node, inode)
-        folder = self._holding(number)
-        rows = self.view.stored.entries_nowait(folder.inside)
-        return _at(folder, rows, number) if rows is not None else None
+        directory = self._containing(number)
+        entries = self.view.stored.entries_nowait(directory.tree_ref)
+        return _at(directory, entries, number) if entries is not None else None
 
     async def find(self, number: int) -> InodeAttrs:
-        """Return an inode the kernel knows; StaleError for another."""
-        held = self.held(number)
-        if held is not None:
-            return held
-        folder = self._holding(number)
-        return _at(folder, await self.view.stored.rows(folder.inside), number)
+        """Return the attributes of an inode; StaleError if the kernel was to forget it."""
+        cached = self.find_nowait(number)
+        if cached is not None:
+            return cached
+        directory = self._containing(number)
+        return _at(directory, await self.view.stored.rows(directory.tree_ref), number)
 
-    def _holding(self, number: int) -> StoredDir:
-        folder = self._folders.holding(number)
-        if folder is None:
+    def _containing(self, number: int) -> StoredDir:
+        directory = self._directories.containing(number)
+        if directory is None:
             raise StaleError(number)
-        return folder
+        return directory
 
-    def remember(self, shown: InodeAttrs) -> None:
-        """Count that the kernel was told of an inode once more."""
-        holder = shown.holder
-        holder.lookups += 1
-        if not isinstance(holder, StoredDir):
-            self._inodes[holder.number] = holder
+    def count_lookup(self, attrs: InodeAttrs) -> None:
+        """Count a lookup: the kernel was given the inode."""
+        self._table.count_lookup(attrs)
 
     def forget(self, number: int, lookups: int) -> None:
-        """Take back `lookups` counts; what has none any more is let go."""
-        inode = self._inodes.get(number)
-        if inode is not None:
-            inode.lookups -= lookups
-            if inode.lookups <= 0 and number != ROOT:
-                del self._inodes[number]
-            return
-        folder = self._folders.holding(number)
-        if folder is not None:
-            folder.lookups -= lookups
-            self._folders.evict(folder)
+        """Subtract `lookups` from an inode's count, and remove it at zero."""
+        self._table.forget(number, lookups)
 
     # Names
 
-    def is_known(self, number: int) -> bool:
-        """Tell whether it is known what this folder holds, so that nothing has to be waited for."""
-        folder = self._folders.get(number)
-        return folder is not None and self.view.stored.entries_nowait(folder.inside) is not None
+    def is_cached(self, number: int) -> bool:
+        """Return whether the entries of this directory are cached, so that a lookup never blocks."""
+        directory = self._directories.get(number)
+        return (
+            directory is not None
+            and self.view.stored.entries_nowait(directory.tree_ref) is not None
+        )
 
-    def is_fixed(self, number: int) -> bool:
-        """Tell whether what this folder holds can never change; StaleError if it is not known."""
-        inode = self._inodes.get(number) or self._holding(number)
-        return inode.fixed and not self.is_gone(inode)
+    def is_immutable(self, number: int) -> bool:
+        """Return whether the entries of this directory can never change; StaleError if unknown."""
+        inode = self._inodes.get(number) or self._containing(number)
+        return inode.immutable and not self.is_gone(inode)
 
     def is_gone(self, holder: Inode | HardLinkInode | StoredDir) -> bool:
-        """Tell whether a snapshot was removed whose directories somebody still has open."""
+        """Return whether the snapshot of an inode was removed while its directories are open."""
         snapshot = snapshot_of(holder) if self._listed is not None else None
         return snapshot is not None and snapshot.id not in (self._listed or ())
 
     async def lookup(self, parent: int, name: bytes) -> InodeAttrs | None:
-        """Return the inode of one name in a folder, not yet counted; None without such a name."""
+        """Return the inode of a name in a directory, not yet counted; None if there is no such name."""
         above = self._inodes.get(parent)
         if not isinstance(above, Inode) or isinstance(above.entry, SnapshotEntry):
-            folder, rows = await self._enter(parent)
-            at = rows.position(name)
+            directory, entries = await self._enter(parent)
+            at = entries.position(name)
             if at is None:
-                self._folders.evict(folder)
+                self._directories.evict(directory)
                 return None
-            row = rows.listed[at]
+            row = entries.listed[at]
             shown = (
-                self.linked(folder, row)
+                self.hard_link_attrs(directory, row)
                 if row.link_id
-                else InodeAttrs(folder.first + at, row, folder)
+                else InodeAttrs(directory.first + at, row, directory)
             )
-            if shown.holder is not folder:
-                self._folders.evict(folder)
+            if shown.holder is not directory:
+                self._directories.evict(directory)
             return shown
         if parent == ROOT and name == STATUS_FOLDER:  # even where the repository is gone
-            return self._of(self._own(above, self._status_folder))
+            return attrs_of(self._virtual_inode(above, self._status_folder))
         entry = await self.view.child(above.entry, name)
-        return self._of(self._own(above, entry)) if entry is not None else None
+        return attrs_of(self._virtual_inode(above, entry)) if entry is not None else None
 
     async def _enter(self, number: int) -> tuple[StoredDir, DirEntries]:
-        """Return the stored folder with this inode number, and what it holds."""
+        """Return the stored directory with this inode number, and its entries."""
         entered = self._enter_nowait(number)
         if entered is not None:
             return entered
-        folder = self._folders.get(number)
-        if folder is not None:
-            inside, backup = folder.inside, folder.backup
+        directory = self._directories.get(number)
+        if directory is not None:
+            tree_ref, backup = directory.tree_ref, directory.backup
         else:
-            inside, backup = self._place(await self.find(number))
-        rows = await self.view.stored.rows(inside)
-        # Not the record from before: the kernel may have forgotten all of it meanwhile.
-        return self._folders.add(number, inside, backup, len(rows.listed)), rows
+            tree_ref, backup = self._place(await self.find(number))
+        entries = await self.view.stored.rows(tree_ref)
+        # Look the record up again: the kernel may have forgotten all of it while this task waited.
+        return self._directories.add(number, tree_ref, backup, len(entries.listed)), entries
 
     def _enter_nowait(self, number: int) -> tuple[StoredDir, DirEntries] | None:
-        """Return the same, if nothing has to be waited for."""
-        folder = self._folders.get(number)
-        if folder is not None:
-            rows = self.view.stored.entries_nowait(folder.inside)
-            return (folder, rows) if rows is not None else None
-        shown = self.held(number)
-        if shown is None or not shown.holder.fixed:
+        """Like `_enter`, but never blocks. None means "not cached"."""
+        directory = self._directories.get(number)
+        if directory is not None:
+            entries = self.view.stored.entries_nowait(directory.tree_ref)
+            return (directory, entries) if entries is not None else None
+        shown = self.find_nowait(number)
+        if shown is None or not shown.holder.immutable:
             return None
-        inside, backup = self._place(shown)
-        rows = self.view.stored.entries_nowait(inside)
-        if rows is None:
+        tree_ref, backup = self._place(shown)
+        entries = self.view.stored.entries_nowait(tree_ref)
+        if entries is None:
             return None
-        return self._folders.add(number, inside, backup, len(rows.listed)), rows
+        return self._directories.add(number, tree_ref, backup, len(entries.listed)), entries
 
     @staticmethod
     def _place(shown: InodeAttrs) -> tuple[TreeRef, int]:
-        """Return where to find what a stored folder holds, and its backup's number."""
+        """Return the tree of a stored directory, and the number of its backup."""
         number, row, holder = shown
         if isinstance(holder, Inode):
             assert isinstance(holder.entry, SnapshotEntry)
             return TreeRef.of(holder.entry), holder.backup
         if isinstance(holder, HardLinkInode) or not stat.S_ISDIR(row.mode):
-            raise NotAFolderError(f"Inode {number} is not a folder.")
-        return TreeRef(holder.inside.snapshot, row.subtree, False), holder.backup
+            raise NotAFolderError(f"Inode {number} is not a directory.")
+        return TreeRef(holder.tree_ref.snapshot, row.subtree, False), holder.backup
 
-    @staticmethod
-    def _of(inode: Inode | HardLinkInode) -> InodeAttrs:
-        return InodeAttrs(inode.number, inode.node, inode)
+    def hard_link_attrs(self, directory: StoredDir, entry: DirEntry) -> InodeAttrs:
+        """Return the inode of a stored file with several names."""
+        return self._table.hard_link(directory, entry)
 
-    def linked(self, folder: StoredDir, row: DirEntry) -> InodeAttrs:
-        """Return the inode of a file that has several names: the known one, or a new one."""
-        snapshot = folder.inside.snapshot
-        number = own_number(b"%d\0%s\0%d" % (folder.backup, snapshot.id.encode(), row.link_id))
-        inode = self._inodes.get(number)
-        if not isinstance(inode, HardLinkInode):
-            return self._of(HardLinkInode(number, row, folder.number, folder.inside))
-        inode.node, inode.folder, inode.inside = row, folder.number, folder.inside
-        return self._of(inode)
-
-    def _own(self, parent: Inode, entry: Entry) -> Inode:
-        """Return the inode for what a folder of ours shows: the known one brought up to date."""
+    def _virtual_inode(self, parent: Inode, entry: Entry) -> Inode:
+        """Return the inode of an entry in a virtual directory, with its current attributes."""
         given = entry
         if self._secrets_owner:
             entry = for_owner_only(parent.entry, entry, *self._secrets_owner)
-        if isinstance(entry, SnapshotEntry):
-            # Another snapshot may come to be shown here, which is another folder.
-            seed = b"%d/%s\0%s" % (parent.number, entry.name, entry.snapshot.id.encode())
-        else:
-            seed = b"%d/%s" % (parent.number, entry.name)
-        number = own_number(seed)
-        inode = self._inodes.get(number)
-        if not isinstance(inode, Inode):
-            backup = parent.backup if parent.number != ROOT else number
-            fixed, private = isinstance(entry, SnapshotEntry), entry is not given
-            return Inode(number, entry, parent.number, backup, fixed, private=private)
-        if not inode.fixed:
-            inode.entry = entry
-        return inode
+        return self._table.virtual(parent, entry, private=entry is not given)
 
     def removed(self, backups: Backups) -> list[tuple[int, bytes]]:
-        """Return (folder, name) of what the kernel knows and `backups` no longer has."""
+        """Return (directory, name) of entries the kernel knows that are not in `backups`."""
         self._listed = backups.snapshot_ids
         return [(i.parent, i.entry.name) for i in removed(self._inodes.values(), backups)]
 
-    # Folders
+    # Directories
 
     async def open_dir(self, number: int) -> int:
-        """Take down what a folder holds now; return a handle for `list_folder`."""
+        """Record the entries of a directory as they are now; return a handle for `opened`."""
         inode = self._inodes.get(number)
         if not isinstance(inode, Inode) or isinstance(inode.entry, SnapshotEntry):
             return self._list(*await self._enter(number))
         entries = await self.view.children(inode.entry)
-        return self._keep(DirHandle([(name, self._own(inode, e)) for name, e in entries.items()]))
+        return self._listings.add(
+            DirHandle([(name, self._virtual_inode(inode, e)) for name, e in entries.items()])
+        )
 
-    def _look_ahead(self, tree: bytes) -> bool:
-        """Have the rows of a folder at hand that will be asked for; tell whether they are."""
+    def _prefetch_entries(self, tree: bytes) -> bool:
+        """Decode a directory that will be requested; return whether its entries are cached."""
         try:
             return self.view.repository.listings.get_nowait(tree) is not None
-        except Exception:  # noqa: BLE001 - who asks for it gets the error; the mount lives on
-            _log.exception("Looking ahead at tree %s failed", tree.hex()[:8])
+        except Exception:  # noqa: BLE001 - the request gets the error; the mount continues
+            _log.exception("Prefetching tree %s failed", tree.hex()[:8])
             return False
 
     def open_dir_nowait(self, number: int) -> int | None:
-        """Do the same with a stored folder, if nothing has to be waited for; else return None."""
+        """Like `open_dir` for a stored directory, but never blocks. None means "not cached"."""
         entered = self._enter_nowait(number)
         return self._list(*entered) if entered is not None else None
 
-    def _list(self, folder: StoredDir, rows: DirEntries) -> int:
-        folder.listings += 1
-        if folder.inside.tree is not None:
-            below = [row.subtree for row in rows.listed if row.subtree is not None]
-            self.walk.opened(folder.inside.tree, below)
-        return self._keep(DirHandle(folder=folder, rows=rows.listed))
-
-    def _keep(self, listing: DirHandle) -> int:
-        handle = self._handle()
-        self._listings[handle] = listing
-        return handle
+    def _list(self, directory: StoredDir, entries: DirEntries) -> int:
+        directory.listings += 1
+        if directory.tree_ref.tree is not None:
+            below = [row.subtree for row in entries.listed if row.subtree is not None]
+            self.prefetcher.opened(directory.tree_ref.tree, below)
+        return self._listings.add(DirHandle(directory=directory, entries=entries.listed))
 
     def opened(self, handle: int) -> DirHandle:
-        """Return what a handle of `open_dir` stands for."""
-        return self._listings[handle]
+        """Return the open directory of a handle."""
+        return self._listings.get(handle)
 
-    def own_entries(self, opened: DirHandle, start: int) -> Iterator[tuple[int, bytes, InodeAttrs]]:
-        """Yield (position of the next, name, inode) of a folder of ours from `start` on."""
-        for at in range(start, len(opened.own)):
-            name, inode = opened.own[at]
-            # Another listing or lookup may have told the kernel of it meanwhile.
+    def virtual_entries(
+        self, opened: DirHandle, start: int
+    ) -> Iterator[tuple[int, bytes, InodeAttrs]]:
+        """Yield (next position, name, inode) of a virtual directory from position `start`."""
+        for at in range(start, len(opened.virtual)):
+            name, inode = opened.virtual[at]
+            # Another listing or lookup may have given the kernel an object for it since.
             known = self._inodes.get(inode.number)
-            yield at + 1, name, self._of(inode if known is None else known)
+            yield at + 1, name, attrs_of(inode if known is None else known)
 
     def close_dir(self, handle: int) -> None:
-        """Let a handle of `open_dir` go."""
-        folder = self._listings.pop(handle).folder
-        if folder is not None:
-            folder.listings -= 1
-            self._folders.evict(folder)
+        """Release a handle of `open_dir`."""
+        directory = self._listings.pop(handle).directory
+        if directory is not None:
+            directory.listings -= 1
+            self._directories.evict(directory)
 
     # Files
 
     def node_ref_nowait(self, number: int) -> NodeRef | None:
-        """Return what `node_ref` would, if nothing has to be waited for; None does not say that."""
-        shown = self.held(number)
+        """Like `node_ref`, but never blocks. None means "not cached"."""
+        shown = self.find_nowait(number)
         if shown is None:
             return None
         holder = shown.holder
         if isinstance(holder, Inode):
             return NodeRef(number, shown.node.size, holder.entry)
-        tree = self.view.stored.tree_nowait(holder.inside)
-        return _recorded(shown, holder, tree) if tree is not None else None
+        tree = self.view.stored.tree_nowait(holder.tree_ref)
+        return _node_ref(shown, holder, tree) if tree is not None else None
 
     async def node_ref(self, number: int) -> NodeRef:
-        """Return all that is recorded of an inode; of a stored one, its folder's tree is read."""
+        """Return an inode with its complete node; reads the directory's tree for a stored one."""
         shown = await self.find(number)
         holder = shown.holder
         if isinstance(holder, Inode):
             return NodeRef(number, shown.node.size, holder.entry)
-        return _recorded(shown, holder, await self.view.stored.tree(holder.inside))
+        return _node_ref(shown, holder, await self.view.stored.tree(holder.tree_ref))
 
     async def open_inode(self, number: int) -> tuple[int, bool]:
-        """Do what `open_file` does with an inode of which not all is at hand."""
+        """Open an inode whose node is not cached; see `open_file`."""
         return await self.open_file(await self.node_ref(number))
 
-    async def open_file(self, recorded: NodeRef) -> tuple[int, bool]:
-        """Open a regular file: a handle, and whether its attributes tell its true size.
+    async def open_file(self, node_ref: NodeRef) -> tuple[int, bool]:
+        """Open a regular file; return a handle, and whether the reported size is the true one.
 
         Raises IsAFolderError, and what the repository raises for missing blobs.
         """
-        entry = recorded.entry
-        if recorded.beside:
-            self._neighbours.opened(recorded.folder, recorded.beside, entry.node)
+        entry = node_ref.entry
+        if node_ref.siblings:
+            self._neighbours.opened(node_ref.directory, node_ref.siblings, entry.node)
         content: Readable
         live = isinstance(entry, GeneratedFile)
         if isinstance(entry, GeneratedFile):
@@ -352,68 +309,63 @@ class InodeFileSystem:
         else:
             found = await self.view.content(entry)
             content = VirtualFileHandle(found.content) if isinstance(found, VirtualFile) else found
-        handle = self._handle()
-        self._files[handle] = content
-        true_size = content.size == recorded.size and not live
+        handle = self._files.add(content)
+        true_size = content.size == node_ref.size and not live
         if not true_size and isinstance(content, FileReader):
             _log.warning(
                 "Inode %d was recorded with %d bytes but holds %d",
-                recorded.number, recorded.size, content.size,
+                node_ref.number, node_ref.size, content.size,
             )  # fmt: skip
         return handle, true_size
 
     async def read(self, handle: int, offset: int, size: int) -> bytes | memoryview:
         """Read from a handle of `open_file`."""
-        return await self._files[handle].view(offset, size)
+        return await self._files.get(handle).view(offset, size)
 
     def close_file(self, handle: int) -> None:
-        """Let a handle of `open_file` go."""
-        del self._files[handle]
-
-    def _handle(self) -> int:
-        self._next_handle += 1
-        return self._next_handle
+        """Release a handle of `open_file`."""
+        self._files.pop(handle)
 
     async def space(self) -> FilesystemSize:
-        """Tell how much the repository holds."""
+        """Return the size of the repository."""
         index = await self.view.repository.index()
         return FilesystemSize(index.stored_bytes, len(index))
 
     def counters(self) -> dict[str, int]:
-        """Return what is held now: `lookups` is how often the kernel was told of them."""
+        """Return the current numbers of inodes, lookups and open handles."""
         lookups = sum(inode.lookups for inode in self._inodes.values())
         return {
-            "lookups": lookups + sum(folder.lookups for folder in self._folders),
+            "lookups": lookups + sum(directory.lookups for directory in self._directories),
             "inodes": len(self._inodes),
-            "stored_folders": len(self._folders),
+            "stored_folders": len(self._directories),
             "open_files": len(self._files),
             "open_folders": len(self._listings),
         }
 
 
-def _recorded(shown: InodeAttrs, holder: HardLinkInode | StoredDir, tree: Tree) -> NodeRef:
-    """Find in its folder's tree what is recorded of an inode."""
+def _node_ref(shown: InodeAttrs, holder: HardLinkInode | StoredDir, tree: Tree) -> NodeRef:
+    """Find the node of an inode in its directory's tree."""
     name = shown.node.name
     node = tree.nodes.get(name)
     if node is None:
-        raise DamagedError(f"What {show(name)!r} holds is not recorded; run 'cesbr check'.")
-    entry = SnapshotEntry(name, node, holder.inside.snapshot)
-    folder = holder.folder if isinstance(holder, HardLinkInode) else holder.number
-    return NodeRef(shown.number, shown.node.size, entry, folder, tree.listed)
+        raise DamagedError(f"{show(name)!r} is not in its directory's tree. Run 'cesbr check'.")
+    entry = SnapshotEntry(name, node, holder.tree_ref.snapshot)
+    directory = holder.directory if isinstance(holder, HardLinkInode) else holder.number
+    return NodeRef(shown.number, shown.node.size, entry, directory, tree.listed)
 
 
-def _at(folder: StoredDir, rows: DirEntries, number: int) -> InodeAttrs:
+def _at(directory: StoredDir, entries: DirEntries, number: int) -> InodeAttrs:
     try:
-        return InodeAttrs(number, rows.listed[number - folder.first], folder)
+        return InodeAttrs(number, entries.listed[number - directory.first], directory)
     except IndexError:
         raise StaleError(number) from None
 
 
 def blocks(size: int) -> int:
-    """Return how many blocks of 512 bytes a file of `size` bytes takes."""
+    """Return the number of 512-byte blocks of a file of `size` bytes."""
     return -(-size // _BLOCK)
 
 
 def errno_of(error: Exception) -> int:
-    """Return the errno by which a reader of the mount learns of `error`."""
+    """Return the errno that a process reading the mount gets for `error`."""
     return error.errno if isinstance(error, CesbrError) else errno.EIO

@@ -1,7 +1,7 @@
-"""What the kernel knows by a number: what we show ourselves, and what lies in stored folders.
+"""The inode table: virtual entries, hard links, and directories stored in snapshots.
 
-A number comes from where its inode stands, so that it is the same in every mount of the same
-repository.
+An inode number is computed from the position in the tree, so that it is the same in every mount of
+a repository.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from cesbrfs.repo.format.model import Node, Snapshot
 from cesbrfs.vfs.entries import Entry, SnapshotEntry, TreeRef, VirtualDir
 
 POSITION_BITS: Final = 20
-"""The bits of a number that are a position; a folder with more entries takes several ranges."""
+"""Low bits of an inode number that are a position. Larger directories take several ranges."""
 NUMBER_BITS: Final = 62
-"""Numbers with a higher bit are those of other inodes."""
+"""Numbers with a higher bit belong to inodes with an object."""
 RANGES: Final = 1 << (NUMBER_BITS - POSITION_BITS)
 _GOLDEN: Final = 0x9E37_79B9_7F4A_7C15
 _ALL_BITS: Final = (1 << 64) - 1
@@ -30,19 +30,20 @@ _ALL_BITS: Final = (1 << 64) - 1
 
 @dataclass(slots=True, eq=False)
 class StoredDir:
-    """One stored folder of which the kernel knows entries, or is about to.
+    """A stored directory whose entries the kernel knows, without an object for each entry.
 
-    `number` is its own inode's, `first` that of its first entry; `backup` that of the backup's
-    folder it lies in.  `lookups` counts how often the kernel was told of its entries, `listings`
-    who reads it now.
+    A stored directory never changes, so the entry at position `i` of its tree has the inode number
+    `first + i` (ADR 15). `number` is the directory's own inode, `backup` the inode of its backup's
+    directory. `lookups` is the kernel's count over all entries, `listings` the number of open
+    handles.
     """
 
-    fixed: ClassVar[bool] = True
+    immutable: ClassVar[bool] = True
     private: ClassVar[bool] = False
-    placed: ClassVar[bool] = False
+    name_may_change: ClassVar[bool] = False
 
     number: int
-    inside: TreeRef
+    tree_ref: TreeRef
     backup: int
     first: int
     ranges: int
@@ -51,7 +52,7 @@ class StoredDir:
 
 
 class StoredDirs:
-    """The stored folders by their own number, and by the numbers of their entries."""
+    """Stored directories by their inode number, and by the inode numbers of their entries."""
 
     def __init__(self) -> None:
         self._by_number: dict[int, StoredDir] = {}
@@ -64,51 +65,51 @@ class StoredDirs:
         return iter(self._by_number.values())
 
     def get(self, number: int) -> StoredDir | None:
-        """Return the folder with this inode number, if something in it is known."""
+        """Return the directory with this inode number, if the kernel knows entries of it."""
         return self._by_number.get(number)
 
-    def holding(self, number: int) -> StoredDir | None:
-        """Return the folder in which the inode of this number lies."""
+    def containing(self, number: int) -> StoredDir | None:
+        """Return the directory that contains the inode of this number."""
         return self._by_range.get(number >> POSITION_BITS)
 
-    def add(self, number: int, inside: TreeRef, backup: int, size: int) -> StoredDir:
-        """Return the record of a folder of `size` entries: the one there is, or a new one.
+    def add(self, number: int, tree_ref: TreeRef, backup: int, size: int) -> StoredDir:
+        """Return the record of a directory with `size` entries, creating it if necessary.
 
-        Its entries' numbers are a hash of its own, so that they are the same in every mount.
+        The numbers of its entries are a hash of its inode number: equal in every mount.
         """
-        folder = self._by_number.get(number)
-        if folder is not None:
-            return folder
+        directory = self._by_number.get(number)
+        if directory is not None:
+            return directory
         at = _preferred_range(number)
         ranges = max(1, -(-size >> POSITION_BITS))
         while not self._is_free(at, ranges):
             at = (at + 1) % RANGES
-        folder = StoredDir(number, inside, backup, at << POSITION_BITS, ranges)
-        self._by_number[number] = folder
+        directory = StoredDir(number, tree_ref, backup, at << POSITION_BITS, ranges)
+        self._by_number[number] = directory
         for taken in _span(at, ranges):
-            self._by_range[taken] = folder
-        return folder
+            self._by_range[taken] = directory
+        return directory
 
     def _is_free(self, at: int, ranges: int) -> bool:
-        # The first range has the lowest numbers, among them those with a meaning of their own.
+        # The first range contains the lowest numbers, some of which are reserved.
         if not 0 < at <= RANGES - ranges:
             return False
-        if ranges == 1:  # as it nearly always is
+        if ranges == 1:  # nearly always
             return at not in self._by_range
         return not any(taken in self._by_range for taken in _span(at, ranges))
 
-    def evict(self, folder: StoredDir) -> None:
-        """Forget a folder of which nothing is known any more."""
-        if folder.lookups > 0 or folder.listings > 0:
+    def evict(self, directory: StoredDir) -> None:
+        """Remove a directory that has neither lookups nor open handles."""
+        if directory.lookups > 0 or directory.listings > 0:
             return
-        if self._by_number.pop(folder.number, None) is None:
+        if self._by_number.pop(directory.number, None) is None:
             return
-        for taken in _span(folder.first >> POSITION_BITS, folder.ranges):
+        for taken in _span(directory.first >> POSITION_BITS, directory.ranges):
             del self._by_range[taken]
 
 
 def _preferred_range(number: int) -> int:
-    """Return a hash of a folder's number (Knuth's multiplicative one), which is a range."""
+    """Return the range for a directory: Knuth's multiplicative hash of its number."""
     return (number * _GOLDEN & _ALL_BITS) >> (64 - RANGES.bit_length() + 1)
 
 
@@ -118,89 +119,87 @@ def _span(at: int, ranges: int) -> range:
 
 ROOT: Final = 1
 _OWN: Final = 1 << NUMBER_BITS
-"""Set in all numbers but the root's and those that count through what a stored folder holds."""
+"""Set in the numbers of all inodes with an object, except the root."""
 
 
 class StaleError(NotFoundError):
-    """The kernel asks for an inode that was forgotten."""
+    """The kernel uses an inode that it was to forget."""
 
     errno = errno.ESTALE
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"Inode {number} is not known (any more).")
+        super().__init__(f"Inode {number} is stale.")
 
 
 @dataclass(slots=True, eq=False)
 class Inode:
-    """The inode of something that we show ourselves, or that stands in a folder of ours.
+    """The inode of an entry in a virtual directory.
 
-    `parent` is the number of its folder, `backup` that of the backup's folder it lies in; `fixed`
-    says that neither it nor anything below can ever change; `lookups` counts how often the kernel
-    was told of it.
+    `parent` is the inode of its directory, `backup` of its backup. `immutable` means
+    that neither it nor anything below it can change. `lookups` is the kernel's lookup count.
     """
 
-    placed: ClassVar[bool] = True
-    """Its name may come to stand for something else."""
+    name_may_change: ClassVar[bool] = True
+    """Its name may refer to another object later."""
 
     number: int
     entry: Entry
     parent: int
     backup: int
-    fixed: bool
+    immutable: bool
     private: bool = False
-    """Whether it holds secrets: no option gives it to another user."""
+    """Whether it contains secrets, which no option gives to another user."""
     lookups: int = 0
 
     @property
     def node(self) -> Node:
-        """Its attributes."""
+        """The attributes."""
         return self.entry.node
 
 
 @dataclass(slots=True, eq=False)
 class HardLinkInode:
-    """The inode of a stored file with several names, which share it within a backup.
+    """The inode of a stored file with several names, shared by them within a backup.
 
-    `folder` is the number of the folder in which it was last found, which is stored `inside`, as
-    `node`.
+    `directory` and `tree_ref` are the directory in which it was found last, `node` its entry there.
     """
 
-    fixed: ClassVar[bool] = True
+    immutable: ClassVar[bool] = True
     private: ClassVar[bool] = False
-    placed: ClassVar[bool] = False
+    name_may_change: ClassVar[bool] = False
 
     number: int
     node: DirEntry
-    folder: int
-    inside: TreeRef
+    directory: int
+    tree_ref: TreeRef
     lookups: int = 0
 
 
 class InodeAttrs(NamedTuple):
-    """What the kernel is told of an inode.  `holder` counts that, and says what may change."""
+    """The attributes of an inode. `holder` counts its lookups and states what may change."""
 
     number: int
     node: Node | DirEntry
     holder: Inode | HardLinkInode | StoredDir
 
 
-def own_number(seed: bytes) -> int:
-    """Return the number of an inode that has an object of its own, told from `seed`."""
+def hashed_number(seed: bytes) -> int:
+    """Return the number of an inode with an object: a hash of `seed`."""
     digest = hashlib.blake2b(seed, digest_size=8).digest()
     return _OWN | int.from_bytes(digest, "big") >> (64 - NUMBER_BITS)
 
 
 def snapshot_of(holder: Inode | HardLinkInode | StoredDir) -> Snapshot | None:
-    """Return the snapshot that holds what is shown, None for what is ours."""
+    """Return the snapshot that contains the inode, None for a virtual one."""
     if isinstance(holder, Inode):
         return holder.entry.snapshot if isinstance(holder.entry, SnapshotEntry) else None
-    return holder.inside.snapshot
+    return holder.tree_ref.snapshot
 
 
 def removed(inodes: Iterable[Inode | HardLinkInode], backups: Backups) -> list[Inode]:
     """Return the inodes of removed backups, and elsewhere those of removed snapshots.
 
-    What is stored below one of these is not among them.
+    Entries stored below one of these are not included.
     """
     own = [inode for inode in inodes if isinstance(inode, Inode) and inode.number != ROOT]
     shown = {*backups.by_name, SNAPSHOTS, STATUS_FOLDER}
@@ -218,3 +217,66 @@ def removed(inodes: Iterable[Inode | HardLinkInode], backups: Backups) -> list[I
         if inode.backup in gone
         or (isinstance(inode.entry, SnapshotEntry) and inode.entry.snapshot.id not in listed)
     ]
+
+
+def attrs_of(inode: Inode | HardLinkInode) -> InodeAttrs:
+    """Return the attributes of an inode with an object."""
+    return InodeAttrs(inode.number, inode.node, inode)
+
+
+class InodeTable:
+    """All inodes that the kernel knows."""
+
+    def __init__(self, root: Entry) -> None:
+        self.objects: Final[dict[int, Inode | HardLinkInode]] = {
+            ROOT: Inode(ROOT, root, ROOT, ROOT, False, lookups=1)
+        }
+        self.directories: Final = StoredDirs()
+
+    def count_lookup(self, attrs: InodeAttrs) -> None:
+        """Count a lookup: the kernel was given the inode."""
+        holder = attrs.holder
+        holder.lookups += 1
+        if not isinstance(holder, StoredDir):
+            self.objects[holder.number] = holder
+
+    def forget(self, number: int, lookups: int) -> None:
+        """Subtract `lookups` from an inode's count, and remove it at zero."""
+        inode = self.objects.get(number)
+        if inode is not None:
+            inode.lookups -= lookups
+            if inode.lookups <= 0 and number != ROOT:
+                del self.objects[number]
+            return
+        directory = self.directories.containing(number)
+        if directory is not None:
+            directory.lookups -= lookups
+            self.directories.evict(directory)
+
+    def hard_link(self, directory: StoredDir, entry: DirEntry) -> InodeAttrs:
+        """Return the inode of a stored file with several names, one for all names in a backup."""
+        snapshot = directory.tree_ref.snapshot
+        seed = (directory.backup, snapshot.id.encode(), entry.link_id)
+        number = hashed_number(b"%d\0%s\0%d" % seed)
+        inode = self.objects.get(number)
+        if not isinstance(inode, HardLinkInode):
+            return attrs_of(HardLinkInode(number, entry, directory.number, directory.tree_ref))
+        inode.node, inode.directory, inode.tree_ref = entry, directory.number, directory.tree_ref
+        return attrs_of(inode)
+
+    def virtual(self, parent: Inode, entry: Entry, *, private: bool) -> Inode:
+        """Return the inode of an entry in a virtual directory, with its current attributes."""
+        if isinstance(entry, SnapshotEntry):
+            # The name may refer to another snapshot later, which is another directory.
+            seed = b"%d/%s\0%s" % (parent.number, entry.name, entry.snapshot.id.encode())
+        else:
+            seed = b"%d/%s" % (parent.number, entry.name)
+        number = hashed_number(seed)
+        inode = self.objects.get(number)
+        if not isinstance(inode, Inode):
+            backup = parent.backup if parent.number != ROOT else number
+            immutable = isinstance(entry, SnapshotEntry)
+            return Inode(number, entry, parent.number, backup, immutable, private=private)
+        if not inode.immutable:
+            inode.entry = entry
+        return inode

@@ -1,9 +1,8 @@
-"""Requests whose callers were interrupted: given up, so that Ctrl-C ends a reader that waits.
+"""Cancel requests whose client was interrupted, so that Ctrl-C ends a waiting process.
 
-The kernel lets a process that waits for an answer about a name go only when the answer comes, even
-when it was killed; and pyfuse3 does not pass on that it was interrupted.  So while a request waits
-for the storage, its caller is looked at now and then.  (Who waits for content can always be killed:
-that wait is one for pages.)
+A process that waits for a reply about a name cannot be killed until the reply arrives, and pyfuse3
+does not pass on FUSE_INTERRUPT. While a request waits for the storage, the signals pending for its
+client are polled. (A process that waits for content can always be killed: it waits for pages.)
 """
 
 from __future__ import annotations
@@ -22,23 +21,23 @@ _ENDING: Final = sum(
     1 << (number - 1)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGKILL)
 )
-"""Signals that ask a process to stop what it does, as a mask as the kernel writes it."""
+"""Signals that end a process, as a mask in the format of /proc/PID/status."""
 _MASKS: Final = re.compile(r"^(SigPnd|ShdPnd|SigBlk|SigIgn):\s*([0-9a-f]+)$", re.MULTILINE)
 
 
 class InterruptedCallerError(Exception):
-    """The caller of a request does not wait for its answer any more."""
+    """The client of a request was interrupted."""
 
 
 class InterruptWatcher:
-    """The callers of requests that wait."""
+    """Watch the clients of requests that wait for the storage."""
 
     def __init__(self) -> None:
         self._waiting: dict[trio.CancelScope, int] = {}
         self._some = trio.Event()
 
     async def wait(self, pid: int, ask: Callable[[], Awaitable[_T]]) -> _T:
-        """Return what `ask` brings; InterruptedCallerError if thread `pid` is told to stop."""
+        """Return the result of `ask`; InterruptedCallerError if thread `pid` gets a signal."""
         with trio.CancelScope() as scope:
             self._waiting[scope] = pid
             self._some.set()
@@ -49,9 +48,9 @@ class InterruptWatcher:
         raise InterruptedCallerError
 
     async def run(self) -> None:
-        """Give up the requests of interrupted callers; runs until cancelled."""
+        """Cancel the requests of interrupted clients; runs until cancelled."""
         while True:
-            if not self._waiting:  # an idle mount must not wake up for nothing
+            if not self._waiting:  # an idle mount does not wake up
                 self._some = trio.Event()
                 await self._some.wait()
             await trio.sleep(_LOOK_SECONDS)
@@ -61,11 +60,11 @@ class InterruptWatcher:
 
 
 def is_interrupted(pid: int) -> bool:
-    """Tell whether thread `pid` has a signal to come that asks it to stop."""
+    """Return whether a signal that ends it is pending for thread `pid`."""
     try:
         with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
             masks = {name: int(mask, 16) for name, mask in _MASKS.findall(file.read())}
-    except OSError:  # in another namespace; or its process has ended, and nobody waits
+    except OSError:  # in another PID namespace, or ended
         return False
     pending = masks.get("SigPnd", 0) | masks.get("ShdPnd", 0)
     deaf = masks.get("SigBlk", 0) | masks.get("SigIgn", 0)

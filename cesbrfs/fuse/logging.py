@@ -15,9 +15,9 @@ _SYSLOG: Final = "/dev/log"
 
 
 def log_to(file: str | None, *, background: bool, cache_dir: Path, debug: bool) -> None:
-    """Log to `file`, in the foreground to stderr, else to syslog or a file in the cache folder.
+    """Log to `file`, in the foreground to stderr, else to syslog or a file in the cache directory.
 
-    Log files may be rotated: a file that was renamed or removed is opened again.
+    Log files can be rotated: a file that was renamed or removed is opened again.
     """
     form = "%(asctime)s %(levelname)s %(message)s"
     handler: logging.Handler
@@ -34,7 +34,7 @@ def log_to(file: str | None, *, background: bool, cache_dir: Path, debug: bool) 
             form = "cesbrfs[%(process)d]: %(message)s"  # syslog adds the time
     handler.setFormatter(PrintableFormatter(form))
     logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler])
-    for other in ("pyfuse3", "httpx2", "httpcore2"):  # which have a line for every request
+    for other in ("pyfuse3", "httpx2", "httpcore2"):  # which log every request
         logging.getLogger(other).setLevel(logging.WARNING)
 
 

@@ -1,4 +1,4 @@
-"""The life of a mount: opened, served until a signal or an unmount ends it, and taken away."""
+"""Mount a repository, serve it until a signal or an unmount, and unmount it."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from cesbrfs.vfs.tree import BackupTree
 _log = logging.getLogger(__name__)
 
 _STOP_SECONDS: Final = 5.0
-"""How long running requests may take after the mount was told to end."""
+"""Grace period for running requests when the mount ends."""
 _IGNORED_SIGNALS: Final = (
     signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO,
 )  # fmt: skip
 _AWAY_SECONDS: Final = 0.2
-"""The same while the server is away."""
+"""The same while the server is offline."""
 
 
 async def serve(
@@ -110,8 +110,8 @@ def _init(operations: Operations, mountpoint: str, source: str, options: MountOp
         *(option for option in options.generic if option != NOSYMFOLLOW),
     }
     if options.allow_other:
-        # The kernel checks modes and, as `Operations.enable_acl` asks for, ACLs. Without the
-        # option only the user who mounts gets in, and he holds the key to everything.
+        # The kernel checks modes and, with `Operations.enable_acl`, ACLs. Without the option
+        # only the mounting user has access, who has the key to everything.
         fuse_options |= {"allow_other", "default_permissions"}
     try:
         pyfuse3.init(operations, mountpoint, fuse_options)
@@ -119,7 +119,7 @@ def _init(operations: Operations, mountpoint: str, source: str, options: MountOp
         hint = "that /dev/fuse can be opened and fusermount3 is installed"
         if options.allow_other and os.getuid():
             hint += ", and that /etc/fuse.conf has 'user_allow_other'"
-        raise MountError(f"{mountpoint} could not be mounted ({error}); see {hint}.") from error
+        raise MountError(f"{mountpoint} could not be mounted ({error}). Check {hint}.") from error
     if NOSYMFOLLOW in options.generic:
         try:
             set_nosymfollow(mountpoint, noexec="noexec" in options.generic)
@@ -129,55 +129,55 @@ def _init(operations: Operations, mountpoint: str, source: str, options: MountOp
                 f"-o {NOSYMFOLLOW} could not be applied to {mountpoint} ({error.strerror})."
                 " Mount as root, or leave the option out."
             ) from error
-    pump.install(operations.is_busy, operations.tree.walk.go_ahead)
+    pump.install(operations.is_busy, operations.tree.prefetcher.decode_next)
 
 
 async def _run(operations: Operations, mountpoint: str, ready: Callable[[], None]) -> None:
     view = operations.tree.view
     async with trio.open_nursery() as nursery:
-        await nursery.start(_obey_signals, view, nursery.cancel_scope)
+        await nursery.start(_handle_signals, view, nursery.cancel_scope)
         view.listing.refresh_in(nursery)
         view.on_change = partial(_changed, operations, nursery)
         view.repository.blobs.read_ahead_in(nursery)
-        nursery.start_soon(operations.callers.run)
+        nursery.start_soon(operations.interrupts.run)
         nursery.start_soon(view.repository.listings.flush_periodically)
-        nursery.start_soon(_announce, view, mountpoint, ready)
+        nursery.start_soon(_report_ready, view, mountpoint, ready)
         await pyfuse3.main()
         nursery.cancel_scope.cancel()
 
 
 def _changed(operations: Operations, nursery: trio.Nursery, backups: Backups) -> None:
-    """Release what kernel and heap hold of snapshots that are gone."""
+    """Release what the kernel and the heap hold of removed snapshots."""
     operations.invalidate(backups)
     nursery.start_soon(trio.to_thread.run_sync, trim)
 
 
-async def _announce(view: BackupTree, mountpoint: str, ready: Callable[[], None]) -> None:
-    """Call `ready` as soon as the mount has answered a first request; then load what is needed."""
+async def _report_ready(view: BackupTree, mountpoint: str, ready: Callable[[], None]) -> None:
+    """Call `ready` once the mount has answered a request; then load the index and caches."""
     try:
         status = await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
     except OSError as error:  # unmounted already
         _log.warning("%s does not answer: %s", mountpoint, error.strerror)
         return
-    # Only now has the kernel set its own limits, which these replace.
+    # Only now has the kernel set its own limits.
     tune(status.st_dev)
     ready()
     try:
         await view.repository.listings.load()
         await view.repository.index()
         await view.prepare()
-    except CesbrError as error:  # whoever needs it gets the error
-        _log.debug("Loading ahead: %s", error)
-    except Exception:  # noqa: BLE001 - as above; the mount lives on
-        _log.exception("Loading ahead failed in a way that was not foreseen")
+    except CesbrError as error:  # the request that needs it gets the error
+        _log.debug("Preloading failed: %s", error)
+    except Exception:  # noqa: BLE001 - as above; the mount continues
+        _log.exception("Preloading failed unexpectedly")
 
 
-async def _obey_signals(
+async def _handle_signals(
     view: BackupTree,
     scope: trio.CancelScope,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """End the mount on SIGTERM, SIGINT and SIGQUIT; look for new backups on SIGHUP."""
+    """End the mount on SIGTERM, SIGINT and SIGQUIT; list the backups again on SIGHUP."""
     ending = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
     with trio.open_signal_receiver(*ending, signal.SIGHUP) as received:
         task_status.started()
@@ -187,9 +187,11 @@ async def _obey_signals(
                 continue
             _log.info("Ending on %s.", signal.Signals(number).name)
             pyfuse3.terminate()
-            if view.repository.is_offline:  # whoever waits for it is not worth waiting for
+            if view.repository.is_offline:  # waiting requests would not finish in time
                 await trio.sleep(_AWAY_SECONDS)
             else:
                 await trio.sleep(_STOP_SECONDS)
-                _log.warning("Requests still run %g s after being told to end.", _STOP_SECONDS)
+                _log.warning(
+                    "Requests are still running after %g s; cancelling them.", _STOP_SECONDS
+                )
             scope.cancel()

@@ -1,4 +1,4 @@
-"""Mountpoints: what may be mounted on, and how a mount is taken away."""
+"""Check mountpoints, repair dead mounts, and unmount."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _MS_BIND: Final = 4096
 
 
 def check_mountpoint(mountpoint: str, repository: str | None) -> str:
-    """Return the real path of a mountpoint that can be used, or raise MountError saying why not.
+    """Return the real path of a usable mountpoint; MountError otherwise.
 
-    `repository` is the folder of a local one, None for any other.  A mount of ours whose process
-    is gone is taken away first.
+    `repository` is the directory of a local repository, None for a remote one. A dead mount of ours
+    is unmounted first.
     """
     _mend(mountpoint)
     real = resolve(mountpoint)
@@ -41,20 +41,20 @@ def check_mountpoint(mountpoint: str, repository: str | None) -> str:
         status = os.stat(mountpoint)
     except FileNotFoundError:
         raise MountError(
-            f"The mountpoint {mountpoint} does not exist; make it with 'mkdir'."
+            f"The mount point {mountpoint} does not exist. Create it with 'mkdir'."
         ) from None
     except OSError as error:
         raise MountError(
-            f"The mountpoint {mountpoint} cannot be used: {error.strerror}."
+            f"The mount point {mountpoint} cannot be used: {error.strerror}."
         ) from error
     if not stat.S_ISDIR(status.st_mode):
-        raise MountError(f"The mountpoint {mountpoint} is not a folder; choose a folder.")
+        raise MountError(f"The mount point {mountpoint} is not a directory.")
     for mounted in mounts():
-        # What an automounter has there waits for this very mount.
+        # An automounter's mount waits for this one.
         if mounted.mountpoint == real and mounted.fstype != "autofs":
             raise MountError(
-                f"{mountpoint} is already a mountpoint (of {mounted.fstype}); unmount it with"
-                f" 'fusermount3 -u {mountpoint}' or choose another."
+                f"{mountpoint} is already a mount point (of {mounted.fstype}). Unmount it with"
+                f" 'fusermount3 -u {mountpoint}', or choose another one."
             )
     if repository is not None:
         _check_apart(mountpoint, real, repository)
@@ -62,19 +62,19 @@ def check_mountpoint(mountpoint: str, repository: str | None) -> str:
 
 
 def _check_apart(mountpoint: str, real: str, repository: str) -> None:
-    """Refuse a mount that would hide the repository, or lie within it."""
+    """Refuse a mount over or inside the repository."""
     folder = os.path.realpath(repository)
     if Path(real).is_relative_to(folder) or Path(folder).is_relative_to(real):
         raise MountError(
-            f"The mountpoint {mountpoint} overlaps the repository at {repository}; choose a folder"
-            " apart from it."
+            f"The mount point {mountpoint} overlaps the repository at {repository}. Choose another"
+            " directory."
         )
 
 
 def resolve(path: str) -> str:
-    """Return the real path of a mountpoint, without asking a mount of ours, which may be dead.
+    """Return the real path of a mountpoint without touching mounts of ours, which may be dead.
 
-    Unlike ``os.path.realpath`` it takes a mountpoint of ours for a directory, unseen.
+    Unlike ``os.path.realpath`` it assumes that a mountpoint of ours is a directory.
     """
     ours = {mounted.mountpoint for mounted in our_mounts()}
     pending = os.path.abspath(path).split("/")[::-1]
@@ -102,12 +102,12 @@ def resolve(path: str) -> str:
 
 
 def _mend(mountpoint: str) -> None:
-    """Take away a mount of ours whose process died."""
+    """Unmount a mount of ours whose process died."""
     real = resolve(mountpoint)
     if not any(mounted.mountpoint == real for mounted in our_mounts()):
         return
     try:
-        # Attributes may still be in the kernel's cache; opening always asks the process.
+        # Attributes may be cached by the kernel; opening always reaches the process.
         os.close(os.open(real, os.O_RDONLY | os.O_DIRECTORY))
     except OSError as error:
         if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
@@ -125,10 +125,10 @@ def set_nosymfollow(mountpoint: str, *, noexec: bool) -> None:
 
 
 def unmount(mountpoint: str, *, lazy: bool = False) -> None:
-    """Unmount with fusermount3; MountError says who keeps it busy."""
+    """Unmount with fusermount3; MountError names the processes that keep it busy."""
     program = shutil.which("fusermount3")
     if program is None:
-        raise MountError("fusermount3 is not installed; install the package fuse3.")
+        raise MountError("fusermount3 is not installed. Install the package fuse3.")
     done = subprocess.run(
         [program, "-uz" if lazy else "-u", "--", mountpoint],
         check=False,
@@ -141,13 +141,13 @@ def unmount(mountpoint: str, *, lazy: bool = False) -> None:
     users = busy_processes(mountpoint)
     if users:
         raise MountError(
-            f"{mountpoint} is in use by {', '.join(users)}; end them, or unmount it lazily."
+            f"{mountpoint} is in use by {', '.join(users)}. End them, or unmount it lazily."
         )
     raise MountError(f"{mountpoint} could not be unmounted: {done.stderr.strip()}.")
 
 
 def busy_processes(mountpoint: str) -> list[str]:
-    """Name the processes that have a file or their working folder below `mountpoint`."""
+    """Return the processes with an open file or their working directory below `mountpoint`."""
     top = resolve(mountpoint)
     found: list[str] = []
     for pid in filter(str.isdigit, os.listdir("/proc")):

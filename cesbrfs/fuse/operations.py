@@ -1,8 +1,7 @@
-"""The FUSE requests: thin handlers over the virtual tree, and the only place that answers errors.
+"""FUSE request handlers: thin adapters over `InodeFileSystem` that turn errors into errnos.
 
-A handler never dies: whatever goes wrong becomes an errno for the one who asked, and a log line.
-What is stored in a snapshot never changes, so the kernel may keep it for as long as it likes; our
-own folders are asked for again after a second.
+Every exception in a handler becomes an errno for the client and a log line. Stored entries never
+change, so the kernel may cache them for a day; entries of virtual directories expire after a second.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _log = logging.getLogger(__name__)
 _H = TypeVar("_H", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 FIXED_SECONDS: Final = 86_400.0
-"""How long the kernel may keep what can never change."""
+"""Attribute and entry timeout of what can never change."""
 CHANGING_SECONDS: Final = 1.0
 _ACLS: Final = (b"system.posix_acl_access", b"system.posix_acl_default")
 _BLOCK_SIZE: Final = 4096
@@ -39,7 +38,7 @@ _IO_SIZE: Final = 128 << 10
 
 @dataclass(frozen=True, slots=True)
 class Presentation:
-    """How the mount shows what it serves.
+    """How the mount presents attributes.
 
     `uid` and `gid` replace the recorded owners where they are not None; without `xattrs` no
     extended attributes are shown. `for_all` mounts are open to other users: the kernel enforces
@@ -53,7 +52,7 @@ class Presentation:
 
 
 def _handler(handle: _H) -> _H:
-    """Count the request, and turn every error into an errno."""
+    """Count the request and turn every exception into an errno."""
     name = handle.__name__
 
     @functools.wraps(handle)
@@ -75,7 +74,7 @@ def _handler(handle: _H) -> _H:
             raise pyfuse3.FUSEError(number) from error
         except Exception as error:
             self.tree.status.errors += 1
-            _log.exception("%s failed in a way that was not foreseen", name)
+            _log.exception("%s failed unexpectedly", name)
             raise pyfuse3.FUSEError(errno_of(error)) from error
         finally:
             self.running -= 1
@@ -84,7 +83,7 @@ def _handler(handle: _H) -> _H:
 
 
 class Operations(pyfuse3.Operations):
-    """Answers the kernel's requests from a `InodeFileSystem`."""
+    """Answer the kernel's requests from an `InodeFileSystem`."""
 
     supports_dot_lookup = False  # there is no export over NFS
     enable_writeback_cache = False
@@ -93,13 +92,13 @@ class Operations(pyfuse3.Operations):
     def __init__(self, tree: InodeFileSystem, presentation: Presentation) -> None:
         super().__init__()
         self.tree: Final = tree
-        self.callers: Final = InterruptWatcher()
+        self.interrupts: Final = InterruptWatcher()
         self.running = 0
         self._shown: Final = presentation
         self.enable_acl = presentation.for_all
 
     def is_busy(self) -> bool:
-        """Tell whether a request waits, or data is read ahead: other tasks need their turn."""
+        """Return whether requests or read-ahead are in progress, so that other tasks need a turn."""
         return self.running > 0 or self.tree.view.repository.blobs.fetching > 0
 
     def invalidate(self, backups: Backups) -> None:
@@ -108,11 +107,11 @@ class Operations(pyfuse3.Operations):
             pyfuse3.invalidate_entry_async(parent, name, ignore_enoent=True)
 
     async def _find(self, inode: int, ctx: pyfuse3.RequestContext) -> InodeAttrs:
-        """Return an inode; its caller is looked after while that has to be read again."""
-        held = self.tree.held(inode)
+        """Return an inode; the wait ends if the client is interrupted."""
+        held = self.tree.find_nowait(inode)
         if held is not None:
             return held
-        return await self.callers.wait(ctx.pid, functools.partial(self.tree.find, inode))
+        return await self.interrupts.wait(ctx.pid, functools.partial(self.tree.find, inode))
 
     def _attributes(self, shown: InodeAttrs) -> pyfuse3.EntryAttributes:
         made = pyfuse3.EntryAttributes()
@@ -121,7 +120,7 @@ class Operations(pyfuse3.Operations):
         return made
 
     def _fill(self, made: pyfuse3.EntryAttributes, shown: InodeAttrs) -> None:
-        """Put all that differs from inode to inode into `made`."""
+        """Set the attributes that differ between inodes."""
         number, node, holder = shown
         made.st_ino = number
         made.st_mode = node.mode
@@ -135,47 +134,47 @@ class Operations(pyfuse3.Operations):
         made.st_mtime_ns = node.mtime_ns
         made.st_atime_ns = node.atime_ns
         made.st_ctime_ns = node.ctime_ns
-        made.attr_timeout = FIXED_SECONDS if holder.fixed else CHANGING_SECONDS
-        made.entry_timeout = CHANGING_SECONDS if holder.placed else FIXED_SECONDS
-        if self.tree.is_gone(holder):  # the kernel drops it as soon as nobody uses it
+        made.attr_timeout = FIXED_SECONDS if holder.immutable else CHANGING_SECONDS
+        made.entry_timeout = CHANGING_SECONDS if holder.name_may_change else FIXED_SECONDS
+        if self.tree.is_gone(holder):  # the kernel drops it as soon as it is unused
             made.entry_timeout = 0
 
     @_handler
     async def lookup(
         self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        """Find one name; a name that is not there is remembered as such where nothing changes."""
+        """Look up a name. In immutable directories the kernel also caches that a name is missing."""
         lookup = functools.partial(self.tree.lookup, parent_inode, name)
-        if self.tree.is_known(parent_inode):
+        if self.tree.is_cached(parent_inode):
             found = await lookup()
         else:
-            found = await self.callers.wait(ctx.pid, lookup)
+            found = await self.interrupts.wait(ctx.pid, lookup)
         if found is None:
-            if not self.tree.is_fixed(parent_inode):
+            if not self.tree.is_immutable(parent_inode):
                 raise pyfuse3.FUSEError(errno.ENOENT)
             missing = pyfuse3.EntryAttributes()
             missing.st_ino = 0
             missing.entry_timeout = FIXED_SECONDS
             return missing
         told = self._attributes(found)
-        self.tree.remember(found)
+        self.tree.count_lookup(found)
         return told
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
-        """Take back what the kernel no longer holds."""
+        """Subtract the lookups that the kernel has dropped."""
         for number, lookups in inode_list:
             self.tree.forget(number, lookups)
 
     @_handler
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        """Tell an inode's attributes."""
+        """Return the attributes of an inode."""
         if inode == pyfuse3.ROOT_INODE:
             self.tree.view.refresh_root_nowait()
         return self._attributes(await self._find(inode, ctx))
 
     @_handler
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
-        """Tell a symlink's target."""
+        """Return the target of a symlink."""
         _, node, _ = await self._find(inode, ctx)
         if not stat.S_ISLNK(node.mode):
             raise pyfuse3.FUSEError(errno.EINVAL)
@@ -183,49 +182,49 @@ class Operations(pyfuse3.Operations):
 
     @_handler
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
-        """Take down what a folder holds, for the listing that follows."""
+        """Open a directory; its entries are those of this moment."""
         handle = self.tree.open_dir_nowait(inode)
         if handle is not None:
             return handle
-        return await self.callers.wait(ctx.pid, functools.partial(self.tree.open_dir, inode))
+        return await self.interrupts.wait(ctx.pid, functools.partial(self.tree.open_dir, inode))
 
     @_handler
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        """List a folder with attributes from `start_id` on, as much as the kernel takes."""
-        # One object for all of them: each is copied into the answer at once.
+        """List a directory with attributes from `start_id`, until the kernel's buffer is full."""
+        # One object for all entries: pyfuse3 copies each into the reply.
         made = pyfuse3.EntryAttributes()
         made.st_blksize = _IO_SIZE
         opened = self.tree.opened(fh)
-        if opened.folder is not None:
-            self._reply_rows(opened.folder, opened.rows, start_id, token, made)
+        if opened.directory is not None:
+            self._reply_entries(opened.directory, opened.entries, start_id, token, made)
             return
-        for next_id, name, shown in self.tree.own_entries(opened, start_id):
+        for next_id, name, shown in self.tree.virtual_entries(opened, start_id):
             self._fill(made, shown)
             if not pyfuse3.readdir_reply(token, name, made, next_id):
                 break
-            self.tree.remember(shown)  # the kernel counts a lookup for every name that it took
+            self.tree.count_lookup(shown)  # the kernel counts a lookup for each name it accepted
 
-    def _reply_rows(
+    def _reply_entries(
         self,
-        folder: StoredDir,
-        rows: Sequence[DirEntry],
+        directory: StoredDir,
+        entries: Sequence[DirEntry],
         start: int,
         token: pyfuse3.ReaddirToken,
         made: pyfuse3.EntryAttributes,
     ) -> None:
-        """List a stored folder.  Most names that a kernel is told of come by here: no calls."""
+        """List a stored directory. Most names pass through this loop, so it makes no calls."""
         uid, gid, reply = self._shown.uid, self._shown.gid, pyfuse3.readdir_reply
-        entry_timeout = 0 if self.tree.is_gone(folder) else FIXED_SECONDS
+        entry_timeout = 0 if self.tree.is_gone(directory) else FIXED_SECONDS
         made.attr_timeout, made.entry_timeout = FIXED_SECONDS, entry_timeout
-        first, told = folder.first, 0
-        for at in range(start, len(rows)):
-            row = rows[at]
+        first, told = directory.first, 0
+        for at in range(start, len(entries)):
+            row = entries[at]
             if row.link_id:
-                shown = self.tree.linked(folder, row)
+                shown = self.tree.hard_link_attrs(directory, row)
                 self._fill(made, shown)
                 if not reply(token, row.name, made, at + 1):
                     break
-                self.tree.remember(shown)
+                self.tree.count_lookup(shown)
                 continue
             made.st_ino = first + at
             made.st_mode = row.mode
@@ -241,35 +240,35 @@ class Operations(pyfuse3.Operations):
             if not reply(token, row.name, made, at + 1):
                 break
             told += 1
-        folder.lookups += told
+        directory.lookups += told
 
     @_handler
     async def releasedir(self, fh: int) -> None:
-        """End a listing."""
+        """Close a directory."""
         self.tree.close_dir(fh)
 
     @_handler
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        """Open a file for reading; the kernel keeps its pages from one opening to the next."""
+        """Open a file for reading. The kernel keeps its pages from one open to the next."""
         if flags & os.O_ACCMODE != os.O_RDONLY:
             raise pyfuse3.FUSEError(errno.EROFS)
-        recorded = self.tree.node_ref_nowait(inode)
-        if recorded is not None:
-            handle, true_size = await self.tree.open_file(recorded)
+        node_ref = self.tree.node_ref_nowait(inode)
+        if node_ref is not None:
+            handle, true_size = await self.tree.open_file(node_ref)
         else:
             opening = functools.partial(self.tree.open_inode, inode)
-            handle, true_size = await self.callers.wait(ctx.pid, opening)
-        # Where the recorded size is wrong, only unbuffered reading reaches the true end.
+            handle, true_size = await self.interrupts.wait(ctx.pid, opening)
+        # If the recorded size is wrong, only direct I/O reaches the true end.
         return pyfuse3.FileInfo(fh=handle, keep_cache=true_size, direct_io=not true_size)
 
     @_handler
     async def read(self, fh: int, off: int, size: int) -> bytes:
         """Read from an open file."""
-        # pyfuse3 takes any buffer, though its annotation says bytes.
+        # pyfuse3 accepts any buffer, although its annotation is bytes.
         return cast("bytes", await self.tree.read(fh, off, size))
 
     async def flush(self, fh: int) -> None:
-        """Nothing is ever written: said once, and the kernel asks no more."""
+        """Reply ENOSYS once, so that the kernel does not send flush requests again."""
         raise pyfuse3.FUSEError(errno.ENOSYS)
 
     @_handler
@@ -279,14 +278,14 @@ class Operations(pyfuse3.Operations):
 
     @_handler
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
-        """Name an inode's extended attributes."""
+        """List the names of an inode's extended attributes."""
         if not self._shown.xattrs:
             raise pyfuse3.FUSEError(errno.ENOSYS)
         return [name for name, _ in await self._xattrs(inode, ctx)]
 
     @_handler
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
-        """Tell one extended attribute."""
+        """Return one extended attribute."""
         if not self._shown.xattrs:
             if not self._shown.for_all:
                 raise pyfuse3.FUSEError(errno.ENOSYS)
@@ -301,18 +300,18 @@ class Operations(pyfuse3.Operations):
     async def _xattrs(
         self, inode: int, ctx: pyfuse3.RequestContext
     ) -> Sequence[tuple[bytes, bytes]]:
-        held = self.tree.held(inode)
+        held = self.tree.find_nowait(inode)
         if held is not None and isinstance(held.node, DirEntry) and not held.node.has_xattrs:
             return ()
-        recorded = self.tree.node_ref_nowait(inode)
-        if recorded is None:
+        node_ref = self.tree.node_ref_nowait(inode)
+        if node_ref is None:
             asking = functools.partial(self.tree.node_ref, inode)
-            recorded = await self.callers.wait(ctx.pid, asking)
-        return recorded.entry.node.xattrs
+            node_ref = await self.interrupts.wait(ctx.pid, asking)
+        return node_ref.entry.node.xattrs
 
     @_handler
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
-        """Tell the repository's size as that of a full file system."""
+        """Return the repository's size as that of a full file system."""
         space = await self.tree.space()
         data = pyfuse3.StatvfsData()
         data.f_bsize = _BLOCK_SIZE

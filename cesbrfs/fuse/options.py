@@ -45,7 +45,7 @@ class MountOptions:
 
 
 def parse_options(given: Iterable[str]) -> MountOptions:
-    """Read the arguments of ``-o``, each a list with commas; UsageError for an unknown one."""
+    """Parse the arguments of ``-o``, comma-separated lists; UsageError for unknown options."""
     allow_other, xattrs = False, True
     uid: int | None = None
     gid: int | None = None

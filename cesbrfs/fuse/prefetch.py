@@ -1,8 +1,12 @@
-"""Small files of one folder are opened one after the other: their content is fetched together.
+"""Prefetch what a client will probably request next: sibling files and subdirectories.
 
-Where a repository lies behind a network, each small file costs a round trip, and their blobs lie
-side by side in few packs.  So opening one fetches those after it in the listing, as much as comes
-in the time of a round trip, and more of them while the reader keeps to the order.
+Files: in a remote repository each small file costs a round trip, while the blobs of neighbouring
+files are adjacent in few packs. Opening a file prefetches those that follow it in the directory, as
+much as arrives in one round trip, and more while the client keeps to the order.
+
+Directories: `find`, `tar` and similar programs read a directory and then descend into each
+subdirectory. Decoding a directory takes longer than replying to the request, so the next ones are
+decoded while the client processes a reply. The lead grows with the number of correct guesses.
 """
 
 from __future__ import annotations
@@ -17,19 +21,19 @@ from cesbrfs.repo.format.model import Node
 from cesbrfs.repo.read.blobs import Blobs
 
 _SMALL: Final = 1 << 20
-"""Larger files are read ahead by themselves."""
+"""Larger files have their own read-ahead."""
 _FOLDERS: Final = 64
 _FILES: Final = 100_000
-"""Files that are known of all those folders, but of the last: what bounds the memory they take."""
+"""Maximum number of files tracked over all directories except the last: bounds memory."""
 _SKIPPED: Final = 8
-"""A reader who leaves out up to so many files still keeps to the order."""
+"""A client that skips up to this many files still counts as reading in order."""
 
 
 @dataclass(slots=True)
 class _Reader:
-    """How far a folder's files, in the order of its listing, were opened and fetched.
+    """How far the files of a directory, in listing order, were opened and prefetched.
 
-    `before` holds how many bytes the files before each one have, and all of them in the end.
+    `before` contains the cumulative sizes of the files in bytes.
     """
 
     places: dict[bytes, int]
@@ -41,32 +45,32 @@ class _Reader:
 
 
 class SiblingPrefetcher:
-    """Fetches files into `blobs` ahead of those who open them."""
+    """Prefetch the content of files that follow an opened one in its directory."""
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
         self._readers: OrderedDict[int, _Reader] = OrderedDict()
         self._known = 0
 
-    def opened(self, folder: int, nodes: Iterable[Node], node: Node) -> None:
-        """Take note that `node` was opened, one of the `nodes` of the folder with this number."""
+    def opened(self, directory: int, nodes: Iterable[Node], node: Node) -> None:
+        """Record that `node` was opened, one of the `nodes` of the directory with this number."""
         worth = self._blobs.min_request_bytes
         if not worth or node.size > _SMALL:
             return
-        reader = self._readers.get(folder)
+        reader = self._readers.get(directory)
         if reader is None:
             files = [other for other in nodes if other.type == "file" and other.size <= _SMALL]
             places = {other.name: at for at, other in enumerate(files)}
             before = list(accumulate((other.size for other in files), initial=0))
             at = places.get(node.name, 0)
-            reader = self._readers[folder] = _Reader(places, files, before, at, at)
+            reader = self._readers[directory] = _Reader(places, files, before, at, at)
             self._known += len(files)
             while len(self._readers) > 1 and (
                 len(self._readers) > _FOLDERS or self._known > _FILES
             ):
                 _, oldest = self._readers.popitem(last=False)
                 self._known -= len(oldest.files)
-        self._readers.move_to_end(folder)
+        self._readers.move_to_end(directory)
         at = reader.places.get(node.name, 0)
         if not 0 <= at - reader.opened <= _SKIPPED:
             reader.ahead, reader.fetched = 0, at
@@ -75,7 +79,7 @@ class SiblingPrefetcher:
         self._fetch(reader, at)
 
     def _fetch(self, reader: _Reader, at: int) -> None:
-        """Fetch from where it was left off, once half of what was fetched has been opened."""
+        """Prefetch the next files once half of the prefetched ones have been opened."""
         files, before = reader.files, reader.before
         waiting = before[max(at, reader.fetched)] - before[at]
         if reader.fetched > at and waiting > reader.ahead // 2:
@@ -91,28 +95,28 @@ class SiblingPrefetcher:
 
 
 _LEAD: Final = 4
-"""Folders decoded ahead of one who has only looked into one."""
+"""Directories decoded ahead of a client that has opened a single one."""
 _MOST_LEAD: Final = 64
 _MOST_WAITING: Final = 10_000
 
 
 class SubtreePrefetcher:
-    """The folders that will be asked for next, if somebody walks on.
+    """Decode the directories that a client walking the tree will open next.
 
-    `decode` reads a folder (a tree's ID) if nothing has to be waited for, and tells whether it did.
+    `decode` decodes a tree by ID if that never blocks, and returns whether it did.
     """
 
     def __init__(self, decode: Callable[[bytes], bool]) -> None:
         self._decode = decode
         self._waiting: list[bytes] = []
-        """The next one is the last."""
+        """Tree IDs, the next one last."""
         self._expected: set[bytes] = set()
-        """Those and the ones that were decoded, until they are opened."""
+        """The IDs in `_waiting` and those already decoded, until they are opened."""
         self._lead = _LEAD
         self._ahead = 0
 
     def opened(self, tree: bytes, below: Sequence[bytes]) -> None:
-        """Take note that a folder was opened, and of the folders in it, in their order."""
+        """Record that a directory was opened, and its subdirectories in order."""
         waiting, expected = self._waiting, self._expected
         if tree in expected:
             expected.discard(tree)
@@ -132,8 +136,8 @@ class SubtreePrefetcher:
         expected.update(more)
         waiting += reversed(more)
 
-    def go_ahead(self) -> bool:
-        """Decode the next folder; False where none is left, or it would have to be waited for."""
+    def decode_next(self) -> bool:
+        """Decode the next directory; False if none is left or decoding would block."""
         if not self._waiting or self._ahead >= self._lead:
             return False
         if not self._decode(self._waiting[-1]):

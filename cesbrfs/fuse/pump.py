@@ -1,12 +1,11 @@
-"""How requests leave /dev/fuse: our wait in place of pyfuse3's, with that one as its fallback.
+"""Wait for requests on /dev/fuse in place of pyfuse3's own wait, which remains the fallback.
 
-Two things are better here.  pyfuse3 waits until the descriptor is readable and then reads it,
-holding the interpreter's lock: if the client is killed between the two, the request is gone, and
-the read blocks the whole process; so the descriptor is polled once more, without waiting, in the
-same step in which it is read.  And most requests are answered from memory faster than trio's
-scheduler can be asked for the next: as long as nothing else has work to do, the next request is
-taken from the descriptor directly, after a short spin, which is about when a client that walks a
-tree has sent it.
+Two things are better here. pyfuse3 waits until the descriptor is readable and then reads it while
+holding the interpreter lock: if the client is killed between the two, the request is gone and the
+read blocks the whole process. Here the descriptor is polled again, without blocking, in the same
+step as the read. And most requests are answered from memory faster than trio's scheduler can switch
+tasks: while no other task has work, the next request is polled for directly during a short spin,
+which is about the time that a client walking a tree needs to send it (ADR 4).
 """
 
 from __future__ import annotations
@@ -26,33 +25,33 @@ _NAME: Final = "_wait_fuse_readable"
 _DEVICE: Final = "/dev/fuse"
 _SPIN_SECONDS: Final = 50e-6
 _TURN_SECONDS: Final = 0.01
-"""After this long, trio gets a turn: signals and timers must not starve."""
+"""Then trio gets a turn, so that signals and timers do not starve."""
 
 
-def install(busy: Callable[[], bool], go_ahead: Callable[[], bool]) -> bool:
-    """Put our wait in place of pyfuse3's, after `pyfuse3.init`; False where it does not fit.
+def install(busy: Callable[[], bool], decode_next: Callable[[], bool]) -> bool:
+    """Replace pyfuse3's wait, after `pyfuse3.init`; return False if this pyfuse3 differs.
 
-    `busy` tells whether other tasks have work: then every request is waited for through trio.
-    `go_ahead` does a little of what will be asked for, while a client takes its time, and returns
-    False where there is nothing to do.
+    `busy` returns whether other tasks have work: then requests are waited for through trio.
+    `decode_next` prefetches a little while the client is busy, and returns False if there is nothing
+    to do.
     """
     stock = getattr(pyfuse3, _NAME, None)
     descriptor = session_descriptor()
     if stock is None or descriptor is None:
-        _log.warning("This pyfuse3 waits for requests in another way; its own is used.")
+        _log.warning("This version of pyfuse3 waits differently; using its own wait.")
         return False
-    setattr(pyfuse3, _NAME, _wait(stock, descriptor, busy, go_ahead))
+    setattr(pyfuse3, _NAME, _wait(stock, descriptor, busy, decode_next))
     return True
 
 
 def session_descriptor() -> int | None:
-    """Find the one descriptor of this process that is open on /dev/fuse."""
+    """Return the only descriptor of this process open on /dev/fuse, else None."""
     found: list[int] = []
     for name in os.listdir("/proc/self/fd"):
         try:
             if os.readlink(f"/proc/self/fd/{name}") == _DEVICE:
                 found.append(int(name))
-        except OSError:  # the listing's own descriptor is gone by now
+        except OSError:  # the descriptor of the listing itself
             continue
     return found[0] if len(found) == 1 else None
 
@@ -61,7 +60,7 @@ def _wait(
     stock: Callable[[], Awaitable[bool]],
     descriptor: int,
     busy: Callable[[], bool],
-    go_ahead: Callable[[], bool],
+    decode_next: Callable[[], bool],
 ) -> Callable[[], Awaitable[bool]]:
     poller = select.poll()
     poller.register(descriptor, select.POLLIN)
@@ -70,13 +69,13 @@ def _wait(
 
     async def wait() -> bool:
         nonlocal turn_ends
-        # No checkpoint lies between a poll that finds a request and the read that follows.
+        # There must be no checkpoint between a successful poll and the read.
         spins_from = now()
         if spins_from < turn_ends and not busy():
             while True:
                 if poll(0):
                     return True
-                if go_ahead():
+                if decode_next():
                     spins_from = now()
                     if spins_from > turn_ends:
                         break

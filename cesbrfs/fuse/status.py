@@ -1,4 +1,4 @@
-"""What is found at `.cesbrfs/`: how a mount fares, as JSON and as metrics."""
+"""The state of a mount in ``.cesbrfs/``: status.json and metrics."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from cesbrfs.vfs.entries import Entry, VirtualDir
 
 @dataclass(slots=True, eq=False)
 class GeneratedFile(Entry):
-    """A file of ours whose content is made when it is opened."""
+    """A virtual file whose content is generated on open."""
 
     render: Callable[[], bytes]
 
 
 class MountStatus:
-    """Counts what was asked for and what went wrong; `counters` tells what is held now."""
+    """Count requests and errors; `counters` returns the current numbers of inodes and handles."""
 
     def __init__(self, repository: Repository, counters: Callable[[], Mapping[str, int]]) -> None:
         self.requests: Final[dict[str, int]] = {}
@@ -34,8 +34,8 @@ class MountStatus:
         self._counters = counters
         self._started = time.monotonic()
 
-    def folder(self, owner: Node) -> VirtualDir:
-        """Return the folder that tells of it, which belongs to the owner of `owner`."""
+    def directory(self, owner: Node) -> VirtualDir:
+        """Return the directory, with the owner of `owner`."""
         now = time.time_ns()
 
         def node(name: bytes, mode: int, kind: NodeType) -> Node:

@@ -1,9 +1,8 @@
-"""Setting the interpreter and its heap up for serving: many small objects, many large blobs.
+"""Tune malloc, the garbage collector and the kernel for a mount.
 
-glibc gives each thread an arena of its own, and each large block a mapping of its own, returned at
-once: the first holds memory that no other thread can use, the second makes the kernel clear every
-page again.  One arena, whose large blocks are used again, halves the memory and reads a quarter
-faster.
+glibc gives each thread its own arena, and each large block its own mapping, which it returns to the
+kernel at once. The first keeps memory that no other thread can use, the second makes the kernel
+clear every page again. One arena that reuses large blocks halves the memory and reads 25 % faster.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _TRIM_THRESHOLD: Final = -1
 _LARGE: Final = 16 << 20
 _SPARE: Final = 8 << 20
 
-# Allocations between collections of the young, and collections between those of the older.
+# Thresholds of the garbage collector for its three generations.
 _YOUNG: Final = 50_000
 _MIDDLE: Final = 20
 _OLD: Final = 100
@@ -35,7 +34,7 @@ _TURN_SECONDS: Final = 0.0005
 
 
 def steady_heap() -> None:
-    """Tell glibc's malloc; before any thread has begun.  Does nothing with another libc."""
+    """Configure glibc's malloc, before any thread starts. Does nothing with another libc."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
@@ -55,11 +54,11 @@ def trim() -> None:
 
 
 def settle() -> None:
-    """Tell the interpreter that its modules are loaded and serving begins.
+    """Tune the interpreter after all modules are loaded.
 
-    What there is by now is never garbage.  What comes are inodes by the ten thousand, which form no
-    cycles; looking through them all for some is wasted.  And threads that decode must not wait long
-    for their turn.
+    Existing objects are never garbage. Later ones are mostly inodes, which form no cycles, so
+    frequent collections are wasted. Threads that decode blobs must not wait long for the
+    interpreter lock.
     """
     gc.freeze()
     gc.set_threshold(_YOUNG, _MIDDLE, _OLD)
@@ -67,14 +66,14 @@ def settle() -> None:
 
 
 READ_AHEAD_KIB: Final = 4096
-"""Beyond this, reading one file gains nothing and reading many loses (measured)."""
+"""With more, one reader gains nothing and several lose (measured)."""
 MAX_BACKGROUND: Final = 128
 
 
 def tune(device: int) -> None:
-    """Raise readahead and background requests of the mount whose ``st_dev`` is `device`.
+    """Raise read-ahead and the number of background requests of the mount with ``st_dev`` `device`.
 
-    Needs root, and for the second the fusectl file system; does without where it may not.
+    Needs root and, for background requests, a mounted fusectl; skips what is not permitted.
     """
     if os.geteuid() != 0:
         return
@@ -85,4 +84,4 @@ def tune(device: int) -> None:
         try:
             file.write_text(str(value), encoding="ascii")
         except OSError as error:
-            _log.debug("%s stays as it is (%s)", file, error.strerror)
+            _log.debug("%s not changed (%s)", file, error.strerror)

@@ -65,13 +65,13 @@ def originals(place: Path) -> Path:
         file.write_text("text")
         os.chown(file, 41000, 42000)
         file.chmod(int(mode, 8))
-        inside = top / "folders" / name
-        (inside / "file").write_text("text")
-        os.chown(inside, 41000, 42000)
-        inside.chmod(int(mode, 8) | (int(mode, 8) & 0o444) >> 2)
+        tree_ref = top / "folders" / name
+        (tree_ref / "file").write_text("text")
+        os.chown(tree_ref, 41000, 42000)
+        tree_ref.chmod(int(mode, 8) | (int(mode, 8) & 0o444) >> 2)
         if acl:
             subprocess.run(["setfacl", "-m", acl, file], check=True)
-            subprocess.run(["setfacl", "-m", acl.replace(":r", ":rx"), inside], check=True)
+            subprocess.run(["setfacl", "-m", acl.replace(":r", ":rx"), tree_ref], check=True)
     return top
 
 

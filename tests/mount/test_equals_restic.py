@@ -74,8 +74,8 @@ def _compare_all(
 ) -> int:
     access = instance.access
     backup_id = trio.run(_back_up, instance, restic, dogus)
-    placed = trio.run(_placed, access, backup_id)
-    restored = {snapshot: scratch / snapshot[:8] for _, snapshot, _ in placed}
+    name_may_change = trio.run(_placed, access, backup_id)
+    restored = {snapshot: scratch / snapshot[:8] for _, snapshot, _ in name_may_change}
     with ThreadPoolExecutor(2) as pool:
         jobs = [
             pool.submit(restore_all, newer, access, snapshot, target)
@@ -85,7 +85,7 @@ def _compare_all(
             job.result()
     backup = mount(access).path / backup_id
     compared = 0
-    for shown, snapshot, source in placed:
+    for shown, snapshot, source in name_may_change:
         ours = records(str(backup / shown))
         theirs = records(str(restored[snapshot]) + source)
         found = differences(*as_far_as_restic_goes(ours, theirs, Path(source)))

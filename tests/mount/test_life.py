@@ -273,12 +273,12 @@ class TestRefusals:
     def test_file_as_mountpoint(self, repo: ResticRepo, tmp_path: Path) -> None:
         """A mountpoint that is a file."""
         (tmp_path / "file").touch()
-        self.refuse(repo.access, 1, "is not a folder", tmp_path / "file")
+        self.refuse(repo.access, 1, "is not a directory", tmp_path / "file")
 
     def test_mounted_already(self, repo: ResticRepo, mount: Callable[..., Mount]) -> None:
         """A folder that is a mountpoint already."""
         made = mount(repo.access)
-        self.refuse(repo.access, 1, "already a mountpoint", made.path)
+        self.refuse(repo.access, 1, "already a mount point", made.path)
         assert "b1" in os.listdir(made.path)
 
     @pytest.mark.parametrize("where", [".", "data", ".."])

@@ -32,7 +32,7 @@ def test_another_pyfuse3_is_left_alone(
     """Where the function that is replaced does not exist, nothing is, and the log says so."""
     monkeypatch.delattr(pyfuse3, "_wait_fuse_readable")
     assert not pump.install(lambda: False, lambda: False)
-    assert "its own is used" in caplog.text
+    assert "using its own wait" in caplog.text
 
 
 def test_the_stock_way_serves_as_well(restic_new: Path, tmp_path: Path, place: Path) -> None:
@@ -47,7 +47,7 @@ def test_the_stock_way_serves_as_well(restic_new: Path, tmp_path: Path, place: P
         check=True,
         timeout=30,
     )
-    assert "its own is used" in log.read_text()
+    assert "using its own wait" in log.read_text()
     (snapshot,) = os.listdir(place / "b1/_snapshots")
     found = place / "b1/_snapshots" / snapshot / str(tmp_path / "file").strip("/")
     assert found.read_text() == "content\n"

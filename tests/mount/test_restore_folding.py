@@ -50,8 +50,8 @@ async def test_two_names_of_one_file(site: Site, how: str, overwrite: Overwrite)
         report = await site.restore(_ALL, overwrite=overwrite)
         assert report.exit_code == 3
         failed = {failure.path.decode(): failure.error for failure in report.failed}
-        folders = {path.split("/")[3] for path in failed}
-        assert (len(failed), folders) == (4, {"small", "large", "mixed", "folders"})
+        directories = {path.split("/")[3] for path in failed}
+        assert (len(failed), directories) == (4, {"small", "large", "mixed", "folders"})
         assert all("does not distinguish" in error for error in failed.values())
         assert (site.restored / "fine").read_bytes() == b"1"
         found = {str(p): p.read_bytes() for p in site.restored.rglob("*") if p.is_file()}

@@ -145,24 +145,24 @@ async def test_a_listing_survives_that_all_was_forgotten_while_it_waited(kernel:
 @given(st.lists(st.integers(1, 1 << 62), min_size=1, max_size=30, unique=True), st.data())
 def test_ranges_never_overlap(numbers: list[int], data: st.DataObject) -> None:
     """Whatever folders come and go, large ones too, each number of an entry lies in its own."""
-    folders = StoredDirs()
+    directories = StoredDirs()
     one = 1 << POSITION_BITS
     made: dict[int, tuple[StoredDir, int]] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cesbrfs.fuse.inodes._preferred_range", lambda number: number % 8)
         for number in numbers:
             size = data.draw(st.sampled_from([0, 1, one, one + 1, 5 * one]))
-            made[number] = (folders.add(number, INSIDE, 1, size), size)
+            made[number] = (directories.add(number, INSIDE, 1, size), size)
             if data.draw(st.booleans()):
-                folders.evict(made.pop(data.draw(st.sampled_from(list(made))))[0])
+                directories.evict(made.pop(data.draw(st.sampled_from(list(made))))[0])
     for number, (folder, size) in made.items():
-        assert folders.get(number) is folder
+        assert directories.get(number) is folder
         for at in {0, size // 2, max(size - 1, 0)}:
-            assert folders.holding(folder.first + at) is folder
+            assert directories.containing(folder.first + at) is folder
     for folder, _ in made.values():
-        folders.evict(folder)
-    assert len(folders) == 0
-    assert all(folders.holding(folder.first) is None for folder, _ in made.values())
+        directories.evict(folder)
+    assert len(directories) == 0
+    assert all(directories.containing(folder.first) is None for folder, _ in made.values())
 
 
 @pytest.mark.parametrize("preferred", [0, 1, RANGES // 2, RANGES - 1])
@@ -171,12 +171,14 @@ def test_folders_with_one_hash_get_ranges_of_their_own(
 ) -> None:
     """They are next to each other then, and never where other numbers are."""
     monkeypatch.setattr("cesbrfs.fuse.inodes._preferred_range", lambda _number: preferred)
-    folders = StoredDirs()
-    made = [folders.add(number, INSIDE, 1, (2 << POSITION_BITS) + 1) for number in (7, 8, 9)]
+    directories = StoredDirs()
+    made = [directories.add(number, INSIDE, 1, (2 << POSITION_BITS) + 1) for number in (7, 8, 9)]
     firsts = [folder.first >> POSITION_BITS for folder in made]
     assert all(0 < first <= RANGES - 3 for first in firsts)
     assert min(abs(a - b) for a in firsts for b in firsts if a != b) == 3
-    assert [folders.holding(folder.first + (3 << POSITION_BITS) - 1) for folder in made] == made
+    assert [
+        directories.containing(folder.first + (3 << POSITION_BITS) - 1) for folder in made
+    ] == made
 
 
 async def test_a_forgotten_entry_is_stale() -> None:
@@ -201,7 +203,7 @@ async def test_what_goes_wrong_ahead_of_a_walk_is_nobodys_error(
         raise RuntimeError("not foreseen")
 
     monkeypatch.setattr(operations.tree.view.repository.listings, "get_nowait", broken)
-    assert operations.tree.walk.go_ahead() is False
+    assert operations.tree.prefetcher.decode_next() is False
     assert "not foreseen" in caplog.text
 
 

@@ -62,7 +62,7 @@ async def test_its_lookup_ends_with_eintr(
     operations: Operations, stopped: subprocess.Popen[bytes], nursery: trio.Nursery
 ) -> None:
     """Only its own: the same wait of another caller goes on, and is answered."""
-    nursery.start_soon(operations.callers.run)
+    nursery.start_soon(operations.interrupts.run)
     root = await walk(operations)
     go, waiting = trio.Event(), trio.Event()
     found = operations.tree.lookup
@@ -97,7 +97,7 @@ async def test_opening_a_file_whose_folder_is_only_listed_ends_with_eintr(
     operations: Operations, stopped: subprocess.Popen[bytes], nursery: trio.Nursery
 ) -> None:
     """Its attributes are known, but what it holds has to be asked of a server that is silent."""
-    nursery.start_soon(operations.callers.run)
+    nursery.start_soon(operations.interrupts.run)
     note = await walk(operations, b"b1", b"redmine", b"volumes", b"files", b"note.txt")
     repository = operations.tree.view.repository
     repository._trees.drop(lambda _tree: True)

@@ -161,7 +161,7 @@ async def test_a_bug_becomes_eio_and_a_log_line(
     def fail(_number: int) -> None:
         raise KeyError("a bug")
 
-    monkeypatch.setattr(operations.tree, "held", fail)
+    monkeypatch.setattr(operations.tree, "find_nowait", fail)
     with pytest.raises(pyfuse3.FUSEError) as caught, caplog.at_level(logging.ERROR):
         await operations.getattr(1, NOBODY)
     assert caught.value.errno == errno.EIO

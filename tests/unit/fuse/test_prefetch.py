@@ -34,7 +34,7 @@ def test_folders_are_decoded_in_the_order_of_the_walk() -> None:
     walk, decoded = watched()
     for folder in descend(b"top"):
         walk.opened(folder, _TREE.get(folder, ()))
-        walk.go_ahead()
+        walk.decode_next()
     assert decoded == descend(b"top")[1:]
 
 
@@ -42,7 +42,7 @@ def test_who_looks_at_one_folder_costs_a_few_others() -> None:
     """Without anybody who descends, it soon ends."""
     walk, decoded = watched()
     walk.opened(b"top", [b"%d" % number for number in range(1000)])
-    while walk.go_ahead():
+    while walk.decode_next():
         pass
     assert decoded == [b"0", b"1", b"2", b"3"]
 
@@ -53,7 +53,7 @@ def test_it_runs_further_ahead_of_who_goes_on() -> None:
     walk.opened(b"top", [b"%d" % number for number in range(1000)])
     leads = []
     for number in range(8):
-        while walk.go_ahead():
+        while walk.decode_next():
             pass
         leads.append(len(decoded) - number)
         walk.opened(b"%d" % number, ())
@@ -65,7 +65,7 @@ def test_who_turns_elsewhere_is_followed_there() -> None:
     walk, decoded = watched()
     walk.opened(b"top", _TREE[b"top"])
     walk.opened(b"elsewhere", [b"x"])
-    while walk.go_ahead():
+    while walk.decode_next():
         pass
     assert decoded == [b"x"]
 
@@ -75,16 +75,16 @@ def test_what_would_be_waited_for_is_left() -> None:
     far = {b"a"}
     walk = SubtreePrefetcher(lambda tree: tree not in far)
     walk.opened(b"top", _TREE[b"top"])
-    assert not walk.go_ahead()
+    assert not walk.decode_next()
     walk.opened(b"a", _TREE[b"a"])
-    assert walk.go_ahead()
+    assert walk.decode_next()
 
 
 def test_a_folder_that_stands_in_many_places_is_expected_once() -> None:
     """Folders that hold the same have the same tree."""
     walk, decoded = watched()
     walk.opened(b"top", [b"same", b"same"])
-    while walk.go_ahead():
+    while walk.decode_next():
         pass
     assert decoded == [b"same"]
 

@@ -15,7 +15,7 @@ from cesbrfs.fuse.cli import main
         (("--registri=x", "/mnt"), "There is no --registri; did you mean '--registry'?"),
         (("/mnt", "--log"), "--log needs a value: --log FILE; see 'cesbrfs --help'."),
         (("--foreground=1", "/mnt"), "--foreground takes no value, so leave out '1'; see"),
-        (("a", "b", "c"), "Say at most a repository and the mountpoint; see 'cesbrfs --help'."),
+        (("a", "b", "c"), "Too many arguments: pass a repository and a mount point."),
     ],
 )
 def test_they_are_told_in_a_sentence(

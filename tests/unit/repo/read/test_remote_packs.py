@@ -496,13 +496,13 @@ class TestNeighbours:
             for name in (b"id", b"_snapshots", snapshot.id[:8].encode(), b"d"):
                 inode = await tree.lookup(number, name)
                 assert inode is not None
-                tree.remember(inode)
+                tree.count_lookup(inode)
                 number = inode.number
             packs_read(repo)
             for file, data in files.items():
                 inode = await tree.lookup(number, file.encode())
                 assert inode is not None
-                tree.remember(inode)
+                tree.count_lookup(inode)
                 handle, _ = await tree.open_inode(inode.number)
                 assert bytes(await tree.read(handle, 0, 4096)) == data
                 tree.close_file(handle)
