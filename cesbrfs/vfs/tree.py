@@ -30,12 +30,11 @@ from cesbrfs.catalog.layout import REVISION, Layout, lay_out
 from cesbrfs.catalog.refresh import BackupListing
 from cesbrfs.catalog.rules import DEFAULT_RULES, Rule
 from cesbrfs.catalog.status import Holds, Report, Reports, Status, describe, dogus_of
-from cesbrfs.errors import IsAFolderError, NotAFolderError, NotFoundError, UsageError
+from cesbrfs.errors import IsAFolderError, NotAFolderError, NotFoundError
 from cesbrfs.repo.format.model import Node, Tree
 from cesbrfs.repo.repository import FileReader, Repository
 from cesbrfs.util.dates import local_time
-from cesbrfs.util.escape import show, unshow
-from cesbrfs.util.suggest import did_you_mean
+from cesbrfs.util.escape import show
 from cesbrfs.vfs.entries import (
     Entry,
     ResolvedPath,
@@ -45,14 +44,18 @@ from cesbrfs.vfs.entries import (
     VirtualFile,
     VirtualSymlink,
 )
+from cesbrfs.vfs.resolve import (
+    lookup,
+    owner_directories,
+    owner_directory,
+    parse_past_time,
+    resolve,
+)
 from cesbrfs.vfs.stored import SnapshotReader
 from cesbrfs.vfs.virtual import VirtualEntries, whole
 
 REFRESH_SECONDS: Final = 1.0
 """A listing of snapshots is used again for this long."""
-
-_OF_NO_ONE: Final = ("", "..", folder_names.SNAPSHOTS.decode(), folder_names.BACKUP_JSON.decode())
-_MAGIC: Final = re.compile(r"[*?\[]")
 
 _max_age: Final = ContextVar("_max_age", default=REFRESH_SECONDS)
 
@@ -165,9 +168,9 @@ class BackupTree:
             listed = list(backups.by_name.values())
             backup = await self._newest(listed, paths, back)
             if backup is None:
-                raise await self._no_latest(back)
+                raise await self.no_latest(back)
             return backup
-        moment = None if named or backups.starting(wanted) else _moment(wanted)
+        moment = None if named or backups.starting(wanted) else parse_past_time(wanted)
         if moment is None:
             return backups.find(wanted)
         backup = await self._newest(backups.until(moment), paths)
@@ -184,7 +187,7 @@ class BackupTree:
 
         Both of those that count, see `Reports.newest`; with `back` so many before it.
         """
-        owners = _owners(paths)
+        owners = owner_directories(paths)
         if owners:
             holder = await self._nth(backups, back, partial(self._holds, owners))
             if holder is not None:
@@ -204,10 +207,10 @@ class BackupTree:
 
     async def _holds(self, owners: frozenset[str], backup: Backup, told: Report) -> bool:
         if told.manifest is not None and told.status is Status.COMPLETE:
-            return owners <= {_owner(point.dogu) for point in told.manifest.points}
+            return owners <= {owner_directory(point.dogu) for point in told.manifest.points}
         return owners <= set(map(show, (await self._shape(backup)).entries))
 
-    async def _no_latest(self, back: int = 0) -> NotFoundError:
+    async def no_latest(self, back: int = 0) -> NotFoundError:
         """Return why there is no ``latest``, or none so many before it."""
         if back and await self.latest() is not None:
             return NotFoundError(
@@ -328,86 +331,19 @@ class BackupTree:
                 ]
 
     async def resolve(self, path: str, start: Sequence[bytes] = ()) -> ResolvedPath:
-        """Follow `path` from the names `start`, or from the root when it begins with ``/``.
+        """Resolve `path` relative to the names `start`, or to the root if it begins with ``/``.
 
-        Each part may be written as it is or escaped as listings show it, and a backup by the unique
-        beginning of its ID; ``..`` goes up, and the link ``latest`` is followed, no link of a
-        backup is.  Raises NotFoundError, NotAFolderError.
+        Each part is a name as it is or in the escaped form that listings show. At the root, a
+        unique prefix of a Backup ID is accepted as well. ``..`` is the parent directory. The link
+        ``latest`` is followed; symlinks inside a backup are not.
+
+        Raises NotFoundError, NotAFolderError.
         """
-        parts: list[bytes] = [] if path.startswith("/") else list(start)
-        entry: Entry = await self._descend(parts)
-        for part in path.split("/"):
-            if part in ("", "."):
-                continue
-            if part == "..":
-                parts = parts[:-1]
-                entry = await self._descend(parts)
-                continue
-            name, entry = await self._step(parts, entry, part)
-            if isinstance(entry, VirtualSymlink):
-                name = entry.node.target
-                entry = await self._descend([*parts, name])
-            parts.append(name)
-        return ResolvedPath(tuple(parts), entry)
+        return await resolve(self, path, start)
 
     async def at(self, parts: Sequence[bytes]) -> Entry:
-        """Return the entry at these names from the root on; NotFoundError when there is none."""
-        return await self._descend(parts)
-
-    async def _descend(self, parts: Sequence[bytes]) -> Entry:
-        entry: Entry = self.root
-        for at, part in enumerate(parts):
-            found = await self.child(entry, part)
-            if found is None:
-                raise NotFoundError(f"There is no {_joined(parts[: at + 1])}.")
-            entry = found
-        return entry
-
-    async def _step(self, parts: list[bytes], entry: Entry, part: str) -> tuple[bytes, Entry]:
-        literal = part.encode("utf-8", "surrogateescape")
-        meant = unshow(part)
-        found = await self.child(entry, literal)
-        if meant is None or meant == literal:
-            if found is None:
-                return await self._beginning(parts, entry, part, literal)
-            return literal, found
-        escaped = await self.child(entry, meant)
-        if found is not None and escaped is not None:
-            raise NotFoundError(
-                f"{part!r} names two entries of {_joined(parts)}; write it with \\x5c for each"
-                " backslash."
-            )
-        if escaped is not None:
-            return meant, escaped
-        if found is not None:
-            return literal, found
-        return await self._beginning(parts, entry, part, meant)
-
-    async def _beginning(
-        self, parts: list[bytes], entry: Entry, part: str, name: bytes
-    ) -> tuple[bytes, Entry]:
-        """Return the backup that `part` stands for at the root: ``latest~N``, or a beginning."""
-        backups = await self.backups()
-        if not parts and folder_names.steps_back(part) is not None:
-            backup = await self.find_backup(part)
-        elif not parts and backups.starting(part):
-            backup = backups.find(part)
-        else:
-            raise await self._no_such(parts, entry, name)
-        return backup.name, await self._descend([backup.name])
-
-    async def _no_such(self, parts: Sequence[bytes], folder: Entry, name: bytes) -> NotFoundError:
-        if name == folder_names.LATEST and not parts:
-            return await self._no_latest()
-        reason = (await self.unknown(folder)).get(name)
-        if reason is not None:
-            return NotFoundError(
-                f"{_joined([*parts, name])} cannot be read: {reason}. A newer restic or another"
-                " system may have written it."
-            )
-        known = map(show, await self.children(folder))
-        hint = did_you_mean(show(name), known, ".")
-        return NotFoundError(f"There is no {_joined([*parts, name])}{hint}")
+        """Return the entry at the exact names `parts`, from the root; raises NotFoundError."""
+        return await lookup(self, parts)
 
     # Our own folders
 
@@ -495,38 +431,3 @@ class BackupTree:
                 folder_names.SNAPSHOTS, backup.time_ns, whole(shape.layout.whole)
             )
         return entries
-
-
-def _moment(text: str) -> int | None:
-    """Return the last moment that `text` names, None when it is no time."""
-    from cesbrfs.util.dates import parse_when
-
-    now = time.time_ns()
-    try:
-        first, last = (parse_when(text, now, last=last) for last in (False, True))
-    except UsageError:
-        return None
-    if first > now:
-        raise UsageError(
-            f"{text!r} is still to come; name a time that has been, a Backup ID, or latest."
-        )
-    return min(last, now)
-
-
-def _owner(dogu: str | None) -> str:
-    """Return the name, as people see it, of the folder for what is of `dogu`, or the instance."""
-    return show(folder_names.INSTANCE if dogu is None else folder_names.folder_name(dogu))
-
-
-def _owners(paths: Iterable[str]) -> frozenset[str]:
-    """Return the folders of a backup that `paths` lead into, where each begins with one."""
-    first = [
-        next((part for part in path.split("/") if part not in ("", ".")), "") for path in paths
-    ]
-    if any(name in _OF_NO_ONE or _MAGIC.search(name) for name in first):
-        return frozenset()
-    return frozenset(show(unshow(name) or os.fsencode(name)) for name in first)
-
-
-def _joined(parts: Sequence[bytes]) -> str:
-    return "/" + "/".join(show(part) for part in parts)

@@ -129,7 +129,7 @@ class TestRoot:
         with pytest.raises(NotFoundError, match="did you mean 'latest'"):
             await view.find_backup("latset")
         for wanted in ("2999", "2999-01-01", "2999-01-01 12:00"):
-            with pytest.raises(UsageError, match="still to come"):
+            with pytest.raises(UsageError, match="in the future"):
                 await view.find_backup(wanted)
         save_volume(repo, "20260101-c", time="2026-01-03T12:00:00Z")
         with pytest.raises(NotFoundError, match=r"2 backups begin with '2026': 2026.*; give more"):
