@@ -8,6 +8,7 @@ a secret.  The exit codes are restic's (0 ok, 1 error, 2 usage, 3 partial, 10 no
 from __future__ import annotations
 
 import errno
+from typing import TypeVar
 
 
 class CesbrError(Exception):
@@ -20,6 +21,18 @@ class CesbrError(Exception):
     def message(self) -> str:
         """The sentence for the user."""
         return str(self.args[0]) if self.args else type(self).__name__
+
+
+_E = TypeVar("_E", bound=Exception)
+
+
+def fresh_copy(error: _E) -> _E:
+    """Return a new exception with the type and arguments of `error`.
+
+    Raise a copy where several tasks raise one stored error: raising the same object in many tasks
+    chains their tracebacks.
+    """
+    return type(error)(*error.args)
 
 
 class UsageError(CesbrError):

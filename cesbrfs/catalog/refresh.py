@@ -11,7 +11,7 @@ from typing import Final
 import trio
 
 from cesbrfs.catalog.backups import Backups, group
-from cesbrfs.errors import CesbrError, RepositoryUnreachableError
+from cesbrfs.errors import CesbrError, RepositoryUnreachableError, fresh_copy
 from cesbrfs.repo.format.model import Snapshot
 from cesbrfs.repo.repository import Repository
 
@@ -87,7 +87,7 @@ class BackupListing:
             refresh.overdue = waiting.cancelled_caught
         # While a slow listing is under way, the error of the one before it counts.
         if self._error is not None:
-            raise type(self._error)(*self._error.args) from self._error
+            raise fresh_copy(self._error) from self._error
         return self._held or held
 
     def refresh(self) -> None:

@@ -8,6 +8,8 @@ from typing import Generic, TypeVar
 
 import trio
 
+from cesbrfs.errors import fresh_copy
+
 _K = TypeVar("_K", bound=Hashable)
 _V = TypeVar("_V")
 
@@ -97,8 +99,7 @@ class LruCache(Generic[_K, _V]):
             if flight.landed:
                 return flight.value  # type: ignore[return-value]  # landed: the value is there
             if flight.error is not None:
-                # A fresh exception: one object raised in many tasks would chain their tracebacks.
-                raise type(flight.error)(*flight.error.args) from flight.error
+                raise fresh_copy(flight.error) from flight.error
         return value
 
     async def _load(self, key: _K, load: Callable[[], Awaitable[_V]]) -> _V:

@@ -19,6 +19,7 @@ from cesbrfs.errors import (
     FileMissingError,
     RepositoryUnreachableError,
     StorageError,
+    fresh_copy,
 )
 from cesbrfs.repo.format.pack import BlobLocation
 from cesbrfs.repo.read.throughput import Throughput
@@ -98,8 +99,7 @@ class RangeCoalescer:
         while (stretch := self._covering(pack, offset, end)) is not None:
             await stretch.done.wait()
             if stretch.error is not None:
-                # A fresh one: one object raised in many tasks would chain their tracebacks.
-                raise type(stretch.error)(*stretch.error.args) from stretch.error
+                raise fresh_copy(stretch.error) from stretch.error
             if (part := stretch.part(offset, length)) is not None:
                 if stretch in self._recent:
                     self._recent.move_to_end(stretch)

@@ -18,7 +18,13 @@ from typing import Final, TypeVar
 
 import trio
 
-from cesbrfs.errors import CesbrError, FileMissingError, RepositoryUnreachableError, StorageError
+from cesbrfs.errors import (
+    CesbrError,
+    FileMissingError,
+    RepositoryUnreachableError,
+    StorageError,
+    fresh_copy,
+)
 from cesbrfs.repo.storage.base import FileInfo, FileType, MayHoldOthers, Storage
 
 _log = logging.getLogger(__name__)
@@ -152,8 +158,7 @@ class RetryingStorage:
                         except RepositoryUnreachableError:
                             tries += 1
             if self._outage is not None and trio.current_time() >= limit:
-                # A fresh one: one object raised in many tasks would chain their tracebacks.
-                raise type(outage.error)(*outage.error.args) from outage.error
+                raise fresh_copy(outage.error) from outage.error
 
     @property
     def _seconds(self) -> float:

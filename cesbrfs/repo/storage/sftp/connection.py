@@ -14,7 +14,7 @@ from typing import Final, Self
 
 import trio
 
-from cesbrfs.errors import CesbrError, RepositoryUnreachableError
+from cesbrfs.errors import CesbrError, RepositoryUnreachableError, fresh_copy
 from cesbrfs.repo.storage.sftp import protocol as sftp
 from cesbrfs.repo.storage.sftp.errors import not_sftp, refused, ssh_failure, text_of, timed_out
 from cesbrfs.repo.storage.sftp.protocol import Code, Kind, Packet, ProtocolError
@@ -155,7 +155,7 @@ class SftpConnection:
         try:
             while asked.packet is None:
                 if self._failure is not None:
-                    raise type(self._failure)(*self._failure.args)
+                    raise fresh_copy(self._failure)
                 if self._listening:
                     await self._follow(asked)
                 else:
