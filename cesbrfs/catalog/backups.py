@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from cesbrfs.catalog.folder_names import LATEST, folder_name
+from cesbrfs.catalog.rules import DEFAULT_BACKUP_TAG
 from cesbrfs.catalog.runs import Run, split
 from cesbrfs.errors import NotFoundError
 from cesbrfs.repo.format.model import Snapshot
 from cesbrfs.repo.format.timestamps import format_time
 from cesbrfs.util.escape import show, unshow
 from cesbrfs.util.suggest import did_you_mean
-
-BARE_TAG: Final = re.compile(r"(?P<id>[^=]+)")
-"""The default of what a Backup ID's tag looks like: any tag without ``=``."""
 
 MANIFEST: Final = "manifest"
 SAFETY_TAG: Final = "purpose=safety"
@@ -39,12 +37,12 @@ def tag_value(snapshot: Snapshot, key: str) -> str | None:
     return None
 
 
-def backup_ids(snapshot: Snapshot, pattern: re.Pattern[str] = BARE_TAG) -> list[str]:
+def backup_ids(snapshot: Snapshot, pattern: re.Pattern[str] = DEFAULT_BACKUP_TAG) -> list[str]:
     """Return the Backup IDs in the snapshot's tags, each once."""
     return list(dict.fromkeys(id_tags(snapshot, pattern).values()))
 
 
-def id_tags(snapshot: Snapshot, pattern: re.Pattern[str] = BARE_TAG) -> dict[str, str]:
+def id_tags(snapshot: Snapshot, pattern: re.Pattern[str] = DEFAULT_BACKUP_TAG) -> dict[str, str]:
     """Return the snapshot's tags that hold a Backup ID, each with that ID."""
     found = ((tag, pattern.fullmatch(tag)) for tag in snapshot.tags if tag not in _RESTICS_OWN)
     return {tag: match["id"] for tag, match in found if match and match["id"]}
@@ -162,7 +160,7 @@ class Backups:
         return [b for b in self.by_name.values() if b.time_ns <= time_ns]
 
 
-def group(snapshots: Iterable[Snapshot], pattern: re.Pattern[str] = BARE_TAG) -> Backups:
+def group(snapshots: Iterable[Snapshot], pattern: re.Pattern[str] = DEFAULT_BACKUP_TAG) -> Backups:
     """Group snapshots by the Backup IDs in their tags; one may belong to several backups."""
     members: dict[str, list[Snapshot]] = {}
     loose: list[Snapshot] = []

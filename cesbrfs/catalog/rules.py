@@ -26,6 +26,9 @@ class Rule:
             )
 
 
+DEFAULT_BACKUP_TAG: Final = re.compile(r"(?P<id>[^=]+)")
+"""The default pattern of tags that contain a Backup ID: any tag without ``=``."""
+
 DEFAULT_RULES: Final[tuple[Rule, ...]] = (
     Rule(re.compile(r"(?:.*/)?ces/(?P<dogu>[^/]+)/volumes/(?P<volume>[^/]+)"), "volumes"),
     Rule(re.compile(r"(?:.*/)?etc/(?:ces|cesapp)"), "configuration"),

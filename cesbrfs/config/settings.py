@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cesbrfs.catalog.rules import DEFAULT_RULES, KINDS, Rule
+from cesbrfs.catalog.rules import DEFAULT_BACKUP_TAG, DEFAULT_RULES, KINDS, Rule
 from cesbrfs.config.layers import SYSTEM_CONFIG, ConfigLayers, Flags, RawSetting
 from cesbrfs.config.password import NO_PASSWORD, Password, read_text
 from cesbrfs.errors import UsageError
@@ -32,7 +32,6 @@ __all__ = ["Flags", "Settings", "load"]
 
 DEFAULT_PATIENCE: Final = 60.0
 DEFAULT_SCRIPT_TIMEOUT: Final = 3600.0
-DEFAULT_BACKUP_TAG: Final = "(?P<id>[^=]+)"
 
 _PASSED: Final = re.compile(
     "(AWS_|MINIO_|B2_|AZURE_|GOOGLE_|OS_|ST_|RCLONE_|RESTIC_REST_).*"
@@ -389,7 +388,7 @@ def _options(layers: ConfigLayers, flags: tuple[str, ...]) -> dict[str, str]:
 
 
 def _backup_tag(given: RawSetting | None) -> re.Pattern[str]:
-    pattern = given.pattern() if given else re.compile(DEFAULT_BACKUP_TAG)
+    pattern = given.pattern() if given else DEFAULT_BACKUP_TAG
     if given and "id" not in pattern.groupindex:
         raise UsageError(
             f"{given.where} has no group 'id'; write (?P<id>...) around the Backup ID."

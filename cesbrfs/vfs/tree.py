@@ -25,10 +25,10 @@ import trio
 
 from cesbrfs import __version__
 from cesbrfs.catalog import folder_names
-from cesbrfs.catalog.backups import BARE_TAG, Backup, Backups
+from cesbrfs.catalog.backups import Backup, Backups
 from cesbrfs.catalog.layout import REVISION, Layout, lay_out
 from cesbrfs.catalog.refresh import BackupListing
-from cesbrfs.catalog.rules import DEFAULT_RULES, Rule
+from cesbrfs.catalog.rules import DEFAULT_BACKUP_TAG, DEFAULT_RULES, Rule
 from cesbrfs.catalog.status import Holds, Report, Reports, Status, describe, dogus_of
 from cesbrfs.errors import IsAFolderError, NotAFolderError, NotFoundError
 from cesbrfs.repo.format.model import Node, Tree
@@ -91,7 +91,7 @@ class BackupTree:
         repository: Repository,
         *,
         rules: Sequence[Rule] = DEFAULT_RULES,
-        backup_tag: re.Pattern[str] = BARE_TAG,
+        backup_tag: re.Pattern[str] = DEFAULT_BACKUP_TAG,
         uid: int = 0,
         gid: int = 0,
         clock: Callable[[], float] = trio.current_time,

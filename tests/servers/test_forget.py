@@ -12,8 +12,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from cesbrfs.catalog.backups import BARE_TAG, Backups, group
+from cesbrfs.catalog.backups import Backups, group
 from cesbrfs.catalog.manifest import FORMAT, Manifest, Point, write_manifest
+from cesbrfs.catalog.rules import DEFAULT_BACKUP_TAG
 from cesbrfs.catalog.status import Report, report
 from cesbrfs.ces.retention import POLICIES, Candidate, decide, like_restic, parse_duration
 from cesbrfs.errors import ResticError, UsageError
@@ -77,12 +78,12 @@ class Shelf:
         """Plan the removal of backups by their IDs."""
         backups, told = await self.look()
         chosen = [backups.find(name) for name in names]
-        return by_name(chosen, backups, told, force=force, pattern=BARE_TAG)
+        return by_name(chosen, backups, told, force=force, pattern=DEFAULT_BACKUP_TAG)
 
     async def chosen(self, policy: Any = LATEST) -> ForgetPlan:
         """Plan what a policy wants."""
         backups, told = await self.look()
-        return by_policy(policy, backups, told, now_ns=NOW_NS, zone=UTC, pattern=BARE_TAG)
+        return by_policy(policy, backups, told, now_ns=NOW_NS, zone=UTC, pattern=DEFAULT_BACKUP_TAG)
 
     async def run(self, plan: ForgetPlan, **more: Any) -> int:
         """Do it."""

@@ -9,8 +9,8 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from cesbrfs.catalog.backups import BARE_TAG
 from cesbrfs.catalog.refresh import BackupListing
+from cesbrfs.catalog.rules import DEFAULT_BACKUP_TAG
 from cesbrfs.errors import (
     CesbrError,
     RepositoryDeniedError,
@@ -50,7 +50,7 @@ def repository() -> _Repository:
 @pytest.fixture
 async def listing(repository: _Repository, nursery: trio.Nursery) -> BackupListing:
     """A listing in the background, which has listed once long ago."""
-    made = BackupListing(cast("Repository", repository), BARE_TAG, trio.current_time)
+    made = BackupListing(cast("Repository", repository), DEFAULT_BACKUP_TAG, trio.current_time)
     await made.backups(_MAX_AGE)
     made.refresh_in(nursery)
     await trio.sleep(10)
@@ -156,7 +156,7 @@ async def test_without_a_background_it_is_waited_for(
     repository: _Repository, autojump_clock: MockClock
 ) -> None:
     """A command has no use for an old list: it waits, and gets the error."""
-    listing = BackupListing(cast("Repository", repository), BARE_TAG, trio.current_time)
+    listing = BackupListing(cast("Repository", repository), DEFAULT_BACKUP_TAG, trio.current_time)
     repository.takes = 60
     assert await _took(listing) == 60
     await trio.sleep(10)
@@ -188,7 +188,7 @@ async def test_without_a_background_nothing_is_told_at_once(
     repository: _Repository, autojump_clock: MockClock
 ) -> None:
     """Nobody would list anew."""
-    listing = BackupListing(cast("Repository", repository), BARE_TAG, trio.current_time)
+    listing = BackupListing(cast("Repository", repository), DEFAULT_BACKUP_TAG, trio.current_time)
     assert listing.lately(_MAX_AGE) is None
     await listing.backups(_MAX_AGE)
     assert listing.lately(_MAX_AGE) is None
