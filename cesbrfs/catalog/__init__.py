@@ -1,1 +1,1 @@
-"""Snapshots <-> backups, dogus, points of data: the only part that speaks both languages."""
+"""Map restic snapshots to CES backups, dogus and points of data."""

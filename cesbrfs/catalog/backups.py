@@ -1,4 +1,4 @@
-"""Grouping: which snapshots make up which backup.  Pure."""
+"""Group snapshots into backups. Pure."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from cesbrfs.util.suggest import did_you_mean
 
 MANIFEST: Final = "manifest"
 SAFETY_TAG: Final = "purpose=safety"
-"""The tag of backups that a restore in place made of what it was about to replace."""
+"""Tag of the backup that an in-place restore makes of the data it replaces."""
 REPAIRED: Final = "repaired"
-"""restic's tag on what ``repair snapshots`` made of a snapshot; content was removed from it."""
-_RESTICS_OWN: Final = ("rewrite", REPAIRED)
-"""Tags that restic sets by itself: they are not Backup IDs."""
-_NAMED: Final = 3
-"""Backups that are named where several begin alike."""
+"""restic's tag of snapshots written by ``repair snapshots``; they lack some content."""
+_RESTIC_TAGS: Final = ("rewrite", REPAIRED)
+"""Tags that restic sets automatically; they are not Backup IDs."""
+_LISTED_BACKUPS: Final = 3
+"""Number of backups listed in the error for an ambiguous ID."""
 
 
 def tag_value(snapshot: Snapshot, key: str) -> str | None:
-    """Return the value of the snapshot's tag ``key=…``, None without such a tag."""
+    """Return the value of the tag ``key=…``; None if the tag is missing or empty."""
     prefix = f"{key}="
     for tag in snapshot.tags:
         if tag.startswith(prefix):
@@ -38,18 +38,18 @@ def tag_value(snapshot: Snapshot, key: str) -> str | None:
 
 
 def backup_ids(snapshot: Snapshot, pattern: re.Pattern[str] = DEFAULT_BACKUP_TAG) -> list[str]:
-    """Return the Backup IDs in the snapshot's tags, each once."""
+    """Return the distinct Backup IDs in the tags of a snapshot."""
     return list(dict.fromkeys(id_tags(snapshot, pattern).values()))
 
 
 def id_tags(snapshot: Snapshot, pattern: re.Pattern[str] = DEFAULT_BACKUP_TAG) -> dict[str, str]:
-    """Return the snapshot's tags that hold a Backup ID, each with that ID."""
-    found = ((tag, pattern.fullmatch(tag)) for tag in snapshot.tags if tag not in _RESTICS_OWN)
+    """Return the tags of a snapshot that contain a Backup ID, mapped to that ID."""
+    found = ((tag, pattern.fullmatch(tag)) for tag in snapshot.tags if tag not in _RESTIC_TAGS)
     return {tag: match["id"] for tag, match in found if match and match["id"]}
 
 
 class SnapshotList(Protocol):
-    """What those who write need of the reader: which snapshots the repository holds now."""
+    """The part of `Repository` that writing code needs: the current list of snapshots."""
 
     async def snapshots(self) -> list[Snapshot]:
         """List the snapshots."""
@@ -60,10 +60,10 @@ class SnapshotList(Protocol):
 class Backup:
     """The snapshots of one run on one host under one Backup ID, oldest first.
 
-    `id` is the Backup ID, `name` its folder's name, `manifest` the newest of its manifest
-    snapshots; `snapshots` are the others, without the `superseded` ones: originals of which a
-    successor is listed.  `tag` is the Backup ID in the tags: several backups may share it, and then
-    `id` adds time and host.
+    `id` is the Backup ID, `name` the name of its directory, `manifest` the newest manifest
+    snapshot. `superseded` are snapshots that were rewritten and whose successor is listed;
+    `snapshots` are all others. `tag` is the Backup ID as tagged. If several backups share a tag,
+    `id` has the time and host appended.
     """
 
     id: str
@@ -80,7 +80,7 @@ class Backup:
 
     @property
     def time_ns(self) -> int:
-        """When the backup began: the time of its oldest snapshot, in nanoseconds since 1970."""
+        """Start of the backup: the time of its oldest snapshot, in ns since the epoch."""
         times = [s.time_ns for s in self.snapshots]
         if not times and self.manifest:
             times = [self.manifest.time_ns]
@@ -88,28 +88,28 @@ class Backup:
 
     @property
     def host(self) -> str:
-        """The host name in its oldest snapshot."""
+        """Host name of the oldest snapshot."""
         return next((s.hostname for s in (*self.snapshots, self.manifest) if s), "")
 
     @property
     def safety(self) -> bool:
-        """Whether a restore in place made it, of what it was about to replace."""
+        """Whether this is a safety backup, made by an in-place restore."""
         return any(SAFETY_TAG in s.tags for s in self.members)
 
     @property
     def ours(self) -> bool:
-        """Whether its snapshots say what they hold, as those of our own backups do."""
+        """Whether cesbr made the backup: it has a manifest or ``kind=`` tags."""
         return self.manifest is not None or any(tag_value(s, "kind") for s in self.snapshots)
 
     @property
     def identity(self) -> frozenset[str]:
-        """What changes exactly when a snapshot comes or goes: the set of their IDs."""
+        """The set of snapshot IDs; a cache key that changes with any snapshot."""
         return frozenset(s.id for s in self.members)
 
 
 @dataclass(frozen=True, slots=True)
 class Backups:
-    """All backups of a repository by folder name, oldest first, and the snapshots of none."""
+    """All backups by directory name, oldest first; `loose` are snapshots of no backup."""
 
     by_name: dict[bytes, Backup]
     loose: tuple[Snapshot, ...]
@@ -121,9 +121,9 @@ class Backups:
         return frozenset(s.id for s in self.loose).union(*members)
 
     def find(self, wanted: str) -> Backup:
-        """Return the backup with this ID or folder name, or the only one that begins so.
+        """Return the backup with this ID, directory name, or unique ID prefix.
 
-        Raises NotFoundError when there is none, or more than one.
+        Raises NotFoundError if none or several match.
         """
         exact = [b for b in self.by_name.values() if b.id == wanted]
         exact = exact or [b for b in self.by_name.values() if _meant(wanted) == b.id]
@@ -133,7 +133,7 @@ class Backups:
         if sharing:
             raise NotFoundError(
                 f"{len(sharing):,} backups have the tag {wanted!r}: {_newest(sharing)}. Give the"
-                " whole Backup ID of one."
+                " full Backup ID of one."
             )
         named = self.by_name.get(wanted.encode("utf-8", "surrogateescape"))
         if named:
@@ -143,11 +143,11 @@ class Backups:
             return starting[0]
         if starting:
             raise NotFoundError(
-                f"{len(starting):,} backups begin with {wanted!r}: {_newest(starting)}; give more"
-                " of the Backup ID."
+                f"{len(starting):,} backups begin with {wanted!r}: {_newest(starting)}. Give"
+                " more characters of the Backup ID."
             )
         known = [LATEST.decode(), *(backup.id for backup in self.by_name.values())]
-        hint = did_you_mean(wanted, known, "; 'cesbr backups' lists those there are.")
+        hint = did_you_mean(wanted, known, ". Run 'cesbr backups' for a list.")
         raise NotFoundError(f"There is no backup {wanted!r}{hint}")
 
     def starting(self, wanted: str) -> list[Backup]:
@@ -156,12 +156,12 @@ class Backups:
         return [b for b in self.by_name.values() if wanted and b.id.startswith(either)]
 
     def until(self, time_ns: int) -> list[Backup]:
-        """Return the backups that there were at this time, oldest first."""
+        """Return the backups made at or before this time, oldest first."""
         return [b for b in self.by_name.values() if b.time_ns <= time_ns]
 
 
 def group(snapshots: Iterable[Snapshot], pattern: re.Pattern[str] = DEFAULT_BACKUP_TAG) -> Backups:
-    """Group snapshots by the Backup IDs in their tags; one may belong to several backups."""
+    """Group snapshots by the Backup IDs in their tags; a snapshot may be in several backups."""
     members: dict[str, list[Snapshot]] = {}
     loose: list[Snapshot] = []
     for snapshot in sorted(snapshots, key=lambda s: (s.time_ns, s.id)):
@@ -171,10 +171,10 @@ def group(snapshots: Iterable[Snapshot], pattern: re.Pattern[str] = DEFAULT_BACK
         if not ids:
             loose.append(snapshot)
     runs = [(tag, split(found)) for tag, found in members.items()]
-    # A Backup ID that is a whole tag is never given to another backup.
+    # A tag used by a single run is its Backup ID; generated IDs must not collide with it.
     taken = {tag for tag, found in runs if len(found) == 1}
     backups = [
-        _backup(tag if len(found) == 1 else _own_id(tag, run, taken), tag, run)
+        _backup(tag if len(found) == 1 else _generated_id(tag, run, taken), tag, run)
         for tag, found in runs
         for run in found
     ]
@@ -190,15 +190,15 @@ def _backup(backup_id: str, tag: str, run: Run) -> Backup:
     return Backup(backup_id, folder_name(backup_id), others, manifest, superseded, tag)
 
 
-def _own_id(tag: str, run: Run, taken: set[str]) -> str:
-    """Return the Backup ID of one of several runs under a tag, and add it to `taken`.
+def _generated_id(tag: str, run: Run, taken: set[str]) -> str:
+    """Generate the Backup ID of one of several runs with the same tag; add it to `taken`.
 
-    Such as ``nightly@20261122T213000Z@ces.example.org``.
+    Example: ``nightly@20261122T213000Z@ces.example.org``.
     """
     first = run.snapshots[0]
     stamp = format_time(first.time_ns).partition(".")[0].replace("-", "").replace(":", "")
     found = "@".join(filter(None, (tag, stamp + "Z", first.hostname)))
-    while found in taken:  # in the same second
+    while found in taken:  # another run in the same second
         found += f"@{first.id[:8]}"
     taken.add(found)
     return found
@@ -211,6 +211,6 @@ def _meant(wanted: str) -> str:
 
 
 def _newest(backups: Sequence[Backup]) -> str:
-    """Name the newest of several backups."""
-    more = ", …" if len(backups) > _NAMED else ""
-    return ", ".join(show(os.fsencode(b.id)) for b in backups[: -_NAMED - 1 : -1]) + more
+    """List the IDs of the newest backups."""
+    more = ", …" if len(backups) > _LISTED_BACKUPS else ""
+    return ", ".join(show(os.fsencode(b.id)) for b in backups[: -_LISTED_BACKUPS - 1 : -1]) + more

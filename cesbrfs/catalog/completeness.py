@@ -1,4 +1,4 @@
-"""Compare what a manifest promises with the snapshots, or their successors, that there are."""
+"""Check the snapshots of a backup, or their successors, against its manifest."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from cesbrfs.repo.format.model import Snapshot
 from cesbrfs.repo.repository import Repository
 
 
-async def all_kept(repository: Repository, manifest: Manifest, backup: Backup) -> bool:
-    """Return whether the backup's snapshots hold what `manifest` promises, and nothing failed."""
+async def is_complete(repository: Repository, manifest: Manifest, backup: Backup) -> bool:
+    """Return whether the snapshots contain every point of `manifest` and no path failed."""
     if any(point.failed for point in manifest.points):
         return False
     by_id = snapshots_by_id(backup)
@@ -18,13 +18,13 @@ async def all_kept(repository: Repository, manifest: Manifest, backup: Backup) -
         return False
     sizes: dict[bytes, int] = {}
     for point, found in promised:
-        if found is not None and not await _kept(repository, point, found, backup, sizes):
+        if found is not None and not await _holds_point(repository, point, found, backup, sizes):
             return False
     return True
 
 
 def missing_points(backup: Backup, manifest: Manifest) -> list[Point]:
-    """Return the points of data that a manifest promises and no snapshot of the backup holds."""
+    """Return the points of the manifest that no snapshot of the backup contains."""
     by_id = snapshots_by_id(backup)
     return [point for point in manifest.points if (point.snapshot or "") not in by_id]
 
@@ -32,18 +32,18 @@ def missing_points(backup: Backup, manifest: Manifest) -> list[Point]:
 async def repaired_points(
     repository: Repository, backup: Backup, manifest: Manifest
 ) -> list[Point]:
-    """Return the points of data of whose content a repair or a rewrite removed some."""
+    """Return the points that lost content in a repair or rewrite."""
     by_id, sizes = snapshots_by_id(backup), dict[bytes, int]()
     found = [(point, by_id.get(point.snapshot or "")) for point in manifest.points]
     return [
         point
         for point, snapshot in found
-        if snapshot and not await _kept(repository, point, snapshot, backup, sizes)
+        if snapshot and not await _holds_point(repository, point, snapshot, backup, sizes)
     ]
 
 
 def snapshots_by_id(backup: Backup) -> dict[str, Snapshot]:
-    """Return the backup's snapshots by all IDs they ever had: restic gives successors new ones."""
+    """Return the snapshots by their current and former IDs; rewriting changes the ID."""
     found: dict[str, Snapshot] = {}
     originals = {s.id: s.original for s in backup.superseded}
     for snapshot in backup.snapshots:
@@ -54,13 +54,13 @@ def snapshots_by_id(backup: Backup) -> dict[str, Snapshot]:
     return found | {snapshot.id: snapshot for snapshot in backup.snapshots}
 
 
-async def _kept(
+async def _holds_point(
     repository: Repository, point: Point, found: Snapshot, backup: Backup, sizes: dict[bytes, int]
 ) -> bool:
-    """Return whether `found` holds all that was backed up for `point`.
+    """Return whether `found` contains everything that was backed up for `point`.
 
-    Its tree must be the promised one, or that of the original.  Where neither is known, it must
-    hold as many bytes as were promised.
+    Its tree must equal the tree in the manifest, or that of the original snapshot. If neither is
+    known, its size must be at least the size in the manifest.
     """
     if found.id == point.snapshot:
         return True
@@ -75,7 +75,7 @@ async def _kept(
 
 
 async def _bytes_in(repository: Repository, snapshot: Snapshot, sizes: dict[bytes, int]) -> int:
-    """Return the sum of all files' sizes in a snapshot; `sizes` keeps those of folders by tree."""
+    """Return the total file size of a snapshot; `sizes` caches subtree totals by tree ID."""
     top = (await repository.root(snapshot)).nodes.values()
     pending: list[tuple[bytes | None, list[bytes], int]]
     pending = [(None, [n.subtree for n in top if n.subtree], sum(n.size for n in top))]

@@ -1,9 +1,10 @@
-"""Backup IDs and dogu names as names of folders.  Pure.
+"""Encode Backup IDs and dogu names as directory names. Pure.
 
-What could not be a name, or would be taken for one of ours, is percent-escaped byte by byte: ``/``,
-NUL, ``%``, a leading ``.`` or ``_``, and the reserved words.  A result of over 255 bytes is cut,
-and ``~`` and 32 hex digits of the SHA-256 of the whole ID follow.  An ID that looks like such a
-result by itself is given its own digits, so that nobody can choose an ID with another's name.
+Bytes that are invalid in a name or would collide with a generated name are percent-encoded: ``/``,
+NUL, ``%``, a leading ``.`` or ``_``, and the first byte of reserved words. A result of over 255
+bytes is truncated, followed by ``~`` and 32 hex digits of the SHA-256 of the whole ID. An ID that
+itself looks like such a result gets its own digits, so that nobody can choose an ID whose name
+collides.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ DOGU_JSON: Final = b"dogu.json"
 STATUS_FOLDER: Final = b".cesbrfs"
 
 _RESERVED: Final = frozenset({LATEST, BACKUP_JSON})
-_NEVER: Final = frozenset(b"/%\0")
-_NOT_FIRST: Final = frozenset(b"._")
+_ALWAYS_ESCAPED: Final = frozenset(b"/%\0")
+_ESCAPED_AT_START: Final = frozenset(b"._")
 _HASH_DIGITS: Final = 32
 """128 bits: two IDs with the same digits cannot be found."""
 _CUT: Final = re.compile(rb"~[0-9a-f]{%d}\Z" % _HASH_DIGITS)
@@ -46,12 +47,12 @@ def steps_back(name: str) -> int | None:
 
 
 def folder_name(text: str) -> bytes:
-    """Return the folder name that stands for a Backup ID or a dogu (at most 255 bytes)."""
+    """Return the directory name of a Backup ID or a dogu (at most 255 bytes)."""
     raw = text.encode("utf-8", "surrogateescape")
-    whole_word = raw in _RESERVED
+    is_reserved = raw in _RESERVED
     name = b"".join(
         b"%%%02X" % byte
-        if byte in _NEVER or (at == 0 and (whole_word or byte in _NOT_FIRST))
+        if byte in _ALWAYS_ESCAPED or (at == 0 and (is_reserved or byte in _ESCAPED_AT_START))
         else bytes((byte,))
         for at, byte in enumerate(raw)
     )

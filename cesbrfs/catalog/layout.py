@@ -1,11 +1,12 @@
-"""Placing: where below its backup each part of a snapshot is shown.
+"""Map the parts of snapshots to paths below their backup.
 
-A snapshot whose tags ``kind=`` and ``dogu=`` say what it holds is placed by them.  Any other is
-placed by rules over the paths it holds, and by what dogu.json and registry JSON say themselves.
-What no rule places is shown whole, never hidden.
+Snapshots with the tags ``kind=`` and ``dogu=`` are placed by these. Others are placed by rules over
+their paths, and by the names in dogu.json and the registry JSON. A snapshot that no rule matches is
+shown unchanged, never hidden.
 
-A snapshot may hold several copies of a dogu's data, such as an old one below ``/srv``.  The one at
-the instance's own path, ``/var/lib/ces``, is placed, and the others are only shown whole.
+A snapshot may contain several copies of the data of a dogu, such as an old one below ``/srv``. The
+copy at the instance's own path, ``/var/lib/ces``, is placed; the others are only visible in the
+unchanged snapshot.
 """
 
 from __future__ import annotations
@@ -32,16 +33,16 @@ from cesbrfs.util.escape import show
 _log = logging.getLogger(__name__)
 
 REVISION: Final = 3
-"""Changes when the same snapshots are placed in another way: cached layouts depend on it."""
+"""Version of the placement algorithm; part of the key of cached layouts."""
 _PARTS_MAX: Final = 2048
-"""Names in a path at most, as Linux's paths of 4,096 bytes can have."""
-_BREATHE: Final = 512
-"""Entries matched against the rules between two points where the task can be cancelled."""
-_DOCUMENT_MAX: Final = 16 << 20
-"""A dogu.json or registry JSON larger than this (bytes) is not read to find out whose it is."""
-_OWN_DOGUS: Final = "/var/lib/ces/"
-_OWN: Final = (_OWN_DOGUS, "/")
-"""Where an instance has its dogus' data, and its configuration's ``etc``."""
+"""Maximum number of names in a path, as in a path of 4,096 bytes."""
+_CHECKPOINT_ENTRIES: Final = 512
+"""Entries matched against the rules between two cancellation points."""
+_DOCUMENT_MAX_BYTES: Final = 16 << 20
+"""Larger dogu.json and registry JSON files are not read to determine their dogu."""
+_DOGU_DATA_ROOT: Final = "/var/lib/ces/"
+_INSTANCE_ROOTS: Final = (_DOGU_DATA_ROOT, "/")
+"""Directories of an instance that contain dogu data and the configuration (``etc``)."""
 _REGISTRY_ROOTS: Final = ("config", "dogu", "dogu_v2")
 
 _Names = tuple[bytes, ...]
@@ -49,9 +50,10 @@ _Names = tuple[bytes, ...]
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """One part of a snapshot: shown at `path` below the backup, `source` in the snapshot.
+    """One part of a snapshot, from `source` in the snapshot to `path` below the backup.
 
-    `base` is the folder that a rule found it in, such as ``/var/lib/ces/``; None if tags place it.
+    `base` is the directory in which a rule matched, such as ``/var/lib/ces/``; None if placed by
+    tags.
     """
 
     path: tuple[bytes, ...]
@@ -62,23 +64,23 @@ class Placement:
 
     @property
     def rank(self) -> int:
-        """0 at the instance's own path or placed by tags, 1 at such a path deeper down, else 2."""
-        if self.base is None or self.base in _OWN:
+        """0 at the instance's own path or placed by tags, 1 at such a path further down, else 2."""
+        if self.base is None or self.base in _INSTANCE_ROOTS:
             return 0
-        return 1 if self.base.endswith(_OWN_DOGUS) else 2
+        return 1 if self.base.endswith(_DOGU_DATA_ROOT) else 2
 
     @property
     def owner(self) -> tuple[bytes, ...]:
-        """Whose data it is, and of which kind: the first two names of its path."""
+        """Owner and kind of the data: the first two names of `path`."""
         return self.path[:2]
 
 
 @dataclass(slots=True)
 class Layout:
-    """Everything a backup shows: its placements by path, and the snapshots shown whole.
+    """The content of a backup directory: placements by path, and unchanged snapshots (`whole`).
 
-    `copies` are the parts that have no place because another copy of the same data has it; `cut`
-    are those of the snapshots shown whole that have too many directories to search all of them.
+    `copies` are parts that are not placed because another copy of the same data has the path; `cut`
+    are snapshots shown whole that have too many directories to search them all.
     """
 
     placed: dict[tuple[bytes, ...], Placement] = field(default_factory=dict)
@@ -88,7 +90,7 @@ class Layout:
     _above: set[tuple[bytes, ...]] = field(default_factory=set)
 
     def claim(self, placement: Placement) -> bool:
-        """Take the place unless another part stands there, above or below it, or it is no path."""
+        """Add a placement unless its path is invalid or overlaps with another placement."""
         path = placement.path
         if not all(0 < len(part) <= NAME_MAX for part in path):
             return False
@@ -104,10 +106,11 @@ class Layout:
 async def lay_out(
     repository: Repository, backup: Backup, rules: Sequence[Rule] = DEFAULT_RULES
 ) -> Layout:
-    """Place the parts of every snapshot of `backup`.
+    """Compute the layout of `backup` from all its snapshots.
 
-    What is at the instance's own path claims its place first, then what is in the newest snapshot.
-    A dogu whose data is there is shown from there alone.  Superseded snapshots are shown whole.
+    Data at the instance's own path has priority, then data of the newest snapshot. If a dogu has
+    data at the instance's own path, only that data is placed. Superseded snapshots are shown
+    unchanged.
     """
     layout = Layout()
     candidates: list[tuple[int, Placement]] = []
@@ -119,9 +122,9 @@ async def lay_out(
             if placer.cut:
                 layout.cut.append(snapshot)
                 _report_cut(backup, snapshot, found)
-        except RepositoryUnreachableError:  # it may be back in a moment: nothing is settled
+        except RepositoryUnreachableError:  # temporary: do not cache a layout
             raise
-        except CesbrError:  # its trees cannot be read: shown, and its reader gets the error
+        except CesbrError:  # unreadable trees: show the snapshot; reading it raises the error
             found, complete = [], False
         candidates += [(age, placement) for placement in found]
         if not (found and complete):
@@ -152,34 +155,35 @@ def _report_cut(backup: Backup, snapshot: Snapshot, found: Sequence[Placement]) 
 
 
 def _precedence(candidate: tuple[int, Placement]) -> tuple[int, int, int]:
-    """Order by rank, then the newest snapshot first, then the shortest path to the copy."""
+    """Return the sort key: rank, newest snapshot first, shortest path to the copy."""
     age, placement = candidate
     return placement.rank, age, (placement.base or "").count("/")
 
 
 async def locate(repository: Repository, snapshot: Snapshot) -> tuple[dict[str, Node], bool]:
-    """Find what was backed up as each of the snapshot's paths; tell whether that is all it holds.
+    """Locate the recorded paths of a snapshot in its tree; return them and whether they cover it.
 
-    restic stores an absolute path as it is, a relative one without its beginning, and of ``.`` only
-    the content.  So a path is found at the longest end of it that the tree has; the only path of a
-    snapshot that holds more than that is the root itself, a node without a name.  Paths that lead
-    to one place (restic renames the second ``x`` of ``a/x b/x``) cannot be told apart.
+    restic stores an absolute path unchanged, a relative path without its leading parts, and for
+    ``.`` only the content. A path is therefore located by its longest suffix in the tree. If a
+    snapshot has a single path and more content than it, the path is the root, a node without a
+    name. Paths with the same location (restic renames the second ``x`` of ``a/x b/x``) are
+    ambiguous and left out.
     """
-    held: dict[_Names, list[tuple[str, Node]]] = {}
+    found_at: dict[_Names, list[tuple[str, Node]]] = {}
     for path in dict.fromkeys(snapshot.paths):
-        if place := await _find(repository, snapshot, path):
-            held.setdefault(place[0], []).append((path, place[1]))
-    whole = await _covers(repository, snapshot, held.keys())
-    if len(snapshot.paths) == 1 and not (held and whole):
+        if location := await _find(repository, snapshot, path):
+            found_at.setdefault(location[0], []).append((path, location[1]))
+    whole = await _covers(repository, snapshot, found_at.keys())
+    if len(snapshot.paths) == 1 and not (found_at and whole):
         return {snapshot.paths[0]: _root(snapshot)}, True
-    found = {path: node for alike in held.values() if len(alike) == 1 for path, node in alike}
-    return found, whole and all(len(alike) == 1 for alike in held.values())
+    found = {path: node for alike in found_at.values() if len(alike) == 1 for path, node in alike}
+    return found, whole and all(len(alike) == 1 for alike in found_at.values())
 
 
 async def _find(
     repository: Repository, snapshot: Snapshot, path: str
 ) -> tuple[_Names, Node] | None:
-    """Return where in the tree the longest end of `path` lies, and what lies there."""
+    """Return the longest suffix of `path` in the tree, with its node."""
     parts = tuple(part.encode() for part in path.split("/") if part not in ("", "."))
     if not parts:
         return (), _root(snapshot)
@@ -199,23 +203,23 @@ async def _find(
     return None
 
 
-async def _covers(repository: Repository, snapshot: Snapshot, held: Collection[_Names]) -> bool:
-    """Tell whether everything in the snapshot lies at or below the places `held`."""
-    if () in held:
+async def _covers(repository: Repository, snapshot: Snapshot, located: Collection[_Names]) -> bool:
+    """Return whether `located` paths contain the whole content of the snapshot."""
+    if () in located:
         return True
-    leading = {at[:length] for at in held for length in range(1, len(at))}
-    folders: list[tuple[_Names, Tree]] = [((), await repository.root(snapshot))]
-    while folders:
-        above, tree = folders.pop()
-        if tree.refused:  # not placed: to be seen where the snapshot is shown whole
+    leading = {at[:length] for at in located for length in range(1, len(at))}
+    directories: list[tuple[_Names, Tree]] = [((), await repository.root(snapshot))]
+    while directories:
+        above, tree = directories.pop()
+        if tree.refused:  # an entry that cannot be placed: show the snapshot unchanged
             return False
         for name, node in tree.nodes.items():
             at = (*above, name)
-            if at in held:
+            if at in located:
                 continue
             if at not in leading or node.subtree is None:
                 return False
-            folders.append((at, await repository.tree(node.subtree)))
+            directories.append((at, await repository.tree(node.subtree)))
     return True
 
 
@@ -226,7 +230,7 @@ def _root(snapshot: Snapshot) -> Node:
 
 
 class _Placer:
-    """Finds the places of one snapshot's parts."""
+    """Places the parts of one snapshot."""
 
     def __init__(self, repository: Repository, snapshot: Snapshot, rules: Sequence[Rule]) -> None:
         self._repository = repository
@@ -236,12 +240,12 @@ class _Placer:
         self._dogu = tag_value(snapshot, "dogu")
         self._found: list[Placement] = []
         self._complete = True
-        self._looked_at = 0
+        self._matched = 0
         self.cut = False
         """Whether directories were left out because there are too many."""
 
     async def place(self) -> tuple[list[Placement], bool]:
-        """Return the places, and whether they show all that the snapshot holds."""
+        """Return the placements, and whether they cover the whole snapshot."""
         located, self._complete = await locate(self._repository, self._snapshot)
         for path, node in located.items():
             if not await self._by_tags(path, node):
@@ -253,7 +257,7 @@ class _Placer:
         return True
 
     async def _by_tags(self, path: str, node: Node) -> bool:
-        """Place what the snapshot's own tags describe; False when they do not."""
+        """Place a path by the tags of the snapshot; return False if they do not apply."""
         owner = folder_names.folder_name(self._dogu) if self._dogu else folder_names.INSTANCE
         if node.type == "file" and (self._dogu or self._kind == "registry"):
             files = {
@@ -299,8 +303,8 @@ class _Placer:
 
     async def _by_rules(self, queue: SearchQueue, path: str, node: Node, depth: int) -> None:
         """Place `node` by the first rule that matches, else queue it if it is a directory."""
-        self._looked_at += 1
-        if self._looked_at % _BREATHE == 0:
+        self._matched += 1
+        if self._matched % _CHECKPOINT_ENTRIES == 0:
             await trio.lowlevel.checkpoint()
         for rule in self._rules:
             if (match := rule.match.fullmatch(path)) and await self._by_rule(
@@ -337,10 +341,10 @@ class _Placer:
         return self._add((owner, leaf), node, path, base)
 
     async def _owner(self, kind: str, node: Node) -> str | None:
-        """Ask a dogu.json or registry JSON whose it is; None when it does not say."""
+        """Read the owning dogu from a dogu.json or registry JSON; None if unknown."""
         try:
             content = await self._repository.open_file(node)
-            if content.size > _DOCUMENT_MAX:
+            if content.size > _DOCUMENT_MAX_BYTES:
                 return None
             document = json.loads(await content.read(0, content.size))
         except RepositoryUnreachableError:
@@ -358,13 +362,13 @@ class _Placer:
             tree = await self._repository.tree(node.subtree)
         else:
             tree = await self._repository.root(self._snapshot)
-        if tree.refused:  # as above
+        if tree.refused:  # an entry that cannot be placed
             self._complete = False
         return tree.nodes
 
 
 def dogu_of_metadata(document: dict[str, object]) -> str | None:
-    """Return the simple name in a dogu.json (its keys in any case), None without one."""
+    """Return the simple name in a dogu.json, whose keys may have any case; None if missing."""
     for key, value in document.items():
         if key.lower() == "name" and isinstance(value, str):
             return value.rpartition("/")[2] or None
@@ -372,9 +376,9 @@ def dogu_of_metadata(document: dict[str, object]) -> str | None:
 
 
 def owner_of_registry(document: dict[str, object]) -> str | None:
-    """Return the dogu that all keys of a registry JSON are about, else ``_instance``.
+    """Return the only dogu in the keys of a registry JSON, ``_instance`` if there are several.
 
-    None when the keys are no registry keys.
+    None if the keys are not registry keys.
     """
     owners: set[str] = set()
     for key in document:
@@ -396,7 +400,7 @@ def _join(path: str, child: Node) -> str:
 
 
 def _below(path: str, marker: str, node: Node) -> tuple[bytes, ...]:
-    """Return the path from its last part `marker` on, else its base name."""
+    """Return the path from its last part `marker`, or else the base name."""
     parts = [part for part in path.split("/") if part not in ("", ".", "..")]
     if marker in parts:
         at = len(parts) - 1 - parts[::-1].index(marker)
@@ -405,7 +409,7 @@ def _below(path: str, marker: str, node: Node) -> tuple[bytes, ...]:
 
 
 def _volume(path: str, node: Node) -> tuple[bytes, ...]:
-    """Return what follows ``volumes/`` in the path, else its base name."""
+    """Return the path after ``volumes/``, or else the base name."""
     _, found, rest = path.rpartition("/volumes/")
     parts = [part for part in rest.split("/") if part not in ("", ".", "..")] if found else []
     if len(parts) > 1:

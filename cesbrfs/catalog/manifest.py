@@ -1,4 +1,4 @@
-"""manifest.json: what a backup of ours was to hold, written last.  Pure."""
+"""Parse and write manifest.json, the planned content of a backup, written last. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FORMAT: Final = 1
 
 
 class FailedPath(msgspec.Struct, omit_defaults=True, gc=False):
-    """A path that could not be backed up; `path_b64` stands beside one that is not UTF-8."""
+    """A path that failed; `path_b64` is set in addition if the path is not UTF-8."""
 
     path: str
     error: str
@@ -21,9 +21,9 @@ class FailedPath(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 class Point(msgspec.Struct, gc=False):
-    """One point of data: `snapshot` is its full ID, None when it failed whole; `bytes` its size.
+    """One point of data: its full snapshot ID (None if it failed) and its size in bytes.
 
-    `tree` is the ID of the snapshot's tree (64 hex digits); older versions did not write it.
+    `tree` is the tree ID of the snapshot (64 hex digits); older versions did not write it.
     """
 
     kind: str
@@ -35,7 +35,10 @@ class Point(msgspec.Struct, gc=False):
 
 
 class Manifest(msgspec.Struct, gc=False):
-    """The whole file.  `time` is when the backup began, RFC 3339 in UTC with nanoseconds."""
+    """The content of manifest.json.
+
+    `time` is the start of the backup, RFC 3339 in UTC with nanoseconds.
+    """
 
     format: int
     id: str
@@ -45,7 +48,7 @@ class Manifest(msgspec.Struct, gc=False):
 
     @property
     def size(self) -> int | None:
-        """The bytes of all points together, None when one of them does not tell."""
+        """Total bytes of all points, None if one is unknown."""
         sizes = [point.bytes for point in self.points]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
@@ -54,19 +57,19 @@ _decoder = msgspec.json.Decoder(Manifest)
 
 
 def parse_manifest(data: bytes) -> Manifest:
-    """Read manifest.json; DamagedError when it is none, or one of a later format."""
+    """Parse manifest.json; raises DamagedError if it is invalid or of a later format."""
     try:
         manifest = _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DamagedError(f"A backup's manifest.json cannot be understood ({error}).") from error
+        raise DamagedError(f"manifest.json of a backup is invalid: {error}.") from error
     if manifest.format != FORMAT:
         raise DamagedError(
-            f"A backup's manifest.json has format {manifest.format}; a newer version of this"
-            " program reads it."
+            f"manifest.json of a backup has format {manifest.format}, which this version does not"
+            " support. Use a newer version of cesbr."
         )
     return manifest
 
 
 def write_manifest(manifest: Manifest) -> bytes:
-    """Write manifest.json, indented for people."""
+    """Encode manifest.json, indented."""
     return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"

@@ -1,4 +1,4 @@
-"""The list of backups as time passes: listed again when it has grown old, in the background too."""
+"""Cache the list of backups and refresh it, also in the background."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from cesbrfs.repo.repository import Repository
 
 _log = logging.getLogger(__name__)
 
-_WAIT_SECONDS: Final = 1.0
-"""With a background, a new listing is waited for so long before the last one is used."""
-_LATELY_SECONDS: Final = 60.0
+_REFRESH_WAIT_SECONDS: Final = 1.0
+"""How long a caller waits for a background refresh before it gets the cached list."""
+_NOWAIT_MAX_AGE_SECONDS: Final = 60.0
+"""Maximum age of a list that `backups_nowait` returns."""
 
 
 @dataclass(slots=True, eq=False)
 class _Refresh:
-    """A listing under way; `overdue` once somebody has waited for it in vain."""
+    """A running refresh; `overdue` is set once a caller timed out waiting for it."""
 
     done: trio.Event = field(default_factory=trio.Event)
     overdue: bool = False
 
 
 class BackupListing:
-    """The backups of a repository; `clock` returns seconds and paces how often they are listed."""
+    """A cached list of the backups of a repository; `clock` returns seconds."""
 
     def __init__(
         self, repository: Repository, tag: re.Pattern[str], clock: Callable[[], float]
@@ -39,59 +40,64 @@ class BackupListing:
         self._repository = repository
         self._tag = tag
         self._clock = clock
-        self._held: Backups | None = None
+        self._cached: Backups | None = None
         self._listed_at = 0.0
-        self._turn = trio.Lock()
+        self._lock = trio.Lock()
         self._background: trio.Nursery | None = None
         self._refresh: _Refresh | None = None
         self._error: CesbrError | None = None
-        """Why the last listing failed, unless the storage was merely offline."""
+        """Error of the last refresh, unless the storage was offline."""
 
     def refresh_in(self, background: trio.Nursery) -> None:
-        """List in tasks of `background` from now on, so that nobody waits long for the storage."""
+        """Refresh in tasks of `background` from now on, so that callers do not block long."""
         self._background = background
 
     @property
     def is_under_way(self) -> bool:
-        """Whether the backups are being listed just now."""
-        return self._turn.locked()
+        """Whether a listing is running."""
+        return self._lock.locked()
 
-    def lately(self, max_age: float) -> Backups | None:
-        """Return all backups as they were last listed, if that was lately; None otherwise.
+    def backups_nowait(self, max_age: float) -> Backups | None:
+        """Return the cached list if it is at most 60 s old, else None; never blocks.
 
-        Without waiting; where that was more than `max_age` seconds ago, they are listed anew in the
-        background.
+        If the list is older than `max_age` seconds, a background refresh starts. Without a
+        background nursery, or after a failed refresh, the result is None.
         """
-        held, age = self._held, self._clock() - self._listed_at
-        if held is None or self._background is None or age > _LATELY_SECONDS or self._error:
+        cached, age = self._cached, self._clock() - self._listed_at
+        if (
+            cached is None
+            or self._background is None
+            or age > _NOWAIT_MAX_AGE_SECONDS
+            or self._error
+        ):
             return None
         if age >= max_age and self._refresh is None:
             self._begin(self._background)
-        return held
+        return cached
 
     async def backups(self, max_age: float) -> Backups:
-        """Return all backups as they were at most `max_age` seconds ago.
+        """Return all backups, from a list at most `max_age` seconds old.
 
-        With a background, older ones are returned when the storage takes its time.
+        With a background nursery, a slow storage may yield an older list.
         """
         asked = self._clock()
-        held = self._held
-        if held is not None and asked - self._listed_at < max_age:
-            return held
-        if held is None or self._background is None:
+        cached = self._cached
+        if cached is not None and asked - self._listed_at < max_age:
+            return cached
+        if cached is None or self._background is None:
             return await self._list(asked)
         refresh = self._refresh or self._begin(self._background)
         if not refresh.overdue and not self._repository.is_offline:
-            with trio.move_on_after(_WAIT_SECONDS) as waiting:
+            with trio.move_on_after(_REFRESH_WAIT_SECONDS) as waiting:
                 await refresh.done.wait()
             refresh.overdue = waiting.cancelled_caught
-        # While a slow listing is under way, the error of the one before it counts.
+        # During a slow refresh, the error of the previous one still applies.
         if self._error is not None:
             raise fresh_copy(self._error) from self._error
-        return self._held or held
+        return self._cached or cached
 
     def refresh(self) -> None:
-        """Begin to list anew in the background."""
+        """Start a background refresh."""
         if self._background is not None:
             self._begin(self._background)
 
@@ -107,27 +113,27 @@ class BackupListing:
             _log.debug("Listing the backups: %s", error)
         except CesbrError as error:
             self._error = error
-        except Exception:  # noqa: BLE001 - the mount lives on, with what it knows
-            _log.exception("Listing the backups failed in a way that was not foreseen")
+        except Exception:  # noqa: BLE001 - the mount continues with the cached list
+            _log.exception("Listing the backups failed unexpectedly")
         finally:
             if self._refresh is refresh:
                 self._refresh = None
             refresh.done.set()
 
     async def _list(self, asked: float) -> Backups:
-        """List unless that was begun since `asked`."""
-        async with self._turn:
-            # Others may have listed while this task waited for its turn.
-            if self._held is None or self._listed_at < asked:
+        """List the backups unless another task began to after `asked`."""
+        async with self._lock:
+            # Another task may have listed while this one waited for the lock.
+            if self._cached is None or self._listed_at < asked:
                 began = self._clock()
                 snapshots = await self._repository.snapshots()
-                if self._held is None or not _same(self._held, snapshots):
-                    self._held = group(snapshots, self._tag)
+                if self._cached is None or not _same(self._cached, snapshots):
+                    self._cached = group(snapshots, self._tag)
                 self._listed_at = began
                 self._error = None
-            return self._held
+            return self._cached
 
 
 def _same(backups: Backups, snapshots: Sequence[Snapshot]) -> bool:
-    """Tell whether `backups` was made of exactly these snapshots."""
+    """Return whether `backups` consists of exactly these snapshots."""
     return backups.snapshot_ids == {s.id for s in snapshots}

@@ -1,4 +1,4 @@
-"""Rules by path: what the snapshots of other tools hold, which carry no tags that say so.  Pure."""
+"""Classify the content of untagged snapshots, such as those of other tools, by path. Pure."""
 
 from __future__ import annotations
 
@@ -9,21 +9,19 @@ from typing import Final
 from cesbrfs.errors import UsageError
 
 KINDS: Final = ("metadata", "volumes", "configuration", "registry")
-"""What a rule can say that a path holds."""
+"""Kinds of data that a rule can assign to a path."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Whole paths that match `match` hold `kind`; its groups ``dogu`` and ``volume`` say whose."""
+    """Assigns `kind` to paths that fully match; groups ``dogu`` and ``volume`` are the owner."""
 
     match: re.Pattern[str]
     kind: str
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise UsageError(
-                f"A rule's kind is {self.kind!r}; it must be one of {', '.join(KINDS)}."
-            )
+            raise UsageError(f"invalid rule kind {self.kind!r}. Use one of {', '.join(KINDS)}.")
 
 
 DEFAULT_BACKUP_TAG: Final = re.compile(r"(?P<id>[^=]+)")

@@ -1,7 +1,7 @@
-"""Split the snapshots under one tag by host and by run.  Pure.
+"""Split the snapshots with one tag by host and run. Pure.
 
-A tag such as ``nightly`` is used by every run, often on several hosts.  Each host's run is a backup
-of its own.  A run ends where a later snapshot has the same paths and the same other tags.
+A tag such as ``nightly`` is used by every run, often on several hosts. Each run on each host is a
+separate backup. A run ends where a later snapshot has the same paths and the same other tags.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Final
 
 from cesbrfs.repo.format.model import Snapshot
 
-_DOCUMENTS: Final = ("/dogu.json", "/registry.json")
-"""Documents from stdin: one run has them once for each dogu, and the path names none."""
+_STDIN_DOCUMENTS: Final = ("/dogu.json", "/registry.json")
+"""Documents backed up from stdin: a run has one per dogu, all with the same path."""
 
 
 @dataclass(slots=True)
 class Run:
     """The snapshots of one run on one host, oldest first.
 
-    `superseded` are the originals that restic rewrote, and copies of a snapshot that is listed.
+    `superseded` are originals that restic rewrote, and copies of a listed snapshot.
     """
 
     snapshots: list[Snapshot]
@@ -29,7 +29,7 @@ class Run:
 
 
 def split(members: Iterable[Snapshot]) -> list[Run]:
-    """Return the runs of the snapshots under one tag."""
+    """Return the runs of the snapshots with one tag."""
     ordered = sorted(members, key=lambda s: (s.time_ns, s.id))
     successors = _successors(ordered)
     hosts: dict[str, list[Snapshot]] = {}
@@ -47,8 +47,8 @@ def split(members: Iterable[Snapshot]) -> list[Run]:
 def _successors(ordered: Sequence[Snapshot]) -> dict[str, str]:
     """Return the ID of the last successor of each snapshot that has one.
 
-    ``restic rewrite``, ``repair snapshots``, ``tag`` and ``copy`` record in `original` which
-    snapshot a new one was made of.  Of several made of the same one, the newest counts.
+    ``restic rewrite``, ``repair snapshots``, ``tag`` and ``copy`` record the source snapshot of a
+    new one in `original`. Of several successors of one snapshot, the newest counts.
     """
     newest = {s.original: s.id for s in ordered if s.original and s.original != s.id}
     following: dict[str, str] = {}
@@ -63,17 +63,17 @@ def _successors(ordered: Sequence[Snapshot]) -> dict[str, str]:
         while at in following and at not in last and at not in path:
             path[at] = None
             at = following[at]
-        # No restic writes snapshots that are each other's originals: then neither is superseded.
+        # restic never writes a cycle of originals; if there is one, no snapshot is superseded.
         last |= dict.fromkeys(path, None if at in path else last.get(at, at))
     return {name: end for name, end in last.items() if end is not None}
 
 
 def _runs(ordered: Sequence[Snapshot]) -> list[list[Snapshot]]:
-    """Cut the snapshots of one host into runs."""
+    """Split the snapshots of one host into runs."""
     runs: list[list[Snapshot]] = []
     run: list[Snapshot] = []
     seen: dict[_Point, int] = {}
-    last = 0  # the position in `run` of the last snapshot that cannot come twice
+    last = 0  # index in `run` of the last snapshot that can occur only once
     for snapshot in ordered:
         point = _point(snapshot)
         if point is not None and seen.get(point, snapshot.time_ns) < snapshot.time_ns:
@@ -91,18 +91,19 @@ _Point = tuple[tuple[str, ...], frozenset[str]]
 
 
 def _point(snapshot: Snapshot) -> _Point | None:
-    """Return what a run has one snapshot of; None for what one run may have several of."""
-    said = frozenset(tag for tag in snapshot.tags if "=" in tag)
+    """Return the key of a snapshot that occurs once per run; None if it may occur repeatedly."""
+    key_tags = frozenset(tag for tag in snapshot.tags if "=" in tag)
     paths = tuple(snapshot.paths)
     from_stdin = len(paths) == 1 and paths[0].count("/") == 1
     if from_stdin and (
-        any(tag.startswith("kind=") for tag in said) or (paths[0] in _DOCUMENTS and not said)
+        any(tag.startswith("kind=") for tag in key_tags)
+        or (paths[0] in _STDIN_DOCUMENTS and not key_tags)
     ):
         return None
-    return (paths, said) if paths else None
+    return (paths, key_tags) if paths else None
 
 
 def _widest_gap(times: Sequence[int]) -> int:
-    """Return the position after the widest gap between these times, the last one of several."""
+    """Return the index after the widest gap between `times`; of equal gaps, the last."""
     gaps = [(after - before, at) for at, (before, after) in enumerate(pairwise(times), 1)]
     return max(gaps)[1]

@@ -1,4 +1,4 @@
-"""How far a backup can be trusted to be whole, told from its manifest and its snapshots."""
+"""Determine the status of a backup from its manifest and snapshots."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Final
 
 from cesbrfs.catalog.backups import REPAIRED, Backup, Backups, tag_value
-from cesbrfs.catalog.completeness import all_kept, missing_points
+from cesbrfs.catalog.completeness import is_complete, missing_points
 from cesbrfs.catalog.folder_names import SNAPSHOTS
 from cesbrfs.catalog.layout import Layout, Placement
 from cesbrfs.catalog.manifest import FILE_NAME, Manifest, parse_manifest
@@ -24,11 +24,11 @@ from cesbrfs.util.escape import show
 
 _log = logging.getLogger(__name__)
 
-_MANIFEST_MAX: Final = 64 << 20
+_MANIFEST_MAX_BYTES: Final = 64 << 20
 
 
 class Status(StrEnum):
-    """`complete`: all there; `incomplete`: something is missing; `unverified`: nothing tells."""
+    """Completeness of a backup; `unverified` means that it has no manifest to check."""
 
     COMPLETE = "complete"
     INCOMPLETE = "incomplete"
@@ -37,45 +37,45 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A backup's status and the manifest it was told from, if there is a readable one."""
+    """The status of a backup, and its manifest if there is a readable one."""
 
     status: Status
     manifest: Manifest | None
 
     def size(self, backup: Backup) -> int | None:
-        """Bytes backed up, from the manifest or restic's summaries; None when neither tells."""
+        """Return the backed-up bytes from the manifest or restic's summaries, None if uncached."""
         if self.manifest is not None:
             return self.manifest.size
         sizes = [s.size for s in backup.snapshots]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
 
-def dogus_of(backup: Backup, told: Report) -> frozenset[str] | None:
-    """Return the dogus that were backed up by themselves; None for the whole instance.
+def dogus_of(backup: Backup, report: Report) -> frozenset[str] | None:
+    """Return the dogus of a partial backup; None for a backup of the whole instance.
 
-    As the manifest tells, else the tags.  A backup of another tool counts as whole, as what is
-    left of one tells less and less while it is removed.
+    The source is the manifest, or the tags if there is none. A backup of another tool counts as
+    whole: while it is being removed, the remaining snapshots contain fewer and fewer dogus.
     """
-    if told.status is Status.UNVERIFIED:
+    if report.status is Status.UNVERIFIED:
         return None
-    if told.manifest is not None:
-        named = {point.dogu for point in told.manifest.points}
+    if report.manifest is not None:
+        named = {point.dogu for point in report.manifest.points}
     else:
         named = {tag_value(snapshot, "dogu") for snapshot in backup.snapshots}
     dogus = frozenset(name for name in named if name is not None)
     return dogus if named == dogus and dogus else None
 
 
-async def report(repository: Repository, backup: Backup) -> Report:
-    """Tell a backup's status; reads its manifest, and nothing where there is none."""
+async def make_report(repository: Repository, backup: Backup) -> Report:
+    """Determine the status of a backup; reads its manifest if it has one."""
     if backup.manifest is None:
         lost = backup.ours or any(REPAIRED in s.tags for s in backup.snapshots)
         return Report(Status.INCOMPLETE if lost else Status.UNVERIFIED, None)
     manifest = None
     try:
         manifest = await read_manifest(repository, backup.manifest)
-        whole = await all_kept(repository, manifest, backup)
-    except RepositoryUnreachableError:  # it may be back in a moment: nothing is settled
+        whole = await is_complete(repository, manifest, backup)
+    except RepositoryUnreachableError:  # temporary: do not cache a status
         raise
     except CesbrError as error:
         what = "A snapshot" if manifest else "The manifest"
@@ -85,83 +85,84 @@ async def report(repository: Repository, backup: Backup) -> Report:
 
 
 async def read_manifest(repository: Repository, snapshot: Snapshot) -> Manifest:
-    """Read the manifest that a manifest snapshot holds; DamagedError when it holds none."""
+    """Read the manifest from a manifest snapshot; raises DamagedError if it has none."""
     node = (await repository.root(snapshot)).nodes.get(FILE_NAME.encode())
     if node is None or node.type != "file":
-        raise DamagedError(f"Snapshot {snapshot.id[:8]} holds no {FILE_NAME}.")
+        raise DamagedError(f"Snapshot {snapshot.id[:8]} contains no {FILE_NAME}.")
     content = await repository.open_file(node)
-    if content.size > _MANIFEST_MAX:
+    if content.size > _MANIFEST_MAX_BYTES:
         raise DamagedError(f"The {FILE_NAME} of snapshot {snapshot.id[:8]} is over 64 MiB.")
     return parse_manifest(await content.read(0, content.size))
 
 
 Holds = Callable[[Backup, Report], Awaitable[bool]]
-"""Returns whether a backup holds what is asked for."""
+"""A predicate: whether a backup contains the requested data."""
 
 
 class Reports:
-    """Reports of backups, each made once for as long as the backup's snapshots stay the same."""
+    """A cache of reports, valid while the snapshots of a backup are the same."""
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
-        self._known: dict[str, tuple[frozenset[str], Index | None, Report]] = {}
+        self._cache: dict[str, tuple[frozenset[str], Index | None, Report]] = {}
 
     async def of(self, backup: Backup) -> Report:
-        """Return the report of `backup`.
+        """Return the report of `backup`, cached if possible.
 
-        A backup is incomplete when one of its snapshots has no tree, until an index names that.
+        A backup is incomplete while one of its snapshots has no tree in the index.
         """
-        known = self._known.get(backup.id)
+        cached = self._cache.get(backup.id)
         if (
-            known is None
-            or known[0] != backup.identity
-            or known[1] not in (None, await self._repository.index())
+            cached is None
+            or cached[0] != backup.identity
+            or cached[1] not in (None, await self._repository.index())
         ):
-            told = await report(self._repository, backup)
+            report = await make_report(self._repository, backup)
             index = None
             if await self._repository.without_tree(backup.snapshots, show(backup.name)):
-                told = replace(told, status=Status.INCOMPLETE)
+                report = replace(report, status=Status.INCOMPLETE)
                 index = await self._repository.index()
-            known = (backup.identity, index, told)
-            self._known[backup.id] = known
-        return known[2]
+            cached = (backup.identity, index, report)
+            self._cache[backup.id] = cached
+        return cached[2]
 
     async def latest(self, backups: Backups) -> Backup | None:
-        """Return the backup that ``latest`` stands for, as `newest` does."""
-        for gone in self._known.keys() - {backup.id for backup in backups.by_name.values()}:
-            del self._known[gone]
+        """Return the target of ``latest``, and evict reports of removed backups."""
+        for removed in self._cache.keys() - {backup.id for backup in backups.by_name.values()}:
+            del self._cache[removed]
         return await self.newest(list(backups.by_name.values()))
 
     async def newest(self, backups: Sequence[Backup], holds: Holds | None = None) -> Backup | None:
-        """Return the newest complete one of `backups`, oldest first, else the newest unverified.
+        """Return the newest complete backup, or else the newest unverified one.
 
-        Of those of the whole instance, or of those that `holds` answers for.  Safety backups and
-        those dated in the future never count.
+        `backups` are in order, oldest first. Candidates are backups of the whole instance, or those
+        that satisfy `holds`. Safety backups and backups with a time in the future are excluded.
         """
         unverified: Backup | None = None
         now_ns = time.time_ns()
         for backup in reversed(backups):
             if backup.safety or backup.time_ns > now_ns:
                 continue
-            told = await self.of(backup)
-            if told.status is Status.INCOMPLETE or (unverified and not told.manifest):
+            report = await self.of(backup)
+            if report.status is Status.INCOMPLETE or (unverified and not report.manifest):
                 continue
-            if not (await holds(backup, told) if holds else dogus_of(backup, told) is None):
+            if not (await holds(backup, report) if holds else dogus_of(backup, report) is None):
                 continue
-            if told.status is Status.COMPLETE:
+            if report.status is Status.COMPLETE:
                 return backup
             unverified = backup
         return unverified
 
 
-def describe(backup: Backup, told: Report, layout: Layout | None = None) -> dict[str, object]:
-    """Return what backup.json says: id, time, status, size, and the points of data.
+def describe(backup: Backup, report: Report, layout: Layout | None = None) -> dict[str, object]:
+    """Return the content of backup.json: id, time, status, size and the points of data.
 
-    Times are RFC 3339 in UTC, sizes bytes or null.  A safety backup has ``safety``; ``copies`` are
-    other copies of the data that is shown, ``not_searched`` snapshots with too many directories.
+    Times are RFC 3339 in UTC, sizes are bytes or null. ``safety`` marks a safety backup; ``copies``
+    are further copies of the data in the same backup, ``not_searched`` snapshots with too many
+    directories.
     """
-    promised = told.manifest.points if told.manifest else []
-    by_snapshot = {point.snapshot: point for point in promised if point.snapshot}
+    manifest_points = report.manifest.points if report.manifest else []
+    by_snapshot = {point.snapshot: point for point in manifest_points if point.snapshot}
     where: dict[str, list[str]] = {}
     for path, placement in layout.placed.items() if layout else ():
         shown = "/".join(show(part) for part in path)
@@ -190,13 +191,13 @@ def describe(backup: Backup, told: Report, layout: Layout | None = None) -> dict
             "snapshot": point.snapshot,
             "failed": [{"path": f.path, "error": f.error} for f in point.failed],
         }
-        for point in (missing_points(backup, told.manifest) if told.manifest else ())
+        for point in (missing_points(backup, report.manifest) if report.manifest else ())
     ]
     return {
         "id": backup.id,
         "time": format_time(backup.time_ns),
-        "status": told.status.value,
-        "size": told.size(backup),
+        "status": report.status.value,
+        "size": report.size(backup),
         "points": points,
         "missing": missing,
         **({"safety": True} if backup.safety else {}),
@@ -211,7 +212,7 @@ def _whole_path(snapshot: Snapshot) -> str:
 
 
 def copies_json(copies: Sequence[Placement]) -> list[dict[str, object]]:
-    """Return, for each copy that is not placed, the place, its path in the snapshot, and that."""
+    """Return for each unplaced copy its target path, source path and snapshot ID."""
     return [
         {
             "path": "/".join(show(part) for part in copy.path),

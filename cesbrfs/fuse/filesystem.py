@@ -101,7 +101,7 @@ class InodeFileSystem:
         if cached is not None:
             return cached
         directory = self._containing(number)
-        return _at(directory, await self.view.stored.rows(directory.tree_ref), number)
+        return _at(directory, await self.view.stored.entries(directory.tree_ref), number)
 
     def _containing(self, number: int) -> StoredDir:
         directory = self._directories.containing(number)
@@ -170,7 +170,7 @@ class InodeFileSystem:
             tree_ref, backup = directory.tree_ref, directory.backup
         else:
             tree_ref, backup = self._place(await self.find(number))
-        entries = await self.view.stored.rows(tree_ref)
+        entries = await self.view.stored.entries(tree_ref)
         # Look the record up again: the kernel may have forgotten all of it while this task waited.
         return self._directories.add(number, tree_ref, backup, len(entries.listed)), entries
 

@@ -1,1 +1,1 @@
-"""What a backup looks like as a file system."""
+"""Present backups as a virtual file system."""

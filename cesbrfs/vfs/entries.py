@@ -1,4 +1,4 @@
-"""What a name in the tree of backups can stand for.  Made and walked by `cesbrfs.vfs.tree`."""
+"""Entries of the virtual file system: stored in a snapshot or generated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cesbrfs.util.escape import show
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One name in the tree, with the attributes in `node`; `node.name` may differ from `name`."""
+    """A directory entry with its metadata in `node`; `node.name` may differ from `name`."""
 
     name: bytes
     node: Node
@@ -21,14 +21,14 @@ class Entry:
 
 @dataclass(slots=True, eq=False)
 class SnapshotEntry(Entry):
-    """What lies in a snapshot.  `top` marks a snapshot's own root."""
+    """An entry stored in a snapshot. `top` marks the root of the snapshot."""
 
     snapshot: Snapshot
     top: bool = False
 
 
 class TreeRef(NamedTuple):
-    """Where to find what a stored folder holds: a tree's ID, None where none is recorded."""
+    """Reference to the tree blob of a stored directory; `tree` is None if none is recorded."""
 
     snapshot: Snapshot
     tree: bytes | None
@@ -36,7 +36,7 @@ class TreeRef(NamedTuple):
 
     @classmethod
     def of(cls, folder: SnapshotEntry) -> TreeRef:
-        """Return it for `folder`; NotAFolderError for anything else that is stored."""
+        """Return the reference for `folder`; raises NotAFolderError for other types."""
         if folder.node.type != "dir":
             raise NotAFolderError(f"{show(folder.name)!r} is not a folder.")
         return cls(
@@ -46,41 +46,41 @@ class TreeRef(NamedTuple):
         )
 
 
-def _unknown(_name: bytes) -> None:
+def _not_cached(_name: bytes) -> None:
     return None
 
 
 @dataclass(slots=True, eq=False)
 class VirtualDir(Entry):
-    """A folder of ours; `load` returns what it holds now.
+    """A generated directory; `load` returns its current entries.
 
-    `known` returns the entry of one name as it was lately, where that need not be waited for.
+    `child_nowait` returns one entry from the cache without blocking; None means "not cached".
     """
 
     load: Callable[[], Awaitable[Mapping[bytes, Entry]]]
-    known: Callable[[bytes], Entry | None] = _unknown
+    child_nowait: Callable[[bytes], Entry | None] = _not_cached
 
 
 @dataclass(slots=True, eq=False)
 class VirtualFile(Entry):
-    """A file of ours, whose bytes are `content`."""
+    """A generated file with the bytes `content`."""
 
     content: bytes
 
 
 @dataclass(slots=True, eq=False)
 class VirtualSymlink(Entry):
-    """A symlink of ours; its target is in `node.target`."""
+    """A generated symlink; its target is `node.target`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedPath:
-    """Where a path led: the names from the root on, and the entry there."""
+    """A resolved path: the names from the root and the entry."""
 
     parts: tuple[bytes, ...]
     entry: Entry
 
     @property
     def shown(self) -> str:
-        """The path as people see it."""
+        """The path in escaped form."""
         return "/" + "/".join(show(part) for part in self.parts)

@@ -1,7 +1,7 @@
-r"""Paths with wildcards: ``/latest/*/dogu.json``, ``report-[0-9]?.txt``.
+r"""Expand wildcards in paths: ``/latest/*/dogu.json``, ``report-[0-9]?.txt``.
 
-A name that really holds ``*``, ``?`` or ``[`` goes first; written escaped (``\x2a``) it is never a
-wildcard.  What a wildcard stands for does not begin with a dot, unless the dot is written.
+A name that contains ``*``, ``?`` or ``[`` takes precedence over a wildcard match; an escaped
+character (``\x2a``) is always literal. Wildcards do not match a leading dot.
 """
 
 from __future__ import annotations
@@ -25,44 +25,46 @@ Parts = tuple[bytes, ...]
 
 
 def has_wildcards(path: str) -> bool:
-    """Tell whether `path` holds a character that may be a wildcard."""
+    """Return whether `path` contains a wildcard character."""
     return bool(_MAGIC.search(path))
 
 
 async def expand(view: BackupTree, path: str, start: Sequence[bytes] = ()) -> list[ResolvedPath]:
-    """Return what `path` names, as `BackupTree.resolve` finds it, or all that its wildcards match.
+    """Resolve `path` literally, or else return all matches of its wildcards.
 
-    Sorted by name, each once.  Raises NotFoundError when nothing matches.
+    Matches are sorted by name and unique. Raises NotFoundError if nothing matches.
     """
     try:
         return [await view.resolve(path, start)]
     except NotFoundError:
         if not has_wildcards(path):
             raise
-    places: list[Parts] = [() if path.startswith("/") else tuple(start)]
+    locations: list[Parts] = [() if path.startswith("/") else tuple(start)]
     for part in path.split("/"):
         if part not in ("", "."):
-            found = [parts for place in places for parts in await _below(view, place, part)]
-            places = list(dict.fromkeys(found))
-    if not places:
+            found = [
+                parts for location in locations for parts in await _below(view, location, part)
+            ]
+            locations = list(dict.fromkeys(found))
+    if not locations:
         raise nothing_matches(path)
-    return [ResolvedPath(parts, await view.at(parts)) for parts in places]
+    return [ResolvedPath(parts, await view.at(parts)) for parts in locations]
 
 
-async def _below(view: BackupTree, place: Parts, part: str) -> Iterable[Parts]:
+async def _below(view: BackupTree, location: Parts, part: str) -> Iterable[Parts]:
     try:
         if not has_wildcards(part):
-            return [(await view.resolve(part, place)).parts]
-        children = await view.children(await view.at(place))
+            return [(await view.resolve(part, location)).parts]
+        children = await view.children(await view.at(location))
     except (NotFoundError, NotAFolderError):
         return []
-    # A link of ours only stands for another one of them.
+    # `latest` points to another match.
     names = [name for name, child in children.items() if not isinstance(child, VirtualSymlink)]
-    return [(*place, name) for name in matching(part, names)]
+    return [(*location, name) for name in matching(part, names)]
 
 
 def matching(part: str, names: Iterable[bytes]) -> list[bytes]:
-    """Return those of `names` that `part` stands for by its wildcards, sorted."""
+    """Return the `names` that match the pattern `part`, sorted."""
     pattern = _matcher(part)
     return sorted(
         name
@@ -73,24 +75,27 @@ def matching(part: str, names: Iterable[bytes]) -> list[bytes]:
 
 
 def fits(typed: Sequence[bytes], parts: Parts) -> bool:
-    """Tell whether `parts` lie at or below what was typed: as it is, escaped, or with wildcards."""
-    return len(parts) >= len(typed) and all(map(_is, map(os.fsdecode, typed), parts))
+    """Return whether `parts` is the typed path or below it.
+
+    Typed parts may be literal, escaped, or contain wildcards.
+    """
+    return len(parts) >= len(typed) and all(map(_matches, map(os.fsdecode, typed), parts))
 
 
-def _is(typed: str, name: bytes) -> bool:
+def _matches(typed: str, name: bytes) -> bool:
     if os.fsencode(typed) == name or unshow(typed) == name:
         return True
     return has_wildcards(typed) and bool(matching(typed, (name,)))
 
 
 def nothing_matches(path: str) -> NotFoundError:
-    """Return the error for a path whose wildcards stand for nothing."""
+    """Return the error for a path whose wildcards match nothing."""
     return NotFoundError(f"Nothing matches {show(os.fsencode(path))}.")
 
 
 @lru_cache
 def _matcher(part: str) -> re.Pattern[str]:
-    """Return what a name must match; an escaped character stands for itself."""
+    """Compile a glob; an escaped character is literal."""
 
     def literal(match: re.Match[str]) -> str:
         raw = unshow(match[0])

@@ -1,4 +1,4 @@
-"""How much a chosen path holds."""
+"""Count the files and bytes of a subtree."""
 
 from __future__ import annotations
 
@@ -13,26 +13,29 @@ from cesbrfs.vfs.tree import BackupTree
 
 
 class TreeSize(NamedTuple):
-    """Everything but folders, and its content in bytes; what has several names counts once."""
+    """Number of entries other than directories, and the total size of regular files in bytes.
+
+    Each hard link counts in `files`; its content counts once in `bytes`.
+    """
 
     files: int
     bytes: int
 
 
 async def measure(view: BackupTree, entry: Entry) -> TreeSize:
-    """Return what lies at and below `entry`; raises what reading its folders raises."""
+    """Measure `entry` and everything below it; raises read errors of its directories."""
     files = size = 0
     linked: set[tuple[str, int]] = set()
     level: list[tuple[Entry, int]] = [(entry, 1)]
     while level:
-        # A folder that occurs several times in a level is read once.
-        folders: dict[object, tuple[Entry, int]] = {}
+        # A directory that occurs several times in a level is read once.
+        directories: dict[object, tuple[Entry, int]] = {}
         for one, times in level:
             node = one.node
             if stat.S_ISDIR(node.mode):
-                key = _folder_key(one)
-                known, before = folders.get(key, (one, 0))
-                folders[key] = known, before + times
+                key = _directory_key(one)
+                known, before = directories.get(key, (one, 0))
+                directories[key] = known, before + times
                 continue
             files += times
             link = hard_link_id(node) if isinstance(one, SnapshotEntry) else 0
@@ -44,16 +47,18 @@ async def measure(view: BackupTree, entry: Entry) -> TreeSize:
                 size += node.size if node.type == "file" else 0
             elif node.type == "file":
                 size += node.size * times
-        listed = await gather([partial(view.children, folder) for folder, _ in folders.values()])
+        listed = await gather(
+            [partial(view.children, directory) for directory, _ in directories.values()]
+        )
         level = [
             (child, times)
-            for children, (_, times) in zip(listed, folders.values(), strict=True)
+            for children, (_, times) in zip(listed, directories.values(), strict=True)
             for child in children.values()
         ]
     return TreeSize(files, size)
 
 
-def _folder_key(folder: Entry) -> object:
+def _directory_key(folder: Entry) -> object:
     """Return what folders that hold the same have in common."""
     if isinstance(folder, SnapshotEntry):
         return folder.snapshot.id, folder.top, folder.node.subtree

@@ -1,4 +1,4 @@
-"""What stored folders hold, for as long as their snapshots are there."""
+"""Read stored directories of snapshots that may be removed at any time."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ _T = TypeVar("_T")
 
 
 class SnapshotReader:
-    """Reads stored folders; raises NotFoundError where one went with its snapshot."""
+    """Reader of stored directories; raises NotFoundError if the snapshot was forgotten."""
 
     def __init__(self, repository: Repository) -> None:
         self._repository: Final = repository
 
-    async def tree(self, inside: TreeRef) -> Tree:
-        """Return all that is known of what a folder holds."""
-        if inside.tree is None:
+    async def tree(self, ref: TreeRef) -> Tree:
+        """Return the parsed tree of a directory, with complete metadata."""
+        if ref.tree is None:
             raise no_tree()
-        read = self._repository.top if inside.top else self._repository.tree
-        return await self._unless_forgotten(inside.snapshot, partial(read, inside.tree))
+        read = self._repository.top if ref.top else self._repository.tree
+        return await self._check_forgotten(ref.snapshot, partial(read, ref.tree))
 
-    def tree_nowait(self, inside: TreeRef) -> Tree | None:
-        """Return what `tree` would, if nothing has to be waited for; None does not say that."""
-        return self._repository.tree_nowait(inside.tree) if inside.tree is not None else None
+    def tree_nowait(self, ref: TreeRef) -> Tree | None:
+        """Like `tree`, but never blocks. None means "not cached", not "missing"."""
+        return self._repository.tree_nowait(ref.tree) if ref.tree is not None else None
 
-    async def rows(self, inside: TreeRef) -> DirEntries:
-        """Return the same in short."""
-        if inside.tree is None:
+    async def entries(self, ref: TreeRef) -> DirEntries:
+        """Return the compact entries of a directory."""
+        if ref.tree is None:
             raise no_tree()
         listings = self._repository.listings
-        read = partial(listings.get, inside.tree)
-        if inside.top:
-            read = partial(listings.get_top, inside.tree, self._repository.top)
-        return await self._unless_forgotten(inside.snapshot, read)
+        read = partial(listings.get, ref.tree)
+        if ref.top:
+            read = partial(listings.get_top, ref.tree, self._repository.top)
+        return await self._check_forgotten(ref.snapshot, read)
 
-    def entries_nowait(self, inside: TreeRef) -> DirEntries | None:
-        """Return what `rows` would, if nothing has to be waited for; None does not say that."""
-        if inside.tree is None:
+    def entries_nowait(self, ref: TreeRef) -> DirEntries | None:
+        """Like `entries`, but never blocks. None means "not cached", not "missing"."""
+        if ref.tree is None:
             return None
         listings = self._repository.listings
-        return (listings.get_top_nowait if inside.top else listings.get_nowait)(inside.tree)
+        return (listings.get_top_nowait if ref.top else listings.get_nowait)(ref.tree)
 
-    async def _unless_forgotten(self, snapshot: Snapshot, read: Callable[[], Awaitable[_T]]) -> _T:
+    async def _check_forgotten(self, snapshot: Snapshot, read: Callable[[], Awaitable[_T]]) -> _T:
         try:
             return await read()
         except BlobMissingError as error:

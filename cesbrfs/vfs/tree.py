@@ -1,7 +1,7 @@
-"""What backups look like as a file system: the one tree that mount, shell and restore walk.
+"""Present the backups of a repository as a directory tree, for mount, shell and restore.
 
-Every entry carries a `Node`, so that a folder of ours has attributes in the same way as a file of
-restic's.  Our own folders change while backups come and go; what lies below a placement never does.
+Every entry has a `Node`, so virtual directories and stored files have the same metadata. Virtual
+directories change when backups are added or removed; the content of a placement never changes.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ from cesbrfs.vfs.resolve import (
     resolve,
 )
 from cesbrfs.vfs.stored import SnapshotReader
-from cesbrfs.vfs.virtual import VirtualEntries, whole
+from cesbrfs.vfs.virtual import VirtualEntries, snapshot_directories
 
 REFRESH_SECONDS: Final = 1.0
-"""A listing of snapshots is used again for this long."""
+"""How long a listing of snapshots is cached."""
 
 _max_age: Final = ContextVar("_max_age", default=REFRESH_SECONDS)
 
 
 @contextmanager
 def as_listed_last() -> Iterator[None]:
-    """Have the running task see the backups as they were when last listed, however long ago."""
+    """Use the cached list of backups in the current task, regardless of its age."""
     token = _max_age.set(math.inf)
     try:
         yield
@@ -71,19 +71,19 @@ def as_listed_last() -> Iterator[None]:
 
 
 @dataclass(slots=True)
-class _Shape:
-    """A backup laid out, for as long as its snapshots stay the same."""
+class _CachedLayout:
+    """The layout of a backup; valid while `identity`, the set of its snapshot IDs, is the same."""
 
     identity: frozenset[str]
-    told: Report
+    report: Report
     layout: Layout
     entries: dict[bytes, Entry] = field(default_factory=dict)
 
 
 class BackupTree:
-    """The tree over one repository.
+    """The directory tree over the backups of one repository.
 
-    `clock` returns seconds and paces how often snapshots are listed again.
+    `clock` returns seconds; it determines when snapshots are listed again.
     """
 
     def __init__(
@@ -101,65 +101,68 @@ class BackupTree:
         self.reports: Final = Reports(repository)
         self.listing: Final = BackupListing(repository, backup_tag, clock)
         self._rules = rules
-        self._ours = VirtualEntries(uid, gid)
-        self._shown: Backups | None = None
-        self._shapes: dict[str, _Shape] = {}
-        self._top: tuple[Backups, dict[bytes, Entry]] | None = None
-        self._top_until = math.inf
+        self._virtual = VirtualEntries(uid, gid)
+        self._last_backups: Backups | None = None
+        self._layouts: dict[str, _CachedLayout] = {}
+        self._root_cache: tuple[Backups, dict[bytes, Entry]] | None = None
+        self._root_valid_until_ns = math.inf
         self._clock = clock
-        self._root_asked = -math.inf
+        self._root_refreshed_at = -math.inf
         self.on_change: Callable[[Backups], None] | None = None
-        """Called with the backups when snapshots have come or gone."""
-        self.root: Final = self._ours.folder(b"", 0, self._root, self._known)
+        """Callback that receives the backups when snapshots were added or removed."""
+        self.root: Final = self._virtual.directory(b"", 0, self._root, self._root_child_nowait)
 
     async def backups(self, max_age: float | None = None) -> Backups:
-        """Return all backups as they were at most `max_age` seconds ago, or as `listing` does."""
+        """Return all backups; a cached list is at most `max_age` seconds old.
+
+        `BackupListing.backups` describes when an older list is returned.
+        """
         backups = await self.listing.backups(_max_age.get() if max_age is None else max_age)
-        self._show(backups)
+        self._set_backups(backups)
         return backups
 
-    def _show(self, backups: Backups) -> None:
-        """Forget what belongs to removed backups, and date the root by its newest entry.
+    def _set_backups(self, backups: Backups) -> None:
+        """Drop cached data of removed backups and update the modification time of the root.
 
-        A change while the root is shown dates it now, so that clients that cache directories by
-        their modification time, such as NFS, list it again.
+        The root has the time of its newest backup at first. A later change sets it to the current
+        time, so that clients that cache directories by modification time (NFS) list it again.
         """
-        if backups is self._shown:
+        if backups is self._last_backups:
             return
         now = time.time_ns()
         newest = max((backup.time_ns for backup in backups.by_name.values()), default=0)
-        changed = min(newest, now) if self._shown is None else now
-        self._shown = backups
+        changed = min(newest, now) if self._last_backups is None else now
+        self._last_backups = backups
         if self.on_change is not None:
             self.on_change(backups)
         self.root.node = msgspec.structs.replace(
             self.root.node, mtime_ns=changed, ctime_ns=changed, atime_ns=changed
         )
         kept = {backup.id for backup in backups.by_name.values()}
-        for gone in self._shapes.keys() - kept:
-            del self._shapes[gone]
+        for gone in self._layouts.keys() - kept:
+            del self._layouts[gone]
 
     def refresh_root_nowait(self) -> None:
-        """Begin to list the backups again if the list is old, and show what the last list had."""
+        """Apply the cached list of backups; refresh it in the background if it is stale."""
         now = self._clock()
-        if now - self._root_asked >= REFRESH_SECONDS:
-            self._root_asked = now
+        if now - self._root_refreshed_at >= REFRESH_SECONDS:
+            self._root_refreshed_at = now
             self.listing.refresh()
-        known = self.listing.lately(math.inf)
+        known = self.listing.backups_nowait(math.inf)
         if known is not None:
-            self._show(known)
+            self._set_backups(known)
 
     async def latest(self) -> Backup | None:
-        """Return the backup that ``latest`` stands for."""
+        """Return the backup that ``latest`` points to."""
         return await self.reports.latest(await self.backups())
 
     async def find_backup(self, wanted: str, paths: Iterable[str] = ()) -> Backup:
-        """Return a backup by ID, folder name, unique beginning, ``latest``, or a time.
+        """Return a backup by ID, directory name, unique ID prefix, ``latest``, or a time.
 
-        ``latest~N`` is the Nth before ``latest``.  A time means what ``latest`` was then.  With
-        `paths` inside the backup, they mean the newest complete backup that holds the dogus that
-        the paths lead into.  Raises NotFoundError when there is none, UsageError for a time in the
-        future.
+        ``latest~N`` is the Nth before ``latest``. A time selects the backup that was ``latest`` at
+        that time. With `paths` inside the backup, both select among complete backups that contain
+        the dogus of these paths. Raises NotFoundError if there is none, UsageError for a time in
+        the future.
         """
         backups = await self.backups()
         named = wanted.encode("utf-8", "surrogateescape") in backups.by_name
@@ -183,9 +186,9 @@ class BackupTree:
     async def _newest(
         self, backups: Sequence[Backup], paths: Iterable[str], back: int = 0
     ) -> Backup | None:
-        """Return the newest of `backups` that holds the owners of `paths`, else the newest of all.
+        """Return the newest of `backups` with the owners of `paths`, else the newest of all.
 
-        Both of those that count, see `Reports.newest`; with `back` so many before it.
+        `Reports.newest` defines which backups are candidates; `back` skips the newest ones.
         """
         owners = owner_directories(paths)
         if owners:
@@ -205,20 +208,20 @@ class BackupTree:
             found = await self.reports.newest(backups, holds)
         return found
 
-    async def _holds(self, owners: frozenset[str], backup: Backup, told: Report) -> bool:
-        if told.manifest is not None and told.status is Status.COMPLETE:
-            return owners <= {owner_directory(point.dogu) for point in told.manifest.points}
-        return owners <= set(map(show, (await self._shape(backup)).entries))
+    async def _holds(self, owners: frozenset[str], backup: Backup, report: Report) -> bool:
+        if report.manifest is not None and report.status is Status.COMPLETE:
+            return owners <= {owner_directory(point.dogu) for point in report.manifest.points}
+        return owners <= set(map(show, (await self._cached_layout(backup)).entries))
 
     async def no_latest(self, back: int = 0) -> NotFoundError:
-        """Return why there is no ``latest``, or none so many before it."""
+        """Return the error for a missing ``latest`` or ``latest~N``."""
         if back and await self.latest() is not None:
             return NotFoundError(
                 f"There is no latest~{back}: there are not that many complete backups of the whole"
                 " instance. 'cesbr backups' lists them."
             )
 
-        async def anything(_backup: Backup, _told: Report) -> bool:
+        async def anything(_backup: Backup, _report: Report) -> bool:
             return True
 
         listed = list((await self.backups()).by_name.values())
@@ -234,35 +237,35 @@ class BackupTree:
         )
 
     async def layout(self, backup: Backup) -> Layout:
-        """Return where everything of `backup` is shown."""
-        return (await self._shape(backup)).layout
+        """Return the layout of `backup`; cached while its snapshots are the same."""
+        return (await self._cached_layout(backup)).layout
 
     async def prepare(self) -> None:
-        """Lay out the newest backup ahead of who looks into it, where that costs round trips."""
+        """Cache the layout of the newest backup if the repository is remote."""
         latest = await self.latest() if self.repository.is_remote else None
         if latest is not None:
             await self.layout(latest)
 
     def layout_key(self, backup: Backup) -> bytes:
-        """Return what stays the same as long as where everything of `backup` is shown does."""
-        told = [__version__, f"placing {REVISION}", *sorted(backup.identity)]
-        told += [f"{rule.kind} {rule.match.pattern}" for rule in self._rules]
-        return hashlib.sha256("\n".join(told).encode()).digest()
+        """Return a cache key that changes whenever the layout of `backup` may change."""
+        inputs = [__version__, f"placing {REVISION}", *sorted(backup.identity)]
+        inputs += [f"{rule.kind} {rule.match.pattern}" for rule in self._rules]
+        return hashlib.sha256("\n".join(inputs).encode()).digest()
 
     async def dogus(self, backup: Backup) -> list[str]:
-        """Return the folder names of the dogus that `backup` shows, sorted, as people see them."""
-        entries = (await self._shape(backup)).entries
-        ours = (folder_names.INSTANCE, folder_names.SNAPSHOTS)
+        """Return the escaped directory names of the dogus in `backup`, sorted."""
+        entries = (await self._cached_layout(backup)).entries
+        other = (folder_names.INSTANCE, folder_names.SNAPSHOTS)
         return sorted(
             show(name)
             for name, entry in entries.items()
-            if name not in ours and stat.S_ISDIR(entry.node.mode)
+            if name not in other and stat.S_ISDIR(entry.node.mode)
         )
 
     # Walking
 
     async def children(self, entry: Entry) -> Mapping[bytes, Entry]:
-        """Return what a folder holds, by name; NotAFolderError for anything else."""
+        """Return the entries of a directory by name; raises NotAFolderError for other types."""
         if isinstance(entry, VirtualDir):
             return await entry.load()
         nodes = await self.nodes(entry)
@@ -270,25 +273,25 @@ class BackupTree:
         return {name: SnapshotEntry(name, node, entry.snapshot) for name, node in nodes.items()}
 
     async def child(self, entry: Entry, name: bytes) -> Entry | None:
-        """Return one entry of a folder, None when it has no such name."""
+        """Return one entry of a directory, None if it does not exist."""
         if isinstance(entry, VirtualDir):
-            return entry.known(name) or (await entry.load()).get(name)
+            return entry.child_nowait(name) or (await entry.load()).get(name)
         node = (await self.nodes(entry)).get(name)
         assert isinstance(entry, SnapshotEntry)
         return SnapshotEntry(name, node, entry.snapshot) if node else None
 
     async def refused(self, entry: Entry) -> tuple[str, ...]:
-        """Return what was recorded in a folder and no folder can hold: names, with the reasons."""
+        """Return the reasons, with names, for recorded entries that no file system can show."""
         if isinstance(entry, VirtualDir):
             return ()
         return (await self._tree_of(entry)).refused
 
     async def unknown(self, entry: Entry) -> Mapping[bytes, str]:
-        """Return the reasons, by name, for entries of a folder that cannot be read."""
+        """Return the unreadable entries of a directory by name, with the reasons."""
         return {} if isinstance(entry, VirtualDir) else (await self._tree_of(entry)).unknown
 
     async def nodes(self, entry: Entry) -> dict[bytes, Node]:
-        """Return what a stored folder holds, by name; NotAFolderError for anything else."""
+        """Return the nodes of a stored directory by name; raises NotAFolderError for other types."""
         return (await self._tree_of(entry)).nodes
 
     async def _tree_of(self, entry: Entry) -> Tree:
@@ -297,7 +300,7 @@ class BackupTree:
         return await self.stored.tree(TreeRef.of(entry))
 
     async def content(self, entry: Entry) -> FileReader | VirtualFile:
-        """Return something to read a regular file's bytes from; IsAFolderError for a folder."""
+        """Return a reader or the generated file; raises IsAFolderError for a directory."""
         if isinstance(entry, VirtualFile):
             return entry
         if stat.S_ISDIR(entry.node.mode):
@@ -345,30 +348,34 @@ class BackupTree:
         """Return the entry at the exact names `parts`, from the root; raises NotFoundError."""
         return await lookup(self, parts)
 
-    # Our own folders
+    # Virtual directories
 
     async def _root(self) -> Mapping[bytes, Entry]:
         backups = await self.backups()
         now_ns = time.time_ns()
-        if self._top is not None and self._top[0] is backups and now_ns < self._top_until:
-            return self._top[1]
+        if (
+            self._root_cache is not None
+            and self._root_cache[0] is backups
+            and now_ns < self._root_valid_until_ns
+        ):
+            return self._root_cache[1]
         entries: dict[bytes, Entry] = {
-            name: self._ours.folder(
+            name: self._virtual.directory(
                 name,
                 backup.time_ns,
                 partial(self._backup, backup),
-                partial(self._known_of, backup),
+                partial(self._backup_child_nowait, backup),
             )
             for name, backup in backups.by_name.items()
         }
         if backups.loose:
             newest = max(s.time_ns for s in backups.loose)
-            entries[folder_names.SNAPSHOTS] = self._ours.fixed(
-                folder_names.SNAPSHOTS, newest, whole(backups.loose)
+            entries[folder_names.SNAPSHOTS] = self._virtual.fixed_directory(
+                folder_names.SNAPSHOTS, newest, snapshot_directories(backups.loose)
             )
         latest = await self.reports.latest(backups)
         if latest is not None:
-            node = self._ours.node(
+            node = self._virtual.node(
                 folder_names.LATEST,
                 stat.S_IFLNK | 0o777,
                 latest.time_ns,
@@ -376,58 +383,58 @@ class BackupTree:
                 target=latest.name,
             )
             entries[folder_names.LATEST] = VirtualSymlink(folder_names.LATEST, node)
-        self._top = (backups, entries)
-        # One that is dated in the future may become the latest when its time has come.
+        self._root_cache = (backups, entries)
+        # A backup with a time in the future may become the latest at that time.
         times = (backup.time_ns for backup in backups.by_name.values())
-        self._top_until = min((ns for ns in times if ns > now_ns), default=math.inf)
+        self._root_valid_until_ns = min((ns for ns in times if ns > now_ns), default=math.inf)
         return entries
 
-    def _known(self, name: bytes) -> Entry | None:
-        """Return what lies at the root by a name, but what `latest` is now: that must be asked."""
-        lately = self._lately()
-        if lately is None or self._top is None or self._top[0] is not lately:
+    def _root_child_nowait(self, name: bytes) -> Entry | None:
+        """Return a cached entry of the root, None for `latest`, which must be determined."""
+        recent = self._cached_backups()
+        if recent is None or self._root_cache is None or self._root_cache[0] is not recent:
             return None
-        return self._top[1].get(name) if name != folder_names.LATEST else None
+        return self._root_cache[1].get(name) if name != folder_names.LATEST else None
 
-    def _known_of(self, backup: Backup, name: bytes) -> Entry | None:
-        """Return what a backup holds by a name."""
-        lately = self._lately()
-        now = lately.by_name.get(backup.name) if lately is not None else None
-        shape = self._shapes.get(now.id) if now is not None else None
-        if now is None or shape is None or shape.identity != now.identity:
+    def _backup_child_nowait(self, backup: Backup, name: bytes) -> Entry | None:
+        """Return a cached entry of a backup directory."""
+        recent = self._cached_backups()
+        now = recent.by_name.get(backup.name) if recent is not None else None
+        cached = self._layouts.get(now.id) if now is not None else None
+        if now is None or cached is None or cached.identity != now.identity:
             return None
-        return shape.entries.get(name)
+        return cached.entries.get(name)
 
-    def _lately(self) -> Backups | None:
-        """Return the backups as they were lately, where asking again would cost a round trip."""
-        return self.listing.lately(REFRESH_SECONDS) if self.repository.is_remote else None
+    def _cached_backups(self) -> Backups | None:
+        """Return the cached list of backups if listing them costs a round trip."""
+        return self.listing.backups_nowait(REFRESH_SECONDS) if self.repository.is_remote else None
 
     async def _backup(self, backup: Backup) -> Mapping[bytes, Entry]:
         now = (await self.backups()).by_name.get(backup.name)
-        return (await self._shape(now)).entries if now else {}
+        return (await self._cached_layout(now)).entries if now else {}
 
-    async def _shape(self, backup: Backup) -> _Shape:
-        shape = self._shapes.get(backup.id)
-        if shape is None or shape.identity != backup.identity:
-            told = await self.reports.of(backup)
+    async def _cached_layout(self, backup: Backup) -> _CachedLayout:
+        cached = self._layouts.get(backup.id)
+        if cached is None or cached.identity != backup.identity:
+            report = await self.reports.of(backup)
             layout = await lay_out(self.repository, backup, self._rules)
-            shape = _Shape(backup.identity, told, layout)
-            shape.entries = self._entries(backup, shape)
-            self._shapes[backup.id] = shape
-        return shape
+            cached = _CachedLayout(backup.identity, report, layout)
+            cached.entries = self._entries(backup, cached)
+            self._layouts[backup.id] = cached
+        return cached
 
-    def _entries(self, backup: Backup, shape: _Shape) -> dict[bytes, Entry]:
-        text = json.dumps(describe(backup, shape.told, shape.layout), indent=2) + "\n"
+    def _entries(self, backup: Backup, cached: _CachedLayout) -> dict[bytes, Entry]:
+        text = json.dumps(describe(backup, cached.report, cached.layout), indent=2) + "\n"
         content = text.encode()
-        node = self._ours.node(
+        node = self._virtual.node(
             folder_names.BACKUP_JSON, stat.S_IFREG | 0o444, backup.time_ns, size=len(content)
         )
         entries: dict[bytes, Entry] = {
             folder_names.BACKUP_JSON: VirtualFile(folder_names.BACKUP_JSON, node, content)
         }
-        entries.update(self._ours.nest(backup.time_ns, shape.layout.placed))
-        if shape.layout.whole:
-            entries[folder_names.SNAPSHOTS] = self._ours.fixed(
-                folder_names.SNAPSHOTS, backup.time_ns, whole(shape.layout.whole)
+        entries.update(self._virtual.nested(backup.time_ns, cached.layout.placed))
+        if cached.layout.whole:
+            entries[folder_names.SNAPSHOTS] = self._virtual.fixed_directory(
+                folder_names.SNAPSHOTS, backup.time_ns, snapshot_directories(cached.layout.whole)
             )
         return entries

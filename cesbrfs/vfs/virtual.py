@@ -1,4 +1,4 @@
-"""The entries that we make ourselves: folders, files and links around what is stored."""
+"""Generate the virtual entries around stored ones: directories, files and symlinks."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from cesbrfs.catalog.layout import Placement
 from cesbrfs.repo.format.model import Node, Snapshot
 from cesbrfs.vfs.entries import Entry, SnapshotEntry, VirtualDir
 
-_ID_DIGITS: Final = 8
+_SHORT_ID_DIGITS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class VirtualEntries:
-    """Makes entries that belong to the user `uid` and the group `gid`."""
+    """Factory of virtual entries with the owner `uid` and `gid`."""
 
     uid: int
     gid: int
@@ -25,7 +25,7 @@ class VirtualEntries:
     def node(
         self, name: bytes, mode: int, time_ns: int, size: int = 0, target: bytes = b""
     ) -> Node:
-        """Return the attributes of an entry of ours; `mode` is a complete ``st_mode``."""
+        """Return the metadata of a virtual entry; `mode` is a complete ``st_mode``."""
         kind = {stat.S_IFDIR: "dir", stat.S_IFLNK: "symlink"}.get(stat.S_IFMT(mode), "file")
         return Node(
             name=name,
@@ -40,31 +40,33 @@ class VirtualEntries:
             target=target,
         )
 
-    def folder(
+    def directory(
         self,
         name: bytes,
         time_ns: int,
         load: Callable[[], Awaitable[Mapping[bytes, Entry]]],
-        known: Callable[[bytes], Entry | None] | None = None,
+        child_nowait: Callable[[bytes], Entry | None] | None = None,
     ) -> VirtualDir:
-        """Return a folder of what `load` brings; `known` is told at `VirtualDir`."""
-        folder = VirtualDir(name, self.node(name, stat.S_IFDIR | 0o555, time_ns), load)
-        if known is not None:
-            folder.known = known
-        return folder
+        """Return a directory; `load` and `child_nowait` are documented at `VirtualDir`."""
+        directory = VirtualDir(name, self.node(name, stat.S_IFDIR | 0o555, time_ns), load)
+        if child_nowait is not None:
+            directory.child_nowait = child_nowait
+        return directory
 
-    def fixed(self, name: bytes, time_ns: int, entries: Mapping[bytes, Entry]) -> VirtualDir:
-        """Return a folder of these entries."""
+    def fixed_directory(
+        self, name: bytes, time_ns: int, entries: Mapping[bytes, Entry]
+    ) -> VirtualDir:
+        """Return a directory of constant entries."""
 
         async def load() -> Mapping[bytes, Entry]:
             return entries
 
-        return self.folder(name, time_ns, load)
+        return self.directory(name, time_ns, load)
 
-    def nest(
+    def nested(
         self, time_ns: int, placed: Mapping[tuple[bytes, ...], Placement]
     ) -> dict[bytes, Entry]:
-        """Turn placements by path into folders within folders."""
+        """Build nested directories from placements by path; return the entries of the top."""
         entries: dict[bytes, Entry] = {}
         deeper: dict[bytes, dict[tuple[bytes, ...], Placement]] = {}
         for path, placement in placed.items():
@@ -76,16 +78,16 @@ class VirtualEntries:
             else:
                 deeper.setdefault(path[0], {})[path[1:]] = placement
         for name in sorted(deeper):
-            entries[name] = self.fixed(name, time_ns, self.nest(time_ns, deeper[name]))
+            entries[name] = self.fixed_directory(name, time_ns, self.nested(time_ns, deeper[name]))
         return entries
 
 
-def whole(snapshots: Sequence[Snapshot]) -> dict[bytes, Entry]:
-    """Return whole snapshots by short ID, by full ID where short ones are alike."""
-    short = Counter(s.id[:_ID_DIGITS] for s in snapshots)
+def snapshot_directories(snapshots: Sequence[Snapshot]) -> dict[bytes, Entry]:
+    """Return the roots of snapshots by short ID, or by full ID where short IDs collide."""
+    short = Counter(s.id[:_SHORT_ID_DIGITS] for s in snapshots)
     entries: dict[bytes, Entry] = {}
     for snapshot in snapshots:
-        digits = snapshot.id[:_ID_DIGITS]
+        digits = snapshot.id[:_SHORT_ID_DIGITS]
         name = (snapshot.id if short[digits] > 1 else digits).encode()
         node = Node(
             name=name,

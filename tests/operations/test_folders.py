@@ -116,14 +116,14 @@ async def test_a_listing_survives_that_all_was_forgotten_while_it_waited(kernel:
     inner = await walk(operations, *path, b"inner")
     evict(operations)
     view, reads, goes_on = operations.tree.view, trio.Event(), trio.Event()
-    read = view.stored.rows
+    read = view.stored.entries
 
-    async def slowly(inside: TreeRef) -> DirEntries:
+    async def slowly(ref: TreeRef) -> DirEntries:
         reads.set()
         await goes_on.wait()
-        return await read(inside)
+        return await read(ref)
 
-    view.stored.rows = slowly  # type: ignore[method-assign]  # a slow disk
+    view.stored.entries = slowly  # type: ignore[method-assign]  # a slow disk
     async with trio.open_nursery() as nursery:
 
         async def list_it() -> None:

@@ -19,7 +19,7 @@ import trio
 
 from cesbrfs.backup import BackupPlan, BackupResult, Step, plan_backup, run_backup
 from cesbrfs.catalog.backups import Backup, group
-from cesbrfs.catalog.status import Status, read_manifest, report
+from cesbrfs.catalog.status import Status, make_report, read_manifest
 from cesbrfs.ces.backup_lock import LOCK_FILE
 from cesbrfs.ces.instance import Instance
 from cesbrfs.ces.registry import FileRegistry
@@ -80,7 +80,7 @@ class Site:
 
     async def status(self) -> Status:
         """Return what the catalog makes of the only backup."""
-        return (await report(self.repository, await self.backup())).status
+        return (await make_report(self.repository, await self.backup())).status
 
     async def document(self, snapshot: str | None, name: str) -> bytes:
         """Return the one file of a snapshot that was made from memory."""

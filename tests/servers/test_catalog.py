@@ -12,7 +12,7 @@ import pytest
 from cesbrfs.catalog.backups import group
 from cesbrfs.catalog.layout import Layout, lay_out
 from cesbrfs.catalog.manifest import Manifest, Point, write_manifest
-from cesbrfs.catalog.status import Status, report
+from cesbrfs.catalog.status import Status, make_report
 from cesbrfs.repo.format.model import Node
 from cesbrfs.repo.format.timestamps import parse_time
 from cesbrfs.repo.repository import Repository
@@ -98,7 +98,7 @@ async def read(host: Host, backup_id: str) -> Read:
     """Read one backup with a reader of its own."""
     repository = await host.repo.open()
     backup = group(await repository.snapshots()).find(backup_id)
-    told = await report(repository, backup)
+    told = await make_report(repository, backup)
     return Read(repository, await lay_out(repository, backup), told.status)
 
 

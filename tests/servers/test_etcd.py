@@ -11,7 +11,7 @@ import trio
 
 from cesbrfs.backup import BackupResult, Step, plan_backup, run_backup
 from cesbrfs.catalog.backups import group
-from cesbrfs.catalog.status import Status, report
+from cesbrfs.catalog.status import Status, make_report
 from cesbrfs.ces.etcd import EtcdRegistry
 from cesbrfs.ces.instance import Instance
 from cesbrfs.errors import RegistryUnreachableError
@@ -71,7 +71,7 @@ async def repository(restic: Restic) -> AsyncIterator[Repository]:
 async def statuses(repository: Repository) -> dict[str, Status]:
     """Return what the catalog makes of each backup in the repository."""
     found = group(await repository.snapshots()).by_name.values()
-    return {backup.id: (await report(repository, backup)).status for backup in found}
+    return {backup.id: (await make_report(repository, backup)).status for backup in found}
 
 
 async def test_etcd_dies_while_a_backup_runs(

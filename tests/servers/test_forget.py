@@ -15,7 +15,7 @@ import pytest
 from cesbrfs.catalog.backups import Backups, group
 from cesbrfs.catalog.manifest import FORMAT, Manifest, Point, write_manifest
 from cesbrfs.catalog.rules import DEFAULT_BACKUP_TAG
-from cesbrfs.catalog.status import Report, report
+from cesbrfs.catalog.status import Report, make_report
 from cesbrfs.ces.retention import POLICIES, Candidate, decide, like_restic, parse_duration
 from cesbrfs.errors import ResticError, UsageError
 from cesbrfs.forget import ForgetPlan, by_name, by_policy, execute
@@ -68,7 +68,9 @@ class Shelf:
     async def look(self) -> tuple[Backups, dict[str, Report]]:
         """Return the backups that are there and their reports."""
         backups = group(await self.repository.snapshots())
-        return backups, {b.id: await report(self.repository, b) for b in backups.by_name.values()}
+        return backups, {
+            b.id: await make_report(self.repository, b) for b in backups.by_name.values()
+        }
 
     async def statuses(self) -> dict[str, str]:
         """Return the status of each backup that is there."""

@@ -322,7 +322,7 @@ class TestRules:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The node's size is not trusted: its blobs tell how much would be read."""
-        monkeypatch.setattr("cesbrfs.catalog.layout._DOCUMENT_MAX", 100)
+        monkeypatch.setattr("cesbrfs.catalog.layout._DOCUMENT_MAX_BYTES", 100)
         repo = MemoryRepo()
         part = b'{"Name": "redmine", "x": "' + b"y" * 80
         node = repo.file("dogu.json", part, b'"}', size=10)

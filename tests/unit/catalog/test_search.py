@@ -11,7 +11,7 @@ from cesbrfs.catalog.backups import group
 from cesbrfs.catalog.layout import Layout, lay_out
 from cesbrfs.catalog.rules import DEFAULT_RULES, Rule
 from cesbrfs.catalog.search import EXPECTED_MAX, OTHER_MAX, literal_start
-from cesbrfs.catalog.status import describe, report
+from cesbrfs.catalog.status import describe, make_report
 from tests.support.memory_repo import Json, MemoryRepo
 
 
@@ -34,7 +34,7 @@ async def laid_out(
     repository = await repo.open()
     backup = group(await repository.snapshots()).find("A")
     layout = await lay_out(repository, backup, rules or DEFAULT_RULES)
-    return layout, describe(backup, await report(repository, backup), layout)
+    return layout, describe(backup, await make_report(repository, backup), layout)
 
 
 def sources(layout: Layout) -> list[str]:

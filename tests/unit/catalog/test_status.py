@@ -10,7 +10,7 @@ import pytest
 from cesbrfs.catalog.backups import Backups, group
 from cesbrfs.catalog.layout import lay_out
 from cesbrfs.catalog.manifest import FailedPath, Manifest, Point, write_manifest
-from cesbrfs.catalog.status import Reports, Status, describe, report
+from cesbrfs.catalog.status import Reports, Status, describe, make_report
 from cesbrfs.errors import BlobMissingError, DamagedError, RepositoryUnreachableError
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import FileType
@@ -43,7 +43,7 @@ async def opened(repo: MemoryRepo) -> tuple[Repository, Backups]:
 
 async def status(repo: MemoryRepo) -> Status:
     repository, backups = await opened(repo)
-    return (await report(repository, backups.find("A"))).status
+    return (await make_report(repository, backups.find("A"))).status
 
 
 async def test_all_that_was_promised_is_there() -> None:
@@ -84,7 +84,7 @@ async def test_a_point_that_is_missing(point: Point) -> None:
     assert await status(repo) is Status.INCOMPLETE
     repository, backups = await opened(repo)
     backup = backups.find("A")
-    said = describe(backup, await report(repository, backup))
+    said = describe(backup, await make_report(repository, backup))
     assert said["missing"] == [
         {
             "kind": "volumes",
@@ -305,7 +305,7 @@ async def test_a_report_is_made_once_for_the_same_snapshots() -> None:
     assert told.status is Status.INCOMPLETE
     repo.forget(manifest)
     await reports.latest(group(await repository.snapshots()))
-    assert reports._known == {}
+    assert reports._cache == {}
 
 
 async def test_what_backup_json_says() -> None:
@@ -321,7 +321,7 @@ async def test_what_backup_json_says() -> None:
     repository, backups = await opened(repo)
     backup = backups.find("A")
     said: Json = describe(
-        backup, await report(repository, backup), await lay_out(repository, backup)
+        backup, await make_report(repository, backup), await lay_out(repository, backup)
     )
     assert json.loads(json.dumps(said)) == {
         "id": "A",
@@ -351,7 +351,7 @@ async def test_sizes_of_other_tools_backups() -> None:
     save_volume(repo, tags=["A", "B"], summary={"total_bytes_processed": 6})
     save_volume(repo, tags=["B"])
     repository, backups = await opened(repo)
-    sizes = [(await report(repository, backups.find(b))).size(backups.find(b)) for b in "AB"]
+    sizes = [(await make_report(repository, backups.find(b))).size(backups.find(b)) for b in "AB"]
     assert sizes == [11, None]
 
 
@@ -407,7 +407,7 @@ class TestASnapshotWithoutATree:
         assert isinstance(entry, SnapshotEntry)
         assert view.stored.entries_nowait(TreeRef.of(entry)) is None
         with pytest.raises((DamagedError, BlobMissingError)):
-            await view.stored.rows(TreeRef.of(entry))
+            await view.stored.entries(TreeRef.of(entry))
 
 
 async def test_a_tree_that_an_index_names_again() -> None:

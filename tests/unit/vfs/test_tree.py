@@ -27,7 +27,7 @@ from cesbrfs.repo.repository import FileReader
 from cesbrfs.repo.storage import FileType
 from cesbrfs.vfs.entries import SnapshotEntry, VirtualFile, VirtualSymlink
 from cesbrfs.vfs.tree import BackupTree, as_listed_last
-from cesbrfs.vfs.virtual import whole
+from cesbrfs.vfs.virtual import snapshot_directories
 from tests.support.memory_repo import TIME, Json, MemoryRepo
 
 VOLUME = "/var/lib/ces/redmine/volumes/files"
@@ -132,7 +132,7 @@ class TestRoot:
             with pytest.raises(UsageError, match="in the future"):
                 await view.find_backup(wanted)
         save_volume(repo, "20260101-c", time="2026-01-03T12:00:00Z")
-        with pytest.raises(NotFoundError, match=r"2 backups begin with '2026': 2026.*; give more"):
+        with pytest.raises(NotFoundError, match=r"2 backups begin with '2026': 2026.*\. Give more"):
             await (await view_of(repo)).find_backup("2026")
 
     async def test_latest_with_paths(self) -> None:
@@ -230,7 +230,11 @@ class TestRoot:
         """They get their whole IDs as names; the others stay short."""
         ids = ["ab" * 32, "ab" * 31 + "cd", "cd" * 32]
         snapshots = [Snapshot(id=name, time_ns=0, tree=None) for name in ids]
-        assert list(whole(snapshots)) == [ids[0].encode(), ids[1].encode(), b"cdcdcdcd"]
+        assert list(snapshot_directories(snapshots)) == [
+            ids[0].encode(),
+            ids[1].encode(),
+            b"cdcdcdcd",
+        ]
 
     async def test_all_snapshots_are_somewhere(self) -> None:
         """Under their backup's places, under its _snapshots, or under the root's."""
