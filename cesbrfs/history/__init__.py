@@ -1,5 +1,6 @@
-"""What backups held over time: finding names in all of them, versions of a file, differences.
+"""Search all backups, list the versions of a file, compare backups, measure disk usage.
 
-`memo` holds the folders of all backups in short; `timeline` walks many backups at once by it;
-`finding`, `versions`, `diffing` and `sizes` answer with that, `live` compares with the instance.
+`folder_index` caches the directories of all backups in compact form, and `timeline` walks many
+backups at once with it. `find`, `versions`, `diff` and `usage` build on these; `live` compares a
+backup with the instance.
 """

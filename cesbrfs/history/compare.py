@@ -1,8 +1,9 @@
-"""Whether files have the same bytes, also where other blobs contain them.
+"""Compare the content of files, also if it is split into different blobs.
 
-Equal lists of blobs are equal bytes.  The reverse does not hold: another chunker, as after
-``restic copy`` between repositories, splits the same bytes elsewhere.  So files of one size are
-compared, from the first blob on that differs to the first byte that does.
+Equal blob lists mean equal bytes. The reverse does not hold: with different chunker parameters, as
+after ``restic copy`` between repositories, the same bytes are split at other offsets. Files of the
+same size are therefore compared byte by byte, from the first different blob to the first different
+byte.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ if TYPE_CHECKING:
     from cesbrfs.repo.format.model import Node
     from cesbrfs.repo.repository import Repository
 
-Held = tuple[bytes, IndexedEntry]
-"""A row with the key of its folder."""
+EntryInFolder = tuple[bytes, IndexedEntry]
+"""The key of a folder and one of its entries."""
 
 
 async def equal_bytes(
     repository: Repository, one: Sequence[bytes], other: Sequence[bytes]
 ) -> tuple[bool, bool]:
-    """Check whether two lists of data blobs are the same bytes, and whether any had to be read.
+    """Return whether two lists of data blobs have the same bytes, and whether any blob was read.
 
-    Raises BlobMissingError or DamagedError for a blob that is needed and not whole.
+    Raises BlobMissingError or DamagedError for a missing or damaged blob.
     """
     at = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
     if at is None:
@@ -39,7 +40,7 @@ async def equal_bytes(
         return False, False
     was_read = False
     left = right = b""
-    while left or right or ours:  # they end together
+    while left or right or ours:  # both have the same total length
         if not left and not right and ours[-1][1] == theirs[-1][1]:
             if ours.pop() != theirs.pop():
                 return False, was_read
@@ -55,17 +56,22 @@ async def equal_bytes(
 
 
 async def _with_lengths(repository: Repository, blobs: Sequence[bytes]) -> list[tuple[bytes, int]]:
-    """Return the blobs that are not empty, each with its length in bytes, the first one last."""
+    """Return the non-empty blobs with their lengths in bytes, in reverse order."""
     lengths = await repository.blobs.lengths(blobs)
     return [pair for pair in zip(blobs, lengths, strict=True) if pair[1]][::-1]
 
 
 async def same_content(
-    line: Timeline, parts: Parts, one: Held, other: Held, *, others: Timeline | None = None
+    line: Timeline,
+    parts: Parts,
+    one: EntryInFolder,
+    other: EntryInFolder,
+    *,
+    others: Timeline | None = None,
 ) -> bool:
-    """Check whether two rows of one path have the same bytes; `other` is of the line `others`.
+    """Return whether two entries of one path have the same content; `others` is that of `other`.
 
-    What had to be read for it is remembered.  Raises what reading raises.
+    Results that required reading are cached. Raises read errors.
     """
     row, theirs = one[1], other[1]
     if row.content == theirs.content:
@@ -73,33 +79,34 @@ async def same_content(
     if not row.may_equal(theirs):
         return False
     pair = pair_of(row, theirs)
-    equal = line.memo.compared.get(pair)
+    equal = line.index.compared.get(pair)
     if equal is None:
         first = await node_of(line, parts, one)
         second = await node_of(others or line, parts, other)
-        equal, was_read = await equal_bytes(line.memo.repository, first.blobs, second.blobs)
+        equal, was_read = await equal_bytes(line.index.repository, first.blobs, second.blobs)
         if was_read:
-            line.memo.remember(pair, equal=equal)
+            line.index.remember(pair, equal=equal)
     return equal
 
 
-async def node_of(line: Timeline, parts: Parts, held: Held) -> Node:
-    """Return the node behind a row at a path; NotFoundError when no moment has it any more."""
+async def node_of(line: Timeline, parts: Parts, held: EntryInFolder) -> Node:
+    """Return the node of an entry at a path; NotFoundError if no backup has it any more."""
     folder, row = held
-    if not line.memo.is_ours(folder):
-        return (await line.memo.tree(folder)).nodes[parts[-1]]
+    if not line.index.is_virtual(folder):
+        return (await line.index.tree(folder)).nodes[parts[-1]]
     for found, mask in await line.at(parts):
-        if found.content == row.content:  # of our own folders no tree is stored
+        if found.content == row.content:  # virtual folders have no stored tree
             return (await line.view.at((*line.newest(mask).parts, *parts))).node
-    raise NotFoundError(f"No backup has {'/'.join(map(show, parts))!r} any more.")
+    raise NotFoundError(f"No backup contains {'/'.join(map(show, parts))!r} any more.")
 
 
 async def distinct(
     line: Timeline, parts: Parts, level: Level, rows: Iterable[tuple[IndexedEntry, int]]
 ) -> list[tuple[IndexedEntry, int]]:
-    """Merge rows of one path with the same bytes under the newest one, in the order of their ends.
+    """Merge the entries of one path that have the same bytes; the newest entry represents them.
 
-    `level` has the folders that hold them.  Rows that cannot be compared stay apart.
+    The result is ordered by the newest backup of each. `level` has the folders that contain the
+    entries. Entries that cannot be compared are not merged.
     """
     found = _by_identity(rows)
     sizes = Counter(row.size for row, _ in found)
@@ -118,7 +125,7 @@ async def distinct(
     return merged
 
 
-async def _equal(line: Timeline, parts: Parts, one: Held, other: Held) -> bool:
+async def _equal(line: Timeline, parts: Parts, one: EntryInFolder, other: EntryInFolder) -> bool:
     try:
         return await same_content(line, parts, one, other)
     except RepositoryUnreachableError:
@@ -129,20 +136,20 @@ async def _equal(line: Timeline, parts: Parts, one: Held, other: Held) -> bool:
 
 
 def _folder(level: Level, mask: int) -> bytes:
-    """Return the key of the folder that the newest moment of `mask` has."""
+    """Return the key of the folder in the newest backup of `mask`."""
     newest = 1 << mask.bit_length() - 1
     return next(key for key, moments in level.items() if moments & newest)
 
 
 def _by_identity(rows: Iterable[tuple[IndexedEntry, int]]) -> list[tuple[IndexedEntry, int]]:
-    """Merge rows of the same blobs under the newest one, in the order of their ends."""
+    """Merge entries with the same blobs; order as in `distinct`."""
     by_identity: dict[tuple[str, bytes], tuple[IndexedEntry, int, int]] = {}
     for row, mask in rows:
-        held = by_identity.get(row.identity)
-        if held is None:
+        known = by_identity.get(row.identity)
+        if known is None:
             by_identity[row.identity] = (row, mask, mask)
         else:
-            best, own, together = held
+            best, own, together = known
             newer = mask > own  # the highest bit is the newest moment
             by_identity[row.identity] = (
                 (row, mask, together | mask) if newer else (best, own, together | mask)

@@ -1,4 +1,4 @@
-"""What differs between two folders: names, contents, and where asked for attributes."""
+"""Compare two folders: names, content, and optionally metadata."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from cesbrfs.history.versions import What
 from cesbrfs.util.escape import show
 
 Mark = Literal["+", "-", "M", "T", "U"]
-"""Added, removed, another content, another type, other attributes: the letters of restic diff."""
+"""Added, removed, modified, type changed, metadata changed: the letters of restic diff."""
 
 _NOTHING: Final[Mapping[bytes, IndexedEntry]] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One difference: the names below the backup, and the rows before and after it."""
+    """One difference: the path below the backup, and the entries before and after."""
 
     parts: Parts
     mark: Mark
@@ -34,10 +34,10 @@ class Change:
 
 @dataclass(slots=True)
 class Remarks:
-    """What a comparison could not say anything about, each once.
+    """Paths that could not be compared, without duplicates.
 
-    `troubles` could not be read; `uncovered` was not backed up on one side, so that its absence
-    there means nothing.
+    `troubles` are read errors. `uncovered` paths were not backed up on one side, so their absence
+    there is not a difference.
     """
 
     troubles: Troubles = field(default_factory=Troubles)
@@ -45,18 +45,18 @@ class Remarks:
 
 
 class Side(Protocol):
-    """One of the two that are compared.  `subtree` of its rows means something to it alone."""
+    """One side of a comparison. Only this side can interpret the `subtree` of its entries."""
 
     async def listing(self, key: bytes) -> Mapping[bytes, IndexedEntry]:
-        """Return what a folder holds, by name."""
+        """Return the entries of a folder by name."""
         ...
 
     def refused(self, key: bytes) -> Sequence[str]:
-        """Return why entries of a folder that was just listed cannot be shown."""
+        """Return the reasons for entries of a just listed folder that cannot be shown."""
         ...
 
     def covers(self, key: bytes) -> bool:
-        """Check whether a name that the folder lacks did not exist."""
+        """Return whether a name missing in the folder did not exist when it was backed up."""
         ...
 
     async def same_content(
@@ -66,30 +66,30 @@ class Side(Protocol):
         other: BackupSide,
         theirs: tuple[bytes, IndexedEntry],
     ) -> bool:
-        """Check whether `theirs`, of the side `other`, has the same content as `own`.
+        """Return whether `theirs`, of the side `other`, has the same content as `own`.
 
-        Each row has the key of its folder; both are of one type and no folders.
+        Both are entries with the key of their folder. They have the same type, not "dir".
         """
         ...
 
 
 class BackupSide:
-    """The side of a backup, or of several that follow each other."""
+    """A backup, or a sequence of backups, as a side."""
 
     def __init__(self, line: Timeline) -> None:
         self.line: Final = line
 
     async def listing(self, key: bytes) -> Mapping[bytes, IndexedEntry]:
-        """Return what a folder holds, by name."""
-        return await self.line.memo.listing(key)
+        """Return the entries of a folder by name."""
+        return await self.line.index.listing(key)
 
     def refused(self, key: bytes) -> Sequence[str]:
-        """Return why entries of a folder that was just listed cannot be shown."""
-        return self.line.memo.refused(key)
+        """Return the reasons for entries of a just listed folder that cannot be shown."""
+        return self.line.index.refused(key)
 
     def covers(self, key: bytes) -> bool:
-        """Check whether a name that the folder lacks did not exist."""
-        return not self.line.memo.is_open(key)
+        """Return whether a name missing in the folder did not exist when it was backed up."""
+        return not self.line.index.is_open(key)
 
     async def same_content(
         self,
@@ -98,7 +98,7 @@ class BackupSide:
         other: BackupSide,
         theirs: tuple[bytes, IndexedEntry],
     ) -> bool:
-        """Check whether both have the same bytes, target or device number."""
+        """Return whether both have the same bytes, target or device number."""
         return await same_content(self.line, path, own, theirs, others=other.line)
 
 
@@ -112,11 +112,11 @@ async def diff(
     remarks: Remarks,
     attributes: bool = False,
 ) -> AsyncIterator[Change]:
-    """Yield the differences between two folders, by their keys; None for a folder that is not.
+    """Yield the differences between two folders, given by key; None for a missing folder.
 
-    Folders come before what they hold, names in their order.  Where both sides are backups, folders
-    of the same key are not looked into.  `attributes` are mode, owner, time and extended
-    attributes.  What cannot be compared goes to `remarks`.
+    Folders come before their entries, which are sorted by name. If both sides are backups, folders
+    with the same key are skipped. With `attributes`, differences of mode, owner, time and extended
+    attributes are included. Paths that cannot be compared are added to `remarks`.
     """
     alike = isinstance(after, BackupSide)
     stack: list[tuple[Parts, bytes | None, bytes | None]] = [(parts, first, second)]
@@ -154,7 +154,7 @@ async def diff(
 async def _listing(
     side: Side, key: bytes | None, at: Parts, remarks: Remarks
 ) -> Mapping[bytes, IndexedEntry] | None:
-    """Return what a folder holds; None for one that cannot be read, which is noted."""
+    """Return the entries of a folder; on a read error, record it and return None."""
     if key is None:
         return _NOTHING
     try:
@@ -170,7 +170,7 @@ async def _listing(
 
 
 def _uncovered(side: Side, key: bytes | None, row: IndexedEntry | None) -> bool:
-    """Check whether the folder of this key lacks the row, and that means nothing."""
+    """Return whether the entry is missing because it was not backed up."""
     return row is None and key is not None and not side.covers(key)
 
 
@@ -182,7 +182,7 @@ def change_of(
     same: bool,
     attributes: bool,
 ) -> Change | None:
-    """Return how one entry differs, None where it does not; `same` tells of its content."""
+    """Return the difference of one entry, or None; `same` is whether the content is equal."""
     mark: Mark
     if before is None:
         mark = "+"
@@ -207,20 +207,19 @@ async def diff_backups(
     remarks: Remarks | None = None,
     attributes: bool = False,
 ) -> AsyncIterator[Change]:
-    """Yield how the one moment of `after` differs, from `parts` down, from that of `before`.
+    """Yield the differences at and below `parts` between two timelines of one backup each.
 
-    Raises NotFoundError where neither has the path, or one does not cover it, and why where one
-    cannot be read.
+    Raises NotFoundError if neither backup has the path or one does not cover it, and read errors.
     """
     ours, theirs = BackupSide(before), BackupSide(after)
     if parts:
-        held = await _one_row(before, parts), await _one_row(after, parts)
-        old, new = (found[1] if found else None for found in held)
+        found = await _one_row(before, parts), await _one_row(after, parts)
+        old, new = (pair[1] if pair else None for pair in found)
         if old is None and new is None:
-            raise NotFoundError(f"Neither backup has {shown(parts)!r}.")
+            raise NotFoundError(f"Neither backup contains {shown(parts)!r}.")
         same = True
-        if held[0] and held[1] and old and new and old.type == new.type != "dir":
-            same = await theirs.same_content(parts, held[1], ours, held[0])
+        if found[0] and found[1] and old and new and old.type == new.type != "dir":
+            same = await theirs.same_content(parts, found[1], ours, found[0])
         change = change_of(parts, old, new, same=same, attributes=attributes)
         if change is not None:
             yield change
@@ -236,33 +235,33 @@ async def diff_backups(
 
 
 async def _one_row(line: Timeline, parts: Parts) -> tuple[bytes, IndexedEntry] | None:
-    """Return the row that the one moment of `line` has at a path, with the key of its folder."""
+    """Return the entry at a path in a timeline of one backup, with the key of its folder."""
     traced = await line.trace(parts)
     if line.troubles:
         raise line.troubles[0].error
     if not traced.covering:
         backup = show(os.fsencode(line.moments[0].id))
         raise NotFoundError(
-            f"Backup {backup} cannot be compared at {shown(parts)!r}: that was not backed up in it."
+            f"Backup {backup} cannot be compared at {shown(parts)!r}: the backup does not include it."
         )
     return next(((next(iter(traced.folders)), row) for row, _ in traced.rows), None)
 
 
 def attributes_differ(before: IndexedEntry, after: IndexedEntry) -> bool:
-    """Tell whether two rows of one type differ in mode, owner, time or extended attributes."""
+    """Return whether two entries of one type differ in mode, owner, time or xattrs."""
     if before.seconds is None or after.seconds is None:
-        return False  # a folder of ours has nothing of its own
+        return False  # a virtual folder has no recorded metadata
     return _attributes(before) != _attributes(after)
 
 
 def _attributes(row: IndexedEntry) -> tuple[object, ...]:
-    mode = 0 if row.type == "symlink" else row.mode  # a link's permissions are nobody's choice
+    mode = 0 if row.type == "symlink" else row.mode  # the mode of a symlink has no meaning
     return mode, row.uid, row.gid, row.seconds, row.nanoseconds, row.extra
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What happened to a folder from the moment before to this one, and what changed in it."""
+    """The change of a folder from the previous backup to this one."""
 
     moment: BackupSlot
     what: What
@@ -270,11 +269,11 @@ class Step:
 
 
 async def history(timeline: Timeline, parts: Parts, *, attributes: bool = False) -> list[Step]:
-    """Return what changed in a folder from backup to backup, oldest first.
+    """Return the changes of a folder from backup to backup, oldest first.
 
-    Backups that do not cover the folder, and those in which nothing changed, are passed over; so
-    is any part of it that a backup does not cover.  What cannot be read goes to the timeline's
-    troubles.  Raises NotFoundError or NotAFolderError.
+    Backups that do not cover the folder or have no changes are skipped, as is any part of the
+    folder that a backup does not cover. Read errors are added to `timeline.troubles`. Raises
+    NotFoundError or NotAFolderError.
     """
     level = await timeline.level(parts)
     covering = (await timeline.trace(parts)).covering if parts else timeline.everything
@@ -294,21 +293,21 @@ async def history(timeline: Timeline, parts: Parts, *, attributes: bool = False)
             found = [change async for change in changes]
             if found:
                 steps.append(Step(moment, "changed", found))
-            key = await _merged(timeline.memo, before, key)
+            key = await _merged(timeline.index, before, key)
         before = key
     if not steps:
-        raise NotFoundError(f"No backup has {shown(parts)!r}.")
+        raise NotFoundError(f"No backup contains {shown(parts)!r}.")
     return steps
 
 
-async def _merged(memo: FolderIndex, before: bytes, key: bytes) -> bytes:
-    """Return the key of a folder with what the earlier one has and the later does not cover."""
-    if before == key or not memo.is_open(key):
+async def _merged(index: FolderIndex, before: bytes, key: bytes) -> bytes:
+    """Return the key of the later folder, plus earlier entries that it does not cover."""
+    if before == key or not index.is_open(key):
         return key
-    earlier, rows = await memo.listing(before), dict(await memo.listing(key))
+    earlier, rows = await index.listing(before), dict(await index.listing(key))
     for name, row in earlier.items():
         later = rows.setdefault(name, row)
         if row.subtree and later.subtree:
-            below = await _merged(memo, row.subtree, later.subtree)
+            below = await _merged(index, row.subtree, later.subtree)
             rows[name] = msgspec.structs.replace(later, subtree=below)
-    return memo.fold(rows[name] for name in sorted(rows))
+    return index.fold(rows[name] for name in sorted(rows))

@@ -1,4 +1,4 @@
-"""Finding entries of backups by name, size, time and type."""
+"""Find entries of backups by name, path, size, time and type."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from cesbrfs.history.timeline import Level, Parts, Progress, Timeline
 TYPES: Final[Mapping[str, str]] = {
     "f": "file", "d": "dir", "l": "symlink", "b": "dev", "c": "chardev", "p": "fifo", "s": "socket",
 }  # fmt: skip
-"""What find(1) calls restic's types."""
+"""The type letters of find(1), mapped to restic's types."""
 
 
 @dataclass(frozen=True, slots=True)
 class Criteria:
-    """What is looked for: of each kind that is given, one must fit.
+    """Search criteria; an entry must match at least one value of each given kind.
 
-    `names` and `paths` are globs over the name and over the path inside the backup, where ``*``
-    also stands for slashes; `regexes` are searched for in that path.  Sizes are bytes and count
-    files alone, times nanoseconds since 1970; both bounds are part of it.
+    `names` and `paths` are globs for the name and for the path inside the backup, where ``*`` also
+    matches slashes. `regexes` are searched for in that path. `least` and `most` are sizes in bytes
+    and match regular files only. Times are in ns since the epoch. Bounds are inclusive.
     """
 
     names: Sequence[str] = ()
@@ -42,7 +42,7 @@ class Criteria:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """What was found: the names below the backup, its row, and the set of moments that have it."""
+    """A match: its path below the backup, its entry, and the set of backups that contain it."""
 
     parts: Parts
     row: IndexedEntry
@@ -50,7 +50,7 @@ class Match:
 
 
 class Matcher:
-    """Tells whether an entry is looked for; UsageError for a pattern that is none."""
+    """Compiled criteria; raises UsageError for an invalid pattern."""
 
     def __init__(self, criteria: Criteria) -> None:
         self._criteria: Final = criteria
@@ -66,15 +66,15 @@ class Matcher:
         return self._path is not None or self._regex is not None
 
     def name(self, name: bytes) -> bool:
-        """Tell whether the name fits."""
+        """Return whether the name matches."""
         return self._name is None or self._name.match(os.fsdecode(name)) is not None
 
     def rest(self, parts: Parts, row: IndexedEntry, time_ns: int) -> bool:
-        """Tell whether all but the name fits."""
+        """Return whether everything except the name matches."""
         wanted = self._criteria
         if wanted.types and row.type not in wanted.types:
             return False
-        if not (self._sized(row) and self._timely(time_ns)):
+        if not (self._size_matches(row) and self._time_matches(time_ns)):
             return False
         if self._path is None and self._regex is None:
             return True
@@ -83,7 +83,7 @@ class Matcher:
             self._regex is None or self._regex.search(path) is not None
         )
 
-    def _sized(self, row: IndexedEntry) -> bool:
+    def _size_matches(self, row: IndexedEntry) -> bool:
         least, most = self._criteria.least, self._criteria.most
         if least is None and most is None:
             return True
@@ -93,19 +93,19 @@ class Matcher:
             and (most is None or row.size <= most)
         )
 
-    def _timely(self, time_ns: int) -> bool:
+    def _time_matches(self, time_ns: int) -> bool:
         newer, older = self._criteria.newer_ns, self._criteria.older_ns
         return (newer is None or time_ns >= newer) and (older is None or time_ns <= older)
 
 
 def _any(patterns: Iterable[str], flags: int) -> re.Pattern[str] | None:
-    """Compile one pattern for all of these, None for none."""
+    """Combine patterns into one alternative; None if there are none."""
     given = list(patterns)
     for pattern in given:
         try:
             re.compile(pattern)
         except (re.error, RecursionError, OverflowError) as error:
-            raise UsageError(f"{pattern!r} is no regular expression: {error}.") from error
+            raise UsageError(f"invalid regular expression {pattern!r}: {error}.") from error
     return re.compile("|".join(f"(?:{pattern})" for pattern in given), flags) if given else None
 
 
@@ -116,15 +116,15 @@ async def find(
     found: Callable[[Match], Awaitable[None]],
     progress: Progress | None = None,
 ) -> None:
-    """Tell `found` of everything below `start` that is looked for, once for each distinct content.
+    """Call `found` with each match at or below `start`, once per distinct content.
 
-    Folders count as one content; the row is that of the newest moment.  Matches come folder by
-    folder, in the order of names.  A `start` that is no folder is looked at itself.
+    All versions of a folder count as one content. The entry is that of the newest backup. Matches
+    come folder by folder, sorted by name. A `start` that is not a folder is itself checked.
     """
     matcher = Matcher(criteria)
     traced = await timeline.trace(start)
     alone = [(row, mask) for row, mask in traced.rows if row.subtree is None]
-    for match in await _themselves(timeline, start, traced.folders, alone, matcher):
+    for match in await _match_start(timeline, start, traced.folders, alone, matcher):
         await found(match)
     if traced.rows and len(alone) == len(traced.rows):
         return
@@ -132,18 +132,18 @@ async def find(
     async def look(
         parts: Parts, level: Level, held: list[tuple[Mapping[bytes, IndexedEntry], int]]
     ) -> None:
-        fitting: dict[bytes, list[tuple[IndexedEntry, int]]] = {}
-        known: dict[bytes, bool] = {}
+        matches_by_name: dict[bytes, list[tuple[IndexedEntry, int]]] = {}
+        name_matches: dict[bytes, bool] = {}
         for listing, mask in held:
             for name, row in listing.items():
-                fits = known.get(name)
-                if fits is None:
-                    fits = known[name] = matcher.name(name)
-                if fits and matcher.rest((*parts, name), row, timeline.time_of(row, mask)):
-                    fitting.setdefault(name, []).append((row, mask))
-        for name in sorted(fitting):
+                matched = name_matches.get(name)
+                if matched is None:
+                    matched = name_matches[name] = matcher.name(name)
+                if matched and matcher.rest((*parts, name), row, timeline.time_of(row, mask)):
+                    matches_by_name.setdefault(name, []).append((row, mask))
+        for name in sorted(matches_by_name):
             path = (*parts, name)
-            for row, mask in await distinct(timeline, path, level, fitting[name]):
+            for row, mask in await distinct(timeline, path, level, matches_by_name[name]):
                 matches[0] += 1
                 await found(Match(path, row, mask))
 
@@ -152,14 +152,14 @@ async def find(
     await timeline.walk(start, look, progress, counted)
 
 
-async def _themselves(
+async def _match_start(
     timeline: Timeline,
     parts: Parts,
     level: Level,
     rows: Iterable[tuple[IndexedEntry, int]],
     matcher: Matcher,
 ) -> list[Match]:
-    """Return what is looked for among the rows of one path, each content once."""
+    """Return the matches among the entries of one path, one per distinct content."""
     return [
         Match(parts, row, mask)
         for row, mask in await distinct(timeline, parts, level, rows)

@@ -1,7 +1,8 @@
-"""Folders in short, by tree ID: read once, kept on disk, used for every backup that has them.
+"""Cache compact folder listings by tree ID, in memory and on disk.
 
-A row says of an entry what searching and comparing need.  The rows of all folders seen are kept as
-one record below the cache folder, sealed with the repository's keys.
+Each folder is read once and used for every backup that contains it. An `IndexedEntry` has the
+metadata that searching and comparing need. All listings are saved as one record in the cache
+directory, encrypted with the repository key.
 """
 
 from __future__ import annotations
@@ -19,35 +20,36 @@ from cesbrfs.repo.repository import Repository, no_tree
 from cesbrfs.util.lru import LruCache
 
 _NS: Final = 1_000_000_000
-_CAPACITY: Final = 128 << 20
-"""Bytes of rows held, in memory and on disk: about 1.5 million names."""
-_NAME: Final = "names"
+_CACHE_BYTES: Final = 128 << 20
+"""Maximum size of the listings, in memory and on disk: about 1.5 million names."""
+_RECORD_NAME: Final = "names"
 _VERSION: Final = 2
-"""Of rows and of the record."""
+"""Format version of the record and its entries."""
 UNKNOWN: Final = "unknown"
-"""The type in the row of an entry that a newer restic or another system wrote."""
+"""Type of an entry that a newer restic or another system wrote."""
 _REFUSED: Final = "/refused"
-"""The type of the last rows of a folder: their names describe entries that cannot be shown."""
-_WORTH_KEEPING: Final = 100
-"""The record is written anew when a hundredth of it is new."""
-_DIGEST: Final = 16
-_TOP: Final = b"^"
-_OPEN: Final = b"~"
-_WHOLE: Final = b"="
-_SEVERAL: Final = b"+"
-"""Ends the `content` of a file with several blobs: other blobs may contain the same bytes."""
-_COMPARED: Final = 100_000
-"""Pairs of contents of which is remembered whether they are equal."""
-_BREATHE: Final = 64
-"""Folders looked at between two points where ^C is seen."""
+"""Type of trailing entries of a listing whose names are reasons for unshowable entries."""
+_SAVE_FRACTION: Final = 100
+"""The record is saved when at least 1/100 of it is new."""
+_DIGEST_BYTES: Final = 16
+_ROOT_PREFIX: Final = b"^"
+_PARTIAL_PREFIX: Final = b"~"
+_WHOLE_PREFIX: Final = b"="
+_MANY_BLOBS_SUFFIX: Final = b"+"
+"""Suffix of the `content` of files with several blobs; other blobs may have equal bytes."""
+_MAX_COMPARED: Final = 100_000
+"""Maximum number of cached comparison results."""
+_CHECKPOINT_INTERVAL: Final = 64
+"""Number of listings between two checkpoints, where Ctrl+C is handled."""
 
 
 class IndexedEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One entry of a folder.
+    """The compact metadata of one entry.
 
-    `content` tells apart what a file, link or device says (16 bytes, and a ``+`` for a file with
-    several blobs; empty for what says nothing), `extra` its extended attributes; `subtree` is a
-    folder's key in the memo.  A folder of ours has no time of its own: `seconds` is None.
+    `content` identifies the content of a file, the target of a symlink or the number of a device:
+    16 bytes, plus ``+`` for a file with several blobs; empty if there is none. `extra` identifies
+    the extended attributes. `subtree` is the key of a folder in the index. `seconds` is None for a
+    virtual folder, which has no recorded time.
     """
 
     name: bytes
@@ -64,36 +66,39 @@ class IndexedEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def mtime_ns(self) -> int | None:
-        """When it was modified, in nanoseconds since 1970."""
+        """Modification time in ns since the epoch."""
         return None if self.seconds is None else self.seconds * _NS + self.nanoseconds
 
     @property
     def identity(self) -> tuple[str, bytes]:
-        """What two versions that are the same have in common; folders are all alike."""
+        """Type and content; equal for two entries of the same version. All folders are equal."""
         return self.type, self.content
 
     @property
     def content_id(self) -> str:
-        """The content's ID for programs, in hex."""
-        return self.content[:_DIGEST].hex()
+        """The content ID in hex, for JSON."""
+        return self.content[:_DIGEST_BYTES].hex()
 
     def may_equal(self, other: IndexedEntry) -> bool:
-        """Check whether two rows of different `content` may be files with the same bytes.
+        """Return whether two entries of different `content` may be files with the same bytes.
 
-        A single blob's ID is the SHA-256 of the file, so that one of them must have several.
+        The ID of a single blob is the SHA-256 of the file, so one file must have several blobs.
         """
         return (
             self.type == other.type == "file"
             and self.size == other.size
-            and (self.content.endswith(_SEVERAL) or other.content.endswith(_SEVERAL))
-            and len(self.content + other.content) > 2 * _DIGEST
+            and (
+                self.content.endswith(_MANY_BLOBS_SUFFIX)
+                or other.content.endswith(_MANY_BLOBS_SUFFIX)
+            )
+            and len(self.content + other.content) > 2 * _DIGEST_BYTES
         )
 
 
 Listing = Mapping[bytes, IndexedEntry]
 
 
-class _Kept(msgspec.Struct, array_like=True, gc=False):
+class _Record(msgspec.Struct, array_like=True, gc=False):
     version: int
     listings: dict[bytes, bytes]
     ours: dict[bytes, bytes]
@@ -103,13 +108,13 @@ class _Kept(msgspec.Struct, array_like=True, gc=False):
 
 _encoder = msgspec.msgpack.Encoder()
 _rows = msgspec.msgpack.Decoder(list[IndexedEntry])
-_kept = msgspec.msgpack.Decoder(_Kept)
+_record = msgspec.msgpack.Decoder(_Record)
 
 
 def row_of(node: Node, name: bytes, subtree: bytes | None) -> IndexedEntry:
-    """Return a node's row under `name`; a folder's key is `subtree`."""
+    """Return the entry of a node under `name`; `subtree` is the key of a folder."""
     seconds, nanoseconds = divmod(node.mtime_ns, _NS)
-    says = node.content or node.target or (b"%d" % node.rdev if node.rdev else b"")
+    identified = node.content or node.target or (b"%d" % node.rdev if node.rdev else b"")
     xattrs = b"".join(
         b"%s\0%d\0%s" % (key, len(value), value) for key, value in sorted(node.xattrs)
     )
@@ -122,7 +127,7 @@ def row_of(node: Node, name: bytes, subtree: bytes | None) -> IndexedEntry:
         size=node.size,
         seconds=seconds,
         nanoseconds=nanoseconds,
-        content=_digest(says) + (_SEVERAL if len(node.content) > ID_BYTES else b""),
+        content=_digest(identified) + (_MANY_BLOBS_SUFFIX if len(node.content) > ID_BYTES else b""),
         extra=_digest(xattrs),
         subtree=subtree,
     )
@@ -133,7 +138,7 @@ def _unknown_row(name: bytes, reason: str) -> IndexedEntry:
 
 
 def _rows_of(tree: Tree) -> list[IndexedEntry]:
-    """Return a folder's rows, and last those that describe what cannot be shown."""
+    """Return the entries of a folder, followed by those for unshowable entries."""
     return [
         *(row_of(node, node.name, node.subtree) for node in tree.nodes.values()),
         *(_unknown_row(name, reason) for name, reason in tree.unknown.items()),
@@ -145,79 +150,79 @@ def _rows_of(tree: Tree) -> list[IndexedEntry]:
 
 
 def _digest(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()[:_DIGEST] if data else b""
+    return hashlib.sha256(data).digest()[:_DIGEST_BYTES] if data else b""
 
 
 def pair_of(one: IndexedEntry, other: IndexedEntry) -> bytes:
-    """Return by what to remember whether two contents are equal."""
+    """Return the cache key for the comparison of two contents."""
     return _digest(b"".join(sorted((one.content, other.content))))
 
 
 class FolderIndex:
-    """The folders of one repository in short.
+    """The compact listings of the folders of one repository.
 
-    A key is a tree ID, or what `top` and `fold` return.  `loaded` counts the folders that had to be
-    read.
+    A key is a tree ID, or a result of `top` or `fold`. `loaded` counts the folders that were read
+    from the repository.
     """
 
     def __init__(self, repository: Repository) -> None:
         self.repository: Final = repository
         self.loaded = 0
-        self._cache: LruCache[bytes, bytes] = LruCache(_CAPACITY, len)
-        self._ours: dict[bytes, bytes] = {}
+        self._cache: LruCache[bytes, bytes] = LruCache(_CACHE_BYTES, len)
+        self._virtual: dict[bytes, bytes] = {}
         self._roots: dict[bytes, bytes] = {}
         self.compared: dict[bytes, bool] = {}
-        """Whether two contents of different blobs are equal, by `pair_of` both."""
-        self._recalled = False
-        self._recalling = trio.Lock()
+        """Cached results of comparing contents with different blobs, by `pair_of`."""
+        self._loaded = False
+        self._load_lock = trio.Lock()
         self._new_bytes = 0
         self._turns = 0
 
     async def load(self) -> None:
-        """Take up what an earlier run kept."""
-        async with self._recalling:
-            if self._recalled:
+        """Load the record that an earlier run saved, once."""
+        async with self._load_lock:
+            if self._loaded:
                 return
-            self._recalled = True
-            data = await self.repository.load(_NAME)
+            self._loaded = True
+            data = await self.repository.load(_RECORD_NAME)
             if data is None:
                 return
             try:
-                kept = _kept.decode(data)
+                record = _record.decode(data)
             except msgspec.MsgspecError:
-                return  # of another version
-            if kept.version == _VERSION:
-                for key, raw in kept.listings.items():
+                return  # written by another version
+            if record.version == _VERSION:
+                for key, raw in record.listings.items():
                     self._cache.put(key, raw)
-                self._ours, self._roots = kept.ours, kept.roots
-                self.compared = kept.compared
+                self._virtual, self._roots = record.ours, record.roots
+                self.compared = record.compared
 
-    async def keep(self) -> None:
-        """Keep what was read for the next run, where there is enough of it."""
-        if self._new_bytes * _WORTH_KEEPING <= self._cache.used:
+    async def save(self) -> None:
+        """Save the listings for the next run if enough of them are new."""
+        if self._new_bytes * _SAVE_FRACTION <= self._cache.used:
             return
         self._new_bytes = 0
         needed: dict[bytes, bytes] = {}
         waiting = list(self._roots.values())
         while waiting:
             key = waiting.pop()
-            if key in self._ours and key not in needed:
-                needed[key] = self._ours[key]
+            if key in self._virtual and key not in needed:
+                needed[key] = self._virtual[key]
                 below = _rows.decode(needed[key])
                 waiting += [row.subtree for row in below if row.subtree]
-        kept = _Kept(_VERSION, dict(self._cache.items()), needed, self._roots, self.compared)
-        await self.repository.keep(_NAME, _encoder.encode(kept))
+        record = _Record(_VERSION, dict(self._cache.items()), needed, self._roots, self.compared)
+        await self.repository.keep(_RECORD_NAME, _encoder.encode(record))
 
     async def listing(self, key: bytes) -> Listing:
-        """Return what the folder of this key holds, by name.
+        """Return the entries of a folder by name.
 
-        Raises BlobMissingError or DamagedError when the repository does not hold it whole.
+        Raises BlobMissingError or DamagedError if its tree is missing or damaged.
         """
         self._turns += 1
-        if self._turns % _BREATHE == 0:
+        if self._turns % _CHECKPOINT_INTERVAL == 0:
             await trio.lowlevel.checkpoint()
         raw = (
-            self._ours.get(key)
+            self._virtual.get(key)
             or self._cache.peek(key)
             or await self._cache.get(key, partial(self._load, key))
         )
@@ -227,7 +232,7 @@ class FolderIndex:
         return {row.name: row for row in rows}
 
     def refused(self, key: bytes) -> list[str]:
-        """Return why entries of a folder that was just listed cannot be shown, by their names."""
+        """Return the reasons, with names, for entries of a just listed folder that cannot be shown."""
         raw = self._cache.peek(key)
         if raw is None or _REFUSED.encode() not in raw:
             return []
@@ -235,12 +240,12 @@ class FolderIndex:
         return [row.name.decode("utf-8", "surrogateescape") for row in rows]
 
     def holds(self, key: bytes) -> bool:
-        """Tell whether the folder's rows are here, or on their way."""
+        """Return whether the folder is cached or being read."""
         cache = self._cache
-        return key in self._ours or cache.peek(key) is not None or cache.is_loading(key)
+        return key in self._virtual or cache.peek(key) is not None or cache.is_loading(key)
 
     async def fetch(self, key: bytes) -> None:
-        """Read a folder that will be asked for soon."""
+        """Read a folder into the cache."""
         await self._cache.get(key, partial(self._load, key))
 
     async def _load(self, key: bytes) -> bytes:
@@ -251,56 +256,56 @@ class FolderIndex:
         return raw
 
     async def tree(self, key: bytes) -> Tree:
-        """Return a stored folder with all that is known of it."""
-        if key == _TOP:
+        """Return the parsed tree of a stored folder, with complete metadata."""
+        if key == _ROOT_PREFIX:
             raise no_tree()
         if len(key) == ID_BYTES:
             return await self.repository.tree(key)
-        return await self.repository.top(key.removeprefix(_TOP))
+        return await self.repository.top(key.removeprefix(_ROOT_PREFIX))
 
     @staticmethod
     def top(snapshot: Snapshot) -> bytes:
-        """Return the key of a snapshot's root."""
-        return _TOP + (snapshot.tree or b"")
+        """Return the key of the root of a snapshot."""
+        return _ROOT_PREFIX + (snapshot.tree or b"")
 
     def fold(self, rows: Iterable[IndexedEntry], *, whole: bool = False) -> bytes:
-        """Return the key of a folder of ours; those that hold the same have the same key.
+        """Add a virtual folder and return its key; equal entries have the same key.
 
-        A `whole` one covers all there was: a name that it lacks did not exist.
+        A `whole` folder covers everything: a name missing in it did not exist.
         """
         raw = _encoder.encode(list(rows))
-        key = (_WHOLE if whole else _OPEN) + hashlib.sha256(raw).digest()
-        self._ours[key] = raw
+        key = (_WHOLE_PREFIX if whole else _PARTIAL_PREFIX) + hashlib.sha256(raw).digest()
+        self._virtual[key] = raw
         return key
 
     @staticmethod
     def is_open(key: bytes) -> bool:
-        """Check whether a folder is one of ours that need not cover all there was.
+        """Return whether a folder is virtual and does not cover everything.
 
-        Such as that of a backup, or of a dogu in it: a name that it lacks was not backed up.
+        Examples are a backup, or a dogu in it: a name missing in it was not backed up.
         """
-        return len(key) > ID_BYTES and key.startswith(_OPEN)
+        return len(key) > ID_BYTES and key.startswith(_PARTIAL_PREFIX)
 
-    def is_ours(self, key: bytes) -> bool:
-        """Check whether a folder is one of ours, of which no tree is stored."""
-        return key in self._ours
+    def is_virtual(self, key: bytes) -> bool:
+        """Return whether a folder is virtual, so that it has no stored tree."""
+        return key in self._virtual
 
     def remember(self, pair: bytes, *, equal: bool) -> None:
-        """Remember whether two contents are equal; the oldest of too many are forgotten."""
+        """Cache whether two contents are equal; evict the oldest result if there are too many."""
         self.compared[pair] = equal
-        self._new_bytes += self._cache.used // _WORTH_KEEPING + 1  # both were read for it
-        while len(self.compared) > _COMPARED:
+        self._new_bytes += self._cache.used // _SAVE_FRACTION + 1  # save soon: both files were read
+        while len(self.compared) > _MAX_COMPARED:
             del self.compared[next(iter(self.compared))]
 
     def root(self, label: bytes) -> bytes | None:
-        """Return the key of the root that was kept under `label`."""
+        """Return the key of the root saved under `label`, or None."""
         return self._roots.get(label)
 
-    def keep_root(self, label: bytes, key: bytes) -> None:
-        """Keep the key of a root under `label`."""
+    def save_root(self, label: bytes, key: bytes) -> None:
+        """Save the key of a root under `label`."""
         self._roots[label] = key
         self._new_bytes += len(label)
 
-    def retain_roots(self, labels: Iterable[bytes]) -> None:
-        """Let go of all roots but these."""
+    def prune_roots_except(self, labels: Iterable[bytes]) -> None:
+        """Remove all roots except those in `labels`."""
         self._roots = {label: self._roots[label] for label in labels if label in self._roots}

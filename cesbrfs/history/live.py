@@ -46,8 +46,8 @@ class LiveSide:
     that every file be read.
     """
 
-    def __init__(self, memo: FolderIndex, *, checksum: bool = False) -> None:
-        self._memo = memo
+    def __init__(self, index: FolderIndex, *, checksum: bool = False) -> None:
+        self._index = index
         self._checksum = checksum
 
     async def listing(self, key: bytes) -> Mapping[bytes, IndexedEntry]:
@@ -77,7 +77,7 @@ class LiveSide:
         if told is not None:
             return told
         node = await node_of(other.line, path, theirs)
-        return await same_file(self._memo.repository, node, row.content)
+        return await same_file(self._index.repository, node, row.content)
 
     def told(self, row: IndexedEntry, theirs: IndexedEntry) -> bool | None:
         """Return whether a live file and a stored one are the same, None where it must be read."""
@@ -114,8 +114,8 @@ async def diff_live(
     view: BackupTree, timeline: Timeline, parts: Parts, ground: LiveInstance
 ) -> AsyncIterator[Change]:
     """Yield how the instance differs, from `parts` down, from the one moment of `timeline`."""
-    memo = timeline.memo
-    stored, live = BackupSide(timeline), LiveSide(memo, checksum=ground.checksum)
+    index = timeline.index
+    stored, live = BackupSide(timeline), LiveSide(index, checksum=ground.checksum)
     stack = [parts]
     while stack:
         at = stack.pop()

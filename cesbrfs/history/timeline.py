@@ -26,7 +26,7 @@ from cesbrfs.vfs.tree import BackupTree
 
 Parts = tuple[bytes, ...]
 Level = Mapping[bytes, int]
-"""The moments that have it, by a folder's key in the memo."""
+"""The moments that have it, by a folder's key in the index."""
 
 _BARREN_MAX: Final = 16_384
 _AHEAD: Final = 8
@@ -94,7 +94,7 @@ class Timeline:
     """
 
     view: BackupTree
-    memo: FolderIndex
+    index: FolderIndex
     moments: Sequence[BackupSlot]
     roots: Level
     troubles: Troubles = field(default_factory=Troubles)
@@ -130,7 +130,7 @@ class Timeline:
         That is noted in `troubles`.  Raises RepositoryUnreachableError.
         """
         try:
-            return await self.memo.listing(key)
+            return await self.index.listing(key)
         except RepositoryUnreachableError:
             raise
         except CesbrError as error:
@@ -141,7 +141,7 @@ class Timeline:
         """Return the same, and note what in it cannot be shown."""
         listing = await self.listing(parts, key)
         if listing is not None:
-            for reason in self.memo.refused(key):
+            for reason in self.index.refused(key):
                 self.troubles.note(parts, cannot_be_shown(reason))
         return listing
 
@@ -162,7 +162,7 @@ class Timeline:
                 row = listing.get(name)
                 if row is not None:
                     rows[row] = rows.get(row, 0) | mask
-                elif not self.memo.is_open(key):
+                elif not self.index.is_open(key):
                     absent |= mask
         return Trace(list(rows.items()), level, absent | union(rows.values()))
 
@@ -251,12 +251,12 @@ class Timeline:
 
     def _fetch(self, nursery: trio.Nursery, level: Level) -> None:
         for key in level:
-            if not self.memo.holds(key):
+            if not self.index.holds(key):
                 nursery.start_soon(self._fetch_one, key)
 
     async def _fetch_one(self, key: bytes) -> None:
         try:
-            await self.memo.fetch(key)
+            await self.index.fetch(key)
         except CesbrError:
             return  # told when the walk comes there
 
@@ -301,51 +301,54 @@ def folders(rows: Iterable[tuple[IndexedEntry, int]]) -> Level:
     return level
 
 
-async def of_backups(view: BackupTree, memo: FolderIndex, backups: Iterable[Backup]) -> Timeline:
+async def of_backups(view: BackupTree, index: FolderIndex, backups: Iterable[Backup]) -> Timeline:
     """Return the timeline of these backups, as the view shows them without ``backup.json``."""
-    await memo.load()
+    await index.load()
     ordered = sorted(backups, key=lambda backup: (backup.time_ns, backup.name))
     there = (await view.backups()).by_name.values()
-    memo.retain_roots([view.layout_key(backup) for backup in there])
+    index.prune_roots_except([view.layout_key(backup) for backup in there])
     moments = [BackupSlot(backup.id, backup.time_ns, (backup.name,)) for backup in ordered]
 
     async def root(backup: Backup) -> bytes | None:
         label = view.layout_key(backup)
-        kept = memo.root(label)
+        kept = index.root(label)
         if kept is not None:
             return kept
-        row = await _row(view, memo, (), await view.at((backup.name,)))
+        row = await _row(view, index, (), await view.at((backup.name,)))
         # What is shown whole, perhaps because it could not be read, is looked at anew.
         if row is not None and row.subtree and not (await view.layout(backup)).whole:
-            memo.keep_root(label, row.subtree)
+            index.save_root(label, row.subtree)
         return row.subtree if row else None
 
     keys = await gather([partial(root, backup) for backup in ordered])
-    return _timeline(view, memo, moments, keys)
+    return _timeline(view, index, moments, keys)
 
 
-async def of_snapshot(view: BackupTree, memo: FolderIndex, name: bytes) -> Timeline:
+async def of_snapshot(view: BackupTree, index: FolderIndex, name: bytes) -> Timeline:
     """Return the timeline of one snapshot of no backup, by its name in ``/_snapshots``."""
-    await memo.load()
+    await index.load()
     parts = (folder_names.SNAPSHOTS, name)
     entry = await view.at(parts)
-    row = await _row(view, memo, (), entry)
+    row = await _row(view, index, (), entry)
     moment = BackupSlot(shown(parts), entry.node.mtime_ns, parts)
-    return _timeline(view, memo, [moment], [row.subtree if row else None])
+    return _timeline(view, index, [moment], [row.subtree if row else None])
 
 
 def _timeline(
-    view: BackupTree, memo: FolderIndex, moments: Sequence[BackupSlot], keys: Sequence[bytes | None]
+    view: BackupTree,
+    index: FolderIndex,
+    moments: Sequence[BackupSlot],
+    keys: Sequence[bytes | None],
 ) -> Timeline:
     roots: dict[bytes, int] = {}
     for number, key in enumerate(keys):
         if key is not None:
             roots[key] = roots.get(key, 0) | 1 << number
-    return Timeline(view, memo, moments, roots)
+    return Timeline(view, index, moments, roots)
 
 
 async def _row(
-    view: BackupTree, memo: FolderIndex, parts: Parts, entry: Entry
+    view: BackupTree, index: FolderIndex, parts: Parts, entry: Entry
 ) -> IndexedEntry | None:
     """Return the row of an entry, at `parts` below its backup.
 
@@ -356,14 +359,14 @@ async def _row(
         return None
     if isinstance(entry, VirtualDir):
         children = await view.children(entry)
-        found = [await _row(view, memo, (*parts, below), c) for below, c in children.items()]
+        found = [await _row(view, index, (*parts, below), c) for below, c in children.items()]
         rows = [row for row in found if row is not None]
         node = entry.node
-        key = memo.fold(rows, whole=_is_whole(parts, children.values()))
+        key = index.fold(rows, whole=_is_whole(parts, children.values()))
         return IndexedEntry(name, "dir", node.mode, node.uid, node.gid, 0, None, 0, subtree=key)
     assert isinstance(entry, SnapshotEntry)
     if entry.top:
-        return row_of(entry.node, name, memo.top(entry.snapshot))
+        return row_of(entry.node, name, index.top(entry.snapshot))
     return row_of(entry.node, name, entry.node.subtree)
 
 

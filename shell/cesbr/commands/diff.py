@@ -75,7 +75,7 @@ async def _diff(context: Context, arguments: argparse.Namespace) -> int:
                 text = for_terminal(text, colours=colours) if out.terminal else text
                 await lines.add(text, painted=True)
         await (array.close() if out.as_json else lines.flush())
-        await comparison.before.memo.keep()
+        await comparison.before.index.save()
     if not told and not await comparison.there():
         raise nothing_matches(arguments.path)
     if not out.as_json:

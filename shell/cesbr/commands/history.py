@@ -138,7 +138,7 @@ async def _find(context: Context, arguments: argparse.Namespace) -> int:
         for path in where.paths:
             await find(line, path, criteria, take, lambda seen: progress.update(files=seen))
         await (array.close() if out.as_json else lines.flush())
-        await line.memo.keep()
+        await line.index.save()
     if arguments.select:
         new = context.session.basket(await context.view()).add(chosen)
         out.note(f"Selected {humanize.count(new, 'path')}; 'cesbr selected' lists them.")
@@ -211,7 +211,7 @@ async def _versions(context: Context, arguments: argparse.Namespace) -> int:
         where = await scope(context, arguments.path, everywhere=True)
         found = [(path, await versions(where.timeline, path)) for path in where.paths]
         live = [await _live(context, where.timeline, path, of) for path, of in found]
-        await where.timeline.memo.keep()
+        await where.timeline.index.save()
     told: list[dict[str, object]] = []
     blocks = []
     for (path, of), now in zip(found, live, strict=True):
@@ -334,7 +334,7 @@ async def _log(context: Context, arguments: argparse.Namespace) -> int:
             told += [_step_json(path, *step) for step in steps]
             lines = [_step_text(*step, context.out.room) for step in steps]
             blocks.append(_heading(path, where) + "".join(lines))
-        await where.timeline.memo.keep()
+        await where.timeline.index.save()
     await context.out.result(told, "\n".join(blocks))
     return await _tell_troubles(context, where.timeline)
 

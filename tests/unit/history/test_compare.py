@@ -84,7 +84,7 @@ async def test_other_chunks_are_no_other_content(tmp_path: Path) -> None:
         for path in ((), FILES, (*FILES, b"f")):
             changes = [c.parts[-1] async for c in diff_backups(before, after, path)]
             assert changes == ([] if path == (*FILES, b"f") else [b"g"])
-        await memo.keep()
+        await memo.save()
         assert len(memo.compared) == 2
     assert not read
 

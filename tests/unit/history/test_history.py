@@ -147,7 +147,7 @@ async def test_folders_that_backups_share_are_read_once(tmp_path: Path) -> None:
     line = await line_of(view, memo=memo)
     first = each(line, await found(line, names=["*"]))
     assert memo.loaded == 6  # five volumes, and what they share
-    await memo.keep()
+    await memo.save()
     view = BackupTree(await opened())
     memo = FolderIndex(view.repository)
     packs: list[str] = []
@@ -174,7 +174,7 @@ async def test_what_was_kept_and_is_damaged_is_made_anew(
     memo = FolderIndex(view.repository)
     line = await line_of(view, memo=memo)
     expected = each(line, await found(line, names=["*"]))
-    await memo.keep()
+    await memo.save()
     (record,) = [path for path in files_below(tmp_path) if path.name == "names.sealed"]
     record.write_bytes(record.read_bytes()[:-1] if damage is None else damage)
     line = await line_of(BackupTree(await Repository.open(repo.storage, Secret(PASSWORD), caching)))
