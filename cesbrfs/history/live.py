@@ -1,4 +1,4 @@
-"""The live instance as the side of a comparison: what is there now where backups come from."""
+"""Compare a backup with the files of the live instance."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _DEVICES: Final = ("dev", "chardev")
 
 
 class LiveError(CesbrError):
-    """A file or folder of the instance cannot be read."""
+    """A file or directory of the instance cannot be read."""
 
 
 class LiveSide:
-    """The side of the instance; the keys of its folders are their paths.
+    """The live instance as a side of a comparison; the key of a folder is its path.
 
-    A file of the same size and time as the stored one counts as the same, unless `checksum` asks
-    that every file be read.
+    A file with the same size and modification time as the stored one counts as unchanged. With
+    `checksum`, the content of every file is compared.
     """
 
     def __init__(self, index: FolderIndex, *, checksum: bool = False) -> None:
@@ -51,15 +51,15 @@ class LiveSide:
         self._checksum = checksum
 
     async def listing(self, key: bytes) -> Mapping[bytes, IndexedEntry]:
-        """Return what a folder holds, by name; LiveError when it cannot be read."""
+        """Return the entries of a folder by name; raises LiveError if it cannot be read."""
         return await trio.to_thread.run_sync(_listing, key)
 
     def refused(self, _key: bytes) -> Sequence[str]:
-        """Return nothing: every live file has a known type."""
+        """Return an empty list; every live file has a known type."""
         return ()
 
     def covers(self, _key: bytes) -> bool:
-        """Return true: what the instance lacks does not exist."""
+        """Return true; a name missing on the instance does not exist."""
         return True
 
     async def same_content(
@@ -69,18 +69,18 @@ class LiveSide:
         other: BackupSide,
         theirs: tuple[bytes, IndexedEntry],
     ) -> bool:
-        """Check whether a live file has the content of the stored one."""
+        """Return whether a live file has the same content as the stored one."""
         row = own[1]
         if row.type != "file":
             return row.content == theirs[1].content
-        told = self.told(row, theirs[1])
-        if told is not None:
-            return told
+        equal = self.same_metadata(row, theirs[1])
+        if equal is not None:
+            return equal
         node = await node_of(other.line, path, theirs)
         return await same_file(self._index.repository, node, row.content)
 
-    def told(self, row: IndexedEntry, theirs: IndexedEntry) -> bool | None:
-        """Return whether a live file and a stored one are the same, None where it must be read."""
+    def same_metadata(self, row: IndexedEntry, theirs: IndexedEntry) -> bool | None:
+        """Compare size and modification time; None means that the content must be read."""
         if row.size != theirs.size:
             return False
         return True if not self._checksum and row.mtime_ns == theirs.mtime_ns else None
@@ -88,7 +88,7 @@ class LiveSide:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """What has no place on the instance to be compared with, and why."""
+    """A path of the backup with no counterpart on the instance, and the reason."""
 
     parts: Parts
     reason: str
@@ -96,10 +96,11 @@ class LeftOut:
 
 @dataclass(slots=True)
 class LiveInstance:
-    """The instance below `root`, and how it is compared.
+    """The instance below `root`, with the options and the results of a comparison.
 
-    `place` says where on the instance names below a backup belong: ``()`` where each thing in that
-    folder has a place of its own, a sentence where there is none, which goes to `left_out`.
+    `place` maps a path below a backup to a path on the instance. It returns ``()`` for a folder
+    whose entries are mapped individually, and a reason if there is no counterpart; such paths are
+    added to `left_out`.
     """
 
     root: Path
@@ -111,17 +112,17 @@ class LiveInstance:
 
 
 async def diff_live(
-    view: BackupTree, timeline: Timeline, parts: Parts, ground: LiveInstance
+    view: BackupTree, timeline: Timeline, parts: Parts, instance: LiveInstance
 ) -> AsyncIterator[Change]:
-    """Yield how the instance differs, from `parts` down, from the one moment of `timeline`."""
+    """Yield the changes of the instance, at and below `parts`, since the backup of `timeline`."""
     index = timeline.index
-    stored, live = BackupSide(timeline), LiveSide(index, checksum=ground.checksum)
+    stored, live = BackupSide(timeline), LiveSide(index, checksum=instance.checksum)
     stack = [parts]
     while stack:
         at = stack.pop()
-        where = ground.place(at)
+        where = instance.place(at)
         if isinstance(where, str):
-            ground.left_out.append(LeftOut(at, where))
+            instance.left_out.append(LeftOut(at, where))
             continue
         rows = await timeline.at(at)
         if not where:
@@ -129,8 +130,8 @@ async def diff_live(
             names = [name for key in level for name in await timeline.whole_listing(at, key) or ()]
             stack += [(*at, name) for name in sorted(names, reverse=True)]
             continue
-        path = os.path.join(os.fsencode(ground.root), *where)
-        for old, _ in rows:  # one: there is one moment
+        path = os.path.join(os.fsencode(instance.root), *where)
+        for old, _ in rows:  # at most one entry: the timeline has one backup
             try:
                 new = await trio.to_thread.run_sync(live_row, path)
                 same = new is not None and await _same(
@@ -139,9 +140,9 @@ async def diff_live(
             except RepositoryUnreachableError:
                 raise
             except CesbrError as error:
-                ground.remarks.troubles.note(at, error)
+                instance.remarks.troubles.note(at, error)
                 continue
-            change = change_of(at, old, new, same=same, attributes=ground.attributes)
+            change = change_of(at, old, new, same=same, attributes=instance.attributes)
             if change is not None:
                 yield change
             across = new.subtree if new else None
@@ -152,8 +153,8 @@ async def diff_live(
                     live,
                     across,
                     at,
-                    remarks=ground.remarks,
-                    attributes=ground.attributes,
+                    remarks=instance.remarks,
+                    attributes=instance.attributes,
                 ):
                     yield change
 
@@ -165,28 +166,30 @@ async def _same(
     old: IndexedEntry,
     new: IndexedEntry,
 ) -> bool:
-    """Tell whether what stands at the top of a comparison says the same on both sides."""
+    """Return whether the top entries of a comparison have the same content."""
     if old.type != "file" or new.type != "file":
         return old.content == new.content
-    told = live.told(new, old)
-    if told is not None:
-        return told
+    equal = live.same_metadata(new, old)
+    if equal is not None:
+        return equal
     moment, parts = where
     node = (await view.at((*moment.parts, *parts))).node
     return await same_file(view.repository, node, new.content)
 
 
 async def same_file(repository: Repository, node: Node, path: bytes) -> bool:
-    """Tell whether the live file at `path` has the content of `node`; False where there is none.
+    """Return whether the live file at `path` has the content of `node`; False if it is missing.
 
-    Nothing of the stored file is read: its blobs are the SHA-256 of its parts.  Raises LiveError
-    for a file that cannot be read.
+    The stored file is not read: its blob IDs are the SHA-256 of its chunks. Raises LiveError if the
+    live file cannot be read.
     """
     lengths = await repository.blobs.lengths(node.blobs)
-    return await trio.to_thread.run_sync(_says, path, node.blobs, lengths, abandon_on_cancel=True)
+    return await trio.to_thread.run_sync(
+        _has_blobs, path, node.blobs, lengths, abandon_on_cancel=True
+    )
 
 
-def _says(path: bytes, blobs: Sequence[bytes], lengths: Sequence[int]) -> bool:
+def _has_blobs(path: bytes, blobs: Sequence[bytes], lengths: Sequence[int]) -> bool:
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         with open(os.open(path, flags), "rb", buffering=0) as file:
@@ -212,7 +215,7 @@ def _exactly(descriptor: int, length: int) -> bytes:
 
 
 def live_row(path: bytes) -> IndexedEntry | None:
-    """Return the row of what is at `path`, None where nothing is."""
+    """Return the entry at `path` on the instance, None if it does not exist."""
     try:
         return _row(os.path.basename(path), path, os.lstat(path))
     except (FileNotFoundError, NotADirectoryError):
@@ -226,7 +229,7 @@ def _listing(folder: bytes) -> dict[bytes, IndexedEntry]:
     try:
         for name in os.listdir(folder):
             row = live_row(os.path.join(folder, name))
-            if row is not None and row.type != "socket":  # restic saves none
+            if row is not None and row.type != "socket":  # restic does not back up sockets
                 rows[name] = row
     except OSError as error:
         raise _error(folder, error) from error
@@ -246,7 +249,7 @@ def _row(name: bytes, path: bytes, status: os.stat_result) -> IndexedEntry:
         target=os.readlink(path) if kind == "symlink" else b"",
         rdev=status.st_rdev if kind in _DEVICES else 0,
         xattrs=_xattrs(path),
-        # Nothing was read: what it says is to be found at its path.
+        # The file was not read; the path identifies its content.
         content=b"",
     )
     row = row_of(node, name, path if kind == "dir" else None)
@@ -257,7 +260,7 @@ def _xattrs(path: bytes) -> tuple[tuple[bytes, bytes], ...]:
     try:
         names = os.listxattr(path, follow_symlinks=False)
         found = [(os.fsencode(n), os.getxattr(path, n, follow_symlinks=False)) for n in names]
-    except OSError:  # a file system without them
+    except OSError:  # the file system has no extended attributes
         return ()
     return tuple(sorted(found))
 

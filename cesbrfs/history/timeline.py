@@ -1,8 +1,8 @@
-"""Many backups at once: one walk in which what they share is looked at once.
+"""Walk many backups at once and visit each shared folder once.
 
-A moment of the timeline is a backup, or a snapshot of no backup; the oldest is number 0.  A set of
-moments is an integer with a bit for each.  A place in the walk is a `Level`: the distinct folders
-that stand at one path, each with the moments that have it there.
+A slot ("moment") of the timeline is a backup, or a snapshot of no backup; the oldest is number 0. A
+set of slots is a bit mask. A `Level` of the walk has the distinct folders at one path, each with
+the mask of the slots that contain it.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ Parts = tuple[bytes, ...]
 Level = Mapping[bytes, int]
 """The moments that have it, by a folder's key in the index."""
 
-_BARREN_MAX: Final = 16_384
-_AHEAD: Final = 8
-"""Places of the walk whose folders are read while the ones before them are looked at."""
+_UNPRODUCTIVE_MAX: Final = 16_384
+"""Maximum number of folders remembered as containing no result."""
+_PREFETCH_LEVELS: Final = 8
+"""Number of following levels whose folders are prefetched."""
 
 
 @dataclass(frozen=True, slots=True)
 class BackupSlot:
-    """A backup, or a snapshot of none: its ID, its time, and the names that lead to it."""
+    """A backup, or a snapshot of no backup: its ID, time and path in the tree."""
 
     id: str
     time_ns: int
@@ -44,26 +45,26 @@ class BackupSlot:
 
 @dataclass(frozen=True, slots=True)
 class ReadError:
-    """A folder, or an entry of it, that could not be read, and why."""
+    """A path that could not be read, and the error."""
 
     parts: Parts
     error: CesbrError
 
     @property
     def message(self) -> str:
-        """The sentence for the user."""
+        """The message for the user."""
         return f"{shown(self.parts)}: {self.error.message}" if self.parts else self.error.message
 
 
 class Troubles(list[ReadError]):
-    """What could not be read, each once."""
+    """Read errors without duplicates."""
 
     def __init__(self) -> None:
         super().__init__()
         self._messages: set[str] = set()
 
     def note(self, parts: Parts, error: CesbrError) -> None:
-        """Add what is not there yet."""
+        """Add an error unless it is a duplicate."""
         trouble = ReadError(parts, error)
         if trouble.message not in self._messages:
             self._messages.add(trouble.message)
@@ -72,9 +73,9 @@ class Troubles(list[ReadError]):
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What the moments have at one path: the distinct rows, and the folders that should hold it.
+    """The distinct entries at one path, and the folders that contain or could contain it.
 
-    `covering` is the set of moments that show whether the path existed.
+    `covering` is the mask of the slots that show whether the path existed.
     """
 
     rows: Sequence[tuple[IndexedEntry, int]]
@@ -83,14 +84,14 @@ class Trace:
 
 
 Progress = Callable[[int], object]
-"""Is told how many folders were looked at."""
+"""Callback that receives the number of folders visited so far."""
 
 
 @dataclass(slots=True)
 class Timeline:
-    """The moments of a walk, oldest first, and the level of their roots.
+    """The slots of a walk, oldest first, and the level of their roots.
 
-    `troubles` are what could not be read so far, each once.
+    `troubles` collects read errors.
     """
 
     view: BackupTree
@@ -101,33 +102,33 @@ class Timeline:
 
     @property
     def everything(self) -> int:
-        """All moments."""
+        """The mask of all slots."""
         return (1 << len(self.moments)) - 1
 
     def of(self, mask: int) -> Iterator[BackupSlot]:
-        """Yield the moments of a set, oldest first."""
+        """Yield the slots of a mask, oldest first."""
         while mask:
             low = mask & -mask
             yield self.moments[low.bit_length() - 1]
             mask ^= low
 
     def newest(self, mask: int) -> BackupSlot:
-        """Return the newest moment of a set that is not empty."""
+        """Return the newest slot of a non-empty mask."""
         return self.moments[mask.bit_length() - 1]
 
     def oldest(self, mask: int) -> BackupSlot:
-        """Return the oldest moment of a set that is not empty."""
+        """Return the oldest slot of a non-empty mask."""
         return self.moments[(mask & -mask).bit_length() - 1]
 
     def time_of(self, row: IndexedEntry, mask: int) -> int:
-        """Return when `row` was modified: a folder of ours is as old as its newest backup."""
+        """Return the mtime of `row`; a virtual folder has the time of its newest backup."""
         time_ns = row.mtime_ns
         return self.newest(mask).time_ns if time_ns is None else time_ns
 
     async def listing(self, parts: Parts, key: bytes) -> Mapping[bytes, IndexedEntry] | None:
-        """Return what the folder of this key, at `parts`, holds; None where it cannot be read.
+        """Return the entries of the folder `key`, which is at `parts`.
 
-        That is noted in `troubles`.  Raises RepositoryUnreachableError.
+        On a read error, adds it to `troubles` and returns None. Raises RepositoryUnreachableError.
         """
         try:
             return await self.index.listing(key)
@@ -138,7 +139,7 @@ class Timeline:
             return None
 
     async def whole_listing(self, parts: Parts, key: bytes) -> Mapping[bytes, IndexedEntry] | None:
-        """Return the same, and note what in it cannot be shown."""
+        """Like `listing`, but also add unshowable entries to `troubles`."""
         listing = await self.listing(parts, key)
         if listing is not None:
             for reason in self.index.refused(key):
@@ -146,7 +147,7 @@ class Timeline:
         return listing
 
     async def trace(self, parts: Parts) -> Trace:
-        """Return what the moments have at a path; the root has no rows."""
+        """Return the entries at a path in all slots; the root has none."""
         level = self.roots
         rows: dict[IndexedEntry, int] = {}
         absent = 0
@@ -167,19 +168,19 @@ class Timeline:
         return Trace(list(rows.items()), level, absent | union(rows.values()))
 
     async def at(self, parts: Parts) -> Sequence[tuple[IndexedEntry, int]]:
-        """Return the distinct rows at a path, [] where no moment has it; the root has none."""
+        """Return the distinct entries at a path, [] if no slot has it; the root has none."""
         return (await self.trace(parts)).rows
 
     async def level(self, parts: Parts) -> Level:
         """Return the folders at a path.
 
-        Raises NotFoundError, or NotAFolderError where it is a folder in no moment.
+        Raises NotFoundError, or NotAFolderError if it is not a folder in any slot.
         """
         if not parts:
             return self.roots
         found = await self.at(parts)
         if not found:
-            raise NotFoundError(f"No backup that was searched has {shown(parts)!r}.")
+            raise NotFoundError(f"None of the searched backups contains {shown(parts)!r}.")
         level = folders(found)
         if not level:
             raise NotAFolderError(f"{shown(parts)!r} is not a folder.")
@@ -194,45 +195,43 @@ class Timeline:
         progress: Progress | None = None,
         results: Callable[[], int] | None = None,
     ) -> None:
-        """Call `look` with each path from `start` down and the distinct folders that stand there.
+        """Call `look` for each path at or below `start` with the distinct folders at it.
 
-        With `results`, the number of what `look` has found so far, folders below which nothing was
-        found are not walked again at another path: whether something is found there must not depend
-        on the path.  So the work is linear in distinct folders and results, not in paths, of which
-        a few folders within each other can make 2**50.
+        Folders come before their subfolders, which are sorted by name. Read errors and unshowable
+        entries are added to `troubles`. Raises RepositoryUnreachableError.
 
-        A folder comes before those in it, those in the order of their names.  One that cannot be
-        read, and what cannot be shown in one, is noted in `troubles`; a storage that does not
-        answer ends the walk.
+        With `results`, the number of results so far, folders without a result below them are not
+        walked again at another path, so results must not depend on the path. The work is then
+        linear in distinct folders and results; the paths of a few nested folders can be 2**50.
         """
         seen = 0
-        barren = _Barren()
+        unproductive = _Barren()
         stack: list[tuple[Parts, Level, int | None]] = [(start, await self.level(start), None)]
         async with trio.open_nursery() as nursery:
             while stack:
                 parts, level, before = stack.pop()
-                if before is not None:  # all below it was walked
+                if before is not None:  # everything below it was walked
                     if results and results() == before:
-                        barren.add(level)
+                        unproductive.add(level)
                     continue
                 if results is not None:
-                    if level in barren:
+                    if level in unproductive:
                         continue
                     stack.append((parts, level, results()))
-                for _, following, ended in stack[-_AHEAD:]:
+                for _, following, ended in stack[-_PREFETCH_LEVELS:]:
                     if ended is None:
                         self._fetch(nursery, following)
-                held, below = await self._held(parts, level)
+                listings, below = await self._listings(parts, level)
                 seen += len(level)
                 if progress is not None:
                     progress(seen)
-                await look(parts, level, held)
+                await look(parts, level, listings)
                 stack += [
                     ((*parts, name), below[name], None) for name in sorted(below, reverse=True)
                 ]
             nursery.cancel_scope.cancel()
 
-    async def _held(
+    async def _listings(
         self, parts: Parts, level: Level
     ) -> tuple[list[tuple[Mapping[bytes, IndexedEntry], int]], dict[bytes, dict[bytes, int]]]:
         """Return the folders of a level that can be read, and the levels below it by name."""
@@ -258,7 +257,7 @@ class Timeline:
         try:
             await self.index.fetch(key)
         except CesbrError:
-            return  # told when the walk comes there
+            return  # reported when the walk reads this folder
 
 
 class _Barren:
@@ -272,28 +271,28 @@ class _Barren:
 
     def add(self, level: Level) -> None:
         """Remember a level; folders within each other come back soon or not at all."""
-        if len(self._known) >= _BARREN_MAX:
+        if len(self._known) >= _UNPRODUCTIVE_MAX:
             self._known.clear()
         self._known.add(frozenset(level.items()))
 
 
 def cannot_be_shown(reason: str) -> CesbrError:
-    """Return the error for an entry that a folder has and nothing can show."""
+    """Return the error for an entry that no file system can show."""
     return CesbrError(f"The entry {reason}. A newer restic or another system may have written it.")
 
 
 def shown(parts: Parts) -> str:
-    """Return a path below the backups as people see it."""
+    """Return a path below a backup in escaped form."""
     return "/".join(map(show, parts))
 
 
 def union(masks: Iterable[int]) -> int:
-    """Return the moments of all these sets."""
+    """Return the union of masks."""
     return reduce(or_, masks, 0)
 
 
 def folders(rows: Iterable[tuple[IndexedEntry, int]]) -> Level:
-    """Return the level of those rows that are folders."""
+    """Return the level of those entries that are folders."""
     level: dict[bytes, int] = {}
     for row, mask in rows:
         if row.subtree is not None:
@@ -302,7 +301,7 @@ def folders(rows: Iterable[tuple[IndexedEntry, int]]) -> Level:
 
 
 async def of_backups(view: BackupTree, index: FolderIndex, backups: Iterable[Backup]) -> Timeline:
-    """Return the timeline of these backups, as the view shows them without ``backup.json``."""
+    """Return the timeline of these backups, without ``backup.json``."""
     await index.load()
     ordered = sorted(backups, key=lambda backup: (backup.time_ns, backup.name))
     there = (await view.backups()).by_name.values()
@@ -315,7 +314,7 @@ async def of_backups(view: BackupTree, index: FolderIndex, backups: Iterable[Bac
         if kept is not None:
             return kept
         row = await _row(view, index, (), await view.at((backup.name,)))
-        # What is shown whole, perhaps because it could not be read, is looked at anew.
+        # Do not cache a layout with whole snapshots: they may have been unreadable.
         if row is not None and row.subtree and not (await view.layout(backup)).whole:
             index.save_root(label, row.subtree)
         return row.subtree if row else None
@@ -350,9 +349,9 @@ def _timeline(
 async def _row(
     view: BackupTree, index: FolderIndex, parts: Parts, entry: Entry
 ) -> IndexedEntry | None:
-    """Return the row of an entry, at `parts` below its backup.
+    """Return the index entry for `entry`, which is at `parts` below its backup.
 
-    None for what describes a backup and is no part of it.
+    None for generated files and links, which are not part of the backup.
     """
     name = parts[-1] if parts else b""
     if isinstance(entry, VirtualFile | VirtualSymlink):
@@ -371,9 +370,9 @@ async def _row(
 
 
 def _is_whole(parts: Parts, children: Iterable[Entry]) -> bool:
-    """Check whether a folder of ours covers all there was: it is one point of data.
+    """Return whether a virtual folder covers everything, because it is one point of data.
 
-    The volumes of a dogu are, unless each of them was backed up by itself.
+    This holds for the volumes of a dogu, unless each volume was backed up separately.
     """
     match parts:
         case (_, folder_names.CONFIGURATION, *_):

@@ -1,7 +1,7 @@
-"""How large folders are, and what each of them adds to the repository.
+"""Measure folders: their size, and the space that only they occupy in the repository.
 
-What a folder adds are the blobs below it that no other backup refers to: what the repository would
-be the smaller by if its backup had never held it.  They count as they are stored, compressed.
+The second figure (`added`) is the stored, compressed size of the blobs below a folder that no other
+backup refers to: without the folder, the repository would be smaller by this amount.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _SHARED: Final = -1
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """A folder or file: the bytes and the number of the files in it, and the bytes it adds.
+    """The disk usage of a folder or file: bytes, number of files, and added stored bytes.
 
-    A file with several hard links counts once, as du(1) has it.
+    A file with several hard links counts once, as in du(1).
     """
 
     parts: Parts
@@ -42,15 +42,15 @@ class Usage:
 
 @dataclass(slots=True)
 class _Sum:
-    """What was counted; `links` are hard-linked files, which count once, `blobs` what is added."""
+    """A running total: `links` are sizes of hard-linked files, `blobs` the added blobs."""
 
     size: int = 0
     files: int = 0
     links: dict[int, int] = field(default_factory=dict)
     blobs: set[_Blob] = field(default_factory=set)
 
-    def take(self, other: _Sum, times: int = 1) -> None:
-        """Add what was counted elsewhere, which occurs as often as `times`."""
+    def add(self, other: _Sum, times: int = 1) -> None:
+        """Add another total `times` times."""
         self.size += other.size * times
         self.files += other.files * times
         self.links.update(other.links)
@@ -58,7 +58,7 @@ class _Sum:
 
 
 class UsageReport:
-    """Measures in one view.  `troubles` are folders that could not be read."""
+    """Measures paths of a tree. `troubles` are read errors of folders."""
 
     def __init__(self, view: BackupTree, progress: Progress | None = None) -> None:
         self._view: Final = view
@@ -70,17 +70,17 @@ class UsageReport:
         self._measured = ""
 
     async def measure(self, parts: Parts, depth: int) -> list[Usage]:
-        """Return the sizes at a path of the view and of the folders below, `depth` levels down.
+        """Return the usage of a path and of the folders below it, `depth` levels down.
 
-        What is listed comes before what it holds.  At the root, and only there, each backup is
-        compared with all others, and the root itself is not listed.  Raises NotFoundError.
+        Folders come before their content. At the root, each backup is measured against all others,
+        and the root itself is not listed. Raises NotFoundError.
         """
         self._measured = "/" + "/".join(map(show, parts))
         entry = await self._view.at(parts)
         if not parts:
             return await self._all_backups(depth)
         if parts == (folder_names.SNAPSHOTS,):
-            raise UsageError("Name one of the snapshots below /_snapshots.")
+            raise UsageError("Give the path of a snapshot below /_snapshots.")
         own, others = await self._owners(parts)
         (unique,) = await self._unique([own], [others])
         rows: list[Usage] = []
@@ -98,7 +98,7 @@ class UsageReport:
         return rows
 
     async def _owners(self, parts: Parts) -> tuple[list[bytes], list[bytes]]:
-        """Return the root trees of the backup that a path lies in, and those of all others."""
+        """Return the root trees of the backup that contains a path, and those of all others."""
         backups = await self._view.backups()
         everything = {s.id: s for s in backups.loose}
         for backup in backups.by_name.values():
@@ -110,18 +110,18 @@ class UsageReport:
             shared: set[str] = set()
         else:
             own = _snapshots(backups.by_name[parts[0]])
-            # A snapshot may belong to several backups: then it is in the others, too.
+            # A snapshot may belong to several backups and then counts as shared.
             rest = (b for name, b in backups.by_name.items() if name != parts[0])
             shared = {s.id for backup in rest for s in _snapshots(backup)}
         ours = {s.id for s in own} - shared
         return _roots(own), _roots(s for s in everything.values() if s.id not in ours)
 
-    # Which blobs only one has
+    # Unique blobs
 
     async def _unique(
         self, groups: Sequence[Iterable[bytes]], others: Sequence[Iterable[bytes]]
     ) -> list[set[_Blob]]:
-        """Return for each group of root trees the blobs that no other group, nor `others`, has."""
+        """Return for each group of root trees the blobs in no other group and not in `others`."""
         owners: dict[_Blob, int] = {}
         for number, roots in enumerate(groups):
             await self._own(owners, number, roots)
@@ -141,10 +141,10 @@ class UsageReport:
         roots: Iterable[bytes],
         trees: set[_Blob] | None = None,
     ) -> None:
-        """Note in `owners` what is below `roots` as that of `number`, or as shared.
+        """Record `number` in `owners` for all blobs below `roots`; mark other owners' as shared.
 
-        With `trees`, those already seen, what nobody owns is not noted.  A tree is looked into a
-        second time when it turns out to be shared: so is all below it.
+        With `trees`, the set of trees already visited, blobs without an owner are not recorded. A
+        tree that turns out to be shared is visited again, because everything below it is shared.
         """
         waiting = [(root, True) for root in roots]
         while waiting:
@@ -153,11 +153,11 @@ class UsageReport:
                 tree, is_root = waiting.pop()
                 blob = (BlobType.TREE, tree)
                 if trees is not None and blob not in owners:
-                    news = blob not in trees
+                    changed = blob not in trees
                     trees.add(blob)
                 else:
-                    news = _claim(owners, blob, number)
-                if news:
+                    changed = _claim(owners, blob, number)
+                if changed:
                     batch.append((tree, is_root))
             for found in await gather([partial(self._tree, *one) for one in batch]):
                 for node in found.nodes.values():
@@ -180,30 +180,30 @@ class UsageReport:
             self.troubles.append(error)
             return Tree.of({})
 
-    def _tell_refused(self, reasons: Iterable[str]) -> None:
-        """Note entries that cannot be shown, and so not be measured."""
+    def _note_refused(self, reasons: Iterable[str]) -> None:
+        """Add errors for entries that cannot be shown and are therefore not measured."""
         for reason in reasons:
             error = CesbrError(f"{self._measured}: {cannot_be_shown(reason).message}")
             if all(known.message != error.message for known in self.troubles):
                 self.troubles.append(error)
 
-    # Adding up
+    # Totals
 
     async def _list(
         self, parts: Parts, entry: Entry, depth: int, unique: set[_Blob], rows: list[Usage]
     ) -> _Sum:
-        """Add up what is below `entry`; list it and its folders down to `depth` in `rows`."""
-        place = len(rows)
+        """Return the total of `entry`; add it and its folders down to `depth` to `rows`."""
+        position = len(rows)
         total = _Sum()
         if isinstance(entry, VirtualDir) or (depth > 0 and entry.node.type == "dir"):
             if isinstance(entry, SnapshotEntry):
                 _count_tree(total, _tree_of(entry), unique)
-                self._tell_refused(await self._view.refused(entry))
+                self._note_refused(await self._view.refused(entry))
             for name, child in (await self._view.children(entry)).items():
                 if isinstance(child, VirtualFile | VirtualSymlink):
                     continue
                 if child.node.type == "dir":
-                    total.take(await self._list((*parts, name), child, depth - 1, unique, rows))
+                    total.add(await self._list((*parts, name), child, depth - 1, unique, rows))
                 else:
                     _count(total, child.node, unique)
         elif isinstance(entry, SnapshotEntry) and entry.node.type == "dir":
@@ -212,30 +212,30 @@ class UsageReport:
             _count(total, entry.node, unique)
         if depth >= 0:
             whole = len(parts) == 1 and parts[0] != folder_names.SNAPSHOTS
-            # A backup has more than it shows: the folders above its parts, and its manifest.
+            # A backup has more blobs than its tree shows: parent directories and the manifest.
             added = await self._stored(unique if whole else total.blobs)
             size = total.size + sum(total.links.values())
-            rows.insert(place, Usage(parts, size, total.files + len(total.links), added))
+            rows.insert(position, Usage(parts, size, total.files + len(total.links), added))
         return total
 
     async def _below(self, total: _Sum, entry: SnapshotEntry, unique: set[_Blob]) -> None:
-        """Add up everything in a folder, level by level.
+        """Add everything in a folder to `total`, level by level.
 
-        What occurs several times in a level is read once: folders within each other can make 2**50
-        paths of a few trees.
+        A tree that occurs several times in a level is read once: nested folders can form 2**50
+        paths from a few trees.
         """
         first = _tree_of(entry)
         level = Counter([] if first is None else [first])
         while level:
             below: Counter[tuple[bytes, bool]] = Counter()
             for (tree, is_root), times in level.items():
-                if (BlobType.TREE, tree) not in unique:  # nor is anything below it
-                    total.take(await self._shared(tree, is_root), times)
+                if (BlobType.TREE, tree) not in unique:  # then nothing below it is unique
+                    total.add(await self._shared(tree, is_root), times)
                     continue
                 _count_tree(total, (tree, is_root), unique)
-                held = await self._tree(tree, is_root)
-                self._tell_refused(held.refused)
-                for node in held.nodes.values():
+                tree_content = await self._tree(tree, is_root)
+                self._note_refused(tree_content.refused)
+                for node in tree_content.nodes.values():
                     if node.type != "dir":
                         _count(total, node, unique, times)
                     elif node.subtree is not None:
@@ -243,40 +243,40 @@ class UsageReport:
             level = below
 
     async def _shared(self, tree: bytes, is_root: bool) -> _Sum:
-        """Return the sum of a folder that adds nothing; each distinct one is added up once."""
+        """Return the total of a folder without unique blobs; computed once per distinct tree."""
         waiting = [(tree, is_root)]
         while waiting:
             at, top = waiting[-1]
             if at in self._sums:
                 waiting.pop()
                 continue
-            held = await self._tree(at, top)
-            nodes = held.nodes.values()
+            tree_content = await self._tree(at, top)
+            nodes = tree_content.nodes.values()
             below = [node.subtree for node in nodes if node.subtree is not None]
             unknown = [(sub, False) for sub in below if sub not in self._sums]
             if unknown:
                 waiting += unknown
                 continue
-            self._tell_refused(held.refused)
+            self._note_refused(tree_content.refused)
             total = _Sum()
             for node in nodes:
                 if node.type != "dir":
                     _count(total, node, set())
             for sub in below:
-                total.take(self._sums[sub])
+                total.add(self._sums[sub])
             self._sums[at] = total
             waiting.pop()
         return self._sums[tree]
 
     async def _stored(self, blobs: Iterable[_Blob]) -> int:
-        """Return the bytes that blobs take in the repository."""
+        """Return the stored size of blobs in bytes."""
         index = await self._repository.index()
-        places = (index.places(kind, blob) for kind, blob in blobs)
-        return sum(found[0].length for found in places if found)
+        locations = (index.places(kind, blob) for kind, blob in blobs)
+        return sum(found[0].length for found in locations if found)
 
 
 def _claim(owners: dict[_Blob, int], blob: _Blob, number: int) -> bool:
-    """Make a blob that of `number`, or shared where it is another's; tell whether that is news."""
+    """Set the owner of a blob, or mark it as shared; return whether this changed it."""
     owner = owners.get(blob)
     now = number if owner in (None, number) else _SHARED
     owners[blob] = now
@@ -302,7 +302,7 @@ def _count_tree(total: _Sum, tree: tuple[bytes, bool] | None, unique: set[_Blob]
 
 
 def _tree_of(entry: SnapshotEntry) -> tuple[bytes, bool] | None:
-    """Return a stored folder's tree, and whether it is a snapshot's root; None without one."""
+    """Return the tree of a stored folder and whether it is a root; None if it has no tree."""
     tree = entry.snapshot.tree if entry.top else entry.node.subtree
     return None if tree is None else (tree, entry.top)
 

@@ -1,4 +1,4 @@
-"""The versions of one path over all backups, and what became of it from backup to backup."""
+"""List the versions of a path in all backups, and its changes from backup to backup."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ What = Literal["appeared", "changed", "vanished"]
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One distinct content: the row of the newest moment that has it, and all that have it."""
+    """One distinct content: its entry in the newest backup, and the mask of all with it."""
 
     row: IndexedEntry
     moments: int
@@ -24,7 +24,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What a moment shows to have happened since the one before it; a vanished path has no row."""
+    """A change since the previous backup; `row` is None for a vanished path."""
 
     moment: BackupSlot
     what: What
@@ -33,10 +33,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Versions:
-    """The versions of a path in the order of their last moments, and its events, oldest first.
+    """The versions of a path, ordered by newest backup, and its events, oldest first.
 
-    `covering` is the set of moments that hold what the path would be in: only there its absence
-    says that it was gone.
+    `covering` is the mask of the backups that include the path's location. Absence in others does
+    not mean that the path did not exist.
     """
 
     versions: Sequence[Version]
@@ -45,14 +45,14 @@ class Versions:
 
 
 async def versions(timeline: Timeline, parts: Parts) -> Versions:
-    """Return the versions of a path; NotFoundError when no moment has it.
+    """Return the versions of a path; raises NotFoundError if no backup contains it.
 
-    Folders are one version whatever they hold.
+    A folder has a single version, regardless of its content.
     """
     traced = await timeline.trace(parts)
     if not traced.rows:
         raise NotFoundError(
-            f"No backup has {shown(parts)!r}; 'cesbr find --name' finds where a name is."
+            f"No backup contains {shown(parts)!r}. Search for the name with 'cesbr find --name'."
         )
     rows = await distinct(timeline, parts, traced.folders, traced.rows)
     found = [Version(row, mask) for row, mask in rows]

@@ -146,7 +146,7 @@ def _joined(parts: Sequence[bytes]) -> str:
 
 
 def parse_past_time(text: str) -> int | None:
-    """Return the end of the time span that `text` names, in ns; None if it is no time.
+    """Return the end of the time span that `text` names, in ns; None if it is not a time.
 
     A date means the end of that day. A span that has not ended is cut at the current time.
     Raises UsageError for a time in the future.
