@@ -1,8 +1,8 @@
-"""Removing whole backups: which ones go and why, then restic's work in an order that can be killed.
+"""Remove whole backups: select them by policy or name, then run restic in an interruptible order.
 
-A backup goes with all its snapshots or not at all.  Its manifest goes first, so that from then on
-it counts as incomplete; its oldest snapshot goes last, so that until then it keeps its time, and
-the same policy chooses it again.  See docs/adr/0008-how-backups-are-removed.md.
+A backup is removed with all its snapshots. The manifest is removed first, so that an interrupted
+removal leaves an incomplete backup. The oldest snapshot is removed last, so that the backup keeps
+its time and the same policy selects it again. See docs/adr/0008-how-backups-are-removed.md.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ from cesbrfs.repo.format.timestamps import format_time
 from cesbrfs.restic import Restic
 
 NOT_NAMED: Final = "not named"
-_PHASES: Final = 3
+_PHASE_COUNT: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class BackupDecision:
-    """What becomes of one backup, and why."""
+    """Whether to keep a backup, with the reasons."""
 
     backup: Backup
-    told: Report
+    report: Report
     keep: bool
     reasons: tuple[str, ...]
 
     @property
     def host(self) -> str:
-        """Whose backup it is."""
+        """Host name of the backup."""
         return self.backup.host
 
     @property
     def dogus(self) -> frozenset[str] | None:
-        """Of which dogus it is; None for the whole instance."""
-        return dogus_of(self.backup, self.told)
+        """Dogus of a partial backup; None for the whole instance."""
+        return dogus_of(self.backup, self.report)
 
     def as_json(self) -> dict[str, object]:
-        """Return it for programs.
+        """Return the decision as JSON.
 
         `time` is RFC 3339, `size` bytes or null, `dogus` null for the whole instance.
         """
         return {
             "id": self.backup.id,
             "time": format_time(self.backup.time_ns),
-            "status": self.told.status.value,
-            "size": self.told.size(self.backup),
+            "status": self.report.status.value,
+            "size": self.report.size(self.backup),
             "host": self.host,
             "dogus": None if self.dogus is None else sorted(self.dogus),
             "safety": self.backup.safety,
@@ -65,57 +65,57 @@ class BackupDecision:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Snapshots to remove, and tags to take off snapshots that another backup keeps.
+    """Snapshots to remove, and tags to remove from snapshots that another backup needs.
 
-    `untag` has the whole IDs of the snapshots by the tags that each of them loses.
+    `untag` maps sets of tags to the full IDs of the snapshots that lose them.
     """
 
     forget: frozenset[str]
     untag: Mapping[frozenset[str], frozenset[str]]
 
     def left_in(self, snapshots: Iterable[Snapshot]) -> bool:
-        """Tell whether something of this phase is still to be done in a repository."""
-        names = self.forget.union(*self.untag.values())  # one without its tags has a new ID
+        """Return whether `snapshots` contains any that this phase removes or changes."""
+        names = self.forget.union(*self.untag.values())  # an untagged snapshot has a new ID
         return any(snapshot.id in names for snapshot in snapshots)
 
 
 @dataclass(frozen=True, slots=True)
 class ForgetPlan:
-    """What becomes of each backup, oldest first, and the phases of the work."""
+    """The decision for each backup, oldest first, and the phases of the removal."""
 
-    fates: tuple[BackupDecision, ...]
+    decisions: tuple[BackupDecision, ...]
     phases: tuple[Phase, ...]
 
     @property
     def going(self) -> tuple[Backup, ...]:
-        """The backups that go."""
-        return tuple(fate.backup for fate in self.fates if not fate.keep)
+        """The backups to remove."""
+        return tuple(decision.backup for decision in self.decisions if not decision.keep)
 
     @property
     def staying(self) -> tuple[Backup, ...]:
-        """The backups that stay."""
-        return tuple(fate.backup for fate in self.fates if fate.keep)
+        """The backups to keep."""
+        return tuple(decision.backup for decision in self.decisions if decision.keep)
 
 
 def by_policy(
     policy: Policy,
     backups: Backups,
-    told: Mapping[str, Report],
+    reports: Mapping[str, Report],
     *,
     now_ns: int,
     zone: tzinfo,
     pattern: re.Pattern[str],
 ) -> ForgetPlan:
-    """Plan what `policy` wants, for the backups of each host by themselves, as restic does.
+    """Plan a removal by `policy`, applied to each host separately as in restic.
 
-    `told` has the report of every backup by its ID, `pattern` tells which tags are Backup IDs.
+    `reports` has the report of every backup by ID; `pattern` matches tags with a Backup ID.
     """
-    decisions: dict[str, Decision] = {}
-    for members in _by_host(backups, told).values():
-        decisions |= {found.id: found for found in decide(policy, members, now_ns, zone)}
+    by_id: dict[str, Decision] = {}
+    for members in _by_host(backups, reports).values():
+        by_id |= {found.id: found for found in decide(policy, members, now_ns, zone)}
     return _plan(
         [
-            BackupDecision(b, told[b.id], decisions[b.id].keep, decisions[b.id].reasons)
+            BackupDecision(b, reports[b.id], by_id[b.id].keep, by_id[b.id].reasons)
             for b in backups.by_name.values()
         ],
         pattern,
@@ -125,30 +125,30 @@ def by_policy(
 def by_name(
     chosen: Collection[Backup],
     backups: Backups,
-    told: Mapping[str, Report],
+    reports: Mapping[str, Report],
     *,
     force: bool,
     pattern: re.Pattern[str],
 ) -> ForgetPlan:
     """Plan the removal of the `chosen` backups.
 
-    UsageError when a host that has complete backups (or, with none of them, unverified ones) would
-    be left without, unless `force`.
+    Without `force`, raises UsageError if a host would lose its last complete backup, or its last
+    unverified one if it has no complete backup.
     """
     going = {backup.id for backup in chosen}
     now_ns = time.time_ns()
-    for host, members in _by_host(backups, told).items():
+    for host, members in _by_host(backups, reports).items():
         past = [member for member in members if member.time_ns <= now_ns]
         resort = last_resort(past or members)
         if resort and resort <= going and not force:
             raise UsageError(
-                f"{max(resort)} is the last {_kind(told, resort)} backup of"
-                f" {host or 'its host'}; --force removes it all the same."
+                f"{max(resort)} is the last {_kind(reports, resort)} backup of"
+                f" {host or 'its host'}. Pass --force to remove it anyway."
             )
     return _plan(
         [
             BackupDecision(
-                b, told[b.id], b.id not in going, ("named" if b.id in going else NOT_NAMED,)
+                b, reports[b.id], b.id not in going, ("named" if b.id in going else NOT_NAMED,)
             )
             for b in backups.by_name.values()
         ],
@@ -156,14 +156,14 @@ def by_name(
     )
 
 
-def _kind(told: Mapping[str, Report], ids: Collection[str]) -> str:
-    return next(told[name].status.value for name in ids)
+def _kind(reports: Mapping[str, Report], ids: Collection[str]) -> str:
+    return next(reports[name].status.value for name in ids)
 
 
-def _by_host(backups: Backups, told: Mapping[str, Report]) -> dict[str, list[Candidate]]:
+def _by_host(backups: Backups, reports: Mapping[str, Report]) -> dict[str, list[Candidate]]:
     hosts: dict[str, list[Candidate]] = {}
     for backup in backups.by_name.values():
-        report = told[backup.id]
+        report = reports[backup.id]
         candidate = Candidate(
             backup.id,
             backup.time_ns,
@@ -175,21 +175,21 @@ def _by_host(backups: Backups, told: Mapping[str, Report]) -> dict[str, list[Can
     return hosts
 
 
-def _plan(fates: Sequence[BackupDecision], pattern: re.Pattern[str]) -> ForgetPlan:
-    staying = {s.id: set[str]() for fate in fates for s in fate.backup.members}
+def _plan(decisions: Sequence[BackupDecision], pattern: re.Pattern[str]) -> ForgetPlan:
+    staying = {s.id: set[str]() for decision in decisions for s in decision.backup.members}
     phase_of: dict[str, int] = {}
     snapshots: dict[str, Snapshot] = {}
-    for fate in fates:
-        if fate.keep:
-            for snapshot in fate.backup.members:
-                staying[snapshot.id].add(fate.backup.tag)
+    for decision in decisions:
+        if decision.keep:
+            for snapshot in decision.backup.members:
+                staying[snapshot.id].add(decision.backup.tag)
             continue
-        for phase, members in enumerate(_in_order(fate.backup)):
-            for snapshot in members:  # one of several backups that go waits for the last of them
+        for phase, members in enumerate(_in_order(decision.backup)):
+            for snapshot in members:  # shared by removed backups: the latest phase counts
                 phase_of[snapshot.id] = max(phase, phase_of.get(snapshot.id, 0))
                 snapshots[snapshot.id] = snapshot
-    forget: list[set[str]] = [set() for _ in range(_PHASES)]
-    untag: list[dict[frozenset[str], set[str]]] = [{} for _ in range(_PHASES)]
+    forget: list[set[str]] = [set() for _ in range(_PHASE_COUNT)]
+    untag: list[dict[frozenset[str], set[str]]] = [{} for _ in range(_PHASE_COUNT)]
     for snapshot_id, phase in phase_of.items():
         kept = staying[snapshot_id]
         if not kept:
@@ -202,13 +202,13 @@ def _plan(fates: Sequence[BackupDecision], pattern: re.Pattern[str]) -> ForgetPl
         Phase(frozenset(ids), {tags: frozenset(of) for tags, of in lost.items()})
         for ids, lost in zip(forget, untag, strict=True)
     )
-    return ForgetPlan(tuple(fates), tuple(p for p in phases if p.forget or p.untag))
+    return ForgetPlan(tuple(decisions), tuple(p for p in phases if p.forget or p.untag))
 
 
 def _in_order(backup: Backup) -> tuple[list[Snapshot], list[Snapshot], list[Snapshot]]:
-    """Return a backup's snapshots as they go: manifests, the others, the oldest of these.
+    """Return the snapshots in order of removal: manifests, others, oldest.
 
-    The superseded ones go with the manifests: none of them may take its successor's place.
+    Superseded snapshots are removed with the manifests; otherwise one could replace its successor.
     """
     first = [*backup.superseded, *([backup.manifest] if backup.manifest else [])]
     first += [s for s in backup.snapshots if tag_value(s, "kind") == MANIFEST]
@@ -224,12 +224,12 @@ async def execute(
     on_phase: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> int:
-    """Remove what the plan says; returns the number of snapshots that were removed.
+    """Execute the plan; return the number of removed snapshots.
 
-    A phase begins only when the repository shows the one before as done.  `on_phase` gets the
-    number of the phase that begins, and of all.  When it fails or is cancelled after it began,
-    `say` is told how to go on.  Raises UsageError, before anything is removed, when a backup that
-    is to stay has changed since the plan was made; and what the restic driver raises.
+    A phase starts only after the repository shows the previous one as finished. `on_phase` receives
+    the number of the phase and the number of phases. If the removal fails or is cancelled after the
+    start, `say` receives a hint for the user. Raises UsageError before anything is removed if a
+    backup to keep has changed since the plan was made, and errors of the restic driver.
     """
     await _nothing_changed(plan, repository)
     begun = False
@@ -239,7 +239,7 @@ async def execute(
                 on_phase(number, len(plan.phases))
             try:
                 await _run_phase(phase, restic, repository)
-            except RepositoryLockedError:  # before it changed anything
+            except RepositoryLockedError:  # nothing was changed yet
                 raise
             except BaseException:
                 begun = True
@@ -248,8 +248,8 @@ async def execute(
     except BaseException:
         if begun and say is not None:
             say(
-                "The removal was not finished: a backup that lost a part counts as incomplete, and"
-                " the same command removes the rest."
+                "The removal is incomplete; backups that lost a part count as incomplete. Run the same"
+                " command again to remove the rest."
             )
         raise
     return len({snapshot for phase in plan.phases for snapshot in phase.forget})
@@ -262,16 +262,16 @@ async def _run_phase(phase: Phase, restic: Restic, repository: SnapshotList) -> 
         await restic.untag(tags, snapshots)
     if phase.left_in(await repository.snapshots()):
         raise ResticError(
-            f"restic did not remove all it was told to from {restic.access.display_url}; look with"
-            " 'cesbr check', then run the same command again."
+            f"restic did not remove all snapshots from {restic.access.display_url}. Run 'cesbr"
+            " check', then run the same command again."
         )
 
 
 async def _nothing_changed(plan: ForgetPlan, repository: SnapshotList) -> None:
-    there = {snapshot.id for snapshot in await repository.snapshots()}
+    current = {snapshot.id for snapshot in await repository.snapshots()}
     for backup in plan.staying:
-        if not backup.identity <= there:
+        if not backup.identity <= current:
             raise UsageError(
-                f"Backup {backup.id}, which is to stay, has changed meanwhile; nothing was"
-                " removed: run the command again."
+                f"Backup {backup.id}, which is to be kept, has changed since the plan was made;"
+                " nothing was removed. Run the command again."
             )

@@ -111,7 +111,7 @@ async def test_a_backup_goes_whole_and_foreign_snapshots_stay(shelf: Shelf) -> N
     kept = shelf.backup("b", 2)
     foreign = [shelf.snapshot(tags, "2026-01-01 00:00:00") for tags in ([], ["kind=volumes"])]
     plan = await shelf.chosen()
-    assert [(f.backup.id, f.keep, f.reasons) for f in plan.fates] == [
+    assert [(f.backup.id, f.keep, f.reasons) for f in plan.decisions] == [
         ("a", False, ("no rule keeps it",)),
         ("b", True, ("the latest", "newest complete")),
     ]
@@ -190,7 +190,7 @@ async def test_the_last_complete_backup_needs_force(shelf: Shelf) -> None:
     shelf.backup("a", 1)
     shelf.backup("b", 2)
     shelf.snapshot(["unverified"], "2026-11-03 10:00:00")
-    with pytest.raises(UsageError, match="b is the last complete backup of h; --force"):
+    with pytest.raises(UsageError, match="b is the last complete backup of h. Pass --force"):
         await shelf.named("a", "b")
     assert [b.id for b in (await shelf.named("b")).going] == ["b"]
     await shelf.run(await shelf.named("a", "b", force=True))
@@ -220,7 +220,7 @@ async def test_a_backup_of_one_dogu_takes_no_place_from_the_instance(shelf: Shel
     shelf.snapshot(["scm", "kind=volumes", "dogu=scm"], "2026-11-02 12:00:00")
     planned = await shelf.chosen()
     assert [b.id for b in planned.going] == ["foreign", "old", "scm"]
-    told = {fate.backup.id: fate.as_json()["dogus"] for fate in planned.fates}
+    told = {fate.backup.id: fate.as_json()["dogus"] for fate in planned.decisions}
     assert told.pop("foreign") is None
     assert told == {"old": None, "whole": None, "redmine": ["redmine"], "scm": ["scm"]}
     with pytest.raises(UsageError, match="whole is the last complete backup of h"):
@@ -243,7 +243,7 @@ async def test_nothing_is_removed_when_what_stays_has_changed(shelf: Shelf) -> N
     plan = await shelf.chosen()
     shelf.repo.run("forget", manifest)
     before = shelf.repo.snapshot_ids()
-    with pytest.raises(UsageError, match="b, which is to stay, has changed"):
+    with pytest.raises(UsageError, match="b, which is to be kept, has changed"):
         await shelf.run(plan)
     assert shelf.repo.snapshot_ids() == before
 

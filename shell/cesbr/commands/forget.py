@@ -70,7 +70,7 @@ async def _forget(context: Context, arguments: argparse.Namespace) -> int:
     planned = await _plan(context, view, arguments, policy)
     if arguments.dry_run:
         await context.out.result(
-            {"backups": [fate.as_json() for fate in planned.fates]},
+            {"backups": [fate.as_json() for fate in planned.decisions]},
             lambda: _plan_text(planned, context.out.room),
         )
         return await _damaged(context, policy)
@@ -90,7 +90,7 @@ async def _forget(context: Context, arguments: argparse.Namespace) -> int:
         "removed": [backup.id for backup in planned.going],
         "snapshots": removed,
         "pruned": pruned is not None,
-        "backups": [fate.as_json() for fate in planned.fates],
+        "backups": [fate.as_json() for fate in planned.decisions],
     }
     shown = _plan_text(planned, context.out.room) if arguments.yes or not planned.going else ""
     await context.out.result(result, lambda: shown + _result_text(planned, removed, pruned))
@@ -207,9 +207,9 @@ async def _prune(context: Context) -> PruneReport:
 def _plan_text(planned: ForgetPlan, available: int | None) -> str:
     from cesbrfs.forget import NOT_NAMED
 
-    if not planned.fates:
+    if not planned.decisions:
         return "There is no backup.\n"
-    told = [fate for fate in planned.fates if fate.reasons != (NOT_NAMED,)]
+    told = [fate for fate in planned.decisions if fate.reasons != (NOT_NAMED,)]
     hosts = len({fate.host for fate in told}) > 1
     some = any(fate.dogus is not None for fate in told)
     rows = [_row(fate, hosts=hosts, dogus=some) for fate in told]
@@ -229,8 +229,8 @@ def _row(fate: BackupDecision, *, hosts: bool, dogus: bool) -> tuple[str, ...]:
         "keep" if fate.keep else "remove",
         fate.backup.id,
         humanize.local_time(fate.backup.time_ns),
-        fate.told.status.value + ", safety" * fate.backup.safety,
-        humanize.size(fate.told.size(fate.backup)),
+        fate.report.status.value + ", safety" * fate.backup.safety,
+        humanize.size(fate.report.size(fate.backup)),
         *((fate.host,) if hosts else ()),
         *((of,) if dogus else ()),
         ", ".join(fate.reasons),
@@ -288,7 +288,7 @@ async def _policies(context: Context, _arguments: argparse.Namespace) -> int:
             (
                 "*" if policy is configured else "",
                 policy.name,
-                f"{len(going):,} of {len(planned.fates):,}",
+                f"{len(going):,} of {len(planned.decisions):,}",
                 policy.meaning,
             )
         )
