@@ -97,7 +97,7 @@ class Backup:
         return any(SAFETY_TAG in s.tags for s in self.members)
 
     @property
-    def ours(self) -> bool:
+    def made_by_cesbr(self) -> bool:
         """Whether cesbr made the backup: it has a manifest or ``kind=`` tags."""
         return self.manifest is not None or any(tag_value(s, "kind") for s in self.snapshots)
 

@@ -69,7 +69,7 @@ def dogus_of(backup: Backup, report: Report) -> frozenset[str] | None:
 async def make_report(repository: Repository, backup: Backup) -> Report:
     """Determine the status of a backup; reads its manifest if it has one."""
     if backup.manifest is None:
-        lost = backup.ours or any(REPAIRED in s.tags for s in backup.snapshots)
+        lost = backup.made_by_cesbr or any(REPAIRED in s.tags for s in backup.snapshots)
         return Report(Status.INCOMPLETE if lost else Status.UNVERIFIED, None)
     manifest = None
     try:

@@ -41,7 +41,7 @@ async def lacking(view: BackupTree, selection: Selection, target: Target) -> lis
         above = (item.backup,) if len(selection.backups) > 1 else ()
         manifest = (await view.reports.of(backup)).manifest
         if manifest is None:
-            if backup.ours and _has_points(item):
+            if backup.made_by_cesbr and _has_points(item):
                 reason = "This backup has no readable manifest: what it lacks is not recorded."
                 found[Refused((item.backup, *item.parts), reason)] = None
             continue

@@ -139,8 +139,8 @@ class BackupTree:
             self.root.node, mtime_ns=changed, ctime_ns=changed, atime_ns=changed
         )
         kept = {backup.id for backup in backups.by_name.values()}
-        for gone in self._layouts.keys() - kept:
-            del self._layouts[gone]
+        for removed_id in self._layouts.keys() - kept:
+            del self._layouts[removed_id]
 
     def refresh_root_nowait(self) -> None:
         """Apply the cached list of backups; refresh it in the background if it is stale."""
@@ -173,13 +173,13 @@ class BackupTree:
             if backup is None:
                 raise await self.no_latest(back)
             return backup
-        moment = None if named or backups.starting(wanted) else parse_past_time(wanted)
-        if moment is None:
+        time_ns = None if named or backups.starting(wanted) else parse_past_time(wanted)
+        if time_ns is None:
             return backups.find(wanted)
-        backup = await self._newest(backups.until(moment), paths)
+        backup = await self._newest(backups.until(time_ns), paths)
         if backup is None:
             raise NotFoundError(
-                f"There was no complete backup yet at {local_time(moment)} ({wanted})."
+                f"There was no complete backup yet at {local_time(time_ns)} ({wanted})."
             )
         return backup
 

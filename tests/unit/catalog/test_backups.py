@@ -70,14 +70,14 @@ def test_the_newest_manifest_counts() -> None:
     backup = group([snapshot(1, "A"), snapshot(3, *tags), snapshot(2, *tags)]).by_name[b"A"]
     assert backup.manifest == snapshot(3, *tags)
     assert numbers(backup.snapshots) == [1, 2]
-    assert backup.ours
+    assert backup.made_by_cesbr
 
 
 def test_whether_a_backup_is_ours() -> None:
     """Its snapshots say what they hold, or it has a manifest."""
-    assert not group([snapshot(1, "A", "daily=yes")]).by_name[b"A"].ours
-    assert group([snapshot(1, "A"), snapshot(2, "A", "kind=registry")]).by_name[b"A"].ours
-    assert group([snapshot(1, "A", "kind=manifest")]).by_name[b"A"].ours
+    assert not group([snapshot(1, "A", "daily=yes")]).by_name[b"A"].made_by_cesbr
+    assert group([snapshot(1, "A"), snapshot(2, "A", "kind=registry")]).by_name[b"A"].made_by_cesbr
+    assert group([snapshot(1, "A", "kind=manifest")]).by_name[b"A"].made_by_cesbr
 
 
 def test_the_time_of_a_backup_is_when_it_began() -> None:
