@@ -1,4 +1,4 @@
-"""The catalog over what restic made: for us with tags, and for other tools in all their ways."""
+"""Test the catalog on real repositories, with and without tags."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class Read:
 
 
 async def read(host: Host, backup_id: str) -> Read:
-    """Read one backup with a reader of its own."""
+    """Read one backup with a separate reader."""
     repository = await host.repo.open()
     backup = group(await repository.snapshots()).find(backup_id)
     told = await make_report(repository, backup)
@@ -151,7 +151,7 @@ async def test_all_in_one_snapshot(host: Host) -> None:
     ],
 )
 async def test_relative_paths(host: Host, cwd: str, path: str) -> None:
-    """However the folder was named, the volume stands at its place with its own content."""
+    """The volume has its path and content, however its directory was specified."""
     backup_id = f"relative {cwd} {path}"
     host.repo.backup(path, cwd=host.root / cwd, tags=[backup_id])
     found = await read(host, backup_id)
@@ -169,7 +169,7 @@ async def test_several_relative_paths(host: Host) -> None:
 
 
 async def test_base_names_that_restic_had_to_change(host: Host) -> None:
-    """Which of two is which cannot be told: nothing is put into a wrong place, all is shown."""
+    """Ambiguous parts are not placed; the snapshot is shown unchanged."""
     other = host.ces / "redmine/files"
     other.mkdir(exist_ok=True)
     (other / "no volume").touch()
@@ -180,7 +180,7 @@ async def test_base_names_that_restic_had_to_change(host: Host) -> None:
 
 
 async def test_dumps_through_stdin(host: Host) -> None:
-    """A document is placed by what it says; a dump of nobody knows what is shown whole."""
+    """A document is placed by its content; an unknown dump is shown unchanged."""
     dogu_json = FILES["export/redmine/dogu.json"]
     host.repo.backup(stdin=("dogu.json", dogu_json), tags=["stdin"])
     host.repo.backup(stdin=("registry.json", b'{"/config/ldap/x": ""}'), tags=["stdin"])

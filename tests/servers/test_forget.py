@@ -1,4 +1,4 @@
-"""Whole backups are removed from real repositories: all of one or nothing, in a safe order."""
+"""Test the removal of whole backups from real repositories, in a safe order."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _KEEPS_THE_OLDEST = Version(0, 17)
 
 @dataclass
 class Shelf:
-    """A repository with backups, restic and our reader on it."""
+    """A repository with backups, a restic driver and a reader."""
 
     repo: ResticRepo
     restic: Restic
@@ -66,14 +66,14 @@ class Shelf:
         return self.repo.backup("--host", host, tags=tags, time=time, stdin=stdin)
 
     async def look(self) -> tuple[Backups, dict[str, Report]]:
-        """Return the backups that are there and their reports."""
+        """Return the current backups and their reports."""
         backups = group(await self.repository.snapshots())
         return backups, {
             b.id: await make_report(self.repository, b) for b in backups.by_name.values()
         }
 
     async def statuses(self) -> dict[str, str]:
-        """Return the status of each backup that is there."""
+        """Return the status of each current backup."""
         return {name: told.status.value for name, told in (await self.look())[1].items()}
 
     async def named(self, *names: str, force: bool = False) -> ForgetPlan:
@@ -83,12 +83,12 @@ class Shelf:
         return by_name(chosen, backups, told, force=force, pattern=DEFAULT_BACKUP_TAG)
 
     async def chosen(self, policy: Any = LATEST) -> ForgetPlan:
-        """Plan what a policy wants."""
+        """Plan a removal by policy."""
         backups, told = await self.look()
         return by_policy(policy, backups, told, now_ns=NOW_NS, zone=UTC, pattern=DEFAULT_BACKUP_TAG)
 
     async def run(self, plan: ForgetPlan, **more: Any) -> int:
-        """Do it."""
+        """Execute a plan."""
         return await execute(plan, restic=self.restic, repository=self.repository, **more)
 
 
@@ -106,7 +106,7 @@ async def shelf(restic_old: Path, tmp_path: Path) -> AsyncIterator[Shelf]:
 
 
 async def test_a_backup_goes_whole_and_foreign_snapshots_stay(shelf: Shelf) -> None:
-    """What no backup owns and what another one owns is not touched."""
+    """Snapshots of no backup and of other backups are not touched."""
     shelf.backup("a", 1)
     kept = shelf.backup("b", 2)
     foreign = [shelf.snapshot(tags, "2026-01-01 00:00:00") for tags in ([], ["kind=volumes"])]
@@ -122,14 +122,14 @@ async def test_a_backup_goes_whole_and_foreign_snapshots_stay(shelf: Shelf) -> N
 
 
 class Killed(Exception):  # noqa: N818 - not an error, an end
-    """Stands for a kill between two calls of restic."""
+    """Simulates a kill between two calls of restic."""
 
 
 @pytest.mark.parametrize("phase", [2, 3])
 async def test_a_removal_killed_in_the_middle_is_finished_by_the_next(
     shelf: Shelf, phase: int
 ) -> None:
-    """After each phase: what was begun counts as incomplete, at its old time, and then goes."""
+    """After each phase the backup is incomplete with its old time, and removable."""
     for day in (1, 2, 3):
         shelf.backup(f"b{day}", day, points=2)
     shelf.snapshot(["foreign"], "2026-11-02 09:00:00")
@@ -155,7 +155,7 @@ async def test_a_removal_killed_in_the_middle_is_finished_by_the_next(
 
 
 async def test_each_phase_leaves_the_time_as_it_was(shelf: Shelf) -> None:
-    """The manifest first, the oldest snapshot last, so that the same policy chooses it again."""
+    """The manifest is first and the oldest snapshot last; the policy selects it again."""
     *points, manifest = shelf.backup("a", 1, points=3)
     shelf.backup("b", 2)
     plan = await shelf.chosen()
@@ -169,7 +169,7 @@ async def test_each_phase_leaves_the_time_as_it_was(shelf: Shelf) -> None:
 async def test_a_shared_snapshot_stays_with_the_backup_that_stays(
     restic_binary: Path, tmp_path: Path
 ) -> None:
-    """It loses the tags of those that go, and its backup stays complete; shared by two: it goes."""
+    """It loses the tags of removed backups; if all its backups go, it is removed."""
     shelf = await open_shelf(restic_binary, tmp_path / "repository")
     *points, _ = shelf.backup("stays", 2)
     shelf.backup("goes", 1)
@@ -186,11 +186,11 @@ async def test_a_shared_snapshot_stays_with_the_backup_that_stays(
 
 
 async def test_the_last_complete_backup_needs_force(shelf: Shelf) -> None:
-    """Named by itself or with all others; with an older complete one beside, it may go."""
+    """It is refused alone and with all others, but allowed if an older complete one remains."""
     shelf.backup("a", 1)
     shelf.backup("b", 2)
     shelf.snapshot(["unverified"], "2026-11-03 10:00:00")
-    with pytest.raises(UsageError, match="b is the last complete backup of h. Pass --force"):
+    with pytest.raises(UsageError, match=r"b is the last complete backup of h\. Pass --force"):
         await shelf.named("a", "b")
     assert [b.id for b in (await shelf.named("b")).going] == ["b"]
     await shelf.run(await shelf.named("a", "b", force=True))
@@ -199,7 +199,7 @@ async def test_the_last_complete_backup_needs_force(shelf: Shelf) -> None:
 
 
 async def test_each_host_is_judged_by_itself(shelf: Shelf) -> None:
-    """Two instances in one repository: neither takes the other's last backup."""
+    """With two instances in one repository, each keeps its own last backup."""
     shelf.backup("a1", 1, host="a")
     shelf.backup("a2", 2, host="a")
     shelf.backup("b1", 1, host="b")
@@ -209,9 +209,9 @@ async def test_each_host_is_judged_by_itself(shelf: Shelf) -> None:
 
 
 async def test_a_backup_of_one_dogu_takes_no_place_from_the_instance(shelf: Shelf) -> None:
-    """It is judged by itself, and does not make the last backup of all dogus removable.
+    """It is counted separately and does not make the last backup of all dogus removable.
 
-    Of another tool's, which may be half removed, nothing tells that it was of one dogu.
+    A backup of another tool counts as whole: it may be half removed.
     """
     shelf.snapshot(["foreign", "dogu=scm"], "2026-10-31 12:00:00")
     shelf.backup("old", 1)
@@ -229,7 +229,7 @@ async def test_a_backup_of_one_dogu_takes_no_place_from_the_instance(shelf: Shel
 
 
 async def test_an_incomplete_backup_newer_than_all_others_stays(shelf: Shelf) -> None:
-    """It may be running; an older one goes."""
+    """The newest may be running; an older one is removed."""
     shelf.snapshot(["broken", "kind=volumes"], "2026-11-01 10:00:00")
     shelf.backup("a", 2)
     shelf.snapshot(["running", "kind=volumes"], "2026-11-03 10:00:00")
@@ -237,7 +237,7 @@ async def test_an_incomplete_backup_newer_than_all_others_stays(shelf: Shelf) ->
 
 
 async def test_nothing_is_removed_when_what_stays_has_changed(shelf: Shelf) -> None:
-    """Someone removed the newest between the plan and the work."""
+    """Another process removed the newest backup after planning."""
     shelf.backup("a", 1)
     *_, manifest = shelf.backup("b", 2)
     plan = await shelf.chosen()
@@ -249,7 +249,7 @@ async def test_nothing_is_removed_when_what_stays_has_changed(shelf: Shelf) -> N
 
 
 async def test_a_restic_that_does_not_do_it_is_found_out(shelf: Shelf, tmp_path: Path) -> None:
-    """The next phase begins only when the repository shows the one before as done."""
+    """The next phase starts only after the previous one is visible in the repository."""
     shelf.backup("a", 1)
     shelf.backup("b", 2)
     program = tmp_path / "restic"

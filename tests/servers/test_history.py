@@ -86,7 +86,7 @@ async def test_find_agrees_with_restic(backed: Backed, glob: str) -> None:
 
     await find(line, ABOVE, Criteria(names=[glob]), take)
     backups = {snapshot: backup for backup, snapshot in backed.snapshots.items()}
-    # Where its JSON has a name that is no text, restic writes U+FFFD for each byte.
+    # For names that are not UTF-8, the JSON of restic has U+FFFD for each byte.
     theirs = {
         (backups[said["snapshot"]], match["path"])
         for said in json.loads(backed.repo.run("find", "--json", glob))

@@ -1,4 +1,4 @@
-"""The tree over a repository that restic fills, forgets and prunes meanwhile."""
+"""Test the tree over a repository while restic backs up, forgets and prunes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def listed(view: BackupTree, entry: Entry, above: str = "") -> dict[str, b
 
 
 async def test_the_whole_tree_while_restic_works_on_it(restic_binary: Path, tmp_path: Path) -> None:
-    """Backups appear, change and vanish; what is kept is read on after a prune."""
+    """Backups appear, change and disappear; kept ones remain readable after a prune."""
     repo = create(restic_binary, tmp_path / "repo")
     volume = tmp_path / "ces/redmine/volumes/files"
     volume.mkdir(parents=True)

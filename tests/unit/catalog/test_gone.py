@@ -1,4 +1,4 @@
-"""A repository that is gone, or that was created again, while it is open."""
+"""Test a repository that is removed or created again while it is open."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OTHER_KEYS = Keys(bytes(range(50, 82)), bytes(range(70, 86)), bytes(range(200, 2
 
 
 def with_backups(repo: MemoryRepo, *names: str) -> MemoryRepo:
-    """Add a snapshot for each name, which is its tag and its only file's content."""
+    """Add a snapshot for each name; the name is the tag and the content of the only file."""
     for name in names:
         repo.snapshot(repo.tree(repo.file("f", name.encode())), tags=[name])
     repo.flush()
@@ -35,7 +35,7 @@ def with_backups(repo: MemoryRepo, *names: str) -> MemoryRepo:
 
 
 def another(*names: str, password: bytes = PASSWORD) -> MemoryRepo:
-    """Return a repository with keys and an ID of its own."""
+    """Return a repository with new keys and a new ID."""
     repo = MemoryRepo()
     repo.storage.files.clear()
     repo.keys = OTHER_KEYS  # type: ignore[misc]
@@ -56,10 +56,10 @@ async def content(repository: Repository) -> bytes:
 
 
 @pytest.mark.parametrize("backups", [(), ("a",), ("a", "b")])
-async def test_it_is_an_error_until_it_is_back(
+async def test_a_missing_repository_is_an_error_until_it_is_back(
     backups: tuple[str, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Never an empty list, with and without backups; logged once, and once when it is back."""
+    """The list is never empty; the outage and its end are logged once each."""
     repo = with_backups(MemoryRepo(), *backups)
     repository = await repo.open()
     assert await tags(repository) == set(backups)
@@ -76,7 +76,7 @@ async def test_it_is_an_error_until_it_is_back(
 
 
 async def test_the_index_of_a_repository_that_is_gone_is_not_taken_for_empty() -> None:
-    """What is read meanwhile fails, and can be read once it is back."""
+    """Reads fail during the outage and succeed after it."""
     repo = with_backups(MemoryRepo(), "a")
     repository = await repo.open()
     (snapshot,) = await repository.snapshots()
@@ -93,7 +93,7 @@ async def test_the_index_of_a_repository_that_is_gone_is_not_taken_for_empty() -
 async def test_another_repository_at_the_same_address(
     before: tuple[str, ...], after: tuple[str, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its keys and its ID are read, and it is shown, whatever the two hold."""
+    """The new keys and ID are read, and its backups are shown."""
     repo = with_backups(MemoryRepo(), *before)
     repository = await repo.open()
     await repository.snapshots()
@@ -110,7 +110,7 @@ async def test_another_repository_at_the_same_address(
 
 
 async def test_another_repository_that_another_key_opens() -> None:
-    """That is told, without deriving the same keys at each listing."""
+    """The error is reported without deriving the keys again for each listing."""
     repo = with_backups(MemoryRepo(), "a")
     repository = await repo.open()
     await repository.snapshots()
@@ -123,7 +123,7 @@ async def test_another_repository_that_another_key_opens() -> None:
 
 
 async def test_one_that_is_being_created() -> None:
-    """The key file comes before the config: it is an error until both are there."""
+    """The key file is written before the config; both are required."""
     repo = with_backups(MemoryRepo(), "a")
     repository = await repo.open()
     await repository.snapshots()
@@ -138,7 +138,7 @@ async def test_one_that_is_being_created() -> None:
 
 
 async def test_a_config_that_was_written_again() -> None:
-    """As restic's migration to format 2 does: the same repository."""
+    """Restic's migration to format 2 rewrites the config of the same repository."""
     repo = with_backups(MemoryRepo(1), "a", "b")
     repository = await repo.open()
     first = (await repository.snapshots())[0]
@@ -149,7 +149,7 @@ async def test_a_config_that_was_written_again() -> None:
 
 
 async def test_what_it_costs() -> None:
-    """One look at the config where snapshots or index files were removed; else nothing."""
+    """The config is read once if snapshots or index files were removed, else never."""
     repo = with_backups(MemoryRepo(), "a", "b")
     repository = await repo.open()
     first = (await repository.snapshots())[0]
@@ -176,7 +176,7 @@ async def test_what_it_costs() -> None:
 async def test_a_storage_that_says_so_itself(
     error: CesbrError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bucket that is gone counts as a repository that is gone."""
+    """A missing bucket counts as a missing repository."""
     repo = with_backups(MemoryRepo(), "a")
     repository = await repo.open()
 
@@ -190,7 +190,7 @@ async def test_a_storage_that_says_so_itself(
 
 
 async def test_back_between_two_questions() -> None:
-    """A listing that was made while the disk was away does not count once it is back."""
+    """A listing from before the disk was mounted again is discarded."""
     repo = with_backups(MemoryRepo(), "a")
     repository = await Repository.open(repo.storage, Secret(PASSWORD))
     await repository.snapshots()
@@ -208,7 +208,7 @@ async def test_back_between_two_questions() -> None:
 
 
 async def test_the_key_that_opened_it_is_tried_first(tmp_path: Path) -> None:
-    """Among many keys only one is read at the next opening; a hint does the same."""
+    """The next opening reads only one of many keys, as with a key hint."""
     repo = with_backups(MemoryRepo(), "a")
     for number in range(30):
         repo.add_key(b"%d" % number)

@@ -1,4 +1,4 @@
-"""Where the parts of snapshots are shown: by tags, by rules, and whole where neither says."""
+"""Test the layout of snapshots by tags and by rules."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def ces_with(repo: MemoryRepo, *others: Json) -> Json:
 
 
 class TestOurTags:
-    """Snapshots whose tags say what they hold."""
+    """Snapshots with tags for kind and dogu."""
 
     async def test_a_dogus_volumes(self) -> None:
-        """The folder of all volumes comes apart; its attributes stay with each."""
+        """The directory of all volumes is split; each volume keeps its metadata."""
         repo = MemoryRepo()
         tree = absolute(repo, f"{VOLUMES}/files", f"{VOLUMES}/plugins")
         repo.snapshot(tree, [VOLUMES], tags=["A", "kind=volumes", "dogu=redmine"])
@@ -87,7 +87,7 @@ class TestOurTags:
         }
 
     async def test_the_dogu_is_the_tags(self) -> None:
-        """The tag wins over what the path says."""
+        """The tag has precedence over the path."""
         repo = MemoryRepo()
         path = f"{VOLUMES}/files"
         repo.snapshot(absolute(repo, path), [path], tags=["A", "kind=volumes", "dogu=a/b"])
@@ -122,7 +122,7 @@ class TestOurTags:
         }
 
     async def test_a_kind_nobody_knows(self) -> None:
-        """Shown whole."""
+        """The snapshot is shown unchanged."""
         repo = MemoryRepo()
         snapshot = repo.snapshot(absolute(repo, "/data"), ["/data"], tags=["A", "kind=new"])
         layout = await laid_out(repo)
@@ -164,7 +164,7 @@ class TestPathsInTrees:
         assert whole(layout) == []
 
     async def test_base_names_that_restic_made_different(self) -> None:
-        """Which is which cannot be told: neither is placed, both are shown."""
+        """They are ambiguous: neither is placed, both are shown."""
         repo = MemoryRepo()
         paths = [f"/var/lib/ces/{dogu}/volumes/data" for dogu in ("redmine", "jenkins")]
         snapshot = repo.snapshot(absolute(repo, "data", "data-1"), paths, tags=["A"])
@@ -193,7 +193,7 @@ class TestPathsInTrees:
         assert whole(layout) == [snapshot]
 
     async def test_not_even_an_empty_folder_is_hidden(self) -> None:
-        """Beside what the paths lead to, or among what the rules look through."""
+        """They are next to the located paths, or in a directory that the rules search."""
         repo = MemoryRepo()
         path = "/ces/redmine/volumes/files"
         tree = repo.tree(ces_with(repo), repo.folder("empty"))
@@ -207,7 +207,7 @@ class TestPathsInTrees:
         assert whole(layout) == [snapshot]
 
     async def test_one_of_two_of_the_same_base_name_was_not_there(self) -> None:
-        """It cannot be told which: what is there is shown whole, the rest has its place."""
+        """The missing path is unknown: the snapshot is shown unchanged, the rest is placed."""
         repo = MemoryRepo()
         paths = [
             f"/x/ces/{place}" for place in ("cas/volumes/d", "scm/volumes/d", "ldap/volumes/db")
@@ -263,7 +263,7 @@ class TestRules:
             assert whole(layout) == []
 
     async def test_a_snapshot_placed_in_part_stands_whole_too(self) -> None:
-        """What no rule knows is not hidden."""
+        """A snapshot that matches no rule is shown unchanged."""
         repo = MemoryRepo()
         tree = absolute(repo, f"{VOLUMES}/files", "/var/lib/ces/redmine/other")
         snapshot = repo.snapshot(tree, ["/var/lib/ces"], tags=["A"])
@@ -321,7 +321,7 @@ class TestRules:
     async def test_a_document_that_is_larger_than_it_says(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The node's size is not trusted: its blobs tell how much would be read."""
+        """The size is computed from the blobs, not taken from the node."""
         monkeypatch.setattr("cesbrfs.catalog.layout._DOCUMENT_MAX_BYTES", 100)
         repo = MemoryRepo()
         part = b'{"Name": "redmine", "x": "' + b"y" * 80
@@ -337,7 +337,7 @@ class TestRules:
         assert (shown(layout), whole(layout)) == ({}, [snapshot])
 
     async def test_other_rules(self) -> None:
-        """The settings' rules take the place of ours."""
+        """Configured rules replace the default rules."""
         repo = MemoryRepo()
         repo.snapshot(absolute(repo, "/data/wiki/www"), ["/data"], tags=["A"])
         rule = Rule(re.compile(r"/data/(?P<dogu>[^/]+)/(?P<volume>[^/]+)"), "volumes")
@@ -378,7 +378,7 @@ class TestRules:
 
 
 class TestClaims:
-    """Two parts that claim one place."""
+    """Two parts with the same path."""
 
     async def test_the_newest_is_placed_the_others_stand_whole(self) -> None:
         """Whatever order the files are listed in."""
@@ -440,7 +440,7 @@ TIME_BEFORE = "2026-01-01T00:00:00Z"
 async def test_a_snapshot_whose_tree_is_gone_is_shown_whole(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Its reader gets the error; the backup's other snapshots keep their places."""
+    """Reading it raises the error; other snapshots of the backup are placed."""
     repo = MemoryRepo()
     path = f"{VOLUMES}/files"
     repo.snapshot(absolute(repo, path), [path], tags=["A"])
@@ -452,7 +452,7 @@ async def test_a_snapshot_whose_tree_is_gone_is_shown_whole(
 
 
 async def test_an_unreachable_storage_settles_nothing() -> None:
-    """A place must not be lost for good because the network was away for a moment."""
+    """A temporary network outage must not lose a placement."""
     repo = MemoryRepo()
     path = f"{VOLUMES}/files"
     repo.snapshot(absolute(repo, path), [path], tags=["A"])
@@ -498,7 +498,7 @@ def test_the_owner_of_a_registry_json(keys: list[str], owner: str | None) -> Non
 
 
 class TestCopies:
-    """Several copies of a dogu's data: the one at the instance's own path has the place."""
+    """Of several copies of a dogu's data, the one at the instance's own path is placed."""
 
     OWN = "/var/lib/ces/redmine/volumes/files"
     OLD = "/srv/old/ces/redmine/volumes/files"

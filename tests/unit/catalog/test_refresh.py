@@ -1,4 +1,4 @@
-"""Listing backups while the storage is quick, slow, away or broken."""
+"""Test listing backups on a fast, slow, offline or broken storage."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAX_AGE = 1.0
 
 
 class _Repository:
-    """A repository without snapshots which takes `takes` seconds to say so, or fails."""
+    """An empty repository whose listing takes `takes` seconds or fails."""
 
     def __init__(self) -> None:
         self.takes = 0.0
@@ -33,7 +33,7 @@ class _Repository:
         self.listings = 0
 
     async def snapshots(self) -> list[Snapshot]:
-        """List, slowly."""
+        """Return an empty list after a delay."""
         self.listings += 1
         await trio.sleep(self.takes)
         if self.error is not None:
@@ -43,13 +43,13 @@ class _Repository:
 
 @pytest.fixture
 def repository() -> _Repository:
-    """A quick repository."""
+    """A fast repository."""
     return _Repository()
 
 
 @pytest.fixture
 async def listing(repository: _Repository, nursery: trio.Nursery) -> BackupListing:
-    """A listing in the background, which has listed once long ago."""
+    """A listing with a background nursery and an old cached list."""
     made = BackupListing(cast("Repository", repository), DEFAULT_BACKUP_TAG, trio.current_time)
     await made.backups(_MAX_AGE)
     made.refresh_in(nursery)
@@ -66,7 +66,7 @@ async def _took(listing: BackupListing) -> float:
 async def test_a_quick_storage_is_waited_for(
     repository: _Repository, listing: BackupListing, autojump_clock: MockClock
 ) -> None:
-    """Whoever asks gets what is there now, and one listing serves all who ask at once."""
+    """Callers get the current list; concurrent callers share one listing."""
     repository.takes = 0.3
     async with trio.open_nursery() as nursery:
         for _ in range(5):
@@ -78,7 +78,7 @@ async def test_a_quick_storage_is_waited_for(
 async def test_a_slow_one_is_waited_for_once(
     repository: _Repository, listing: BackupListing, autojump_clock: MockClock
 ) -> None:
-    """One second, then the last list serves until the new one is there."""
+    """After one second, callers get the cached list until the refresh ends."""
     repository.takes = 60
     assert await _took(listing) == pytest.approx(1)
     assert await _took(listing) == 0
@@ -88,20 +88,20 @@ async def test_a_slow_one_is_waited_for_once(
     assert await _took(listing) == 0  # listed 60 s ago: again
 
 
-async def test_one_that_is_known_to_be_away_is_not_waited_for(
+async def test_an_offline_storage_is_not_waited_for(
     repository: _Repository, listing: BackupListing, autojump_clock: MockClock
 ) -> None:
-    """It is asked all the same, so that it is noticed when it is back."""
+    """A refresh runs nevertheless, so that its return is noticed."""
     repository.takes, repository.is_offline = 60, True
     assert await _took(listing) == 0
     await trio.testing.wait_all_tasks_blocked()
     assert repository.listings == 2
 
 
-async def test_no_answer_is_no_error_but_a_refusal_is(
+async def test_a_timeout_is_hidden_but_a_refusal_is_raised(
     repository: _Repository, listing: BackupListing, autojump_clock: MockClock
 ) -> None:
-    """The last list serves while the server is away; who is denied access is told so."""
+    """The cached list is used while the server is offline; denied access is an error."""
     repository.error = RepositoryUnreachableError("away")
     assert await _took(listing) == 0
     repository.error = RepositoryDeniedError("denied")
@@ -114,7 +114,7 @@ async def test_no_answer_is_no_error_but_a_refusal_is(
 async def test_an_error_counts_until_a_listing_succeeds(
     repository: _Repository, listing: BackupListing, autojump_clock: MockClock
 ) -> None:
-    """A repository that is gone is no list, however slowly its storage says so."""
+    """A missing repository is an error, also after a slow refresh."""
     repository.error, repository.takes = RepositoryGoneError("gone"), 5.0
     await listing.backups(_MAX_AGE)  # the last list: nobody knows yet
     await trio.sleep(5)
@@ -135,7 +135,7 @@ async def test_a_bug_does_not_end_the_mount(
     autojump_clock: MockClock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It is logged, and the last list serves."""
+    """The exception is logged and the cached list is used."""
     repository.error = ZeroDivisionError()
     await listing.backups(_MAX_AGE)
     assert "unexpectedly" in caplog.text
@@ -144,7 +144,7 @@ async def test_a_bug_does_not_end_the_mount(
 async def test_asking_for_a_refresh(
     repository: _Repository, listing: BackupListing, autojump_clock: MockClock
 ) -> None:
-    """It lists even when the last list is fresh, and does not wait."""
+    """An explicit refresh ignores the age of the list and does not block."""
     await listing.backups(_MAX_AGE)
     await trio.sleep(0.1)
     listing.refresh()
@@ -155,7 +155,7 @@ async def test_asking_for_a_refresh(
 async def test_without_a_background_it_is_waited_for(
     repository: _Repository, autojump_clock: MockClock
 ) -> None:
-    """A command has no use for an old list: it waits, and gets the error."""
+    """Without a background nursery, the caller waits and gets the error."""
     listing = BackupListing(cast("Repository", repository), DEFAULT_BACKUP_TAG, trio.current_time)
     repository.takes = 60
     assert await _took(listing) == 60
@@ -165,10 +165,10 @@ async def test_without_a_background_it_is_waited_for(
         await listing.backups(_MAX_AGE)
 
 
-async def test_what_was_listed_lately_is_told_at_once(
+async def test_backups_nowait_returns_a_recent_list(
     repository: _Repository, listing: BackupListing, autojump_clock: MockClock
 ) -> None:
-    """It is listed anew meanwhile, once; after a minute that has to be waited for."""
+    """One refresh runs in the background; a list older than a minute is not returned."""
     repository.takes = 5
     began = trio.current_time()
     held = listing.backups_nowait(_MAX_AGE)
@@ -184,10 +184,10 @@ async def test_what_was_listed_lately_is_told_at_once(
     assert listing.backups_nowait(_MAX_AGE) is None
 
 
-async def test_without_a_background_nothing_is_told_at_once(
+async def test_backups_nowait_without_a_background(
     repository: _Repository, autojump_clock: MockClock
 ) -> None:
-    """Nobody would list anew."""
+    """The list could not be refreshed, so the result is None."""
     listing = BackupListing(cast("Repository", repository), DEFAULT_BACKUP_TAG, trio.current_time)
     assert listing.backups_nowait(_MAX_AGE) is None
     await listing.backups(_MAX_AGE)

@@ -1,4 +1,4 @@
-"""Whether a backup is complete, incomplete or unverified, and what backup.json says of it."""
+"""Test the status of backups and the content of backup.json."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VOLUME = "/var/lib/ces/redmine/volumes/files"
 
 
 def save_volume(repo: MemoryRepo, backup: str = "A", **fields: Any) -> str:
-    """Save a snapshot of a volume as our own backup does."""
+    """Save a snapshot of a volume as cesbr does."""
     tree = repo.tree(repo.path(VOLUME, repo.folder("files", repo.file("f.txt", b"content"))))
     tags = [backup, "kind=volumes", "dogu=redmine"]
     return repo.snapshot(tree, [VOLUME], **{"tags": tags} | fields)
@@ -46,22 +46,22 @@ async def status(repo: MemoryRepo) -> Status:
     return (await make_report(repository, backups.find("A"))).status
 
 
-async def test_all_that_was_promised_is_there() -> None:
-    """Every point's snapshot, and nothing failed."""
+async def test_a_complete_backup() -> None:
+    """Every point has a snapshot and no path failed."""
     repo = MemoryRepo()
     save_manifest(repo, Point("volumes", "redmine", save_volume(repo), 7))
     assert await status(repo) is Status.COMPLETE
 
 
 async def test_a_backup_that_other_tools_made() -> None:
-    """Nothing tells what it should hold."""
+    """Without a manifest the status is unverified."""
     repo = MemoryRepo()
     save_volume(repo, tags=["A"])
     assert await status(repo) is Status.UNVERIFIED
 
 
 async def test_a_backup_of_ours_without_its_manifest() -> None:
-    """It was stopped on the way, or it is still being made."""
+    """The backup was interrupted or is still running."""
     repo = MemoryRepo()
     save_volume(repo)
     assert await status(repo) is Status.INCOMPLETE
@@ -78,7 +78,7 @@ async def test_a_backup_of_ours_without_its_manifest() -> None:
     ids=["forgotten", "failed", "whole", "without a reason"],
 )
 async def test_a_point_that_is_missing(point: Point) -> None:
-    """Its snapshot is gone, or was never made, whether or not a reason was taken down."""
+    """Its snapshot is missing, with or without a recorded error."""
     repo = MemoryRepo()
     save_manifest(repo, Point("volumes", "redmine", save_volume(repo), 7), point)
     assert await status(repo) is Status.INCOMPLETE
@@ -96,7 +96,7 @@ async def test_a_point_that_is_missing(point: Point) -> None:
 
 
 async def test_a_point_of_which_a_path_failed() -> None:
-    """The snapshot is there, a file of it is not."""
+    """The snapshot exists but one of its files failed."""
     repo = MemoryRepo()
     failed = [FailedPath("/x", "denied")]
     save_manifest(repo, Point("volumes", "redmine", save_volume(repo), 7, failed))
@@ -104,7 +104,7 @@ async def test_a_point_of_which_a_path_failed() -> None:
 
 
 async def test_snapshots_whose_ids_restic_changed() -> None:
-    """``restic tag`` and ``rewrite`` give new IDs and keep the old one as the original."""
+    """``restic tag`` and ``rewrite`` assign new IDs and record the old one as `original`."""
     repo = MemoryRepo()
     old = save_volume(repo)
     save_manifest(repo, Point("volumes", "redmine", old, 7))
@@ -115,12 +115,12 @@ async def test_snapshots_whose_ids_restic_changed() -> None:
 
 
 def saved_tree(repo: MemoryRepo, *files: Json) -> str:
-    """Save a tree that holds these files in the volume."""
+    """Save a tree with these files in the volume."""
     return repo.tree(repo.path(VOLUME, repo.folder("files", *files)))
 
 
 class TestSuccessors:
-    """What restic made of a backup's snapshots."""
+    """Snapshots that restic rewrote or copied."""
 
     TAGS: ClassVar = ["A", "kind=volumes", "dogu=redmine"]
 
@@ -140,7 +140,7 @@ class TestSuccessors:
     async def test_one_that_lost_content(
         self, tags: list[str], *, with_tree: bool, forget: bool
     ) -> None:
-        """As a repair leaves it, with empty files, or a rewrite without some."""
+        """After a repair files are empty; after a rewrite some are missing."""
         for files in (("f", b""), ("g", b"more")), (("g", b"more"),):
             repo = MemoryRepo()
             old, _ = self.backed_up(repo, with_tree=with_tree)
@@ -153,7 +153,7 @@ class TestSuccessors:
     @pytest.mark.parametrize("forget", [True, False], ids=["forgotten", "kept"])
     @pytest.mark.parametrize("with_tree", [True, False], ids=["tree", "bytes"])
     async def test_one_of_the_same_content(self, *, with_tree: bool, forget: bool) -> None:
-        """As ``restic tag`` and ``copy`` make it, also one after the other."""
+        """The result of ``restic tag`` and ``copy``, also combined."""
         repo = MemoryRepo()
         old, tree = self.backed_up(repo, with_tree=with_tree)
         tagged = repo.snapshot(tree, [VOLUME], tags=[*self.TAGS, "x=y"], original=old)
@@ -164,7 +164,7 @@ class TestSuccessors:
         assert await status(repo) is Status.COMPLETE
 
     async def test_one_whose_tree_cannot_be_read(self, caplog: pytest.LogCaptureFixture) -> None:
-        """Where its bytes have to be counted."""
+        """The tree is needed because the size must be computed."""
         repo = MemoryRepo()
         old, _ = self.backed_up(repo, with_tree=False)
         repo.snapshot("ab" * 32, [VOLUME], tags=self.TAGS, original=old)
@@ -185,7 +185,7 @@ class TestSuccessors:
         assert await status(repo) is Status.COMPLETE
 
     async def test_a_repaired_backup_of_another_tool(self) -> None:
-        """Restic's tag is enough: something was removed."""
+        """Restic's tag shows that content was removed."""
         repo = MemoryRepo()
         save_volume(repo, tags=["A", "repaired"])
         assert await status(repo) is Status.INCOMPLETE
@@ -193,7 +193,7 @@ class TestSuccessors:
 
 @pytest.mark.parametrize("name", ["manifest.json", "other.json"])
 async def test_a_manifest_that_cannot_be_read(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    """It was there to promise something: the backup is not to be trusted."""
+    """A backup with an unreadable manifest is incomplete."""
     repo = MemoryRepo()
     tree = repo.tree(repo.file(name, b"no json"))
     repo.snapshot(tree, ["/manifest.json"], tags=["A", "kind=manifest"])
@@ -203,7 +203,7 @@ async def test_a_manifest_that_cannot_be_read(name: str, caplog: pytest.LogCaptu
 
 
 async def test_a_manifest_whose_blob_is_damaged(caplog: pytest.LogCaptureFixture) -> None:
-    """A manifest that no pack holds whole counts as none."""
+    """A damaged manifest counts as missing."""
     repo = MemoryRepo()
     save_manifest(repo, Point("volumes", "redmine", save_volume(repo), 7))
     for (kind, name), data in repo.storage.files.items():
@@ -213,8 +213,8 @@ async def test_a_manifest_whose_blob_is_damaged(caplog: pytest.LogCaptureFixture
     assert "cannot be read" in caplog.text
 
 
-async def test_an_unreachable_storage_settles_nothing() -> None:
-    """A complete backup must not be called incomplete because the network was away."""
+async def test_an_unreachable_storage_is_not_cached() -> None:
+    """A network outage must not mark a complete backup as incomplete."""
     repo = MemoryRepo()
     save_manifest(repo, Point("volumes", "redmine", save_volume(repo), 7))
     repository, backups = await opened(repo)
@@ -228,7 +228,7 @@ async def test_an_unreachable_storage_settles_nothing() -> None:
 
 
 class TestLatest:
-    """Which backup ``latest`` stands for."""
+    """The target of ``latest``."""
 
     async def latest(self, repo: MemoryRepo) -> str | None:
         """Return the ID of the latest backup."""
@@ -237,14 +237,14 @@ class TestLatest:
         return found.id if found else None
 
     async def test_none(self) -> None:
-        """An empty repository has none, and neither has one of incomplete backups only."""
+        """An empty repository and one with only incomplete backups have no latest."""
         repo = MemoryRepo()
         assert await self.latest(repo) is None
         save_volume(repo)
         assert await self.latest(repo) is None
 
     async def test_the_newest_complete_one(self) -> None:
-        """Newer incomplete and unverified ones do not count against it."""
+        """Newer incomplete and unverified backups are ignored."""
         repo = MemoryRepo()
         for day, backup in enumerate(("A", "B"), 1):
             time = f"2026-01-0{day}T00:00:00Z"
@@ -263,7 +263,7 @@ class TestLatest:
         save_manifest(repo, *points, backup=backup, time=time)
 
     async def test_backups_that_never_are_the_latest(self) -> None:
-        """Of some dogus, safety backups, and those dated in the future."""
+        """Backups of some dogus, safety backups and backups with a time in the future."""
         repo = MemoryRepo()
         self.whole(repo, "A", "2026-01-01T00:00:00Z")
         self.whole(repo, "safety", "2026-01-02T00:00:00Z", "purpose=safety")
@@ -274,14 +274,14 @@ class TestLatest:
         assert await self.latest(repo) == "A"
 
     async def test_none_of_the_whole_instance(self) -> None:
-        """A backup of one dogu does not stand in for it."""
+        """A backup of one dogu is not a backup of the instance."""
         repo = MemoryRepo()
         volume = save_volume(repo, "part")
         save_manifest(repo, Point("volumes", "redmine", volume), backup="part")
         assert await self.latest(repo) is None
 
     async def test_else_the_newest_unverified_one(self) -> None:
-        """As in repositories of other tools."""
+        """Repositories of other tools have only unverified backups."""
         repo = MemoryRepo()
         save_volume(repo, time="2026-01-01T00:00:00Z", tags=["A"])
         save_volume(repo, time="2026-01-02T00:00:00Z", tags=["B"])
@@ -290,7 +290,7 @@ class TestLatest:
 
 
 async def test_a_report_is_made_once_for_the_same_snapshots() -> None:
-    """It is made again when one comes or goes, and let go with its backup."""
+    """A changed backup gets a new report; the report of a removed one is evicted."""
     repo = MemoryRepo()
     volume = save_volume(repo)
     manifest = save_manifest(repo, Point("volumes", "redmine", volume, 7))
@@ -309,7 +309,7 @@ async def test_a_report_is_made_once_for_the_same_snapshots() -> None:
 
 
 async def test_what_backup_json_says() -> None:
-    """Every snapshot with its place and size, escaped where a name is no text."""
+    """Every snapshot has its path and size; names that are not UTF-8 are escaped."""
     repo = MemoryRepo()
     tree = repo.tree(
         repo.path("/ces/redmine/volumes/x", repo.folder(r"v\xff", repo.file("f", b"1234567")))
@@ -345,7 +345,7 @@ async def test_what_backup_json_says() -> None:
 
 
 async def test_sizes_of_other_tools_backups() -> None:
-    """The sums of restic's summaries, and null where one snapshot has none."""
+    """The size is the sum of restic's summaries, or null if one is missing."""
     repo = MemoryRepo()
     save_volume(repo, tags=["A"], summary={"total_bytes_processed": 5})
     save_volume(repo, tags=["A", "B"], summary={"total_bytes_processed": 6})
@@ -356,7 +356,7 @@ async def test_sizes_of_other_tools_backups() -> None:
 
 
 async def test_a_manifest_without_points() -> None:
-    """An empty instance's backup promises nothing and holds it."""
+    """The backup of an empty instance is complete."""
     repo = MemoryRepo()
     save_manifest(repo)
     assert await status(repo) is Status.COMPLETE

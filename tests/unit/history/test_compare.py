@@ -1,4 +1,4 @@
-"""Equal bytes in other blobs are equal content; what was compared is remembered."""
+"""Test comparing equal bytes in different blobs, and caching of results."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ async def test_other_chunks_are_no_other_content(tmp_path: Path) -> None:
 
 
 async def test_a_file_among_our_own_folders_is_compared_too() -> None:
-    """A dump is placed by itself: no stored folder leads to it."""
+    """A dump has a placement without a stored parent folder."""
     repo = MemoryRepo()
     for number, parts in enumerate(((b"one", b"two"), (b"on", b"etwo"))):
         tree = repo.tree(repo.file("redmine.sql", *parts))

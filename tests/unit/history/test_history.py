@@ -1,4 +1,4 @@
-"""Looking back over repositories in memory: the memoised walk against the plain one."""
+"""Test history commands on in-memory repositories against a plain walk."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def each(line: Timeline, matches: Sequence[Match]) -> list[tuple[str, bytes]]:
 
 
 async def plain(view: BackupTree, glob: str) -> list[tuple[str, bytes]]:
-    """Find names by walking every backup by itself."""
+    """Find names by walking every backup separately."""
     pairs: list[tuple[str, bytes]] = []
 
     async def walk(backup: str, path: tuple[bytes, ...], entry: Entry) -> None:
@@ -133,7 +133,7 @@ async def test_one_line_for_one_content() -> None:
 
 
 async def test_folders_that_backups_share_are_read_once(tmp_path: Path) -> None:
-    """A second run reads no folder at all, and not where things are shown, either."""
+    """A second run reads no folders and computes no layouts."""
     repo = MemoryRepo()
     for number in range(5):
         shared = repo.folder("shared", repo.file("deep", b"deep"))
@@ -166,7 +166,7 @@ async def test_folders_that_backups_share_are_read_once(tmp_path: Path) -> None:
 async def test_what_was_kept_and_is_damaged_is_made_anew(
     tmp_path: Path, damage: bytes | None
 ) -> None:
-    """A record that is cut off, or another's, is as good as none."""
+    """A truncated or foreign record is ignored."""
     repo = MemoryRepo()
     save(repo, "b", repo.file("f", b"x"))
     caching = CacheConfig(folder=tmp_path)
@@ -218,7 +218,7 @@ async def test_every_criterion() -> None:
 
 
 async def test_a_folder_that_cannot_be_read_is_passed_over() -> None:
-    """The rest is found, and the trouble is told."""
+    """The rest is found, and the error is reported."""
     repo = MemoryRepo()
     lost = repo.folder("lost", repo.file("x", b"x"))
     lost["subtree"] = "ab" * 32
@@ -240,7 +240,7 @@ async def test_a_snapshot_of_no_backup_is_searched_by_itself() -> None:
 
 
 async def test_versions_come_and_go() -> None:
-    """Appeared, changed, vanished and back; a backup of another dogu says nothing of it."""
+    """Appeared, changed, vanished, returned; a backup of another dogu does not count."""
     repo = MemoryRepo()
     other = repo.tree(repo.path("/var/lib/ces/ldap/volumes/db", repo.folder("db")))
     states = (None, b"one", b"one", "other", b"two", None, b"one")
@@ -266,7 +266,7 @@ async def test_versions_come_and_go() -> None:
 
 
 async def test_differences_between_backups() -> None:
-    """Each mark, folders with all they hold; attributes only where they are asked for."""
+    """Every mark occurs; folders include their content; metadata only on request."""
     repo = MemoryRepo()
     kept = repo.folder("kept", repo.file("same", b"same"))
     link = {"name": "l", "type": "symlink", "mode": 1 << 27 | 0o777}
@@ -303,7 +303,7 @@ async def test_differences_between_backups() -> None:
 
 
 async def test_differences_from_the_instance(tmp_path: Path) -> None:
-    """Files are compared by what they say; those of one size and time only when asked to."""
+    """Files are compared by content; equal size and time suffices without --checksum."""
     files = tmp_path / "var/lib/ces/redmine/volumes/files"
     (files / "sub").mkdir(parents=True)
     contents = {"same": b"12", "touched": b"12", "grown": b"123", "hidden": b"99", "sub/new": b"n"}

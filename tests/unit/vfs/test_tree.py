@@ -1,4 +1,4 @@
-"""The one tree over repositories in memory: names, walking, and backups that come and go."""
+"""Test the backup tree on in-memory repositories: names, walking and changes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def view_of(repo: MemoryRepo, **options: Any) -> BackupTree:
 
 
 async def names(view: BackupTree, path: str = "/") -> list[str]:
-    """List a folder."""
+    """List a directory."""
     entries = await view.children((await view.resolve(path)).entry)
     return sorted(name.decode("utf-8", "backslashreplace") for name in entries)
 
@@ -70,10 +70,10 @@ async def read(view: BackupTree, path: str) -> bytes:
 
 
 class TestRoot:
-    """The mountpoint's own folder."""
+    """The root directory."""
 
     async def test_an_empty_repository(self) -> None:
-        """Nothing at all."""
+        """The root is empty."""
         view = await view_of(MemoryRepo())
         assert await names(view) == []
         assert await view.latest() is None
@@ -81,7 +81,7 @@ class TestRoot:
             await view.find_backup("latest")
 
     async def test_backups_latest_and_loose_snapshots(self) -> None:
-        """A backup's time is its folder's; latest leads to the newest complete one."""
+        """A directory has the time of its backup; latest points to the newest complete one."""
         repo = MemoryRepo()
         old = save_volume(
             repo, "A", time="2026-01-01T00:00:00Z", tags=["A", "kind=volumes", "dogu=x"]
@@ -106,7 +106,7 @@ class TestRoot:
         assert whole.node.mtime_ns == parse_time(TIME)
 
     async def test_a_backup_by_its_time(self) -> None:
-        """A time means what `latest` was then, a day its end; an ID that begins so goes first."""
+        """A time selects the `latest` at that time, a date its end; an ID prefix has precedence."""
         repo = MemoryRepo()
         old = save_volume(
             repo, "20260101-a", time="2026-01-01T12:00:00Z", tags=["20260101-a", "x=y"]
@@ -136,7 +136,7 @@ class TestRoot:
             await (await view_of(repo)).find_backup("2026")
 
     async def test_latest_with_paths(self) -> None:
-        """The newest complete backup that holds their dogus, else that of the whole instance."""
+        """The newest complete backup with their dogus, else that of the whole instance."""
         repo = MemoryRepo()
         days = iter(range(1, 9))
 
@@ -179,7 +179,7 @@ class TestRoot:
         assert (await view.find_backup("ldap", ["redmine"])).id == "ldap"
 
     async def test_latest_of_an_unverified_backup_with_paths(self) -> None:
-        """Its trees tell what it holds."""
+        """Its content is determined from its trees."""
         repo = MemoryRepo()
         save_volume(repo, "A", path="/ces/ldap/volumes/db", time="2026-01-01T00:00:00Z")
         save_volume(repo, "B", time="2026-01-02T00:00:00Z")
@@ -204,7 +204,7 @@ class TestRoot:
     async def test_a_backup_in_the_future_becomes_the_latest(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """When its time has come, though nothing in the repository changed."""
+        """It becomes the latest at its time, without a change in the repository."""
         repo = MemoryRepo()
         save_volume(repo, "A", time="2026-01-01T00:00:00Z")
         save_volume(repo, "B", time="2030-01-01T00:00:00Z")
@@ -214,8 +214,8 @@ class TestRoot:
             link = (await view.children(view.root))[b"latest"]
             assert link.node.target == found
 
-    async def test_ids_that_could_be_names_of_ours(self) -> None:
-        """Escaped, and each with its own content."""
+    async def test_ids_that_collide_with_virtual_names(self) -> None:
+        """They are escaped, and each directory has the right content."""
         repo = MemoryRepo()
         for backup in ("latest", "_snapshots", "a/b", "..", ".cesbrfs"):
             save_volume(repo, backup, time="2026-01-01T00:00:00Z")
@@ -226,8 +226,8 @@ class TestRoot:
         for name in expected[:-1]:
             assert json.loads(await read(view, f"/{name}/backup.json"))["status"] == "unverified"
 
-    def test_snapshots_whose_short_ids_are_alike(self) -> None:
-        """They get their whole IDs as names; the others stay short."""
+    def test_colliding_short_snapshot_ids(self) -> None:
+        """Colliding snapshots are named by full ID, others by short ID."""
         ids = ["ab" * 32, "ab" * 31 + "cd", "cd" * 32]
         snapshots = [Snapshot(id=name, time_ns=0, tree=None) for name in ids]
         assert list(snapshot_directories(snapshots)) == [
@@ -236,8 +236,8 @@ class TestRoot:
             b"cdcdcdcd",
         ]
 
-    async def test_all_snapshots_are_somewhere(self) -> None:
-        """Under their backup's places, under its _snapshots, or under the root's."""
+    async def test_every_snapshot_is_reachable(self) -> None:
+        """Each is placed in its backup, or in its or the root's _snapshots."""
         repo = MemoryRepo()
         save_volume(repo, "A")
         odd = repo.snapshot(repo.tree(repo.file("dump.sql", b"x")), ["/dump.sql"], tags=["A", "B"])
@@ -251,10 +251,10 @@ class TestRoot:
 
 
 class TestBackup:
-    """One backup's folder."""
+    """The directory of one backup."""
 
-    async def test_places_are_folders_within_folders(self) -> None:
-        """Ours are readable by all, what was backed up keeps its attributes."""
+    async def test_placements_are_nested_directories(self) -> None:
+        """Virtual directories are world-readable; stored entries keep their metadata."""
         repo = MemoryRepo()
         save_volume(repo)
         path = "/var/lib/ces/redmine/volumes/data"
@@ -272,7 +272,7 @@ class TestBackup:
         assert await view.dogus(await view.find_backup("A")) == ["redmine"]
 
     async def test_a_backup_of_a_single_dot(self) -> None:
-        """The snapshot's root stands at the volume's place, with nodes named ``.`` resolved."""
+        """The root of the snapshot is the volume, with nodes named ``.`` resolved."""
         repo = MemoryRepo()
         tree = repo.tree(repo.folder(".", repo.file("f.txt", FILE)))
         repo.snapshot(tree, [VOLUME], tags=["A"])
@@ -281,7 +281,7 @@ class TestBackup:
         assert await read(view, "/A/redmine/volumes/files/f.txt") == FILE
 
     async def test_backup_json(self) -> None:
-        """A file with its size, whose content says what is where."""
+        """It has its size and lists the path of each snapshot."""
         repo = MemoryRepo()
         snapshot = save_volume(repo)
         view = await view_of(repo)
@@ -295,7 +295,7 @@ class TestBackup:
         assert said["points"][0]["shown"] == ["redmine/volumes/files"]
 
     async def test_special_files_are_entries_without_content(self) -> None:
-        """Links are not followed, fifos not read."""
+        """Symlinks are not followed, fifos are not read."""
         repo = MemoryRepo()
         link = {"name": "link", "type": "symlink", "linktarget": "/etc/passwd", "mode": 1 << 27}
         fifo = {"name": "fifo", "type": "fifo", "mode": 1 << 25}
@@ -308,8 +308,8 @@ class TestBackup:
             await view.resolve(f"{folder}/link/passwd")
         assert await read(view, f"{folder}/fifo") == b""
 
-    async def test_what_no_folder_can_hold_is_told(self) -> None:
-        """The reasons stand beside the entries; our own folders refuse nothing."""
+    async def test_unshowable_entries_are_reported(self) -> None:
+        """The reasons are returned with the entries; virtual directories have none."""
         repo = MemoryRepo()
         save_volume(repo, "A", repo.file("..", b"evil"))
         view = await view_of(repo)
@@ -319,11 +319,11 @@ class TestBackup:
 
 
 class TestPaths:
-    """Following paths as people write them."""
+    """Path resolution."""
 
     @staticmethod
     async def view() -> BackupTree:
-        """Return a view over a volume of odd names."""
+        """Return a tree over a volume with unusual names."""
         repo = MemoryRepo()
         odd = [repo.file(name, name.encode()) for name in (r"\\n", r"\n", r"\xff", "ä b", "-rf")]
         plain = [repo.file(r"\\x41", b"escaped"), repo.file(r"back\\slash", b"backslash")]
@@ -332,7 +332,7 @@ class TestPaths:
         return await view_of(repo)
 
     async def test_absolute_and_relative(self) -> None:
-        """From the root or from where one is; dots and double slashes mean what they do always."""
+        """Paths start at the root or at `start`; dots and double slashes work as in POSIX."""
         view = await self.view()
         start = (b"A", b"redmine")
         for path in (
@@ -347,7 +347,7 @@ class TestPaths:
         assert (await view.resolve("../../../../..", start)).shown == "/"
 
     async def test_latest_is_followed(self) -> None:
-        """To the backup's own name, and on below it."""
+        """The resolved path has the name of the backup, also below it."""
         view = await self.view()
         assert (await view.resolve("/latest")).shown == "/A"
         assert (await view.resolve("latest/redmine/volumes")).shown == "/A/redmine/volumes"
@@ -355,7 +355,7 @@ class TestPaths:
         assert isinstance(await view.at((b"latest",)), VirtualSymlink)
 
     async def test_names_as_they_are_shown(self) -> None:
-        """What a listing shows can be typed: escaped, or as it is where that is one name only."""
+        """Names are accepted in escaped form, or literally if unambiguous."""
         view = await self.view()
         folder = "/A/redmine/volumes/files"
         for shown, content in (
@@ -380,21 +380,21 @@ class TestPaths:
     @pytest.mark.parametrize(
         "path", ["/B", "/A/x", "/A/redmine/volumes/files/x/y", r"/A/\x00", "/B/.."]
     )
-    async def test_what_is_not_there(self, path: str) -> None:
+    async def test_a_missing_name(self, path: str) -> None:
         """The message names the first missing part."""
         view = await self.view()
         with pytest.raises(NotFoundError, match="There is no /"):
             await view.resolve(path)
 
-    async def test_a_near_name_is_suggested(self) -> None:
-        """The message has the name that was perhaps meant, as a listing shows it."""
+    async def test_a_similar_name_is_suggested(self) -> None:
+        """The message suggests a similar name in escaped form."""
         view = await self.view()
         with pytest.raises(NotFoundError, match=r"/A/redmien; did you mean 'redmine'\?"):
             await view.resolve("/A/redmien/volumes")
 
     @pytest.mark.parametrize("path", ["/A/backup.json/x", "/A/redmine/volumes/files/f.txt/x"])
-    async def test_what_is_no_folder(self, path: str) -> None:
-        """A path cannot go through a file, of ours or of the backup."""
+    async def test_a_file_in_the_middle_of_a_path(self, path: str) -> None:
+        """Neither a generated nor a stored file can be a parent."""
         view = await self.view()
         with pytest.raises(NotAFolderError):
             await view.resolve(path)
@@ -405,7 +405,7 @@ class TestPaths:
             await view.child(entry, b"x")
 
     async def test_folders_have_no_content(self) -> None:
-        """Neither ours nor a backup's."""
+        """Neither virtual nor stored directories can be read."""
         view = await self.view()
         for path in ("/", "/A", "/A/redmine/volumes/files"):
             with pytest.raises(IsAFolderError):
@@ -413,21 +413,21 @@ class TestPaths:
 
 
 class Clock:
-    """A clock that stands still unless it is told to go on."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
 
     def __call__(self) -> float:
-        """Return the time it stands at."""
+        """Return the current time."""
         return self.now
 
 
 class TestChanges:
-    """Backups that come and go while the view is open."""
+    """Backups that are added and removed while the tree is open."""
 
     async def test_new_and_forgotten_backups(self) -> None:
-        """They appear and vanish with the next listing, a second later at most."""
+        """They appear and disappear with the next listing, within one second."""
         repo, clock = MemoryRepo(), Clock()
         first = save_volume(repo, "A")
         view = await view_of(repo, clock=clock)
@@ -445,7 +445,7 @@ class TestChanges:
             await view.resolve("/A/redmine")
 
     async def test_as_they_were_listed_last(self) -> None:
-        """Who asks for no more than that has nothing listed anew; others still have."""
+        """The cached list is used inside the context; other tasks refresh it."""
         repo, clock = MemoryRepo(), Clock()
         save_volume(repo, "A")
         view = await view_of(repo, clock=clock)
@@ -457,7 +457,7 @@ class TestChanges:
         assert await names(view) == ["A", "B", "latest"]
 
     async def test_a_backup_in_the_making(self) -> None:
-        """What it shows grows with its snapshots, and so does what is said of it."""
+        """The directory and backup.json grow with the snapshots."""
         repo, clock = MemoryRepo(), Clock()
         tags = ["A", "kind=volumes", "dogu=redmine"]
         volume = save_volume(repo, tags=tags)
@@ -472,7 +472,7 @@ class TestChanges:
         assert b"ldap" in await view.children(folder)
 
     async def test_entries_stay_the_same_while_nothing_changes(self) -> None:
-        """A listing of unchanged snapshots reads nothing and makes nothing anew."""
+        """Listing unchanged snapshots reads nothing and keeps the entry objects."""
         repo, clock = MemoryRepo(), Clock()
         save_volume(repo)
         view = await view_of(repo, clock=clock)
@@ -485,7 +485,7 @@ class TestChanges:
         assert repo.storage.reads == []
 
     async def test_many_who_ask_share_one_listing(self) -> None:
-        """Twenty readers of the root, one look at the snapshots."""
+        """Twenty concurrent readers of the root cause one listing."""
         repo = MemoryRepo()
         save_volume(repo)
         view = await view_of(repo, clock=Clock())
@@ -496,7 +496,7 @@ class TestChanges:
         assert repo.storage.listings[FileType.SNAPSHOT] == 1
 
     async def test_a_forgotten_backup_is_not_found_rather_than_broken(self) -> None:
-        """Also for those who still hold its entries, whatever prune has removed."""
+        """This also holds for entries obtained before, and after a prune."""
         repo, clock = MemoryRepo(), Clock()
         deep = repo.folder("deep", repo.file("g.txt", b"deep content"))
         gone = save_volume(repo, "A", deep)
@@ -520,8 +520,8 @@ class TestChanges:
         with pytest.raises(NotFoundError):
             await view.content(file)
 
-    async def test_a_storage_that_is_away_for_a_moment(self) -> None:
-        """The error passes with its cause; nothing wrong is remembered."""
+    async def test_a_temporary_outage(self) -> None:
+        """The error ends with the outage; no wrong state is cached."""
         repo, clock = MemoryRepo(), Clock()
         volume = save_volume(repo, tags=["A", "kind=volumes", "dogu=redmine"])
         complete(repo, "A", volume)
@@ -540,12 +540,10 @@ class TestChanges:
 
 
 class TestFarAway:
-    """A mount of a repository behind a network does not ask anew for each name that it knows."""
+    """A remote mount answers lookups of cached names without a request."""
 
-    async def test_a_known_name_is_told_while_the_server_takes_its_time(
-        self, nursery: trio.Nursery
-    ) -> None:
-        """Backups and what they hold; `latest`, an unknown name and a listing are waited for."""
+    async def test_cached_names_do_not_wait_for_a_slow_server(self, nursery: trio.Nursery) -> None:
+        """Backups and their entries are cached; `latest`, unknown names and listings wait."""
         now = 0.0
         repo = MemoryRepo()
         node = repo.path(VOLUME, repo.folder("files", repo.file("a", FILE)))
@@ -582,7 +580,7 @@ class TestFarAway:
     async def test_a_backup_that_was_forgotten_is_gone_once_that_is_known(
         self, nursery: trio.Nursery
     ) -> None:
-        """The first to ask for it may still find it, the next does not."""
+        """The first lookup may still find it, the next does not."""
         now = 0.0
         repo = MemoryRepo()
         snapshot = repo.snapshot(repo.tree(repo.file("a", FILE)), tags=["b1"])
@@ -597,7 +595,7 @@ class TestFarAway:
             await view.at((b"b1",))
 
     async def test_the_newest_backup_is_laid_out_ahead(self) -> None:
-        """Who then looks into it does not wait for the folders that lead to it."""
+        """Opening it then does not wait for the directories on its paths."""
         repo = MemoryRepo()
         node = repo.path(VOLUME, repo.folder("files", repo.file("a", FILE)))
         repo.snapshot(repo.tree(node), [VOLUME], tags=["b1"])
