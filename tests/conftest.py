@@ -68,7 +68,7 @@ def restic_new() -> Path:
     given = _OUTSIDE.get("CESBR_TEST_RESTIC_NEW")
     found = Path(given) if given else PROJECT / ".tools/restic-new/usr/bin/restic"
     if not found.exists():
-        _missing(f"no newer restic at {found}; `.ci/newer` fetches it")
+        _missing(f"no newer restic at {found}; `.ci/fetch-test-tools` fetches it")
     return found
 
 
@@ -179,7 +179,7 @@ def rest_server_program() -> Path:
     fetched = PROJECT / ".tools/rest-server/usr/bin/restic-rest-server"
     if fetched.exists():
         return fetched
-    return _program("restic-rest-server", "`.ci/newer` fetches it")
+    return _program("restic-rest-server", "`.ci/fetch-test-tools` fetches it")
 
 
 @pytest.fixture(scope="session")

@@ -62,7 +62,7 @@ def _interactive(cesbr: Cesbr, name: str, folder: Path) -> Iterator[Terminal]:
     """An interactive shell that completes cesbr, which is on its PATH."""
     program = shutil.which(name)
     if program is None:
-        reason = f"no {name} on PATH; `.ci/provide servers` installs it"
+        reason = f"no {name} on PATH; `.ci/apt-packages servers` installs it"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     (folder / "bin").mkdir()
     wrapper = folder / "bin/cesbr"

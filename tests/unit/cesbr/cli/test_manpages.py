@@ -21,7 +21,7 @@ PAGES = {"cesbr": cesbr_page, "cesbrfs": cesbrfs_page}
 def _shown(page: str, *arguments: str) -> str:
     """Return what groff makes of a page; fails when it warns."""
     if shutil.which("groff") is None:
-        reason = "no groff on PATH; `.ci/provide servers` installs it"
+        reason = "no groff on PATH; `.ci/apt-packages servers` installs it"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     done = subprocess.run(
         ["groff", "-ww", "-man", "-Tutf8", "-P-cbou", "-rLL=100n", *arguments],
