@@ -1,7 +1,7 @@
-"""The repositories to measure, made once each by restic itself and kept below one folder.
+"""Create the repositories to measure, once each, with restic, in one work directory.
 
-`main` holds real small files, one file of random bytes and one of text.  The larger ones that show
-how things grow get synthetic snapshots, indexes and trees, sealed with the repository's key.
+`main` contains small real files, a file of random bytes and a text file. The larger repositories
+for scaling get synthetic snapshots, indexes and trees, encrypted with the repository's key.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ _TREE_PACK_EVERY: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much of everything: counts of files, backups and blobs, sizes in MiB.
+    """Sizes of the repositories: numbers of files, backups and blobs; sizes in MiB.
 
-    `history` are backups, and files in each of them; `tab_files` are names in a folder.
+    `history` is the number of backups and of files in each; `tab_files` of names in a directory.
     """
 
     mode: str
@@ -101,10 +101,9 @@ QUICK: Final = Sizes(
 
 @dataclass(frozen=True, slots=True)
 class Repo:
-    """A repository in `folder`; `volume` was backed up into the snapshot `snapshot`, tagged b1.
+    """A repository in `folder`; `volume` was backed up as `snapshot`, tagged b1.
 
-    `url` is how it is reached where that is not by its folder; `options` and `environment` are
-    what reaching it needs.
+    `url` is its address if it is not local, with the required `options` and `environment`.
     """
 
     name: str
@@ -117,7 +116,7 @@ class Repo:
 
 
 class Store:
-    """Makes repositories below `work` with the restic `binary`, each when first asked for."""
+    """Creates repositories in `work` with the restic `binary`, each on first use."""
 
     def __init__(self, work: Path, binary: Path, sizes: Sizes, say: Callable[[str], None]) -> None:
         self.work = work
@@ -126,7 +125,7 @@ class Store:
         self._say = say
 
     def main(self) -> Repo:
-        """Small files in ``small/a`` (those to grep) and ``small/b``; ``random`` and ``text``."""
+        """Small files in ``small/a`` (for grep) and ``small/b``; ``random`` and ``text``."""
         sizes = self.sizes
 
         def fill(volume: Path) -> None:
@@ -141,7 +140,7 @@ class Store:
         return self._made("main", wanted, lambda folder: self._backed_up("main", folder, fill))
 
     def far(self) -> Repo:
-        """Small files in ``few`` and ``many``, and ``random``: for servers to serve."""
+        """Small files in ``few`` and ``many``, and ``random``: for remote storages."""
         sizes = self.sizes
         few, many, mib = sizes.far_few, sizes.far_files - sizes.far_few, sizes.far_mib
 
@@ -157,7 +156,7 @@ class Store:
         )
 
     def main_as_usual(self) -> Repo:
-        """The same with a key file of restic's own: deriving its key takes half a second."""
+        """The main repository with restic's key file: key derivation takes half a second."""
         main = self.main()
 
         def make(folder: Path) -> Repo:
@@ -170,32 +169,32 @@ class Store:
         return self._made("main-as-usual", main.snapshot, make)
 
     def files(self, shape: str, count: int) -> Repo:
-        """`count` one-line files: all in one folder (``flat``) or 100 a folder (``tree``)."""
+        """`count` one-line files, in one directory (``flat``) or 100 per directory (``tree``)."""
         return self._made(
             f"{shape}-{count}", count, lambda folder: self._grow(shape, count, folder)
         )
 
     def backups(self, count: int) -> Repo:
-        """`count` backups of twelve dogus' volumes, a snapshot each."""
+        """`count` backups of the volumes of twelve dogus, one snapshot each."""
         return self._made(f"backups-{count}", count, lambda folder: self._multiply(count, folder))
 
     def blobs(self, count: int) -> Repo:
-        """One small backup among `count` indexed blobs."""
+        """One small backup in a repository with `count` indexed blobs."""
         return self._made(f"blobs-{count}", count, lambda folder: self._inflate(count, folder))
 
     def history(self) -> Repo:
-        """Backups of twelve dogus; in each one dogu got a file ``added-N.txt`` and another changed.
+        """Backups of twelve dogus; each backup adds a file ``added-N.txt`` and changes another.
 
-        A dogu that did not change has the same trees again, in a snapshot of its own.
+        Unchanged dogus have the same trees again, in separate snapshots.
         """
         backups, files = self.sizes.history
         name = f"history-{backups}"
         return self._made(name, [backups, files], self._go_on)
 
-    # How each is made
+    # Creation
 
     def _made(self, name: str, wanted: object, make: Callable[[Path], Repo]) -> Repo:
-        """Return the repository `name`, made now unless it is there and was made as `wanted`."""
+        """Return the repository `name`; create it unless it exists with the `wanted` sizes."""
         marker = self.work / "repos" / f"{name}.json"
         if marker.exists():
             said = json.loads(marker.read_bytes())
@@ -225,13 +224,13 @@ class Store:
         )
 
     def _backed_up(self, name: str, folder: Path, fill: Callable[[Path], None]) -> Repo:
-        """Fill the only volume of a dogu, and back it up."""
+        """Fill the only volume of a dogu and back it up."""
         source = self.work / "source" / name
         volume = source / "var/lib/ces/bench/volumes/data"
         shutil.rmtree(source, ignore_errors=True)
         volume.mkdir(parents=True)
         fill(volume)
-        # Deriving the key costs nothing where starting is not what is measured.
+        # Fast key derivation, unless the start is measured.
         restic_repo.create(self._binary, folder, password=PASSWORD)
         self._restic(folder, "backup", "--tag", BACKUP, str(volume))
         shutil.rmtree(source)
@@ -239,7 +238,7 @@ class Store:
         return Repo(name, str(folder), str(volume), snapshot)
 
     def seed(self) -> Repo:
-        """Twelve dogus with a volume of a few files each, in one snapshot; restic's own key."""
+        """Twelve dogus with a few files each, in one snapshot; with restic's key file."""
 
         def make(folder: Path) -> Repo:
             source = self.work / "source/seed"
@@ -329,7 +328,7 @@ class Store:
 
 
 def _copy_small(target: Path, count: int) -> None:
-    """Copy `count` real files of at most 64 KiB, some with an extended attribute."""
+    """Copy `count` real files up to 64 KiB, some with an extended attribute."""
     target.mkdir(parents=True)
     left = count
     turn = 0
@@ -343,7 +342,7 @@ def _copy_small(target: Path, count: int) -> None:
             shutil.copyfile(path, place)
             copied += 1
             if copied % _XATTR_EVERY == 0:
-                with contextlib.suppress(OSError):  # not every file system has them
+                with contextlib.suppress(OSError):  # not supported by all file systems
                     os.setxattr(place, "user.bench", b"a value")
         if not copied:
             raise FileNotFoundError(f"There are no small files below {', '.join(_SOURCES)}.")
@@ -362,7 +361,7 @@ def _small_files() -> Iterator[Path]:
 
 
 def _write_text(target: Path, size: int) -> None:
-    """Write real text of `size` bytes; each repetition differs, so that restic stores them all."""
+    """Write `size` bytes of real text without duplicates, so that restic stores all of it."""
     texts = [path.read_bytes() for path in _small_files() if path.name.endswith(_TEXT_SUFFIXES)]
     written = turn = 0
     with target.open("wb") as file:
@@ -380,7 +379,7 @@ def _keys(folder: Path) -> Keys:
 
 
 def _write(folder: Path, keys: Keys, document: bytes) -> str:
-    """Write a snapshot or index file as restic does since format 2; return its name."""
+    """Write a snapshot or index file in format 2; return its name."""
     packed = b"\x02" + zstandard.compress(document)
     raw = seal_record(keys, packed, os.urandom(16))
     name = hashlib.sha256(raw).hexdigest()
@@ -389,7 +388,7 @@ def _write(folder: Path, keys: Keys, document: bytes) -> str:
 
 
 def _index_file(blobs: int) -> Iterator[bytes]:
-    """Yield the parts of an index file over `blobs` blobs that no pack needs to hold."""
+    """Yield the parts of an index file with `blobs` blobs, whose packs do not exist."""
     yield b'{"packs":['
     for begin in range(0, blobs, _BLOBS_PER_PACK):
         number = begin // _BLOBS_PER_PACK

@@ -1,6 +1,6 @@
-"""A backed up volume of one file, grown to a million: its trees written as restic would write them.
+"""Expand a backup of one file to a million files, by writing the trees as restic would.
 
-restic itself takes minutes for that, and making and removing the files as long again.
+restic would take minutes, and creating and deleting the files as long again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class _Packer:
     _held: int = 0
 
     def tree(self, nodes: list[str]) -> str:
-        """Keep a folder of nodes, each in JSON; return its ID."""
+        """Write a tree of JSON nodes; return its ID."""
         content = f'{{"nodes":[{",".join(nodes)}]}}\n'.encode()
         raw = zstandard.ZstdCompressor(write_content_size=False).compress(content)
         blob = hashlib.sha256(content).digest()
@@ -52,7 +52,7 @@ class _Packer:
         return blob.hex()
 
     def index(self) -> bytes:
-        """Write what is left, and return the index file over all packs."""
+        """Write the last pack, and return the index file of all packs."""
         self._flush()
         return json.dumps({"packs": self._packs}).encode()
 
@@ -76,10 +76,10 @@ class _Packer:
 
 
 def grow(folder: Path, password: str, keys: Keys, shape: str, count: int) -> tuple[bytes, bytes]:
-    """Put `count` files in the place of the only one; return a snapshot file and an index file.
+    """Replace the only file by `count` files; return the plain snapshot and index files.
 
-    All in its folder (``flat``), or 100 in each of the folders below two levels (``tree``).  Both
-    files are still to be sealed and written, and the old snapshot to be removed.
+    The files are in one directory (``flat``), or 100 per directory in two levels (``tree``). The
+    caller encrypts and writes both files and deletes the old snapshot.
     """
     (only,) = (folder / "snapshots").iterdir()
     snapshot: Json = json.loads(decode_unpacked(keys, only.read_bytes()))
@@ -89,7 +89,7 @@ def grow(folder: Path, password: str, keys: Keys, shape: str, count: int) -> tup
     if shape == "flat":
         tree = packer.tree(files)
     else:
-        for _ in range(2):  # folders of files, and folders of those
+        for _ in range(2):  # directories of files, and their parents
             made = [packer.tree(part) for part in _parts(files)]
             files = [
                 json.dumps(
@@ -108,7 +108,7 @@ def _parts(nodes: list[str]) -> list[list[str]]:
 
 
 def _files(node: Json, count: int) -> list[str]:
-    """Return nodes like this one, each with a name, an inode and times of its own."""
+    """Return copies of a node with different names, inodes and times."""
     whole, _, _ = node["mtime"].partition(".")
     made = []
     for number in range(count):
@@ -119,7 +119,7 @@ def _files(node: Json, count: int) -> list[str]:
 
 
 async def _way(folder: Path, password: str, tree: str) -> tuple[list[Json], Json]:
-    """Return the nodes of the folders that lead from the root to the only file, and its own."""
+    """Return the directory nodes from the root to the only file, and its node."""
     key = Secret(password.encode())
     repository = await Repository.open(open_storage(Access(str(folder), key)), key)
     above: list[Json] = []

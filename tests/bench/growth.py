@@ -1,4 +1,4 @@
-"""How both mounts take it when there is more: blobs, backups, files in a folder or in a tree."""
+"""Scaling of both mounts with the number of blobs, backups and files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _CACHE = "growth"
 
 
 def groups(store: Store) -> list[Group]:
-    """Return the measures over growing repositories; each of these has its repository built."""
+    """Return the measures of growing repositories; each builds its repository."""
     sizes = store.sizes
     return [
         *(_blobs(count) for count in sizes.blobs),
@@ -24,7 +24,7 @@ def groups(store: Store) -> list[Group]:
 
 
 def short(count: int) -> str:
-    """Write 5,000,000 as 5M and 100,000 as 100k."""
+    """Format 5,000,000 as 5M and 100,000 as 100k."""
     for size, letter in ((1_000_000, "M"), (1_000, "k")):
         if count >= size and count % size == 0:
             return f"{count // size}{letter}"
@@ -34,7 +34,7 @@ def short(count: int) -> str:
 def _both_mounts(
     bench: Bench, contender: Contender, repo: Repo, name: str, *, look_into: bool
 ) -> Iterator[Sample]:
-    """Mount twice, first with an empty metadata cache; list after each start."""
+    """Mount twice, first with an empty metadata cache; list after each mount."""
     bench.empty_cache(contender, _CACHE)
     for turn in ("first", "second"):
         with bench.mount(contender, repo, cache=_CACHE) as mount:

@@ -1,4 +1,4 @@
-"""Looking back over many backups, beside ``restic find``: whole commands, from start to end."""
+"""Searches over many backups, compared with ``restic find``: complete commands."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _GLOB = "added-*7.txt"
 
 
 def groups(store: Store) -> list[Group]:
-    """Return what is measured over a history of backups."""
+    """Return the measures of a history of backups."""
     backups, files = store.sizes.history
     amount = f"{backups} backups of {files:,} files"
     return [
@@ -51,6 +51,6 @@ def _finding(contender: Contender, glob: str) -> list[str]:
 
 
 def _found(bench: Bench, contender: Contender, command: Sequence[str]) -> tuple[float, int]:
-    """Return the seconds that a command takes, and how many paths it found."""
+    """Return the duration of a command in seconds, and the number of paths it found."""
     seconds, said = program(bench, contender, bench.store.history(), _CACHE, command)
     return seconds, sum(b"/" in line for line in said.splitlines())

@@ -1,4 +1,4 @@
-"""What is measured in a mount: each measure is a command that people run, timed from outside."""
+"""Measures of a mount: everyday commands, timed from outside."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _READERS: Final = 4
 
 
 class MeasureFailedError(Exception):
-    """A command failed in the mount; says how."""
+    """A command failed in the mount; the text is its error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One value of one measure.  `check` is what the command saw: the same in every mount."""
+    """A value of a measure. `check` is the result of the command, which must be equal in every mount."""
 
     name: str
     value: float
@@ -39,7 +39,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A measure's name, what it tells, its unit, and how many bytes are read in that time."""
+    """Name and meaning of a measure, its unit, and the number of bytes read."""
 
     name: str
     what: str
@@ -49,7 +49,7 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Measures that are taken together, `run` once for each mount in each round."""
+    """Measures that are taken together; `run` is called per mount and round."""
 
     measures: Sequence[Measure]
     run: Callable[[Bench, Contender], Iterable[Sample]]
@@ -57,7 +57,7 @@ class Group:
 
 @dataclass(slots=True)
 class Bench:
-    """What every measure needs: the repositories, a work folder, and mounts."""
+    """Environment of all measures: repositories, a work directory, and mounts."""
 
     store: Store
     work: Path
@@ -65,7 +65,7 @@ class Bench:
     def mount(
         self, contender: Contender, repo: Repo, *options: str, cache: str | None = None
     ) -> AbstractContextManager[Mount]:
-        """Mount with the contender's own cache of this repository, warm; or with the one named."""
+        """Mount with the warm cache of the contender for this repository, or a named cache."""
         folder = self.cache(contender, cache or f"{repo.name}-{repo.snapshot[:8]}")
         if cache is None and not folder.exists():
             with mounted(contender, repo, self.work, folder) as mount:
@@ -73,11 +73,11 @@ class Bench:
         return mounted(contender, repo, self.work, folder, options)
 
     def cache(self, contender: Contender, name: str) -> Path:
-        """Return the folder of a contender's cache."""
+        """Return the cache directory of a contender."""
         return self.work / "cache" / contender.name.replace(" ", "-") / name
 
     def empty_cache(self, contender: Contender, name: str) -> None:
-        """Empty a contender's cache."""
+        """Clear the cache of a contender."""
         shutil.rmtree(self.cache(contender, name), ignore_errors=True)
 
     def cold(
@@ -89,7 +89,7 @@ class Bench:
         *options: str,
         repo: Repo | None = None,
     ) -> Sample:
-        """Time `command` at `path` in a fresh mount, of the main repository, caches dropped."""
+        """Time `command` at `path` in a new mount of the main repository, page cache dropped."""
         repo = repo or self.store.main()
         with self.mount(contender, repo, *options) as mount:
             folder = contender.volume(mount.path, repo) / path
@@ -102,9 +102,9 @@ class Bench:
 def program(
     bench: Bench, contender: Contender, repo: Repo, cache: str, command: Sequence[str]
 ) -> tuple[float, bytes]:
-    """Run a program over `repo` with the cache named; return its seconds and what it wrote.
+    """Run a program on `repo` with a named cache; return its seconds and output.
 
-    Raises MeasureFailedError when it fails.
+    Raises MeasureFailedError if it fails.
     """
     folder = bench.cache(contender, cache)
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,9 +124,9 @@ def program(
 
 
 def shell(command: str, folder: Path, timeout: float = _COMMAND_SECONDS) -> tuple[float, int]:
-    """Run a shell command in `folder`; return its seconds and the number it wrote, 0 for none.
+    """Run a shell command in `folder`; return its seconds and the number it printed (or 0).
 
-    Raises MeasureFailedError when it fails, or writes anything to its standard error.
+    Raises MeasureFailedError if it fails or writes to standard error.
     """
     began = time.perf_counter()
     try:
@@ -148,7 +148,7 @@ def shell(command: str, folder: Path, timeout: float = _COMMAND_SECONDS) -> tupl
 
 
 def groups(sizes_of: Store) -> list[Group]:
-    """Return what is measured over the main repository, in order."""
+    """Return the measures of the main repository, in order."""
     sizes = sizes_of.sizes
     small, random_bytes = f"{sizes.small_files:,} small files", sizes.random_mib * MIB
     return [
@@ -214,7 +214,7 @@ def _readers(random_mib: int) -> str:
 
 
 def _timed(name: str, what: str, place: str, command: str, *, amount: int = 0) -> Group:
-    """Return the group of one command, run in the folder `place` of the volume."""
+    """Return the group of one command, run in the directory `place` of the volume."""
 
     def run(bench: Bench, contender: Contender) -> Iterator[Sample]:
         yield bench.cold(contender, name, Path(place), command)
@@ -283,7 +283,7 @@ def _memory(bench: Bench, contender: Contender) -> Iterator[Sample]:
             shell("find . | wc -l", folder)
             shell(f"cp -r small/a '{target}'", folder)
             shell("cat random text >/dev/null", folder)
-            drop_caches()  # else the four would be served by the kernel
+            drop_caches()  # else the kernel would serve all four from its cache
             shell(_readers(bench.store.sizes.random_mib), folder)
             mount.look()
             yield Sample("memory", mount.memory.peak / MIB)

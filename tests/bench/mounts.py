@@ -1,4 +1,4 @@
-"""Our mount and restic's: started alike, watched, and always taken away again."""
+"""Run mounts of cesbrfs and restic, measure their memory, and always unmount."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ OURS: Final = "ours"
 
 
 class MountFailedError(Exception):
-    """A mount did not start, or ended too early; says what it logged last."""
+    """A mount did not start or exited early; the text is its last log line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One program that mounts a repository; `binary` is restic's, None for ours."""
+    """A mount program; `binary` is that of restic, None for cesbrfs."""
 
     name: str
     binary: Path | None = None
 
     def command(self, mountpoint: Path, repo: Repo, options: tuple[str, ...]) -> list[str]:
-        """Return the command that mounts and stays in the foreground."""
+        """Return the command to mount in the foreground."""
         if self.binary is None:
             return [sys.executable, "-m", "cesbrfs", "-f", str(mountpoint), *options]
         told = [f"--option={name}={value}" for name, value in repo.options.items()]
         return [str(self.binary), "mount", *told, str(mountpoint)]
 
     def backups(self, mountpoint: Path) -> Path:
-        """Return the folder that lists everything there is: backups here, snapshots there."""
+        """Return the directory with all backups (cesbrfs) or snapshots (restic)."""
         return mountpoint if self.binary is None else mountpoint / "snapshots"
 
     def volume(self, mountpoint: Path, repo: Repo) -> Path:
-        """Return the folder that shows the volume that was backed up as `BACKUP`."""
+        """Return the path of the volume in the backup `BACKUP`."""
         if self.binary is None:
             dogu, _, volume = repo.volume.split("/")[-3:]
             return mountpoint / BACKUP / dogu / "volumes" / volume
@@ -63,7 +63,7 @@ class Contender:
 
 @dataclass(slots=True)
 class Memory:
-    """What a mount's process needed at most, in bytes: in all, and without mapped files."""
+    """Peak memory of a mount in bytes: total, and without mapped files."""
 
     peak: int = 0
     anonymous: int = 0
@@ -71,7 +71,7 @@ class Memory:
 
 @dataclass(slots=True)
 class Mount:
-    """A running mount; `ready_seconds` from the program's start to the first listing."""
+    """A running mount; `ready_seconds` is the time from start to the first listing."""
 
     contender: Contender
     path: Path
@@ -82,7 +82,7 @@ class Mount:
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def look(self) -> None:
-        """Take down how much memory the process uses, and how much it used at most."""
+        """Record current and peak memory of the process."""
         try:
             status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
         except OSError:
@@ -92,7 +92,7 @@ class Mount:
         self.memory.anonymous = max(self.memory.anonymous, found.get("RssAnon", 0))
 
     def watch(self) -> None:
-        """Look at the process now and then, until it was stopped; kill it if it lives too long."""
+        """Sample the process until it is stopped; kill it after the maximum duration."""
         while not self.stopped.wait(_WATCH_SECONDS):
             self.look()
             if time.perf_counter() - self.began > _LIFE_SECONDS:
@@ -103,9 +103,9 @@ class Mount:
 def mounted(
     contender: Contender, repo: Repo, work: Path, cache: Path, options: tuple[str, ...] = ()
 ) -> Iterator[Mount]:
-    """Mount `repo` below `work`, with its caches below `cache`, for as long as the context lasts.
+    """Mount `repo` in `work`, with caches in `cache`, and unmount on exit.
 
-    Raises MountFailedError when the mount does not answer.
+    Raises MountFailedError if the mount does not respond.
     """
     mountpoint = work / "mount" / contender.name.replace(" ", "-")
     mountpoint.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ def mounted(
         yield mount
         mount.look()
         if process.poll() is not None:
-            raise MountFailedError(f"the mount ended by itself: {_last_line(log)}")
+            raise MountFailedError(f"the mount exited: {_last_line(log)}")
     finally:
         mount.stopped.set()
         watcher.join()
@@ -136,7 +136,7 @@ def mounted(
 
 
 def environment(repo: Repo, cache: Path) -> Mapping[str, str]:
-    """Return what tells a program which repository it works on, and where its caches go."""
+    """Return environment variables with repository, password and cache directory."""
     return {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(PROJECT),
@@ -152,7 +152,7 @@ def environment(repo: Repo, cache: Path) -> Mapping[str, str]:
 
 
 def _config(repo: Repo, cache: Path) -> Path:
-    """Write the options that reaching the repository needs to where ours looks for them."""
+    """Write the extended options to the settings file of cesbrfs."""
     config = cache / "cesbr.toml"
     lines = [f"{json.dumps(name)} = {json.dumps(value)}\n" for name, value in repo.options.items()]
     config.write_text("[options]\n" + "".join(lines), encoding="utf-8")
@@ -160,7 +160,7 @@ def _config(repo: Repo, cache: Path) -> Path:
 
 
 def _await_answer(mount: Mount, log: Path) -> None:
-    """Wait until the mountpoint is another device than its folder, and list it once."""
+    """Wait until the directory is a mountpoint (st_dev changes), then list it once."""
     outside = os.stat(mount.path.parent).st_dev
     while os.stat(mount.path).st_dev == outside:
         if mount.process.poll() is not None:
@@ -178,7 +178,7 @@ def _last_line(log: Path) -> str:
 
 
 def _stop(mount: Mount) -> None:
-    """End the process by a signal, and unmount whatever is still mounted."""
+    """Stop the process with a signal, and unmount if still mounted."""
     process = mount.process
     number = signal.SIGTERM if mount.contender.binary is None else signal.SIGINT
     if process.poll() is None:
@@ -199,13 +199,13 @@ def _is_mounted(path: Path) -> bool:
 
 
 def restic_version(binary: Path) -> str:
-    """Return what restic calls itself, as ``0.14.0``."""
+    """Return the version of restic, such as ``0.14.0``."""
     said = subprocess.run([binary, "version"], check=True, capture_output=True, text=True).stdout
     return said.split()[1]
 
 
 def find_restic() -> tuple[Path | None, Path | None]:
-    """Return the newest restic there is for the tests, and the one on the path."""
+    """Return the newest restic available to the tests, and the one on the PATH."""
     given = os.environ.get("CESBR_TEST_RESTIC_NEW")
     newer = Path(given) if given else PROJECT / ".tools/restic-new/usr/bin/restic"
     on_path = shutil.which("restic")
@@ -216,13 +216,13 @@ _TOOLS: Final = ("find", "wc", "ls", "du", "tar", "cp", "grep", "cat", "dd")
 
 
 def drop_caches() -> bool:
-    """Let the kernel forget what it cached of files; False where only root may ask for that."""
+    """Drop the page cache; return False if not permitted (not root)."""
     os.sync()
     try:
         Path("/proc/sys/vm/drop_caches").write_text("3\n", encoding="ascii")
     except OSError:
         return False
-    # The programs that measure are no part of what is measured.
+    # Read the programs of the measures, so that loading them is not measured.
     for tool in _TOOLS:
         subprocess.run([tool, "--version"], check=True, stdout=subprocess.DEVNULL)
     subprocess.run(["sh", "-c", ":"], check=True)
@@ -230,7 +230,7 @@ def drop_caches() -> bool:
 
 
 def _our_version() -> str:
-    """Return our version, with the commit where this is a clone with git at hand."""
+    """Return our version, with the commit if this is a clone and git is installed."""
     command = ["git", "-C", str(PROJECT), "describe", "--always", "--dirty"]
     try:
         said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -240,7 +240,7 @@ def _our_version() -> str:
 
 
 def machine(restics: Mapping[str, Path]) -> dict[str, str]:
-    """Describe where the measuring happens."""
+    """Describe this machine."""
     model = re.search(
         r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE
     )

@@ -1,4 +1,4 @@
-"""The same over a network: real servers on loopback, a proxy before each that makes it far."""
+"""Benchmarks over a network: real servers on loopback, behind proxies with latency."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _Serve = Callable[[Store, Path], contextlib.AbstractContextManager[Repo]]
 
 
 def groups(store: Store) -> list[Group]:
-    """Return what is measured over each kind of server."""
+    """Return the measures for each kind of server."""
     servers: dict[str, _Serve] = {"s3": _s3, "sftp": _sftp, "rest": _rest}
     return [group for name, serve in servers.items() for group in _over(name, serve, store)]
 
@@ -78,7 +78,7 @@ def _find(server: str, repo: Repo, bench: Bench, contender: Contender) -> Iterat
         with bench.mount(contender, repo, cache=cache) as mount:
             yield Sample(f"{server}-{ready}", mount.ready_seconds)
             drop_caches()
-            # Not started in the folder: going there is part of it.
+            # Not started in the directory: its lookup is part of the measure.
             folder = contender.volume(mount.path, repo)
             yield Sample(f"{server}-{found}", *shell(f"find '{folder}' | wc -l", Path("/")))
 
@@ -98,7 +98,7 @@ def _copy(server: str, repo: Repo, bench: Bench, contender: Contender) -> Iterat
         shutil.rmtree(target, ignore_errors=True)
 
 
-# The servers
+# Servers
 
 
 @contextlib.contextmanager
@@ -150,6 +150,6 @@ def _program(name: str) -> str:
 
 
 def _link(repository: Path, place: Path) -> None:
-    """Have a server find the repository in its folder, too."""
+    """Make the repository available in the directory of a server."""
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(repository, place, copy_function=os.link)

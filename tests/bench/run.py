@@ -1,4 +1,4 @@
-"""`make bench`: measures our mount against restic's, and writes down what came out."""
+"""`make bench`: compare the mounts of cesbrfs and restic, and write a report."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import Final
 
 from tests.support.project import PROJECT
 
-sys.path[0] = str(PROJECT)  # run by its path, as a script, it would find its own folder there
+sys.path[0] = str(PROJECT)  # sys.path[0] is the directory of this script
 
-from tests.bench import growth, history, measures, remote, report, shell  # noqa: E402 - as it says above
-from tests.bench.data import FULL, QUICK, Store  # noqa: E402 - as above
-from tests.bench.measures import Bench, Group, MeasureFailedError, Sample  # noqa: E402 - as above
-from tests.bench.mounts import (  # noqa: E402 - as above
+from tests.bench import growth, history, measures, remote, report, shell  # noqa: E402 - needs sys.path
+from tests.bench.data import FULL, QUICK, Store  # noqa: E402 - needs sys.path
+from tests.bench.measures import Bench, Group, MeasureFailedError, Sample  # noqa: E402 - needs sys.path
+from tests.bench.mounts import (  # noqa: E402 - needs sys.path
     OURS,
     Contender,
     MountFailedError,
@@ -49,7 +49,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure what was asked for; returns 1 when a measure failed."""
+    """Run the selected measures; return 1 if one failed."""
     flags = _arguments(argv)
     if flags.render:
         for data in flags.out.glob("benchmark*.json"):
@@ -73,14 +73,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not chosen:
         print("No measure has such a name; --list names them.", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that mounts are taken away
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that mounts are unmounted
     made = _start(contenders, store, max(flags.rounds, _LEAST_ROUNDS))
     if flags.remote:
         made.name = "benchmark-remote"
     try:
         for group in chosen:
             made.rows += _measure(group, Bench(store, work), contenders, made.rounds)
-            report.save(made, flags.out.resolve())  # it takes an hour: nothing measured is lost
+            report.save(made, flags.out.resolve())  # a run takes an hour: keep all results so far
     finally:
         if not flags.keep:
             shutil.rmtree(work, ignore_errors=True)
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _start(contenders: list[Contender], store: Store, rounds: int) -> report.Report:
-    """Return the report without its rows, after printing its head."""
+    """Return a report without rows, after printing its header."""
     notes = []
     if not drop_caches():
         notes.append("Page caches could not be dropped (only root can): nothing was cold.")
@@ -108,7 +108,7 @@ def _start(contenders: list[Contender], store: Store, rounds: int) -> report.Rep
 
 
 def _choose(groups: Iterable[Group], only: str | None) -> list[Group]:
-    """Return the groups with the named measures, and of each only those."""
+    """Return the groups with the named measures, without other measures."""
     if not only:
         return list(groups)
     beginnings = tuple(f"{name}-" for name in only.split(","))
@@ -125,7 +125,7 @@ def _choose(groups: Iterable[Group], only: str | None) -> list[Group]:
 def _measure(
     group: Group, bench: Bench, contenders: Sequence[Contender], rounds: int
 ) -> list[report.Row]:
-    """Take a group's measures in turn, `rounds` times; what fails is noted and not tried again."""
+    """Run a group `rounds` times; a failed mount is recorded and not tried again."""
     names = [contender.name for contender in contenders]
     rows = {
         m.name: report.Row(
@@ -158,7 +158,7 @@ def _take(
     name: str,
     seen: dict[str, int | None],
 ) -> None:
-    """Note one round's values; fails where a command saw other than it saw before (`seen`)."""
+    """Add the values of a round; fail if a command returned another result than before."""
     for sample in samples:
         before = seen.setdefault(sample.name, sample.check)
         if before != sample.check:

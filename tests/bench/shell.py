@@ -1,4 +1,4 @@
-"""The shell: how long its commands take to start, and how long Tab keeps one waiting."""
+"""Benchmarks of the shell: start-up time of commands, and latency of tab completion."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FIRST_SECONDS: Final = 60
 
 
 def groups(store: Store) -> list[Group]:
-    """Return what is measured of the shell; restic has nothing to compare with Tab."""
+    """Return the measures of the shell; restic has no tab completion to compare."""
     sizes = store.sizes
     return [
         Group([Measure("version", "`cesbr --version`; restic: `restic version`")], _version),
@@ -60,14 +60,14 @@ def _backups(bench: Bench, contender: Contender) -> Iterator[Sample]:
 
 
 def _tab_shell(bench: Bench, contender: Contender) -> Iterator[Sample]:
-    """Time it; on a busy machine it may give up, which fails this measure alone."""
+    """Run the measure; a timeout on a busy machine fails only this measure."""
     if contender.binary is not None:
         return
     repo, asked = bench.store.seed(), [*CESBR, "__complete", "zsh", "use", ""]
     program(bench, contender, repo, _CACHE, asked)
     seconds, said = program(bench, contender, repo, _CACHE, asked)
     if BACKUP.encode() not in said:
-        raise MeasureFailedError("Tab gave up: it takes longer than people wait.")
+        raise MeasureFailedError("tab completion timed out")
     yield Sample("tab-shell", seconds)
 
 
@@ -95,7 +95,7 @@ def _among_backups(count: int) -> Group:
 
 
 def _tab(bench: Bench, contender: Contender, repo: Repo, line: str) -> float:
-    """Return how long a Tab takes after `line`, once what it is about was read; a median."""
+    """Return the median latency of Tab after `line`, with a warm cache."""
     cache = bench.cache(contender, _CACHE)
     cache.mkdir(parents=True, exist_ok=True)
     session, portal = Session(Flags(), environment(repo, cache)), Portal()
@@ -103,7 +103,7 @@ def _tab(bench: Bench, contender: Contender, repo: Repo, line: str) -> float:
 
     def press() -> int:
         asked = CompleteEvent(completion_requested=True)
-        with contextlib.redirect_stdout(io.StringIO()):  # cmd2's hints
+        with contextlib.redirect_stdout(io.StringIO()):  # hints of cmd2
             return len(list(completer.get_completions(Document(line), asked)))
 
     try:
@@ -114,15 +114,15 @@ def _tab(bench: Bench, contender: Contender, repo: Repo, line: str) -> float:
 
 
 def _until(press: Callable[[], int]) -> None:
-    """Press until something is completed: the first time may take longer than people wait."""
+    """Press Tab until something is completed; the first completion may time out."""
     began = time.perf_counter()
     while not press():
         if time.perf_counter() - began > _FIRST_SECONDS:
-            raise MeasureFailedError(f"Tab completed nothing within {_FIRST_SECONDS} s")
+            raise MeasureFailedError(f"no completion within {_FIRST_SECONDS} s")
 
 
 def _seconds(press: Callable[[], int]) -> float:
     began = time.perf_counter()
     if not press():
-        raise MeasureFailedError("Tab completed nothing the second time")
+        raise MeasureFailedError("no completion on the second Tab")
     return time.perf_counter() - began

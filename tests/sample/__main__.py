@@ -1,4 +1,4 @@
-"""`python -m tests.sample ROOT`: build the sample instance, or change it as days go by."""
+"""`python -m tests.sample ROOT`: build the sample instance, or simulate days of work."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.sample.instance import DEFAULT_KEY, build, change
 
 
 def main() -> None:
-    """Build or change the instance and say what came out."""
+    """Build or change the instance and print a summary."""
     parser = argparse.ArgumentParser(prog="python -m tests.sample", description=__doc__)
     parser.add_argument("root", type=Path, help="the folder of the instance")
     parser.add_argument("--scale", choices=("tiny", "full"), default="tiny")

@@ -1,7 +1,7 @@
-"""The dogus of the sample instance, and their dogu.json as a registry holds it.
+"""The dogus of the sample instance, and their dogu.json files.
 
-Names, versions, volumes and owners are those of real dogus.  Real files mix the case of their
-keys, so some of ours do; older ones have one `HealthCheck` and dependencies as bare names.
+Names, versions, volumes and owners are those of real dogus. Some keys are in mixed case, as in real
+files. Older files have a single `HealthCheck` and dependencies as plain names.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _camel(key: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """One volume; `needs_backup` None leaves `NeedsBackup` out, which means that it does."""
+    """A volume; `needs_backup` None omits `NeedsBackup`, which means true."""
 
     name: str
     path: str
@@ -30,13 +30,13 @@ class Volume:
 
     @property
     def saved(self) -> bool:
-        """Whether a backup holds it."""
+        """Whether it is backed up."""
         return self.needs_backup is not False
 
 
 @dataclass(frozen=True, slots=True)
 class Dogu:
-    """One installed dogu; `uid` and `gid` own all of its volumes."""
+    """An installed dogu; `uid` and `gid` own its volumes."""
 
     name: str
     version: str
@@ -51,11 +51,11 @@ class Dogu:
     case: Callable[[str], str] = field(default=_as_written, repr=False)
 
     def volume(self, name: str) -> Volume:
-        """Return the volume called `name`."""
+        """Return the volume `name`."""
         return next(volume for volume in self.volumes if volume.name == name)
 
     def document(self, *, v1: bool = False, version: str | None = None) -> str:
-        """Return dogu.json: the v2 form, or the older one that `/dogu/<name>/<version>` holds."""
+        """Return the dogu.json in v2 form, or in v1 form as in `/dogu/<name>/<version>`."""
         checks: list[Mapping[str, object]] = [{"Type": "tcp", "Port": port} for port in self.ports]
         needs: list[object] = list(self.needs)
         if not v1:
@@ -250,5 +250,5 @@ DOGUS: tuple[Dogu, ...] = (
     ),
 )
 
-# Once installed, since removed: its versions stay in the registry, only `current` is gone.
+# An uninstalled dogu: its versions stay in the registry, only `current` is removed.
 REMOVED = Dogu("cockpit", "2.0.4-1", "Cockpit", ports=(8080,), needs=("nginx",), only_v1=True)

@@ -1,7 +1,7 @@
-"""Real files for the volumes: what this machine has, laid out as each dogu lays out its own.
+"""Fill volumes with real files of this machine, in the layout of each dogu.
 
-Content is copied from the machine's libraries and documentation, so it compresses and repeats as
-real data does; which file goes where depends on nothing but the machine.
+Content is copied from libraries and documentation of the machine, so it compresses and deduplicates
+like real data. The result is deterministic for a given machine.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ _SMALL_SOURCES = (
     "/usr/share/perl",
     "/usr/lib/python3",
     "/etc",
-    sysconfig.get_paths()["stdlib"],  # there wherever these tests run
+    sysconfig.get_paths()["stdlib"],  # exists wherever these tests run
 )
 _BIG_SOURCES = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/bin", "/usr/lib")
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How a volume is filled: `count` files at full scale, named by `pattern`.
+    """How to fill a volume: `count` files at full scale, named by `pattern`.
 
-    In the pattern `i` counts, `year` and `month` go by, `hex` is a hash and `name` the base name
-    of the real file.
+    Placeholders of the pattern: `i` is a counter, `year` and `month` increase, `hex` is a hash and
+    `name` the base name of the copied file.
     """
 
     count: int
     pattern: str
     mode: int = 0o640
     folder_mode: int = 0o750
-    big: str = ""  # the name of a file of 50 MB and more
+    big: str = ""  # name of a file of at least 50 MB
 
 
 LAYOUTS: dict[tuple[str, str], Layout] = {
@@ -94,25 +94,25 @@ _ELSE = Layout(3, "{name}")
 
 @functools.cache
 def _small_files(at_most: int) -> tuple[Path, ...]:
-    """Find the machine's files that everyone may read, of 1 byte to `at_most`, in a fixed order."""
+    """Find world-readable files of 1 to `at_most` bytes, in a fixed order."""
     found: list[Path] = []
     for source in _SMALL_SOURCES:
         for folder, folders, names in os.walk(source):
             folders.sort()
             if "__pycache__" in folders:
-                folders.remove("__pycache__")  # comes and goes with whoever ran python
+                folders.remove("__pycache__")  # depends on which programs have run
             for name in sorted(names):
                 path = Path(folder, name)
                 about = path.lstat()
                 everyone = stat.S_ISREG(about.st_mode) and about.st_mode & stat.S_IROTH
                 if everyone and 0 < about.st_size <= at_most:
                     found.append(path)
-    # Neighbours are alike: step through the list so that a few already differ.
+    # Adjacent files are similar: use a step, so that even a few files differ.
     return tuple(found[first::97][i] for first in range(97) for i in range(len(found[first::97])))
 
 
 def small_files(scale: Scale, seed: str) -> Iterator[Path]:
-    """Yield real small files for ever, beginning at a place that depends on `seed`."""
+    """Yield small real files endlessly, starting at a position that depends on `seed`."""
     pool = _small_files(_SMALL_BYTES[scale])
     start = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4]) % len(pool)
     return itertools.chain(pool[start:], itertools.cycle(pool))
@@ -131,9 +131,9 @@ def _big_files() -> tuple[Path, ...]:
 
 
 def write_big(target: Path, offset: int) -> None:
-    """Write BIG_BYTES and more: real programs and libraries, one after another.
+    """Write at least BIG_BYTES by concatenating real programs and libraries.
 
-    Another `offset` begins with another one, so that the big files differ.
+    Each `offset` starts with another file, so that the big files differ.
     """
     pool = _big_files()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ def write_big(target: Path, offset: int) -> None:
 
 
 def fill(folder: Path, dogu: str, volume: str, scale: Scale) -> None:
-    """Fill the volume's `folder` as the dogu would."""
+    """Fill the directory of a volume as the dogu would."""
     layout = LAYOUTS.get((dogu, volume), _ELSE)
     folder.mkdir(parents=True, exist_ok=True)
     count = layout.count if scale == "full" else min(layout.count, _TINY_COUNT)

@@ -1,10 +1,10 @@
-"""The sample instance: a whole Cloudogu EcoSystem below one folder, for tests and the demo.
+"""Build the sample instance: a complete Cloudogu EcoSystem in one directory, for tests and demo.
 
-    ROOT/var/lib/ces/<dogu>/volumes/<volume>   filled with real files, odd ones in redmine's
+    ROOT/var/lib/ces/<dogu>/volumes/<volume>   real files; special ones in redmine's
     ROOT/etc/ces  ROOT/etc/cesapp              the instance's configuration
     ROOT/var/lib/cesbr/registry                the embedded registry, one file a key
 
-Two instances of one scale on one machine are alike, but for their keys, which are generated.
+Instances of one scale on one machine are identical, except for the generated keys.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from tests.sample.dogus import DOGUS, Dogu
 from tests.sample.files import Scale
 
 DEFAULT_KEY = "sample key, no secret"
-_FIRST_SECOND = 1_704_067_200  # 2024-01-01, when the oldest of the ordinary files was written
+_FIRST_SECOND = 1_704_067_200  # 2024-01-01: time of the oldest regular file
 _SPAN_SECONDS = 2 * 365 * 86_400
-_CHANGES_SECOND = 1_790_000_000  # autumn 2026: later than all of them
+_CHANGES_SECOND = 1_790_000_000  # autumn 2026: later than all files
 _DAY_NS = 86_400 * 10**9
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """A sample instance: where it is, and the repository and the key that its registry names.
+    """A sample instance: its root, and the repository and key in its registry.
 
-    `notes` says what the machine did not allow, such as other owners without root.
+    `notes` lists what the machine did not allow, such as changing owners without root.
     """
 
     root: Path
@@ -43,25 +43,25 @@ class Instance:
 
     @property
     def registry(self) -> Path:
-        """The folder of the embedded registry."""
+        """The directory of the embedded registry."""
         return self.root / "var/lib/cesbr/registry"
 
     @property
     def access(self) -> Access:
-        """The repository and its key as the reader and restic take them."""
+        """Address and key of the repository, for our reader and restic."""
         return Access(str(self.repository), Secret(self.key.encode()))
 
     def volume(self, dogu: str, volume: str) -> Path:
-        """Return the folder of one volume."""
+        """Return the directory of a volume."""
         return self.root / "var/lib/ces" / dogu / "volumes" / volume
 
     @property
     def oddities(self) -> Path:
-        """The folder that holds everything odd; it is inside a volume that a backup holds."""
+        """The directory of the special files, inside a volume that is backed up."""
         return self.volume("redmine", "files") / "oddities"
 
     def set(self, key: str, value: str) -> None:
-        """Set a key of the registry, ``/config/backup/active``."""
+        """Set a registry key such as ``/config/backup/active``."""
         registry.write(self.registry, key, value)
 
 
@@ -72,10 +72,10 @@ def build(
     repository: Path | None = None,
     key: str = DEFAULT_KEY,
 ) -> Instance:
-    """Build a sample instance in the folder `root`, which is made and must not hold one yet.
+    """Build a sample instance in the directory `root`, which is created.
 
-    "tiny" has a few files a volume and everything odd, "full" thousands of files and three of
-    50 MB and more.  The repository, ROOT/srv/backup by default, is only named, not made.
+    "tiny" has a few files per volume and all special files; "full" has thousands of files, three of
+    them of at least 50 MB. The repository (default: ROOT/srv/backup) is configured, not created.
     """
     root = root.resolve()
     instance = Instance(root, (repository or root / "srv/backup").resolve(), key)
@@ -89,7 +89,7 @@ def build(
             private.parent.mkdir(mode=0o700)
             private.write_bytes(registry.private_pem(dogu.name))
             private.chmod(0o600)
-    (instance.volume("usermgt", "data") / "importHistory").mkdir()  # where the other is mounted
+    (instance.volume("usermgt", "data") / "importHistory").mkdir()  # mountpoint of the other one
     (instance.volume("mariadb", "data") / "lost+found").mkdir(mode=0o700)
     jobs = instance.volume("jenkins", "data") / "jobs/build 2"
     (jobs / "builds/lastSuccessfulBuild").symlink_to("1")
@@ -102,7 +102,7 @@ def build(
 
 
 def _configure(root: Path) -> None:
-    """Write the instance's configuration files."""
+    """Write the configuration files of the instance."""
     for name, content, mode in (
         ("etc/ces/node_master", "192.0.2.10", 0o644),
         ("etc/ces/type", "vm", 0o644),
@@ -127,7 +127,7 @@ def _give_to_owners(instance: Instance) -> list[str]:
 
 
 def _stamp(top: Path) -> None:
-    """Give everything below `top` a time, whole nanoseconds, that follows from its path."""
+    """Set the times of everything below `top`, in nanoseconds, derived from the path."""
     for folder, folders, names in os.walk(top, topdown=False):
         for name in (*sorted(names), *sorted(folders)):
             path = os.path.join(folder, name)
@@ -138,10 +138,10 @@ def _stamp(top: Path) -> None:
 
 
 def change(root: Path, *, day: int = 1) -> list[Path]:
-    """Change the instance below `root` as a `day` of work would; return what was touched.
+    """Change the instance as a `day` of work would; return the changed paths.
 
-    Some file is edited, some added, deleted, renamed and closed, and redmine gets a new version.
-    Each further day (2, 3, …) changes something again.
+    Files are edited, added, deleted, renamed and made unreadable, and redmine gets a new version.
+    Each day (1, 2, …) changes something else.
     """
     root = root.resolve()
     instance = Instance(root, root, "")
@@ -172,7 +172,7 @@ def change(root: Path, *, day: int = 1) -> list[Path]:
 
 
 def _edit_and_drop(instance: Instance, day: int) -> list[Path]:
-    """Edit, rename, close and delete one ordinary file each, others on another day."""
+    """Edit, rename, chmod and delete one regular file each; other files each day."""
     touched = []
     services = instance.volume("cas", "services")
     ordinary = sorted(path for path in services.iterdir() if not path.name.startswith("moved "))

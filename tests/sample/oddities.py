@@ -1,8 +1,8 @@
-"""Everything odd that a file system can hold, in one folder: what a backup must not stumble over.
+"""Create special files in one directory: all that a file system can contain.
 
-`plant` makes the files.  `dress` adds those with modes, owners and attributes after the volume's
-files were given to their owner, for that takes setuid bits and capabilities away.  `set_times` is
-last, as any change sets the time anew.
+`plant` creates the files. `dress` adds files with modes, owners and attributes; it runs after chown
+of the volume, because chown clears setuid bits and capabilities. `set_times` runs last, as any
+change updates the times.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NAMES: tuple[bytes, ...] = (
     b'double "quotes"',
     b"""both ' and " of them""",
     b"WR[1].txt",
-    b"WR1.txt",  # what the pattern WR[1].txt would match
+    b"WR1.txt",  # matches the pattern WR[1].txt
     b"star*",
     b"question?",
     b"back\\slash",
@@ -77,7 +77,7 @@ _MODES: dict[str, int] = {
     "read only": 0o400,
 }
 _NOBODY = 65534
-_BIG_ID = 3_000_000_000  # owners are 32 bits, without a sign
+_BIG_ID = 3_000_000_000  # IDs are unsigned 32-bit integers
 
 
 def _bytes_path(folder: Path, name: bytes) -> Path:
@@ -86,7 +86,7 @@ def _bytes_path(folder: Path, name: bytes) -> Path:
 
 @contextlib.contextmanager
 def _allowed(notes: list[str], what: str) -> Iterator[None]:
-    """Note it when the machine refuses `what`: not root, or a file system without it."""
+    """Add `what` to the notes if it fails: not root, or not supported by the file system."""
     try:
         yield
     except OSError as error:
@@ -96,7 +96,7 @@ def _allowed(notes: list[str], what: str) -> Iterator[None]:
 
 
 def plant(folder: Path, scale: Scale) -> list[str]:
-    """Make the odd files below `folder`; return what this machine did not allow."""
+    """Create the special files in `folder`; return what was not allowed."""
     notes: list[str] = []
     for part in (_names, _links, _shapes, _special, _times):
         below = folder / part.__name__.removeprefix("_")
@@ -171,7 +171,7 @@ def _special(folder: Path, scale: Scale, notes: list[str]) -> None:
     ):
         with _allowed(notes, f"device node {name}"):
             os.mknod(folder / name, kind | 0o600, os.makedev(major, minor))
-    # A socket's address holds at most 108 bytes: reach the folder through its descriptor.
+    # The path of a socket has at most 108 bytes, so use the directory's descriptor in /proc.
     descriptor = os.open(folder, os.O_PATH)
     try:
         with socket.socket(socket.AF_UNIX) as listener:
@@ -186,7 +186,7 @@ def _times(folder: Path, scale: Scale, notes: list[str]) -> None:
 
 
 def dress(folder: Path) -> list[str]:
-    """Add modes, owners and attributes below `folder`; return what was not allowed."""
+    """Add files with modes, owners and attributes; return what was not allowed."""
     notes: list[str] = []
     for part in (_modes, _owners, _attributes):
         below = folder / part.__name__.removeprefix("_")
@@ -227,7 +227,7 @@ def _owners(folder: Path, notes: list[str]) -> None:
 
 
 def acl(*entries: tuple[int, int, int]) -> bytes:
-    """Return a POSIX ACL of (tag, permissions, id) as the kernel keeps it (acl_ea.h)."""
+    """Encode a POSIX ACL of (tag, permissions, id) as an xattr value (acl_ea.h)."""
     return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
 
 
@@ -257,7 +257,7 @@ def _attributes(folder: Path, notes: list[str]) -> None:
 
 
 def set_times(folder: Path) -> list[str]:
-    """Give the files for it their odd times, last of all; return what was refused."""
+    """Set special times (run this last); return what was not allowed."""
     notes: list[str] = []
     for name, time_ns in TIMES_NS.items():
         with _allowed(notes, f"time {name}"):

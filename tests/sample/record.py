@@ -1,9 +1,8 @@
-"""`python -m tests.sample.record FOLDER`: record a session of cesbr, as text and as a picture.
+"""`python -m tests.sample.record DIRECTORY`: record a session of cesbr as text and SVG.
 
-A deleted file is found, its versions are listed and compared, it is chosen with others, what would
-become of them is shown, they are restored, and a restore that was interrupted is taken up again.
-What is recorded is what a real terminal (tmux) showed; the repository is read over a network that
-is slow enough to press ^C on.
+The session finds a deleted file, lists and compares its versions, selects it with others, shows a
+restore plan, restores them, and resumes an interrupted restore. The output is recorded from a real
+terminal (tmux). The repository is on a simulated network that is slow enough to press ^C.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from tests.support.rest import serving
 _COLUMNS, _ROWS = 108, 400
 _SECONDS: Final = 60
 _RATE: Final = 8 << 20
-"""Bytes a second that the network carries: all films take some seconds."""
+"""Bytes per second of the network; all the films take some seconds to restore."""
 _FILMS: Final = 6
 _FILM_BYTES: Final = 8 << 20
 _FOLDER: Final = "redmine/volumes/files/2026/launch"
@@ -44,21 +43,21 @@ _TITLE: Final = "cesbr: find a deleted file, compare its versions, restore, inte
 
 @dataclass
 class Screen:
-    """A terminal in which cesbr runs; `kept` are the lines of what has scrolled by or was wiped."""
+    """A terminal running cesbr; `kept` are lines that were scrolled out or cleared."""
 
     socket: Path
 
     def tmux(self, *arguments: str) -> str:
-        """Run one tmux command on it."""
+        """Run a tmux command for this terminal."""
         command = ["tmux", "-S", str(self.socket), *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
     def lines(self) -> list[str]:
-        """Return the screen with its colours, without the empty lines at its end."""
+        """Return the screen with colours, without trailing empty lines."""
         return self.tmux("capture-pane", "-e", "-p", "-J").rstrip("\n ").split("\n")
 
     def wait_for(self, pattern: str) -> list[str]:
-        """Wait until the screen has `pattern`."""
+        """Wait until the screen matches `pattern`."""
         deadline = time.monotonic() + _SECONDS
         while True:
             lines = self.lines()
@@ -71,20 +70,20 @@ class Screen:
             time.sleep(0.05)
 
     def type(self, line: str) -> None:
-        """Type a command at the prompt and wait for the next one."""
+        """Type a command and wait for the next prompt."""
         self.enter(line)
         self.wait_for(_PROMPT)
 
     def enter(self, line: str) -> None:
         """Type a line and press Enter."""
         self.tmux("send-keys", "-l", line)
-        time.sleep(0.2)  # the prompt has drawn it
+        time.sleep(0.2)  # the prompt has displayed it
         self.tmux("send-keys", "Enter")
         time.sleep(0.2)
 
 
 def _environment(home: Path) -> dict[str, str]:
-    """Return an environment in which nothing of the caller's takes part."""
+    """Return an environment without the settings of the caller."""
     taken = ("RESTIC_", "CESBR_", "AWS_", "XDG_", "LS_COLORS", "NO_COLOR")
     found = {name: value for name, value in os.environ.items() if not name.startswith(taken)}
     program = home / "bin"
@@ -102,7 +101,7 @@ def _environment(home: Path) -> dict[str, str]:
 
 
 def _days(instance: Instance, environ: dict[str, str]) -> list[str]:
-    """Let three days go by, each with a backup; return the Backup IDs."""
+    """Simulate three days with a backup each; return the backup IDs."""
     launch = instance.volume("redmine", "files") / "2026/launch"
     launch.mkdir()
     plan = launch / "plan.md"
@@ -117,7 +116,7 @@ def _days(instance: Instance, environ: dict[str, str]) -> list[str]:
             text = plan.read_text().replace("40 guests", "55 guests")
             plan.write_text(text.replace("to be found", "Ada") + "- music: yes\n")
         if day == 2:
-            shutil.rmtree(launch)  # somebody cleans up
+            shutil.rmtree(launch)  # a user deletes files
         dogus = ["redmine"] * bool(day)
         subprocess.run(["cesbr", "backup", "--quiet", *dogus], env=environ, check=True)
         done = subprocess.run(
@@ -146,7 +145,7 @@ def _terminal(work: Path, environ: dict[str, str]) -> Iterator[Screen]:
 
 
 def session(screen: Screen, ids: list[str]) -> list[str]:
-    """Hold the session; return its lines."""
+    """Run the session; return its lines."""
     first, second, _ = ids
     screen.wait_for(_PROMPT)
     screen.type("backups")
@@ -167,13 +166,13 @@ def session(screen: Screen, ids: list[str]) -> list[str]:
     screen.enter("y")
     screen.wait_for(_PROMPT)
     lines = screen.lines()[:-1]
-    # The line of progress is wiped when the command ends; it is shown where it stood.
+    # The progress line is cleared at the end of the command; put it back.
     place = len(under_way) - 1
     return [*lines[:place], under_way[place], *lines[place:]]
 
 
 def main() -> None:
-    """Record it into a folder: session.txt and session.svg."""
+    """Record to a directory: session.txt and session.svg."""
     parser = argparse.ArgumentParser(prog="python -m tests.sample.record", description=__doc__)
     parser.add_argument("folder", type=Path, help="where the two files go, such as docs")
     folder: Path = parser.parse_args().folder

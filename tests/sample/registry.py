@@ -1,4 +1,4 @@
-"""The registry of the sample instance: an embedded file registry, one file a key."""
+"""The registry of the sample instance: an embedded file registry, one file per key."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BLUEPRINT = "sample-blueprint-2026-02"
 
 
 def write(registry: Path, key: str, value: str) -> None:
-    """Set `key` ("/config/…") to `value`, exactly."""
+    """Set `key` ("/config/…") to `value`."""
     path = registry / key.lstrip("/")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(value.encode())
@@ -24,12 +24,12 @@ def write(registry: Path, key: str, value: str) -> None:
 
 @functools.cache
 def private_key(dogu: str) -> rsa.RSAPrivateKey:
-    """Return the key pair of `dogu`: made when it is first needed, the same in this process."""
+    """Return the key pair of `dogu`; it is generated on first use and cached."""
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
 def private_pem(dogu: str) -> bytes:
-    """Return the private key of `dogu` in the form that it has on disk, PKCS#1."""
+    """Return the private key of `dogu` as stored on disk (PKCS#1 PEM)."""
     return private_key(dogu).private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.TraditionalOpenSSL,
@@ -38,14 +38,14 @@ def private_pem(dogu: str) -> bytes:
 
 
 def encrypted(dogu: str, value: str) -> str:
-    """Encrypt a short `value` for `dogu` as the key provider `oaesp` does."""
+    """Encrypt a short `value` for `dogu` with the key provider `oaesp`."""
     oaep = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), label=b"ces-config")
     sealed = private_key(dogu).public_key().encrypt(value.encode(), oaep)
     return base64.b64encode(sealed).decode()
 
 
 def fill(registry: Path, repository: Path, key: str) -> None:
-    """Write all keys of the instance; its backups go to `repository` under `key`."""
+    """Write all keys of the instance, with `repository` and its encryption key `key`."""
     registry.mkdir(parents=True)
     registry.chmod(0o700)
     for name, value in {
@@ -102,7 +102,7 @@ def _register(registry: Path, dogu: Dogu) -> None:
 
 
 def install(registry: Path, dogu: Dogu, version: str) -> None:
-    """Make `version` of `dogu` the current one; earlier ones stay described."""
+    """Make `version` the current one of `dogu`; earlier versions stay in the registry."""
     _describe(registry, dogu, version)
     write(registry, f"dogu/{dogu.name}/current", version)
     if not dogu.only_v1:

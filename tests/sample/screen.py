@@ -1,4 +1,4 @@
-"""What a terminal shows, as text and as a picture (SVG) that reads well on any page.  Pure."""
+"""Convert terminal output with SGR colours to plain text and SVG. Pure."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _COLOURS: Final = (
     "#6e7681", "#ff7b72", "#56d364", "#e3b341", "#79c0ff", "#d2a8ff", "#76e3ea", "#d0d7de",
     "#8b949e", "#ffa198", "#7ee787", "#f2cc60", "#a5d6ff", "#e2c5ff", "#b3f0ff", "#ffffff",
 )  # fmt: skip
-"""The sixteen of a terminal, each of which can be read on `_GROUND`."""
+"""The 16 terminal colours, all readable on `_GROUND`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How a piece of a line looks."""
+    """Style of a part of a line."""
 
     colour: str = _INK
     bold: bool = False
@@ -38,7 +38,7 @@ class Style:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Characters of one style, and the column at which they begin."""
+    """Characters of one style, and their first column."""
 
     text: str
     style: Style
@@ -46,12 +46,12 @@ class Run:
 
 
 def plain(line: str) -> str:
-    """Return a line without its colours."""
+    """Return a line without SGR sequences."""
     return _SEQUENCE.sub("", line).rstrip()
 
 
 def runs(line: str) -> Iterator[Run]:
-    """Take a line with SGR sequences, as ``tmux capture-pane -e`` has it, apart."""
+    """Parse a line with SGR sequences, as printed by ``tmux capture-pane -e``."""
     style, column = Style(), 0
     for number, piece in enumerate(_SEQUENCE.split(line)):
         if number % 2:
@@ -62,7 +62,7 @@ def runs(line: str) -> Iterator[Run]:
 
 
 def width(text: str) -> int:
-    """Return how many cells a text takes."""
+    """Return the width of a text in cells."""
     return sum(
         0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
         for c in text
@@ -70,7 +70,7 @@ def width(text: str) -> int:
 
 
 def _styled(style: Style, parameters: str) -> Style:
-    """Return the style after one SGR sequence."""
+    """Return the style after an SGR sequence."""
     codes = iter([int(code or 0) for code in parameters.split(";")])
     for code in codes:
         if code == 0:
@@ -93,7 +93,7 @@ def _styled(style: Style, parameters: str) -> Style:
 
 
 def picture(lines: Sequence[str], title: str) -> str:
-    """Return the lines as an SVG with a ground of its own, and no fonts but the reader's."""
+    """Return the lines as SVG, with a background and the viewer's monospace font."""
     columns = max((width(plain(line)) for line in lines), default=0)
     across = round(columns * _WIDTH + 2 * _MARGIN)
     down = len(lines) * _HEIGHT + 2 * _MARGIN
@@ -111,7 +111,7 @@ def picture(lines: Sequence[str], title: str) -> str:
 
 
 def _text(run: Run, y: int) -> str:
-    """Return one run; its length is given, so that columns stand below one another in any font."""
+    """Return a run as SVG, with textLength set so that columns align in any font."""
     text = run.text.rstrip()
     blank = len(text) - len(text.lstrip())
     text = text[blank:]

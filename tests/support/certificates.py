@@ -1,4 +1,4 @@
-"""A certificate authority of the tests' own, with what it signed."""
+"""Generate a test certificate authority with server and client certificates."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ _DAY: Final = dt.timedelta(days=1)
 
 @dataclass(frozen=True)
 class Certificates:
-    """PEM files: an authority, its server's pair for 127.0.0.1, its client's pair in one file.
+    """PEM files: a CA, a server certificate with key for 127.0.0.1, and a client certificate.
 
-    `stranger` is a client's pair of nobody's authority, `other` another authority.
+    The client certificate and its key are in one file. `stranger` is a client certificate of an
+    unknown CA, `other` is another CA.
     """
 
     authority: Path
@@ -32,7 +33,7 @@ class Certificates:
 
 
 def make(folder: Path) -> Certificates:
-    """Make all of them in `folder`."""
+    """Create all files in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     key, authority = _authority("The tests' authority")
     other_key, other = _authority("Another authority")

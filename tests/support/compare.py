@@ -1,4 +1,4 @@
-"""What is true of every file below a folder, for comparing one tree with another."""
+"""Compare two directory trees: types, content, modes, owners, times, attributes, links."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One file, folder, link or special file; `content` is a SHA-256, `rdev` a device's number."""
+    """Properties of a file of any type; `content` is a SHA-256, `rdev` a device number."""
 
     mode: int
     uid: int
@@ -25,9 +25,9 @@ class Record:
 
 
 def records(top: bytes | str) -> dict[bytes, Record]:
-    """Describe everything below `top` by its path from there; `top` itself is ``b""``.
+    """Return a record for each path below `top`, by relative path; `top` itself is ``b""``.
 
-    Hard links: `twins` are all paths below `top` that share the file.
+    `twins` are all paths below `top` that are hard links to the same file.
     """
     top = os.fsencode(top)
     found: dict[bytes, Record] = {}
@@ -88,7 +88,7 @@ def _xattrs(full: bytes) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def differences(ours: dict[bytes, Record], theirs: dict[bytes, Record]) -> list[str]:
-    """Say how two trees differ, one line a path; [] where they are equal."""
+    """Return one line for each path that differs; an empty list if the trees are equal."""
     lines = [f"only in the first: {path!r}" for path in sorted(ours.keys() - theirs.keys())]
     lines += [f"only in the second: {path!r}" for path in sorted(theirs.keys() - ours.keys())]
     lines += [

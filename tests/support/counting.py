@@ -1,4 +1,4 @@
-"""Counts what a storage must not leave behind: descriptors, tasks, threads' work."""
+"""Detect leaks of storages: open file descriptors, tasks, threads."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import trio
 
 
 def descriptors() -> int:
-    """Return how many descriptors this process has open."""
+    """Return the number of open file descriptors of this process."""
     return len(os.listdir("/proc/self/fd"))
 
 
 def tasks() -> int:
-    """Return how many tasks the event loop has."""
+    """Return the number of tasks in the event loop."""
     return trio.lowlevel.current_statistics().tasks_living
 
 
 async def cancel_many(
     read: Callable[[], Awaitable[object]], *, times: int, at_once: int, longest: float
 ) -> int:
-    """Begin `times` reads and cancel each at a random moment; return how many were too quick."""
+    """Start `times` reads and cancel each at random; return how many finished before."""
     chance = random.Random(3)
     done = 0
     limit = trio.CapacityLimiter(at_once)

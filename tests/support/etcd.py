@@ -1,9 +1,9 @@
-"""A real etcd on loopback, with the v2 keys API that CES speaks.
+"""Run a real etcd on loopback, with the v2 keys API that CES uses.
 
     with serving(program, folder) as server:
         EtcdRegistry(server.url)
 
-``server.url`` stays the same when it is killed and started again, and so does what it holds.
+``server.url`` and the data stay the same when the server is killed and restarted.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _opener: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def free_port() -> int:
-    """Return a port on loopback that nobody listens on."""
+    """Return a free port on loopback."""
     with socket.create_server((_HOST, 0)) as found:
         port: int = found.getsockname()[1]
         return port
 
 
 class Etcd:
-    """One etcd; its data lies in `folder`.  With `v2` off it has no v2 keys API."""
+    """An etcd server with its data in `folder`, with or without the v2 keys API."""
 
     def __init__(self, program: Path, folder: Path, *, v2: bool = True) -> None:
         self._program = program
@@ -47,7 +47,7 @@ class Etcd:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start the server and wait until it responds."""
         peer = f"http://{_HOST}:{self._peer}"
         self._folder.mkdir(parents=True, exist_ok=True)
         with (self._folder / "log").open("ab") as log:
@@ -74,29 +74,29 @@ class Etcd:
             time.sleep(_LOOK_SECONDS)
 
     def kill(self) -> None:
-        """Kill it; what it holds stays on disk."""
+        """Kill the server; its data stays on disk."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
             process.wait()
 
     def fill(self, values: Mapping[str, str]) -> None:
-        """Set these keys."""
+        """Set keys to values."""
         for key, value in values.items():
             self._request("PUT", key, urllib.parse.urlencode({"value": value}).encode())
 
     def pour(self, folder: Path) -> None:
-        """Set all keys of the file registry in `folder`."""
+        """Copy all keys of the file registry in `folder`."""
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         self.fill({f"/{file.relative_to(folder)}": file.read_bytes().decode() for file in files})
 
     def value(self, key: str) -> str | None:
-        """Return the value of a key as etcd has it."""
+        """Return the value of a key."""
         node = self._request("GET", key)
         return None if node is None else str(node.get("value"))
 
     def wipe(self) -> None:
-        """Remove every key, but for hidden ones right at the root."""
+        """Delete all keys, except hidden ones in the root."""
         root = self._request("GET", "/")
         nodes = root.get("nodes", []) if root else []
         assert isinstance(nodes, list)
@@ -111,9 +111,9 @@ class Etcd:
     def _request(
         self, method: str, key: str, data: bytes | None = None, *, quoted: bool = False
     ) -> dict[str, object] | None:
-        """Ask the v2 keys API in the plainest way, so that tests need not trust our client."""
+        """Send a request with urllib, so that tests do not depend on our own client."""
         path = key if quoted else urllib.parse.quote(key)
-        request = urllib.request.Request(f"{self.url}/v2/keys{path}", data, method=method)  # noqa: S310 - it is http
+        request = urllib.request.Request(f"{self.url}/v2/keys{path}", data, method=method)  # noqa: S310 - plain HTTP
         try:
             with _opener.open(request) as answer:
                 node: dict[str, object] = json.load(answer)["node"]
@@ -127,7 +127,7 @@ class Etcd:
 
 @contextlib.contextmanager
 def serving(program: Path, folder: Path, *, v2: bool = True) -> Iterator[Etcd]:
-    """Run an etcd, and kill it in the end."""
+    """Run an etcd, and kill it on exit."""
     server = Etcd(program, folder, v2=v2)
     try:
         server.start()

@@ -1,4 +1,4 @@
-"""A repository far away, on each kind of server alike: behind a proxy, with a server that can die.
+"""Remote repositories on each kind of server, behind a proxy that injects latency and faults.
 
 with far_rest(rclone, folder) as far:
     far.put(repo.folder)
@@ -31,7 +31,7 @@ _REPOSITORY: Final = "repository"
 
 
 class Far(ABC):
-    """One server and the proxy in front of it."""
+    """A server and the proxy in front of it."""
 
     name: str
 
@@ -39,39 +39,39 @@ class Far(ABC):
         self.proxy: Final = proxy
 
     def access(self, key: Secret, patience: float) -> Access:
-        """Return how to reach the repository through the proxy."""
+        """Return access to the repository through the proxy."""
         return Access(self.url, key, self.options, self.environment, patience)
 
     @property
     @abstractmethod
     def url(self) -> str:
-        """The repository's address behind the proxy."""
+        """The address of the repository, with the port of the proxy."""
 
     @property
     def options(self) -> Mapping[str, str]:
-        """The extended options that it needs."""
+        """The extended options (-o) for this storage."""
         return {}
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What the storage takes from the environment."""
+        """The environment variables for this storage."""
         return {}
 
     @abstractmethod
     def put(self, repository: Path) -> None:
-        """Have the server hold the repository that is in this folder."""
+        """Copy the repository in this directory to the server."""
 
     @abstractmethod
     def kill(self) -> None:
-        """Kill the server with all its connections."""
+        """Kill the server and its connections."""
 
     @abstractmethod
     def start(self) -> None:
-        """Start it again, on the same port."""
+        """Restart the server on the same port."""
 
     @abstractmethod
     def revoke(self) -> None:
-        """Have it refuse the credentials from now on."""
+        """Make the server reject the credentials from now on."""
 
 
 class _S3(Far):
@@ -167,22 +167,22 @@ class _Sftp(Far):
 
 @contextlib.contextmanager
 def far_s3(program: Path, folder: Path, certificates: Certificates) -> Iterator[Far]:
-    """Run SeaweedFS."""
-    with seaweed.serving(program, folder, certificates) as server:  # noqa: SIM117 - ends first
+    """Run SeaweedFS behind a proxy."""
+    with seaweed.serving(program, folder, certificates) as server:  # noqa: SIM117 - order of exit
         with proxying(("127.0.0.1", server.port)) as proxy:
             yield _S3(server, proxy)
 
 
 @contextlib.contextmanager
 def far_rest(program: Path, folder: Path) -> Iterator[Far]:
-    """Run rclone."""
+    """Run rclone behind a proxy."""
     with rest.serving(program, folder) as server, proxying(("127.0.0.1", server.port)) as proxy:
         yield _Rest(server, proxy)
 
 
 @contextlib.contextmanager
 def far_sftp(folder: Path) -> Iterator[Far]:
-    """Run sshd."""
+    """Run sshd behind a proxy."""
     server = sshd.prepare(folder)
     with proxying(("127.0.0.1", server.port)) as proxy:
         far = _Sftp(server, proxy)
@@ -194,11 +194,11 @@ def far_sftp(folder: Path) -> Iterator[Far]:
 
 
 def far_of(request: pytest.FixtureRequest, folder: Path) -> contextlib.AbstractContextManager[Far]:
-    """Return the kind of server that a fixture with the parameters `KINDS` asks for."""
+    """Return the server that a fixture with the parameters `KINDS` requests."""
     if request.param == "S3":
         program: Path = request.getfixturevalue("seaweed_program")
         return far_s3(program, folder, request.getfixturevalue("certificates"))
     if request.param == "REST":
         return far_rest(request.getfixturevalue("rclone"), folder)
-    request.getfixturevalue("sshd")  # which tells where there is none
+    request.getfixturevalue("sshd")  # skips the test if sshd is missing
     return far_sftp(folder)

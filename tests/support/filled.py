@@ -1,4 +1,4 @@
-"""A few files of a repository, for any server, and what a storage has to make of them."""
+"""Test files for any storage, and the expected results of listing and reading them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cesbrfs.util.secret import Secret
 
 KEY: Final = Secret(b"key")
 ODD: Final = "a b+cü%41&=~"
-"""A folder's name; what it needs to get through an address unchanged is percent-encoded there."""
+"""A directory name with special characters, which are percent-encoded in a URL."""
 NAMES: Final = [f"{number:064x}" for number in range(3)]
 PACK: Final = bytes(range(256)) * 4096
 FILES: Final = {
@@ -26,7 +26,7 @@ FILES: Final = {
 
 
 def fill(root: Path) -> None:
-    """Put them into the folder of the odd name below `root`."""
+    """Write the test files to that directory below `root`."""
     for name, data in FILES.items():
         path = root / ODD / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,9 +34,9 @@ def fill(root: Path) -> None:
 
 
 async def check_all(storage: Storage) -> None:
-    """List and read them in each way; what is beyond a file's end is damaged.
+    """List and read the files in every way; reading beyond the end raises DamagedError.
 
-    Of config no part is read: no reader does, and restic's own server would send all of it.
+    Partial reads of config are not tested: no reader uses them, and restic's server ignores ranges.
     """
     listed = sorted(await storage.list(FileType.KEY))
     assert listed == [FileInfo(NAMES[0], 10), FileInfo(NAMES[1], 0)]

@@ -1,4 +1,4 @@
-"""Small repositories in memory, of format 1 or 2, whole or wrong in any way a test asks for.
+"""Build small repositories in memory, of format 1 or 2, valid or damaged on purpose.
 
 repo = MemoryRepo()
 repo.snapshot(repo.tree(repo.file("a.txt", b"content"), repo.folder("d")), paths=["/d"])
@@ -36,7 +36,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A blob as it lies in a pack: `record` sealed, `uncompressed_length` bytes long once opened."""
+    """A blob of a pack: `record` is encrypted; `uncompressed_length` is in bytes."""
 
     kind: BlobType
     id: bytes
@@ -46,7 +46,7 @@ class Blob:
 
 
 class WatchedStorage(MemoryStorage):
-    """Counts its listings by kind, and calls `before_read` with kind and name of what is read."""
+    """Counts listings by file type, and calls `before_read(kind, name)` before each read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,20 +54,20 @@ class WatchedStorage(MemoryStorage):
         self.before_read: Callable[[FileType, str], object] = lambda _kind, _name: None
 
     async def list(self, kind: FileType) -> Sequence[FileInfo]:
-        """List as the memory does."""
+        """Count, then list."""
         self.listings[kind] += 1
         return await super().list(kind)
 
     async def read(
         self, kind: FileType, name: str = "", offset: int = 0, length: int | None = None
     ) -> bytes:
-        """Read as the memory does, after `before_read`."""
+        """Call `before_read`, then read."""
         self.before_read(kind, name)
         return await super().read(kind, name, offset, length)
 
 
 class MemoryRepo:
-    """Builds a repository in `storage`; what was saved since the last `flush` is not in it yet."""
+    """Builds a repository in `storage`; saved blobs are written by `flush`."""
 
     def __init__(self, version: int = 2, password: bytes = PASSWORD) -> None:
         self.version: Final = version
@@ -82,28 +82,28 @@ class MemoryRepo:
     # Files
 
     def seal(self, plain: bytes) -> bytes:
-        """Return the record of `uncompressed_length`."""
+        """Encrypt `plain` and return the record."""
         return seal_record(self.keys, plain, next(self._nonces).to_bytes(16, "big"))
 
     def put(self, kind: FileType, raw: bytes) -> str:
-        """Keep a file under the name that its content gives it, and return the name."""
+        """Write a file named by the SHA-256 of its content; return the name."""
         name = hashlib.sha256(raw).hexdigest()
         self.storage.files[kind, name] = raw
         return name
 
     def put_unpacked(self, kind: FileType, content: Json, *, compress: bool | None = None) -> str:
-        """Keep a snapshot or index file, compressed as the format is by default."""
+        """Write a snapshot or index file, compressed by default in format 2."""
         plain = json.dumps(content).encode()
         if self.version > 1 if compress is None else compress:
             plain = b"\x02" + zstandard.compress(plain)
         return self.put(kind, self.seal(plain))
 
     def set_config(self, **fields: Any) -> None:
-        """Write ``config``."""
+        """Write the config file."""
         self.storage.files[FileType.CONFIG, ""] = self.seal(json.dumps(fields).encode())
 
     def add_key(self, password: bytes, **fields: Any) -> str:
-        """Add a key file for `password`; `fields` replace its own."""
+        """Add a key file for `password`; `fields` override its fields."""
         key_file = KeyFile(kdf="scrypt", N=2, r=1, p=1, salt=b"salt of " + password)
         master = {
             "mac": {"k": _base64(self.keys.mac_k), "r": _base64(self.keys.mac_r)},
@@ -127,17 +127,17 @@ class MemoryRepo:
     # Packs and indexes
 
     def blob(self, kind: BlobType, content: bytes, *, compress: bool | None = None) -> Blob:
-        """Seal a blob, compressed as the format is by default, without saving it anywhere."""
+        """Encrypt a blob, compressed by default in format 2, without saving it."""
         compressed = self.version > 1 if compress is None else compress
-        compressed &= bool(content)  # an index cannot tell a compressed blob of length 0
+        compressed &= bool(content)  # an index cannot represent a compressed blob of length 0
         plain = content
-        if compressed:  # restic's frames do not say how long their content is
+        if compressed:  # restic's zstd frames have no content size
             plain = zstandard.ZstdCompressor(write_content_size=False).compress(content)
         blob_id = hashlib.sha256(content).digest()
         return Blob(kind, blob_id, self.seal(plain), len(content), compressed)
 
     def pack(self, *blobs: Blob) -> tuple[str, list[Json]]:
-        """Keep a pack of these blobs; return its name and what an index says of each."""
+        """Write a pack of these blobs; return its name and the index entries."""
         header = b""
         entries: list[Json] = []
         offset = 0
@@ -160,12 +160,12 @@ class MemoryRepo:
         return self.put(FileType.PACK, body + sealed + len(sealed).to_bytes(4, "little")), entries
 
     def index(self, *packs: tuple[str, Sequence[Json]]) -> str:
-        """Keep an index file of packs as `pack` returns them, and return its name."""
+        """Write an index file of packs as returned by `pack`; return its name."""
         content = {"packs": [{"id": name, "blobs": entries} for name, entries in packs]}
         return self.put_unpacked(FileType.INDEX, content)
 
     def save(self, kind: BlobType, content: bytes) -> str:
-        """Save a blob with the next `flush`, once; return its ID in hex."""
+        """Save a blob (deduplicated) with the next `flush`; return its ID in hex."""
         blob = self.blob(kind, content)
         if (kind, blob.id) not in self._saved:
             self._saved.add((kind, blob.id))
@@ -173,7 +173,7 @@ class MemoryRepo:
         return blob.id.hex()
 
     def flush(self) -> str | None:
-        """Write one pack of all that was saved, mixed, and its index; return the pack's name."""
+        """Write all saved blobs to one pack, and its index; return the name of the pack."""
         if not self._pending:
             return None
         pack = self.pack(*self._pending)
@@ -184,11 +184,11 @@ class MemoryRepo:
     # Trees and snapshots
 
     def tree(self, *nodes: Json) -> str:
-        """Save a folder's tree and return its ID in hex."""
+        """Save a tree and return its ID in hex."""
         return self.save(BlobType.TREE, json.dumps({"nodes": nodes}).encode() + b"\n")
 
     def file(self, name: str, *parts: bytes, **fields: Any) -> Json:
-        """Save a file's content, one blob for each part; return its node."""
+        """Save the content of a file, one blob for each part; return its node."""
         node = {
             "name": name,
             "type": "file",
@@ -200,7 +200,7 @@ class MemoryRepo:
         return node | fields
 
     def folder(self, name: str, *nodes: Json, **fields: Any) -> Json:
-        """Save a folder of these nodes; return its own node."""
+        """Save a directory with these nodes; return its node."""
         node = {
             "name": name,
             "type": "dir",
@@ -212,24 +212,24 @@ class MemoryRepo:
         return node | fields
 
     def path(self, path: str, node: Json) -> Json:
-        """Return the folder at the root that leads by `path` to `node`, whose name is the last."""
+        """Return the top directory of `path`, which ends with `node`."""
         *above, _ = path.strip("/").split("/")
         for name in reversed(above):
             node = self.folder(name, node)
         return node
 
     def snapshot(self, tree: str | None, paths: Sequence[str] = ("/",), **fields: Any) -> str:
-        """Flush, then keep a snapshot file; return its ID."""
+        """Flush, then write a snapshot file; return its ID."""
         self.flush()
         content = {"time": TIME, "tree": tree, "paths": list(paths), "hostname": "ces"}
         return self.put_unpacked(FileType.SNAPSHOT, content | fields)
 
     def forget(self, snapshot: str) -> None:
-        """Remove a snapshot file."""
+        """Delete a snapshot file."""
         del self.storage.files[FileType.SNAPSHOT, snapshot]
 
     async def open(self, password: bytes = PASSWORD) -> Repository:
-        """Flush, then open it with our reader."""
+        """Flush, then open the repository with our reader."""
         self.flush()
         return await Repository.open(self.storage, Secret(password))
 

@@ -1,4 +1,4 @@
-"""Real mounts: the program in its own process, waited for as a service manager would."""
+"""Run real mounts in separate processes, and wait for readiness like a service manager."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _STOP_SECONDS = 15
 
 
 def fuse_missing() -> str | None:
-    """Say why nothing can be mounted here, None where it can."""
+    """Return why FUSE mounts are not possible; None if they are."""
     if not os.path.exists("/dev/fuse"):
         return "there is no /dev/fuse"
     try:
         os.close(os.open("/dev/fuse", os.O_RDWR))
     except OSError as error:
-        return f"/dev/fuse cannot be opened: {error.strerror}"
+        return f"cannot open /dev/fuse: {error.strerror}"
     if shutil.which("fusermount3") is None:
         return "fusermount3 is not installed"
     return None
 
 
 def environment(access: Access) -> dict[str, str]:
-    """Return the environment that leads the program to a repository."""
+    """Return environment variables with the address and password of a repository."""
     return {
         **os.environ,
         **access.environment,
@@ -48,35 +48,35 @@ def environment(access: Access) -> dict[str, str]:
 
 
 def is_mounted(path: Path) -> bool:
-    """Tell whether the kernel has a mount at `path`."""
+    """Return whether `path` is a mountpoint."""
     with open("/proc/self/mountinfo", encoding="utf-8") as lines:
         return any(line.split(" ")[4] == str(path) for line in lines)
 
 
 @dataclass
 class Mount:
-    """A running mount: where, its process, and what it has logged so far."""
+    """A running mount: path, process and log file."""
 
     path: Path
     process: subprocess.Popen[bytes]
     log: Path
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """End it with a signal; return the exit code."""
+        """Stop the mount with a signal; return the exit code."""
         self.process.send_signal(number)
         return self.process.wait(_STOP_SECONDS)
 
     @property
     def mounted(self) -> bool:
-        """Whether the kernel still has it."""
+        """Whether it is still mounted."""
         return is_mounted(self.path)
 
 
 @contextlib.contextmanager
 def mounting(folder: Path) -> Iterator[Callable[..., Mount]]:
-    """Give ``mount(access, "-o", "noxattr")``, which mounts on a new folder of `folder`.
+    """Yield ``mount(access, "-o", "noxattr")``, which mounts on a new directory in `folder`.
 
-    In the end all mounts are taken away.
+    All mounts are unmounted on exit.
     """
     started: list[Mount] = []
 
@@ -86,7 +86,7 @@ def mounting(folder: Path) -> Iterator[Callable[..., Mount]]:
         path.mkdir()
         log = folder / f"log{number}"
         variables = environment(access)
-        if access.options:  # for which there is no variable
+        if access.options:  # these have no environment variable
             settings = folder / f"settings{number}.toml"
             lines = [
                 f"{json.dumps(name)} = {json.dumps(value)}"

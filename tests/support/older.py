@@ -1,4 +1,4 @@
-"""An older REST server: a real one, whose listings hold names alone, as the first version's do.
+"""Emulate an older REST server, whose listings contain only names (API version 1).
 
 with older(server.port) as front:
     Access(f"rest:http://127.0.0.1:{front.port}/repository/", key, environment=server.environment)
@@ -23,9 +23,9 @@ _CARRIED: Final = ("Content-Range",)
 
 @dataclass
 class Older:
-    """Where it listens, and what it was asked for.
+    """The port and the received requests.
 
-    Its listings name `gone`, too, as if those files had vanished right after.
+    Listings also contain the names in `gone`, like files that were deleted after the listing.
     """
 
     port: int = 0
@@ -35,7 +35,7 @@ class Older:
 
 @contextlib.contextmanager
 def older(to: int) -> Iterator[Older]:
-    """Run it in front of the server at port `to` of loopback."""
+    """Run it in front of the server on port `to` of loopback."""
     front = Older()
 
     class Handler(BaseHTTPRequestHandler):
@@ -60,7 +60,7 @@ def older(to: int) -> Iterator[Older]:
         do_GET = do_HEAD = forward  # noqa: N815 - the base class' names
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Do not log requests."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         front.port = server.server_address[1]

@@ -1,4 +1,4 @@
-"""What the tests' real servers share: free ports, a process that is waited for, plain requests."""
+"""Helpers for test servers: free ports, starting processes, plain HTTP requests."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from typing import Final
 _HOST: Final = "127.0.0.1"
 _LOOK_SECONDS: Final = 0.05
 opener: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Asks no proxy."""
+"""Opener without a proxy."""
 
 
 def free_ports(number: int) -> list[int]:
-    """Return so many ports on loopback that nobody listens on."""
+    """Return free ports on loopback."""
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.create_server((_HOST, 0))) for _ in range(number)]
         return [found.getsockname()[1] for found in sockets]
 
 
 def listens(port: int) -> bool:
-    """Tell whether somebody takes connections there."""
+    """Return whether a port accepts connections."""
     with contextlib.suppress(OSError), socket.create_connection((_HOST, port)):
         return True
     return False
@@ -40,7 +40,7 @@ def start(
     environment: Mapping[str, str] | None = None,
     seconds: float = 30.0,
 ) -> subprocess.Popen[bytes]:
-    """Start a server and wait until it is `ready`; RuntimeError says what it said instead."""
+    """Start a server and wait until `ready`; RuntimeError contains its output on failure."""
     with log.open("ab") as said:
         process = subprocess.Popen(
             command,

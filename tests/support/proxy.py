@@ -1,13 +1,13 @@
-"""A TCP proxy on loopback that makes a server far away, slow or faulty.
+"""A TCP proxy on loopback that adds latency, limits throughput and injects faults.
 
     with proxying(("127.0.0.1", 8333), round_trip=0.02) as proxy:
         client = connect(proxy.address)
         proxy.inject(Fault.RESET, after=50_000)
 
-It runs in a thread of its own, so that it serves the test's process and others alike, and outlives
-the loops of tests.  ``python -m tests.support.proxy --to HOST:PORT --round-trip 20ms`` is the same
-as a program.  Bytes in flight travel side by side: a delay costs no throughput.  "Answers" are the
-bytes from the server to the client.
+The proxy runs in a separate thread, so it is independent of the event loops of tests and serves other
+processes as well. It is also a program: ``python -m tests.support.proxy --to HOST:PORT
+--round-trip 20ms``. Latency does not reduce throughput. "Responses" are the bytes from the server to
+the client.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ import trio
 
 _CHUNK: Final = 256 << 10
 _MOST_IN_FLIGHT: Final = 16 << 20
-"""Bytes a direction of a connection may hold: beyond, the sender is made to wait."""
+"""Maximum bytes in flight in one direction of a connection; then the sender is blocked."""
 _SMOOTH_SECONDS: Final = 0.01
-"""With a limited rate, no chunk takes longer than this."""
+"""With a limited rate, maximum transfer time of a chunk."""
 _QUEUED_SECONDS: Final = 0.1
-"""With a limited rate, a connection queues at most this much."""
+"""With a limited rate, maximum queue of a connection."""
 _TIMER_SECONDS: Final = 0.0005
-"""By about this much the timers of the event loop, which count whole milliseconds, come late."""
+"""Average delay of the event loop's timers, which have a resolution of 1 ms."""
 _RESET: Final = struct.pack("ii", 1, 0)
-"""SO_LINGER that makes close() send a reset."""
+"""SO_LINGER value that makes close() send RST."""
 
 
 class Fault(Enum):
-    """What can happen to an answer on its way."""
+    """A fault to inject into responses."""
 
     RESET = auto()
     TRUNCATE = auto()
-    """The connection ends there, as if the server had closed it."""
+    """Close the connection, as the server would."""
     STALL = auto()
-    """Nothing more comes, and the connection stays open."""
+    """Send nothing more, but keep the connection open."""
     CORRUPT = auto()
-    """One bit of the next byte is flipped."""
+    """Flip one bit of the next byte."""
 
 
 class _Line:
-    """What travels in one direction: chunks with the time at which they arrive."""
+    """Data in flight in one direction: chunks with their arrival times."""
 
     def __init__(self) -> None:
         self.put, self.take = trio.open_memory_channel[tuple[float, bytes]](math.inf)
@@ -62,9 +62,10 @@ class _Line:
 
 
 class Proxy:
-    """A proxy of the server at `to`; `round_trip` in seconds, `rate` of answers in bytes a second.
+    """A proxy for the server at `to`.
 
-    Both may be changed while it runs.  The methods may be called from any thread.
+    `round_trip` is in seconds, `rate` limits responses in bytes per second. Both may be changed while
+    the proxy runs. Methods may be called from any thread.
     """
 
     def __init__(
@@ -77,17 +78,17 @@ class Proxy:
     ) -> None:
         self.to = to
         self.address = listen
-        """Where it listens; the port is known once it runs."""
+        """The address to connect to; the port is known once the proxy runs."""
         self.round_trip = round_trip
         self.rate = rate
         self.accepted = 0
-        """Connections so far."""
+        """Number of connections so far."""
         self.open = 0
-        """Connections now."""
+        """Number of current connections."""
         self.answered = 0
-        """Bytes of answers so far."""
+        """Number of response bytes so far."""
         self.injected = 0
-        """Faults so far."""
+        """Number of faults so far."""
         self._fault: Fault | None = None
         self._every = self._at = self._times = 0
         self._link_free = 0.0
@@ -100,15 +101,15 @@ class Proxy:
 
     @property
     def port(self) -> int:
-        """The port it listens on."""
+        """The port of the proxy."""
         return self.address[1]
 
     # Faults
 
     def inject(self, fault: Fault, *, after: int = 0, times: int | None = 1) -> None:
-        """Have `fault` happen when `after` more bytes of answers have passed, and again after each.
+        """Inject `fault` after every `after` response bytes.
 
-        It happens `times` times, None: until `heal`.
+        The fault occurs `times` times; None means until `heal`.
         """
 
         async def change() -> None:
@@ -119,7 +120,7 @@ class Proxy:
         self._do(change)
 
     def heal(self) -> None:
-        """Let everything pass again; a connection that stalled never goes on."""
+        """Stop injecting faults; stalled connections do not recover."""
 
         async def change() -> None:
             self._fault = None
@@ -128,7 +129,7 @@ class Proxy:
         self._do(change)
 
     def hold(self) -> None:
-        """Let nothing pass in either direction; connections stay, and new ones are accepted."""
+        """Pass no data in either direction; connections stay open, new ones are accepted."""
 
         async def change() -> None:
             if self._flowing.is_set():
@@ -159,14 +160,14 @@ class Proxy:
         self._do(change)
 
     def _do(self, change: Callable[[], Awaitable[None]]) -> None:
-        """Run `change` in the proxy's thread and wait until it is done."""
+        """Run `change` in the thread of the proxy and wait for it."""
         assert self._token is not None
         trio.from_thread.run(change, trio_token=self._token)
 
     # Serving
 
     async def serve(self, ready: Callable[[], None] = lambda: None) -> None:
-        """Serve until cancelled; `ready` is called once it listens."""
+        """Serve until cancelled; call `ready` once the proxy is listening."""
         self._token = trio.lowlevel.current_trio_token()
         async with trio.open_nursery() as self._nursery:
             await self._nursery.start(self._listen)
@@ -192,10 +193,10 @@ class Proxy:
         self.open += 1
         self._streams.add(client)
         try:
-            await trio.sleep(self.round_trip)  # which a true handshake would have taken
+            await trio.sleep(self.round_trip)  # duration of the TCP handshake
             try:
                 server = await trio.open_tcp_stream(*self.to)
-            except OSError:  # nobody is there
+            except OSError:  # no listener
                 _reset(client)
                 return
             self._streams.add(server)
@@ -220,13 +221,13 @@ class Proxy:
         connection: trio.CancelScope,
         answers: bool,
     ) -> None:
-        """Carry one direction of a connection to its end; a broken one ends the connection."""
+        """Forward one direction of a connection until EOF; an error closes the connection."""
         line = _Line()
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._deliver, line, sink, answers)
                 await self._receive(line, source, answers)
-            if not answers:  # no client of ours closes only its half
+            if not answers:  # our clients never half-close
                 connection.cancel()
         except* (trio.BrokenResourceError, trio.ClosedResourceError, _CutError):
             for stream in (source, sink):
@@ -270,7 +271,7 @@ class Proxy:
         await sink.send_eof()
 
     async def _answer(self, sink: trio.SocketStream, data: bytes) -> None:
-        """Send a part of an answer, with the faults that fall on it."""
+        """Send part of a response, with injected faults."""
         while self._fault is not None and self._at < self.answered + len(data):
             fault, before = self._fault, max(self._at - self.answered, 0)
             self.injected += 1
@@ -292,15 +293,15 @@ class Proxy:
 
 
 class _CutError(Exception):
-    """A fault resets this connection."""
+    """A fault resets the connection."""
 
 
 class _TruncatedError(Exception):
-    """A fault closes this connection."""
+    """A fault closes the connection."""
 
 
 def _reset(stream: trio.SocketStream) -> None:
-    with contextlib.suppress(OSError):  # closed already
+    with contextlib.suppress(OSError):  # already closed
         stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     stream.socket.close()
 
@@ -309,7 +310,7 @@ def _reset(stream: trio.SocketStream) -> None:
 def proxying(
     to: tuple[str, int], *, round_trip: float = 0.0, rate: float = math.inf
 ) -> Iterator[Proxy]:
-    """Run a proxy of the server at `to` in a thread."""
+    """Run a proxy for the server at `to` in a thread."""
     proxy = Proxy(to, round_trip=round_trip, rate=rate)
     started: queue.SimpleQueue[trio.CancelScope | BaseException] = queue.SimpleQueue()
 
@@ -320,7 +321,7 @@ def proxying(
     def work() -> None:
         try:
             trio.run(run)
-        except BaseException as error:  # noqa: BLE001 - raised again where the proxy was asked for
+        except BaseException as error:  # noqa: BLE001 - re-raised in the calling thread
             started.put(error)
 
     thread = threading.Thread(target=work, name="proxy", daemon=True)
@@ -345,19 +346,19 @@ def _address(text: str) -> tuple[str, int]:
 def _seconds(text: str) -> float:
     match = re.fullmatch(r"([\d.]+)(ms|s)?", text)
     if match is None:
-        raise argparse.ArgumentTypeError(f"{text} is no time; write 20ms or 0.02s")
+        raise argparse.ArgumentTypeError(f"invalid time {text!r}; write 20ms or 0.02s")
     return float(match[1]) / (1000 if match[2] == "ms" else 1)
 
 
 def _bytes(text: str) -> float:
     match = re.fullmatch(r"([\d.]+)([kMG]?)(iB)?", text)
     if match is None:
-        raise argparse.ArgumentTypeError(f"{text} is no rate; write 10MiB for 10 MiB a second")
+        raise argparse.ArgumentTypeError(f"invalid rate {text!r}; write 10MiB for 10 MiB/s")
     return float(match[1]) * 1024.0 ** " kMG".index(match[2] or " ")
 
 
 def main() -> None:
-    """Run as a program until SIGTERM or SIGINT; the first line of output tells the address."""
+    """Run until SIGTERM or SIGINT; print the address as the first line."""
     parser = argparse.ArgumentParser(prog="python -m tests.support.proxy", description=__doc__)
     parser.add_argument("--listen", type=_address, default=("127.0.0.1", 0), metavar="HOST:PORT")
     parser.add_argument("--to", type=_address, required=True, metavar="HOST:PORT")

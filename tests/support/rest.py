@@ -1,9 +1,9 @@
-"""Real REST servers on loopback: rclone as one, and restic's own.
+"""Run real REST servers on loopback: rclone and restic's rest-server.
 
     with serving(program, folder) as server:
         Access(f"{server.url}/repository/", key, environment=server.environment)
 
-What is served lies in ``server.root``: a repository is put there as a folder.
+Repositories are directories in ``server.root``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PASSWORD: Final = "p@ss/w:rd"
 
 
 class RestServer:
-    """One server; it keeps its port when it is killed and started again."""
+    """A server; it keeps its port when it is killed and restarted."""
 
     def __init__(
         self, program: Path, folder: Path, certificates: Certificates | None, *, asks_client: bool
@@ -40,11 +40,11 @@ class RestServer:
         self.url: Final = f"rest:{scheme}://127.0.0.1:{self.port}"
         self.options: Mapping[str, str] = {}
         self.password = PASSWORD
-        """The password that it takes from its next start on."""
+        """The password that is valid from the next start on."""
 
     @property
     def environment(self) -> dict[str, str]:
-        """The right credentials, and whom to trust."""
+        """Environment variables with valid credentials and the CA certificate."""
         found = {"RESTIC_REST_USERNAME": USER, "RESTIC_REST_PASSWORD": PASSWORD}
         if self.certificates:
             found["RESTIC_CACERT"] = str(self.certificates.authority)
@@ -54,12 +54,12 @@ class RestServer:
 
     @property
     def pid(self) -> int:
-        """The process, while it runs."""
+        """PID of the running server."""
         assert self._process is not None
         return self._process.pid
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start the server and wait until it responds."""
         self.root.mkdir(parents=True, exist_ok=True)
         rclone = self._program.name == "rclone"
         command, environment = self._as_rclone() if rclone else (self._as_own(), {})
@@ -68,7 +68,7 @@ class RestServer:
         )
 
     def _as_rclone(self) -> tuple[list[str | Path], dict[str, str]]:
-        """Return the command, and the environment, which holds the password."""
+        """Return the command and its environment with the password."""
         command: list[str | Path] = [self._program, "serve", "restic"]
         command += ["--addr", f"127.0.0.1:{self.port}"]
         if self.certificates:
@@ -79,8 +79,8 @@ class RestServer:
         return [*command, self.root], {"RCLONE_USER": USER, "RCLONE_PASS": self.password}
 
     def _as_own(self) -> list[str | Path]:
-        """Return the command of restic's own server; it asks for no client's certificate."""
-        hashed = base64.b64encode(hashlib.sha1(self.password.encode()).digest())  # noqa: S324 - its
+        """Return the command of rest-server; it does not request client certificates."""
+        hashed = base64.b64encode(hashlib.sha1(self.password.encode()).digest())  # noqa: S324 - htpasswd format
         users = self._log.with_name("htpasswd")
         users.write_text(f"{USER}:{{SHA}}{hashed.decode()}\n")
         command: list[str | Path] = [self._program, "--listen", f"127.0.0.1:{self.port}"]
@@ -91,7 +91,7 @@ class RestServer:
         return command
 
     def kill(self) -> None:
-        """Kill it; what it serves stays on disk."""
+        """Kill the server; its data stays on disk."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
@@ -106,7 +106,7 @@ def serving(
     *,
     asks_client: bool = False,
 ) -> Iterator[RestServer]:
-    """Run a server, with TLS where there are `certificates`, and kill it in the end."""
+    """Run a server, with TLS if `certificates` are given; kill it on exit."""
     folder.mkdir(parents=True, exist_ok=True)
     server = RestServer(program, folder, certificates, asks_client=asks_client)
     try:

@@ -1,8 +1,8 @@
-"""Small real repositories, made by running a restic binary.
+"""Create small real repositories with a restic binary.
 
-``restic init`` takes seconds, and scrypt half a second for whoever opens its repository.  `create`
-therefore runs it once for each format and copies what it made, with a key file whose parameters
-cost next to nothing; restic and our reader both take it.  `init` is restic's own, unchanged.
+``restic init`` takes seconds, and scrypt half a second each time a repository is opened. `create`
+therefore runs it once per format and copies the result with a key file whose scrypt parameters are
+minimal; restic and our reader accept it. `init` returns an unmodified repository of restic.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PASSWORD: Final = "a throw-away key"
 
 @dataclass(frozen=True, slots=True)
 class ResticRepo:
-    """A repository in `folder`, and the restic `binary` that works on it."""
+    """A repository in `folder`, and the restic `binary` to use."""
 
     binary: Path
     folder: Path
@@ -39,11 +39,11 @@ class ResticRepo:
 
     @property
     def access(self) -> Access:
-        """How our reader, and our driver of restic, reach it."""
+        """Address and password, for our reader and our restic driver."""
         return Access(str(self.folder), Secret(self.password.encode()))
 
     def using(self, binary: Path) -> ResticRepo:
-        """Return the same repository, worked on by another restic."""
+        """Return the same repository with another restic binary."""
         return replace(self, binary=binary)
 
     def run(
@@ -53,7 +53,7 @@ class ResticRepo:
         stdin: bytes = b"",
         environment: Mapping[str, str] | None = None,
     ) -> bytes:
-        """Run restic on it and return its standard output; fails when restic does."""
+        """Run restic and return its standard output; raises if restic fails."""
         done = subprocess.run(
             [self.binary, "--no-cache", "-r", self.folder, *arguments],
             cwd=cwd,
@@ -78,9 +78,9 @@ class ResticRepo:
         cwd: Path | None = None,
         stdin: tuple[str, bytes] | None = None,
     ) -> str:
-        """Back up and return the new snapshot's full ID.
+        """Make a backup and return the full ID of the snapshot.
 
-        `time` is as ``restic backup --time`` takes it, `stdin` a file's name and its content.
+        `time` has the format of ``restic backup --time``; `stdin` is a file name and its content.
         """
         before = self.snapshot_ids()
         options = [part for tag in tags for part in ("--tag", tag)]
@@ -97,17 +97,17 @@ class ResticRepo:
         return set(os.listdir(self.folder / "snapshots"))
 
     def snapshots(self) -> list[dict[str, Any]]:
-        """Return what ``restic snapshots --json`` says."""
+        """Return the parsed output of ``restic snapshots --json``."""
         found: list[dict[str, Any]] = json.loads(self.run("snapshots", "--json"))
         return found
 
     async def open(self) -> Repository:
-        """Open it with our reader."""
+        """Open the repository with our reader."""
         return await Repository.open(open_storage(self.access), self.access.key)
 
 
 def init(binary: Path, folder: Path, *, version: int = 2, password: str = PASSWORD) -> ResticRepo:
-    """Make an empty repository of format `version` by ``restic init``; takes three seconds."""
+    """Create an empty repository of format `version` with ``restic init`` (three seconds)."""
     repo = ResticRepo(binary, folder, password)
     repo.run("init", "--repository-version", str(version))
     return repo
@@ -115,7 +115,7 @@ def init(binary: Path, folder: Path, *, version: int = 2, password: str = PASSWO
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """What ``restic init`` made: its config, its key file's fields, the master key as JSON."""
+    """Result of ``restic init``: config, fields of the key file, master key as JSON."""
 
     config: bytes
     fields: dict[str, Any]
@@ -123,11 +123,11 @@ class _Made:
 
 
 _made: Final[dict[int, _Made]] = {}
-"""By format."""
+"""By repository format."""
 
 
 def create(binary: Path, folder: Path, *, version: int = 2, password: str = PASSWORD) -> ResticRepo:
-    """Make an empty repository of format `version` that opens at once."""
+    """Create an empty repository of format `version` that opens in milliseconds."""
     if version not in _made:
         with tempfile.TemporaryDirectory() as place:
             _made[version] = _read(init(binary, Path(place) / "repo", version=version))
@@ -141,7 +141,7 @@ def create(binary: Path, folder: Path, *, version: int = 2, password: str = PASS
 
 
 def cheapen(repo: ResticRepo) -> None:
-    """Make a repository open at once whose only key file is restic's own."""
+    """Replace the only key file by one with minimal scrypt parameters."""
     made = _read(repo)
     (old,) = (repo.folder / "keys").iterdir()
     _write_key(repo, made)
@@ -162,7 +162,7 @@ def _read(repo: ResticRepo) -> _Made:
 
 
 def _seal_cheaply(made: _Made, password: bytes) -> bytes:
-    """Return a key file with the same master key, which scrypt opens in a millisecond."""
+    """Return a key file with the same master key and minimal scrypt parameters (1 ms)."""
     new = KeyFile(kdf="scrypt", N=2, r=8, p=1, salt=os.urandom(64))
     sealed = crypto.seal_record(derive_keys(password, new), made.master, os.urandom(16))
     fields = made.fields | {

@@ -1,4 +1,4 @@
-"""A repository in memory with one volume, and restores of it below a folder."""
+"""A repository in memory with one volume, and restores of it to a target directory."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ BACKUP: Final = "B1"
 VOLUME: Final = "redmine/volumes/files"
 MINE: Final = {"uid": os.getuid(), "gid": os.getgid()}
 TIME_NS: Final = 1_795_379_400_123_456_789
-"""What MemoryRepo gives to every node: 2026-11-22T21:30:00.123456789+01:00."""
+"""Time of all nodes of MemoryRepo: 2026-11-22T21:30:00.123456789+01:00."""
 
 
 @dataclass
 class Site:
-    """What is backed up is built with `repo` and `volume`; `plan` and `restore` go to `target`."""
+    """Backups are built with `repo` and `volume`; `plan` and `restore` use `target`."""
 
     target: Path
     repo: MemoryRepo = field(default_factory=MemoryRepo)
 
     def file(self, name: str, *parts: bytes, **fields: Any) -> Json:
-        """Return a file's node, owned by whoever runs the test."""
+        """Return the node of a file, owned by the current user."""
         return self.repo.file(name, *parts, **{**MINE, **fields})
 
     def folder(self, name: str, *nodes: Json, **fields: Any) -> Json:
-        """Return a folder's node, owned by whoever runs the test."""
+        """Return the node of a directory, owned by the current user."""
         return self.repo.folder(name, *nodes, **{**MINE, **fields})
 
     def node(self, name: str, kind: str, mode: int, **fields: Any) -> Json:
-        """Return the node of anything without content."""
+        """Return the node of a special file or symbolic link."""
         return {"name": name, "type": kind, "mode": mode, "mtime": _MTIME, **MINE, **fields}
 
     def snapshot(self, path: str, node: Json, kind: str, backup: str = BACKUP, **tags: str) -> str:
@@ -57,7 +57,7 @@ class Site:
         return self.repo.snapshot(self.repo.tree(self.repo.path(path, node)), [path], tags=told)
 
     def volume(self, *nodes: Json, dogu: str = "redmine", backup: str = BACKUP) -> str:
-        """Back up a volume named ``files`` that holds these nodes."""
+        """Back up a volume ``files`` with these nodes."""
         path = f"/var/lib/ces/{dogu}/volumes/files"
         return self.snapshot(path, self.folder("files", *nodes), "volumes", backup, dogu=dogu)
 
@@ -68,7 +68,7 @@ class Site:
         self.repo.snapshot(tree, ["/manifest.json"], tags=[backup, "kind=manifest"])
 
     async def view(self) -> BackupTree:
-        """Open the tree over what was backed up until now."""
+        """Open the backup tree with all backups so far."""
         return BackupTree(await self.repo.open())
 
     async def plan(
@@ -78,7 +78,7 @@ class Site:
         overwrite: Overwrite = Overwrite.NEVER,
         view: BackupTree | None = None,
     ) -> RestorePlan:
-        """Plan a restore of paths, ``/B1/redmine``."""
+        """Plan a restore of paths such as ``/B1/redmine``."""
         view = view or await self.view()
         selection = select([await view.resolve(path) for path in paths])
         return await plan(view, selection, target or ToFolder(self.target), overwrite)
@@ -91,7 +91,7 @@ class Site:
         between: Callable[[], object] = lambda: None,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> RestoreReport:
-        """Plan and carry out a restore; `between` is called when the plan is made."""
+        """Plan and run a restore; `between` is called after planning."""
         view = await self.view()
         planned = await self.plan(*paths, target=target, overwrite=overwrite, view=view)
         between()
@@ -99,7 +99,7 @@ class Site:
 
     @property
     def restored(self) -> Path:
-        """Where the volume is restored to."""
+        """The restored volume."""
         return self.target / VOLUME
 
 

@@ -1,4 +1,4 @@
-"""A user without rights, what belongs to that user, and which processes are left."""
+"""Run as an unprivileged user, own files by that user, and find leftover processes."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _NOBODY = 65534
-# What tests share, and so outlives a test; the kernel keeps 15 characters of a name.
+# Shared servers outlive a test. The kernel truncates names to 15 characters.
 _SERVERS = {"etcd", "rclone", "restic-rest-ser", "sshd", "weed"}
 
 
 @contextmanager
 def open_folder() -> Iterator[Path]:
-    """Make a folder that every user can write to, unlike pytest's own."""
+    """Create a directory that all users can write to, unlike tmp_path of pytest."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
-        os.chmod(name, 0o777)  # noqa: S103 - what it is for
+        os.chmod(name, 0o777)  # noqa: S103 - intended
         yield Path(name)
 
 
 @contextmanager
 def without_rights() -> Iterator[None]:
-    """Be a user that file permissions hold for, where this one is root."""
+    """Switch to an unprivileged user if running as root."""
     if os.geteuid() != 0:
         yield
         return
-    # Both, not only the effective one: /dev/fd of a child with two users belongs to neither.
+    # Both IDs: with different real and effective users, /dev/fd of a child is not accessible.
     os.setresgid(_NOBODY, _NOBODY, 0)
     os.setresuid(_NOBODY, _NOBODY, 0)
     try:
@@ -39,7 +39,7 @@ def without_rights() -> Iterator[None]:
 
 
 def give_away(top: Path) -> None:
-    """Give everything below `top` to the user of `without_rights`."""
+    """Change the owner of everything below `top` to the user of `without_rights`."""
     if os.geteuid() != 0:
         return
     os.chown(top, _NOBODY, _NOBODY)
@@ -49,7 +49,7 @@ def give_away(top: Path) -> None:
 
 
 def for_everyone(binary: Path, folder: Path) -> Path:
-    """Return `binary`, or a copy of it in `folder` where a user without rights cannot reach it."""
+    """Return `binary`, or a copy in `folder` if an unprivileged user cannot access it."""
     with without_rights():
         if os.access(binary, os.X_OK):
             return binary
@@ -57,7 +57,7 @@ def for_everyone(binary: Path, folder: Path) -> Path:
 
 
 def children() -> list[int]:
-    """Return the processes that this one has started and that are still there, but for servers."""
+    """Return the child processes of this process, except shared servers."""
     tasks = Path("/proc/self/task").iterdir()
     found = [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
     return [pid for pid in found if _name(pid) not in _SERVERS]
@@ -66,5 +66,5 @@ def children() -> list[int]:
 def _name(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()
-    except OSError:  # it has ended
+    except OSError:  # exited
         return ""

@@ -1,7 +1,7 @@
-"""What stands for the services that give a machine of Amazon's its credentials, on loopback.
+"""Emulate the AWS credential services on loopback, as documented by AWS.
 
-They exist there alone.  It answers as their documentation says: the metadata service of an EC2
-instance, second version, below ``/latest``, and a container's at ``/container``.
+``/latest`` is the instance metadata service of EC2 (IMDSv2), ``/container`` the service for
+containers. The real services exist only on AWS.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
-PROOF: Final = "a proof of who asks"
+PROOF: Final = "a-token-of-the-container"
 _TOKEN: Final = "a-token-of-the-session"
 _ROLES: Final = "/latest/meta-data/iam/security-credentials/"
 
 
 @dataclass
 class Roles:
-    """Gives `key_id` and `secret`, good for `seconds` (None: for ever), while it is `serving`."""
+    """Returns `key_id` and `secret`, which expire after `seconds` (None: never)."""
 
     key_id: str
     secret: str
@@ -33,19 +33,19 @@ class Roles:
 
     @property
     def url(self) -> str:
-        """The service of an instance."""
+        """URL of the instance metadata service."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def container(self) -> dict[str, str]:
-        """The environment of a container with a role."""
+        """Environment variables of a container with a role."""
         return {
             "AWS_CONTAINER_CREDENTIALS_FULL_URI": f"{self.url}/container",
             "AWS_CONTAINER_AUTHORIZATION_TOKEN": PROOF,
         }
 
     def credentials(self) -> str:
-        """Return the answer of both services."""
+        """Return the response of both services."""
         found = {"Code": "Success", "AccessKeyId": self.key_id, "SecretAccessKey": self.secret}
         if self.seconds is not None:
             end = datetime.now(UTC) + timedelta(seconds=self.seconds)
@@ -84,7 +84,7 @@ def giving(key_id: str, secret: str) -> Iterator[Roles]:
             self.wfile.write(text.encode())
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Do not log requests."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         roles.port = server.server_address[1]

@@ -1,4 +1,4 @@
-"""A real S3 server on loopback: SeaweedFS, with and without TLS.
+"""Run a real S3 server on loopback: SeaweedFS, with and without TLS.
 
 with serving(program, folder, certificates) as server:
 server.upload(repository, "bucket", "prefix")
@@ -35,7 +35,7 @@ _OTHER: Final = ("another-key-id", "another-secret")
 
 
 class SeaweedFS:
-    """One server; it keeps its ports and what it holds when it is killed and started again."""
+    """A server; it keeps its ports and data when it is killed and restarted."""
 
     def __init__(self, program: Path, folder: Path, certificates: Certificates) -> None:
         self._program: Final = program
@@ -48,11 +48,11 @@ class SeaweedFS:
         self.tls_url: Final = f"s3:https://127.0.0.1:{self._ports[7]}"
         self.options: Mapping[str, str] = {}
         self.secret = SECRET
-        """The secret that it takes from its next start on."""
+        """The secret that is valid from the next start on."""
 
     @property
     def environment(self) -> dict[str, str]:
-        """Credentials of a user who may do everything, and whom to trust."""
+        """Environment variables with credentials for full access, and the CA certificate."""
         return {
             "AWS_ACCESS_KEY_ID": KEY_ID,
             "AWS_SECRET_ACCESS_KEY": SECRET,
@@ -61,18 +61,18 @@ class SeaweedFS:
 
     @property
     def of_another(self) -> dict[str, str]:
-        """Credentials of a user who may read `OTHER_BUCKET` alone."""
+        """Environment variables of a user with read access to `OTHER_BUCKET` only."""
         key_id, secret = _OTHER
         return self.environment | {"AWS_ACCESS_KEY_ID": key_id, "AWS_SECRET_ACCESS_KEY": secret}
 
     @property
     def pid(self) -> int:
-        """The process, while it runs."""
+        """PID of the running server."""
         assert self._process is not None
         return self._process.pid
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start the server and wait until it responds."""
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "data").mkdir(exist_ok=True)
         self._write_identities()
@@ -91,7 +91,7 @@ class SeaweedFS:
                 f"-s3.port.https={https}", f"-s3.cert.file={self.certificates.server}",
                 f"-s3.key.file={self.certificates.server_key}",
                 "-s3.port.iceberg=0", "-s3.port.lance=0",
-                # A master alone need not wait for others; with the usual 10 s it is back after 18.
+                # A single master needs no election. With the default of 10 s a restart takes 18 s.
                 "-master.electionTimeout=500ms", "-master.heartbeatInterval=50ms",
             ],
             self._folder / "log",
@@ -99,7 +99,7 @@ class SeaweedFS:
         )  # fmt: skip
 
     def revoke(self) -> None:
-        """Let another secret count from now on, without a new start."""
+        """Change the secret without a restart."""
         self.secret = "another"
         self._write_identities()
         assert self._process is not None
@@ -125,29 +125,29 @@ class SeaweedFS:
                 return error.code != 403
 
     def kill(self) -> None:
-        """Kill it; what it holds stays on disk."""
+        """Kill the server; its data stays on disk."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
             process.wait()
 
     def upload(self, repository: Path, bucket: str, prefix: str) -> None:
-        """Put a repository's files there, past S3, so that tests need not trust our client."""
+        """Upload a repository without S3, so that tests do not depend on our own client."""
         for folder, _, files in os.walk(repository):
             for name in files:
                 file = Path(folder, name)
                 self.put(bucket, f"{prefix}/{file.relative_to(repository)}", file.read_bytes())
 
     def put(self, bucket: str, key: str, data: bytes) -> None:
-        """Put one object; its bucket comes into being with it."""
+        """Upload an object; the bucket is created if missing."""
         self._filer("PUT", f"{bucket}/{key}", data)
 
     def remove(self, bucket: str, key: str) -> None:
-        """Remove an object, or all below a folder."""
+        """Delete an object, or all objects with a prefix."""
         self._filer("DELETE", f"{bucket}/{key}?recursive=true")
 
     def names(self, bucket: str) -> set[str]:
-        """Return what lies right in a bucket; nothing where there is no such bucket."""
+        """Return the top-level names of a bucket; empty if the bucket does not exist."""
         request = urllib.request.Request(
             f"http://127.0.0.1:{self._ports[4]}/buckets/{bucket}/",
             headers={"Accept": "application/json"},
@@ -167,12 +167,12 @@ class SeaweedFS:
             pass
 
     def _is_ready(self) -> bool:
-        """Tell whether S3 answers, and the file system behind it takes a file."""
+        """Return whether S3 responds and the file system behind it accepts files."""
         try:
             self.put(BUCKET, "ready", b"ready")
             self.put(OTHER_BUCKET, "ready", b"ready")
             with opener.open(f"http://127.0.0.1:{self.port}/{BUCKET}/ready"):
-                return False  # it has not read who may do what
+                return False  # identities are not loaded yet
         except urllib.error.HTTPError as error:
             with error:
                 return error.code == 403
@@ -194,7 +194,7 @@ def _identities(secret: str) -> list[dict[str, object]]:
 
 @contextlib.contextmanager
 def serving(program: Path, folder: Path, certificates: Certificates) -> Iterator[SeaweedFS]:
-    """Run a server, and kill it in the end: told to end, it takes many seconds."""
+    """Run a server, and kill it on exit, as a regular shutdown takes many seconds."""
     server = SeaweedFS(program, folder, certificates)
     try:
         server.start()

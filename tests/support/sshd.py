@@ -1,7 +1,7 @@
-"""A real OpenSSH server on a free port of the loopback, for the tests alone.
+"""Run a real OpenSSH server on a free loopback port.
 
-It has its own keys and configuration and runs as whoever starts it, root or not; the only user
-that can log in is that one, with the key that was made for it.
+It has separate keys and configuration and runs as the current user, root or not. Only that user can
+log in, with a generated key.
 """
 
 from __future__ import annotations
@@ -38,38 +38,38 @@ LogLevel QUIET
 
 
 def find_sshd() -> str | None:
-    """Return where the server is; it is in no user's PATH."""
+    """Return the path of sshd, which is not in the PATH of users."""
     return shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
 
 
 @dataclass(frozen=True)
 class Sshd:
-    """A server that can be stopped and started again; `folder` holds its keys."""
+    """A server that can be stopped and restarted, with its keys in `folder`."""
 
     folder: Path
     port: int
     user: str
 
     def url(self, folder: Path | str) -> str:
-        """Return the address of a repository in `folder` on it."""
+        """Return the address of a repository in `folder` on this server."""
         return f"sftp:{self.user}@127.0.0.1:{folder}"
 
     def command(self, *more: str, port: int | None = None) -> str:
-        """Return the command that leads to it, or to another `port`, with more options first."""
+        """Return the ssh command for this server or another `port`, with extra options first."""
         config = self.folder / "ssh_config"
         given = " ".join(f"{part} " for part in more)
         return f"ssh {given}-F {config} -p {port or self.port} 127.0.0.1 -s sftp"
 
     @property
     def options(self) -> dict[str, str]:
-        """Return the options for restic, and for us."""
+        """Return the extended options for restic and cesbrfs."""
         return {"sftp.command": self.command()}
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start the server and return once it listens."""
+        """Start the server and wait until it is listening."""
         binary = find_sshd()
         assert binary, "no sshd"
-        if os.geteuid() == 0:  # where it gives its rights up
+        if os.geteuid() == 0:  # for privilege separation
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         with (self.folder / "log").open("ab") as log:
             process = subprocess.Popen(
@@ -86,7 +86,7 @@ class Sshd:
 
 
 def signal_sessions(server: subprocess.Popen[bytes], number: int) -> int:
-    """Signal the processes that serve connections of the server; return how many there are."""
+    """Send a signal to the processes that serve connections; return their number."""
     found = descendants(server.pid)
     for pid in found:
         with contextlib.suppress(ProcessLookupError):
@@ -95,13 +95,13 @@ def signal_sessions(server: subprocess.Popen[bytes], number: int) -> int:
 
 
 def is_listening(port: int) -> bool:
-    """Tell whether something takes connections on `port` of the loopback."""
+    """Return whether `port` on loopback accepts connections."""
     with socket.socket() as made:
         return made.connect_ex(("127.0.0.1", port)) == 0
 
 
 def free_port() -> int:
-    """Return a port of the loopback that nobody uses now."""
+    """Return a free port on loopback."""
     with socket.socket() as made:
         made.bind(("127.0.0.1", 0))
         port: int = made.getsockname()[1]
@@ -109,7 +109,7 @@ def free_port() -> int:
 
 
 def descendants(pid: int) -> list[int]:
-    """Return the processes below `pid` that are no zombies."""
+    """Return the descendants of `pid` that are not zombies."""
     children: dict[int, list[int]] = {}
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
@@ -118,13 +118,13 @@ def descendants(pid: int) -> list[int]:
                 if state != "Z":
                     children.setdefault(int(parent), []).append(int(entry.name))
     found = [pid]
-    for known in found:  # grows on the way
+    for known in found:  # extended while iterating
         found += children.get(known, [])
     return found[1:]
 
 
 def kill(server: subprocess.Popen[bytes]) -> None:
-    """Kill a server and all that serve its connections, of which none may come to be meanwhile."""
+    """Kill a server and its connection processes, without missing new ones."""
     stopped: list[int] = []
     while more := [pid for pid in (server.pid, *descendants(server.pid)) if pid not in stopped]:
         for pid in more:
@@ -138,7 +138,7 @@ def kill(server: subprocess.Popen[bytes]) -> None:
 
 
 def make_key(path: Path, *, passphrase: str = "") -> None:
-    """Make a pair of keys."""
+    """Generate a key pair."""
     subprocess.run(
         ["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, "-C", "test", "-f", path],
         check=True,
@@ -147,7 +147,7 @@ def make_key(path: Path, *, passphrase: str = "") -> None:
 
 
 def prepare(folder: Path) -> Sshd:
-    """Make keys and configurations in `folder` for a server that is not started yet."""
+    """Create keys and configuration in `folder`, without starting the server."""
     server = Sshd(folder, free_port(), getpass.getuser())
     make_key(folder / "host")
     make_key(folder / "user")
@@ -167,14 +167,14 @@ def prepare(folder: Path) -> Sshd:
 
 
 def trust(server: Sshd, key: Path) -> None:
-    """Have `key` known as the server's own, on every port of the loopback."""
+    """Add `key` to known_hosts as host key for all ports on loopback."""
     kind, base64, *_ = key.read_text().split()
     (server.folder / "known_hosts").write_text(f"[127.0.0.1]:* {kind} {base64}\n")
 
 
 @contextlib.contextmanager
 def running(server: Sshd) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the server; at the end no process of it is left."""
+    """Run the server; kill all of its processes on exit."""
     process = server.start()
     try:
         yield process
