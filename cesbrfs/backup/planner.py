@@ -8,7 +8,7 @@ from typing import Final
 
 from cesbrfs.backup.dumps import DumpRunner, plan_dumps
 from cesbrfs.backup.plan import BackupPlan, Failure, Kind, LeftOut, PointStep
-from cesbrfs.ces.instance import FoundVolume, InstalledDogu, Instance, RegistryData
+from cesbrfs.ces.instance import InstalledDogu, InstalledVolume, Instance, RegistryData
 from cesbrfs.errors import RegistryError, RegistryUnreachableError, UsageError
 from cesbrfs.util.escape import show
 from cesbrfs.util.suggest import did_you_mean
@@ -34,7 +34,7 @@ async def plan_backup(
         return BackupPlan(tuple(steps))
     steps = [*await _instance_itself(instance), *await _all_dogus(instance, installed)]
     steps += await plan_dumps(instance, installed, installed, runner)
-    strays = await instance.strays(dogu.name for dogu in installed)
+    strays = await instance.orphaned_volumes(dogu.name for dogu in installed)
     if not any(step.paths or step.document for step in steps):
         raise UsageError(
             f"There is nothing to back up: {instance.root} has no configuration, and the registry "
@@ -123,7 +123,7 @@ async def registry_data(instance: Instance, dogu: str | None) -> RegistryData:
         return RegistryData({}, (("/config", error.message),))
 
 
-def _folders(kind: Kind, dogu: str | None, folders: Iterable[FoundVolume]) -> PointStep:
+def _folders(kind: Kind, dogu: str | None, folders: Iterable[InstalledVolume]) -> PointStep:
     folders = list(folders)
     return PointStep(
         kind,

@@ -1,1 +1,1 @@
-"""Cloudogu's world: dogus, the registry, the instance; knows no repository format."""
+"""The Cloudogu EcoSystem (CES): instance, dogus, registry and backup configuration."""

@@ -1,6 +1,7 @@
-"""How an instance wants to be backed up: the keys below ``/config/backup``, but for the repository.
+"""Read the backup configuration of an instance from the registry keys in ``/config/backup``.
 
-Nothing here is a secret; `cesbrfs.ces.repository_config` reads the repository's address and its key.
+None of these values is secret. `cesbrfs.ces.repository_config` reads the address and the key of the
+repository.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from typing import Final
 
 from cesbrfs.ces.redaction import masked_line
 from cesbrfs.ces.registry import Registry
-from cesbrfs.ces.retention import POLICIES, Policy, named
+from cesbrfs.ces.retention import POLICIES, Policy, policy_named
 from cesbrfs.errors import SuspendedError, UsageError
 
 FOLDER: Final = "/config/backup"
 
-_TIME: Final = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?", re.ASCII)
-_NAMES: Final = (
+_TIME_OF_DAY: Final = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?", re.ASCII)
+_KEY_NAMES: Final = (
     "active",
     "time",
     "ignore_dogu_health",
@@ -37,10 +38,10 @@ _NAMES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class BackupConfig:
-    """The values of the keys, read when they are asked for.
+    """Raw values by key name, parsed on access.
 
-    So a value that is wrong raises its UsageError, which names the key, only for those who need it.
-    A key that is missing or empty has its default.  `address` is the registry's.
+    An invalid value raises UsageError, which names the key, only when it is used. A missing or empty
+    key has its default. `address` is that of the registry.
     """
 
     address: str
@@ -48,91 +49,90 @@ class BackupConfig:
 
     @property
     def active(self) -> bool:
-        """Whether backups and restores may be made at all."""
-        return self._flag("active", default=True)
+        """Whether backups and restores are enabled."""
+        return self._bool("active", default=True)
 
     @property
     def times(self) -> tuple[time, ...]:
-        """When on each day a backup is due, in the instance's local time; sorted, maybe none."""
-        written = self._text("time")
+        """Times of day of scheduled backups, in local time, sorted; may be empty."""
+        raw = self._text("time")
         try:
-            return tuple(sorted({_time_of_day(text) for text in _listed(written)}))
+            return tuple(sorted({_time_of_day(text) for text in _times_of(raw)}))
         except ValueError:
-            raise self._wrong("time", 'a time such as 12:30 or {"Times":["12:30:00"]}') from None
+            raise self._invalid("time", 'a time such as 12:30 or {"Times":["12:30:00"]}') from None
 
     @property
     def ignore_dogu_health(self) -> bool:
-        """Whether a backup is made of dogus that are not healthy, too."""
-        return self._flag("ignore_dogu_health")
+        """Whether unhealthy dogus are backed up as well."""
+        return self._bool("ignore_dogu_health")
 
     @property
     def retention_enabled(self) -> bool:
-        """Whether backups are forgotten by `retention_strategy`."""
-        return self._flag("retention_enabled")
+        """Whether old backups are removed by `retention_strategy`."""
+        return self._bool("retention_enabled")
 
     @property
     def retention_strategy(self) -> str | None:
-        """The name of a retention policy; None when there is none."""
-        written = self._text("retention_strategy")
+        """Name of the retention policy; None if not set."""
+        raw = self._text("retention_strategy")
         try:
-            return named(written).name if written else None
+            return policy_named(raw).name if raw else None
         except UsageError:
-            raise self._wrong("retention_strategy", f"one of {', '.join(POLICIES)}") from None
+            raise self._invalid("retention_strategy", f"one of {', '.join(POLICIES)}") from None
 
     @property
     def retention_policy(self) -> Policy | None:
-        """By which backups are forgotten; None where that is not enabled."""
+        """The retention policy to apply; None if retention is disabled."""
         if not self.retention_enabled:
             return None
         if self.retention_strategy is None:
             raise UsageError(
-                f"{FOLDER}/retention_enabled in the registry {self.address} is true, but"
-                f" {FOLDER}/retention_strategy names no policy; set it to one of"
-                f" {', '.join(POLICIES)}."
+                f"Retention is enabled in the registry {self.address}, but"
+                f" {FOLDER}/retention_strategy is not set. Set it to one of {', '.join(POLICIES)}."
             )
-        return named(self.retention_strategy)
+        return policy_named(self.retention_strategy)
 
     @property
     def pre_backup_script(self) -> Path | None:
-        """The program that runs before each backup."""
+        """Script to run before each backup."""
         return self._script("pre_backup_script")
 
     @property
     def post_backup_script(self) -> Path | None:
-        """The program that runs after each backup that succeeded."""
+        """Script to run after each successful backup."""
         return self._script("post_backup_script")
 
     @property
     def pre_restore_script(self) -> Path | None:
-        """The program that runs before each restore."""
+        """Script to run before each restore."""
         return self._script("pre_restore_script")
 
     @property
     def post_restore_script(self) -> Path | None:
-        """The program that runs after each restore that succeeded."""
+        """Script to run after each successful restore."""
         return self._script("post_restore_script")
 
     @property
     def deny_cross_blueprint_restores(self) -> bool:
-        """Whether only backups of the instance's own blueprint may be restored."""
-        return self._flag("deny_cross_blueprint_restores")
+        """Whether only backups of the same blueprint may be restored."""
+        return self._bool("deny_cross_blueprint_restores")
 
     def require_active(self) -> None:
-        """Raise SuspendedError when the instance suspends its backups and restores."""
+        """Raise SuspendedError if backups and restores are disabled."""
         if not self.active:
             raise SuspendedError(
                 f"Backup and restore are suspended: {FOLDER}/active in the registry "
-                f"{self.address} is false; set it to true, or say --force."
+                f"{self.address} is false. Set it to true, or pass --force."
             )
 
     def describe(self) -> dict[str, dict[str, object]]:
-        """Return each key's ``value`` and ``source``, and the ``problem`` of one that is wrong.
+        """Return ``value`` and ``source`` of each key, and ``problem`` if the value is invalid.
 
-        A wrong value is one short line, and hidden where it may be a secret in the wrong place.
+        An invalid value is shortened to one line, and masked if it could be a secret.
         """
-        return {name: self._described(name) for name in _NAMES}
+        return {name: self._describe_key(name) for name in _KEY_NAMES}
 
-    def _described(self, name: str) -> dict[str, object]:
+    def _describe_key(self, name: str) -> dict[str, object]:
         source = f"registry {FOLDER}/{name}" if self._text(name) else "default"
         try:
             found: object = self.times if name == "time" else getattr(self, name)
@@ -148,42 +148,42 @@ class BackupConfig:
     def _text(self, name: str) -> str:
         return self.values.get(name, "").strip()
 
-    def _flag(self, name: str, *, default: bool = False) -> bool:
-        written = self._text(name).lower()
-        if written not in {"", "true", "false"}:
-            raise self._wrong(name, "true or false")
-        return written == "true" if written else default
+    def _bool(self, name: str, *, default: bool = False) -> bool:
+        raw = self._text(name).lower()
+        if raw not in {"", "true", "false"}:
+            raise self._invalid(name, "true or false")
+        return raw == "true" if raw else default
 
     def _script(self, name: str) -> Path | None:
-        written = self._text(name)
-        if written and (not written.startswith("/") or "\0" in written):
-            raise self._wrong(name, "the absolute path of a program")
-        return Path(written) if written else None
+        raw = self._text(name)
+        if raw and (not raw.startswith("/") or "\0" in raw):
+            raise self._invalid(name, "the absolute path of a script")
+        return Path(raw) if raw else None
 
-    def _wrong(self, name: str, right: str) -> UsageError:
+    def _invalid(self, name: str, expected: str) -> UsageError:
         return UsageError(
-            f"{FOLDER}/{name} in the registry {self.address} is"
-            f" '{masked_line(name, self._text(name))}'; set it to {right}."
+            f"Invalid value '{masked_line(name, self._text(name))}' of {FOLDER}/{name} in the"
+            f" registry {self.address}. Set it to {expected}."
         )
 
 
 async def backup_config(registry: Registry) -> BackupConfig:
-    """Read how the instance of `registry` wants to be backed up."""
-    found = {name: await registry.get(f"{FOLDER}/{name}") for name in _NAMES}
+    """Read the backup configuration from `registry`."""
+    found = {name: await registry.get(f"{FOLDER}/{name}") for name in _KEY_NAMES}
     return BackupConfig(registry.address, {k: v for k, v in found.items() if v is not None})
 
 
-def _listed(written: str) -> list[str]:
-    """Return the times of a list in JSON, or the only one that is written as it is."""
-    if not written:
+def _times_of(raw: str) -> list[str]:
+    """Return the times of a JSON list or object, or a single plain time."""
+    if not raw:
         return []
-    found: object = written
-    if written[0] in '{["':
+    found: object = raw
+    if raw[0] in '{["':
         try:
-            found = json.loads(written)
+            found = json.loads(raw)
         except RecursionError as error:
             raise ValueError from error
-    if isinstance(found, dict):  # as Go reads it, without regard to case
+    if isinstance(found, dict):  # case-insensitive, as in Go
         found = next((value for key, value in found.items() if key.lower() == "times"), None)
     if isinstance(found, str):
         return [found]
@@ -193,7 +193,7 @@ def _listed(written: str) -> list[str]:
 
 
 def _time_of_day(text: str) -> time:
-    match = _TIME.fullmatch(text.strip())
+    match = _TIME_OF_DAY.fullmatch(text.strip())
     if match is None:
         raise ValueError
     return time(int(match[1]), int(match[2]), int(match[3] or 0))

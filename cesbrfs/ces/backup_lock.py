@@ -1,4 +1,4 @@
-"""One backup of an instance at a time: a lock file that tells who holds it."""
+"""Allow one backup of an instance at a time, with a lock file that names its holder."""
 
 from __future__ import annotations
 
@@ -13,46 +13,47 @@ from pathlib import Path
 from typing import Final
 
 from cesbrfs.errors import BackupRunningError
-from cesbrfs.util.filelock import LockFile, state_file
+from cesbrfs.util.filelock import LockFile, lock_file
 
 LOCK_FILE: Final = "var/lib/cesbr/backup.lock"
 
 
 @contextmanager
 def backup_lock(root: Path, backup_id: str, started: str) -> Iterator[None]:
-    """Hold the lock of the instance at `root` for the backup that began at `started` (RFC 3339).
+    """Lock the instance at `root` for a backup that began at `started` (RFC 3339).
 
-    BackupRunningError says who holds it.  What the file says counts only while it is locked.
+    Raises BackupRunningError, which names the holder, if the lock is taken. The content of the file
+    is valid only while it is locked.
     """
-    with state_file(root / LOCK_FILE, create=True) as lock:
-        _hold(lock, f"Backup {backup_id}", started)
+    with lock_file(root / LOCK_FILE, create=True) as lock:
+        _acquire(lock, f"Backup {backup_id}", started)
         yield
 
 
 @contextmanager
-def no_backup(root: Path, doing: str, started: str) -> Iterator[None]:
-    """Keep backups of the instance at `root` from running meanwhile; they are told what is `doing`.
+def block_backups(root: Path, activity: str, started: str) -> Iterator[None]:
+    """Prevent backups of the instance at `root`; their error message names the `activity`.
 
-    BackupRunningError when one runs.  Where no backup was ever made, or by another user, as on an
-    administrator's own machine, there is nothing to wait for.
+    Raises BackupRunningError if a backup is running. Does nothing if the lock file is missing or
+    not accessible, as on an administrator's workstation.
     """
-    with state_file(root / LOCK_FILE, create=False) as lock:
-        _hold(lock, doing, started)
+    with lock_file(root / LOCK_FILE, create=False) as lock:
+        _acquire(lock, activity, started)
         yield
 
 
-def _hold(lock: LockFile | None, doing: str, started: str) -> None:
-    """Write down who holds the lock; BackupRunningError when another process does."""
+def _acquire(lock: LockFile | None, activity: str, started: str) -> None:
+    """Record the holder in the lock file; BackupRunningError if another process holds it."""
     if lock is None:
         return
     if not lock.held:
-        raise BackupRunningError(_who(lock.read()))
+        raise BackupRunningError(_locked_message(lock.read()))
     lock.write(
         {
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "user": _user(),
-            "doing": doing,
+            "doing": activity,
             "started": started,
         }
     )
@@ -75,13 +76,13 @@ def _local(started: str) -> str:
     return f"{then.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
-def _who(content: bytes) -> str:
-    """Return the sentence about the holder; it may not have written down its name yet."""
+def _locked_message(content: bytes) -> str:
+    """Return the error message; `content` is empty until the holder has written it."""
     try:
         holder = json.loads(content)
         return (
-            f"{holder['doing']} is running since {_local(holder['started'])}, as process "
-            f"{holder['pid']} of {holder['user']} on {holder['host']}; wait until it has ended."
+            f"{holder['doing']} has been running since {_local(holder['started'])} (PID {holder['pid']},"
+            f" {holder['user']}@{holder['host']}). Try again when it has finished."
         )
     except (ValueError, TypeError, KeyError):
-        return "Another backup of this instance has just begun; wait until it has ended."
+        return "Another backup of this instance has just started. Try again when it has finished."

@@ -1,7 +1,7 @@
-"""A dogu's description, its dogu.json: which volumes it has and which of them need backup.
+"""Parse a dogu.json: the volumes of a dogu and which of them need backup. Pure.
 
-Real files mix the case of their keys and Cloudogu's tools, written in Go, read them without regard
-to it; so does this module.  Pure parsing; the format is that of cesapp-lib's ``core.Dogu``.
+The format is ``core.Dogu`` of cesapp-lib. Keys are case-insensitive, as in Cloudogu's own tools
+(written in Go), because real files mix upper and lower case.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Final
 from cesbrfs.errors import DoguError
 
 PRIVATE_VOLUME: Final = "_private"
-"""The folder beside a dogu's volumes that holds its private key, the only copy there is."""
+"""Directory next to the volumes of a dogu with the only copy of its private key."""
 
-_PORTS: Final = 1 << 16
+_PORT_LIMIT: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A volume that the description declares; `path` is its place inside the container."""
+    """A declared volume; `path` is its path inside the container."""
 
     name: str
     path: str = ""
@@ -32,9 +32,9 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class HealthCheck:
-    """How to tell whether the dogu is well: a `type` of ``tcp``, ``http`` or ``state``.
+    """A health check of `type` ``tcp``, ``http`` or ``state``.
 
-    `port` is 0 and `type` empty where the description does not say one that can be used.
+    `port` is 0 and `type` is empty if missing or invalid.
     """
 
     type: str
@@ -44,15 +44,15 @@ class HealthCheck:
 
     def __str__(self) -> str:
         what = {"tcp": str(self.port), "http": f"{self.port}{self.path}", "state": self.state}
-        return f"{self.type or 'of no type'} {what.get(self.type, '')}".strip()
+        return f"{self.type or 'no type'} {what.get(self.type, '')}".strip()
 
 
 @dataclass(frozen=True, slots=True)
 class Dogu:
-    """What a dogu.json says; `name` is ``namespace/simple``.
+    """A parsed dogu.json; `name` is ``namespace/simple``.
 
-    `needs` are the simple names of the dogus that it depends on; `commands` are those that it
-    exposes, by their names.
+    `needs` are the simple names of the dogus it depends on. `commands` maps the names of exposed
+    commands to the commands.
     """
 
     name: str
@@ -64,18 +64,18 @@ class Dogu:
 
 
 def parse_dogu(text: str) -> Dogu:
-    """Read a dogu.json; DoguError when it is none."""
+    """Parse a dogu.json; raises DoguError if it is invalid."""
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise DoguError(f"The dogu.json is not JSON ({error}); install the dogu again.") from error
-    dogu = _fields(found, "the dogu.json")
+        raise DoguError(f"Invalid dogu.json: not JSON ({error}). Reinstall the dogu.") from error
+    dogu = _fields(found, "it")
     name = _text(dogu, "name")
     if not name.rpartition("/")[2]:
-        raise DoguError("The dogu.json has no Name; install the dogu again.")
+        raise DoguError("Invalid dogu.json: no Name. Reinstall the dogu.")
     declared = dogu.get("volumes", [])
     if not isinstance(declared, list):
-        raise DoguError("Volumes in the dogu.json is no list; install the dogu again.")
+        raise DoguError("Invalid dogu.json: Volumes is not a list. Reinstall the dogu.")
     return Dogu(
         name,
         _text(dogu, "version"),
@@ -87,40 +87,40 @@ def parse_dogu(text: str) -> Dogu:
 
 
 def _fields(found: object, what: str) -> dict[str, object]:
-    """Return an object's fields under lower-case names; of two that differ in case, the last.
+    """Return the fields of a JSON object with lower-case names; the last duplicate wins.
 
-    As in Go, a field that is null counts as not there.
+    Null fields are omitted, as in Go.
     """
     if not isinstance(found, dict):
-        raise DoguError(f"A JSON object is missing where {what} needs one; install the dogu again.")
+        raise DoguError(f"Invalid dogu.json: {what} is not a JSON object. Reinstall the dogu.")
     return {key.lower(): value for key, value in found.items() if value is not None}
 
 
 def _text(fields: dict[str, object], name: str) -> str:
     value = fields.get(name, "")
     if not isinstance(value, str) or not _is_unicode(value):
-        raise DoguError(f"{name.title()} in the dogu.json is no text; install the dogu again.")
+        raise DoguError(f"Invalid dogu.json: {name.title()} is not text. Reinstall the dogu.")
     return value
 
 
 def _is_unicode(text: str) -> bool:
-    """Tell whether `text` can be written down: JSON's escapes can build halves of characters."""
+    """Return whether `text` has no lone surrogates, which JSON escapes can produce."""
     return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _volume(entry: object) -> Volume:
-    fields = _fields(entry, "a volume in the dogu.json")
+    fields = _fields(entry, "a volume")
     name = _text(fields, "name")
     if name in {"", ".", ".."} or "/" in name or "\0" in name:
         raise DoguError(
-            f"The dogu.json declares a volume {name!r}, which cannot be a folder's name; "
-            "install the dogu again."
+            f"Invalid dogu.json: the volume name {name!r} is not a valid directory name."
+            " Reinstall the dogu."
         )
-    # Unset means true: cesapp-lib's code decides so, whatever its documentation says.
+    # The default is true: cesapp-lib's code takes precedence over its documentation (false).
     needs_backup = fields.get("needsbackup", True)
     if not isinstance(needs_backup, bool):
         raise DoguError(
-            f"NeedsBackup of the volume {name} is neither true nor false; install the dogu again."
+            f"Invalid dogu.json: NeedsBackup of volume {name} is not a boolean. Reinstall the dogu."
         )
     return Volume(
         name=name,
@@ -131,8 +131,8 @@ def _volume(entry: object) -> Volume:
     )
 
 
-# What is read below is not what makes a dogu's data whole: a part that cannot be understood is
-# passed over, and does not cost the description.
+# The fields below are not required for a complete backup: invalid entries are skipped instead of
+# rejecting the whole dogu.json.
 
 
 def _health_checks(dogu: dict[str, object]) -> tuple[HealthCheck, ...]:
@@ -143,7 +143,7 @@ def _health_checks(dogu: dict[str, object]) -> tuple[HealthCheck, ...]:
 
 def _health_check(fields: dict[str, object]) -> HealthCheck:
     port = fields.get("port")
-    usable = isinstance(port, int) and not isinstance(port, bool) and 0 < port < _PORTS
+    usable = isinstance(port, int) and not isinstance(port, bool) and 0 < port < _PORT_LIMIT
     path = _word(fields.get("path")) or "/health"
     return HealthCheck(
         _word(fields.get("type")).lower(),
@@ -154,7 +154,7 @@ def _health_check(fields: dict[str, object]) -> HealthCheck:
 
 
 def _needs(declared: object) -> tuple[str, ...]:
-    """Return the dogus among the dependencies; in the old form they are bare names."""
+    """Return the dependencies that are dogus; in the old form they are plain names."""
     names = [_word(entry) for entry in declared] if isinstance(declared, list) else []
     dogus = (f for f in _objects(declared) if _word(f.get("type")).lower() in {"", "dogu"})
     names += [_word(fields.get("name")) for fields in dogus]

@@ -1,9 +1,9 @@
-"""The registry that CES has: an etcd, spoken to by its v2 keys API.
+"""Client for the registry of CES: etcd with its v2 keys API.
 
-Of several endpoints the one that answered last is asked first, and the others when it fails.  A
-request that failed is repeated where that is safe: reading and setting are, and what compares
-before it sets looks whether the request that failed has done it.  Connections are not kept, so
-there is nothing to close.
+With several endpoints, requests go to the one that responded last, and fail over to the others.
+Failed requests are retried if they are idempotent. After a failed compare-and-set the key is read
+again to find out whether the request was applied. Connections are not kept alive, so there is
+nothing to close.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ import httpx2
 import trio
 
 from cesbrfs.ces.registry import (
-    below_a_value,
-    folder_in_the_way,
-    join,
-    not_a_value,
-    not_one_key,
-    parts_of,
-    whole_registry,
+    delete_directory_error,
+    join_key,
+    read_directory_error,
+    root_key_error,
+    set_below_value_error,
+    set_directory_error,
+    split_key,
 )
 from cesbrfs.errors import RegistryError, RegistryUnreachableError, UsageError
 from cesbrfs.util.secret import redact
 
-_DEFAULT_PORT: Final = 4001  # where CES has it
+_DEFAULT_PORT: Final = 4001  # as in CES; etcd's own default is 2379
 _CONNECT_SECONDS: Final = 2.0
-_PAUSE_SECONDS: Final = 0.3
-"""Between two rounds through all endpoints, as a new leader is elected within that time."""
-_ROUNDS: Final = 2
-_POLL_SECONDS: Final = 60.0
-"""How long to wait for a change before asking anew, as a dead connection tells nothing."""
+_RETRY_DELAY_SECONDS: Final = 0.3
+"""Delay before all endpoints are tried again; etcd elects a new leader within that time."""
+_MAX_ATTEMPTS: Final = 2
+_WATCH_SECONDS: Final = 60.0
+"""Timeout of a watch request, after which it is sent again: a dead connection is not noticed."""
 
 # https://etcd.io/docs/v2.3/errorcode
 _NO_KEY: Final = 100
 _COMPARE_FAILED: Final = 101
-_IS_FOLDER: Final = 102
+_IS_DIRECTORY: Final = 102
 _BELOW_VALUE: Final = 104
 _EXISTS: Final = 105
-_HISTORY_GONE: Final = 401
-_SERVER_ERROR: Final = 500
-_DENIED: Final = 401
+_EVENTS_CLEARED: Final = 401
+_HTTP_SERVER_ERROR: Final = 500
+_HTTP_UNAUTHORIZED: Final = 401
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ class _Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
-    """What etcd said: a `node`, or the `code` of an error and its text."""
+class _Response:
+    """A response of etcd: a `node`, or the `code` and text of an error."""
 
     node: Mapping[str, object]
     index: int
@@ -66,7 +66,7 @@ class _Answer:
     text: str = ""
 
     @property
-    def is_folder(self) -> bool:
+    def is_directory(self) -> bool:
         return bool(self.node.get("dir"))
 
     @property
@@ -74,205 +74,205 @@ class _Answer:
         return str(self.node.get("value", ""))
 
 
-class _AgainError(Exception):
-    """This endpoint cannot answer now; the text says why."""
+class _UnavailableError(Exception):
+    """The endpoint is temporarily unavailable; the text is the reason."""
 
 
 class EtcdRegistry:
-    """The registry at `address`: one URL, or several of one etcd with commas between them.
+    """The registry at `address`: one URL, or several of one etcd cluster, separated by commas.
 
-    A URL without a port means CES's own, 4001.  An endpoint may take `seconds` for an answer; when
-    none gives one, that is RegistryUnreachableError.
+    The default port is 4001. `seconds` is the request timeout. Methods raise
+    RegistryUnreachableError if no endpoint responds.
     """
 
     def __init__(self, address: str, *, seconds: float = 5.0) -> None:
         self._endpoints = [_endpoint(url.strip(), address) for url in address.split(",")]
         self._address = redact(address)
         self._seconds = seconds
-        self._away = False  # then it is not waited for again and again
+        self._unavailable = False  # then requests are not retried
         self._client = httpx2.AsyncClient(
             limits=httpx2.Limits(max_keepalive_connections=0),
             timeout=httpx2.Timeout(None, connect=_CONNECT_SECONDS),
-            trust_env=False,  # no proxy lies between an instance and its registry
+            trust_env=False,  # there is no proxy between an instance and its registry
             verify=any(endpoint.url.startswith("https:") for endpoint in self._endpoints),
         )
 
     @property
     def address(self) -> str:
-        """The URLs, without a password."""
+        """The URLs, without passwords."""
         return self._address
 
     async def get(self, key: str) -> str | None:
-        """Return the value of `key`; RegistryError for a folder."""
-        parts = _one(key)
-        answer = await self._ask("GET", parts)
-        if answer.code in {_NO_KEY, _BELOW_VALUE}:
+        """Return the value of `key`; RegistryError for a directory."""
+        parts = _split_value_key(key)
+        response = await self._request("GET", parts)
+        if response.code in {_NO_KEY, _BELOW_VALUE}:
             return None
-        self._must_be_right(answer, "read", parts)
-        if answer.is_folder:
-            raise not_a_value(parts)
-        return answer.value
+        self._raise_for_error(response, "read", parts)
+        if response.is_directory:
+            raise read_directory_error(parts)
+        return response.value
 
     async def read(self, prefix: str) -> dict[str, str]:
         """Return all keys at and below `prefix`, in one request."""
-        return (await self._read(parts_of(prefix)))[0]
+        return (await self._read(split_key(prefix)))[0]
 
     async def children(self, prefix: str) -> list[str]:
-        """Return the names right below `prefix`; none for a value and for what does not exist."""
-        parts = parts_of(prefix)
-        answer = await self._ask("GET", parts)
-        if answer.code in {_NO_KEY, _BELOW_VALUE}:
+        """Return the names in `prefix`; empty for a value and for a missing key."""
+        parts = split_key(prefix)
+        response = await self._request("GET", parts)
+        if response.code in {_NO_KEY, _BELOW_VALUE}:
             return []
-        self._must_be_right(answer, "list", parts)
-        return sorted(str(node["key"]).rpartition("/")[2] for node in _nodes(answer.node))
+        self._raise_for_error(response, "list", parts)
+        return sorted(str(node["key"]).rpartition("/")[2] for node in _nodes(response.node))
 
     async def set(self, key: str, value: str) -> None:
-        """Give `key` a value; RegistryError when a folder is in the way."""
-        parts = _one(key)
-        answer = await self._ask("PUT", parts, value=value)
-        self._must_be_right(answer, "set", parts)
+        """Set `key` to `value`; RegistryError if it is a directory."""
+        parts = _split_value_key(key)
+        response = await self._request("PUT", parts, value=value)
+        self._raise_for_error(response, "set", parts)
 
     async def delete(self, key: str) -> None:
-        """Remove `key` and the folders that it leaves empty; RegistryError for a folder of keys."""
-        parts = parts_of(key)
+        """Delete `key` and its empty parent directories; RegistryError for a directory."""
+        parts = split_key(key)
         if not parts:
-            raise not_one_key(parts)
-        answer = await self._ask("DELETE", parts)
-        await self._deleted(answer, parts)
+            raise delete_directory_error(parts)
+        response = await self._request("DELETE", parts)
+        await self._finish_delete(response, parts)
 
-    async def replace(self, key: str, value: str | None, previous: str | None) -> bool:
-        """Compare and set, by the number that etcd gives to each change of a key."""
-        parts = _one(key)
-        unanswered = 0
+    async def compare_and_set(self, key: str, value: str | None, previous: str | None) -> bool:
+        """Compare and set, with ``prevIndex`` (etcd's modifiedIndex of the key)."""
+        parts = _split_value_key(key)
+        failed = 0
         while True:
-            found = await self._ask("GET", parts)
+            found = await self._request("GET", parts)
             now, number = None, None
             if found.code not in {_NO_KEY, _BELOW_VALUE}:
-                self._must_be_right(found, "read", parts)
-                if found.is_folder:
-                    raise not_a_value(parts)
+                self._raise_for_error(found, "read", parts)
+                if found.is_directory:
+                    raise read_directory_error(parts)
                 now, number = found.value, str(found.node["modifiedIndex"])
             if now != previous:
-                return bool(unanswered) and now == value  # that request did its work
+                return bool(failed) and now == value  # the failed request was applied
             if value == previous is None:
                 return True
             method = "DELETE" if value is None else "PUT"
             compare = {"prevIndex": number} if number else {"prevExist": "false"}
             endpoint = self._endpoints[0]
             try:
-                answer = await self._once(endpoint, method, parts, compare, value=value)
-            except _AgainError as error:
-                unanswered += 1
-                self._put_last(endpoint)
-                if unanswered > len(self._endpoints):
+                response = await self._send(endpoint, method, parts, compare, value=value)
+            except _UnavailableError as error:
+                failed += 1
+                self._move_to_end(endpoint)
+                if failed > len(self._endpoints):
                     raise self._unreachable(str(error)) from None
                 continue
-            if answer.code in {_COMPARE_FAILED, _EXISTS, _NO_KEY}:
-                continue  # somebody else was quicker
+            if response.code in {_COMPARE_FAILED, _EXISTS, _NO_KEY}:
+                continue  # another client changed it in between
             if value is None:
-                await self._deleted(answer, parts)
+                await self._finish_delete(response, parts)
             else:
-                self._must_be_right(answer, "set", parts)
+                self._raise_for_error(response, "set", parts)
             return True
 
     async def watch(self, prefix: str) -> AsyncGenerator[dict[str, str], None]:
-        """Yield what `read` returns, now and after each change, of which etcd itself tells."""
-        parts = parts_of(prefix)
+        """Yield the result of `read` now and after each change, by long polling."""
+        parts = split_key(prefix)
         last = None
         while True:
             values, index = await self._read(parts)
             if values != last:
                 yield dict(values)
             last = values
-            await self._change_after(index, parts)
+            await self._wait_for_change(index, parts)
 
     async def _read(self, parts: tuple[str, ...]) -> tuple[dict[str, str], int]:
-        """Return all keys at and below `parts`, and the number of the last change to anything."""
-        answer = await self._ask("GET", parts, {"recursive": "true", "sorted": "true"})
-        if answer.code in {_NO_KEY, _BELOW_VALUE}:
-            return {}, answer.index
-        self._must_be_right(answer, "read", parts)
+        """Return all keys at and below `parts`, and the current etcd index."""
+        response = await self._request("GET", parts, {"recursive": "true", "sorted": "true"})
+        if response.code in {_NO_KEY, _BELOW_VALUE}:
+            return {}, response.index
+        self._raise_for_error(response, "read", parts)
         found: dict[str, str] = {}
-        waiting = [answer.node]
-        while waiting:
-            node = waiting.pop()
+        pending = [response.node]
+        while pending:
+            node = pending.pop()
             if node.get("dir"):
-                waiting.extend(_nodes(node))
+                pending.extend(_nodes(node))
             else:
                 found[str(node["key"])] = str(node.get("value", ""))
-        return dict(sorted(found.items())), answer.index
+        return dict(sorted(found.items())), response.index
 
-    async def _change_after(self, index: int, parts: tuple[str, ...]) -> None:
-        waiting = {"wait": "true", "recursive": "true", "waitIndex": str(index + 1)}
-        with trio.move_on_after(_POLL_SECONDS):
-            answer = await self._ask("GET", parts, waiting, patient=True)
-            if answer.code != _HISTORY_GONE:  # then there were many changes
-                self._must_be_right(answer, "watch", parts)
+    async def _wait_for_change(self, index: int, parts: tuple[str, ...]) -> None:
+        query = {"wait": "true", "recursive": "true", "waitIndex": str(index + 1)}
+        with trio.move_on_after(_WATCH_SECONDS):
+            response = await self._request("GET", parts, query, long_poll=True)
+            if response.code != _EVENTS_CLEARED:  # else more changes than etcd's history of 1000
+                self._raise_for_error(response, "watch", parts)
 
-    async def _deleted(self, answer: _Answer, parts: tuple[str, ...]) -> None:
-        if answer.code in {_NO_KEY, _BELOW_VALUE}:
+    async def _finish_delete(self, response: _Response, parts: tuple[str, ...]) -> None:
+        if response.code in {_NO_KEY, _BELOW_VALUE}:
             return
-        self._must_be_right(answer, "delete", parts)
-        # As in the file registry, an emptied folder is no key.  etcd refuses one that is not empty.
+        self._raise_for_error(response, "delete", parts)
+        # As in FileRegistry, empty directories are removed. etcd rejects one that is not empty.
         for length in range(len(parts) - 1, 0, -1):
-            with suppress(RegistryError):  # the key itself is gone
-                answer = await self._ask("DELETE", parts[:length], {"dir": "true"})
-                if not answer.code:
+            with suppress(RegistryError):  # the key itself has been deleted
+                response = await self._request("DELETE", parts[:length], {"dir": "true"})
+                if not response.code:
                     continue
             break
 
-    def _must_be_right(self, answer: _Answer, verb: str, parts: tuple[str, ...]) -> None:
-        """Raise the RegistryError of an answer that is an error."""
-        if not answer.code:
+    def _raise_for_error(self, response: _Response, verb: str, parts: tuple[str, ...]) -> None:
+        """Raise RegistryError if `response` is an error."""
+        if not response.code:
             return
-        if answer.code == _IS_FOLDER:
-            raise not_one_key(parts) if verb == "delete" else folder_in_the_way(parts)
-        if answer.code == _BELOW_VALUE:
-            raise below_a_value(parts)
+        if response.code == _IS_DIRECTORY:
+            raise delete_directory_error(parts) if verb == "delete" else set_directory_error(parts)
+        if response.code == _BELOW_VALUE:
+            raise set_below_value_error(parts)
         raise RegistryError(
-            f"Cannot {verb} the registry key {join(parts)} in {self.address}: {answer.text} "
-            f"({answer.code}); see to etcd."
+            f"Cannot {verb} the registry key {join_key(parts)} in {self.address}: {response.text} "
+            f"(etcd error {response.code}). Check the state of etcd."
         )
 
-    async def _ask(
+    async def _request(
         self,
         method: str,
         parts: tuple[str, ...],
         query: Mapping[str, str] | None = None,
         *,
         value: str | None = None,
-        patient: bool = False,
-    ) -> _Answer:
-        """Ask one endpoint after the other, all of them twice, until one answers."""
+        long_poll: bool = False,
+    ) -> _Response:
+        """Send a request to one endpoint after the other until one responds, with one retry."""
         problem = ""
-        for number in range(1 if self._away else _ROUNDS):
+        for number in range(1 if self._unavailable else _MAX_ATTEMPTS):
             if number:
-                await trio.sleep(_PAUSE_SECONDS)
+                await trio.sleep(_RETRY_DELAY_SECONDS)
             for endpoint in tuple(self._endpoints):
                 try:
-                    answer = await self._once(
-                        endpoint, method, parts, query, value=value, patient=patient
+                    response = await self._send(
+                        endpoint, method, parts, query, value=value, long_poll=long_poll
                     )
-                except _AgainError as error:
+                except _UnavailableError as error:
                     problem = str(error)
-                    self._put_last(endpoint)
+                    self._move_to_end(endpoint)
                 else:
-                    self._away = False
-                    return answer
+                    self._unavailable = False
+                    return response
         raise self._unreachable(problem)
 
-    def _put_last(self, endpoint: _Endpoint) -> None:
+    def _move_to_end(self, endpoint: _Endpoint) -> None:
         self._endpoints.remove(endpoint)
         self._endpoints.append(endpoint)
 
     def _unreachable(self, problem: str) -> RegistryUnreachableError:
-        self._away = True
+        self._unavailable = True
         return RegistryUnreachableError(
-            f"The registry {self.address} cannot be reached ({problem}); see to etcd there, or "
-            "name another one with --registry."
+            f"Cannot connect to the registry {self.address}: {problem}. Check that etcd is running"
+            " there, or pass another address with --registry."
         )
 
-    async def _once(
+    async def _send(
         self,
         endpoint: _Endpoint,
         method: str,
@@ -280,13 +280,13 @@ class EtcdRegistry:
         query: Mapping[str, str] | None,
         *,
         value: str | None,
-        patient: bool = False,
-    ) -> _Answer:
-        """Ask one endpoint once; _AgainError when another one, or a later request, may answer."""
+        long_poll: bool = False,
+    ) -> _Response:
+        """Send one request to `endpoint`; _UnavailableError for a transient failure."""
         path = "".join("/" + quote(part, safe="") for part in parts) or "/"
         try:
-            with trio.fail_after(math.inf if patient else self._seconds):
-                response = await self._client.request(
+            with trio.fail_after(math.inf if long_poll else self._seconds):
+                http = await self._client.request(
                     method,
                     f"{endpoint.url}/v2/keys{path}",
                     params=query,
@@ -294,34 +294,34 @@ class EtcdRegistry:
                     auth=endpoint.login,
                 )
         except trio.TooSlowError:
-            raise _AgainError(f"no answer within {self._seconds:g} s") from None
+            raise _UnavailableError(f"no response within {self._seconds:g} s") from None
         except httpx2.ConnectTimeout:
-            raise _AgainError(f"no connection within {_CONNECT_SECONDS:g} s") from None
+            raise _UnavailableError(f"no connection within {_CONNECT_SECONDS:g} s") from None
         except httpx2.TransportError as error:
-            raise _AgainError(str(error) or type(error).__name__) from None
-        if not response.content:
-            raise _AgainError("the connection was closed")
-        if response.status_code == _DENIED:
+            raise _UnavailableError(str(error) or type(error).__name__) from None
+        if not http.content:
+            raise _UnavailableError("connection closed")
+        if http.status_code == _HTTP_UNAUTHORIZED:
             raise RegistryError(
-                f"The registry {self.address} refuses access (HTTP {response.status_code}); "
-                "write its user and password into the address, http://USER:PASSWORD@HOST:PORT."
+                f"Access to the registry {self.address} denied (HTTP {http.status_code}). Add user"
+                " and password to its address: http://USER:PASSWORD@HOST:PORT."
             )
         try:
-            said = json.loads(response.content)
-            index = int(response.headers["x-etcd-index"])
-            answer = _Answer(
-                said.get("node", {}), index, said.get("errorCode", 0), said.get("message", "")
+            body = json.loads(http.content)
+            index = int(http.headers["x-etcd-index"])
+            response = _Response(
+                body.get("node", {}), index, body.get("errorCode", 0), body.get("message", "")
             )
         except (ValueError, KeyError, AttributeError, RecursionError):
-            if response.status_code >= _SERVER_ERROR:
-                raise _AgainError(f"HTTP {response.status_code}") from None
+            if http.status_code >= _HTTP_SERVER_ERROR:
+                raise _UnavailableError(f"HTTP {http.status_code}") from None
             raise RegistryError(
-                f"What answers at {self.address} is no etcd with the v2 keys API; correct the "
-                "address, or start etcd with --enable-v2."
+                f"Unexpected response from {self.address}: not the v2 keys API of etcd. Correct the"
+                " address, or start etcd with --enable-v2."
             ) from None
-        if response.status_code >= _SERVER_ERROR:
-            raise _AgainError(f"{answer.text}, HTTP {response.status_code}")
-        return answer
+        if http.status_code >= _HTTP_SERVER_ERROR:
+            raise _UnavailableError(f"{response.text}, HTTP {http.status_code}")
+        return response
 
 
 def _endpoint(url: str, address: str) -> _Endpoint:
@@ -332,8 +332,8 @@ def _endpoint(url: str, address: str) -> _Endpoint:
         host = None
     if not host or split.scheme not in {"http", "https"} or split.path.strip("/") or split.query:
         raise UsageError(
-            f"The registry's address {redact(address)} is none of an etcd; write it as "
-            "http://HOST:PORT, several with commas between them, or say a file registry's folder."
+            f"Invalid registry address {redact(address)}. Write http://HOST:PORT, several separated"
+            " by commas, or the directory of a file registry."
         )
     if ":" in host:
         host = f"[{host}]"
@@ -343,11 +343,11 @@ def _endpoint(url: str, address: str) -> _Endpoint:
     return _Endpoint(f"{split.scheme}://{host}:{port}", login)
 
 
-def _one(key: str) -> tuple[str, ...]:
-    """Return the parts of a key that is not the whole registry."""
-    parts = parts_of(key)
+def _split_value_key(key: str) -> tuple[str, ...]:
+    """Split `key` into its parts; RegistryError for the root."""
+    parts = split_key(key)
     if not parts:
-        raise whole_registry(key)
+        raise root_key_error(key)
     return parts
 
 

@@ -1,8 +1,8 @@
-"""Whether the dogus are well, by the health checks of their descriptions.
+"""Run the health checks that are declared in the dogu.json files.
 
-Where a dogu answers: at the host that is set, else at the address that the registry lists below
-``/services``, else at its name, where that is known here.  A check without any of them is not
-made, which is told and proves nothing.
+The host of a dogu is the configured one, else the address in the registry below ``/services``, else
+the name of the dogu if it can be resolved. A check without a host is skipped and reported as
+skipped.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from cesbrfs.errors import HealthError, RegistryError
 from cesbrfs.util.tasks import gather
 
 DEFAULT_SECONDS: Final = 10.0
-"""How long one check may take where nothing else is set."""
-_AT_ONCE: Final = 16
-_WELL: Final = range(200, 400)
+"""Default timeout of a check."""
+_MAX_CONCURRENT_CHECKS: Final = 16
+_HEALTHY_STATUS: Final = range(200, 400)
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """A check that did not succeed; `checked` is False for one that could not even be made."""
+class FailedCheck:
+    """A health check that failed; `checked` is False if it was skipped."""
 
     dogu: str
     check: HealthCheck
@@ -48,65 +48,68 @@ async def check_health(
     *,
     host: str | None = None,
     seconds: float = DEFAULT_SECONDS,
-) -> list[Finding]:
-    """Make all checks of `dogus`, many at a time, and return those that did not succeed.
+) -> list[FailedCheck]:
+    """Run all health checks of `dogus` concurrently; return those that failed or were skipped.
 
-    `host` is where a dogu answers, ``{dogu}`` in it stands for its name; each check gets `seconds`.
+    `host` overrides the host to connect to; ``{dogu}`` in it is replaced by the name of the dogu.
+    `seconds` is the timeout of a check.
     """
     checks = [
         partial(_check, found.name, check, registry, host, seconds)
         for found in dogus
         for check in (found.dogu.health_checks if found.dogu else ())
     ]
-    return [finding for finding in await gather(checks, _AT_ONCE) if finding is not None]
+    results = await gather(checks, _MAX_CONCURRENT_CHECKS)
+    return [result for result in results if result is not None]
 
 
-def require_health(findings: Sequence[Finding]) -> None:
-    """Raise HealthError, which names each dogu that is not well, unless all are."""
-    ill = [finding for finding in findings if finding.checked]
-    if ill:
+def require_health(results: Sequence[FailedCheck]) -> None:
+    """Raise HealthError, which lists all failed checks, if any failed."""
+    failed = [result for result in results if result.checked]
+    if failed:
         raise HealthError(
-            f"Not healthy: {', '.join(map(str, ill))}; see to that, or say --skip-health-checks."
+            f"Health checks failed: {', '.join(map(str, failed))}. Fix the dogus, or pass"
+            " --skip-health-checks."
         )
 
 
 async def _check(
     dogu: str, check: HealthCheck, registry: Registry, host: str | None, seconds: float
-) -> Finding | None:
-    """Make one check; None when the dogu passes it."""
+) -> FailedCheck | None:
+    """Run one check; return None if it succeeds."""
     try:
         with trio.fail_after(seconds):
             if check.type == "state":
                 reason = await _state(dogu, check, registry)
             elif check.type not in {"tcp", "http"}:
-                return Finding(dogu, check, "this kind of check is not known", checked=False)
+                return FailedCheck(dogu, check, "unknown type of check", checked=False)
             elif not check.port:
-                return Finding(dogu, check, "its dogu.json gives no port", checked=False)
+                return FailedCheck(dogu, check, "no port in dogu.json", checked=False)
             else:
-                at = await _host(dogu, check.port, registry, host)
-                if at is None:
-                    reason = "where it answers is not known; set health_host"
-                    return Finding(dogu, check, reason, checked=False)
-                reason = await (_tcp if check.type == "tcp" else _http)(at, check)
-                reason = reason and f"{at}: {reason}"
+                target = await _host(dogu, check.port, registry, host)
+                if target is None:
+                    reason = "unknown host; set health_host"
+                    return FailedCheck(dogu, check, reason, checked=False)
+                reason = await (_tcp if check.type == "tcp" else _http)(target, check)
+                reason = reason and f"{target}: {reason}"
     except trio.TooSlowError:
-        reason = f"no answer within {seconds:g} s"
-    return Finding(dogu, check, reason) if reason else None
+        reason = f"no response within {seconds:g} s"
+    return FailedCheck(dogu, check, reason) if reason else None
 
 
 async def _state(dogu: str, check: HealthCheck, registry: Registry) -> str:
-    """Return what is wrong with the state that the dogu keeps in the registry, "" if nothing."""
+    """Return why the state of the dogu in the registry is not healthy; "" if it is."""
     try:
         state = await registry.get(f"/state/{dogu}")
     except RegistryError as error:
         return error.message
     if state is None:
-        return f"the registry has no /state/{dogu}"
+        return f"/state/{dogu} is not set in the registry"
     return "" if state.strip() == check.state else f"/state/{dogu} is {state.strip()!r}"
 
 
 async def _host(dogu: str, port: int, registry: Registry, host: str | None) -> str | None:
-    """Return where the dogu answers on `port`; None where nobody knows."""
+    """Return the host of the dogu for `port`; None if unknown."""
     if host is not None:
         return host.replace("{dogu}", dogu)
     try:
@@ -124,22 +127,22 @@ async def _host(dogu: str, port: int, registry: Registry, host: str | None) -> s
 
 
 def _listed_host(value: str, port: int) -> str | None:
-    """Read the host of ``{"service": "172.18.0.2:3000"}``; None when it is for another port."""
+    """Return the host in ``{"service": "172.18.0.2:3000"}``; None if the port differs."""
     try:
         service = json.loads(value)
     except (ValueError, RecursionError):
         return None
-    at = service.get("service") if isinstance(service, dict) else None
-    found, _, listed = at.rpartition(":") if isinstance(at, str) else ("", "", "")
+    address = service.get("service") if isinstance(service, dict) else None
+    found, _, listed = address.rpartition(":") if isinstance(address, str) else ("", "", "")
     return found.strip("[]") or None if listed == str(port) else None
 
 
 async def _tcp(host: str, check: HealthCheck) -> str:
-    """Return why no connection can be made, "" when one can."""
+    """Return why a TCP connection fails; "" if it succeeds."""
     try:
         stream = await trio.open_tcp_stream(host, check.port)
     except OSError as error:
-        cause: BaseException = error.__cause__ or error  # trio's own words are about all addresses
+        cause: BaseException = error.__cause__ or error  # trio's message covers all addresses
         while isinstance(cause, BaseExceptionGroup):
             cause = cause.exceptions[0]
         number = cause.errno if isinstance(cause, OSError) else None
@@ -149,16 +152,16 @@ async def _tcp(host: str, check: HealthCheck) -> str:
 
 
 async def _http(host: str, check: HealthCheck) -> str:
-    """Return why a GET is not answered well, "" when it is."""
+    """Return why a GET request fails; "" if the status is 2xx or 3xx."""
     import httpx2
 
     authority = f"[{host}]" if ":" in host else host
     try:
         async with (
             httpx2.AsyncClient(trust_env=False, timeout=None) as client,
-            client.stream("GET", f"http://{authority}:{check.port}{check.path}") as answer,
+            client.stream("GET", f"http://{authority}:{check.port}{check.path}") as response,
         ):
-            status = answer.status_code
+            status = response.status_code
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
         return str(error) or type(error).__name__
-    return "" if status in _WELL else f"it answers with status {status}"
+    return "" if status in _HEALTHY_STATUS else f"HTTP status {status}"

@@ -1,7 +1,7 @@
-"""The administrator's scripts before and after each backup and restore, as CES has them.
+"""Run the pre and post scripts of backups and restores.
 
-The registry names them by absolute paths.  The one before runs first and stops everything when it
-fails; the one after runs only when all has succeeded.
+The registry contains their absolute paths. A failing pre script aborts the backup or restore. A
+post script runs only after success.
 """
 
 from __future__ import annotations
@@ -18,56 +18,57 @@ import trio
 from cesbrfs.errors import ScriptError
 from cesbrfs.util.process import public_environment, run_program
 
-Occasion = Literal["pre_backup", "post_backup", "pre_restore", "post_restore"]
+HookName = Literal["pre_backup", "post_backup", "pre_restore", "post_restore"]
 
 DEFAULT_SECONDS: Final = 3600.0
-"""How long a script may take where nothing else is set."""
+"""Default timeout of a script."""
 
 
 @dataclass(frozen=True, slots=True)
-class Scripts:
-    """The scripts by their occasion; one that is not configured is not there.
+class Hooks:
+    """The configured scripts; `paths` has None for a script that is not configured.
 
-    `say` gets what they print, line by line, `seconds` are how long each may take.
+    `on_line` is called with each line of their output. Each script may run for `seconds`.
     """
 
-    paths: Mapping[Occasion, Path | None]
-    say: Callable[[str], None]
+    paths: Mapping[HookName, Path | None]
+    on_line: Callable[[str], None]
     seconds: float = DEFAULT_SECONDS
 
-    async def run(self, occasion: Occasion, **variables: str) -> None:
-        """Run the script of `occasion`, if there is one, with `variables` in its environment.
+    async def run(self, name: HookName, **variables: str) -> None:
+        """Run the script `name`, if configured, with `variables` added to its environment.
 
-        ScriptError names the script and its registry key, and says why it did not succeed.
+        Raises ScriptError, which names the script and its registry key, if it cannot be started,
+        fails or times out.
         """
-        path = self.paths.get(occasion)
+        path = self.paths.get(name)
         if path is None:
             return
-        named = f"The script {path} (/config/backup/{occasion}_script)"
-        obstacle = await trio.to_thread.run_sync(_obstacle, path)
-        if obstacle:
-            raise ScriptError(f"{named} cannot be run: {obstacle}; correct the key or the script.")
+        script = f"{path} (/config/backup/{name}_script)"
+        reason = await trio.to_thread.run_sync(_why_not_executable, path)
+        if reason:
+            raise ScriptError(f"Cannot run {script}: {reason}. Correct the key or the script.")
         environment = public_environment(os.environ) | variables
         try:
             code = await run_program(
-                [str(path)], on_line=self.say, seconds=self.seconds, env=environment
+                [str(path)], on_line=self.on_line, seconds=self.seconds, env=environment
             )
         except ScriptError as error:
-            raise ScriptError(f"{named} has not succeeded: {error.message}") from error
+            raise ScriptError(f"Script {script} failed: {error.message}") from error
         if code:
-            how = f"with exit code {code}" if code > 0 else f"by signal {-code}"
-            raise ScriptError(f"{named} ended {how}; see what it said.")
+            failure = f"exit code {code}" if code > 0 else f"killed by signal {-code}"
+            raise ScriptError(f"Script {script} failed: {failure}. Check its output.")
 
 
-def _obstacle(path: Path) -> str:
-    """Say why `path` is no script that can be run; "" when it is one."""
+def _why_not_executable(path: Path) -> str:
+    """Return why `path` cannot be run as a script; "" if it can."""
     if not path.is_absolute():
-        return "its path is not absolute"
+        return "the path is not absolute"
     try:
         mode = path.stat().st_mode
     except OSError as error:
         return error.strerror or str(error)
     if not stat.S_ISREG(mode):
-        return "it is not a file"
-    # Root may run what nobody may: a mode without an x says that it is not meant to be run.
-    return "" if mode & 0o111 and os.access(path, os.X_OK) else "it is not executable"
+        return "not a regular file"
+    # access(2) succeeds for root even without any x bit, so the mode is checked, too.
+    return "" if mode & 0o111 and os.access(path, os.X_OK) else "not executable"

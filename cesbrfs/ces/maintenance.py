@@ -1,8 +1,8 @@
-"""The instance's maintenance mode, which shows its users a page in place of the dogus.
+"""The maintenance mode of an instance: nginx answers 503 with a page instead of the dogus.
 
-It is on while the registry has ``/config/_global/maintenance``.  What we turn on is noted in a file
-before, so that it is taken back even after a crash, by the next start.  What somebody else has
-turned on is left alone.
+It is on while the registry key ``/config/_global/maintenance`` exists. Before cesbr turns it on, it
+records this in a state file, so that the next start turns it off after a crash. A maintenance mode
+that someone else has turned on is not changed.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import trio
 
 from cesbrfs.ces.registry import Registry
 from cesbrfs.errors import RegistryError
-from cesbrfs.util.filelock import LockFile, state_file
+from cesbrfs.util.filelock import LockFile, lock_file
 
 KEY: Final = "/config/_global/maintenance"
 STATE_FILE: Final = "var/lib/cesbr/maintenance.json"
-_BACK_SECONDS: Final = 60.0
-"""How long taking it back may take when the command is being cancelled."""
+_TURN_OFF_SECONDS: Final = 60.0
+"""Timeout for turning it off when the command is cancelled."""
 
 
 def is_left_on(root: Path) -> bool:
-    """Tell, at next to no cost, whether a restore noted that it turned it on."""
+    """Return whether an interrupted restore left it on, from the state file (one stat)."""
     try:
         return (root / STATE_FILE).stat().st_size > 0
     except OSError:
@@ -35,66 +35,69 @@ def is_left_on(root: Path) -> bool:
 
 @asynccontextmanager
 async def maintenance_mode(
-    root: Path, registry: Registry, *, title: str, text: str, say: Callable[[str], None]
+    root: Path, registry: Registry, *, title: str, text: str, notify: Callable[[str], None]
 ) -> AsyncIterator[None]:
-    """Turn the maintenance mode on, with a page of `title` and `text`, and off at the end.
+    """Turn the maintenance mode on, and off on exit. `title` and `text` are shown to users.
 
-    `say` gets a sentence where it is left as it is.  RegistryError when it cannot be turned on.
+    `notify` is called with a message if the mode is not changed. Raises RegistryError if it cannot
+    be turned on.
     """
     value = json.dumps({"title": title, "text": text}, ensure_ascii=False)
-    with state_file(root / STATE_FILE, create=True) as state:
+    with lock_file(root / STATE_FILE, create=True) as state:
         if state is None or not state.held:
-            say("Another process has turned the maintenance mode on; it is left to that.")
+            notify("Maintenance mode is already on: another cesbr process has turned it on.")
             yield
             return
         state.write({"registry": registry.address, "value": value})
         on = False
         try:
-            on = await registry.replace(KEY, value, None)
+            on = await registry.compare_and_set(KEY, value, None)
             if not on:
-                say("The maintenance mode is on already; it is left on.")
+                notify("Maintenance mode is already on and stays on.")
             yield
         finally:
-            with trio.CancelScope(shield=True), trio.move_on_after(_BACK_SECONDS):
-                # Even where it seems that it was not turned on: an answer may have been lost.
-                await _take_back(state, value, registry, say if on else lambda _: None)
+            with trio.CancelScope(shield=True), trio.move_on_after(_TURN_OFF_SECONDS):
+                # Also if it seems not to be on: the response may have been lost.
+                await _turn_off(state, value, registry, notify if on else lambda _: None)
 
 
-async def take_back(root: Path, registry: Registry, say: Callable[[str], None]) -> None:
-    """Turn off what a process that is gone had turned on; `say` gets a sentence about it."""
+async def turn_off_leftover(root: Path, registry: Registry, notify: Callable[[str], None]) -> None:
+    """Turn off the maintenance mode after a crash; `notify` is called with the result."""
     file = root / STATE_FILE
-    with state_file(file, create=False) as state:
+    with lock_file(file, create=False) as state:
         if state is None or not state.held:
             return
         try:
-            noted = json.loads(state.read())
-            address, value = str(noted["registry"]), str(noted["value"])
-        except (ValueError, TypeError, KeyError):  # it ended before it had turned anything on
+            payload = json.loads(state.read())
+            address, value = str(payload["registry"]), str(payload["value"])
+        except (ValueError, TypeError, KeyError):  # killed before it turned the mode on
             state.clear()
             return
         if address != registry.address:
-            say(
-                f"An interrupted restore left the maintenance mode on in the registry {address};"
-                f" start cesbr with that one, or delete {KEY} there and the file {file}."
+            notify(
+                f"An interrupted restore left maintenance mode on in the registry {address}. Run"
+                f" cesbr with that registry, or delete its key {KEY} and the file {file}."
             )
             return
-        if await _take_back(state, value, registry, say):
-            say("The maintenance mode, which an interrupted restore had left on, is off again.")
+        if await _turn_off(state, value, registry, notify):
+            notify(
+                "Maintenance mode was left on by an interrupted restore and has been turned off."
+            )
 
 
-async def _take_back(
-    state: LockFile, value: str, registry: Registry, say: Callable[[str], None]
+async def _turn_off(
+    state: LockFile, value: str, registry: Registry, notify: Callable[[str], None]
 ) -> bool:
-    """Turn it off if it is as we turned it on; tell whether it was."""
+    """Turn it off if the registry still has our `value`; return whether it had."""
     try:
-        was_ours = await registry.replace(KEY, None, value)
-        if not was_ours and await registry.get(KEY) is not None:
-            say("The maintenance mode was changed by somebody else meanwhile; it is left on.")
+        deleted = await registry.compare_and_set(KEY, None, value)
+        if not deleted and await registry.get(KEY) is not None:
+            notify("Maintenance mode was changed by someone else and stays on.")
     except RegistryError as error:
-        say(
-            f"The maintenance mode is still on: {error.message}  The next start of cesbr turns it"
-            f" off, or delete {KEY} in the registry."
+        notify(
+            f"Maintenance mode is still on: {error.message} The next start of cesbr turns it off;"
+            f" to do it by hand, delete {KEY} in the registry."
         )
         return False
     state.clear()
-    return was_ours
+    return deleted

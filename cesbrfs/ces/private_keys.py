@@ -1,7 +1,7 @@
-"""The secret values of a registry, and the private keys that open those which are encrypted.
+"""Read secrets from a registry, and decrypt them with the private keys of the instance.
 
-Which dogu's key CES encrypts the values below ``/config/backup`` with is not documented, so every
-key of the instance is tried, unless one is named.
+Which dogu's key CES uses to encrypt the values below ``/config/backup`` is not documented. All keys
+of the instance are tried, unless one is configured.
 """
 
 from __future__ import annotations
@@ -13,34 +13,40 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from cesbrfs.ces.encryption import PROVIDERS, BrokenValueError, Sealed, parse_sealed, unseal
+from cesbrfs.ces.encryption import (
+    PROVIDERS,
+    EncryptedValue,
+    InvalidCiphertextError,
+    decrypt,
+    parse_encrypted,
+)
 from cesbrfs.ces.redaction import masked_line
 from cesbrfs.ces.registry import Registry
 from cesbrfs.errors import UsageError
 
-if TYPE_CHECKING:  # few values are encrypted, so few need it
+if TYPE_CHECKING:  # imported on demand, as few values are encrypted
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-_PROVIDER: Final = "/config/_global/key_provider"
-_PATTERN: Final = "var/lib/ces/*/volumes/_private/private.pem"
+_KEY_PROVIDER: Final = "/config/_global/key_provider"
+_KEY_FILES: Final = "var/lib/ces/*/volumes/_private/private.pem"
 
 
 @dataclass(frozen=True, slots=True)
 class PrivateKeys:
-    """The private keys of the instance at `root`, or the one in `file` alone."""
+    """All private keys of the instance at `root`, or only the one in `file`."""
 
     root: Path
     file: Path | None = None
 
     @property
-    def place(self) -> str:
-        """Where they are, as people are told."""
-        return str(self.file or self.root / _PATTERN)
+    def location(self) -> str:
+        """Path or glob pattern of the keys, for messages."""
+        return str(self.file or self.root / _KEY_FILES)
 
     def load(self) -> Iterator[RSAPrivateKey]:
-        """Read one after the other; UsageError when the one that was named is none.
+        """Yield the keys, skipping files that are not valid keys.
 
-        Of the others those that cannot be used are passed over.
+        Raises UsageError if the configured `file` is not a valid key.
         """
         if self.file is not None:
             try:
@@ -48,11 +54,11 @@ class PrivateKeys:
             except (OSError, ValueError) as error:
                 reason = error.strerror if isinstance(error, OSError) else error
                 raise UsageError(
-                    f"The private key {self.file} cannot be used: {reason}; correct "
-                    "the setting private_key."
+                    f"Cannot use the private key {self.file}: {reason}. Correct the setting"
+                    " private_key."
                 ) from None
             return
-        for file in sorted(self.root.glob(_PATTERN)):
+        for file in sorted(self.root.glob(_KEY_FILES)):
             try:
                 yield _read(file)
             except (OSError, ValueError):
@@ -60,47 +66,47 @@ class PrivateKeys:
 
 
 async def read_secret(registry: Registry, key: str, keys: PrivateKeys) -> bytes | None:
-    """Return the secret that `key` holds, byte for byte; None when there is none, or an empty one.
+    """Return the value of `key`, decrypted if necessary; None if it is missing or empty.
 
-    An encrypted one is decrypted; UsageError when that cannot be done.
+    Raises UsageError if it cannot be decrypted.
     """
     value = await registry.get(key)
     if not value:
         return None
     try:
-        sealed = parse_sealed(value)
-        if sealed is None:
+        encrypted = parse_encrypted(value)
+        if encrypted is None:
             return value.encode()
         provider = await _provider(registry)
-        found = await trio.to_thread.run_sync(_open, sealed, keys, provider)
-    except BrokenValueError as error:
+        found = await trio.to_thread.run_sync(_decrypt_with_any, encrypted, keys, provider)
+    except InvalidCiphertextError as error:
         raise UsageError(
-            f"The encrypted value of {key} in the registry {registry.address} is broken: {error}; "
-            "set it again."
+            f"Invalid encrypted value of {key} in the registry {registry.address}: {error}. Set the"
+            " value again."
         ) from None
     if found is None:
         raise UsageError(
-            f"The value of {key} in the registry {registry.address} has the form of an encrypted "
-            f"one ({provider}), and no private key that can be read at {keys.place} opens it; set "
-            "private_key to the file of its key, or say a plain value of this form elsewhere."
+            f"Cannot decrypt the value of {key} in the registry {registry.address} ({provider}): no"
+            f" matching private key in {keys.location}. Set private_key to the file of the right key,"
+            " or pass the value in another way if it is not encrypted."
         )
     return found
 
 
 async def _provider(registry: Registry) -> str:
-    written = ((await registry.get(_PROVIDER)) or "").strip()
-    provider = written.lower() or PROVIDERS[0]
+    raw = ((await registry.get(_KEY_PROVIDER)) or "").strip()
+    provider = raw.lower() or PROVIDERS[0]
     if provider not in PROVIDERS:
         raise UsageError(
-            f"{_PROVIDER} in the registry {registry.address} is"
-            f" '{masked_line(_PROVIDER, written)}'; set it to {' or '.join(PROVIDERS)}."
+            f"Invalid value '{masked_line(_KEY_PROVIDER, raw)}' of {_KEY_PROVIDER} in the registry"
+            f" {registry.address}. Set it to {' or '.join(PROVIDERS)}."
         )
     return provider
 
 
-def _open(sealed: Sealed, keys: PrivateKeys, provider: str) -> bytes | None:
+def _decrypt_with_any(encrypted: EncryptedValue, keys: PrivateKeys, provider: str) -> bytes | None:
     for key in keys.load():
-        found = unseal(sealed, key, provider)
+        found = decrypt(encrypted, key, provider)
         if found is not None:
             return found
     return None
@@ -113,10 +119,10 @@ def _read(file: Path) -> RSAPrivateKey:
 
     data = file.read_bytes()
     try:
-        # Nobody but root writes there, and checking each key takes longer than using it.
+        # Only root can write these files, and validating a key takes longer than decrypting.
         key = load_pem_private_key(data, None, unsafe_skip_rsa_key_validation=True)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, RSAPrivateKey):
-        raise ValueError("it holds no RSA key in PEM without a password")  # noqa: TRY004 - it is data
+        raise ValueError("not an unencrypted RSA key in PEM format")  # noqa: TRY004 - invalid data
     return key

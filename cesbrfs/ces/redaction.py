@@ -1,6 +1,6 @@
-"""Which values of the registry are secrets, so that nobody's screen shows them.  Pure.
+"""Detect and mask secrets among registry values. Pure.
 
-Told by the key and by the value itself; rather one too many than one too few.
+Both the key and the value are examined. False positives are preferred to leaked secrets.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ _SECRET_KEY: Final = re.compile(
 )
 _SECRET_VALUE: Final = re.compile(
     r"PRIVATE KEY-----"
-    r'|\A\s*\{.*"encryption".*\}\s*\Z'  # CES's long form
-    r"|\A\s*[A-Za-z0-9+/]{300,}={0,2}\s*\Z",  # its short one: the base64 of an RSA block
+    r'|\A\s*\{.*"encryption".*\}\s*\Z'  # encrypted by CES, long form
+    r"|\A\s*[A-Za-z0-9+/]{300,}={0,2}\s*\Z",  # short form: base64 of an RSA block
     re.DOTALL,
 )
-_ACCOUNT: Final = "sa-"
-_SHOWN: Final = 60
+_SERVICE_ACCOUNT_PREFIX: Final = "sa-"
+_MAX_LINE_CHARACTERS: Final = 60
 
 
 def is_secret(key: str, value: str) -> bool:
-    """Tell whether `value`, of `key`, is to stay hidden."""
+    """Return whether the `value` of `key` is a secret."""
     parts = key.strip("/").split("/")
-    if any(part.startswith(_ACCOUNT) or _SECRET_KEY.search(part) for part in parts):
+    if any(part.startswith(_SERVICE_ACCOUNT_PREFIX) or _SECRET_KEY.search(part) for part in parts):
         return True
     return _SECRET_VALUE.search(value) is not None
 
 
 def masked(key: str, value: str | None) -> str | None:
-    """Return `value` as programs may be given it: a secret hidden, an address's password too."""
+    """Mask `value` for JSON output if it is a secret; redact passwords in URLs."""
     if value is None:
         return None
     return MASK if is_secret(key, value) else redact(value)
 
 
 def masked_line(key: str, value: str) -> str:
-    """Return `value` as one line of a screen, cut where it is long."""
+    """Mask and escape `value` for display on one line of at most 60 characters."""
     text = show((masked(key, value) or "").encode("utf-8", "surrogateescape"))
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+    return text if len(text) <= _MAX_LINE_CHARACTERS else f"{text[: _MAX_LINE_CHARACTERS - 1]}…"

@@ -1,16 +1,14 @@
-"""The registry of an instance: keys such as ``/config/redmine/logging/root`` and their values.
+"""The registry of an instance: a tree of keys such as ``/config/redmine/logging/root``.
 
-Keys begin with ``/``; their parts form folders, and a key is either a value or a folder.  Values
-are UTF-8 text, kept byte for byte.  `FileRegistry` is the embedded registry: a folder whose files
-mirror the keys; `cesbrfs.ces.etcd` speaks to the etcd that CES has.
+A key begins with ``/`` and is either a value or a directory of keys. Values are UTF-8 text and are
+not normalized. `FileRegistry` is the embedded registry, a directory with one file per key.
+`cesbrfs.ces.etcd` is the client for the etcd of CES.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import secrets
 import stat
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
@@ -19,121 +17,124 @@ from typing import Final, Protocol
 import trio
 
 from cesbrfs.errors import RegistryError
+from cesbrfs.util.atomicfile import write_atomic
+from cesbrfs.util.filelock import locked_directory
 
-_TEMPORARY: Final = ".cesbr-new-"  # where a value is written before it takes its name
-_LOOK_AGAIN_SECONDS: Final = 1.0
+_TEMPORARY_PREFIX: Final = ".cesbr-new-"  # temporary files of atomic writes, hidden from readers
+_POLL_SECONDS: Final = 1.0
 
 
 class Registry(Protocol):
-    """Where an instance keeps its settings and what it knows of its dogus."""
+    """A key-value store with the settings of an instance and its dogus."""
 
     @property
     def address(self) -> str:
-        """Where the registry is, as people are told."""
+        """The address of the registry for messages, without passwords."""
         ...
 
     async def get(self, key: str) -> str | None:
-        """Return the value of `key`, None when there is no such key."""
+        """Return the value of `key`; None if it does not exist."""
         ...
 
     async def read(self, prefix: str) -> dict[str, str]:
-        """Return all keys at and below `prefix` with their values, sorted, maybe none."""
+        """Return all keys at and below `prefix` with their values, sorted by key."""
         ...
 
     async def children(self, prefix: str) -> list[str]:
-        """Return the names right below the folder `prefix`, sorted.
+        """Return the names in the directory `prefix`, sorted; not recursive.
 
-        etcd hides names that begin with ``_`` here, as it does in `read`: ask for those by name.
+        Here and in `read`, etcd hides names that begin with ``_``. Request those by name.
         """
         ...
 
     async def set(self, key: str, value: str) -> None:
-        """Give `key` a value; readers see the old one or the new one, whole."""
+        """Set `key` to `value` atomically."""
         ...
 
     async def delete(self, key: str) -> None:
-        """Remove `key`, or do nothing when it does not exist."""
+        """Delete `key`; do nothing if it does not exist."""
         ...
 
-    async def replace(self, key: str, value: str | None, previous: str | None) -> bool:
-        """Give `key` a value if it still has the `previous` one; None stands for no such key.
+    async def compare_and_set(self, key: str, value: str | None, previous: str | None) -> bool:
+        """Set `key` to `value` only if its current value is `previous`; return whether it was.
 
-        So ``replace(key, None, "x")`` removes it.  Returns whether it took place: False when
-        another value, or none, was found there, which then stays.
+        None means a missing key: ``compare_and_set(key, None, "x")`` deletes the key if its value
+        is ``x``.
         """
         ...
 
     def watch(self, prefix: str) -> AsyncGenerator[dict[str, str], None]:
-        """Yield what `read` returns, now and after each change.
+        """Yield the result of `read` now and after each change.
 
-        Changes that follow quickly may come as one; the last one always comes.
+        Changes in quick succession may be combined; the latest state is always yielded.
         """
         ...
 
 
-def parts_of(key: str) -> tuple[str, ...]:
-    """Split `key` into its parts; RegistryError for a key that no registry can hold.
+def split_key(key: str) -> tuple[str, ...]:
+    """Split `key` into its parts; RegistryError for an invalid key.
 
-    The leading slash may be missing and one at the end is allowed, so ``/`` has no parts.
+    The leading slash is optional and a trailing one is allowed. ``/`` has no parts.
     """
     parts = tuple(key.removeprefix("/").removesuffix("/").split("/"))
     if parts == ("",):
         return ()
     for part in parts:
-        if part in {"", ".", ".."} or "\0" in part or part.startswith(_TEMPORARY):
+        if part in {"", ".", ".."} or "\0" in part or part.startswith(_TEMPORARY_PREFIX):
             raise RegistryError(
-                f"{key!r} is no registry key; write it as names with one slash between them."
+                f"Invalid registry key {key!r}. Write it as names separated by single slashes."
             )
     return parts
 
 
-def join(parts: tuple[str, ...]) -> str:
-    """Return the key of these parts."""
+def join_key(parts: tuple[str, ...]) -> str:
+    """Return the key with these parts."""
     return "/" + "/".join(parts)
 
 
-# What no registry can do is told alike by all of them.
+# Errors that all registries raise in the same words.
 
 
-def whole_registry(key: str) -> RegistryError:
-    """Return the error of a key without parts."""
-    return RegistryError(f"{key!r} is the whole registry, not a key; name one.")
+def root_key_error(key: str) -> RegistryError:
+    """Return the error for using the root as a key."""
+    return RegistryError(f"Invalid registry key {key!r}: it is the root. Pass a key below it.")
 
 
-def not_a_value(parts: tuple[str, ...]) -> RegistryError:
-    """Return the error of asking for the value of a folder."""
+def read_directory_error(parts: tuple[str, ...]) -> RegistryError:
+    """Return the error for reading the value of a directory."""
     return RegistryError(
-        f"The registry key {join(parts)} is a folder of keys, not a value; name a key below it."
+        f"Cannot read the registry key {join_key(parts)}: it is a directory of keys. Pass a key below it."
     )
 
 
-def not_one_key(parts: tuple[str, ...]) -> RegistryError:
-    """Return the error of deleting a folder."""
+def delete_directory_error(parts: tuple[str, ...]) -> RegistryError:
+    """Return the error for deleting a directory."""
     return RegistryError(
-        f"The registry key {join(parts)} is a folder of keys; delete them one by one."
+        f"Cannot delete the registry key {join_key(parts)}: it is a directory of keys. Delete its keys"
+        " one by one."
     )
 
 
-def folder_in_the_way(parts: tuple[str, ...]) -> RegistryError:
-    """Return the error of setting a folder."""
+def set_directory_error(parts: tuple[str, ...]) -> RegistryError:
+    """Return the error for setting the value of a directory."""
     return RegistryError(
-        f"The registry key {join(parts)} cannot be set, it is a folder of keys; delete those first."
+        f"Cannot set the registry key {join_key(parts)}: it is a directory of keys. Delete its keys first."
     )
 
 
-def below_a_value(parts: tuple[str, ...]) -> RegistryError:
-    """Return the error of setting a key below another one."""
+def set_below_value_error(parts: tuple[str, ...]) -> RegistryError:
+    """Return the error for setting a key below a value."""
     return RegistryError(
-        f"The registry key {join(parts)} cannot be set, a part of it is a value, not a folder; "
-        "delete that first."
+        f"Cannot set the registry key {join_key(parts)}: a parent key is a value, not a directory."
+        " Delete the parent key first."
     )
 
 
 class FileRegistry:
-    """A registry in the folder `path`: ``PATH/config/backup/active`` holds exactly the value.
+    """A registry in the directory `path`, with one file per key: ``PATH/config/backup/active``.
 
-    A folder that does not exist is an empty registry; the first `set` creates it, readable for its
-    owner alone, as values may be secrets.
+    A missing directory is an empty registry. The first `set` creates it with mode 0700, as values
+    may be secrets.
     """
 
     def __init__(self, path: Path) -> None:
@@ -141,89 +142,89 @@ class FileRegistry:
 
     @property
     def address(self) -> str:
-        """The folder's path."""
+        """The path of the directory."""
         return str(self.path)
 
     async def get(self, key: str) -> str | None:
-        """Return the value of `key`; RegistryError for a folder and for bytes that are no UTF-8."""
+        """Return the value of `key`; RegistryError for a directory and for invalid UTF-8."""
         return await trio.to_thread.run_sync(self._get, key)
 
     async def read(self, prefix: str) -> dict[str, str]:
-        """Return all keys at and below `prefix`; RegistryError names one that is unreadable."""
+        """Return all keys at and below `prefix`; RegistryError names an unreadable key."""
         return await trio.to_thread.run_sync(self._read, prefix)
 
     async def children(self, prefix: str) -> list[str]:
-        """Return the names right below `prefix`; none for a value and for what does not exist."""
-        return await trio.to_thread.run_sync(self._children, parts_of(prefix))
+        """Return the names in `prefix`; empty for a value and for a missing key."""
+        return await trio.to_thread.run_sync(self._children, split_key(prefix))
 
     async def set(self, key: str, value: str) -> None:
-        """Write `value` beside its place, flush it to the disk and rename it over the old one."""
-        # Not abandoned when cancelled: the thread ends by itself and leaves no half-made file.
+        """Set `key` by an atomic write, flushed to disk."""
+        # Not abandoned on cancellation, so that no temporary file is left behind.
         await trio.to_thread.run_sync(self._set, key, value)
 
     async def delete(self, key: str) -> None:
-        """Remove `key` and the folders that it leaves empty; RegistryError for a folder of keys."""
+        """Delete `key` and its empty parent directories; RegistryError for a directory."""
         await trio.to_thread.run_sync(self._delete, key)
 
-    async def replace(self, key: str, value: str | None, previous: str | None) -> bool:
-        """Compare and set; no other `set`, `delete` or `replace` comes in between."""
+    async def compare_and_set(self, key: str, value: str | None, previous: str | None) -> bool:
+        """Compare and set under the lock that all writers take."""
         return await trio.to_thread.run_sync(self._compare_and_set, key, value, previous)
 
     async def watch(self, prefix: str) -> AsyncGenerator[dict[str, str], None]:
-        """Yield what `read` returns, now and after each change, looking again and again."""
+        """Yield the result of `read` now and after each change, by polling once per second."""
         last = None
         while True:
             values = await self.read(prefix)
             if values != last:
                 yield dict(values)
             last = values
-            await trio.sleep(_LOOK_AGAIN_SECONDS)
+            await trio.sleep(_POLL_SECONDS)
 
     def _file(self, parts: tuple[str, ...]) -> Path:
         return self.path.joinpath(*parts)
 
     def _get(self, key: str) -> str | None:
-        parts = parts_of(key)
+        parts = split_key(key)
         if not parts:
-            raise whole_registry(key)
+            raise root_key_error(key)
         try:
             data = self._file(parts).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             return None
         except IsADirectoryError:
-            raise not_a_value(parts) from None
+            raise read_directory_error(parts) from None
         except (OSError, ValueError) as error:
             raise self._failed("read", parts, error) from error
         try:
             return data.decode()
         except UnicodeDecodeError:
             raise RegistryError(
-                f"The registry key {join(parts)} does not hold UTF-8 text; set its value again."
+                f"Invalid value of the registry key {join_key(parts)}: not UTF-8. Set the value again."
             ) from None
 
     def _read(self, prefix: str) -> dict[str, str]:
         found: dict[str, str] = {}
-        # Walked without recursion: no depth of folders can exhaust the stack.
-        waiting = [parts_of(prefix)]
-        while waiting:
-            parts = waiting.pop()
+        # Iterative, as deeply nested directories could exceed the recursion limit.
+        pending = [split_key(prefix)]
+        while pending:
+            parts = pending.pop()
             kind = self._kind(parts)
-            if kind == "folder":
-                waiting.extend((*parts, name) for name in self._children(parts))
+            if kind == "directory":
+                pending.extend((*parts, name) for name in self._children(parts))
             elif kind == "value":
-                value = self._get(join(parts))
-                if value is not None:  # else deleted since it was listed
-                    found[join(parts)] = value
+                value = self._get(join_key(parts))
+                if value is not None:  # else deleted after it was listed
+                    found[join_key(parts)] = value
         return dict(sorted(found.items()))
 
     def _kind(self, parts: tuple[str, ...]) -> str | None:
-        """Tell a folder from a value; None when there is neither."""
+        """Return "directory" or "value"; None if the key does not exist."""
         file = self._file(parts)
         try:
             mode = file.lstat().st_mode
             if stat.S_ISDIR(mode) or (not parts and file.is_dir()):
-                return "folder"
-            # A link to a value is followed; one to a folder could lead round in a circle.
+                return "directory"
+            # Symbolic links to directories are not followed, as they could form a loop.
             if stat.S_ISREG(mode) or (stat.S_ISLNK(mode) and file.is_file()):
                 return "value"
         except (FileNotFoundError, NotADirectoryError):
@@ -231,7 +232,7 @@ class FileRegistry:
         except (OSError, ValueError) as error:
             raise self._failed("read", parts, error) from error
         raise RegistryError(
-            f"The registry's {file} is neither a value nor a folder of values; remove it."
+            f"Unexpected file type in the registry: {file} is neither a file nor a directory. Remove it."
         )
 
     def _children(self, parts: tuple[str, ...]) -> list[str]:
@@ -244,26 +245,26 @@ class FileRegistry:
         for name in names:
             if any("\udc80" <= char <= "\udcff" for char in name):
                 raise RegistryError(
-                    f"The registry folder {self._file(parts)} has a name that is not UTF-8, "
-                    f"{os.fsencode(name)!r}; rename it."
+                    f"Invalid name {os.fsencode(name)!r} in the registry directory"
+                    f" {self._file(parts)}: not UTF-8. Rename the file."
                 )
-        return sorted(name for name in names if not name.startswith(_TEMPORARY))
+        return sorted(name for name in names if not name.startswith(_TEMPORARY_PREFIX))
 
     def _set(self, key: str, value: str) -> None:
-        parts = parts_of(key)
+        parts = split_key(key)
         if not parts:
-            raise whole_registry(key)
+            raise root_key_error(key)
         with self._locked("set", parts):
             self._write(parts, value)
 
     def _delete(self, key: str) -> None:
-        parts = parts_of(key)
+        parts = split_key(key)
         if self._kind(()) is not None:
             with self._locked("delete", parts):
                 self._remove(parts)
 
     def _compare_and_set(self, key: str, value: str | None, previous: str | None) -> bool:
-        parts = parts_of(key)
+        parts = split_key(key)
         with self._locked("set", parts):
             if self._get(key) != previous:
                 return False
@@ -275,41 +276,38 @@ class FileRegistry:
 
     @contextlib.contextmanager
     def _locked(self, verb: str, parts: tuple[str, ...]) -> Iterator[None]:
-        """Keep other writers of this registry waiting; its folder itself is the lock."""
-        try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise self._failed(verb, parts, error) from error
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX)
+        """Lock the registry exclusively, by flock on its directory; create it if missing."""
+        with contextlib.ExitStack() as stack:
+            try:
+                self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                stack.enter_context(locked_directory(self.path))
+            except OSError as error:
+                raise self._failed(verb, parts, error) from error
             yield
-        finally:
-            os.close(folder)
 
     def _write(self, parts: tuple[str, ...], value: str) -> None:
         file = self._file(parts)
         try:
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _replace(file, value.encode())
+            _write_keeping_mode(file, value.encode())
         except IsADirectoryError:
-            raise folder_in_the_way(parts) from None
+            raise set_directory_error(parts) from None
         except (FileExistsError, NotADirectoryError):
-            raise below_a_value(parts) from None
+            raise set_below_value_error(parts) from None
         except (OSError, ValueError) as error:
             raise self._failed("set", parts, error) from error
 
     def _remove(self, parts: tuple[str, ...]) -> None:
         file = self._file(parts)
         try:
-            if self._kind(parts) == "folder":
-                raise not_one_key(parts)
+            if self._kind(parts) == "directory":
+                raise delete_directory_error(parts)
             file.unlink()
         except (FileNotFoundError, NotADirectoryError):
             return
         except (OSError, ValueError) as error:
             raise self._failed("delete", parts, error) from error
-        # An emptied folder is no key, and it would keep its name from becoming a value.
+        # An empty directory is not a key and would prevent setting a value of its name.
         for parent in list(file.parents)[: len(parts) - 1]:
             try:
                 parent.rmdir()
@@ -319,32 +317,15 @@ class FileRegistry:
     def _failed(self, verb: str, parts: tuple[str, ...], error: Exception) -> RegistryError:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         return RegistryError(
-            f"Cannot {verb} the registry key {join(parts)} in {self.path}: {reason}; "
-            "see to the folder's permissions and its disk."
+            f"Cannot {verb} the registry key {join_key(parts)} in {self.path}: {reason}. Check the"
+            " permissions of the directory and the disk."
         )
 
 
-def _replace(file: Path, data: bytes) -> None:
-    """Give `file` new content, atomically and durably; a file that exists keeps its mode."""
+def _write_keeping_mode(file: Path, data: bytes) -> None:
+    """Write `file` atomically; a new file gets mode 0600."""
     try:
         mode = stat.S_IMODE(file.stat().st_mode)
     except FileNotFoundError:
         mode = 0o600
-    new = file.with_name(_TEMPORARY + secrets.token_hex(8))
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with open(descriptor, "wb") as stream:
-            os.fchmod(stream.fileno(), mode)
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        new.replace(file)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        raise
-    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_atomic(file, data, mode=mode, prefix=_TEMPORARY_PREFIX)

@@ -1,4 +1,4 @@
-"""What the keys under ``/config/backup`` say about the repository of an instance's backups."""
+"""Read the repository address, encryption key and credentials from ``/config/backup``."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from cesbrfs.ces.registry import Registry
 from cesbrfs.errors import UsageError
 from cesbrfs.util.secret import Secret
 
-S3_FOLDER: Final = f"{FOLDER}/s3_bucket_config"
-KEY: Final = f"{FOLDER}/encryption_key"
+S3_CONFIG: Final = f"{FOLDER}/s3_bucket_config"
+ENCRYPTION_KEY: Final = f"{FOLDER}/encryption_key"
 
-_ADDRESSES: Final[Mapping[str, str]] = {
+_ADDRESS_KEYS: Final[Mapping[str, str]] = {
     "local": "local_config/path",
     "sftp": "sftp_config/address",
     "s3": "s3_bucket_config/address",
 }
-_S3_SECRETS: Final[Mapping[str, str]] = {
+_S3_CREDENTIAL_KEYS: Final[Mapping[str, str]] = {
     "AWS_ACCESS_KEY_ID": "access_key_id",
     "AWS_SECRET_ACCESS_KEY": "secret_access_key",
 }
@@ -30,65 +30,66 @@ _S3_SECRETS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredRepository:
-    """An address in restic's form, and the registry key that said it."""
+    """A repository address as restic writes it, and the registry key it was read from."""
 
     url: str = field(repr=False)
     key: str
 
 
 async def configured_key(registry: Registry, keys: PrivateKeys) -> Secret | None:
-    """Return the encryption key, byte for byte; None when the registry has none."""
-    value = await read_secret(registry, KEY, keys)
+    """Return the encryption key (the restic password); None if none is set."""
+    value = await read_secret(registry, ENCRYPTION_KEY, keys)
     return Secret(value) if value else None
 
 
 async def configured_repository(registry: Registry) -> ConfiguredRepository | None:
-    """Return the repository that the registry names, None when it names no type of one.
+    """Return the repository configured in the registry; None if no ``backup_type`` is set.
 
-    The type may be in any case and the address with or without its scheme, as both are met in the
-    wild.  UsageError names a key that is missing or wrong.
+    ``backup_type`` may be in any case, and the address may have its scheme or not, as real
+    instances have both forms. Raises UsageError, which names the key, for a missing or invalid value.
     """
-    written = ((await registry.get(f"{FOLDER}/backup_type")) or "").strip()
-    kind = written.lower()
+    raw_type = ((await registry.get(f"{FOLDER}/backup_type")) or "").strip()
+    kind = raw_type.lower()
     if not kind:
         return None
-    if kind not in _ADDRESSES:
+    if kind not in _ADDRESS_KEYS:
         raise UsageError(
-            f"{FOLDER}/backup_type in the registry {registry.address} is"
-            f" '{masked_line('backup_type', written)}'; set it to local, SFTP or S3."
+            f"Invalid value '{masked_line('backup_type', raw_type)}' of {FOLDER}/backup_type in the"
+            f" registry {registry.address}. Set it to local, SFTP or S3."
         )
-    key = f"{FOLDER}/{_ADDRESSES[kind]}"
+    key = f"{FOLDER}/{_ADDRESS_KEYS[kind]}"
     address = ((await registry.get(key)) or "").strip()
     scheme, colon, rest = address.partition(":")
     if colon and scheme.lower() == kind:
         address = rest
     if not address:
         raise UsageError(
-            f"The registry {registry.address} has the backup_type {written} but no address; "
-            f"set {key}."
+            f"No repository address in the registry {registry.address} for backup_type {raw_type}."
+            f" Set {key}."
         )
     if kind == "local":
         if not address.startswith("/"):
             raise UsageError(
-                f"{key} in the registry {registry.address} is not an absolute path; set one."
+                f"Invalid value of {key} in the registry {registry.address}: not an absolute path."
+                " Set it to an absolute path."
             )
         address = _absolute(address)
     return ConfiguredRepository(address if kind == "local" else f"{kind}:{address}", key)
 
 
 async def configured_credentials(registry: Registry, keys: PrivateKeys) -> dict[str, str]:
-    """Return the variables with which the registry opens its S3 storage, none where it has none.
+    """Return the S3 credentials as ``AWS_*`` variables, without those that are not set.
 
-    UsageError names a key that cannot be used.
+    Raises UsageError, which names the key, for an invalid value.
     """
     environment = {}
-    for variable, name in _S3_SECRETS.items():
-        secret = f"{S3_FOLDER}/{name}"
-        value = ((await read_secret(registry, secret, keys)) or b"").strip()
+    for variable, name in _S3_CREDENTIAL_KEYS.items():
+        key = f"{S3_CONFIG}/{name}"
+        value = ((await read_secret(registry, key, keys)) or b"").strip()
         if b"\0" in value:
             raise UsageError(
-                f"The value of {secret} in the registry {registry.address} is no text; set it "
-                "again."
+                f"Invalid value of {key} in the registry {registry.address}: it contains NUL bytes."
+                " Set the value again."
             )
         if value:
             environment[variable] = os.fsdecode(value)

@@ -1,10 +1,12 @@
-"""Retention policies: which backups stay, which go, and why.  Pure.
+"""Retention policies: decide which backups to keep, and why. Pure.
 
-Two families: CES's named policies, and restic's rules (``--keep-last`` and its like), which count
-hours, days, weeks, months and years in a time zone.  Backups of the whole instance and those of
-some dogus are judged apart, and so are safety backups.  Whatever the policy, the newest complete
-backup of the whole instance stays, and what is newer than that and the newest of its kind, or
-incomplete: it may still run.  A backup dated in the future stays and counts for nothing.
+There are the named policies of CES, and the rules of restic (``--keep-last`` etc.), which count
+hours, days, weeks, months and years in a time zone. Rules are applied separately to full backups,
+to backups of the same dogus, and to safety backups. These are always kept:
+
+- the newest complete full backup
+- of newer backups, the newest of each kind and all incomplete ones, which may still be running
+- backups dated in the future, which no rule counts
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from cesbrfs.errors import UsageError
 _COMPLETE: Final = "complete"
 _INCOMPLETE: Final = "incomplete"
 IN_FUTURE: Final = "dated in the future"
-"""Why a backup stays whose time is later than the present."""
+"""Reason to keep a backup with a time in the future."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EARLIEST: Final = datetime(2, 1, 1, tzinfo=UTC)
@@ -33,11 +35,11 @@ _DURATION: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A backup as the policies see it.
+    """The properties of a backup that policies use.
 
-    `time_ns` is when it began, nanoseconds since 1970; `status` is ``complete``, ``incomplete`` or
-    ``unverified``; `dogus` are those that it is of, None for the whole instance; `safety`: made by
-    a restore in place, of what it was about to replace.
+    `time_ns` is its start in nanoseconds since 1970. `status` is ``complete``, ``incomplete`` or
+    ``unverified``. `dogus` is None for a full backup. `safety` is true for a safety backup, which an
+    in-place restore makes before it replaces files.
     """
 
     id: str
@@ -49,7 +51,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Whether a backup stays; `reasons` are short phrases, never none."""
+    """Whether to keep a backup, with at least one short phrase as reason."""
 
     id: str
     keep: bool
@@ -58,30 +60,30 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What a rule works on: backups newest first, and the time zone's clock.
+    """Input of a rule: backups of one kind, newest first, the current time and the time zone.
 
-    All are of the whole instance, or of the same dogus, and all or none are safety backups.
-    `sound` are the complete and the unverified ones: only they take one of the places that a rule
-    has to give.  CES's rules by age look at `all`.
+    All are full backups, or of the same dogus; all or none are safety backups. `usable` are the
+    complete and unverified ones: only these count for rules that keep a number of backups. The CES
+    rules by age apply to `all`.
     """
 
-    sound: tuple[Candidate, ...]
+    usable: tuple[Candidate, ...]
     all: tuple[Candidate, ...]
     now: datetime
     zone: tzinfo
 
     def local(self, backup: Candidate) -> datetime:
-        """Return the local time of a backup; years that no calendar has are brought near."""
+        """Return the local time of a backup, clamped to the range of datetime."""
         return _local(backup.time_ns, self.zone)
 
 
 Rule = Callable[[History], Mapping[str, str]]
-"""Returns the IDs that it keeps, with the reason."""
+"""Returns the IDs to keep, with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A set of rules; a backup that one of them keeps stays."""
+    """A set of rules; a backup is kept if at least one rule keeps it."""
 
     name: str
     meaning: str
@@ -90,7 +92,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Duration:
-    """A span of the calendar, as restic writes it: ``1y5m7d2h``."""
+    """A calendar duration as restic writes it, such as ``1y5m7d2h``."""
 
     years: int = 0
     months: int = 0
@@ -99,9 +101,9 @@ class Duration:
     text: str = ""
 
     def before(self, moment: datetime) -> datetime:
-        """Return the moment that lies this long before `moment`.
+        """Subtract this duration from `moment`.
 
-        As in restic, 31 March less one month is 3 March: what February lacks runs over.
+        As in restic, days overflow: 31 March minus one month is 3 March.
         """
         months = moment.year * 12 + moment.month - 1 - self.years * 12 - self.months
         year, month = divmod(months, 12)
@@ -116,12 +118,12 @@ class Duration:
 
 
 def parse_duration(text: str) -> Duration:
-    """Read ``1y5m7d2h``, any part of which may be left out; UsageError for anything else."""
+    """Parse a duration such as ``1y5m7d2h``, all parts optional; UsageError if invalid."""
     found = _DURATION.fullmatch(text)
     parts = {name: int(value or 0) for name, value in found.groupdict().items()} if found else {}
     if not any(parts.values()):
         raise UsageError(
-            f"{text!r} is no span of time; write years, months, days and hours such as 1y5m7d2h."
+            f"Invalid duration {text!r}. Write years, months, days and hours such as 1y5m7d2h."
         )
     return Duration(parts["y"], parts["m"], parts["d"], parts["h"], text)
 
@@ -129,63 +131,63 @@ def parse_duration(text: str) -> Duration:
 def decide(
     policy: Policy, backups: Sequence[Candidate], now_ns: int, zone: tzinfo
 ) -> list[Decision]:
-    """Decide about each backup, in the order given.
+    """Apply `policy` to the backups of one instance; return decisions in the same order.
 
-    `backups` are those of one instance.  The rules are applied to the ones of the whole instance,
-    by themselves to those of the same dogus, and to safety backups: neither takes the other's
-    places.
+    Rules are applied separately to full backups, to backups of the same dogus, and to safety
+    backups, so that none of these counts against the others.
     """
     past = [backup for backup in backups if backup.time_ns <= now_ns]
     newest_first = sorted(past, key=lambda b: (b.time_ns, b.id), reverse=True)
     reasons: dict[str, list[str]] = {backup.id: [] for backup in backups}
     for dogus, safety in {(backup.dogus, backup.safety) for backup in past}:
-        alike = tuple(b for b in newest_first if (b.dogus, b.safety) == (dogus, safety))
-        history = History(_sound(alike), alike, _local(now_ns, zone), zone)
+        same_kind = tuple(b for b in newest_first if (b.dogus, b.safety) == (dogus, safety))
+        history = History(_usable(same_kind), same_kind, _local(now_ns, zone), zone)
         for rule in policy.rules:
             for kept, reason in rule(history).items():
                 reasons[kept].append(reason)
-    for kept, reason in _never_removed(newest_first).items():
+    for kept, reason in _always_kept(newest_first).items():
         reasons[kept].append(reason)
     for backup in backups:
         if backup.time_ns > now_ns:
             reasons[backup.id].append(IN_FUTURE)
     return [
-        Decision(b.id, bool(reasons[b.id]), tuple(reasons[b.id]) or (_why_not(b),)) for b in backups
+        Decision(b.id, bool(reasons[b.id]), tuple(reasons[b.id]) or (_removal_reason(b),))
+        for b in backups
     ]
 
 
 def last_resort(backups: Sequence[Candidate]) -> set[str]:
-    """Return the IDs of which one at least has to stay: the complete ones, else the unverified.
+    """Return IDs of which at least one must be kept: the complete, else the unverified backups.
 
-    Those of the whole instance where there are any: one of some dogus does not stand in for them.
-    Safety backups count only where there are no others.
+    Only full backups count, unless there are none. Safety backups count only if there are no
+    others.
     """
-    sound = _sound(backups)
-    sound = tuple(b for b in sound if not b.safety) or sound
-    sound = tuple(b for b in sound if b.dogus is None) or sound
-    complete = {b.id for b in sound if b.status == _COMPLETE}
-    return complete or {b.id for b in sound}
+    usable = _usable(backups)
+    usable = tuple(b for b in usable if not b.safety) or usable
+    usable = tuple(b for b in usable if b.dogus is None) or usable
+    complete = {b.id for b in usable if b.status == _COMPLETE}
+    return complete or {b.id for b in usable}
 
 
-def _sound(backups: Sequence[Candidate]) -> tuple[Candidate, ...]:
+def _usable(backups: Sequence[Candidate]) -> tuple[Candidate, ...]:
     return tuple(b for b in backups if b.status != _INCOMPLETE)
 
 
-def _never_removed(newest_first: Sequence[Candidate]) -> dict[str, str]:
-    """Keep what no policy may remove."""
+def _always_kept(newest_first: Sequence[Candidate]) -> dict[str, str]:
+    """Return the backups that no policy may remove, with the reason."""
     resort = last_resort(newest_first)
     newest = next((b for b in newest_first if b.id in resort), None)
     if newest is None:
-        return {b.id: "nothing newer is complete" for b in newest_first}
+        return {b.id: "no newer complete backup" for b in newest_first}
     kept = {newest.id: f"newest {newest.status}"}
-    sound = _sound(newest_first)
+    usable = _usable(newest_first)
     for backup in newest_first:
-        if backup == sound[0]:
+        if backup == usable[0]:
             break
         kept[backup.id] = "may be running"
     seen: set[tuple[frozenset[str] | None, bool]] = set()
-    for backup in sound:
-        if backup == newest and newest.dogus is None:  # which has the older ones' dogus, too
+    for backup in usable:
+        if backup == newest and newest.dogus is None:  # a full backup covers all dogus
             break
         if (backup.dogus, backup.safety) not in seen:
             seen.add((backup.dogus, backup.safety))
@@ -195,7 +197,7 @@ def _never_removed(newest_first: Sequence[Candidate]) -> dict[str, str]:
     return kept
 
 
-def _why_not(backup: Candidate) -> str:
+def _removal_reason(backup: Candidate) -> str:
     return "incomplete" if backup.status == _INCOMPLETE else "no rule keeps it"
 
 
@@ -207,7 +209,7 @@ def _local(time_ns: int, zone: tzinfo) -> datetime:
     return min(max(moment, _EARLIEST), _LATEST).astimezone(zone)
 
 
-# CES's rules
+# Rules of CES
 
 
 def _keep_all(history: History) -> dict[str, str]:
@@ -215,16 +217,16 @@ def _keep_all(history: History) -> dict[str, str]:
 
 
 def _keep_latest(history: History) -> dict[str, str]:
-    """Keep the latest one; of some dogus only what it has not, which no policy removes."""
+    """Keep the newest full backup. `_always_kept` adds newer backups of single dogus."""
     return {
         backup.id: "the latest"
-        for backup in history.sound[:1]
+        for backup in history.usable[:1]
         if backup.dogus is None and not backup.safety
     }
 
 
 def _keep_seven_days(history: History) -> dict[str, str]:
-    """Keep what began at or after this time of day seven days ago."""
+    """Keep backups that began within the last seven days, to the second."""
     since = Duration(days=_SEVEN_DAYS).before(history.now).astimezone(UTC)
     return {
         b.id: "of the last 7 days" for b in history.all if history.local(b).astimezone(UTC) >= since
@@ -232,15 +234,15 @@ def _keep_seven_days(history: History) -> dict[str, str]:
 
 
 def _keep_first_days(history: History) -> dict[str, str]:
-    """Keep what is up to seven days old, counted in midnights between then and now."""
+    """Keep backups that are up to seven calendar days old."""
     return {b.id: "0-7 days old" for b in history.all if _days_old(history, b) <= _SEVEN_DAYS}
 
 
 def _keep_oldest_of(first: int, last: int) -> Rule:
-    """Keep the oldest backup that is `first` to `last` days old, counted in midnights."""
+    """Keep the oldest backup that is `first` to `last` calendar days old."""
 
     def rule(history: History) -> dict[str, str]:
-        within = [b for b in history.sound if first <= _days_old(history, b) <= last]
+        within = [b for b in history.usable if first <= _days_old(history, b) <= last]
         return {b.id: f"oldest of {first}-{last} days" for b in within[-1:]}
 
     return rule
@@ -270,102 +272,104 @@ POLICIES: Final[Mapping[str, Policy]] = {
         ),
     )
 }
-"""CES's named policies."""
+"""The named policies of CES."""
 
 
-def named(name: str) -> Policy:
-    """Return CES's policy of this name, in any case; UsageError lists those there are."""
+def policy_named(name: str) -> Policy:
+    """Return the CES policy `name` (case-insensitive); UsageError lists the valid names."""
     for policy in POLICIES.values():
         if policy.name.lower() == name.strip().lower():
             return policy
     known = ", ".join(POLICIES)
-    raise UsageError(f"There is no retention policy {name!r}; choose one of {known}.")
+    raise UsageError(f"Unknown retention policy {name!r}. Choose one of {known}.")
 
 
-# restic's rules
+# Rules of restic
 
-_Place = tuple[int, ...]
+_Period = tuple[int, ...]
 
 
-def _day(moment: datetime) -> _Place:
+def _day(moment: datetime) -> _Period:
     return moment.year, moment.month, moment.day
 
 
-def _week(moment: datetime) -> _Place:
+def _week(moment: datetime) -> _Period:
     return tuple(date.isocalendar(moment))[:2]
 
 
-UNITS: Final[Mapping[str, Callable[[datetime], _Place]]] = {
+UNITS: Final[Mapping[str, Callable[[datetime], _Period]]] = {
     "hourly": lambda moment: (*_day(moment), moment.hour),
     "daily": _day,
     "weekly": _week,
     "monthly": lambda moment: (moment.year, moment.month),
     "yearly": lambda moment: (moment.year,),
 }
-"""restic's units, and which moments share one."""
+"""restic's units, each with a function that returns the period of a time."""
 
 
-def like_restic(counts: Mapping[str, int], within: Duration | None = None) -> Policy:
-    """Return the policy of restic's rules; `counts` are how many to keep by ``last`` and `UNITS`.
+def restic_policy(counts: Mapping[str, int], within: Duration | None = None) -> Policy:
+    """Return a policy of restic's rules; `counts` has numbers for ``last`` and the `UNITS`.
 
-    UsageError when no rule is given, or one that keeps nothing.
+    Raises UsageError if no rule is given, or a number is less than 1.
     """
     for name, number in counts.items():
         if number < 1:
-            raise UsageError(f"--keep-{name} {number} keeps nothing; say how many backups to keep.")
+            raise UsageError(
+                f"Invalid value {number} for --keep-{name}. Pass the number of backups to keep, at least 1."
+            )
     rules = [_keep_last(counts["last"])] if "last" in counts else []
     rules += [_keep_each(unit, counts[unit]) for unit in UNITS if unit in counts]
     if within is not None:
         rules.append(_keep_within(within))
     if not rules:
-        raise UsageError("No rule says which backups to keep; give one such as --keep-daily 7.")
+        raise UsageError("No retention rule was given. Pass at least one, such as --keep-daily 7.")
     words = [f"keep-{name} {number}" for name, number in counts.items()]
     words += [f"keep-within {within.text}"] if within else []
-    return Policy(", ".join(words), "Keeps what one of its rules keeps.", tuple(rules))
+    return Policy(", ".join(words), "Keeps the backups that at least one rule keeps.", tuple(rules))
 
 
 def _keep_last(count: int) -> Rule:
     def rule(history: History) -> dict[str, str]:
-        return {backup.id: "last" for backup in history.sound[:count]}
+        return {backup.id: "last" for backup in history.usable[:count]}
 
     return rule
 
 
 def _keep_each(unit: str, count: int) -> Rule:
-    """Keep the newest backup of each of the last `count` hours, days, … that have one.
+    """Keep the newest backup of each of the last `count` hours, days, … that have backups.
 
-    As in newer restics, the oldest backup of all fills a place that is left over.
+    If there are fewer, the oldest backup is kept as well, as in newer versions of restic.
     """
 
     def rule(history: History) -> dict[str, str]:
         kept: dict[str, str] = {}
-        before: _Place | None = None
-        for backup in history.sound:
-            place = UNITS[unit](history.local(backup))
-            if place != before and len(kept) < count:
+        previous: _Period | None = None
+        for backup in history.usable:
+            period = UNITS[unit](history.local(backup))
+            if period != previous and len(kept) < count:
                 kept[backup.id] = unit
-            before = place
-        if history.sound and len(kept) < count:
-            kept.setdefault(history.sound[-1].id, f"oldest {unit}")
+            previous = period
+        if history.usable and len(kept) < count:
+            kept.setdefault(history.usable[-1].id, f"oldest {unit}")
         return kept
 
     return rule
 
 
 def _keep_within(duration: Duration) -> Rule:
-    """Keep what is less old than `duration`, seen from the newest backup as restic does.
+    """Keep backups within `duration` before the newest backup, as restic does.
 
-    An incomplete one may be the rest of one that went, and no longer tell of which dogus it was,
-    nor so from which newest backup it is seen.
+    Incomplete backups are ignored: if part of a backup has been removed, its dogus are no longer
+    known, and therefore not the newest backup of its kind either.
     """
 
     def rule(history: History) -> dict[str, str]:
-        if not history.sound:
+        if not history.usable:
             return {}
-        since = duration.before(history.local(history.sound[0])).astimezone(UTC)
+        since = duration.before(history.local(history.usable[0])).astimezone(UTC)
         return {
             b.id: f"within {duration.text}"
-            for b in history.sound
+            for b in history.usable
             if history.local(b).astimezone(UTC) > since
         }
 

@@ -1,7 +1,7 @@
-"""The systemd units that back an instance up every day.  Pure.
+"""Generate systemd units for scheduled backups of an instance. Pure.
 
-A service that runs ``cesbr backup`` and then ``cesbr forget``, and a timer that starts it.  They
-hold no secret: the commands read the address and the key where they always do.
+A service runs ``cesbr backup`` and then ``cesbr forget``; a timer starts it. The units contain no
+secrets: both commands read the address and the encryption key from the configuration.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from cesbrfs.errors import UsageError
 SERVICE: Final = "cesbr-backup.service"
 TIMER: Final = "cesbr-backup.timer"
 MARK: Final = "# Made by 'cesbr schedule'; the next --install replaces it, --remove removes it."
-"""The first line of each unit; what does not begin with it is somebody else's."""
+"""First line of each generated unit. Other files are never overwritten or removed."""
 
 
-def units(
+def render_units(
     times: Sequence[time],
     command: Sequence[str],
     *,
@@ -27,25 +27,25 @@ def units(
     on_failure: str | None = None,
     folder: str | None = None,
 ) -> Mapping[str, str]:
-    """Return the texts of the service and the timer by their file names.
+    """Return the file names and texts of the service and the timer.
 
-    `command` is ``cesbr`` with its flags, `home` the home folder of the user who installs them,
-    `on_failure` a unit to start when a run fails, `folder` that of a local repository.  UsageError
-    when there are no times.
+    `command` is ``cesbr`` with its options, `home` the home directory of the installing user,
+    `on_failure` a unit to start when a run fails, and `folder` the path of a local repository.
+    Raises UsageError if `times` is empty.
     """
     if not times:
         raise UsageError(
-            "No time is set for the backups; set /config/backup/time in the registry to a time"
-            ' such as {"Times":["02:30:00"]}, or say --at 02:30.'
+            "No backup time is configured. Set /config/backup/time in the registry, for example to"
+            ' {"Times":["02:30:00"]}, or pass --at 02:30.'
         )
     return {SERVICE: _service(command, home, on_failure, folder), TIMER: _timer(times)}
 
 
 def _service(command: Sequence[str], home: str, on_failure: str | None, folder: str | None) -> str:
-    backup = _line([*command, "backup"])
-    forget = _line([*command, "forget", "--policy", "configured", "--yes", "--prune"])
+    backup = _command_line([*command, "backup"])
+    forget = _command_line([*command, "forget", "--policy", "configured", "--yes", "--prune"])
     hook = f"OnFailure={_one_line(on_failure)}\n" if on_failure else ""
-    if folder:  # a disk that is in fstab is mounted before the backup, or there is none
+    if folder:  # wait for mounts of fstab; if one fails, no backup is made
         hook = f"RequiresMountsFor={_quoted(folder)}\n{hook}"
     return f"""{MARK}
 [Unit]
@@ -55,11 +55,11 @@ Wants=network-online.target
 {hook}
 [Service]
 Type=oneshot
-# The second runs when the first has made a complete backup.
+# forget runs only after a complete backup.
 ExecStart={backup}
 ExecStart={forget}
 Environment={_quoted("HOME=" + home)}
-# Only cesbr gets the signal: it ends restic in the way that leaves no lock.
+# Signal cesbr only: it stops restic so that no lock is left in the repository.
 KillMode=mixed
 TimeoutStopSec=60
 """
@@ -72,7 +72,7 @@ def _timer(times: Sequence[time]) -> str:
 Description=Backups of the Cloudogu EcoSystem, daily
 
 [Timer]
-{calendar}# A time at which the machine was off is made up for.
+{calendar}# Catch up on a backup that was missed while the machine was off.
 Persistent=true
 
 [Install]
@@ -94,13 +94,13 @@ def next_run(timer: str, now: datetime) -> datetime | None:
     return min((run for run in runs if run > now), default=None)
 
 
-def _line(words: Sequence[str]) -> str:
-    program, *others = words  # of the program's own path systemd expands no "$"
-    return " ".join([_quoted(program), *(_quoted(word).replace("$", "$$") for word in others)])
+def _command_line(words: Sequence[str]) -> str:
+    program, *arguments = words  # systemd does not expand "$" in the path of the program
+    return " ".join([_quoted(program), *(_quoted(word).replace("$", "$$") for word in arguments)])
 
 
 def _quoted(word: str) -> str:
-    """Return a word as systemd reads it back, in quotes where it needs them."""
+    """Quote and escape a word for a systemd unit."""
     word = _one_line(word).replace("%", "%%")
     if word and not set(word) & set(" \t'\"\\;"):
         return word
@@ -108,7 +108,9 @@ def _quoted(word: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Return `text`; UsageError for what no line of a unit can hold."""
+    """Return `text`; UsageError if it contains control characters."""
     if any(character < " " for character in text):
-        raise UsageError(f"{text!r} cannot stand in a unit of systemd; use a name without it.")
+        raise UsageError(
+            f"Invalid text {text!r} for a systemd unit: it contains control characters. Remove them."
+        )
     return text

@@ -125,7 +125,7 @@ class Settings:
             if found:
                 sources = {
                     **settings.sources,
-                    "credentials": f"registry {repository_config.S3_FOLDER}",
+                    "credentials": f"registry {repository_config.S3_CONFIG}",
                 }
                 settings = replace(
                     settings, environment={**found, **self.environment}, sources=sources
@@ -136,7 +136,10 @@ class Settings:
                 settings = replace(
                     settings,
                     password=Password(value=key),
-                    sources={**settings.sources, "password": f"registry {repository_config.KEY}"},
+                    sources={
+                        **settings.sources,
+                        "password": f"registry {repository_config.ENCRYPTION_KEY}",
+                    },
                 )
         return settings
 

@@ -223,7 +223,7 @@ async def write_registry(
 
 
 async def _write(registry: Registry, change: KeyChange, report: RegistryReport) -> None:
-    replaced = await registry.replace(change.key, change.new, change.old)
+    replaced = await registry.compare_and_set(change.key, change.new, change.old)
     if not replaced and await registry.get(change.key) != change.new:
         report.conflicts.append(change.key)
     elif change.new is None:

@@ -1,1 +1,1 @@
-"""Helpers without knowledge of restic, FUSE or Cloudogu."""
+"""Generic helpers, independent of restic, FUSE and CES."""

@@ -1,6 +1,6 @@
-"""Times as people write them: ``2 days ago``, ``yesterday 21:30``, ``2026-11-22``.
+"""Parse dates and times: ``2 days ago``, ``yesterday 21:30``, ``2026-11-22``.
 
-Pure but for the machine's time zone: what names no zone is local.
+A time without a zone is local. Pure, apart from reading the machine's time zone.
 """
 
 from __future__ import annotations
@@ -19,50 +19,53 @@ _UNITS: Final[Mapping[str, str]] = {
     "s": "second", "sec": "second", "min": "minute", "h": "hour", "d": "day", "w": "week",
     "m": "month", "mo": "month", "y": "year",
 }  # fmt: skip
-"""Short units; ``m`` is a month, as restic has it."""
+"""Abbreviated units; ``m`` is a month, as in restic."""
 _SECONDS: Final[Mapping[str, int]] = {"second": 1, "minute": 60, "hour": 3600}
 _DAYS: Final[Mapping[str, int]] = {"day": 1, "week": 7}
 _MONTHS: Final[Mapping[str, int]] = {"month": 1, "year": 12}
-_EACH: Final = re.compile(r"(\d{1,6}|an?\b)\s*([a-z]+)")
-_AGO: Final = re.compile(rf"(?:{_EACH.pattern}(?:\s*,\s*|\s+and\s+|\s*))+?\s*\bago")
-_SHORT: Final = re.compile(r"(?:\d{1,6}[a-z]{1,3})+")
-_DAY: Final = re.compile(r"(?:last\s+)?([a-z]+)(?:[\s,]+(?:at\s+)?(\S+))?")
+_AMOUNT_AND_UNIT: Final = re.compile(r"(\d{1,6}|an?\b)\s*([a-z]+)")
+_RELATIVE: Final = re.compile(rf"(?:{_AMOUNT_AND_UNIT.pattern}(?:\s*,\s*|\s+and\s+|\s*))+?\s*\bago")
+_SHORT_RELATIVE: Final = re.compile(r"(?:\d{1,6}[a-z]{1,3})+")
+_DAY_NAME: Final = re.compile(r"(?:last\s+)?([a-z]+)(?:[\s,]+(?:at\s+)?(\S+))?")
 _CLOCK: Final = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?")
 _YEAR: Final = re.compile(r"\d{4}")
 _MONTH: Final = re.compile(r"(\d{4})-(\d{1,2})")
-_TO_THE_SECOND: Final = re.compile(r"\d{2}:?\d{2}:?\d{2}")
-_FRACTION: Final = re.compile(r"\d[.,]\d")
-_FORMS: Final = "write one such as '2 days ago', 'yesterday 21:30' or '2026-11-22 21:30'."
+_WITH_SECONDS: Final = re.compile(r"\d{2}:?\d{2}:?\d{2}")
+_WITH_FRACTION: Final = re.compile(r"\d[.,]\d")
+_EXAMPLES: Final = "Write a time such as '2 days ago', 'yesterday 21:30' or '2026-11-22 21:30'."
 
 
 def parse_when(text: str, now_ns: int, *, last: bool = False) -> int:
-    """Return the moment that `text` names, in nanoseconds since 1970; `now_ns` is the present.
+    """Parse the time `text` and return it in nanoseconds since 1970.
 
-    What names a stretch of time (a day, a month, a minute) means its first moment, or, if `last` is
-    asked for, its last one.  Raises UsageError for what is no time.
+    Relative times count from `now_ns`. A day, a month or a minute means its first nanosecond, or
+    with `last` its last one. Raises UsageError for an invalid time.
     """
     words = " ".join(text.lower().split())
     try:
         start, end = (
-            _ago(words, now_ns) or _named_day(words, now_ns) or _calendar(words) or _iso(words)
+            _parse_relative(words, now_ns)
+            or _parse_day_name(words, now_ns)
+            or _parse_year_or_month(words)
+            or _parse_iso(words)
         )
     except (ValueError, OverflowError):
-        raise UsageError(f"{text!r} is no time; {_FORMS}") from None
+        raise UsageError(f"Invalid time {text!r}. {_EXAMPLES}") from None
     return end - 1 if last and end > start else start
 
 
 Span = tuple[int, int]
-"""The first moment, and the first one that no longer belongs to it; equal for a moment."""
+"""Start (inclusive) and end (exclusive) in nanoseconds; both are equal for an instant."""
 
 
-def _ago(words: str, now_ns: int) -> Span | None:
-    """``now``, ``2 days ago``, ``1 year and 2 months ago``, ``an hour ago``, ``1h30min``."""
+def _parse_relative(words: str, now_ns: int) -> Span | None:
+    """Parse ``now``, ``2 days ago``, ``1 year and 2 months ago``, ``an hour ago``, ``1h30min``."""
     if words == "now":
         return now_ns, now_ns
-    if not (_AGO.fullmatch(words) or _SHORT.fullmatch(words)):
+    if not (_RELATIVE.fullmatch(words) or _SHORT_RELATIVE.fullmatch(words)):
         return None
     seconds = days = months = 0
-    for number, unit in _EACH.findall(words.removesuffix("ago")):
+    for number, unit in _AMOUNT_AND_UNIT.findall(words.removesuffix("ago")):
         amount = int(number) if number.isdigit() else 1
         name = _UNITS.get(unit, unit.removesuffix("s"))
         seconds += amount * _SECONDS.get(name, 0)
@@ -79,23 +82,23 @@ def _ago(words: str, now_ns: int) -> Span | None:
     return moment, moment
 
 
-def _named_day(words: str, now_ns: int) -> Span | None:
-    """``today``, ``yesterday 21:30``, ``monday``, ``21:30``."""
+def _parse_day_name(words: str, now_ns: int) -> Span | None:
+    """Parse ``today``, ``yesterday 21:30``, ``monday``, ``21:30``."""
     midnight = _local(now_ns).replace(hour=0, minute=0, second=0, microsecond=0)
     if _CLOCK.fullmatch(words):
-        return _at(midnight, words)
-    match = _DAY.fullmatch(words)
+        return _time_of_day(midnight, words)
+    match = _DAY_NAME.fullmatch(words)
     names = [name.lower() for name in calendar.day_name]
     if match is None or match[1] not in ("today", "yesterday", *names):
         return None
     back = {"today": 0, "yesterday": 1}.get(match[1])
-    if back is None:  # the last such day, not today
+    if back is None:  # the most recent such day before today
         back = (midnight.weekday() - names.index(match[1]) - 1) % 7 + 1
     day = midnight - timedelta(days=back)
-    return _at(day, match[2]) if match[2] else (_ns(day), _ns(day + timedelta(days=1)))
+    return _time_of_day(day, match[2]) if match[2] else (_ns(day), _ns(day + timedelta(days=1)))
 
 
-def _at(day: datetime, clock: str) -> Span:
+def _time_of_day(day: datetime, clock: str) -> Span:
     match = _CLOCK.fullmatch(clock)
     if match is None:
         raise ValueError(clock)
@@ -104,8 +107,8 @@ def _at(day: datetime, clock: str) -> Span:
     return start, start + (1 if match[3] else 60) * _NS
 
 
-def _calendar(words: str) -> Span | None:
-    """``2026`` and ``2026-11``."""
+def _parse_year_or_month(words: str) -> Span | None:
+    """Parse ``2026`` and ``2026-11``."""
     if _YEAR.fullmatch(words):
         year = int(words)
         return _ns(datetime(year, 1, 1)), _ns(datetime(year + 1, 1, 1))  # noqa: DTZ001 - local
@@ -116,38 +119,38 @@ def _calendar(words: str) -> Span | None:
     return None
 
 
-def _iso(words: str) -> Span:
-    """``2026-11-22``, ``2026-11-22 21:30``, ``20261122T213000Z``, with a zone or without."""
+def _parse_iso(words: str) -> Span:
+    """Parse ISO 8601: ``2026-11-22``, ``2026-11-22 21:30``, ``20261122T213000Z``."""
     moment = datetime.fromisoformat(words.upper())
     start = _ns(moment)
     clock = words.replace("t", " ", 1).partition(" ")[2]
     if not clock:
         return start, _ns(moment + timedelta(days=1))
-    if _FRACTION.search(clock):
+    if _WITH_FRACTION.search(clock):
         return start, start
-    return start, start + (1 if _TO_THE_SECOND.match(clock) else 60) * _NS
+    return start, start + (1 if _WITH_SECONDS.match(clock) else 60) * _NS
 
 
 def _local(time_ns: int) -> datetime:
-    """Return what clock and calendar show here at `time_ns`."""
+    """Return the naive local time at `time_ns`."""
     return datetime.fromtimestamp(time_ns // _NS, UTC).astimezone().replace(tzinfo=None)
 
 
 def _ns(moment: datetime) -> int:
-    """Return when that is; a local time where no zone is given."""
+    """Return nanoseconds since 1970; a naive `moment` is local time."""
     since = moment.astimezone() - datetime(1970, 1, 1, tzinfo=UTC)
     return (since // timedelta(microseconds=1)) * 1000
 
 
 class _LocalZone(tzinfo):
-    """Asks the C library at each conversion, as ``datetime.astimezone()`` does."""
+    """The local time zone by the C library, as ``datetime.astimezone()`` uses it."""
 
     def utcoffset(self, dt: datetime | None) -> timedelta | None:
-        """Return how far the local time `dt` is ahead of UTC."""
+        """Return the offset of the local time `dt` from UTC."""
         return None if dt is None else dt.replace(tzinfo=None).astimezone().utcoffset()
 
     def dst(self, _dt: datetime | None) -> timedelta | None:
-        """Return None: how much of the offset is summer time is not known."""
+        """Return None: the C library does not report the daylight saving share."""
         return None
 
     def tzname(self, dt: datetime | None) -> str | None:
@@ -155,7 +158,7 @@ class _LocalZone(tzinfo):
         return None if dt is None else dt.replace(tzinfo=None).astimezone().tzname()
 
     def fromutc(self, dt: datetime) -> datetime:
-        """Return the local time of `dt`; `fold` tells the second of two that look alike."""
+        """Return the local time of `dt`; `fold` is 1 for the second of two equal clock times."""
         found = dt.replace(tzinfo=UTC).astimezone()
         local = found.replace(tzinfo=self)
         return local if local.utcoffset() == found.utcoffset() else local.replace(fold=1)

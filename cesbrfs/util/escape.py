@@ -1,8 +1,7 @@
-r"""Names of files as text and back.  Pure.
+r"""Escape and unescape file names for terminals and JSON. Pure.
 
-A name is bytes.  Shown to people it is its UTF-8 text, with a backslash escape for what a terminal
-must not get: ``\n \t \r \a \b \f \v \\``, and ``\xNN`` for other control characters and for bytes
-that are not UTF-8.
+A name is bytes. It is displayed as UTF-8 text. Control characters are escaped as
+``\n \t \r \a \b \f \v \\``, all others and bytes that are not UTF-8 as ``\xNN``.
 """
 
 from __future__ import annotations
@@ -13,27 +12,29 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Final
 
-_SHORT: Final[Mapping[str, str]] = {
+_SHORT_ESCAPES: Final[Mapping[str, str]] = {
     "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r",
     "\a": "\\a", "\b": "\\b", "\f": "\\f", "\v": "\\v",
 }  # fmt: skip
-_BACK: Final[Mapping[str, bytes]] = {shown[1]: raw.encode() for raw, shown in _SHORT.items()}
-_ESCAPE: Final = re.compile(r"\\(?:x([0-9a-fA-F]{2})|(.))", re.DOTALL)
-_UNSHOWN: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Unicode categories that would move the cursor, reorder the line or show nothing at all."""
+_UNESCAPED: Final[Mapping[str, bytes]] = {
+    escaped[1]: raw.encode() for raw, escaped in _SHORT_ESCAPES.items()
+}
+_ESCAPE_SEQUENCE: Final = re.compile(r"\\(?:x([0-9a-fA-F]{2})|(.))", re.DOTALL)
+_UNPRINTABLE: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode categories that move the cursor, reorder the line or are invisible."""
 
 
 def show(name: bytes) -> str:
-    """Return `name` as people see it: its text, escaped where a terminal could be misled."""
+    """Escape `name` for display on a terminal."""
     text = name.decode("utf-8", "surrogateescape")
     if text.isprintable() and "\\" not in text:
         return text
-    return "".join(_shown(character) for character in text)
+    return "".join(_escape(character) for character in text)
 
 
-def _shown(character: str) -> str:
-    if character in _SHORT:
-        return _SHORT[character]
+def _escape(character: str) -> str:
+    if character in _SHORT_ESCAPES:
+        return _SHORT_ESCAPES[character]
     if unprintable(character):
         raw = character.encode("utf-8", "surrogateescape")
         return "".join(f"\\x{byte:02x}" for byte in raw)
@@ -43,7 +44,7 @@ def _shown(character: str) -> str:
 def unprintable(character: str) -> bool:
     """Check whether a terminal must not get `character`."""
     # U+200D joins the parts of one emoji; without it they would fall apart.
-    return unicodedata.category(character) in _UNSHOWN and character != "\u200d"
+    return unicodedata.category(character) in _UNPRINTABLE and character != "\u200d"
 
 
 def printable(text: str) -> str:
@@ -54,7 +55,7 @@ def printable(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(char if char == "\\" else _shown(char) for char in text)
+    return "".join(char if char == "\\" else _escape(char) for char in text)
 
 
 def printable_lines(text: str) -> str:
@@ -65,17 +66,17 @@ def printable_lines(text: str) -> str:
 
 
 def unshow(text: str) -> bytes | None:
-    """Undo `show`; None when `text` holds a backslash that begins no escape."""
+    """Undo `show`; return None if `text` contains an invalid escape sequence."""
     parts: list[bytes] = []
     end = 0
-    for match in _ESCAPE.finditer(text):
+    for match in _ESCAPE_SEQUENCE.finditer(text):
         parts.append(text[end : match.start()].encode("utf-8", "surrogateescape"))
         end = match.end()
         byte, simple = match.groups()
         if byte:
             parts.append(bytes((int(byte, 16),)))
-        elif simple in _BACK:
-            parts.append(_BACK[simple])
+        elif simple in _UNESCAPED:
+            parts.append(_UNESCAPED[simple])
         else:
             return None
     rest = text[end:]
@@ -86,7 +87,7 @@ def unshow(text: str) -> bytes | None:
 
 
 def for_json(name: bytes, key: str = "name") -> dict[str, str]:
-    """Return a name's JSON fields: its text, or its escaped form with the bytes beside."""
+    """Return a name as JSON fields: its text or, if not UTF-8, escaped text and base64."""
     try:
         return {key: name.decode()}
     except UnicodeDecodeError:

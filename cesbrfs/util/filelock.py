@@ -1,4 +1,4 @@
-"""Small files of an instance that one process at a time holds, and notes something in."""
+"""Lock files (flock) that carry a small JSON payload."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from typing import Final
 
 from cesbrfs.errors import CesbrError
 
-_MAX: Final = 64 << 10
+_MAX_PAYLOAD_BYTES: Final = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class LockFile:
-    """An open file; `held` tells whether we hold it, else another process does."""
+    """An open lock file. `held` is False if another process holds the lock."""
 
     descriptor: int
     held: bool
 
     def read(self) -> bytes:
-        """Return what is noted, of a holder that was killed maybe half of it."""
-        return os.pread(self.descriptor, _MAX, 0)
+        """Return the payload; it may be truncated if its writer was killed."""
+        return os.pread(self.descriptor, _MAX_PAYLOAD_BYTES, 0)
 
-    def write(self, noted: Mapping[str, object]) -> None:
-        """Note it, and see that it is on the disk before anything else happens."""
+    def write(self, payload: Mapping[str, object]) -> None:
+        """Replace the payload, encoded as JSON, and flush it to disk."""
         self.clear()
-        os.pwrite(self.descriptor, json.dumps(noted).encode() + b"\n", 0)
+        os.pwrite(self.descriptor, json.dumps(payload).encode() + b"\n", 0)
         os.fsync(self.descriptor)
 
     def clear(self) -> None:
-        """Note nothing any more."""
+        """Remove the payload."""
         os.ftruncate(self.descriptor, 0)
 
 
 @contextmanager
-def state_file(file: Path, *, create: bool) -> Iterator[LockFile | None]:
-    """Open `file` and hold it, unless another process does.
+def lock_file(file: Path, *, create: bool) -> Iterator[LockFile | None]:
+    """Open `file` and try to lock it, without blocking.
 
-    The kernel lets go of it with the process, however that ends, so the file may stay.  Without
-    `create` it is None where it is missing or cannot be opened, which otherwise is a CesbrError.
+    The kernel releases the lock when the process exits, so the file is never removed. Raises
+    CesbrError if the file cannot be opened; without `create`, yields None instead.
     """
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
     try:
@@ -53,20 +53,32 @@ def state_file(file: Path, *, create: bool) -> Iterator[LockFile | None]:
     except OSError as error:
         if create:
             raise CesbrError(
-                f"The file {file} cannot be opened: {error.strerror}; see to its folder, or do"
-                " this as root."
+                f"Cannot open {file}: {error.strerror}. Check the permissions of its directory, or"
+                " run the command as root."
             ) from error
         yield None
         return
     try:
-        yield LockFile(descriptor, _hold(descriptor))
+        yield LockFile(descriptor, try_flock(descriptor))
     finally:
         os.close(descriptor)
 
 
-def _hold(descriptor: int) -> bool:
+def try_flock(descriptor: int) -> bool:
+    """Lock the open file `descriptor` exclusively; return False if another process holds it."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
+
+
+@contextmanager
+def locked_directory(directory: Path) -> Iterator[None]:
+    """Lock `directory` exclusively, blocking until other processes release it. Raises OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""What was read stays near: values in memory within a bound of bytes, one flight for each key."""
+"""An LRU cache bounded in bytes, with single-flight loading."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ _V = TypeVar("_V")
 
 
 class _Flight(Generic[_V]):
-    """One load under way, and those who wait for it."""
+    """A load in progress, which several tasks may wait for."""
 
-    __slots__ = ("done", "error", "landed", "value")
+    __slots__ = ("done", "error", "loaded", "value")
 
     def __init__(self) -> None:
         self.done = trio.Event()
-        self.landed = False
+        self.loaded = False
         self.value: _V | None = None
         self.error: Exception | None = None
 
 
 class LruCache(Generic[_K, _V]):
-    """Keeps the most recently used values whose sizes sum up to at most `capacity` bytes.
+    """A cache of at most `capacity` bytes that evicts the least recently used values.
 
-    Beside them it keeps up to `large` values that would take more than half of that each, so that
-    what is slow to load is not pushed out by a few small ones.  `size` measures a value in bytes.
-    Tasks that ask for the same missing key at the same time share one load; when the loading task
-    is cancelled, the next waiter loads instead.
+    `size` returns the size of a value in bytes. Values larger than half the capacity are kept
+    separately, at most `large` of them, so that small values do not evict the ones that are slow
+    to load. Tasks that request the same missing key share one load. If the loading task is
+    cancelled, the next waiting task loads the value.
     """
 
     def __init__(self, capacity: int, size: Callable[[_V], int], large: int = 0) -> None:
         self.capacity = capacity
         self.used = 0
         self._size = size
-        self._most_large = large
+        self._max_large = large
         self._values: OrderedDict[_K, _V] = OrderedDict()
         self._sizes: dict[_K, int] = {}
         self._large: OrderedDict[_K, _V] = OrderedDict()
         self._flights: dict[_K, _Flight[_V]] = {}
 
     def peek(self, key: _K) -> _V | None:
-        """Return the value if it is here, without waiting."""
+        """Return the value of `key` if it is cached, without blocking; else None."""
         value = self._values.get(key)
         if value is not None:
             self._values.move_to_end(key)
@@ -55,21 +55,21 @@ class LruCache(Generic[_K, _V]):
         return value
 
     def items(self) -> list[tuple[_K, _V]]:
-        """Return all that is here, the least recently used first."""
+        """Return the cached keys and values, least recently used first."""
         return [*self._values.items(), *self._large.items()]
 
     def is_loading(self, key: _K) -> bool:
-        """Tell whether a load of `key` is under way."""
+        """Return whether a load of `key` is in progress."""
         return key in self._flights
 
     def put(self, key: _K, value: _V) -> None:
-        """Keep `value`, and let go of the least recently used ones beyond the bound."""
+        """Cache `value`, and evict the least recently used values beyond the capacity."""
         if key in self._values or key in self._large:
             return
         size = self._size(value)
-        if self._most_large and size > self.capacity // 2:
+        if self._max_large and size > self.capacity // 2:
             self._large[key] = value
-            if len(self._large) > self._most_large:
+            if len(self._large) > self._max_large:
                 self._large.popitem(last=False)
             return
         if size > self.capacity:
@@ -82,7 +82,7 @@ class LruCache(Generic[_K, _V]):
             self.used -= self._sizes.pop(oldest)
 
     def drop(self, unwanted: Callable[[_K], bool]) -> None:
-        """Let go of the values whose keys are unwanted."""
+        """Invalidate the values whose keys match."""
         for key in [key for key in self._values if unwanted(key)]:
             del self._values[key]
             self.used -= self._sizes.pop(key)
@@ -90,14 +90,14 @@ class LruCache(Generic[_K, _V]):
             del self._large[key]
 
     async def get(self, key: _K, load: Callable[[], Awaitable[_V]]) -> _V:
-        """Return the value of `key`, loading it if it is not here; raises what `load` raises."""
+        """Return the value of `key`, loading it if it is not cached. Raises what `load` raises."""
         while (value := self.peek(key)) is None:
             flight = self._flights.get(key)
             if flight is None:
                 return await self._load(key, load)
             await flight.done.wait()
-            if flight.landed:
-                return flight.value  # type: ignore[return-value]  # landed: the value is there
+            if flight.loaded:
+                return flight.value  # type: ignore[return-value]  # loaded: the value is set
             if flight.error is not None:
                 raise fresh_copy(flight.error) from flight.error
         return value
@@ -107,14 +107,14 @@ class LruCache(Generic[_K, _V]):
         self._flights[key] = flight
         try:
             value = await load()
-            flight.value, flight.landed = value, True
+            flight.value, flight.loaded = value, True
             self.put(key, value)
         except Exception as error:
             flight.error = error
             raise
         else:
             return value
-        finally:  # also on trio.Cancelled, where neither value nor error is set: a waiter retries
+        finally:  # on trio.Cancelled neither value nor error is set: a waiter retries
             del self._flights[key]
             flight.done.set()
             del flight  # the error's traceback holds this frame: no cycle

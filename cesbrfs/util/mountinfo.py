@@ -1,4 +1,4 @@
-"""What is mounted on this machine, and which of it is ours."""
+"""List the mounts of this machine, from /proc/self/mountinfo and /etc/fstab."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Final
 
 SUBTYPE: Final = "cesbrfs"
-"""What the kernel calls a mount of ours, after ``fuse.``."""
-_MOUNTINFO: Final = "/proc/self/mountinfo"
-_OCTAL: Final = re.compile(r"\\([0-7]{3})")
+"""FUSE subtype of cesbrfs mounts; the kernel reports their type as ``fuse.cesbrfs``."""
+_MOUNTINFO_FILE: Final = "/proc/self/mountinfo"
+_OCTAL_ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 
 
 @dataclass(frozen=True, slots=True)
 class Mounted:
-    """One mount of the machine: where, of which type, from what, and its ``st_dev``."""
+    """A mount: mountpoint, file system type, source and ``st_dev``."""
 
     mountpoint: str
     fstype: str
@@ -25,32 +25,32 @@ class Mounted:
 
 
 def mounts() -> Iterator[Mounted]:
-    """List the machine's mounts, from /proc/self/mountinfo (see proc(5))."""
-    with open(_MOUNTINFO, encoding="utf-8", errors="surrogateescape") as lines:
+    """Yield all mounts, from /proc/self/mountinfo (format: proc(5))."""
+    with open(_MOUNTINFO_FILE, encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
             before, _, after = line.partition(" - ")
             fields = before.split(" ")
             major, _, minor = fields[2].partition(":")
             fstype, source, *_ = after.split(" ")
             yield Mounted(
-                _plain(fields[4]), fstype, _plain(source), os.makedev(int(major), int(minor))
+                _unescape(fields[4]), fstype, _unescape(source), os.makedev(int(major), int(minor))
             )
 
 
-def _plain(text: str) -> str:
-    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), text)
+def _unescape(text: str) -> str:
+    return _OCTAL_ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)
 
 
-def unmounted_mountpoint(folder: str) -> str | None:
-    """Return a mountpoint of fstab(5), at or above `folder`, on which nothing is mounted.
+def unmounted_mountpoint(directory: str) -> str | None:
+    """Return a mountpoint of fstab(5) at or above `directory` that is not mounted.
 
-    As for mount(8), LIBMOUNT_FSTAB names another file than /etc/fstab.
+    LIBMOUNT_FSTAB overrides the path /etc/fstab, as in mount(8).
     """
     mounted = {each.mountpoint for each in mounts()}
-    real = os.path.realpath(folder)
+    real = os.path.realpath(directory)
     for point in _fstab_mountpoints(os.environ.get("LIBMOUNT_FSTAB") or "/etc/fstab"):
-        there = os.path.realpath(point)
-        if there not in mounted and os.path.commonpath((real, there)) == there:
+        real_point = os.path.realpath(point)
+        if real_point not in mounted and os.path.commonpath((real, real_point)) == real_point:
             return point
     return None
 
@@ -62,12 +62,12 @@ def _fstab_mountpoints(fstab: str) -> list[str]:
     except OSError:
         return []
     return [
-        _plain(words[1])
+        _unescape(words[1])
         for words in fields
         if len(words) > 1 and not words[0].startswith("#") and words[1].startswith("/")
     ]
 
 
 def our_mounts() -> list[Mounted]:
-    """List the mounts that this program serves."""
+    """Return the mounts served by cesbrfs."""
     return [mounted for mounted in mounts() if mounted.fstype == f"fuse.{SUBTYPE}"]

@@ -1,4 +1,4 @@
-"""Programs of the administrator's, run to their end: their output as it comes, no process left."""
+"""Run child processes with a timeout, forwarding their output line by line."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import trio
 
 from cesbrfs.errors import ScriptError
 
-_TERMINATE_GRACE: Final = 5.0
-"""Seconds that a program gets to end by itself when its time is over."""
-_PIPE_GRACE: Final = 1.0
-"""Seconds for the rest of its output, which something that it started may hold open."""
-_CHUNK: Final = 64 << 10
-_LINE_MAX: Final = 64 << 10
-_SECRET: Final = ("PASSWORD", "PASSPHRASE", "SECRET", "TOKEN", "CREDENTIAL", "_KEY")
+_TERMINATE_GRACE_SECONDS: Final = 5.0
+"""Time to exit after SIGTERM before SIGKILL is sent."""
+_PIPE_GRACE_SECONDS: Final = 1.0
+"""Time to drain the output after the exit; a grandchild may keep the pipe open."""
+_READ_BYTES: Final = 64 << 10
+_MAX_LINE_BYTES: Final = 64 << 10
+_SECRET_NAMES: Final = ("PASSWORD", "PASSPHRASE", "SECRET", "TOKEN", "CREDENTIAL", "_KEY")
 
 
 def public_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return `environ` without what looks like a secret, for programs that need none of ours."""
+    """Return `environ` without variables whose names suggest a secret."""
     return {
         name: value
         for name, value in environ.items()
-        if not any(part in name.upper() for part in _SECRET)
+        if not any(part in name.upper() for part in _SECRET_NAMES)
     }
 
 
@@ -40,12 +40,12 @@ async def run_program(
     stdin: bytes = b"",
     stdout: int | None = None,
 ) -> int:
-    """Run `command` and return its exit code, negative for the signal that ended it.
+    """Run `command` and return its exit code (negative: the signal that killed it).
 
-    `on_line` gets each line of its output, or of stderr alone when its `stdout` goes to a
-    descriptor; `stdin` is all that it reads.  After `seconds`, and when the caller is cancelled,
-    it is ended with all that it started.  Raises ScriptError when it cannot be started, and when
-    it took too long.
+    `on_line` is called with each line of stdout and stderr; if `stdout` is a file descriptor, only
+    with lines of stderr. `stdin` is the complete standard input. After `seconds`, and on
+    cancellation, the whole process group is terminated. Raises ScriptError if the command cannot be
+    started or times out.
     """
     try:
         process = await trio.lowlevel.open_process(
@@ -54,67 +54,67 @@ async def run_program(
             stdout=subprocess.PIPE if stdout is None else stdout,
             stderr=subprocess.STDOUT if stdout is None else subprocess.PIPE,
             env=env,
-            start_new_session=True,  # a group of its own, which can be ended as a whole
+            start_new_session=True,  # a separate process group, which can be killed as a whole
         )
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise ScriptError(f"{command[0]} cannot be started: {reason}.") from error
+        raise ScriptError(f"Cannot start {command[0]}: {reason}.") from error
     lines = process.stdout if stdout is None else process.stderr
-    assert lines is not None, "it was started with a pipe"
-    read = trio.Event()
+    assert lines is not None, "the process was started with a pipe"
+    drained = trio.Event()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_read_lines, lines, on_line, read)
+        nursery.start_soon(_read_lines, lines, on_line, drained)
         if process.stdin is not None:
-            nursery.start_soon(_feed, process.stdin, stdin)
+            nursery.start_soon(_write_stdin, process.stdin, stdin)
         try:
             with trio.move_on_after(seconds) as limit:
                 await process.wait()
         finally:
             if process.returncode is None:
                 with trio.CancelScope(shield=True):
-                    await _end(process)
-        with trio.move_on_after(_PIPE_GRACE):
-            await read.wait()
+                    await _terminate(process)
+        with trio.move_on_after(_PIPE_GRACE_SECONDS):
+            await drained.wait()
         nursery.cancel_scope.cancel()
     if limit.cancelled_caught:
         raise ScriptError(
-            f"{command[0]} took longer than {seconds:g} s (script_timeout) and was ended."
+            f"{command[0]} was terminated: no exit within {seconds:g} s (script_timeout)."
         )
     assert process.returncode is not None
     return process.returncode
 
 
 async def _read_lines(
-    stream: trio.abc.ReceiveStream, on_line: Callable[[str], None], read: trio.Event
+    stream: trio.abc.ReceiveStream, on_line: Callable[[str], None], drained: trio.Event
 ) -> None:
-    """Hand on each line as it comes; what is longer than a line may be comes in pieces."""
-    waiting = b""
+    """Call `on_line` with each line of `stream`; split lines beyond the maximum length."""
+    partial = b""
     async with stream:
-        while chunk := await stream.receive_some(_CHUNK):
-            *lines, waiting = (waiting + chunk).split(b"\n")
-            if len(waiting) >= _LINE_MAX:
-                lines, waiting = [*lines, waiting], b""
+        while chunk := await stream.receive_some(_READ_BYTES):
+            *lines, partial = (partial + chunk).split(b"\n")
+            if len(partial) >= _MAX_LINE_BYTES:
+                lines, partial = [*lines, partial], b""
             for line in lines:
                 on_line(line.decode(errors="replace"))
-    if waiting:
-        on_line(waiting.decode(errors="replace"))
-    read.set()
+    if partial:
+        on_line(partial.decode(errors="replace"))
+    drained.set()
 
 
-async def _feed(stream: trio.abc.SendStream, data: bytes) -> None:
-    """Write all that the program may read; it need not read it."""
+async def _write_stdin(stream: trio.abc.SendStream, data: bytes) -> None:
+    """Write `data` to `stream`; the process may exit without reading all of it."""
     async with stream:
         with contextlib.suppress(trio.BrokenResourceError):
             await stream.send_all(data)
 
 
-async def _end(process: trio.Process) -> None:
-    """End the process and its group: asked first, then killed."""
-    for number, grace in ((signal.SIGTERM, _TERMINATE_GRACE), (signal.SIGKILL, _TERMINATE_GRACE)):
+async def _terminate(process: trio.Process) -> None:
+    """Terminate the process group with SIGTERM, then SIGKILL."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
-        with trio.move_on_after(grace):
+        with trio.move_on_after(_TERMINATE_GRACE_SECONDS):
             await process.wait()
             break
-    with contextlib.suppress(ProcessLookupError):  # what outlived it
+    with contextlib.suppress(ProcessLookupError):  # the rest of the group
         os.killpg(process.pid, signal.SIGKILL)

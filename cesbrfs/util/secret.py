@@ -1,4 +1,4 @@
-"""Secrets that never appear in output, and addresses without their passwords."""
+"""Keep secrets out of output: a Secret type, and URLs with redacted passwords."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 from dataclasses import dataclass, field
 
 _URL_PASSWORD = re.compile(r"(//[^/@:]*):.*@")
-"""Greedy: a password may hold ``@`` and ``/``, and too much hidden harms nobody."""
+"""Greedy, as a password may contain ``@`` and ``/``; hiding too much is harmless."""
 
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """Bytes that never show themselves in a repr, a log line or a traceback."""
+    """Secret bytes that are hidden in repr, str, logs and tracebacks."""
 
     value: bytes = field(repr=False)
 
@@ -23,5 +23,5 @@ class Secret:
 
 
 def redact(url: str) -> str:
-    """Return `url` with the password of its user-info part, if there is one, as ``***``."""
+    """Replace the password in the user-info part of `url` by ``***``."""
     return _URL_PASSWORD.sub(r"\1:***@", url)

@@ -1,4 +1,4 @@
-"""The word that was perhaps meant.  Pure."""
+"""Suggest the closest match for a mistyped word ("did you mean"). Pure."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Final
 
-_COMPARED: Final = 2000
-"""Words that are looked at closely; a folder may have millions of names."""
-_LENGTH: Final = 3
-"""How much longer or shorter a word may be and still be meant."""
+_MAX_COMPARED: Final = 2000
+"""Maximum number of words to compare; a directory may have millions of names."""
+_MAX_LENGTH_DIFFERENCE: Final = 3
+"""Maximum difference in length between a word and its match, in characters."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the word of `known` that is spelt most like `word`, if one is much alike."""
+def closest_match(word: str, known: Iterable[str]) -> str | None:
+    """Return the word of `known` that is most similar to `word`; None if there is none."""
     folded = word.casefold()
-    alike = (
+    similar = (
         name
         for name in known
-        if abs(len(name) - len(word)) <= _LENGTH or name.casefold().startswith(folded)
+        if abs(len(name) - len(word)) <= _MAX_LENGTH_DIFFERENCE
+        or name.casefold().startswith(folded)
     )
     by_folded: dict[str, str] = {}
-    for name in islice(alike, _COMPARED):
+    for name in islice(similar, _MAX_COMPARED):
         by_folded.setdefault(name.casefold(), name)
     import difflib
 
@@ -30,6 +31,6 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
-    """Return how an error's sentence goes on: ``; did you mean 'ls'?``, else `otherwise`."""
-    near = nearest(word, known)
-    return f"; did you mean {near!r}?" if near else otherwise
+    """Return the end of an error message: ``; did you mean 'ls'?`` or `otherwise`."""
+    match = closest_match(word, known)
+    return f"; did you mean {match!r}?" if match else otherwise

@@ -1,4 +1,4 @@
-"""Doing many small things a few at a time."""
+"""Run async functions concurrently with a limit."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ AT_ONCE: Final = 8
 
 
 async def gather(work: Sequence[Callable[[], Awaitable[_T]]], at_once: int = AT_ONCE) -> list[_T]:
-    """Run all of `work`, `at_once` at a time, and return the results in its order.
+    """Run the functions of `work` and return their results in order.
 
-    The first CesbrError ends the rest, and is raised as itself.
+    At most `at_once` run concurrently. The first CesbrError cancels the others and is raised.
     """
     results: dict[int, _T] = {}
     pending = iter(enumerate(work))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from cesbr.session import Context
     from cesbrfs.catalog.backups import Backup
     from cesbrfs.ces.backup_config import BackupConfig
-    from cesbrfs.ces.hooks import Scripts
+    from cesbrfs.ces.hooks import Hooks
     from cesbrfs.ces.instance import InstalledDogu
 
 _TITLE: Final = "Maintenance"
@@ -38,13 +38,13 @@ async def require_healthy(
     require_health(findings)
 
 
-async def scripts_of(context: Context, config: BackupConfig) -> Scripts:
+async def scripts_of(context: Context, config: BackupConfig) -> Hooks:
     """Return the configured scripts; what they print goes to stderr as it comes."""
-    from cesbrfs.ces.hooks import Occasion, Scripts
+    from cesbrfs.ces.hooks import HookName, Hooks
 
     settings = await context.session.settings()
-    paths = {occasion: getattr(config, f"{occasion}_script") for occasion in get_args(Occasion)}
-    return Scripts(paths, context.out.note, settings.script_timeout)
+    paths = {occasion: getattr(config, f"{occasion}_script") for occasion in get_args(HookName)}
+    return Hooks(paths, context.out.note, settings.script_timeout)
 
 
 async def restore_on_instance(
@@ -71,7 +71,7 @@ async def restore_on_instance(
                 settings.open_registry(),
                 title=_TITLE,
                 text=text,
-                say=context.out.note,
+                notify=context.out.note,
             )
             await stack.enter_async_context(mode)
         await scripts.run("pre_restore", CESBR_BACKUP_ID=backup.id)
@@ -89,8 +89,8 @@ async def take_back_maintenance(context: Context) -> None:
         settings = context.session.loaded()
     except CesbrError:
         return  # the command tells
-    from cesbrfs.ces.maintenance import is_left_on, take_back
+    from cesbrfs.ces.maintenance import is_left_on, turn_off_leftover
 
     if is_left_on(settings.root):
         with contextlib.suppress(CesbrError):  # what is wrong with the registry, the command tells
-            await take_back(settings.root, settings.open_registry(), context.out.note)
+            await turn_off_leftover(settings.root, settings.open_registry(), context.out.note)

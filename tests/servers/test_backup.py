@@ -268,7 +268,7 @@ async def test_missing_volumes_are_told(site: Site) -> None:
     result = await site.run("redmine", "gone")
     lost = site.instance.volumes_folder("gone")
     assert [(f.path, f.error) for f in result.failed] == [
-        (os.fsencode(path), "it does not exist")
+        (os.fsencode(path), "no such directory")
         for path in (folder / "lost", lost / "first", lost / "second")
     ]
     by_point = {(p.kind, p.dogu): p for p in result.points}
@@ -479,7 +479,7 @@ async def test_a_second_backup_says_who_runs(site: Site) -> None:
         with pytest.raises(BackupRunningError) as raised:
             await site.run("redmine")
         assert raised.value.exit_code == 11
-        for told in ("20261122T213000Z-7f3a9c", "2026-11-22T21:30", f"process {pid} of "):
+        for told in ("20261122T213000Z-7f3a9c", "2026-11-22T21:30", f"PID {pid}, "):
             assert told in raised.value.message
         assert await site.repository.snapshots() == []
     lock = site.instance.root / LOCK_FILE
@@ -508,7 +508,7 @@ async def test_the_lock_is_this_processs_too(site: Site) -> None:
 
         assert (await site.run("redmine", on_progress=begin)).status == "complete"
     assert len(refused) == 1
-    assert f"process {os.getpid()} of " in refused[0].message
+    assert f"PID {os.getpid()}, " in refused[0].message
 
 
 async def test_the_plan_says_what_is_left_out(site: Site) -> None:
@@ -533,13 +533,13 @@ async def test_the_plan_says_what_is_left_out(site: Site) -> None:
         }
     ]
     assert shown["steps"][0]["left_out"] == [
-        {"path": str(site.instance.root / "etc/cesapp"), "reason": "it does not exist"}
+        {"path": str(site.instance.root / "etc/cesapp"), "reason": "no such directory"}
     ]
     assert shown["steps"][3]["failed"] == [
-        {"path": str(folder / "data"), "error": "it does not exist"}
+        {"path": str(folder / "data"), "error": "no such directory"}
     ]
     assert shown["steps"][3]["left_out"] == [
-        {"path": str(folder / "stray"), "reason": "the dogu.json does not declare it"}
+        {"path": str(folder / "stray"), "reason": "not declared in dogu.json"}
     ]
     assert "value of" not in repr(plan)
     assert await site.repository.snapshots() == []

@@ -140,7 +140,7 @@ async def test_an_encrypted_account_is_opened(
     how = runner(tmp_path, f"tee {tmp_path}/got")
     (failed,) = (await back_up(instance, restic, how)).failed
     assert failed.path == b"dumps/postgresql.dump"
-    assert "private.pem cannot be used" in failed.error
+    assert "Cannot use the private key" in failed.error
     private = instance.volumes_folder("redmine") / "_private/private.pem"
     private.parent.mkdir(parents=True)
     private.write_bytes(private_pem("redmine"))
@@ -172,7 +172,7 @@ async def test_a_dump_that_fails_is_not_there(
 
 @pytest.mark.parametrize(
     ("body", "error"),
-    [("true", "is empty"), ("sleep 1000", "longer than 0.5 s"), ("kill -9 $$", "exit code -9")],
+    [("true", "is empty"), ("sleep 1000", "no exit within 0.5 s"), ("kill -9 $$", "exit code -9")],
 )
 async def test_no_dump_is_never_taken_for_one(
     instance: Instance, restic_old: Path, tmp_path: Path, body: str, error: str
@@ -194,7 +194,7 @@ async def test_a_runner_that_is_not_there(
     restic = await Restic.open(repo.access, binary=str(restic_old))
     result = await back_up(instance, restic, DumpRunner(("/no/docker", "{command}"), 5))
     (failed,) = result.failed
-    assert failed.error == "/no/docker cannot be started: No such file or directory."
+    assert failed.error == "Cannot start /no/docker: No such file or directory."
     assert sum(point.snapshot is not None for point in result.points) == 2
 
 

@@ -102,7 +102,7 @@ async def test_etcd_dies_while_a_backup_runs(
     assert "redmine" in lost
     for point in lost.values():
         assert (point.kind, point.snapshot) == ("registry", None)
-        assert "cannot be reached" in point.failed[0].error
+        assert "Cannot connect" in point.failed[0].error
     assert await statuses(repository) == {first.id: Status.INCOMPLETE}
 
     await trio.to_thread.run_sync(server.start)
@@ -120,7 +120,7 @@ async def test_etcd_dies_while_a_backup_is_planned(
 ) -> None:
     """No plan is made of half a registry: that it cannot be reached is the only outcome."""
     assert isinstance(instance.registry, EtcdRegistry)
-    once, left = instance.registry._once, answers
+    once, left = instance.registry._send, answers
 
     async def count(*arguments: object, **options: object) -> object:
         nonlocal left
@@ -129,7 +129,7 @@ async def test_etcd_dies_while_a_backup_is_planned(
         left -= 1
         return await once(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(instance.registry, "_once", count)
+    monkeypatch.setattr(instance.registry, "_send", count)
     with trio.fail_after(20), pytest.raises(RegistryUnreachableError):
         await plan_backup(instance)
     assert left < 0

@@ -16,7 +16,7 @@ from cesbrfs.catalog.backups import Backups, group
 from cesbrfs.catalog.manifest import FORMAT, Manifest, Point, write_manifest
 from cesbrfs.catalog.rules import DEFAULT_BACKUP_TAG
 from cesbrfs.catalog.status import Report, make_report
-from cesbrfs.ces.retention import POLICIES, Candidate, decide, like_restic, parse_duration
+from cesbrfs.ces.retention import POLICIES, Candidate, decide, parse_duration, restic_policy
 from cesbrfs.errors import ResticError, UsageError
 from cesbrfs.forget import ForgetPlan, by_name, by_policy, execute
 from cesbrfs.repo.format.timestamps import parse_time
@@ -288,7 +288,7 @@ async def test_rules_are_restics(restic_binary: Path, tmp_path: Path) -> None:
         given = dict(flag.split("=") for flag in flags.split())
         within = parse_duration(given["within"]) if "within" in given else None
         counts = {rule: int(number) for rule, number in given.items() if rule != "within"}
-        decisions = decide(like_restic(counts, within), backups, NOW_NS, ZoneInfo(name))
+        decisions = decide(restic_policy(counts, within), backups, NOW_NS, ZoneInfo(name))
         ours = {
             d.id
             for d in decisions

@@ -154,7 +154,7 @@ def machine(
     (Path(os.environ["HOME"]) / ".config/fish/completions").mkdir(parents=True)
     wrappers = tmp_path / "bin"
     wrappers.mkdir()
-    for name, program in (("cesbr", "shell"), ("cesbrfs", "cesbrfs")):
+    for name, program in (("cesbr", "cesbr"), ("cesbrfs", "cesbrfs")):
         command = shlex.join([cesbr.command[0], "-m", program])
         (wrappers / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
         (wrappers / name).chmod(0o755)
@@ -246,5 +246,5 @@ def _parse(command: Command, arguments: list[str], line: str) -> None:
     try:
         command_parser(command).parse_intermixed_args(arguments)
     except CesbrError as error:
-        if " needs " not in error.message:  # a sentence may leave out what is clear
+        if "Missing arguments" not in error.message:  # a sentence may leave out what is clear
             raise AssertionError(line) from error

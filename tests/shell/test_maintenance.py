@@ -154,7 +154,7 @@ def test_a_suspended_instance(own: Cesbr, site: Site, tmp_path: Path) -> None:
         said = own(*command)
         assert said.code == 1
         assert "suspended: /config/backup/active in the registry" in said.err
-        assert "say --force" in said.err
+        assert "pass --force" in said.err
         assert own(*command, "--dry-run").code == 0
     assert not (tmp_path / "back").exists()
     assert own(*restore, "--force").code == 0
@@ -163,7 +163,7 @@ def test_a_suspended_instance(own: Cesbr, site: Site, tmp_path: Path) -> None:
     site.set("/config/backup/active", "perhaps")
     said = own("backup")
     assert said.code == 2
-    assert "set it to true or false" in said.err
+    assert "Set it to true or false" in said.err
 
 
 def test_dry_run_shows_the_plan(kept: Cesbr, kept_site: Site) -> None:
@@ -310,7 +310,9 @@ def test_status_tells_the_address_without_the_secrets(own: Cesbr, site: Site, se
     assert isinstance(status, dict)
     assert status["repository"]["url"] == "s3:https://127.0.0.1:1/bucket"
     assert status["repository"]["state"] == "unknown"
-    assert f"The value of /config/backup/{secret} " in status["repository"]["message"]
+    assert (
+        f"Cannot decrypt the value of /config/backup/{secret} " in status["repository"]["message"]
+    )
     address = status["settings"]["repository"]
     assert address["source"] == "registry /config/backup/s3_bucket_config/address"
 

@@ -54,10 +54,10 @@ def test_a_failed_command_returns_to_the_prompt(prompt: Terminal) -> None:
     prompt.line("stauts")
     prompt.wait_for(r"^cesbr: .*did you mean 'status'\?\ncesbr>\Z")
     prompt.line("ls --nope")
-    prompt.wait_for(r"^cesbr: There is no --nope; see 'ls --help'\.\ncesbr>\Z")
+    prompt.wait_for(r"^cesbr: Unrecognized option '--nope'\. See 'ls --help'\.\ncesbr>\Z")
     prompt.line("alias create")
     prompt.wait_for(
-        r"^cesbr: 'alias create' needs name and command.*; see 'alias create --help'\.\ncesbr>\Z"
+        r"^cesbr: Missing arguments: name, command.*\. See 'alias create --help'\.\ncesbr>\Z"
     )
     prompt.line("ls /nope")
     prompt.wait_for(r"^cesbr: There is no /nope\.\ncesbr>\Z")
@@ -116,7 +116,7 @@ def test_aliases_pipes_and_exit_codes(prompt: Terminal, kept: Cesbr) -> None:
     prompt.wait_for(r"^code 0\ncesbr>\Z")
     assert "hello.txt\n" in (kept.here / "list").read_text()
     prompt.line("ls --nope")
-    prompt.wait_for(r"--nope; .*\ncesbr>\Z")
+    prompt.wait_for(r"--nope.*\ncesbr>\Z")
     prompt.line("echo code $?")
     prompt.wait_for(r"^code 2\ncesbr>\Z")
 

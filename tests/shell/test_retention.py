@@ -173,8 +173,8 @@ def test_where_nobody_can_answer_yes_is_needed(own: Cesbr, site: Site) -> None:
         (("latest", "--policy", "keepAll"), "not in two ways"),
         (("--policy", "keepAll", "--keep-last", "1"), "not in two ways"),
         (("--policy", "keepNone"), "keepLastSevenDays"),
-        (("--keep-daily", "0"), "keeps nothing"),
-        (("--keep-within", "soon"), "span of time"),
+        (("--keep-daily", "0"), "Invalid value 0 for --keep-daily"),
+        (("--keep-within", "soon"), "Invalid duration"),
         (("--policy", "keepAll", "--force"), "--force"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 from cesbr.ui import humanize
 from cesbr.ui.status import scheduled
 
-from cesbrfs.ces.systemd_units import TIMER, next_run, units
+from cesbrfs.ces.systemd_units import TIMER, next_run
 from tests.shell.conftest import Cesbr, Site
 from tests.shell.terminal import terminal
 
@@ -47,7 +47,9 @@ def test_status_without_a_repository(cesbr: Cesbr, new_site: Site) -> None:
 def test_the_next_run(tmp_path: Path) -> None:
     """As the installed timer has it; else why there is none."""
     assert "schedule --install" in str(scheduled(tmp_path)["message"])
-    timer = units([datetime(2026, 1, 1, 2, 30, tzinfo=UTC).time()], ["cesbr"], home="/root")[TIMER]
+    timer = render_units([datetime(2026, 1, 1, 2, 30, tzinfo=UTC).time()], ["cesbr"], home="/root")[
+        TIMER
+    ]
     (tmp_path / TIMER).write_text(timer)
     assert "systemctl enable --now" in str(scheduled(tmp_path)["message"])
     (tmp_path / "timers.target.wants").mkdir()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from cesbrfs.errors import UsageError
-from cesbrfs.util.suggest import did_you_mean, nearest
+from cesbrfs.util.suggest import closest_match, did_you_mean
 
 if TYPE_CHECKING:
     from cesbr.session import Context
@@ -102,7 +102,7 @@ def find_command(name: str, overview: str = "cesbr --help") -> Command:
     if meant is not None:
         raise UsageError(f"There is no command {name!r}; did you mean {meant!r}?")
     known = [command for commands in MODULES.values() for command in commands]
-    if nearest(name, known) in _REMOVING:
+    if closest_match(name, known) in _REMOVING:
         known = []
     hint = did_you_mean(name, known, f"; '{overview}' lists those there are.")
     raise UsageError(f"There is no command {name!r}{hint}")

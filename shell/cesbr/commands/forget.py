@@ -60,7 +60,7 @@ _ONE_OF: Final = {
 
 
 async def _forget(context: Context, arguments: argparse.Namespace) -> int:
-    from cesbrfs.ces.backup_lock import no_backup
+    from cesbrfs.ces.backup_lock import block_backups
     from cesbrfs.repo.format.timestamps import format_time
 
     policy = _rules(arguments)
@@ -83,7 +83,7 @@ async def _forget(context: Context, arguments: argparse.Namespace) -> int:
             context.out.note("Nothing was removed.")
             return 0
     root = (await context.session.settings()).root
-    with no_backup(root, "The removal of backups", format_time(time.time_ns())):
+    with block_backups(root, "The removal of backups", format_time(time.time_ns())):
         removed = await _remove(context, view, planned)
         pruned = await _prune(context) if arguments.prune else None
     result = {
@@ -118,7 +118,7 @@ def _require_readable(view: BackupTree) -> None:
 
 def _rules(arguments: argparse.Namespace) -> Policy | None:
     """Return the policy that the --keep- flags make; UsageError for two ways of choosing."""
-    from cesbrfs.ces.retention import like_restic, parse_duration
+    from cesbrfs.ces.retention import parse_duration, restic_policy
 
     said = vars(arguments)
     counts = {name: said[f"keep_{name}"] for name in _COUNTED if said[f"keep_{name}"] is not None}
@@ -130,14 +130,14 @@ def _rules(arguments: argparse.Namespace) -> Policy | None:
     if not rules:
         return None
     within = None if arguments.keep_within is None else parse_duration(arguments.keep_within)
-    return like_restic(counts, within)
+    return restic_policy(counts, within)
 
 
 async def _by_name(context: Context, name: str) -> Policy:
-    from cesbrfs.ces.retention import POLICIES, named
+    from cesbrfs.ces.retention import POLICIES, policy_named
 
     if name.lower() != CONFIGURED:
-        return named(name)
+        return policy_named(name)
     found = await _configured(context)
     if found is None:
         context.out.note(

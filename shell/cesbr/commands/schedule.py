@@ -86,13 +86,13 @@ async def _times(context: Context, arguments: argparse.Namespace) -> tuple[time,
 async def _units(
     context: Context, arguments: argparse.Namespace, times: Sequence[time]
 ) -> Mapping[str, str]:
-    from cesbrfs.ces.systemd_units import units
+    from cesbrfs.ces.systemd_units import render_units
     from cesbrfs.repo.location import local_folder
 
     home = pwd.getpwuid(os.getuid()).pw_dir
     command = [*_program(), *_flags(context)]
     address = (await context.session.settings()).repository
-    return units(
+    return render_units(
         times,
         command,
         home=home,

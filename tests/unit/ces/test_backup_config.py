@@ -1,4 +1,4 @@
-"""How an instance wants to be backed up: every key, its forms, its default, its mistakes."""
+"""The keys in /config/backup: their forms, defaults and invalid values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def config(**values: str) -> BackupConfig:
 
 
 def test_defaults() -> None:
-    """Without keys, and with empty ones, backups are active and nothing else is asked for."""
+    """With missing and with empty keys, backups are active and everything else is off."""
     for found in (config(), config(**dict.fromkeys(config().describe(), " "))):
         found.require_active()
         assert found.active
@@ -38,11 +38,13 @@ def test_defaults() -> None:
 @pytest.mark.parametrize(
     "name", ["active", "ignore_dogu_health", "retention_enabled", "deny_cross_blueprint_restores"]
 )
-def test_flags(name: str) -> None:
-    """True and false in any case; another word is told with its key."""
+def test_booleans(name: str) -> None:
+    """True and false are case-insensitive; the error for other text names the key."""
     assert getattr(config(**{name: " TRUE\n"}), name) is True
     assert getattr(config(**{name: "False"}), name) is False
-    with pytest.raises(UsageError, match=f"/config/backup/{name} .* is 'maybe'; set it to true or"):
+    with pytest.raises(
+        UsageError, match=f"'maybe' of /config/backup/{name} .*\\. Set it to true or"
+    ):
         getattr(config(**{name: "maybe"}), name)
 
 
@@ -59,7 +61,7 @@ def test_flags(name: str) -> None:
     ],
 )
 def test_times(written: str, expected: list[time]) -> None:
-    """Both forms of a time are read, alone and in the list that CES writes."""
+    """HH:MM and HH:MM:SS are parsed, as plain text and in the JSON of CES."""
     assert config(time=written).times == tuple(expected)
 
 
@@ -68,15 +70,15 @@ def test_times(written: str, expected: list[time]) -> None:
     ["noon", "24:00", "12:60", "12:30:60", "12", "12:30:00:00", '{"Times":[12]}', '{"Times":"x"}',
      "{", "[" * 100_000, '{"Hours":["12:30"]}', '{"Times":null}', "\u0661\u0662:30"],
 )  # fmt: skip
-def test_times_that_are_none(written: str) -> None:
-    """What is no time of a day is told, not skipped."""
-    with pytest.raises(UsageError, match=r"/config/backup/time .* set it to a time such as 12:30"):
+def test_invalid_times(written: str) -> None:
+    """An invalid time of day is an error, it is not skipped."""
+    with pytest.raises(UsageError, match=r"/config/backup/time .* Set it to a time such as 12:30"):
         _ = config(time=written).times
 
 
 @given(st.lists(st.times().map(lambda at: at.replace(microsecond=0)), max_size=5))
 def test_every_second_of_a_day(times: list[time]) -> None:
-    """Any time of a day comes back, sorted and once."""
+    """Any times of day are returned sorted and without duplicates."""
     written = ", ".join(f'"{at:%H:%M:%S}"' for at in times)
     assert config(time=f'{{"Times": [{written}]}}').times == tuple(sorted(set(times)))
 
@@ -86,38 +88,38 @@ def test_scripts() -> None:
     found = config(post_restore_script="/opt/after restore.sh", pre_backup_script="before.sh")
     assert found.post_restore_script == Path("/opt/after restore.sh")
     assert (found.post_backup_script, found.pre_restore_script) == (None, None)
-    with pytest.raises(UsageError, match=r"pre_backup_script .* is 'before\.sh'; .* absolute path"):
+    with pytest.raises(UsageError, match=r"'before\.sh' of .*pre_backup_script .* absolute path"):
         _ = found.pre_backup_script
 
 
 def test_suspended() -> None:
-    """An instance that is not active says which key suspends it and what helps."""
-    with pytest.raises(SuspendedError, match=r"/config/backup/active in .* is false; .* --force"):
+    """The error for suspended backups names the key and the option to override it."""
+    with pytest.raises(SuspendedError, match=r"/config/backup/active in .* is false\. .* --force"):
         config(active="false").require_active()
 
 
 def test_description() -> None:
-    """Each key is told with its source; a wrong one does not keep the others from being told."""
-    told = config(time="2:30", active="perhaps", pre_backup_script="/x").describe()
-    assert told["time"] == {"value": ["02:30:00"], "source": "registry /config/backup/time"}
-    assert told["pre_backup_script"]["value"] == "/x"
-    assert told["active"]["value"] == "perhaps"
-    assert "set it to true or false" in str(told["active"]["problem"])
+    """Each key has value and source; an invalid value does not affect the others."""
+    described = config(time="2:30", active="perhaps", pre_backup_script="/x").describe()
+    assert described["time"] == {"value": ["02:30:00"], "source": "registry /config/backup/time"}
+    assert described["pre_backup_script"]["value"] == "/x"
+    assert described["active"]["value"] == "perhaps"
+    assert "Set it to true or false" in str(described["active"]["problem"])
 
 
-def test_a_wrong_value_is_not_shown_whole() -> None:
-    """What is long is cut, what may be a secret is hidden: in the value as in the problem."""
+def test_invalid_values_are_masked_and_shortened() -> None:
+    """Both value and problem are shortened, and masked if they may be secret."""
     pem = "-----BEGIN PRIVATE KEY-----\nMIIEvQ\n-----END PRIVATE KEY-----"
-    told = config(active=pem, time="never\x1b[2J" + 200 * "x").describe()
-    assert told["active"]["value"] == "***"
-    assert "MIIEvQ" not in str(told)
-    value = str(told["time"]["value"])
+    described = config(active=pem, time="never\x1b[2J" + 200 * "x").describe()
+    assert described["active"]["value"] == "***"
+    assert "MIIEvQ" not in str(described)
+    value = str(described["time"]["value"])
     assert value.startswith(r"never\x1b[2Jxx")
     assert len(value) <= 60
 
 
 def test_retention() -> None:
-    """The policy by its name in any case; a name that none has is told, also by status."""
+    """Policy names are case-insensitive; unknown names are reported with valid ones."""
     found = config(retention_enabled="true", retention_strategy=" keeplastsevendays ")
     assert found.retention_policy == POLICIES["keepLastSevenDays"]
     assert found.describe()["retention_strategy"]["value"] == "keepLastSevenDays"
@@ -126,14 +128,14 @@ def test_retention() -> None:
     assert "removeAllButKeepLatest" in str(wrong.describe()["retention_strategy"]["problem"])
     with pytest.raises(UsageError, match="'keepSome'"):
         _ = wrong.retention_policy
-    with pytest.raises(UsageError, match="names no policy"):
+    with pytest.raises(UsageError, match="retention_strategy is not set"):
         _ = config(retention_enabled="true").retention_policy
 
 
 async def test_read_from_a_registry(
     tmp_path: Path, make_instance: Callable[[Path], Instance]
 ) -> None:
-    """The keys are read from where CES keeps them, and nothing secret with them."""
+    """The keys of CES are read, but no secrets."""
     sample = make_instance(tmp_path / "instance")
     found = await backup_config(FileRegistry(sample.registry))
     assert found.address == str(sample.registry)
@@ -144,10 +146,10 @@ async def test_read_from_a_registry(
 
 
 @pytest.mark.parametrize("value", ["x" * 100_000, "-----BEGIN RSA PRIVATE KEY-----\nMIIE"])
-def test_a_wrong_value_is_not_told_whole(value: str) -> None:
-    """What somebody pasted into the wrong key fits on a line, and no secret is told."""
+def test_error_messages_are_short_and_without_secrets(value: str) -> None:
+    """An invalid value is shortened, and masked if it may be secret."""
     config = BackupConfig("/registry", {"active": value})
-    with pytest.raises(UsageError, match="/config/backup/active in the registry") as told:
+    with pytest.raises(UsageError, match="/config/backup/active in the registry") as described:
         _ = config.active
-    assert len(told.value.message) < 500
-    assert "MIIE" not in told.value.message
+    assert len(described.value.message) < 500
+    assert "MIIE" not in described.value.message

@@ -1,4 +1,4 @@
-"""dogu.json as real ones are written, and as damaged ones are."""
+"""Parsing of real and damaged dogu.json files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.sample.dogus import DOGUS, Dogu
 @pytest.mark.parametrize("dogu", DOGUS, ids=lambda dogu: dogu.name)
 @pytest.mark.parametrize("v1", [False, True], ids=["v2", "v1"])
 def test_reads_real_dogus(dogu: Dogu, v1: bool) -> None:
-    """Names, versions and volumes come out alike for both forms and for keys of any case."""
+    """Both forms, with keys in any case, give the same names, versions and volumes."""
     found = parse_dogu(dogu.document(v1=v1))
     assert found.name == f"official/{dogu.name}"
     assert found.version == dogu.version
@@ -34,15 +34,15 @@ def test_reads_real_dogus(dogu: Dogu, v1: bool) -> None:
         ('{"name": "v", "needsbackup": false, "NeedsBackup": null}', False),
     ],
 )
-def test_needs_backup_unless_it_says_no(written: str, needs_backup: bool) -> None:
-    """Unset and null mean true; of two that differ in case the last counts, as in Go."""
+def test_needs_backup_defaults_to_true(written: str, needs_backup: bool) -> None:
+    """Unset and null mean true; of duplicates in different case the last wins, as in Go."""
     (volume,) = parse_dogu(f'{{"Name": "n/d", "Volumes": [{written}]}}').volumes
     assert volume == Volume("v", needs_backup=needs_backup)
 
 
 @pytest.mark.parametrize("volumes", ["null", "[]"])
 def test_a_dogu_may_have_no_volumes(volumes: str) -> None:
-    """Go writes a list that was never made as null."""
+    """A nil slice of Go is written as null."""
     assert parse_dogu(f'{{"Name": "n/d", "Volumes": {volumes}}}').volumes == ()
 
 
@@ -62,21 +62,21 @@ def test_a_dogu_may_have_no_volumes(volumes: str) -> None:
         "[" * 100_000,
     ],
 )
-def test_refuses_what_is_no_description(text: str) -> None:
-    """Damage is an error of its own, whatever form it has."""
+def test_invalid_documents_are_rejected(text: str) -> None:
+    """Any malformed dogu.json raises DoguError."""
     with pytest.raises(DoguError):
         parse_dogu(text)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc", "nul\0", "half \ud83d"])
-def test_refuses_volumes_that_lead_elsewhere(name: str) -> None:
-    """A volume's name is one folder's, so no dogu.json can reach out of the dogu."""
+def test_volume_names_with_path_traversal_are_rejected(name: str) -> None:
+    """A volume name is a single directory name, so no path can leave the dogu."""
     with pytest.raises(DoguError):
         parse_dogu(json.dumps({"Name": "n/d", "Volumes": [{"Name": name}]}))
 
 
-def test_care_is_read_in_both_forms() -> None:
-    """Health checks, needs and commands are read in any case, from new and old descriptions."""
+def test_health_checks_dependencies_and_commands() -> None:
+    """They are read from v1 and v2 documents, with keys in any case."""
     new = parse_dogu(
         json.dumps(
             {
@@ -103,8 +103,8 @@ def test_care_is_read_in_both_forms() -> None:
     assert found.needs == ("scm", "cas")
 
 
-def test_careless_care_costs_nothing_else() -> None:
-    """What cannot be understood of them leaves the description as good as it is."""
+def test_invalid_optional_fields_are_skipped() -> None:
+    """Invalid health checks, dependencies and commands do not invalidate the rest."""
     found = parse_dogu(
         json.dumps(
             {

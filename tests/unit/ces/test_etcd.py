@@ -1,4 +1,4 @@
-"""A registry in etcd: addresses, what it hides, fail-over, changes, every way of not answering."""
+"""The etcd registry: addresses, hidden keys, failover, watches and network faults."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.proxy import Fault, Proxy, proxying
 
 @pytest.fixture
 def proxy(etcd: Etcd) -> Iterator[Proxy]:
-    """Return a proxy of the shared etcd."""
+    """Return a proxy in front of the shared etcd."""
     with proxying(("127.0.0.1", etcd.port)) as found:
         yield found
 
@@ -37,8 +37,8 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def nobody() -> str:
-    """Return an address at which nobody listens."""
+def closed_address() -> str:
+    """Return an address without a listener."""
     return f"http://127.0.0.1:{free_port()}"
 
 
@@ -46,14 +46,14 @@ def nobody() -> str:
     "address",
     ["ftp://host", "http://", "http://host/path", "http://host:port", "http://a,", "http://a?x=1"],
 )
-def test_addresses_that_are_none(address: str) -> None:
-    """What cannot be an etcd's address is a mistake in the settings."""
-    with pytest.raises(UsageError, match="write it as http://HOST:PORT"):
+def test_invalid_addresses(address: str) -> None:
+    """An invalid address is a usage error."""
+    with pytest.raises(UsageError, match="Write http://HOST:PORT"):
         EtcdRegistry(address)
 
 
 def test_addresses() -> None:
-    """CES's port is the default, and no address shows a password."""
+    """The default port is that of CES, and passwords are redacted."""
     registry = EtcdRegistry("http://ces, https://root:geheim@[::1]:2379/")
     assert [endpoint.url for endpoint in registry._endpoints] == [
         "http://ces:4001",
@@ -67,7 +67,7 @@ def test_addresses() -> None:
 
 
 async def test_hidden_names_are_not_listed(etcd: Etcd) -> None:
-    """The server leaves them out of its listings, as the protocol says."""
+    """Etcd omits names that begin with "_" from listings."""
     etcd.fill({"/config/_global/fqdn": "x", "/config/a": "1", "/config/b/_c": "2"})
     registry = EtcdRegistry(etcd.url)
     assert await registry.children("/config") == ["a", "b"]
@@ -77,100 +77,102 @@ async def test_hidden_names_are_not_listed(etcd: Etcd) -> None:
     assert await registry.children("/config") == ["a"]
 
 
-async def test_deleting_keeps_what_is_hidden(etcd: Etcd) -> None:
-    """A folder that holds only hidden keys is not an emptied one."""
+async def test_delete_keeps_hidden_keys(etcd: Etcd) -> None:
+    """A directory with only hidden keys is not empty."""
     etcd.fill({"/config/b/_c": "2", "/config/b/d": "1"})
     await EtcdRegistry(etcd.url).delete("/config/b/d")
     assert etcd.value("/config/b/_c") == "2"
 
 
-async def test_the_next_endpoint_answers(etcd: Etcd) -> None:
-    """With one endpoint gone another one does the work, and is asked first from then on."""
-    registry = EtcdRegistry(f"{nobody()},{etcd.url}")
+async def test_failover(etcd: Etcd) -> None:
+    """If one endpoint is down, another is used, and tried first from then on."""
+    registry = EtcdRegistry(f"{closed_address()},{etcd.url}")
     await registry.set("/a", "1")
     assert registry._endpoints[0].url == etcd.url
     assert await registry.get("/a") == "1"
-    assert await registry.replace("/a", "2", "1")
+    assert await registry.compare_and_set("/a", "2", "1")
     assert etcd.value("/a") == "2"
 
 
-async def test_nobody_answers() -> None:
-    """An etcd that is gone is told within a second, and sooner the next time."""
-    registry = EtcdRegistry(f"{nobody()},{nobody()}")
+async def test_no_endpoint_responds() -> None:
+    """An unreachable etcd is reported within a second, and faster the next time."""
+    registry = EtcdRegistry(f"{closed_address()},{closed_address()}")
     start = time.monotonic()
     for ask in (registry.get, registry.read, registry.children, registry.delete):
-        with pytest.raises(RegistryUnreachableError, match=r"cannot be reached .*see to etcd"):
+        with pytest.raises(
+            RegistryUnreachableError, match=r"Cannot connect .*Check that etcd is running"
+        ):
             await ask("/config/a")
     with pytest.raises(RegistryUnreachableError):
         await registry.set("/config/a", "secret")
     with pytest.raises(RegistryUnreachableError):
-        await registry.replace("/config/a", "secret", "hidden")
+        await registry.compare_and_set("/config/a", "secret", "hidden")
     assert time.monotonic() - start < 3
 
 
-async def test_a_silent_endpoint_is_given_up(etcd: Etcd, proxy: Proxy) -> None:
-    """One that takes the request and says nothing costs its deadline, once."""
+async def test_a_silent_endpoint_times_out(etcd: Etcd, proxy: Proxy) -> None:
+    """An endpoint that accepts a request without responding costs one timeout."""
     etcd.fill({"/a": "1"})
     registry = EtcdRegistry(f"{url(proxy)},{etcd.url}", seconds=0.3)
     await trio.to_thread.run_sync(proxy.hold)
     assert await registry.get("/a") == "1"
     assert registry._endpoints[0].url == etcd.url
     alone = EtcdRegistry(url(proxy), seconds=0.3)
-    with pytest.raises(RegistryUnreachableError, match=r"no answer within 0\.3 s"):
+    with pytest.raises(RegistryUnreachableError, match=r"no response within 0\.3 s"):
         await alone.get("/a")
 
 
 @pytest.mark.parametrize("fault", [Fault.RESET, Fault.TRUNCATE])
 @pytest.mark.parametrize("after", [0, 20, 150])
-async def test_a_broken_answer_is_asked_for_again(
+async def test_a_truncated_response_is_retried(
     etcd: Etcd, proxy: Proxy, fault: Fault, after: int
 ) -> None:
-    """Wherever an answer breaks off, the next one is whole."""
+    """A response that is cut at any point is requested again."""
     etcd.fill({"/a": "x" * 1000})
     await inject(proxy, fault, after)
     assert await EtcdRegistry(url(proxy)).get("/a") == "x" * 1000
 
 
-async def test_a_change_without_an_answer_is_looked_for(
+async def test_a_lost_response_to_compare_and_set(
     etcd: Etcd, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the answer to a compare-and-set is lost, what it did counts, once."""
+    """If the response is lost, the key is read to find out whether the change was applied."""
     registry = EtcdRegistry(url(proxy))
     steps = ((None, "1"), ("1", "2"), ("2", ""), ("", None))
-    once = registry._once
+    send = registry._send
 
     async def lose(*arguments: object, **options: object) -> object:
         if arguments[1] != "GET":
             await inject(proxy, Fault.RESET)
-        return await once(*arguments, **options)  # type: ignore[arg-type]
+        return await send(*arguments, **options)  # type: ignore[arg-type]
 
     for previous, value in steps:
-        monkeypatch.setattr(registry, "_once", lose)
-        assert await registry.replace("/config/a", value, previous)
+        monkeypatch.setattr(registry, "_send", lose)
+        assert await registry.compare_and_set("/config/a", value, previous)
         assert etcd.value("/config/a") == value
-    assert not await registry.replace("/config/a", "1", "2")
+    assert not await registry.compare_and_set("/config/a", "1", "2")
 
 
-async def test_a_write_that_never_comes_through(
+async def test_writes_that_always_fail(
     etcd: Etcd, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An etcd that reads but does not write ends in an error, not in a loop."""
+    """An etcd that responds only to reads causes an error, not an endless loop."""
     etcd.fill({"/a": "1"})
     registry = EtcdRegistry(url(proxy))
-    once = registry._once
+    send = registry._send
 
     async def misdirect(_: object, method: str, *others: object, **options: object) -> object:
-        there = registry._endpoints[0] if method == "GET" else _endpoint(nobody(), "")
-        return await once(there, method, *others, **options)  # type: ignore[arg-type]
+        target = registry._endpoints[0] if method == "GET" else _endpoint(closed_address(), "")
+        return await send(target, method, *others, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(registry, "_once", misdirect)
+    monkeypatch.setattr(registry, "_send", misdirect)
     with pytest.raises(RegistryUnreachableError):
-        await registry.replace("/a", "2", "1")
+        await registry.compare_and_set("/a", "2", "1")
     assert etcd.value("/a") == "1"
 
 
-async def test_an_outage_is_survived(etcd_program: Path, tmp_path: Path) -> None:
-    """The same registry works again when etcd is back, with what it held."""
+async def test_recovery_after_an_outage(etcd_program: Path, tmp_path: Path) -> None:
+    """The same object works again after etcd has been restarted."""
     with serving(etcd_program, tmp_path / "etcd") as server:
         registry = EtcdRegistry(server.url)
         await registry.set("/a", "1")
@@ -181,8 +183,8 @@ async def test_an_outage_is_survived(etcd_program: Path, tmp_path: Path) -> None
         assert await registry.get("/a") == "1"
 
 
-async def test_something_else_answers(etcd_program: Path, tmp_path: Path) -> None:
-    """An etcd without the v2 keys API is told from one that is gone."""
+async def test_etcd_without_the_v2_api(etcd_program: Path, tmp_path: Path) -> None:
+    """It is reported differently from an unreachable etcd."""
     with serving(etcd_program, tmp_path / "etcd", v2=False) as server:
         with pytest.raises(RegistryError, match="start etcd with --enable-v2") as caught:
             await EtcdRegistry(server.url).get("/a")
@@ -195,7 +197,7 @@ async def _next(changes: AsyncGenerator[dict[str, str], None]) -> dict[str, str]
 
 
 async def test_changes_are_watched(etcd: Etcd, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each change below the prefix shows, others do not, and a wait that ends starts anew."""
+    """Changes below the prefix are yielded, others are not; watch requests are renewed."""
     registry = EtcdRegistry(etcd.url)
     async with aclosing(registry.watch("/config")) as changes:
         assert await _next(changes) == {}
@@ -204,7 +206,7 @@ async def test_changes_are_watched(etcd: Etcd, monkeypatch: pytest.MonkeyPatch) 
         await registry.set("/dogu/a", "1")
         await registry.set("/config/a", "1")
         assert await _next(changes) == {"/config/a": "1"}
-        monkeypatch.setattr("cesbrfs.ces.etcd._POLL_SECONDS", 0.05)
+        monkeypatch.setattr("cesbrfs.ces.etcd._WATCH_SECONDS", 0.05)
         async with trio.open_nursery() as nursery:
             got: list[dict[str, str]] = []
 
@@ -212,25 +214,25 @@ async def test_changes_are_watched(etcd: Etcd, monkeypatch: pytest.MonkeyPatch) 
                 got.append(await _next(changes))
 
             nursery.start_soon(listen)
-            await trio.sleep(0.2)  # some waits end without a change
+            await trio.sleep(0.2)  # some watch requests time out
             assert got == []
             await registry.delete("/config/a")
         assert got == [{}]
 
 
 async def test_no_change_is_missed(etcd: Etcd) -> None:
-    """Changes that come while nobody waits show, even when etcd's history has lost them."""
+    """Changes between watch requests are yielded, even beyond etcd's event history."""
     registry = EtcdRegistry(etcd.url)
     async with aclosing(registry.watch("/config")) as changes:
         assert await _next(changes) == {}
         await registry.set("/config/a", "1")
-        for number in range(1100):  # etcd remembers 1,000 of them
+        for number in range(1100):  # etcd keeps 1,000 events
             etcd.fill({"/dogu/a": str(number)})
         assert await _next(changes) == {"/config/a": "1"}
 
 
-async def test_cancelled_requests_leave_nothing(etcd: Etcd) -> None:
-    """Neither a descriptor nor a connection stays, however requests end."""
+async def test_cancelled_requests_leak_nothing(etcd: Etcd) -> None:
+    """Cancelled requests leave no open file descriptors."""
     registry = EtcdRegistry(etcd.url)
     await registry.set("/a", "1")
     before = open_files()

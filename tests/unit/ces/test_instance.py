@@ -1,4 +1,4 @@
-"""The instance: which dogus are installed, what of them needs backup, what the registry holds."""
+"""Installed dogus, their volumes, the configuration and the registry data of an instance."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.sample.instance import Instance as Sample
 
 @pytest.fixture
 def instance(tmp_path: Path, registry: Registry) -> Instance:
-    """Return an instance without anything."""
+    """Return an empty instance."""
     return Instance(tmp_path / "root", registry)
 
 
@@ -35,7 +35,7 @@ async def copy_into(registry: Registry, folder: Path) -> None:
 async def test_the_sample_instance(
     tmp_path: Path, make_instance: Callable[[Path], Sample], registry: Registry
 ) -> None:
-    """Every installed dogu of both forms is found, with exactly the volumes that need backup."""
+    """All installed dogus (v1 and v2) are found, with the volumes that need backup."""
     sample = make_instance(tmp_path / "ces")
     await copy_into(registry, sample.registry)
     instance = Instance(sample.root, registry)
@@ -59,13 +59,13 @@ async def test_the_sample_instance(
         sample.root / "etc/cesapp",
     ]
     assert await instance.fqdn() == "ces.example.org"
-    assert await instance.strays(found) == []
+    assert await instance.orphaned_volumes(found) == []
 
 
 async def test_registry_data_of_the_sample(
     tmp_path: Path, make_instance: Callable[[Path], Sample], registry: Registry
 ) -> None:
-    """A dogu has its own keys, the instance the rest; what only runs is nobody's."""
+    """Keys belong to a dogu or to the instance; state and services are excluded."""
     sample = make_instance(tmp_path / "ces")
     await copy_into(registry, sample.registry)
     instance = Instance(sample.root, registry)
@@ -88,7 +88,7 @@ async def test_registry_data_of_the_sample(
 async def test_registry_json_is_flat_sorted_and_readable(
     instance: Instance, registry: Registry
 ) -> None:
-    """The file is one JSON object with sorted keys, its text as it is, a line end at the end."""
+    """The file is a JSON object with sorted keys, unescaped UTF-8 and a final newline."""
     await registry.set("/config/redmine/b", "Zeile\n\N{ROCKET}")
     await registry.set("/config/redmine/a/x", "")
     data = (await instance.dogu_registry("redmine")).to_json()
@@ -98,7 +98,7 @@ async def test_registry_json_is_flat_sorted_and_readable(
 
 
 async def test_one_bad_key_does_not_hide_the_others(tmp_path: Path) -> None:
-    """A value that cannot be read is told by its key; all others are there."""
+    """An unreadable value is reported with its key; all other values are returned."""
     registry = FileRegistry(tmp_path / "registry")
     instance = Instance(tmp_path / "root", registry)
     await registry.set("/config/redmine/a", "1")
@@ -128,8 +128,8 @@ async def test_keys_that_cannot_be_listed_are_told(tmp_path: Path) -> None:
     assert [key for key, _ in data.failed] == ["/config/redmine"]
 
 
-async def test_hidden_folders_are_asked_for_by_name(instance: Instance, registry: Registry) -> None:
-    """The folders that etcd never lists are in the instance's data, wherever it is kept."""
+async def test_hidden_directories_are_included(instance: Instance, registry: Registry) -> None:
+    """Directories that etcd does not list are read by name in both registries."""
     await registry.set("/config/_global/fqdn", "ces.local")
     await registry.set("/config/_host/x", "1")
     await registry.set("/config/redmine/x", "1")
@@ -139,8 +139,8 @@ async def test_hidden_folders_are_asked_for_by_name(instance: Instance, registry
     ]
 
 
-async def test_the_new_form_goes_before_the_old_one(instance: Instance, registry: Registry) -> None:
-    """v2 decides the version; a description that v2 lacks is taken from v1."""
+async def test_v2_takes_precedence_over_v1(instance: Instance, registry: Registry) -> None:
+    """The version is read from v2; a dogu.json missing in v2 is read from v1."""
     await registry.set("/dogu/redmine/current", "1-1")
     await registry.set("/dogu/redmine/1-1", '{"Name": "official/redmine", "Version": "old"}')
     await registry.set("/dogu/redmine/2-1", '{"Name": "official/redmine", "Version": "v1"}')
@@ -156,16 +156,16 @@ async def test_the_new_form_goes_before_the_old_one(instance: Instance, registry
 
 
 async def test_removed_dogus_are_not_installed(instance: Instance, registry: Registry) -> None:
-    """Uninstalling leaves the descriptions: only ``current`` counts."""
+    """An uninstalled dogu keeps its dogu.json, but has no ``current`` key."""
     await registry.set("/dogu_v2/cockpit/1-1", '{"Name": "official/cockpit"}')
     await registry.set("/dogu/cockpit/1-1", '{"Name": "official/cockpit"}')
     assert await instance.dogus() == []
 
 
-async def test_volumes_that_cannot_be_backed_up_say_why(
+async def test_reasons_of_excluded_and_unusable_volumes(
     instance: Instance, registry: Registry, tmp_path: Path
 ) -> None:
-    """Missing, a link, a file: each needed volume says it; unneeded ones say why they are not."""
+    """A missing directory, a link and a file are reported; exclusions have a reason."""
     await install(
         registry,
         "redmine",
@@ -184,19 +184,19 @@ async def test_volumes_that_cannot_be_backed_up_say_why(
     found = {v.name: (v.needs_backup, v.reason) for v in dogu.volumes}
     assert found["good"] == (True, "")
     assert found["_private"] == (True, "")
-    assert found["missing"] == (True, "it does not exist")
+    assert found["missing"] == (True, "no such directory")
     assert found["linked"][0]
     assert "symbolic link" in found["linked"][1]
-    assert found["file"] == (True, "it is not a folder")
-    assert found["tmp"] == (False, "it needs no backup (NeedsBackup)")
-    assert found["undeclared"] == (False, "the dogu.json does not declare it")
+    assert found["file"] == (True, "not a directory")
+    assert found["tmp"] == (False, "NeedsBackup is false in dogu.json")
+    assert found["undeclared"] == (False, "not declared in dogu.json")
 
 
 @pytest.mark.parametrize("text", [None, "{", '{"Name": "n/redmine", "Volumes": 1}'])
-async def test_without_a_description_everything_needs_backup(
+async def test_without_a_valid_dogu_json_all_volumes_need_backup(
     instance: Instance, registry: Registry, text: str | None
 ) -> None:
-    """A dogu whose dogu.json is missing or damaged loses no volume because of that."""
+    """No volume is excluded because the dogu.json is missing or invalid."""
     await registry.set("/dogu_v2/redmine/current", "1-1")
     if text is not None:
         await registry.set("/dogu_v2/redmine/1-1", text)
@@ -208,8 +208,8 @@ async def test_without_a_description_everything_needs_backup(
     assert [v.needs_backup and not v.reason for v in dogu.volumes] == [True] * 3
 
 
-async def test_a_damaged_version_is_the_dogus_own_problem(tmp_path: Path) -> None:
-    """One dogu whose registry keys cannot be read does not hide the others."""
+async def test_an_unreadable_dogu_does_not_affect_others(tmp_path: Path) -> None:
+    """Unreadable registry keys are reported in the `problem` of their dogu."""
     registry = FileRegistry(tmp_path / "registry")
     instance = Instance(tmp_path / "root", registry)
     await install(registry, "cas")
@@ -220,25 +220,25 @@ async def test_a_damaged_version_is_the_dogus_own_problem(tmp_path: Path) -> Non
     assert "/dogu_v2/redmine/current" in redmine.problem
 
 
-async def test_configuration_that_is_not_there_is_left_out(instance: Instance) -> None:
-    """Only what exists needs backup; a link in its place is told."""
+async def test_missing_configuration_is_excluded(instance: Instance) -> None:
+    """Only existing directories need backup; a symbolic link is reported."""
     (instance.root / "etc").mkdir(parents=True)
     (instance.root / "etc/ces").symlink_to("elsewhere")
     ces, cesapp = await instance.configuration()
     assert ces.needs_backup
     assert "symbolic link" in ces.reason
-    assert (cesapp.needs_backup, cesapp.reason) == (False, "it does not exist")
+    assert (cesapp.needs_backup, cesapp.reason) == (False, "no such directory")
 
 
-async def test_stray_volumes_are_found(instance: Instance, registry: Registry) -> None:
-    """Volumes of dogus that are not installed are known by their folder."""
+async def test_orphaned_volumes(instance: Instance, registry: Registry) -> None:
+    """Volume directories of uninstalled dogus are found."""
     await install(registry, "redmine")
     for name in ("redmine", "gone"):
         instance.volumes_folder(name).mkdir(parents=True)
-    assert await instance.strays(["redmine"]) == [instance.volumes_folder("gone")]
+    assert await instance.orphaned_volumes(["redmine"]) == [instance.volumes_folder("gone")]
 
 
-async def test_the_root_is_made_plain(tmp_path: Path, registry: Registry) -> None:
-    """Paths are absolute and hold no ``..``, as restic will have them."""
+async def test_the_root_is_absolute(tmp_path: Path, registry: Registry) -> None:
+    """Paths are absolute and without ``..``, as in the backups of restic."""
     instance = Instance(tmp_path / "a/../b", registry)
     assert instance.root == tmp_path / "b"

@@ -1,4 +1,4 @@
-"""Both registries: keys, folders and values; of the file registry also what lies on the disk."""
+"""Conformance tests of both registries, and the on-disk format of the file registry."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cesbrfs.errors import RegistryError
 
 
 async def test_a_missing_registry_is_empty(registry: Registry) -> None:
-    """Without a registry, or a key in it, every read finds nothing."""
+    """Reads of a missing registry or key return nothing."""
     assert await registry.get("/config/backup/active") is None
     assert await registry.read("/") == {}
     assert await registry.children("/dogu") == []
@@ -25,14 +25,14 @@ async def test_a_missing_registry_is_empty(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize("value", ["", "exact", " spaces \n", "zwei\r\nZeilen \N{ROCKET}\0"])
-async def test_values_are_kept_exactly(registry: Registry, value: str) -> None:
-    """Every character of a value comes back, and the leading slash of a key may be missing."""
+async def test_values_round_trip(registry: Registry, value: str) -> None:
+    """Values are returned unchanged; the leading slash of a key is optional."""
     await registry.set("/config/redmine/logging/root", value)
     assert await registry.get("config/redmine/logging/root") == value
 
 
 async def test_read_is_recursive_flat_and_sorted(registry: Registry) -> None:
-    """A prefix covers whole parts only, and may itself be a key."""
+    """A prefix matches complete parts of keys, and may itself be a key."""
     for key in ("/config/b/y", "/config/b/x/z", "/config/bb", "/config/a", "/dogu/b/current"):
         await registry.set(key, key)
     assert list(await registry.read("/config/b")) == ["/config/b/x/z", "/config/b/y"]
@@ -44,8 +44,8 @@ async def test_read_is_recursive_flat_and_sorted(registry: Registry) -> None:
 
 
 async def test_changes_are_watched(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each change below the prefix shows, others do not, and neither does a value set again."""
-    monkeypatch.setattr("cesbrfs.ces.registry._LOOK_AGAIN_SECONDS", 0.01)
+    """Changes below the prefix are yielded; others and unchanged values are not."""
+    monkeypatch.setattr("cesbrfs.ces.registry._POLL_SECONDS", 0.01)
     async with aclosing(registry.watch("/config")) as changes:
         with trio.fail_after(30):
             assert await anext(changes) == {}
@@ -60,34 +60,36 @@ async def test_changes_are_watched(registry: Registry, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("key", ["/a/../b", "/a//b", "//a", "/a/./b", "/..", "/nul\0", "/a//"])
-async def test_keys_stay_inside(registry: Registry, key: str) -> None:
-    """A key that would leave the registry, or has two spellings, is refused by every method."""
+async def test_invalid_keys_are_rejected(registry: Registry, key: str) -> None:
+    """Every method rejects keys with path traversal and non-canonical keys."""
     for call in (
         registry.get(key),
         registry.read(key),
         registry.children(key),
         registry.set(key, ""),
         registry.delete(key),
-        registry.replace(key, "", None),
+        registry.compare_and_set(key, "", None),
     ):
-        with pytest.raises(RegistryError, match="no registry key"):
+        with pytest.raises(RegistryError, match="Invalid registry key"):
             await call
     assert await registry.read("/") == {}
 
 
-async def test_a_key_is_a_value_or_a_folder(registry: Registry) -> None:
-    """What is one of them never becomes the other, and says which key is in the way."""
+async def test_a_key_is_a_value_or_a_directory(registry: Registry) -> None:
+    """A value cannot become a directory or vice versa; the error names the key."""
     await registry.set("/config/a", "value")
     await registry.set("/config/b/c", "value")
-    with pytest.raises(RegistryError, match="/config/a/below cannot be set, a part of it"):
+    with pytest.raises(
+        RegistryError, match="Cannot set the registry key /config/a/below: a parent"
+    ):
         await registry.set("/config/a/below", "")
-    with pytest.raises(RegistryError, match="/config/a/below/more cannot be set, a part of it"):
+    with pytest.raises(RegistryError, match="Cannot set the registry key /config/a/below/more: a"):
         await registry.set("/config/a/below/more", "")
-    with pytest.raises(RegistryError, match="/config/b cannot be set, it is a folder"):
+    with pytest.raises(RegistryError, match="Cannot set the registry key /config/b: it is a dir"):
         await registry.set("/config/b", "")
-    with pytest.raises(RegistryError, match="/config/b is a folder of keys"):
+    with pytest.raises(RegistryError, match="Cannot read the registry key /config/b: it is a dir"):
         await registry.get("/config/b")
-    with pytest.raises(RegistryError, match="/config/b is a folder of keys"):
+    with pytest.raises(RegistryError, match="Cannot delete the registry key /config/b: it is a "):
         await registry.delete("/config/b")
     assert await registry.get("/config/a/below") is None
     assert await registry.read("/") == {"/config/a": "value", "/config/b/c": "value"}
@@ -97,16 +99,16 @@ async def test_a_key_is_a_value_or_a_folder(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "/"])
-async def test_the_root_is_no_key(registry: Registry, key: str) -> None:
-    """The registry as a whole has no value."""
+async def test_the_root_is_not_a_key(registry: Registry, key: str) -> None:
+    """The root has no value and cannot be set."""
     with pytest.raises(RegistryError):
         await registry.get(key)
     with pytest.raises(RegistryError):
         await registry.set(key, "x")
 
 
-async def test_deleting_removes_emptied_folders(registry: Registry) -> None:
-    """After the last key below a folder is gone, the folder's name can become a key."""
+async def test_delete_removes_empty_directories(registry: Registry) -> None:
+    """After the last key of a directory is deleted, its name can be used for a value."""
     await registry.set("/dogu/redmine/current", "1")
     await registry.set("/dogu/other", "1")
     await registry.delete("/dogu/redmine/current")
@@ -118,40 +120,40 @@ async def test_deleting_removes_emptied_folders(registry: Registry) -> None:
     assert await registry.children("/") == []
 
 
-async def test_replacing_compares_first(registry: Registry) -> None:
-    """A value is exchanged, made or removed only if what was expected is there."""
-    assert await registry.replace("/config/a", "1", None)
-    assert not await registry.replace("/config/a", "2", None)
-    assert not await registry.replace("/config/a", "2", "")
-    assert not await registry.replace("/config/b", "2", "1")
-    assert not await registry.replace("/config/b", None, "1")
-    assert await registry.replace("/config/b", None, None)
+async def test_compare_and_set(registry: Registry) -> None:
+    """A value is changed, created or deleted only if the current value is the expected one."""
+    assert await registry.compare_and_set("/config/a", "1", None)
+    assert not await registry.compare_and_set("/config/a", "2", None)
+    assert not await registry.compare_and_set("/config/a", "2", "")
+    assert not await registry.compare_and_set("/config/b", "2", "1")
+    assert not await registry.compare_and_set("/config/b", None, "1")
+    assert await registry.compare_and_set("/config/b", None, None)
     assert await registry.read("/") == {"/config/a": "1"}
-    assert await registry.replace("/config/a", "", "1")
-    assert await registry.replace("/config/a", "3", "")
-    assert not await registry.replace("/config/a", None, "")
-    assert await registry.replace("/config/a", None, "3")
+    assert await registry.compare_and_set("/config/a", "", "1")
+    assert await registry.compare_and_set("/config/a", "3", "")
+    assert not await registry.compare_and_set("/config/a", None, "")
+    assert await registry.compare_and_set("/config/a", None, "3")
     assert await registry.children("/") == []
     await registry.set("/config/c/d", "1")
-    with pytest.raises(RegistryError, match="/config/c is a folder"):
-        await registry.replace("/config/c", "1", None)
+    with pytest.raises(RegistryError, match="/config/c: it is a directory"):
+        await registry.compare_and_set("/config/c", "1", None)
 
 
 @pytest.mark.parametrize(
     "part", ["a b", "100%", "%2e", "a?b#c", "registrator:x:80", "\N{ROCKET}", "+"]
 )
-async def test_odd_names(registry: Registry, part: str) -> None:
-    """Whatever a file may be called can be a key's part."""
+async def test_special_characters_in_names(registry: Registry, part: str) -> None:
+    """Any valid file name is a valid part of a key."""
     await registry.set(f"/services/{part}/x", part)
     assert await registry.read("/services") == {f"/services/{part}/x": part}
     assert await registry.children("/services") == [part]
     assert await registry.get(f"/services/{part}/x") == part
-    assert await registry.replace(f"/services/{part}/x", None, part)
+    assert await registry.compare_and_set(f"/services/{part}/x", None, part)
     assert await registry.children("/") == []
 
 
-async def test_hidden_names_are_there_by_name(registry: Registry) -> None:
-    """What begins with "_" is found by those who ask for it, whatever the listings show."""
+async def test_hidden_names_can_be_read_by_name(registry: Registry) -> None:
+    """Names that begin with "_" are found by name, even if they are not listed."""
     await registry.set("/config/_global/fqdn", "ces.example.org")
     await registry.set("/config/redmine/a", "1")
     assert await registry.read("/config/_global") == {"/config/_global/fqdn": "ces.example.org"}
@@ -160,8 +162,8 @@ async def test_hidden_names_are_there_by_name(registry: Registry) -> None:
     assert set(await registry.read("/config")) >= {"/config/redmine/a"}
 
 
-async def test_of_two_writers_one_waits(registry: Registry) -> None:
-    """Many that count up at the same time lose no step, though none of them knows the others."""
+async def test_concurrent_writers_lose_no_update(registry: Registry) -> None:
+    """Concurrent increments with compare_and_set add up."""
     await registry.set("/count", "0")
 
     async def count_up() -> None:
@@ -169,7 +171,7 @@ async def test_of_two_writers_one_waits(registry: Registry) -> None:
             while True:
                 found = await registry.get("/count")
                 assert found is not None
-                if await registry.replace("/count", str(int(found) + 1), found):
+                if await registry.compare_and_set("/count", str(int(found) + 1), found):
                     break
 
     async with trio.open_nursery() as nursery:
@@ -178,17 +180,17 @@ async def test_of_two_writers_one_waits(registry: Registry) -> None:
     assert await registry.get("/count") == "25"
 
 
-# The file registry alone
+# File registry only
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> FileRegistry:
-    """Return an empty registry whose folder does not exist yet."""
+    """Return an empty registry; its directory does not exist yet."""
     return FileRegistry(tmp_path / "var/registry")
 
 
-async def test_the_file_mirrors_the_key(files: FileRegistry) -> None:
-    """A file holds the value's UTF-8 bytes, nothing else; only a value makes a folder."""
+async def test_each_key_is_a_file(files: FileRegistry) -> None:
+    """A file contains exactly the value in UTF-8; only `set` creates directories."""
     assert await files.read("/") == {}
     await files.delete("/config/x")
     assert not files.path.exists()
@@ -199,30 +201,30 @@ async def test_the_file_mirrors_the_key(files: FileRegistry) -> None:
     assert list(files.path.iterdir()) == []
 
 
-async def test_other_bytes_are_refused_by_name(files: FileRegistry) -> None:
-    """A value that is no UTF-8 names its key, in a single read and in one of many."""
+async def test_invalid_utf8_is_rejected(files: FileRegistry) -> None:
+    """The error for an invalid value names its key, in `get` and in `read`."""
     await files.set("/config/a", "fine")
     (files.path / "config/b").write_bytes(b"\xff\xfe")
     for call in (files.get("/config/b"), files.read("/config")):
-        with pytest.raises(RegistryError, match="/config/b does not hold UTF-8"):
+        with pytest.raises(RegistryError, match="key /config/b: not UTF-8"):
             await call
 
 
-async def test_names_that_are_no_keys_are_told(files: FileRegistry) -> None:
-    """A file whose name cannot be a key is reported, not skipped."""
+async def test_invalid_file_names_are_reported(files: FileRegistry) -> None:
+    """A file name that is not UTF-8 is an error, it is not skipped."""
     await files.set("/config/a", "fine")
     (files.path / os.fsdecode(b"config/\xff")).touch()
-    with pytest.raises(RegistryError, match=r"not UTF-8, b'\\xff'"):
+    with pytest.raises(RegistryError, match=r"Invalid name b'\\xff' .*not UTF-8"):
         await files.read("/config")
 
 
-async def test_only_files_and_folders_hold_keys(files: FileRegistry) -> None:
-    """Links to values are followed; links to folders (maybe in a circle) and fifos are told."""
+async def test_symbolic_links_and_special_files(files: FileRegistry) -> None:
+    """Links to values are followed; links to directories (possible loops) and FIFOs fail."""
     await files.set("/config/a", "value")
     (files.path / "config/link").symlink_to("a")
     assert await files.read("/config") == {"/config/a": "value", "/config/link": "value"}
     (files.path / "config/round").symlink_to(".")
-    with pytest.raises(RegistryError, match="round is neither a value nor a folder"):
+    with pytest.raises(RegistryError, match="round is neither a file"):
         await files.read("/config")
     (files.path / "config/round").unlink()
     os.mkfifo(files.path / "config/fifo")
@@ -231,14 +233,14 @@ async def test_only_files_and_folders_hold_keys(files: FileRegistry) -> None:
 
 
 async def test_a_linked_registry_is_read(files: FileRegistry, tmp_path: Path) -> None:
-    """The registry's own folder may be a link."""
+    """The directory of the registry may be a symbolic link."""
     await files.set("/a", "1")
     (tmp_path / "link").symlink_to(files.path)
     assert await FileRegistry(tmp_path / "link").read("/") == {"/a": "1"}
 
 
-async def test_new_values_are_private_and_old_modes_stay(files: FileRegistry) -> None:
-    """Values may be secrets; an administrator's own choice of mode survives a change."""
+async def test_file_modes(files: FileRegistry) -> None:
+    """New files are private, as values may be secrets; existing files keep their mode."""
     await files.set("/config/secret", "1")
     file = files.path / "config/secret"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -248,19 +250,19 @@ async def test_new_values_are_private_and_old_modes_stay(files: FileRegistry) ->
     assert stat.S_IMODE(file.stat().st_mode) == 0o644
 
 
-async def test_an_unfinished_write_is_no_key(files: FileRegistry) -> None:
-    """What a crash left of a write shows in no listing and can be no key."""
+async def test_temporary_files_are_not_keys(files: FileRegistry) -> None:
+    """A temporary file left by a crash is not listed and cannot be read as a key."""
     await files.set("/config/a", "1")
     left = files.path / "config/.cesbr-new-0123"
     left.write_text("half")
     assert await files.read("/") == {"/config/a": "1"}
     assert await files.children("/config") == ["a"]
-    with pytest.raises(RegistryError, match="no registry key"):
+    with pytest.raises(RegistryError, match="Invalid registry key"):
         await files.get("/config/.cesbr-new-0123")
 
 
-async def test_readers_never_see_half_a_value(files: FileRegistry) -> None:
-    """While one thread writes two long values in turn, a reader sees always one of them, whole."""
+async def test_writes_are_atomic(files: FileRegistry) -> None:
+    """While two long values are written alternately, a reader always gets one of them."""
     values = {"a" * 300_000, "b" * 300_000}
     await files.set("/k", "a" * 300_000)
     done = threading.Event()
@@ -282,20 +284,20 @@ async def test_readers_never_see_half_a_value(files: FileRegistry) -> None:
 async def test_a_failed_write_leaves_the_old_value(
     files: FileRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the disk refuses, the error names the key and nothing is left behind."""
+    """If the disk is full, the error names the key and no temporary file is left."""
     await files.set("/config/a", "old")
 
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("cesbrfs.ces.registry.os.fsync", full)
+    monkeypatch.setattr("cesbrfs.util.atomicfile.os.fsync", full)
     with pytest.raises(RegistryError, match=r"/config/a .*No space left on device"):
         await files.set("/config/a", "new")
     assert [p.read_text() for p in (files.path / "config").iterdir()] == ["old"]
 
 
-async def test_unreadable_values_are_told(files: FileRegistry) -> None:
-    """A name that is too long for the file system is an error that names the key."""
+async def test_names_too_long_for_the_file_system(files: FileRegistry) -> None:
+    """The error names the key."""
     with pytest.raises(RegistryError, match="Cannot set the registry key /config/xxx"):
         await files.set(f"/config/{'x' * 256}", "")
     with pytest.raises(RegistryError, match="Cannot read the registry key /config/xxx"):

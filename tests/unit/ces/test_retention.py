@@ -1,4 +1,4 @@
-"""Retention policies against a model that asks of each backup, minute by minute, why it stays."""
+"""Retention policies, compared with an independent model that examines each backup."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from cesbrfs.ces.retention import (
     Policy,
     decide,
     last_resort,
-    like_restic,
-    named,
     parse_duration,
+    policy_named,
+    restic_policy,
 )
 from cesbrfs.errors import UsageError
 
@@ -37,19 +37,19 @@ NS = 1_000_000_000
 
 
 def at(text: str, zone: ZoneInfo = ZONES[0]) -> int:
-    """Return a local time in nanoseconds."""
+    """Return a local time as nanoseconds since 1970."""
     return int(datetime.fromisoformat(text).replace(tzinfo=zone).timestamp()) * NS
 
 
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[list[Candidate], int, ZoneInfo]:
-    """Many a day and years without any, ties, the days of the clocks' changes, leap days."""
+    """Histories with bursts, gaps of years, ties, DST changes and leap days."""
     zone = draw(st.sampled_from(ZONES))
     year = draw(st.sampled_from([2011, 2023, 2024, 2026]))
     now = draw(
         st.sampled_from(
             [
-                datetime(year, 3, 31, 12, tzinfo=zone),  # after the change of March
+                datetime(year, 3, 31, 12, tzinfo=zone),  # after the DST change in March
                 datetime(year, 10, 31, 2, 30, tzinfo=zone),
                 datetime(year, 12, 31, 23, 59, 59, tzinfo=zone),
                 datetime(year, 3, 1, 0, 0, tzinfo=zone),  # maybe after a leap day
@@ -86,7 +86,7 @@ def kept_by(policy: Policy, backups: Sequence[Candidate], now_ns: int, zone: Zon
     return {found.id for found in decide(policy, backups, now_ns, zone) if found.keep}
 
 
-# the model: it looks at one backup at a time, and at all the others for each
+# The model: it compares each backup with all others.
 
 
 def wall(time_ns: int, zone: ZoneInfo) -> datetime:
@@ -98,13 +98,13 @@ def newer(one: Candidate, other: Candidate) -> bool:
 
 
 def divided(backups: Sequence[Candidate], now_ns: int) -> tuple[list[Candidate], set[str]]:
-    """Return the backups that count, and the IDs of those dated in the future, which all stay."""
+    """Return the backups that count, and the IDs of those in the future, which are kept."""
     future = {b.id for b in backups if b.time_ns > now_ns}
     return [b for b in backups if b.id not in future], future
 
 
 def always_kept(backup: Candidate, backups: Sequence[Candidate]) -> bool:
-    """No policy removes the newest complete one of all dogus, nor the newest of a kind after it."""
+    """The newest complete full backup, and newer ones that are the newest of their kind."""
     sound = [b for b in backups if b.status != "incomplete"]
     regular = [b for b in sound if not b.safety] or sound
     whole = [b for b in regular if b.dogus is None] or regular
@@ -115,19 +115,19 @@ def always_kept(backup: Candidate, backups: Sequence[Candidate]) -> bool:
         return all(newer(backup, other) for other in sound)
     if backup in resort and not any(newer(other, backup) for other in resort):
         return True
-    if any(newer(other, backup) for other in alike(backup, sound)):
+    if any(newer(other, backup) for other in same_kind(backup, sound)):
         return False
     return not any(newer(other, backup) for other in resort if other.dogus is None)
 
 
-def alike(backup: Candidate, backups: Sequence[Candidate]) -> list[Candidate]:
-    """Return those of the same dogus and purpose: to the rules there are no others."""
+def same_kind(backup: Candidate, backups: Sequence[Candidate]) -> list[Candidate]:
+    """Return the backups of the same dogus and purpose, which rules count together."""
     kind = (backup.dogus, backup.safety)
     return [b for b in backups if (b.dogus, b.safety) == kind]
 
 
 def days_old(backup: Candidate, now_ns: int, zone: ZoneInfo) -> int:
-    """Count the midnights, one by one."""
+    """Count the midnights in between."""
     day, today = wall(backup.time_ns, zone).date(), wall(now_ns, zone).date()
     nights = 0
     while day < today:
@@ -160,22 +160,22 @@ def model_of_ces(
 
 @pytest.mark.parametrize("name", POLICIES)
 @given(history=histories())
-def test_named_policies_keep_what_the_model_keeps(
+def test_ces_policies_agree_with_the_model(
     name: str, history: tuple[list[Candidate], int, ZoneInfo]
 ) -> None:
-    """CES's policies, in several zones, through changes of the clocks, leap days and gaps."""
+    """The policies of CES in several time zones, with DST changes, leap days and gaps."""
     backups, now_ns, zone = history
     past, expected = divided(backups, now_ns)
     expected |= {
         b.id
         for b in past
-        if always_kept(b, past) or model_of_ces(name, b, alike(b, past), now_ns, zone)
+        if always_kept(b, past) or model_of_ces(name, b, same_kind(b, past), now_ns, zone)
     }
     assert kept_by(POLICIES[name], backups, now_ns, zone) == expected
 
 
 def label(unit: str, moment: datetime) -> str:
-    """Name the hour, day, week, month or year in which a moment lies."""
+    """Return a label of the hour, day, week, month or year of `moment`."""
     if unit == "weekly":
         return moment.strftime("%G week %V")
     return moment.strftime(
@@ -186,7 +186,7 @@ def label(unit: str, moment: datetime) -> str:
 def model_of_units(
     unit: str, count: int, backup: Candidate, sound: Sequence[Candidate], zone: ZoneInfo
 ) -> bool:
-    """The newest of its hour, and fewer than `count` later hours have one; or the oldest of all."""
+    """The newest of each of the last `count` periods; if there are fewer, also the oldest."""
     own = label(unit, wall(backup.time_ns, zone))
     labels = {b.id: label(unit, wall(b.time_ns, zone)) for b in sound}
     later = {labels[b.id] for b in sound if newer(b, backup) and labels[b.id] != own}
@@ -204,22 +204,22 @@ def model_of_units(
     last=st.none() | st.integers(1, 8),
     counts=st.dictionaries(st.sampled_from(list(UNITS)), st.integers(1, 12), min_size=1),
 )
-def test_rules_like_restics_keep_what_the_model_keeps(
+def test_restic_rules_agree_with_the_model(
     history: tuple[list[Candidate], int, ZoneInfo], last: int | None, counts: dict[str, int]
 ) -> None:
-    """Every rule counts its own places; incomplete backups take none."""
+    """Each rule counts separately; incomplete backups do not count."""
     backups, now_ns, zone = history
     past, expected = divided(backups, now_ns)
     sound = [b for b in past if b.status != "incomplete"]
     expected |= {b.id for b in past if always_kept(b, past)}
     rules = counts | ({"last": last} if last else {})
     for b in sound:
-        rivals = alike(b, sound)
+        rivals = same_kind(b, sound)
         if last and sum(newer(other, b) for other in rivals) < last:
             expected.add(b.id)
         if any(model_of_units(unit, count, b, rivals, zone) for unit, count in counts.items()):
             expected.add(b.id)
-    assert kept_by(like_restic(rules), backups, now_ns, zone) == expected
+    assert kept_by(restic_policy(rules), backups, now_ns, zone) == expected
 
 
 @given(
@@ -231,7 +231,7 @@ def test_rules_like_restics_keep_what_the_model_keeps(
 def test_within_counts_back_from_the_newest(
     history: tuple[list[Candidate], int, ZoneInfo], months: int, days: int, hours: int
 ) -> None:
-    """Months of the calendar, then days of it, then hours that pass."""
+    """Durations subtract calendar months, then calendar days, then hours."""
     backups, now_ns, zone = history
     if not months + days + hours:
         days = 1
@@ -250,28 +250,28 @@ def test_within_counts_back_from_the_newest(
         day = date(year, month, wanted - lacking) + timedelta(days=lacking - days)
         since = datetime.combine(day, moment.time()).replace(tzinfo=zone).timestamp() - hours * 3600
         expected |= {b.id for b in sound if b.time_ns > int(since) * NS}
-    policy = like_restic({}, Duration(0, months, days, hours, "x"))
+    policy = restic_policy({}, Duration(0, months, days, hours, "x"))
     assert kept_by(policy, backups, now_ns, zone) == expected
 
 
 @st.composite
 def policies(draw: st.DrawFn) -> Policy:
-    """Any policy."""
+    """Draw a policy."""
     units = st.dictionaries(st.sampled_from(list(UNITS)), st.integers(1, 5), min_size=1)
     within = Duration(days=draw(st.integers(1, 90)), text="x")
     return draw(
         st.sampled_from(list(POLICIES.values()))
-        | units.map(like_restic)
-        | st.integers(1, 9).map(lambda last: like_restic({"last": last}))
-        | st.just(like_restic({}, within))
+        | units.map(restic_policy)
+        | st.integers(1, 9).map(lambda last: restic_policy({"last": last}))
+        | st.just(restic_policy({}, within))
     )
 
 
 @given(history=histories(), policy=policies(), data=st.data())
-def test_a_removal_that_was_killed_is_finished(
+def test_an_interrupted_removal_can_be_repeated(
     history: tuple[list[Candidate], int, ZoneInfo], policy: Policy, data: st.DataObject
 ) -> None:
-    """With some gone and others begun, and so incomplete, the policy wants the same to go."""
+    """With some backups removed and others incomplete, the decisions are the same."""
     backups, now_ns, zone = history
     kept = kept_by(policy, backups, now_ns, zone)
     left = []
@@ -280,7 +280,7 @@ def test_a_removal_that_was_killed_is_finished(
         if backup.id not in kept:
             state = data.draw(st.sampled_from(["as it was", "begun", "gone"]))
         if state == "begun" and backup.status != "unverified":
-            dogus = data.draw(st.sampled_from(DOGUS))  # the tags of what is left tell others
+            dogus = data.draw(st.sampled_from(DOGUS))  # the remaining tags name others
             left.append(replace(backup, status="incomplete", dogus=dogus))
         elif state != "gone":
             left.append(backup)
@@ -288,8 +288,8 @@ def test_a_removal_that_was_killed_is_finished(
 
 
 @pytest.mark.parametrize("name", ["keepLastSevenDays", "removeAllButKeepLatest"])
-def test_a_removal_may_be_killed_anywhere(name: str) -> None:
-    """Each history of three old backups, and whichever of those that go went first."""
+def test_a_removal_may_be_interrupted_anywhere(name: str) -> None:
+    """All histories of three old backups, for any order of removal."""
     policy, now_ns, zone = POLICIES[name], at("2026-11-23T12:00:00"), ZONES[0]
     kinds = list(product(STATUSES, set(DOGUS)))
     for history in product(kinds, repeat=3):
@@ -306,10 +306,10 @@ def test_a_removal_may_be_killed_anywhere(name: str) -> None:
 
 
 @given(history=histories(), policy=policies())
-def test_something_that_can_be_restored_always_stays(
+def test_a_restorable_backup_is_always_kept(
     history: tuple[list[Candidate], int, ZoneInfo], policy: Policy
 ) -> None:
-    """And every backup gets one decision, with a reason."""
+    """Each backup gets one decision with a reason, and a usable backup is kept."""
     backups, now_ns, zone = history
     decisions = decide(policy, backups, now_ns, zone)
     assert [found.id for found in decisions] == [b.id for b in backups]
@@ -325,8 +325,8 @@ def test_something_that_can_be_restored_always_stays(
     assert best is None or any(b.id in kept for b in sound if b.status == best)
 
 
-def test_some_dogus_do_not_stand_in_for_all() -> None:
-    """A backup of one dogu after the nightly one: the nightly one is still the latest."""
+def test_a_partial_backup_does_not_replace_a_full_one() -> None:
+    """After a backup of one dogu, the nightly full backup is still kept as the newest."""
     some = [frozenset({"redmine"}), frozenset({"scm"})]
     backups = [
         Candidate("old", at("2026-11-20T02:30:00"), "complete"),
@@ -351,13 +351,13 @@ def test_some_dogus_do_not_stand_in_for_all() -> None:
     "policy",
     [
         *POLICIES.values(),
-        like_restic({"last": 1}),
-        like_restic({}, Duration(days=1, text="1d")),
+        restic_policy({"last": 1}),
+        restic_policy({}, Duration(days=1, text="1d")),
     ],
     ids=lambda policy: policy.name,
 )
-def test_a_backup_dated_in_the_future_is_no_reference(policy: Policy) -> None:
-    """It stays, with the reason; all others are judged as if it were not there."""
+def test_backups_in_the_future_do_not_count(policy: Policy) -> None:
+    """They are kept with a reason, and do not affect decisions on other backups."""
     now_ns = at("2026-11-23T12:00:00")
     real = [
         Candidate(f"b{day}", at(f"2026-11-{day}T10:00:00"), "complete") for day in (20, 21, 22, 23)
@@ -372,8 +372,8 @@ def test_a_backup_dated_in_the_future_is_no_reference(policy: Policy) -> None:
     assert [(d.keep, d.reasons) for d in decisions[4:]] == [(True, ("dated in the future",))] * 2
 
 
-def test_safety_backups_take_no_place() -> None:
-    """Of others; the newest one stays until a whole backup is newer."""
+def test_safety_backups_are_counted_separately() -> None:
+    """The newest safety backup is kept until there is a newer full backup."""
     now_ns = at("2026-11-23T12:00:00")
     backups = [
         Candidate("nightly", at("2026-11-22T02:30:00"), "complete"),
@@ -384,14 +384,14 @@ def test_safety_backups_take_no_place() -> None:
     assert kept == {"nightly", "again"}
     backups.append(Candidate("next", at("2026-11-23T02:30:00"), "complete"))
     assert kept_by(POLICIES["removeAllButKeepLatest"], backups, now_ns, ZONES[0]) == {"next"}
-    assert kept_by(like_restic({"last": 1}), backups, now_ns, ZONES[0]) == {"next", "again"}
+    assert kept_by(restic_policy({"last": 1}), backups, now_ns, ZONES[0]) == {"next", "again"}
     del backups[-1]
     assert last_resort(backups) == {"nightly"}
     assert last_resort(backups[1:]) == {"safety", "again"}
 
 
-def test_the_oldest_of_each_span_stays() -> None:
-    """A year of daily backups, and the spans' borders to the day."""
+def test_the_oldest_of_each_range_is_kept() -> None:
+    """With a year of daily backups, the ranges are exact to the day."""
     zone = ZoneInfo("Europe/Berlin")
     today = datetime(2026, 4, 1, 4, tzinfo=zone)
     backups = [
@@ -410,7 +410,7 @@ def test_the_oldest_of_each_span_stays() -> None:
     ("zone", "now"), [(ZONES[0], "2026-11-23T12:00:00"), (ZONES[1], "2026-03-30T12:00:00")]
 )
 def test_seven_days_end_at_the_same_time_of_day(zone: ZoneInfo, now: str) -> None:
-    """To the second, also where one of the days had 23 hours."""
+    """The limit is exact to the second, even across a day of 23 hours."""
     now_ns = at(now, zone)
     border = at(str(datetime.fromisoformat(now) - timedelta(days=7)), zone)
     backups = [
@@ -419,12 +419,12 @@ def test_seven_days_end_at_the_same_time_of_day(zone: ZoneInfo, now: str) -> Non
         Candidate("newest", now_ns, "complete"),
     ]
     assert kept_by(POLICIES["keepLastSevenDays"], backups, now_ns, zone) == {"border", "newest"}
-    # restic's span, seen from the newest, leaves out its border
-    assert kept_by(like_restic({}, parse_duration("7d")), backups, now_ns, zone) == {"newest"}
+    # restic's duration counts from the newest backup and excludes the limit
+    assert kept_by(restic_policy({}, parse_duration("7d")), backups, now_ns, zone) == {"newest"}
 
 
-def test_reasons_are_told() -> None:
-    """Why something stays, and why something goes."""
+def test_reasons() -> None:
+    """Decisions have reasons to keep and to remove."""
     now_ns = at("2026-11-23T12:00:00")
     backups = [
         Candidate("a", at("2026-11-01T12:00:00"), "complete"),
@@ -434,7 +434,7 @@ def test_reasons_are_told() -> None:
     ]
     told = {
         f.id: (f.keep, f.reasons)
-        for f in decide(like_restic({"last": 1, "daily": 1}), backups, now_ns, UTC)
+        for f in decide(restic_policy({"last": 1, "daily": 1}), backups, now_ns, UTC)
     }
     assert told == {
         "a": (False, ("no rule keeps it",)),
@@ -444,39 +444,39 @@ def test_reasons_are_told() -> None:
     }
 
 
-def test_times_that_no_calendar_has() -> None:
-    """The years 0 and 9999 of restic's format are old and new, not a crash."""
+def test_times_beyond_datetime() -> None:
+    """The years 0 and 9999 of restic's format are clamped, they do not fail."""
     backups = [
         Candidate("a", -(10**19) * 7, "complete"),
         Candidate("b", 253402300799 * NS, "complete"),
     ]
     for policy in (
         *POLICIES.values(),
-        like_restic({"yearly": 1}),
-        like_restic({}, parse_duration("9999y")),
+        restic_policy({"yearly": 1}),
+        restic_policy({}, parse_duration("9999y")),
     ):
         assert "b" in kept_by(policy, backups, at("2026-11-23T12:00:00"), ZONES[0])
 
 
-def test_spans_of_time() -> None:
-    """Restic's form, and nothing else."""
+def test_durations() -> None:
+    """Only restic's format is accepted."""
     assert parse_duration("1y5m7d2h") == Duration(1, 5, 7, 2, "1y5m7d2h")
     assert parse_duration("14d") == Duration(days=14, text="14d")
     for wrong in ("", "7", "d", "7w", "1h2d", "0d", "-1d", "1.5d"):
-        with pytest.raises(UsageError, match="span of time"):
+        with pytest.raises(UsageError, match="Invalid duration"):
             parse_duration(wrong)
 
 
 def test_policies_by_name() -> None:
-    """In any case; an unknown one is told with those there are."""
-    assert named(" KEEPALL ") is POLICIES["keepAll"]
+    """Names are case-insensitive; the error for an unknown name lists the valid ones."""
+    assert policy_named(" KEEPALL ") is POLICIES["keepAll"]
     with pytest.raises(UsageError, match="keepLastSevenDays"):
-        named("keepNothing")
+        policy_named("keepNothing")
 
 
-def test_a_policy_that_keeps_nothing_is_refused() -> None:
-    """No rule at all, or one of zero."""
-    with pytest.raises(UsageError, match="No rule"):
-        like_restic({})
-    with pytest.raises(UsageError, match="keep-daily 0"):
-        like_restic({"last": 3, "daily": 0})
+def test_policies_that_keep_nothing_are_rejected() -> None:
+    """No rule, or a rule with the number 0."""
+    with pytest.raises(UsageError, match="No retention rule"):
+        restic_policy({})
+    with pytest.raises(UsageError, match="Invalid value 0 for --keep-daily"):
+        restic_policy({"last": 3, "daily": 0})

@@ -1,4 +1,4 @@
-"""The units that back up every day: what they say, and that systemd understands it."""
+"""Generated systemd units: their content, and that systemd accepts them."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from pathlib import Path
 
 import pytest
 
-from cesbrfs.ces.systemd_units import MARK, SERVICE, TIMER, units
+from cesbrfs.ces.systemd_units import MARK, SERVICE, TIMER, render_units
 from cesbrfs.errors import UsageError
 
 TIMES = [time(2, 30), time(12, 30, 15)]
 
 
 def settings(text: str, key: str) -> list[str]:
-    """Return what a unit sets `key` to, once or more often."""
+    """Return all values of `key` in a unit."""
     return [line.partition("=")[2] for line in text.splitlines() if line.startswith(f"{key}=")]
 
 
-def test_the_timer_has_every_time_once() -> None:
-    """Each a line of its own, made up for when the machine was off."""
-    timer = units([*TIMES, TIMES[0]], ["/usr/bin/cesbr"], home="/root")[TIMER]
+def test_timer() -> None:
+    """Each time is a separate line, without duplicates; missed runs are caught up."""
+    timer = render_units([*TIMES, TIMES[0]], ["/usr/bin/cesbr"], home="/root")[TIMER]
     assert settings(timer, "OnCalendar") == ["*-*-* 02:30:00", "*-*-* 12:30:15"]
     assert settings(timer, "Persistent") == ["true"]
     assert timer.startswith(MARK)
 
 
-def test_the_service_backs_up_and_then_forgets() -> None:
-    """In this order, as one job, whose failures count; restic is left to cesbr to end."""
-    service = units(TIMES, ["/usr/bin/cesbr", "--root", "/a b"], home="/root")[SERVICE]
+def test_service() -> None:
+    """It runs backup, then forget, as one job; SIGTERM is sent to cesbr only."""
+    service = render_units(TIMES, ["/usr/bin/cesbr", "--root", "/a b"], home="/root")[SERVICE]
     assert [shlex.split(line) for line in settings(service, "ExecStart")] == [
         ["/usr/bin/cesbr", "--root", "/a b", "backup"],
         [
@@ -43,24 +43,24 @@ def test_the_service_backs_up_and_then_forgets() -> None:
     assert settings(service, "KillMode") == ["mixed"]
     assert settings(service, "SuccessExitStatus") == []
     assert settings(service, "OnFailure") == []
-    told = units(TIMES, ["/usr/bin/cesbr"], home="/root", on_failure="mail@%n.service")
-    assert settings(told[SERVICE], "OnFailure") == ["mail@%n.service"]
+    with_hook = render_units(TIMES, ["/usr/bin/cesbr"], home="/root", on_failure="mail@%n.service")
+    assert settings(with_hook[SERVICE], "OnFailure") == ["mail@%n.service"]
 
 
-def test_no_time_is_an_error() -> None:
-    """It says which key to set."""
+def test_times_are_required() -> None:
+    """The error names the registry key to set."""
     with pytest.raises(UsageError, match="/config/backup/time"):
-        units([], ["/usr/bin/cesbr"], home="/root")
+        render_units([], ["/usr/bin/cesbr"], home="/root")
 
 
-def test_a_line_break_cannot_smuggle_in_a_setting() -> None:
-    """No unit can hold it, so it is refused."""
-    with pytest.raises(UsageError, match="cannot stand"):
-        units(TIMES, ["/usr/bin/cesbr", "--root", "/a\nExecStart=/bin/x"], home="/root")
+def test_line_breaks_are_rejected() -> None:
+    """A line break could inject a setting."""
+    with pytest.raises(UsageError, match="control characters"):
+        render_units(TIMES, ["/usr/bin/cesbr", "--root", "/a\nExecStart=/bin/x"], home="/root")
 
 
-def test_systemd_understands_them(tmp_path: Path) -> None:
-    """`systemd-analyze verify` finds nothing to say, whatever characters a path has."""
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    """`systemd-analyze verify` reports nothing, even for paths with special characters."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("no systemd-analyze here")
     odd = tmp_path / "a %n $HOME \"b\" 'c' \\d;"
@@ -68,7 +68,9 @@ def test_systemd_understands_them(tmp_path: Path) -> None:
     program = tmp_path / "cesbr"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
-    for name, text in units(TIMES, [str(program), "--root", str(odd)], home=str(odd)).items():
+    for name, text in render_units(
+        TIMES, [str(program), "--root", str(odd)], home=str(odd)
+    ).items():
         (tmp_path / name).write_text(text)
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", tmp_path / SERVICE, tmp_path / TIMER],
@@ -76,14 +78,16 @@ def test_systemd_understands_them(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    said = [line for line in done.stderr.splitlines() if "cesbr-backup" in line]
-    assert (done.returncode, said) == (0, []), done.stderr
+    reported = [line for line in done.stderr.splitlines() if "cesbr-backup" in line]
+    assert (done.returncode, reported) == (0, []), done.stderr
 
 
 def test_the_disk_of_a_local_repository_is_required() -> None:
-    """Systemd mounts it first, or does not start the backup."""
-    found = units(TIMES, ["/usr/bin/cesbr"], home="/root", folder="/mnt/back up/100%")[SERVICE]
+    """Systemd mounts it before the backup; if that fails, no backup is made."""
+    found = render_units(TIMES, ["/usr/bin/cesbr"], home="/root", folder="/mnt/back up/100%")[
+        SERVICE
+    ]
     assert settings(found, "RequiresMountsFor") == ['"/mnt/back up/100%%"']
     assert found.index("RequiresMountsFor") < found.index("[Service]")
-    far = units(TIMES, ["/usr/bin/cesbr"], home="/root")[SERVICE]
-    assert settings(far, "RequiresMountsFor") == []
+    remote = render_units(TIMES, ["/usr/bin/cesbr"], home="/root")[SERVICE]
+    assert settings(remote, "RequiresMountsFor") == []

@@ -1,4 +1,4 @@
-"""Mistakes on the command line of the mount program."""
+"""Error messages for invalid command lines of the mount program."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from cesbrfs.fuse.cli import main
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
-        ((), "'cesbrfs' needs [REPO] MOUNTPOINT; see 'cesbrfs --help'."),
-        (("--nope", "/mnt"), "There is no --nope; see 'cesbrfs --help'."),
-        (("--registri=x", "/mnt"), "There is no --registri; did you mean '--registry'?"),
-        (("/mnt", "--log"), "--log needs a value: --log FILE; see 'cesbrfs --help'."),
-        (("--foreground=1", "/mnt"), "--foreground takes no value, so leave out '1'; see"),
+        ((), "Missing arguments: [REPO] MOUNTPOINT. See 'cesbrfs --help'."),
+        (("--nope", "/mnt"), "Unrecognized option '--nope'. See 'cesbrfs --help'."),
+        (("--registri=x", "/mnt"), "Unrecognized option '--registri'; did you mean '--registry'?"),
+        (("/mnt", "--log"), "--log requires a value: --log FILE. See 'cesbrfs --help'."),
+        (("--foreground=1", "/mnt"), "--foreground takes no value: remove '1'. See"),
         (("a", "b", "c"), "Too many arguments: pass a repository and a mount point."),
     ],
 )
-def test_they_are_told_in_a_sentence(
-    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+def test_usage_errors(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """That says what to do, and the exit code is 2."""
+    """The message is one line with a remedy; the exit code is 2."""
     assert main(arguments) == 2
     err = capsys.readouterr().err
-    assert err.startswith(f"cesbrfs: {said}")
+    assert err.startswith(f"cesbrfs: {message}")
     assert err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Times as people write them."""
+"""Parsing of dates and times."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BERLIN = ZoneInfo("Europe/Berlin")
 
 @pytest.fixture(autouse=True, scope="module")
 def _zone() -> Iterator[None]:
-    """The machine stands in Berlin."""
+    """Set the local time zone to Berlin."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TZ", "Europe/Berlin")
         time.tzset()
@@ -29,7 +29,7 @@ def _zone() -> Iterator[None]:
 
 
 def ns(year: int, month: int, day: int, *clock: int) -> int:
-    """Return a time of the clocks in Berlin, in nanoseconds."""
+    """Return a local time in Berlin as nanoseconds since 1970."""
     return int(datetime(year, month, day, *clock, tzinfo=BERLIN).timestamp()) * 10**9  # type: ignore[misc,arg-type]  # hour, minute, second
 
 
@@ -53,15 +53,15 @@ NOW = ns(2026, 11, 23, 10, 15, 30) + 123_000_000  # a Monday
         ("1h30min", (2026, 11, 23, 8, 45, 30)),
     ],
 )
-def test_moments(text: str, then: tuple[int, int, int, int, int, int]) -> None:
-    """A distance means one moment; days and months go by the calendar, across summer time too."""
+def test_instants(text: str, then: tuple[int, int, int, int, int, int]) -> None:
+    """A relative time is one instant; days and months follow the calendar across DST changes."""
     expected = ns(*then)
     assert parse_when(text, NOW) // 10**9 * 10**9 == expected
     assert parse_when(text, NOW, last=True) == parse_when(text, NOW)
 
 
-def test_a_month_ago_is_never_the_next_month() -> None:
-    """A day that the month lacks is its last day."""
+def test_a_month_ago_is_clamped_to_the_last_day() -> None:
+    """If the month has no such day, its last day is used."""
     assert parse_when("1 month ago", ns(2024, 3, 31, 12)) == ns(2024, 2, 29, 12)
 
 
@@ -86,8 +86,8 @@ def test_a_month_ago_is_never_the_next_month() -> None:
         ("2026-11-22T21:30+02:00", (2026, 11, 22, 20, 30), (2026, 11, 22, 20, 31)),
     ],
 )
-def test_stretches(text: str, start: tuple[int, int, int], end: tuple[int, int, int]) -> None:
-    """A day, a month, a minute: its first moment, or the last one before the next begins."""
+def test_periods(text: str, start: tuple[int, int, int], end: tuple[int, int, int]) -> None:
+    """A day, a month or a minute means its first nanosecond, or with `last` its last one."""
     assert parse_when(text, NOW) == ns(*start)
     assert parse_when(text, NOW, last=True) == ns(*end) - 1
 
@@ -97,15 +97,15 @@ def test_stretches(text: str, start: tuple[int, int, int], end: tuple[int, int, 
     ["", "ago", "soon", "2 apples ago", "3x", "yesterday noon", "2026-13", "25:00", "2026-02-30",
      "99999 years ago", "0000", "latest", "20261122T213000Z-7f3a9c", "999999y"],
 )  # fmt: skip
-def test_what_is_no_time(text: str) -> None:
-    """It is refused with examples of what would do."""
+def test_invalid_times(text: str) -> None:
+    """An invalid time is rejected with examples of valid ones."""
     with pytest.raises(UsageError, match="2 days ago"):
         parse_when(text, NOW)
 
 
 @given(st.datetimes(datetime(1975, 1, 1), datetime(2500, 1, 1)))  # noqa: DTZ001 - naive on purpose
-def test_what_we_print_is_read_back(moment: datetime) -> None:
-    """RFC 3339 in UTC, as our own results have it, to the microsecond."""
+def test_rfc_3339_round_trip(moment: datetime) -> None:
+    """RFC 3339 in UTC, as cesbr prints it, is parsed to the microsecond."""
     aware = moment.replace(tzinfo=UTC)
     parsed = parse_when(aware.isoformat(timespec="microseconds").replace("+00:00", "Z"), NOW)
     assert (
@@ -115,7 +115,7 @@ def test_what_we_print_is_read_back(moment: datetime) -> None:
 
 
 @given(st.text())
-def test_no_text_breaks_it(text: str) -> None:
-    """Whatever is typed is a time or a UsageError."""
+def test_any_text_is_parsed_or_rejected(text: str) -> None:
+    """Any text is a time or raises UsageError."""
     with contextlib.suppress(UsageError):
         parse_when(text, NOW)

@@ -1,4 +1,4 @@
-"""Names as people see them, and back."""
+"""Escaping and unescaping of file names."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ names = st.one_of(st.binary(), st.text().map(str.encode), st.text("\\x0nä\u202e
 
 
 @given(names)
-def test_what_is_shown_can_be_typed_back(name: bytes) -> None:
-    """Whatever the bytes, the shown form means exactly them."""
+def test_round_trip(name: bytes) -> None:
+    """Unescaping returns the original bytes for any name."""
     assert unshow(show(name)) == name
 
 
 @given(names)
-def test_nothing_shown_can_mislead_a_terminal(name: bytes) -> None:
-    """No control character, no change of direction, no broken UTF-8."""
+def test_escaped_names_are_safe_for_a_terminal(name: bytes) -> None:
+    """No control characters, no bidirectional overrides, no invalid UTF-8."""
     shown = show(name)
     categories = {unicodedata.category(character) for character in shown.replace("\u200d", "")}
     assert not categories & {"Cc", "Cf", "Cs", "Zl", "Zp"}
@@ -30,8 +30,8 @@ def test_nothing_shown_can_mislead_a_terminal(name: bytes) -> None:
 
 
 @given(names, names)
-def test_different_names_are_shown_differently(one: bytes, other: bytes) -> None:
-    """Two files of a folder never look alike by their escapes."""
+def test_escaping_is_injective(one: bytes, other: bytes) -> None:
+    """Different names never have the same escaped form."""
     assert (show(one) == show(other)) == (one == other)
 
 
@@ -51,24 +51,24 @@ def test_different_names_are_shown_differently(one: bytes, other: bytes) -> None
         (b"\xed\xa0\x80", "\\xed\\xa0\\x80"),
     ],
 )
-def test_what_names_look_like(name: bytes, shown: str) -> None:
-    """Text stays text; the rest is escaped byte by byte."""
+def test_escaped_forms(name: bytes, shown: str) -> None:
+    """Printable text is unchanged; everything else is escaped byte by byte."""
     assert show(name) == shown
 
 
 @pytest.mark.parametrize("text", ["\\", "a\\", "\\x", "\\x1", "\\xg0", "\\q", "\\x1\\n", "\\0"])
-def test_a_backslash_that_begins_no_escape(text: str) -> None:
-    """It is for the caller to say what is meant then."""
+def test_invalid_escape_sequences(text: str) -> None:
+    """An invalid escape sequence returns None."""
     assert unshow(text) is None
 
 
-def test_bytes_that_came_through_the_command_line() -> None:
-    """Python hands over arguments that are not UTF-8 with surrogates for the bytes."""
+def test_surrogates_from_the_command_line() -> None:
+    """Python passes arguments that are not UTF-8 with surrogate escapes."""
     assert unshow("\udcff\\n") == b"\xff\n"
 
 
-def test_json_tells_the_bytes_of_what_is_not_utf8() -> None:
-    """The escaped form is for people, the base64 for programs."""
+def test_json_fields() -> None:
+    """A name that is not UTF-8 is escaped, and added in base64."""
     assert for_json("ä\n".encode()) == {"name": "ä\n"}
     assert for_json(b"\xff", "path") == {
         "path": "\\xff",

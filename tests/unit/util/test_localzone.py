@@ -1,4 +1,4 @@
-"""The system's time zone is the one that the C library shows."""
+"""`dates.LOCAL` is the time zone of the C library."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def _restored_zone() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", ["Europe/Berlin", "America/St_Johns", "UTC"])
 @pytest.mark.usefixtures("_restored_zone")
-def test_it_agrees_with_the_zone_by_name(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There and back, hour by hour through a year, with both hours that look alike."""
+def test_local_agrees_with_zoneinfo(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each hour of a year converts to local time and back, including the repeated DST hour."""
     with monkeypatch.context() as patch:
         patch.setenv("TZ", name)
         time.tzset()

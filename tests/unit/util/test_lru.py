@@ -1,4 +1,4 @@
-"""One flight for each key, whoever is cancelled; and never more bytes than the bound."""
+"""Single-flight loading under cancellation, and eviction within the capacity."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ def cache_of(capacity: int = 100) -> LruCache[str, bytes]:
 
 
 class Loader:
-    """A load that tells how often it ran and how many run now, and lands when `land` is set."""
+    """A load that counts its calls and returns when `finish` is set."""
 
     def __init__(self, value: bytes = b"value", error: Exception | None = None) -> None:
         self.value, self.error = value, error
         self.runs = self.running = 0
-        self.land = trio.Event()
+        self.finish = trio.Event()
 
     async def __call__(self) -> bytes:
-        """Wait until it may land."""
+        """Wait for `finish`, then return the value or raise the error."""
         self.runs += 1
         self.running += 1
         try:
-            await self.land.wait()
+            await self.finish.wait()
         finally:
             self.running -= 1
         if self.error is not None:
@@ -39,53 +39,53 @@ class Loader:
         return self.value
 
 
-async def ask(
-    cache: LruCache[str, bytes], load: Callable[[], Awaitable[bytes]], answers: list[bytes]
+async def request(
+    cache: LruCache[str, bytes], load: Callable[[], Awaitable[bytes]], results: list[bytes]
 ) -> None:
-    answers.append(await cache.get("key", load))
+    results.append(await cache.get("key", load))
 
 
-async def test_many_who_ask_share_one_load() -> None:
-    """Ten tasks, one load, ten answers; then it is remembered."""
+async def test_concurrent_requests_share_one_load() -> None:
+    """Ten tasks cause one load and get ten results; then the value is cached."""
     cache, load = cache_of(), Loader()
-    answers: list[bytes] = []
+    results: list[bytes] = []
     async with trio.open_nursery() as nursery:
         for _ in range(10):
-            nursery.start_soon(ask, cache, load, answers)
+            nursery.start_soon(request, cache, load, results)
         await trio.testing.wait_all_tasks_blocked()
         assert load.runs == 1
-        load.land.set()
-    assert answers == [b"value"] * 10
+        load.finish.set()
+    assert results == [b"value"] * 10
     assert await cache.get("key", load) == b"value"
     assert load.runs == 1
 
 
-async def test_a_cancelled_leader_does_not_fail_those_who_wait() -> None:
-    """One of the waiters loads instead; nobody else hears of it."""
+async def test_a_waiter_takes_over_from_a_cancelled_loader() -> None:
+    """One of the waiting tasks loads instead; the others are not affected."""
     cache, load = cache_of(), Loader()
-    answers: list[bytes] = []
-    leader = trio.CancelScope()
+    results: list[bytes] = []
+    loader = trio.CancelScope()
 
-    async def lead() -> None:
-        with leader:
-            await ask(cache, load, answers)
+    async def load_cancellable() -> None:
+        with loader:
+            await request(cache, load, results)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(lead)
+        nursery.start_soon(load_cancellable)
         await trio.testing.wait_all_tasks_blocked()
         for _ in range(3):
-            nursery.start_soon(ask, cache, load, answers)
+            nursery.start_soon(request, cache, load, results)
         await trio.testing.wait_all_tasks_blocked()
-        leader.cancel()
+        loader.cancel()
         await trio.testing.wait_all_tasks_blocked()
         assert load.runs == 2
-        load.land.set()
-    assert leader.cancelled_caught
-    assert answers == [b"value"] * 3
+        load.finish.set()
+    assert loader.cancelled_caught
+    assert results == [b"value"] * 3
 
 
-async def test_leaders_cancelled_one_after_the_other() -> None:
-    """Another waiter takes over as long as there is one; whoever asks later starts afresh."""
+async def test_loaders_cancelled_one_after_the_other() -> None:
+    """Each cancellation passes the load to the next task; a later request loads again."""
     cache, load = cache_of(), Loader()
     scopes = [trio.CancelScope() for _ in range(3)]
 
@@ -102,34 +102,34 @@ async def test_leaders_cancelled_one_after_the_other() -> None:
             scope.cancel()
             await trio.testing.wait_all_tasks_blocked()
     assert load.running == 0
-    load.land.set()
+    load.finish.set()
     assert await cache.get("key", load) == b"value"
 
 
-async def test_a_cancelled_waiter_does_not_disturb_the_leader() -> None:
-    """The flight goes on for the others."""
+async def test_a_cancelled_waiter_does_not_affect_the_load() -> None:
+    """The load continues for the other tasks."""
     cache, load = cache_of(), Loader()
-    answers: list[bytes] = []
+    results: list[bytes] = []
     waiter = trio.CancelScope()
 
     async def wait() -> None:
         with waiter:
-            await ask(cache, load, answers)
+            await request(cache, load, results)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(ask, cache, load, answers)
+        nursery.start_soon(request, cache, load, results)
         await trio.testing.wait_all_tasks_blocked()
         nursery.start_soon(wait)
         await trio.testing.wait_all_tasks_blocked()
         waiter.cancel()
         await trio.testing.wait_all_tasks_blocked()
-        load.land.set()
-    assert answers == [b"value"]
+        load.finish.set()
+    assert results == [b"value"]
     assert load.runs == 1
 
 
-async def test_an_error_reaches_all_who_wait_and_is_not_remembered() -> None:
-    """Each gets an exception of its own, of the same kind and text; the next ask loads again."""
+async def test_an_error_is_raised_in_all_tasks_and_not_cached() -> None:
+    """Each task gets a separate exception of the same type and text; the next request loads."""
     cache, load = cache_of(), Loader(error=BlobMissingError("gone"))
     caught: list[BlobMissingError] = []
 
@@ -142,17 +142,17 @@ async def test_an_error_reaches_all_who_wait_and_is_not_remembered() -> None:
         for _ in range(3):
             nursery.start_soon(fail)
         await trio.testing.wait_all_tasks_blocked()
-        load.land.set()
+        load.finish.set()
     assert load.runs == 1
     assert len({id(error) for error in caught}) == 3
     load.error = None
     assert await cache.get("key", load) == b"value"
 
 
-async def test_different_keys_do_not_wait_for_each_other() -> None:
-    """A load that hangs holds up nobody who asks for something else."""
+async def test_keys_are_loaded_independently() -> None:
+    """A hanging load does not block requests for other keys."""
     cache, hanging, quick = cache_of(), Loader(), Loader(b"other")
-    quick.land.set()
+    quick.finish.set()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(cache.get, "key", hanging)
         await trio.testing.wait_all_tasks_blocked()
@@ -160,33 +160,33 @@ async def test_different_keys_do_not_wait_for_each_other() -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_what_is_larger_than_the_cache_still_reaches_all_who_wait() -> None:
-    """It is handed over, but not kept, and nothing else is thrown out for it."""
+async def test_values_larger_than_the_cache_are_returned_but_not_cached() -> None:
+    """All tasks get the value; it is not cached, and nothing is evicted for it."""
     cache, load = cache_of(10), Loader(b"x" * 11)
     cache.put("kept", b"kept")
-    answers: list[bytes] = []
+    results: list[bytes] = []
     async with trio.open_nursery() as nursery:
         for _ in range(3):
-            nursery.start_soon(ask, cache, load, answers)
+            nursery.start_soon(request, cache, load, results)
         await trio.testing.wait_all_tasks_blocked()
-        load.land.set()
-    assert answers == [b"x" * 11] * 3
+        load.finish.set()
+    assert results == [b"x" * 11] * 3
     assert load.runs == 1
     assert cache.peek("key") is None
     assert cache.peek("kept") == b"kept"
 
 
-async def test_an_empty_value_is_a_value() -> None:
-    """An empty blob is found again like any other."""
+async def test_an_empty_value_is_cached() -> None:
+    """An empty value is cached like any other."""
     cache, load = cache_of(), Loader(b"")
-    load.land.set()
+    load.finish.set()
     assert await cache.get("key", load) == b""
     assert await cache.get("key", load) == b""
     assert load.runs == 1
 
 
-def test_the_least_recently_used_goes_first() -> None:
-    """Looking at a value is a use of it."""
+def test_the_least_recently_used_value_is_evicted_first() -> None:
+    """`peek` counts as a use."""
     cache = cache_of(3)
     for key in "abc":
         cache.put(key, b"1")
@@ -196,20 +196,20 @@ def test_the_least_recently_used_goes_first() -> None:
 
 
 @given(st.integers(0, 20), st.lists(st.tuples(st.sampled_from("abcdef"), st.binary(max_size=25))))
-def test_the_bound_holds(capacity: int, puts: list[tuple[str, bytes]]) -> None:
-    """Whatever is put in, the bytes are counted right and never exceed the capacity."""
+def test_the_capacity_is_never_exceeded(capacity: int, puts: list[tuple[str, bytes]]) -> None:
+    """For any values, `used` is the sum of the cached sizes and within the capacity."""
     cache = cache_of(capacity)
     for key, value in puts:
         fresh = cache.peek(key) is None
         cache.put(key, value)
         if fresh and len(value) <= capacity:
             assert cache.peek(key) == value
-        held = [cache.peek(k) for k in "abcdef"]
-        assert cache.used == sum(len(v) for v in held if v is not None) <= capacity
+        cached = [cache.peek(k) for k in "abcdef"]
+        assert cache.used == sum(len(v) for v in cached if v is not None) <= capacity
 
 
-def test_a_few_large_ones_are_held_beside_the_small() -> None:
-    """They take no room from small ones, nor are they pushed out by those, only by each other."""
+def test_large_values_are_cached_separately() -> None:
+    """Large values do not evict small ones, and are evicted only by other large values."""
     cache: LruCache[str, bytes] = LruCache(4, len, large=2)
     for key in "abc":
         cache.put(key, b"large")
