@@ -61,8 +61,8 @@ class _Packer:
         for blob, record, plain in self._records:
             size = len(record).to_bytes(4, "little") + plain.to_bytes(4, "little")
             header += bytes((_COMPRESSED_TREE,)) + size + blob
-            told = {"id": blob.hex(), "type": "tree", "offset": offset, "length": len(record)}
-            blobs.append({**told, "uncompressed_length": plain})
+            entry = {"id": blob.hex(), "type": "tree", "offset": offset, "length": len(record)}
+            blobs.append({**entry, "uncompressed_length": plain})
             offset += len(record)
         sealed = seal_record(self.keys, header, os.urandom(16))
         pack = b"".join(record for _, record, _ in self._records)

@@ -46,8 +46,8 @@ class Contender:
         """Return the command to mount in the foreground."""
         if self.binary is None:
             return [sys.executable, "-m", "cesbrfs", "-f", str(mountpoint), *options]
-        told = [f"--option={name}={value}" for name, value in repo.options.items()]
-        return [str(self.binary), "mount", *told, str(mountpoint)]
+        flags = [f"--option={name}={value}" for name, value in repo.options.items()]
+        return [str(self.binary), "mount", *flags, str(mountpoint)]
 
     def backups(self, mountpoint: Path) -> Path:
         """Return the directory with all backups (cesbrfs) or snapshots (restic)."""

@@ -147,8 +147,8 @@ def _measure(
                     row.outcomes[contender.name].failed = f"{type(e).__name__}: {e}"
     for row in rows.values():
         report.settle(row, names)
-        told = ", ".join(f"{name} {report.shown(row, name)}" for name in names)
-        _say(f"{row.name}: {told}")
+        values = ", ".join(f"{name} {report.shown(row, name)}" for name in names)
+        _say(f"{row.name}: {values}")
     return list(rows.values())
 
 

@@ -44,9 +44,11 @@ def groups(store: Store) -> list[Group]:
 
 
 def _version(bench: Bench, contender: Contender) -> Iterator[Sample]:
-    told = [*CESBR, "--version"] if contender.binary is None else [str(contender.binary), "version"]
+    command = (
+        [*CESBR, "--version"] if contender.binary is None else [str(contender.binary), "version"]
+    )
     repo = bench.store.seed()
-    yield Sample("version", program(bench, contender, repo, _CACHE, told)[0])
+    yield Sample("version", program(bench, contender, repo, _CACHE, command)[0])
 
 
 def _backups(bench: Bench, contender: Contender) -> Iterator[Sample]:

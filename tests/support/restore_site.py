@@ -53,8 +53,8 @@ class Site:
 
     def snapshot(self, path: str, node: Json, kind: str, backup: str = BACKUP, **tags: str) -> str:
         """Back up `node` as `path`."""
-        told = [backup, f"kind={kind}", *(f"{key}={value}" for key, value in tags.items())]
-        return self.repo.snapshot(self.repo.tree(self.repo.path(path, node)), [path], tags=told)
+        tag_list = [backup, f"kind={kind}", *(f"{key}={value}" for key, value in tags.items())]
+        return self.repo.snapshot(self.repo.tree(self.repo.path(path, node)), [path], tags=tag_list)
 
     def volume(self, *nodes: Json, dogu: str = "redmine", backup: str = BACKUP) -> str:
         """Back up a volume ``files`` with these nodes."""

@@ -116,7 +116,7 @@ async def test_one_bad_key_does_not_hide_the_others(tmp_path: Path) -> None:
     assert "UTF-8" in error
 
 
-async def test_keys_that_cannot_be_listed_are_told(tmp_path: Path) -> None:
+async def test_unlistable_keys_are_reported(tmp_path: Path) -> None:
     """A folder of keys that cannot be walked is one failure, named by its key."""
     registry = FileRegistry(tmp_path / "registry")
     instance = Instance(tmp_path / "root", registry)

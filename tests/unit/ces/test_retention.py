@@ -336,8 +336,8 @@ def test_a_partial_backup_does_not_replace_a_full_one() -> None:
         Candidate("scm", at("2026-11-21T12:00:00"), "complete", some[1]),
     ]
     now_ns = at("2027-11-23T12:00:00")
-    told = decide(POLICIES["keepLastSevenDays"], backups, now_ns, ZONES[0])
-    assert {f.id: f.reasons for f in told if f.keep} == {
+    decisions = decide(POLICIES["keepLastSevenDays"], backups, now_ns, ZONES[0])
+    assert {f.id: f.reasons for f in decisions if f.keep} == {
         "nightly": ("newest complete",),
         "redmine again": ("newest of its dogus",),
         "scm": ("newest of its dogus",),
@@ -432,11 +432,11 @@ def test_reasons() -> None:
         Candidate("c", at("2026-11-22T12:00:00"), "complete"),
         Candidate("d", at("2026-11-23T11:00:00"), "incomplete"),
     ]
-    told = {
+    decisions = {
         f.id: (f.keep, f.reasons)
         for f in decide(restic_policy({"last": 1, "daily": 1}), backups, now_ns, UTC)
     }
-    assert told == {
+    assert decisions == {
         "a": (False, ("no rule keeps it",)),
         "b": (False, ("incomplete",)),
         "c": (True, ("last", "daily", "newest complete")),
