@@ -10,7 +10,7 @@ import trio
 from cesbrfs.errors import CesbrError
 from cesbrfs.repo.location import Access, kind_of
 from cesbrfs.repo.storage import FileType, open_storage
-from cesbrfs.repo.storage.location import can_be_read
+from cesbrfs.repo.storage.registry import is_supported
 
 _SECONDS: Final = 5.0
 
@@ -20,7 +20,7 @@ async def look(access: Access) -> CesbrError | None:
 
     restic often ends before it has passed on what its ssh said, and has few words for the rest.
     """
-    if kind_of(access.url) == "local" or not can_be_read(access.url):
+    if kind_of(access.url) == "local" or not is_supported(access.url):
         return None
     with trio.move_on_after(_SECONDS):
         try:

@@ -61,8 +61,8 @@ class Served:
         address = f"{scheme or self.scheme}://{host}:{port or self.port}/{bucket}{place}"
         access = Access(address, KEY, {}, self.environment)
         if self.kind == "s3":
-            return S3Storage.of(access, patience=patience)
-        return RestStorage.of(access, patience=patience)
+            return S3Storage.from_access(access, timeout=patience)
+        return RestStorage.from_access(access, timeout=patience)
 
 
 def _s3(server: SeaweedFS, *, tls: bool = False) -> Served:

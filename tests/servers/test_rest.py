@@ -43,7 +43,7 @@ def server(rest_server: RestServer) -> RestServer:
 def storage_of(
     url: str, environment: Mapping[str, str], *, patience: float = 20.0, place: str = quote(ODD)
 ) -> RestStorage:
-    return RestStorage.of(Access(f"{url}/{place}", KEY, {}, environment), patience=patience)
+    return RestStorage.from_access(Access(f"{url}/{place}", KEY, {}, environment), timeout=patience)
 
 
 async def test_listings_without_sizes(server: RestServer) -> None:
@@ -162,7 +162,7 @@ async def test_through_rclone(rclone: Path, tmp_path: Path) -> None:
     """The child starts with the first request, serves all, and ends with the storage."""
     fill(tmp_path)
     before = descriptors()
-    storage = RcloneStorage.of(rclone_access(tmp_path / ODD, program=str(rclone)))
+    storage = RcloneStorage.from_access(rclone_access(tmp_path / ODD, program=str(rclone)))
     assert not storage.pid
     await check_all(storage)
     pid = storage.pid
@@ -178,7 +178,7 @@ async def test_through_rclone(rclone: Path, tmp_path: Path) -> None:
 async def test_nobody_else_reads_from_our_rclone(rclone: Path, tmp_path: Path) -> None:
     """Its port is open to every user of this machine: it asks for a password."""
     fill(tmp_path)
-    storage = RcloneStorage.of(rclone_access(tmp_path / ODD))
+    storage = RcloneStorage.from_access(rclone_access(tmp_path / ODD))
     await storage.read(FileType.CONFIG)
     line = command_line(storage.pid)
     address = line[line.index(b"--addr") + 1].decode()
@@ -192,7 +192,7 @@ async def test_nobody_else_reads_from_our_rclone(rclone: Path, tmp_path: Path) -
 async def test_one_start_for_many_and_another_after_a_crash(rclone: Path, tmp_path: Path) -> None:
     """Waiting readers share the child; when it is killed, the next request starts another."""
     fill(tmp_path)
-    storage = RcloneStorage.of(rclone_access(tmp_path / ODD))
+    storage = RcloneStorage.from_access(rclone_access(tmp_path / ODD))
     async with trio.open_nursery() as nursery:
         for _ in range(8):
             nursery.start_soon(storage.read, FileType.CONFIG)
@@ -208,7 +208,7 @@ async def test_one_start_for_many_and_another_after_a_crash(rclone: Path, tmp_pa
 async def test_a_cancelled_start_leaves_no_child(rclone: Path, tmp_path: Path) -> None:
     """Whoever waited for the child goes, and takes it along; the next one starts it."""
     fill(tmp_path)
-    storage = RcloneStorage.of(rclone_access(tmp_path / ODD))
+    storage = RcloneStorage.from_access(rclone_access(tmp_path / ODD))
     before = descriptors()
     with trio.move_on_after(0.03) as waiting:
         await storage.read(FileType.CONFIG)
@@ -221,14 +221,15 @@ async def test_a_cancelled_start_leaves_no_child(rclone: Path, tmp_path: Path) -
 
 async def test_an_rclone_that_does_not_serve(rclone: Path, tmp_path: Path) -> None:
     """It says why; a program that never begins is not waited for without end."""
-    storage = RcloneStorage.of(rclone_access("no-such-remote:x"))
+    storage = RcloneStorage.from_access(rclone_access("no-such-remote:x"))
     with pytest.raises(StorageError, match="didn't find section in config file"):
         await storage.read(FileType.CONFIG)
     await storage.aclose()
     slow = tmp_path / "slow"
     slow.write_text("#!/bin/sh\nexec sleep 60\n")
     slow.chmod(0o755)
-    storage = RcloneStorage.of(rclone_access("x:", program=str(slow)), patience=0.3)
+    access = rclone_access("x:", program=str(slow))
+    storage = RcloneStorage(access, command_of(access), timeout=0.3)
     with pytest.raises(RepositoryTimedOutError):
         await storage.read(FileType.CONFIG)
     assert storage.pid is None

@@ -36,7 +36,7 @@ def storage_of(
     *,
     patience: float = 20.0,
 ) -> S3Storage:
-    return S3Storage.of(Access(url, KEY, options or {}, environment), patience=patience)
+    return S3Storage.from_access(Access(url, KEY, options or {}, environment), timeout=patience)
 
 
 @pytest.fixture(scope="module")

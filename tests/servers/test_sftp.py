@@ -124,7 +124,7 @@ async def opened(
     pipes, processes = our_pipes(), children()
     tasks = trio.lowlevel.current_statistics().tasks_living
     storage = SftpStorage(
-        server.command(port=port).split(), str(files.folder), "sftp:test", silence=silence
+        server.command(port=port).split(), str(files.folder), "sftp:test", timeout=silence
     )
     try:
         yield storage
@@ -340,7 +340,7 @@ class TestRefusals:
     async def refusal(self, command: str) -> CesbrError:
         """Return the error of a read by `command`, and of a second one, which is the same."""
         access = Access("sftp:nas:/repo", KEY, {"sftp.command": command})
-        storage = SftpStorage.of(access)
+        storage = SftpStorage.from_access(access)
         found: list[CesbrError] = []
         for _ in range(2):
             with pytest.raises(CesbrError) as caught:
@@ -420,7 +420,7 @@ class TestRefusals:
         files.folder.chmod(0)
         try:
             with without_rights():
-                storage = SftpStorage.of(access)
+                storage = SftpStorage.from_access(access)
                 for _ in range(2):
                     with pytest.raises(RepositoryDeniedError, match="permission denied"):
                         await storage.read(FileType.CONFIG)
@@ -471,7 +471,7 @@ class TestLosing:
         with running(server) as process:
             async with opened(server, files) as storage:
                 await storage.read(FileType.CONFIG)
-                storage._sessions[0]._silence = 0.5
+                storage._sessions[0]._timeout = 0.5
                 assert signal_sessions(process, signal.SIGSTOP)
                 with pytest.raises(RepositoryTimedOutError, match=r"0\.5 s"):
                     await storage.read(FileType.PACK, files.large, 0, LARGE)
@@ -485,7 +485,7 @@ class TestLosing:
         """In the middle of an answer: an error in time, never wrong bytes, and the next works."""
         async with opened(sshd, files, port=proxy.port) as storage:
             await storage.read(FileType.CONFIG)
-            storage._sessions[0]._silence = 0.5
+            storage._sessions[0]._timeout = 0.5
             await trio.to_thread.run_sync(partial(proxy.inject, fault, after=300_000))
             await self._lose(storage, files)
             await self._reads(storage, files)

@@ -11,7 +11,7 @@ import pytest
 from cesbr.ui import humanize
 from cesbr.ui.status import scheduled
 
-from cesbrfs.ces.systemd_units import TIMER, next_run
+from cesbrfs.ces.systemd_units import TIMER, next_run, render_units
 from tests.shell.conftest import Cesbr, Site
 from tests.shell.terminal import terminal
 

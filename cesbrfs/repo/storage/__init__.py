@@ -1,4 +1,4 @@
-"""Where a repository's files are: one small protocol, and the storages that speak it."""
+"""Storages of a repository's files: one protocol, several implementations."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from cesbrfs.repo.storage.base import (
     is_file_name,
     read_up_to,
 )
-from cesbrfs.repo.storage.location import LocalAddress, RestAddress, S3Address, parse
-from cesbrfs.repo.storage.sftp.location import SftpAddress
+from cesbrfs.repo.storage.registry import storage_type
 
 __all__ = [
     "SIZE_MAX",
@@ -32,43 +31,19 @@ __all__ = [
     "read_up_to",
 ]
 
-_SILENCE: Final = 20.0
-"""Seconds that a server may keep silent within one request, unless the patience is less."""
+_REQUEST_TIMEOUT_SECONDS: Final = 20.0
+"""Default timeout of a request, used unless `Access.patience` is shorter."""
 
 
 def open_storage(access: Access) -> Storage:
-    """Return the storage that `access` names, patient if it is behind a network.
+    """Return the storage for `access`, with retries if it is remote.
 
-    Nothing is contacted yet.  Raises UsageError for an address of a kind that cannot be read.
+    Does not connect. Raises UsageError for an unsupported or invalid address.
     """
-    storage = _open(access)
+    timeout = min(access.patience or _REQUEST_TIMEOUT_SECONDS, _REQUEST_TIMEOUT_SECONDS)
+    storage = storage_type(access.url).load().from_access(access, timeout=timeout)
     if isinstance(storage, SyncReadable):
         return storage
     from cesbrfs.repo.storage.retry import RetryingStorage
 
     return RetryingStorage(storage, access.patience)
-
-
-def _open(access: Access) -> Storage:
-    address = parse(access.url)
-    silence = min(access.patience or _SILENCE, _SILENCE)
-    # Each is imported only where it is used: HTTP alone takes longer than a listing.
-    if isinstance(address, LocalAddress):
-        from cesbrfs.repo.storage.local import LocalStorage
-
-        return LocalStorage(address.folder)
-    if isinstance(address, S3Address):
-        from cesbrfs.repo.storage.s3.storage import S3Storage
-
-        return S3Storage.of(access, patience=silence)
-    if isinstance(address, RestAddress):
-        from cesbrfs.repo.storage.rest import RestStorage
-
-        return RestStorage.of(access, patience=silence)
-    if isinstance(address, SftpAddress):
-        from cesbrfs.repo.storage.sftp.storage import SftpStorage
-
-        return SftpStorage.of(access, silence=silence)
-    from cesbrfs.repo.storage.rclone import RcloneStorage
-
-    return RcloneStorage.of(access)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import errno
+import math
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from cesbrfs.errors import (
     RepositoryUnreachableError,
     StorageError,
 )
+from cesbrfs.repo.location import Access
 from cesbrfs.repo.storage.base import (
     FOLDERS,
     SIZE_MAX,
@@ -28,6 +30,7 @@ from cesbrfs.repo.storage.base import (
     ShortReadError,
     is_file_name,
 )
+from cesbrfs.repo.storage.location import parse_local
 
 _THREAD_BYTES: Final = 256 << 10
 """Reads above this go to a thread: below, the hop (0.14 ms) costs more than the read."""
@@ -43,6 +46,11 @@ class LocalStorage:
     def __init__(self, folder: str) -> None:
         self.folder: Final = os.path.abspath(folder)
         self.display_url = self.folder
+
+    @classmethod
+    def from_access(cls, access: Access, *, timeout: float = math.inf) -> LocalStorage:  # noqa: ARG003
+        """Create the storage for `access`; local reads have no timeout."""
+        return cls(parse_local(access.url).directory)
 
     def _path(self, kind: FileType, name: str) -> str:
         if kind is FileType.CONFIG:

@@ -14,14 +14,12 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from cesbrfs.errors import UsageError
-from cesbrfs.repo.location import kind_of, local_folder
-from cesbrfs.repo.storage.sftp.location import SftpAddress, parse_sftp
+from cesbrfs.repo.location import local_folder
 from cesbrfs.util.secret import Secret, redact
 
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{1,61}[A-Za-z0-9]")
@@ -32,7 +30,7 @@ _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{1,61}[A-Za-z0-9]")
 class LocalAddress:
     """A folder, as it was written."""
 
-    folder: str
+    directory: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,31 +63,17 @@ class RcloneAddress:
     remote: str
 
 
-Address = LocalAddress | S3Address | RestAddress | RcloneAddress | SftpAddress
+def parse_local(url: str) -> LocalAddress:
+    """Parse a path, with or without ``local:``; raises UsageError if it is empty."""
+    directory = local_folder(url)
+    if not directory:
+        raise UsageError("The repository's address is empty; set it with --repo.")
+    return LocalAddress(directory)
 
 
-def parse(url: str) -> Address:
-    """Take an address apart; UsageError, which shows no password, when it is none."""
-    folder = local_folder(url)
-    if folder is not None:
-        if not folder:
-            raise UsageError("The repository's address is empty; set it with --repo.")
-        return LocalAddress(folder)
-    kind, _, rest = url.partition(":")
-    if not can_be_read(url):
-        raise UsageError(
-            f"Repositories of the kind {kind!r} cannot be read by this version"
-            f" ({redact(url)}); reach it through rclone (rclone:remote:path)."
-        )
-    return _PARSERS[kind](rest, url)
-
-
-def can_be_read(url: str) -> bool:
-    """Tell whether an address is of a kind that we read; some are for restic alone."""
-    return kind_of(url) in ("local", *_PARSERS)
-
-
-def _s3(rest: str, url: str) -> S3Address:
+def parse_s3(url: str) -> S3Address:
+    """Parse an address that begins with ``s3:``; raises UsageError."""
+    rest = url.partition(":")[2]
     scheme = "https"
     if re.match("https?://", rest):
         parts = _split(rest, url)
@@ -109,7 +93,9 @@ def _s3(rest: str, url: str) -> S3Address:
     return S3Address(scheme, host, bucket, _clean(prefix) if prefix else "")
 
 
-def _rest(rest: str, url: str) -> RestAddress:
+def parse_rest(url: str) -> RestAddress:
+    """Parse an address that begins with ``rest:``; raises UsageError."""
+    rest = url.partition(":")[2]
     if rest.startswith("http+unix:"):
         return _rest_behind_socket(rest, url)
     if not re.match("https?://", rest):
@@ -142,14 +128,12 @@ def _rest_behind_socket(rest: str, url: str) -> RestAddress:
     return RestAddress(f"http://localhost{path}", "", Secret(b""), socket)
 
 
-def _rclone(rest: str, url: str) -> RcloneAddress:
+def parse_rclone(url: str) -> RcloneAddress:
+    """Parse an address that begins with ``rclone:``; raises UsageError."""
+    rest = url.partition(":")[2]
     if not rest:
         raise UsageError(f"{url} names nothing that rclone reaches; write rclone:remote:path.")
     return RcloneAddress(rest)
-
-
-def _sftp(_rest: str, url: str) -> SftpAddress:
-    return parse_sftp(url)
 
 
 def _split(text: str, url: str) -> SplitResult:
@@ -173,11 +157,3 @@ def _host(parts: SplitResult) -> str:
 def _clean(path: str) -> str:
     """Shorten a path as Go's path.Clean does."""
     return posixpath.normpath(re.sub("^/+", "/", path))
-
-
-_PARSERS: Final[dict[str, Callable[[str, str], Address]]] = {
-    "s3": _s3,
-    "rest": _rest,
-    "rclone": _rclone,
-    "sftp": _sftp,
-}

@@ -23,8 +23,8 @@ import trio
 from cesbrfs.errors import RepositoryTimedOutError, StorageError, UsageError
 from cesbrfs.repo.location import Access
 from cesbrfs.repo.storage.base import FileInfo, FileType
-from cesbrfs.repo.storage.http.client import PATIENCE
-from cesbrfs.repo.storage.location import RcloneAddress, parse
+from cesbrfs.repo.storage.http.client import TIMEOUT_SECONDS
+from cesbrfs.repo.storage.location import parse_rclone
 from cesbrfs.repo.storage.rest import RestStorage
 
 _ARGS: Final = "serve restic --stdio --b2-hard-delete"
@@ -45,20 +45,24 @@ class RcloneStorage:
     """
 
     def __init__(
-        self, access: Access, command: Sequence[str], *, patience: float = PATIENCE
+        self, access: Access, command: Sequence[str], *, timeout: float = TIMEOUT_SECONDS
     ) -> None:
         """Start `command`, of `command_of`, when it is needed."""
         self.display_url = access.display_url
         self._access: Final = access
         self._command: Final = command
-        self._patience: Final = patience
+        self._timeout: Final = timeout
         self._starting: Final = trio.Lock()
         self._child: _Child | None = None
 
     @classmethod
-    def of(cls, access: Access, *, patience: float = PATIENCE) -> Self:
-        """Return the storage that `access` names; UsageError for what cannot be used."""
-        return cls(access, command_of(access), patience=patience)
+    def from_access(cls, access: Access, *, timeout: float = TIMEOUT_SECONDS) -> Self:
+        """Create the storage for `access`; raises UsageError for an invalid address or option.
+
+        A `timeout` below the default is ignored: rclone has to start, and then retries requests
+        to its own server.
+        """
+        return cls(access, command_of(access), timeout=max(timeout, TIMEOUT_SECONDS))
 
     @property
     def pid(self) -> int | None:
@@ -98,7 +102,7 @@ class RcloneStorage:
             user=_USER,
             password=password.encode(),
             connections="rclone.connections",
-            patience=self._patience,
+            timeout=self._timeout,
         )
         environ = {k: v for k, v in os.environ.items() if not _NOT_FOR_IT.fullmatch(k)}
         environ |= self._access.environment
@@ -118,7 +122,7 @@ class RcloneStorage:
             ) from None
         child = _Child(process, storage, said)
         try:
-            with trio.move_on_after(self._patience) as waiting:
+            with trio.move_on_after(self._timeout) as waiting:
                 while not await _listens(port):
                     if process.poll() is not None:
                         break
@@ -132,7 +136,7 @@ class RcloneStorage:
         await child.aclose()
         if waiting.cancelled_caught:
             raise RepositoryTimedOutError(
-                f"rclone did not serve {self.display_url} within {self._patience:.0f} s ({told}); its"
+                f"rclone did not serve {self.display_url} within {self._timeout:.0f} s ({told}); its"
                 " program must be one of this machine that takes 'serve restic --addr'."
             )
         raise StorageError(
@@ -209,8 +213,7 @@ def command_of(access: Access) -> list[str]:
     It is made of restic's options rclone.program and rclone.args, but without ``--stdio``.
     UsageError for what cannot be used.
     """
-    address = parse(access.url)
-    assert isinstance(address, RcloneAddress), "the caller looked at the address"
+    address = parse_rclone(access.url)
     program = _split(access, "rclone.program", "rclone")
     args = [part for part in _split(access, "rclone.args", _ARGS) if part != "--stdio"]
     if shutil.which(program[0]) is None:

@@ -20,12 +20,12 @@ from cesbrfs.repo.location import Access
 from cesbrfs.repo.storage.base import FileInfo, FileType, is_file_name
 from cesbrfs.repo.storage.http.client import (
     CONNECTIONS,
-    PATIENCE,
+    TIMEOUT_SECONDS,
     Answer,
     HttpClient,
     other_refusal,
 )
-from cesbrfs.repo.storage.location import RestAddress, parse
+from cesbrfs.repo.storage.location import parse_rest
 from cesbrfs.repo.storage.options import connections_of
 from cesbrfs.util.tasks import gather
 
@@ -44,7 +44,7 @@ class RestStorage:
         user: str = "",
         password: bytes = b"",
         connections: str = "rest.connections",
-        patience: float = PATIENCE,
+        timeout: float = TIMEOUT_SECONDS,
         socket: str = "",
     ) -> None:
         """Read below `url`, which ends with a slash; `connections` names the option for them.
@@ -59,15 +59,14 @@ class RestStorage:
             access,
             url,
             connections=connections_of(access, connections, CONNECTIONS),
-            patience=patience,
+            timeout=timeout,
             socket=socket,
         )
 
     @classmethod
-    def of(cls, access: Access, *, patience: float = PATIENCE) -> Self:
-        """Return the storage that `access` names; UsageError for what cannot be used."""
-        address = parse(access.url)
-        assert isinstance(address, RestAddress), "the caller looked at the address"
+    def from_access(cls, access: Access, *, timeout: float = TIMEOUT_SECONDS) -> Self:
+        """Create the storage for `access`; raises UsageError for an invalid address or option."""
+        address = parse_rest(access.url)
         user, password = address.user, address.password.value
         if not user and not password:
             user = access.environment.get("RESTIC_REST_USERNAME", "")
@@ -79,7 +78,7 @@ class RestStorage:
             address.url,
             user=user,
             password=password,
-            patience=patience,
+            timeout=timeout,
             socket=address.socket,
         )
 

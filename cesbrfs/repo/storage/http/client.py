@@ -37,7 +37,7 @@ from cesbrfs.repo.storage.http.proxies import Proxy, is_loopback_host, proxy_for
 from cesbrfs.repo.storage.http.tls import trusting
 from cesbrfs.util.secret import redact
 
-PATIENCE: Final = 20.0
+TIMEOUT_SECONDS: Final = 20.0
 """Seconds that a server may keep silent, from the connection's first byte to the answer's last."""
 CONNECTIONS: Final = 16
 """Connections at most; restic's own default is 5, and it has no reader that waits."""
@@ -116,7 +116,7 @@ class HttpClient:
     """Requests to one server, for the repository of `access`.
 
     `url` is one of its URLs, `socket` the path of the one it listens on ("": on the network),
-    `patience` is in seconds.  Nothing is contacted before the first request.
+    `timeout` is in seconds.  Nothing is contacted before the first request.
     """
 
     def __init__(
@@ -125,11 +125,11 @@ class HttpClient:
         url: str,
         *,
         connections: int,
-        patience: float = PATIENCE,
+        timeout: float = TIMEOUT_SECONDS,
         socket: str = "",
     ) -> None:
         self._display_url: Final = access.display_url
-        self._patience: Final = patience
+        self._timeout: Final = timeout
         self._slots: Final = trio.Semaphore(connections)
         # Ours is the bound that waits: a reader's deadline starts when it has its connection.
         limits = httpx2.Limits(
@@ -253,8 +253,8 @@ class HttpClient:
             extensions={"trace": partial(_note_opened, opened)},
         )
         async with self._slots:
-            with trio.CancelScope(deadline=trio.current_time() + self._patience) as scope:
-                taken = _Taken(scope, self._patience)
+            with trio.CancelScope(deadline=trio.current_time() + self._timeout) as scope:
+                taken = _Taken(scope, self._timeout)
                 with self._translated():
                     async with _closed_when_failed(opened):
                         response = await self._client.send(request, stream=True)
@@ -267,7 +267,7 @@ class HttpClient:
                             await response.aclose()
         if scope.cancelled_caught:
             raise RepositoryTimedOutError(
-                f"The server of {self._display_url} did not answer within {self._patience:.0f} s; check"
+                f"The server of {self._display_url} did not answer within {self._timeout:.0f} s; check"
                 " the address and the connection."
             )
 
@@ -321,10 +321,10 @@ class HttpClient:
 class _Taken:
     """Takes an answer's body; every part that comes puts the deadline of `scope` off."""
 
-    def __init__(self, scope: trio.CancelScope, patience: float) -> None:
+    def __init__(self, scope: trio.CancelScope, timeout: float) -> None:
         self.response: httpx2.Response | None = None
         self._scope = scope
-        self._patience = patience
+        self._timeout = timeout
         self._begun = trio.current_time()
 
     async def __call__(self) -> AsyncIterator[bytes]:
@@ -334,8 +334,8 @@ class _Taken:
         async for chunk in self.response.aiter_raw():
             received += len(chunk)
             now = trio.current_time()
-            slowest = self._begun + self._patience + received / _SLOWEST
-            self._scope.deadline = min(now + self._patience, slowest)
+            slowest = self._begun + self._timeout + received / _SLOWEST
+            self._scope.deadline = min(now + self._timeout, slowest)
             yield chunk
 
 

@@ -21,12 +21,12 @@ from cesbrfs.repo.location import Access
 from cesbrfs.repo.storage.base import FileInfo, FileType, is_file_name
 from cesbrfs.repo.storage.http.client import (
     CONNECTIONS,
-    PATIENCE,
+    TIMEOUT_SECONDS,
     Answer,
     HttpClient,
     other_refusal,
 )
-from cesbrfs.repo.storage.location import S3Address, parse
+from cesbrfs.repo.storage.location import S3Address, parse_s3
 from cesbrfs.repo.storage.options import connections_of, option_is_true
 from cesbrfs.repo.storage.s3.credentials import CredentialsProvider
 from cesbrfs.repo.storage.s3.sigv4 import Credentials, encoded, query_of, signed_headers
@@ -58,7 +58,7 @@ class S3Storage:
         access: Access,
         address: S3Address,
         *,
-        patience: float = PATIENCE,
+        timeout: float = TIMEOUT_SECONDS,
     ) -> None:
         """Read from `address`, with the credentials that `access` names."""
         self.display_url = access.display_url
@@ -74,15 +74,13 @@ class S3Storage:
             access,
             f"{address.scheme}://{address.host}/",
             connections=connections_of(access, "s3.connections", CONNECTIONS),
-            patience=patience,
+            timeout=timeout,
         )
 
     @classmethod
-    def of(cls, access: Access, *, patience: float = PATIENCE) -> Self:
-        """Return the storage that `access` names; UsageError for what cannot be used."""
-        address = parse(access.url)
-        assert isinstance(address, S3Address), "the caller looked at the address"
-        return cls(access, address, patience=patience)
+    def from_access(cls, access: Access, *, timeout: float = TIMEOUT_SECONDS) -> Self:
+        """Create the storage for `access`; raises UsageError for an invalid address or option."""
+        return cls(access, parse_s3(access.url), timeout=timeout)
 
     async def list(self, kind: FileType) -> Sequence[FileInfo]:
         """List the files of one kind."""

@@ -47,10 +47,10 @@ class Asked:
 class SftpConnection:
     """One connection.  Made by `start`; usable once `is_ready`."""
 
-    def __init__(self, ssh: SshProcess, display_url: str, silence: float) -> None:
+    def __init__(self, ssh: SshProcess, display_url: str, idle_timeout: float) -> None:
         self._ssh: Final = ssh
         self.display_url: Final = display_url
-        self._silence = silence
+        self._timeout = idle_timeout
         self._incoming: Final = sftp.Incoming()
         self._outgoing: Final = bytearray()
         self._asked: Final[dict[int, Asked]] = {}
@@ -68,13 +68,13 @@ class SftpConnection:
         self.is_ready = False
 
     @classmethod
-    async def start(cls, command: Sequence[str], display_url: str, silence: float) -> Self:
+    async def start(cls, command: Sequence[str], display_url: str, idle_timeout: float) -> Self:
         """Start `command` and greet the server, without waiting for its answer.
 
-        `silence` is for how many seconds it may owe an answer without sending anything.  Raises
+        `idle_timeout` is for how many seconds it may owe an answer without sending anything.  Raises
         OSError when the command cannot be started.
         """
-        made = cls(await SshProcess.start(command), display_url, silence)
+        made = cls(await SshProcess.start(command), display_url, idle_timeout)
         made._outgoing.extend(sftp.init())
         made._send()
         return made
@@ -188,7 +188,7 @@ class SftpConnection:
     async def _listen(self) -> None:
         """Wait until something has come, and take it; or find out why nothing will."""
         if not self._at_end:
-            until = self._heard + self._silence
+            until = self._heard + self._timeout
             if self._outgoing:
                 until = min(until, trio.current_time() + _TICK)
             with suppress(trio.ClosedResourceError), trio.CancelScope(deadline=until):
@@ -196,8 +196,8 @@ class SftpConnection:
             if self._failure is None:  # else it was closed meanwhile
                 self._send()
                 self._take()
-            if not self._at_end and trio.current_time() >= self._heard + self._silence:
-                self._fail(timed_out(self._silence, self.display_url))
+            if not self._at_end and trio.current_time() >= self._heard + self._timeout:
+                self._fail(timed_out(self._timeout, self.display_url))
         if self._at_end and self._failure is None:
             code = await self._ssh.ended(_LAST_WORDS)
             self._fail(ssh_failure(self._ssh.complaints, code, self.display_url))

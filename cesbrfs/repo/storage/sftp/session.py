@@ -40,8 +40,8 @@ class _Handle:
 class SftpSession(SftpConnection):
     """A connection on which files are read, and kept open for the next part.  Made by `start`."""
 
-    def __init__(self, ssh: SshProcess, display_url: str, silence: float) -> None:
-        super().__init__(ssh, display_url, silence)
+    def __init__(self, ssh: SshProcess, display_url: str, timeout: float) -> None:
+        super().__init__(ssh, display_url, timeout)
         self._handles: Final[OrderedDict[bytes, _Handle]] = OrderedDict()
 
     def holds(self, path: bytes) -> bool:

@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 SESSIONS: Final = 4
 """Connections at most: one carries 80 MiB/s where an answer takes 20 ms, four carry 160."""
-SILENCE: Final = 30.0
+TIMEOUT_SECONDS: Final = 30.0
 """Seconds without a byte from a server that owes an answer."""
 _BUSY: Final = 256 << 10
 """Bytes under way on the least busy connection at which another one is worth its start."""
@@ -55,24 +55,24 @@ class SftpStorage:
         display_url: str,
         *,
         sessions: int = SESSIONS,
-        silence: float = SILENCE,
+        timeout: float = TIMEOUT_SECONDS,
     ) -> None:
         """Use `command` to reach the server, where the repository is in `folder`.
 
-        `sessions` bounds the connections; `silence` is in seconds, see `SILENCE`.
+        `sessions` bounds the connections; `timeout` is in seconds, see `TIMEOUT_SECONDS`.
         """
         self.display_url = display_url
         self._command = command
         self._folder = os.fsencode(folder)
         self._most = sessions
-        self._silence = silence
+        self._timeout = timeout
         self._sessions: list[SftpSession] = []
         self._starting = trio.Lock()
         self._alone_until = -1.0
         self._closed = False
 
     @classmethod
-    def of(cls, access: Access, *, silence: float = SILENCE) -> SftpStorage:
+    def from_access(cls, access: Access, *, timeout: float = TIMEOUT_SECONDS) -> SftpStorage:
         """Return the storage that `access` names; nothing is contacted yet.
 
         Raises UsageError for an address or options that cannot be used.
@@ -86,7 +86,7 @@ class SftpStorage:
             address.path,
             access.display_url,
             sessions=_connections(access),
-            silence=silence,
+            timeout=timeout,
         )
 
     # What a Storage does
@@ -191,7 +191,7 @@ class SftpStorage:
             if making or len(self._sessions) >= self._most:
                 return
             try:
-                session = await SftpSession.start(self._command, self.display_url, self._silence)
+                session = await SftpSession.start(self._command, self.display_url, self._timeout)
             except OSError as error:
                 raise unusable(self._command[0], error, self.display_url) from error
             self._sessions.append(session)

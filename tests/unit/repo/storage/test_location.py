@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cesbrfs.errors import UsageError
-from cesbrfs.repo.storage.location import LocalAddress, RcloneAddress, RestAddress, S3Address, parse
+from cesbrfs.repo.storage.location import LocalAddress, RcloneAddress, RestAddress, S3Address
+from cesbrfs.repo.storage.registry import parse
 from cesbrfs.util.secret import Secret
 
 NOTHING = Secret(b"")

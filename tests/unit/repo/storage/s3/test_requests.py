@@ -29,7 +29,7 @@ def storage_of(
     place: str, environment: dict[str, str] | None = None, options: Mapping[str, str] = {}
 ) -> S3Storage:
     named = {f"s3.{name.replace('_', '-')}": value for name, value in options.items()}
-    return S3Storage.of(
+    return S3Storage.from_access(
         Access(f"s3:{place}", Secret(b"key"), named, CREDENTIALS | (environment or {}))
     )
 

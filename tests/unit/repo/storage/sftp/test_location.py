@@ -55,7 +55,7 @@ def test_addresses(url: str, expected: SftpAddress) -> None:
 def test_what_is_no_address(url: str, hint: str) -> None:
     """Refused with what to write, and before anything is started."""
     with pytest.raises(UsageError, match=hint):
-        SftpStorage.of(Access(url, Secret(b"key")))
+        SftpStorage.from_access(Access(url, Secret(b"key")))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_arguments_as_a_command(args: str, user: str) -> None:
 def test_options_that_cannot_be_used(options: dict[str, str], hint: str) -> None:
     """Each is named."""
     with pytest.raises(UsageError, match=hint):
-        SftpStorage.of(Access("sftp:host:/x", Secret(b"key"), options))
+        SftpStorage.from_access(Access("sftp:host:/x", Secret(b"key"), options))
 
 
 def test_a_name_that_no_command_can_hold() -> None:
