@@ -1,4 +1,4 @@
-"""Mounts for tests, and no test of one where FUSE is missing."""
+"""Mount repositories for tests; skip the tests if FUSE is not available."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.mounting import Mount, fuse_missing, mounting
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs FUSE where there is none."""
+    """Skip the tests of this directory if FUSE is not available."""
     reason = fuse_missing()
     if reason is None:
         return
@@ -23,6 +23,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def mount(tmp_path: Path) -> Iterator[Callable[..., Mount]]:
-    """Mount a repository on a new folder: ``mount(access, "-o", "noxattr")``."""
+    """Mount a repository on a new directory: ``mount(access, "-o", "noxattr")``."""
     with mounting(tmp_path) as start:
         yield start

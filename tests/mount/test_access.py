@@ -1,4 +1,4 @@
-"""Who may read what on a mount that other users reach: no more and no less than on the original."""
+"""Permissions on a mount with allow_other equal those of the original files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _USERS = {
 
 
 def may_read(user: str, path: Path) -> bool:
-    """Tell whether this user can read a file."""
+    """Return whether `user` can read the file at `path`."""
     uid, gid = _USERS[user]
     done = subprocess.run(
         ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "cat", path],
@@ -33,8 +33,8 @@ def may_read(user: str, path: Path) -> bool:
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory that every user reaches. pytest's own are closed again by each new session."""
+def public_dir() -> Iterator[Path]:
+    """A directory accessible to all users, unlike pytest's tmp_path (0700)."""
     with tempfile.TemporaryDirectory() as name:
         path = Path(name)
         path.chmod(0o755)
@@ -42,19 +42,19 @@ def place() -> Iterator[Path]:
 
 
 @pytest.fixture
-def mount(place: Path) -> Iterator[Callable[..., Mount]]:
-    """Mount a repository where every user reaches it."""
-    with mounting(place) as start:
+def mount(public_dir: Path) -> Iterator[Callable[..., Mount]]:
+    """Mount a repository below `public_dir`."""
+    with mounting(public_dir) as start:
         yield start
 
 
 @pytest.fixture
-def originals(place: Path) -> Path:
-    """Files with every kind of permission: modes, and ACLs that give and that deny."""
-    top = place / "originals"
+def originals(public_dir: Path) -> Path:
+    """Files with different modes, and with ACLs that grant or deny access."""
+    top = public_dir / "originals"
     acls = {
         "mode-0644": ("644", ""), "mode-0640": ("640", ""), "mode-0600": ("600", ""),
-        "mode-0000": ("000", ""), "acl-gives": ("600", "u:41001:r,m::r"),
+        "mode-0000": ("000", ""), "acl-grants": ("600", "u:41001:r,m::r"),
         "acl-denies-group": ("640", "u:41001:r,g::-,m::r"),
         "acl-mask": ("640", "u:41001:rw,m::-"), "acl-other": ("644", "u:41001:-"),
     }  # fmt: skip
@@ -65,13 +65,13 @@ def originals(place: Path) -> Path:
         file.write_text("text")
         os.chown(file, 41000, 42000)
         file.chmod(int(mode, 8))
-        tree_ref = top / "folders" / name
-        (tree_ref / "file").write_text("text")
-        os.chown(tree_ref, 41000, 42000)
-        tree_ref.chmod(int(mode, 8) | (int(mode, 8) & 0o444) >> 2)
+        directory = top / "folders" / name
+        (directory / "file").write_text("text")
+        os.chown(directory, 41000, 42000)
+        directory.chmod(int(mode, 8) | (int(mode, 8) & 0o444) >> 2)
         if acl:
             subprocess.run(["setfacl", "-m", acl, file], check=True)
-            subprocess.run(["setfacl", "-m", acl.replace(":r", ":rx"), tree_ref], check=True)
+            subprocess.run(["setfacl", "-m", acl.replace(":r", ":rx"), directory], check=True)
     return top
 
 
@@ -79,7 +79,7 @@ def originals(place: Path) -> Path:
 def test_permissions_are_those_of_the_original(
     options: str, originals: Path, restic_new: Path, mount: Callable[..., Mount], tmp_path: Path
 ) -> None:
-    """Each user reads on the mount exactly what he reads in the original, ACLs included."""
+    """Each user can read the same files as in the original, ACLs included."""
     repo = create(restic_new, tmp_path / "repo")
     repo.backup(originals.name, tags=["b1"], cwd=originals.parent)
     made = mount(repo.access, "-o", options)
@@ -92,10 +92,10 @@ def test_permissions_are_those_of_the_original(
             assert may_read(user, copy / path) == expected, f"{user}, {path}"
 
 
-def test_the_user_who_mounts_reads_everything(
+def test_without_allow_other_only_the_mounting_user_reads(
     originals: Path, restic_new: Path, mount: Callable[..., Mount], tmp_path: Path
 ) -> None:
-    """Without allow_other nobody else gets in, and modes do not stand in the way."""
+    """Without allow_other the kernel checks no modes and refuses other users."""
     repo = create(restic_new, tmp_path / "repo")
     repo.backup(originals.name, tags=["b1"], cwd=originals.parent)
     made = mount(repo.access)
@@ -106,7 +106,7 @@ def test_the_user_who_mounts_reads_everything(
 
 
 def tagged(repo: ResticRepo, name: str, kind: str, dogu: str | None) -> None:
-    """Back up registry data or a dump as `cesbr backup` does: through a pipe, under tags."""
+    """Back up registry data or a dump like `cesbr backup`: from stdin, with tags."""
     tags = ["b1", f"kind={kind}", *([f"dogu={dogu}"] if dogu else [])]
     for tag in tags:
         assert tag
@@ -114,10 +114,10 @@ def tagged(repo: ResticRepo, name: str, kind: str, dogu: str | None) -> None:
 
 
 @pytest.mark.parametrize("options", ["allow_other", "allow_other,uid=41003,gid=41003"])
-def test_secrets_are_for_the_owner_alone(
+def test_only_the_owner_reads_secrets(
     options: str, restic_new: Path, mount: Callable[..., Mount], tmp_path: Path
 ) -> None:
-    """Registry data and dumps are unreadable to others, wherever the mount shows them."""
+    """Other users cannot read registry data and dumps at any path of the mount."""
     repo = create(restic_new, tmp_path / "repo")
     volume = tmp_path / "var/lib/ces/redmine/volumes/dumps"  # a volume may have this name
     volume.mkdir(parents=True)
@@ -126,7 +126,7 @@ def test_secrets_are_for_the_owner_alone(
     tagged(repo, "/registry.json", "registry", None)
     tagged(repo, "/registry.json", "registry", "redmine")
     tagged(repo, "/postgresql.dump", "dump", "redmine")
-    repo.backup(tags=["kind=registry"], stdin=("/registry.json", b"{}"))  # of no backup
+    repo.backup(tags=["kind=registry"], stdin=("/registry.json", b"{}"))  # belongs to no backup
     made = mount(repo.access, "-o", options)
     secret = [
         path

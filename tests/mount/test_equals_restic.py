@@ -1,4 +1,4 @@
-"""Everything read through the mount equals what restic itself restores."""
+"""Compare the files in a mount with those that restic restores."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.restic_repo import create
 
 
 def restore_all(restic: Path, access: Access, snapshot: str, target: Path) -> None:
-    """Restore one snapshot whole with restic itself."""
+    """Restore a complete snapshot with restic."""
     subprocess.run(
         [restic, "restore", snapshot, "--target", target, "-q", "--no-lock", "--no-cache"],
         check=True,
@@ -52,7 +52,7 @@ async def _back_up(instance: Instance, restic: Path, dogus: Sequence[str] | None
     return result.id
 
 
-async def _placed(access: Access, backup_id: str) -> list[tuple[Path, str, str]]:
+async def _placements(access: Access, backup_id: str) -> list[tuple[Path, str, str]]:
     """Return (path below the backup, snapshot ID, path in the snapshot) of every placement."""
     repository = await Repository.open(open_storage(access), access.key)
     backup = await BackupTree(repository).find_backup(backup_id)
@@ -74,8 +74,8 @@ def _compare_all(
 ) -> int:
     access = instance.access
     backup_id = trio.run(_back_up, instance, restic, dogus)
-    name_may_change = trio.run(_placed, access, backup_id)
-    restored = {snapshot: scratch / snapshot[:8] for _, snapshot, _ in name_may_change}
+    placements = trio.run(_placements, access, backup_id)
+    restored = {snapshot: scratch / snapshot[:8] for _, snapshot, _ in placements}
     with ThreadPoolExecutor(2) as pool:
         jobs = [
             pool.submit(restore_all, newer, access, snapshot, target)
@@ -85,21 +85,21 @@ def _compare_all(
             job.result()
     backup = mount(access).path / backup_id
     compared = 0
-    for shown, snapshot, source in name_may_change:
+    for shown, snapshot, source in placements:
         ours = records(str(backup / shown))
         theirs = records(str(restored[snapshot]) + source)
-        found = differences(*as_far_as_restic_goes(ours, theirs, Path(source)))
+        found = differences(*exclude_unsupported(ours, theirs, Path(source)))
         assert not found, f"{shown}:\n" + "\n".join(found)
         compared += len(ours)
     return compared
 
 
-def as_far_as_restic_goes(
+def exclude_unsupported(
     ours: dict[bytes, Record], theirs: dict[bytes, Record], source: Path
 ) -> tuple[dict[bytes, Record], dict[bytes, Record]]:
-    """Leave out what `restic restore` cannot do, and hold that against the live files instead.
+    """Exclude metadata `restic restore` cannot restore; compare it with the live files.
 
-    It joins hard links of regular files only, and its times end in the year 2262 (2^63 ns).
+    restic links regular files only, and its times end in the year 2262 (2^63 ns).
     """
     live = records(str(source)) if source.exists() else {}
     for path, record in ours.items():
@@ -125,7 +125,7 @@ def test_tiny_instance_equals_restore(
     mount: Callable[..., Mount],
     tmp_path: Path,
 ) -> None:
-    """Every oddity, backed up by either restic in either format, reads as restic restores it."""
+    """The unusual files equal restic's restore, for both restic and format versions."""
     instance = make_instance(tmp_path / "instance")
     create(restic_binary, instance.repository, version=version, password=instance.key)
     assert (
@@ -137,7 +137,7 @@ def test_tiny_instance_equals_restore(
 def test_full_instance_equals_restore(
     restic_new: Path, mount: Callable[..., Mount], tmp_path: Path
 ) -> None:
-    """Every one of thousands of real files reads as restic restores it."""
+    """Each of more than 2,000 files equals the one that restic restores."""
     instance = build(tmp_path / "instance", scale="full")
     create(restic_new, instance.repository, password=instance.key)
     assert _compare_all(instance, restic_new, restic_new, mount, tmp_path / "restored") > 2000

@@ -1,4 +1,4 @@
-"""Mounting through the real mount(8), as fstab and an automounter do.  Needs root."""
+"""Mount through mount(8) with fstab, and through autofs. Needs root."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ for _ in range(2):
 
 @pytest.fixture(scope="module")
 def repo(restic_new: Path, tmp_path_factory: pytest.TempPathFactory) -> ResticRepo:
-    """One backup, read by all tests."""
+    """A repository with one backup, shared read-only by all tests."""
     top = tmp_path_factory.mktemp("fstab")
     (top / "note.txt").write_text("hello\n")
     made = create(restic_new, top / "repo")
@@ -68,10 +68,10 @@ def repo(restic_new: Path, tmp_path_factory: pytest.TempPathFactory) -> ResticRe
     return made
 
 
-def in_own_namespace(
+def run_in_namespace(
     command: list[str], here: Path, repo: ResticRepo | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run `command` where its mounts are seen by nobody else."""
+    """Run `command` in its own mount namespace."""
     access = repo.access if repo else Access("", Secret(b""))
     variables = environment(access) | {"HERE": str(here), "PYTHON": sys.executable}
     if repo is None:
@@ -97,17 +97,17 @@ def in_own_namespace(
         ("dirsync,default_permissions", 'mount "$HERE/backups"', ""),
     ],
 )
-def test_a_line_in_fstab(
+def test_fstab_options(
     options: str, command: str, flags: str, repo: ResticRepo, tmp_path: Path
 ) -> None:
-    """mount(8) mounts it with these options, read-only, without set-user-ID and devices."""
+    """mount(8) accepts the options, and always mounts with ro, nosuid and nodev."""
     (tmp_path / "backups").mkdir()
     (tmp_path / "key").write_text(repo.password)
     fields = (repo.folder, tmp_path / "backups", "fuse.cesbrfs")
     options = f"password_file={tmp_path}/key,{options}"
     (tmp_path / "fstab").write_text(f"{' '.join(map(str, fields))} {options} 0 0\n")
     script = textwrap.dedent(_MOUNT).format(command=command)
-    done = in_own_namespace(["bash", "-euo", "pipefail", "-c", script], tmp_path)
+    done = run_in_namespace(["bash", "-euo", "pipefail", "-c", script], tmp_path)
     assert done.returncode == 0, done.stderr
     *_, listed, shown = done.stdout.split()
     assert listed == "latest" or "b1" in done.stdout
@@ -119,11 +119,11 @@ def test_a_line_in_fstab(
         assert "noexec" not in got
 
 
-def test_an_automounter_is_not_kept_waiting(repo: ResticRepo, tmp_path: Path) -> None:
-    """Mounted on demand: the program may look at its mountpoint before the mount is there."""
+def test_autofs_does_not_deadlock(repo: ResticRepo, tmp_path: Path) -> None:
+    """Under autofs the program can access its mountpoint before the mount exists."""
     (tmp_path / "backups").mkdir()
     command = [sys.executable, "-c", _AUTOMOUNT, str(tmp_path / "backups"), str(repo.folder)]
-    done = in_own_namespace(command, tmp_path, repo)
+    done = run_in_namespace(command, tmp_path, repo)
     if done.returncode == 77:
         pytest.skip(done.stdout.strip())
     assert done.stdout.startswith("0 ["), done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""A mount whose repository is gone: an error for its readers, never an empty folder."""
+"""A mount whose repository is gone returns errors, never an empty directory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _repository(restic: Path, folder: Path, tag: str) -> ResticRepo:
 
 @pytest.fixture(params=["local", "rest"])
 def served(request: pytest.FixtureRequest, restic_new: Path, tmp_path: Path) -> tuple[Path, Access]:
-    """A repository's folder, and how it is reached: directly, or through a server."""
+    """Return a repository's directory, and its address on disk or on a REST server."""
     key = Secret(PASSWORD.encode())
     if request.param == "local":
         folder = tmp_path / "repo"
@@ -57,7 +57,7 @@ def _listing_fails(path: Path) -> bool:
 def test_rsync_does_not_delete_its_copy(
     served: tuple[Path, Access], mount: Callable[..., Mount], tmp_path: Path
 ) -> None:
-    """It fails, the copy stays, the log and the status say why, and the mount recovers."""
+    """A failing rsync --delete keeps the copy; the mount recovers with the repository."""
     folder, access = served
     made = mount(access)
     copy = tmp_path / "copy"
@@ -83,7 +83,7 @@ def test_rsync_does_not_delete_its_copy(
 def test_another_repository_at_the_same_address(
     served: tuple[Path, Access], mount: Callable[..., Mount], restic_new: Path, tmp_path: Path
 ) -> None:
-    """Its backups appear without a remount, and can be read."""
+    """The backups of the new repository appear without a remount and are readable."""
     folder, access = served
     made = mount(access)
     assert "b1" in os.listdir(made.path)

@@ -1,4 +1,4 @@
-"""How a mount begins, ends and survives."""
+"""Start and end of a mount: daemon, signals, crashes, logs and refusals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SECONDS = 30
 
 @pytest.fixture(scope="module")
 def repo(restic_new: Path, tmp_path_factory: pytest.TempPathFactory) -> ResticRepo:
-    """One backup, read by all tests and changed by none."""
+    """A repository with one backup, shared read-only by all tests."""
     top = tmp_path_factory.mktemp("life")
     volume = top / "var/lib/ces/redmine/volumes/files"
     volume.mkdir(parents=True)
@@ -50,7 +50,7 @@ def run(access: Access, *arguments: str | Path) -> subprocess.CompletedProcess[s
 
 
 def serving(path: Path) -> list[int]:
-    """Return the processes whose command line names `path`."""
+    """Return the PIDs of processes with `path` in their command line."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
@@ -60,16 +60,16 @@ def serving(path: Path) -> list[int]:
 
 
 def wait_until(true: Callable[[], bool]) -> None:
-    """Wait for another process to bring something about; fail when it does not."""
+    """Poll until `true` returns True; fail after a timeout of 30 s."""
     deadline = time.monotonic() + _SECONDS
     while not true():
         assert time.monotonic() < deadline
-        time.sleep(0.01)  # polls another process, which tells nobody when it ends
+        time.sleep(0.01)  # another process, which sends no notification
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    """A folder to mount on; whatever still serves it in the end is taken away."""
+def mountpoint(tmp_path: Path) -> Iterator[Path]:
+    """A directory to mount on; kills its mount process and unmounts it afterwards."""
     path = tmp_path / "backups"
     path.mkdir()
     yield path
@@ -79,30 +79,30 @@ def place(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["fusermount3", "-uz", path], check=True)
 
 
-def test_the_daemon_returns_once_the_mount_answers(repo: ResticRepo, place: Path) -> None:
-    """The program ends with 0 when files can be read; fusermount3 -u leaves nothing behind."""
-    done = run(repo.access, place)
+def test_the_daemon_returns_once_the_mount_answers(repo: ResticRepo, mountpoint: Path) -> None:
+    """The program exits with 0 once files are readable; fusermount3 -u ends the daemon."""
+    done = run(repo.access, mountpoint)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert (place / "b1/redmine/volumes/files/note.txt").read_text() == "hello\n"
-    subprocess.run(["fusermount3", "-u", place], check=True)
-    wait_until(lambda: not serving(place))
-    assert not is_mounted(place)
-    assert os.listdir(place) == []
+    assert (mountpoint / "b1/redmine/volumes/files/note.txt").read_text() == "hello\n"
+    subprocess.run(["fusermount3", "-u", mountpoint], check=True)
+    wait_until(lambda: not serving(mountpoint))
+    assert not is_mounted(mountpoint)
+    assert os.listdir(mountpoint) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_signals_end_it_cleanly(
     repo: ResticRepo, mount: Callable[..., Mount], number: signal.Signals
 ) -> None:
-    """SIGTERM, SIGINT and SIGQUIT unmount and exit 0, in the middle of use."""
+    """SIGTERM, SIGINT and SIGQUIT unmount a mount in use and exit with 0."""
     made = mount(repo.access)
     (made.path / "b1/redmine/volumes/files/note.txt").read_bytes()
     assert made.stop(number) == 0
     assert not made.mounted
 
 
-def test_a_busy_mount_ends_too(repo: ResticRepo, mount: Callable[..., Mount]) -> None:
-    """With a file still open, SIGTERM ends the process and takes the mount away."""
+def test_sigterm_ends_a_busy_mount(repo: ResticRepo, mount: Callable[..., Mount]) -> None:
+    """SIGTERM unmounts and ends the process while a file is open."""
     made = mount(repo.access)
     file = os.open(made.path / "b1/redmine/volumes/files/big", os.O_RDONLY)
     try:
@@ -110,26 +110,26 @@ def test_a_busy_mount_ends_too(repo: ResticRepo, mount: Callable[..., Mount]) ->
         assert made.stop() == 0
         assert not made.mounted
     finally:
-        with contextlib.suppress(OSError):  # nobody is left to tell of the closing
+        with contextlib.suppress(OSError):  # the mount process has ended
             os.close(file)
 
 
-def test_after_a_crash_the_next_start_mends(
-    repo: ResticRepo, mount: Callable[..., Mount], place: Path
+def test_the_next_start_replaces_a_crashed_mount(
+    repo: ResticRepo, mount: Callable[..., Mount], mountpoint: Path
 ) -> None:
-    """A mount whose process was killed stays visible as broken, and is replaced."""
-    assert run(repo.access, place).returncode == 0
-    (pid,) = serving(place)
+    """After SIGKILL the mountpoint returns errors until the next start replaces it."""
+    assert run(repo.access, mountpoint).returncode == 0
+    (pid,) = serving(mountpoint)
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not serving(place))
+    wait_until(lambda: not serving(mountpoint))
     with pytest.raises(OSError, match=r"not connected|connection abort"):
-        os.listdir(place)
-    assert run(repo.access, place).returncode == 0
-    assert "b1" in os.listdir(place)
+        os.listdir(mountpoint)
+    assert run(repo.access, mountpoint).returncode == 0
+    assert "b1" in os.listdir(mountpoint)
 
 
-def test_sighup_looks_for_new_backups(repo: ResticRepo, mount: Callable[..., Mount]) -> None:
-    """SIGHUP does not end the mount."""
+def test_sighup_does_not_end_the_mount(repo: ResticRepo, mount: Callable[..., Mount]) -> None:
+    """After SIGHUP the mount still lists its backups."""
     made = mount(repo.access)
     made.process.send_signal(signal.SIGHUP)
     assert "b1" in os.listdir(made.path)
@@ -137,7 +137,7 @@ def test_sighup_looks_for_new_backups(repo: ResticRepo, mount: Callable[..., Mou
 
 
 def test_other_signals_are_ignored(repo: ResticRepo, mount: Callable[..., Mount]) -> None:
-    """Signals that kill by default neither end the mount nor leave a dead one."""
+    """SIGUSR1, SIGALRM and others, which kill by default, do not end the mount."""
     made = mount(repo.access)
     for number in (
         signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF,
@@ -148,10 +148,10 @@ def test_other_signals_are_ignored(repo: ResticRepo, mount: Callable[..., Mount]
     assert made.process.poll() is None
 
 
-def test_a_rotated_log_is_opened_again(
+def test_a_rotated_log_is_reopened(
     repo: ResticRepo, mount: Callable[..., Mount], tmp_path: Path
 ) -> None:
-    """After the log file was renamed, new lines go into a new file of the old name."""
+    """After the log file was renamed, new lines are written to a new file."""
     log, rotated = tmp_path / "mount.log", tmp_path / "mount.log.1"
     made = mount(repo.access, "--log", str(log))
     log.rename(rotated)
@@ -161,17 +161,17 @@ def test_a_rotated_log_is_opened_again(
 
 
 @pytest.mark.parametrize("obstacle", ["no directory", "a directory of its name"])
-def test_a_log_that_cannot_be_opened_again_does_not_end_the_mount(
+def test_a_log_that_cannot_be_reopened_does_not_end_the_mount(
     obstacle: str, repo: ResticRepo, mount: Callable[..., Mount], tmp_path: Path
 ) -> None:
-    """Its lines go to stderr instead."""
-    place = tmp_path / "logs"
-    place.mkdir()
-    log = place / "mount.log"
+    """Log lines are written to stderr instead."""
+    log_dir = tmp_path / "logs"
+    log_dir.mkdir()
+    log = log_dir / "mount.log"
     made = mount(repo.access, "--log", str(log))
     log.unlink()
     if obstacle == "no directory":
-        place.rmdir()
+        log_dir.rmdir()
     else:
         log.mkdir()
     assert made.stop() == 0
@@ -182,7 +182,7 @@ def test_a_log_that_cannot_be_opened_again_does_not_end_the_mount(
 
 @pytest.mark.parametrize("last", ["link", "linked/backups"])
 def test_a_mountpoint_behind_a_symlink(repo: ResticRepo, tmp_path: Path, last: str) -> None:
-    """It is mended after a crash, and `cesbr umount` finds it, by the name with the link in it."""
+    """A path with a symlink works for replacing a crashed mount and `cesbr umount`."""
     (tmp_path / "real/backups").mkdir(parents=True)
     (tmp_path / "link").symlink_to("real/backups")
     (tmp_path / "linked").symlink_to(tmp_path / "real")
@@ -210,10 +210,10 @@ def test_a_mountpoint_behind_a_symlink(repo: ResticRepo, tmp_path: Path, last: s
             subprocess.run(["fusermount3", "-uz", real], check=True)
 
 
-def test_the_root_is_dated_by_its_backups(
+def test_a_new_backup_updates_the_mtime_of_the_root(
     restic_new: Path, mount: Callable[..., Mount], tmp_path: Path
 ) -> None:
-    """A new backup gives the root a new modification time, also for a client that only stats it."""
+    """The root's mtime changes with a new backup, even if a client only calls stat."""
     repo = create(restic_new, tmp_path / "repo")
     repo.backup(tmp_path / "repo/config", tags=["b1"], time="2026-11-20 10:00:00")
     made = mount(repo.access)
@@ -224,10 +224,10 @@ def test_the_root_is_dated_by_its_backups(
     wait_until(lambda: made.path.stat().st_mtime_ns > before)
 
 
-def test_clients_killed_at_any_moment_do_no_harm(
+def test_killed_clients_do_not_block_the_mount(
     repo: ResticRepo, mount: Callable[..., Mount]
 ) -> None:
-    """After readers were killed in the middle of requests, the mount answers."""
+    """The mount still answers after clients were killed during requests."""
     made = mount(repo.access)
     for number in range(40):
         reader = subprocess.Popen(
@@ -240,26 +240,26 @@ def test_clients_killed_at_any_moment_do_no_harm(
     assert (made.path / "b1/redmine/volumes/files/note.txt").read_text() == "hello\n"
 
 
-def test_mount_takes_the_form_of_fstab(repo: ResticRepo, place: Path) -> None:
-    """What mount(8) passes is understood: the repository first, and options that mean nothing."""
-    key = place.parent / "key"
+def test_arguments_of_fstab_are_accepted(repo: ResticRepo, mountpoint: Path) -> None:
+    """The repository comes first, and options without effect are ignored, as for mount(8)."""
+    key = mountpoint.parent / "key"
     key.write_text(repo.password)
     bare = Access("", Secret(b""))
     done = subprocess.run(
-        [sys.executable, "-m", "cesbrfs", repo.folder, place, "-o",
+        [sys.executable, "-m", "cesbrfs", repo.folder, mountpoint, "-o",
          f"ro,dev,suid,_netdev,nofail,x-systemd.automount,password_file={key}"],
         env={k: v for k, v in environment(bare).items() if not k.startswith("RESTIC_")},
         capture_output=True, text=True, timeout=_SECONDS, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
-    assert "b1" in os.listdir(place)
+    assert "b1" in os.listdir(mountpoint)
 
 
 class TestRefusals:
-    """What cannot be mounted is refused with a sentence and an exit code, and nothing is left."""
+    """Failed mounts print one line with the reason and return an exit code."""
 
     def refuse(self, access: Access, code: int, text: str, *arguments: str | Path) -> None:
-        """Run the program and hold its answer against `code` and `text`."""
+        """Run the program and check its exit code and message."""
         done = run(access, *arguments)
         assert done.returncode == code, done.stderr
         assert text in done.stderr
@@ -267,46 +267,46 @@ class TestRefusals:
         assert done.stderr.count("\n") == 1
 
     def test_missing_mountpoint(self, repo: ResticRepo, tmp_path: Path) -> None:
-        """A mountpoint that is not there."""
+        """A missing mountpoint is an error."""
         self.refuse(repo.access, 1, "does not exist", tmp_path / "nowhere")
 
     def test_file_as_mountpoint(self, repo: ResticRepo, tmp_path: Path) -> None:
-        """A mountpoint that is a file."""
+        """A file as mountpoint is an error."""
         (tmp_path / "file").touch()
         self.refuse(repo.access, 1, "is not a directory", tmp_path / "file")
 
-    def test_mounted_already(self, repo: ResticRepo, mount: Callable[..., Mount]) -> None:
-        """A folder that is a mountpoint already."""
+    def test_already_mounted(self, repo: ResticRepo, mount: Callable[..., Mount]) -> None:
+        """Mounting twice on one directory is an error; the first mount continues."""
         made = mount(repo.access)
         self.refuse(repo.access, 1, "already a mount point", made.path)
         assert "b1" in os.listdir(made.path)
 
     @pytest.mark.parametrize("where", [".", "data", ".."])
     def test_over_the_repository(self, repo: ResticRepo, where: str) -> None:
-        """A mount on, in or over the repository would hide it or stand in it."""
+        """A mountpoint on, inside or above the repository is an error."""
         self.refuse(repo.access, 1, "overlaps the repository", repo.folder / where)
 
-    def test_no_repository(self, place: Path, tmp_path: Path) -> None:
+    def test_no_repository(self, mountpoint: Path, tmp_path: Path) -> None:
         """A repository that does not exist is error 10, and nothing is created."""
         missing = Access(str(tmp_path / "missing"), Secret(b"key"))
-        self.refuse(missing, 10, "There is no repository", place)
+        self.refuse(missing, 10, "There is no repository", mountpoint)
         assert not (tmp_path / "missing").exists()
 
-    def test_wrong_key(self, repo: ResticRepo, place: Path) -> None:
-        """A wrong key is error 12, naming the repository and not the key."""
+    def test_wrong_key(self, repo: ResticRepo, mountpoint: Path) -> None:
+        """A wrong key is error 12; the message names the repository and not the key."""
         wrong = Access(repo.access.url, Secret(b"not the key"))
-        self.refuse(wrong, 12, str(repo.folder), place)
-        assert "not the key" not in run(wrong, place).stderr
+        self.refuse(wrong, 12, str(repo.folder), mountpoint)
+        assert "not the key" not in run(wrong, mountpoint).stderr
 
-    def test_unknown_option(self, repo: ResticRepo, place: Path) -> None:
-        """An unknown -o option is named."""
-        self.refuse(repo.access, 2, "-o colour=red", place, "-o", "colour=red")
+    def test_unknown_option(self, repo: ResticRepo, mountpoint: Path) -> None:
+        """An unknown -o option is a usage error that names it."""
+        self.refuse(repo.access, 2, "-o colour=red", mountpoint, "-o", "colour=red")
 
 
-def test_an_open_file_of_a_forgotten_backup_is_read_to_its_end(
+def test_an_open_file_of_a_forgotten_backup_stays_readable(
     restic_new: Path, mount: Callable[..., Mount], tmp_path: Path
 ) -> None:
-    """Forgetting a backup does not interrupt who reads in it."""
+    """A file opened before its backup was forgotten can be read to the end."""
     file = tmp_path / "var/lib/ces/redmine/volumes/files/big"
     file.parent.mkdir(parents=True)
     file.write_bytes(os.urandom(4 << 20))
@@ -314,26 +314,26 @@ def test_an_open_file_of_a_forgotten_backup_is_read_to_its_end(
     snapshot = repo.backup(file.parent, tags=["b1"])
     made = mount(repo.access)
     with (made.path / "b1/redmine/volumes/files/big").open("rb", buffering=0) as opened:
-        begun = opened.read(1000)
+        first = opened.read(1000)
         repo.run("forget", snapshot)
         wait_until(lambda: "b1" not in os.listdir(made.path))
-        assert begun + opened.read() == file.read_bytes()
+        assert first + opened.read() == file.read_bytes()
 
 
 _DRIVER = """
 import os, sys, trio
 from cesbrfs.fuse import cli, interrupts, operations
 
-class Unforeseen(Exception):
+class UnexpectedError(Exception):
     pass
 
 async def handler(self, ctx):
-    raise Unforeseen
+    raise UnexpectedError
 
 async def background(self):
     while not os.path.exists(sys.argv[2]):
         await trio.sleep(0.02)
-    raise Unforeseen
+    raise UnexpectedError
 
 if sys.argv[1] == "handler":
     operations.Operations.statfs = handler
@@ -344,26 +344,28 @@ sys.exit(cli.main(sys.argv[3:]))
 
 
 @pytest.mark.parametrize("where", ["handler", "background"])
-def test_an_unforeseen_exception_leaves_no_empty_directory(
-    where: str, repo: ResticRepo, place: Path, tmp_path: Path
+def test_an_unexpected_exception_leaves_a_broken_mountpoint(
+    where: str, repo: ResticRepo, mountpoint: Path, tmp_path: Path
 ) -> None:
-    """The mountpoint stays and answers an error, until the next start replaces it."""
+    """The mountpoint stays mounted and returns errors until the next start replaces it."""
     flag = tmp_path / "now"
     done = subprocess.run(
-        [sys.executable, "-c", _DRIVER, where, flag, place],
+        [sys.executable, "-c", _DRIVER, where, flag, mountpoint],
         env=environment(repo.access), capture_output=True, text=True, timeout=_SECONDS, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
-    assert "b1" in os.listdir(place)
-    (pid,) = serving(place)
+    assert "b1" in os.listdir(mountpoint)
+    (pid,) = serving(mountpoint)
     if where == "handler":
-        subprocess.run(["stat", "-f", place], check=False, capture_output=True, timeout=_SECONDS)
+        subprocess.run(
+            ["stat", "-f", mountpoint], check=False, capture_output=True, timeout=_SECONDS
+        )
     else:
         flag.touch()
-    wait_until(lambda: not serving(place))
-    assert is_mounted(place), f"process {pid} took its mount away"
+    wait_until(lambda: not serving(mountpoint))
+    assert is_mounted(mountpoint), f"process {pid} unmounted"
     with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is what counts
-        os.listdir(place)
+        os.listdir(mountpoint)
     assert caught.value.errno in (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO)
-    assert run(repo.access, place).returncode == 0
-    assert "b1" in os.listdir(place)
+    assert run(repo.access, mountpoint).returncode == 0
+    assert "b1" in os.listdir(mountpoint)

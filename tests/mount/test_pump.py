@@ -1,4 +1,4 @@
-"""Requests are waited for in our way, and in pyfuse3's own where ours does not fit."""
+"""Fall back to pyfuse3's own wait for requests if it cannot be replaced."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pyfuse3
 import pytest
 
 from cesbrfs.fuse import pump
-from tests.mount.test_life import place, serving, wait_until
+from tests.mount.test_life import mountpoint, serving, wait_until
 from tests.support.mounting import environment
 from tests.support.restic_repo import create
 
-__all__ = ["place"]
+__all__ = ["mountpoint"]
 
-_WITHOUT = """
+_DRIVER = """
 import sys
 from cesbrfs.fuse import pump
 pump.session_descriptor = lambda: None
@@ -26,30 +26,32 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_another_pyfuse3_is_left_alone(
+def test_an_unknown_pyfuse3_is_not_patched(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where the function that is replaced does not exist, nothing is, and the log says so."""
+    """If pyfuse3 lacks the function to replace, `install` logs a warning."""
     monkeypatch.delattr(pyfuse3, "_wait_fuse_readable")
     assert not pump.install(lambda: False, lambda: False)
     assert "using its own wait" in caplog.text
 
 
-def test_the_stock_way_serves_as_well(restic_new: Path, tmp_path: Path, place: Path) -> None:
-    """A mount on pyfuse3's own wait reads right and ends."""
+def test_a_mount_works_with_the_wait_of_pyfuse3(
+    restic_new: Path, tmp_path: Path, mountpoint: Path
+) -> None:
+    """A mount that uses pyfuse3's own wait returns file content and unmounts."""
     (tmp_path / "file").write_text("content\n")
     repo = create(restic_new, tmp_path / "repo")
     repo.backup(tmp_path / "file", tags=["b1"])
     log = tmp_path / "log"
     subprocess.run(
-        [sys.executable, "-c", _WITHOUT, place, "--log", log],
+        [sys.executable, "-c", _DRIVER, mountpoint, "--log", log],
         env=environment(repo.access),
         check=True,
         timeout=30,
     )
     assert "using its own wait" in log.read_text()
-    (snapshot,) = os.listdir(place / "b1/_snapshots")
-    found = place / "b1/_snapshots" / snapshot / str(tmp_path / "file").strip("/")
+    (snapshot,) = os.listdir(mountpoint / "b1/_snapshots")
+    found = mountpoint / "b1/_snapshots" / snapshot / str(tmp_path / "file").strip("/")
     assert found.read_text() == "content\n"
-    subprocess.run(["fusermount3", "-u", place], check=True)
-    wait_until(lambda: not serving(place))
+    subprocess.run(["fusermount3", "-u", mountpoint], check=True)
+    wait_until(lambda: not serving(mountpoint))

@@ -1,4 +1,4 @@
-"""Restores to a file system that does not distinguish all names of a backup."""
+"""Restore to a file system that folds case or Unicode normalisation (NFC)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _PAIRS = {"case": ("Name", "name"), "nfc": ("cafe\u0301", "caf\u00e9")}
 
 @pytest.fixture(params=sorted(_PAIRS))
 def how(request: pytest.FixtureRequest) -> str:
-    """What the file system does not distinguish."""
+    """The kind of folding: ``case`` or ``nfc``."""
     return str(request.param)
 
 
 @pytest.fixture
 def site(tmp_path: Path, how: str) -> Iterator[Site]:
-    """Two files and two folders of one name there, and a file that is larger, too."""
+    """A backup with colliding files (small and large), directories, and one of each."""
     site = Site(tmp_path / "target")
     one, two = _PAIRS[how]
     large = [bytes([n]) * 300_000 for n in range(1, 8)]
@@ -43,8 +43,8 @@ def site(tmp_path: Path, how: str) -> Iterator[Site]:
 
 
 @pytest.mark.parametrize("overwrite", list(Overwrite))
-async def test_two_names_of_one_file(site: Site, how: str, overwrite: Overwrite) -> None:
-    """One of the two is restored, the other is an error by name, and so it stays."""
+async def test_colliding_names(site: Site, how: str, overwrite: Overwrite) -> None:
+    """One of two colliding names is restored, the other reported; a repeat changes nothing."""
     before: dict[str, bytes] = {}
     for _ in range(2):
         report = await site.restore(_ALL, overwrite=overwrite)
@@ -61,8 +61,8 @@ async def test_two_names_of_one_file(site: Site, how: str, overwrite: Overwrite)
         assert {refused.path.decode() for refused in planned.refused} == failed.keys()
 
 
-async def test_names_that_look_the_same_are_told_apart(site: Site, how: str) -> None:
-    """Names that differ in normalisation alone are shown by their code points."""
+async def test_names_that_look_the_same_are_escaped(site: Site, how: str) -> None:
+    """Names that differ only in normalisation are printed with code points."""
     report = await site.restore(f"{_ALL}/small")
     (failure,) = report.failed
     shown = _PAIRS["case"] if how == "case" else ("cafe\\u0301", "caf\\xe9")
@@ -70,7 +70,7 @@ async def test_names_that_look_the_same_are_told_apart(site: Site, how: str) -> 
 
 
 async def test_another_spelling_is_the_same_file(site: Site, how: str) -> None:
-    """What is there under another spelling is replaced by the one planned name that meets it."""
+    """An existing file with another spelling of the name is replaced."""
     one, two = _PAIRS[how]
     (site.restored / "small").mkdir(parents=True)
     (site.restored / "small" / two).write_text("live")

@@ -1,4 +1,4 @@
-"""What people do with a mount: the tools of the system on real files."""
+"""Use a mount with system tools: cp, rsync, tar, find, grep, du and df."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ TAR = "--xattrs --xattrs-include=*"
 def sample(
     make_instance: Callable[[Path], Instance], tmp_path_factory: pytest.TempPathFactory
 ) -> Instance:
-    """The tiny sample instance, backed up as b1 by plain restic."""
+    """The tiny sample instance."""
     return make_instance(tmp_path_factory.mktemp("use") / "instance")
 
 
 @pytest.fixture(scope="module")
 def repo(sample: Instance, restic_new: Path) -> ResticRepo:
-    """A repository with one backup of redmine's files."""
+    """A repository with b1, a restic backup of redmine's files."""
     made = create(restic_new, sample.repository, password=sample.key)
     made.backup(sample.volume("redmine", "files"), tags=["b1"])
     return made
@@ -45,15 +45,15 @@ def repo(sample: Instance, restic_new: Path) -> ResticRepo:
     ],
     ids=["cp", "rsync", "tar"],
 )
-def test_copies_are_true(
+def test_copies_are_identical(
     repo: ResticRepo, mount: Callable[..., Mount], tmp_path: Path, command: str
 ) -> None:
-    """cp, rsync and tar copy everything out as it is seen in the mount."""
+    """Copies by cp, rsync and tar equal the files in the mount."""
     source = mount(repo.access).path / FILES
     target = tmp_path / "copy"
     subprocess.run(["sh", "-ec", command.format(source=source, target=target, tar=TAR)], check=True)
     ours, copied = records(str(source)), records(str(target))
-    # A link or a time that the tool itself cannot carry is no fault of the mount.
+    # The tools themselves cannot copy times this far from 1970.
     far = [path for path, record in ours.items() if abs(record.mtime_ns) >= 1 << 62]
     for path in far:
         del ours[path], copied[path]
@@ -63,12 +63,12 @@ def test_copies_are_true(
 def test_searching_and_measuring(
     repo: ResticRepo, mount: Callable[..., Mount], sample: Instance
 ) -> None:
-    """find, grep and du say of the mount what they say of the live files."""
+    """find, grep and du print the same for the mount as for the live files."""
     shown, live = mount(repo.access).path / FILES, sample.volume("redmine", "files")
 
-    def told(command: str, where: Path) -> bytes:
+    def output(command: str, directory: Path) -> bytes:
         return subprocess.run(
-            ["sh", "-c", f"cd {where} && {command} | LC_ALL=C sort -z"],
+            ["sh", "-c", f"cd {directory} && {command} | LC_ALL=C sort -z"],
             check=True,
             capture_output=True,
         ).stdout
@@ -78,11 +78,11 @@ def test_searching_and_measuring(
         "grep -rlZ a . --devices=skip",
         "find . -type f -print0 | LC_ALL=C sort -z | du -0b --files0-from=-",
     ):
-        assert told(command, shown) == told(command, live), command
+        assert output(command, shown) == output(command, live), command
 
 
 def test_nothing_can_be_changed(repo: ResticRepo, mount: Callable[..., Mount]) -> None:
-    """Every way to write answers that the file system is read-only."""
+    """Each write operation fails with EROFS."""
     top = mount(repo.access).path
     file = next(p for p in (top / FILES).rglob("*") if p.is_file() and not p.is_symlink())
     attempts: list[Callable[[], object]] = [
@@ -101,7 +101,7 @@ def test_nothing_can_be_changed(repo: ResticRepo, mount: Callable[..., Mount]) -
 
 
 def test_options(repo: ResticRepo, mount: Callable[..., Mount]) -> None:
-    """owner_root, uid=, gid= and noxattr change what is shown, and nothing else."""
+    """owner_root, uid= and gid= replace owners; noxattr disables extended attributes."""
     plain = mount(repo.access).path / FILES
     root = mount(repo.access, "-o", "owner_root").path / FILES
     other = mount(repo.access, "-o", "uid=7,gid=8,noxattr").path / FILES
@@ -119,14 +119,12 @@ def test_options(repo: ResticRepo, mount: Callable[..., Mount]) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
-def test_only_the_owner_sees_it_unless_all_may(
-    repo: ResticRepo, mount: Callable[..., Mount]
-) -> None:
-    """Another user is refused, and let in by allow_other."""
+def test_other_users_need_allow_other(repo: ResticRepo, mount: Callable[..., Mount]) -> None:
+    """Another user can list the mount only with allow_other."""
 
-    def listing(where: Path) -> int:
+    def list_as_nobody(directory: Path) -> int:
         return subprocess.run(
-            ["setpriv", "--reuid", "65534", "--clear-groups", "ls", where],
+            ["setpriv", "--reuid", "65534", "--clear-groups", "ls", directory],
             check=False,
             capture_output=True,
         ).returncode
@@ -135,21 +133,21 @@ def test_only_the_owner_sees_it_unless_all_may(
     for folder in (private, *private.parents):
         if folder != Path("/") and not os.path.ismount(folder):
             folder.chmod(folder.stat().st_mode | 0o011)
-    assert listing(private) != 0
-    assert listing(public) == 0
+    assert list_as_nobody(private) != 0
+    assert list_as_nobody(public) == 0
 
 
-def test_space_is_that_of_the_repository(repo: ResticRepo, mount: Callable[..., Mount]) -> None:
-    """Df shows a full file system of the repository's size."""
-    told = os.statvfs(mount(repo.access).path)
-    assert told.f_blocks > 0
-    assert told.f_bavail == 0
+def test_df_reports_the_repository_size(repo: ResticRepo, mount: Callable[..., Mount]) -> None:
+    """The size is not zero, and no space is available."""
+    status = os.statvfs(mount(repo.access).path)
+    assert status.f_blocks > 0
+    assert status.f_bavail == 0
 
 
-def test_backups_come_go_and_survive_a_prune(
+def test_backups_appear_disappear_and_survive_a_prune(
     restic_new: Path, mount: Callable[..., Mount], tmp_path: Path
 ) -> None:
-    """Nothing is remounted: a new backup appears, a pruned one vanishes, the rest reads on."""
+    """Without a remount, new backups appear, pruned ones disappear, others stay readable."""
     repo = create(restic_new, tmp_path / "repo")
     file = tmp_path / "var/lib/ces/ldap/volumes/db/data"
     file.parent.mkdir(parents=True)
@@ -167,14 +165,14 @@ def test_backups_come_go_and_survive_a_prune(
     assert (top / "latest/ldap/volumes/db/data").read_bytes() == file.read_bytes()
 
 
-def test_a_damaged_pack_costs_only_its_own_files(
+def test_a_damaged_pack_affects_only_its_own_files(
     restic_new: Path, mount: Callable[..., Mount], tmp_path: Path
 ) -> None:
-    """A flipped byte is an I/O error for that file, never wrong bytes, and the rest reads on."""
+    """A flipped bit causes EIO for its file, never wrong data; other files are readable."""
     repo = create(restic_new, tmp_path / "repo")
     files = tmp_path / "var/lib/ces/ldap/volumes/db"
     files.mkdir(parents=True)
-    (files / "hurt").write_bytes(os.urandom(100_000))
+    (files / "damaged").write_bytes(os.urandom(100_000))
     repo.backup(files, tags=["b1"])
     (pack,) = [
         p for p in (repo.folder / "data").rglob("*") if p.is_file() and p.stat().st_size > 50_000
@@ -185,11 +183,11 @@ def test_a_damaged_pack_costs_only_its_own_files(
         byte = raw.read(1)
         raw.seek(5000)
         raw.write(bytes((byte[0] ^ 1,)))
-    (files / "whole").write_text("fine\n")
+    (files / "intact").write_text("fine\n")
     repo.backup(files, tags=["b2"])
     made = mount(repo.access)
     with pytest.raises(OSError) as caught:  # noqa: PT011 - the errno is what counts
-        (made.path / "b2/ldap/volumes/db/hurt").read_bytes()
+        (made.path / "b2/ldap/volumes/db/damaged").read_bytes()
     assert caught.value.errno == errno.EIO
-    assert (made.path / "b2/ldap/volumes/db/whole").read_text() == "fine\n"
+    assert (made.path / "b2/ldap/volumes/db/intact").read_text() == "fine\n"
     assert "Run 'cesbr check" in made.log.read_text()

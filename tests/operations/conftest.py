@@ -1,4 +1,4 @@
-"""The handlers without a kernel: called as coroutines over a real repository."""
+"""Fixtures that call the FUSE handlers without a kernel, over a real repository."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from cesbrfs.vfs.tree import BackupTree
 from tests.support.restic_repo import ResticRepo, create
 
 NOBODY = cast("pyfuse3.RequestContext", SimpleNamespace(pid=0))
-"""Who asks does not matter, the kernel has checked; only whether it still waits for the answer."""
+"""A request context without a caller: the kernel checks permissions, not the handlers."""
 
 
 @dataclass
 class Kernel:
-    """Stands where the kernel does: takes `room` names of a listing, then refuses."""
+    """A fake kernel that accepts `room` directory entries per request, then refuses."""
 
     room: int = 1_000_000
     taken: list[tuple[bytes, pyfuse3.EntryAttributes]] = field(default_factory=list)
@@ -32,17 +32,17 @@ class Kernel:
     def reply(
         self, _token: object, name: bytes, attributes: pyfuse3.EntryAttributes, next_id: int
     ) -> bool:
-        """Take one name, as pyfuse3.readdir_reply does."""
+        """Accept one entry, like pyfuse3.readdir_reply."""
         if len(self.taken) >= self.room:
             return False
-        self.taken.append((name, copy.copy(attributes)))  # the caller uses its object again
+        self.taken.append((name, copy.copy(attributes)))  # the caller reuses its object
         self.last = next_id
         return True
 
 
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
-    """What listings are told to."""
+    """Replace readdir_reply by a fake kernel and return it."""
     made = Kernel()
     monkeypatch.setattr(pyfuse3, "readdir_reply", made.reply)
     return made
@@ -50,7 +50,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A volume of a dogu, with a bit of everything."""
+    """A dogu volume with files, a hard link, a symlink, an xattr and an empty directory."""
     top = tmp_path_factory.mktemp("instance")
     volume = top / "var/lib/ces/redmine/volumes/files"
     (volume / "empty").mkdir(parents=True)
@@ -66,7 +66,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def shared(restic_new: Path, source: Path, tmp_path_factory: pytest.TempPathFactory) -> ResticRepo:
-    """One backup of `source`, read by all tests and changed by none."""
+    """A repository with one backup of `source`, shared read-only by all tests."""
     repo = create(restic_new, tmp_path_factory.mktemp("repository") / "repo")
     repo.backup(source / "var/lib/ces/redmine/volumes/files", tags=["b1"])
     return repo
@@ -74,12 +74,12 @@ def shared(restic_new: Path, source: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 async def operations(shared: ResticRepo) -> Operations:
-    """The handlers over the shared repository."""
+    """FUSE handlers over the shared repository."""
     return Operations(InodeFileSystem(BackupTree(await shared.open())), Presentation())
 
 
 async def walk(operations: Operations, *names: bytes) -> pyfuse3.EntryAttributes:
-    """Look names up one below the other, from the root on."""
+    """Look up a path from the root, name by name; return its attributes."""
     found = await operations.getattr(pyfuse3.ROOT_INODE, NOBODY)
     for name in names:
         found = await operations.lookup(found.st_ino, name, NOBODY)
@@ -88,7 +88,7 @@ async def walk(operations: Operations, *names: bytes) -> pyfuse3.EntryAttributes
 
 
 async def listing(operations: Operations, kernel: Kernel, inode: int) -> list[bytes]:
-    """List a folder as the kernel does: again and again until nothing comes."""
+    """List a directory like the kernel: call readdir until it returns no entries."""
     handle = await operations.opendir(inode, NOBODY)
     names: list[bytes] = []
     start = 0

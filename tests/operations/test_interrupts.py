@@ -1,4 +1,4 @@
-"""A caller that was told to stop does not wait for its answer."""
+"""A request ends with EINTR if its caller has a pending fatal signal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.operations.conftest import walk
 
 @pytest.fixture
 def stopped(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that is stopped, so that signals to it stay pending."""
+    """A stopped process: signals sent to it stay pending."""
     script = (
         f"import signal, time\n{getattr(request, 'param', '')}\nprint(flush=True)\ntime.sleep(60)"
     )
@@ -37,8 +37,8 @@ def stopped(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[bytes]]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_that_stops_is_seen(stopped: subprocess.Popen[bytes], number: int) -> None:
-    """Before it nothing is pending, with it something is."""
+def test_a_pending_fatal_signal_is_detected(stopped: subprocess.Popen[bytes], number: int) -> None:
+    """SIGCHLD does not interrupt a request; SIGINT, SIGTERM and SIGHUP do."""
     assert not is_interrupted(stopped.pid)
     stopped.send_signal(signal.SIGCHLD)
     assert not is_interrupted(stopped.pid)
@@ -47,21 +47,21 @@ def test_a_signal_that_stops_is_seen(stopped: subprocess.Popen[bytes], number: i
 
 
 @pytest.mark.parametrize("stopped", ["signal.signal(signal.SIGINT, signal.SIG_IGN)"], indirect=True)
-def test_a_signal_that_is_ignored_is_none(stopped: subprocess.Popen[bytes]) -> None:
-    """A background job of a shell ignores Ctrl-C, and goes on waiting."""
+def test_an_ignored_signal_does_not_interrupt(stopped: subprocess.Popen[bytes]) -> None:
+    """A background job of a shell ignores Ctrl-C and continues to wait."""
     stopped.send_signal(signal.SIGINT)
     assert not is_interrupted(stopped.pid)
 
 
-def test_nobody_is_not_interrupted() -> None:
-    """Thread 0 stands for a caller in another namespace."""
+def test_pid_zero_is_never_interrupted() -> None:
+    """The kernel reports PID 0 for a caller in another PID namespace."""
     assert not is_interrupted(0)
 
 
-async def test_its_lookup_ends_with_eintr(
+async def test_an_interrupted_lookup_ends_with_eintr(
     operations: Operations, stopped: subprocess.Popen[bytes], nursery: trio.Nursery
 ) -> None:
-    """Only its own: the same wait of another caller goes on, and is answered."""
+    """The same lookup by another caller continues and succeeds."""
     nursery.start_soon(operations.interrupts.run)
     root = await walk(operations)
     go, waiting = trio.Event(), trio.Event()
@@ -79,11 +79,11 @@ async def test_its_lookup_ends_with_eintr(
 
     other: list[pyfuse3.EntryAttributes] = []
 
-    async def ask() -> None:
+    async def look_up() -> None:
         other.append(await operations.lookup(root.st_ino, b"b1", caller(os.getpid())))
 
-    async with trio.open_nursery() as asking:
-        asking.start_soon(ask)
+    async with trio.open_nursery() as callers:
+        callers.start_soon(look_up)
         await waiting.wait()
         stopped.send_signal(signal.SIGINT)
         with pytest.raises(pyfuse3.FUSEError) as raised:
@@ -93,10 +93,10 @@ async def test_its_lookup_ends_with_eintr(
     assert other[0].st_ino
 
 
-async def test_opening_a_file_whose_folder_is_only_listed_ends_with_eintr(
+async def test_an_interrupted_open_ends_with_eintr(
     operations: Operations, stopped: subprocess.Popen[bytes], nursery: trio.Nursery
 ) -> None:
-    """Its attributes are known, but what it holds has to be asked of a server that is silent."""
+    """The attributes are cached, but loading the content waits for an unresponsive server."""
     nursery.start_soon(operations.interrupts.run)
     note = await walk(operations, b"b1", b"redmine", b"volumes", b"files", b"note.txt")
     repository = operations.tree.view.repository

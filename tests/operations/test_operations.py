@@ -1,4 +1,4 @@
-"""What the handlers answer, request by request."""
+"""Test the replies of the FUSE handlers, request by request."""
 
 from __future__ import annotations
 
@@ -23,28 +23,32 @@ VOLUME = (b"b1", b"redmine", b"volumes", b"files")
 
 
 async def test_attributes_are_those_of_the_file(operations: Operations, source: Path) -> None:
-    """Type, mode, owner, size, times and links are those of the live file."""
-    told = await walk(operations, *VOLUME, b"note.txt")
+    """Mode, owner, size, link count and mtime equal those of the live file."""
+    attributes = await walk(operations, *VOLUME, b"note.txt")
     live = (source / "var/lib/ces/redmine/volumes/files/note.txt").stat()
-    assert (told.st_mode, told.st_uid, told.st_gid) == (live.st_mode, live.st_uid, live.st_gid)
-    assert (told.st_size, told.st_nlink) == (live.st_size, 2)
-    assert told.st_mtime_ns == live.st_mtime_ns
+    assert (attributes.st_mode, attributes.st_uid, attributes.st_gid) == (
+        live.st_mode,
+        live.st_uid,
+        live.st_gid,
+    )
+    assert (attributes.st_size, attributes.st_nlink) == (live.st_size, 2)
+    assert attributes.st_mtime_ns == live.st_mtime_ns
 
 
-async def test_what_is_stored_may_be_kept_and_what_is_ours_not(operations: Operations) -> None:
-    """Only what can never change gets long timeouts."""
-    ours = await walk(operations, b"b1", b"redmine")
+async def test_stored_entries_have_long_timeouts(operations: Operations) -> None:
+    """Only immutable entries get long timeouts; virtual directories get short ones."""
+    virtual = await walk(operations, b"b1", b"redmine")
     stored = await walk(operations, *VOLUME, b"note.txt")
-    assert ours.entry_timeout == ours.attr_timeout == CHANGING_SECONDS
+    assert virtual.entry_timeout == virtual.attr_timeout == CHANGING_SECONDS
     assert stored.entry_timeout == stored.attr_timeout == FIXED_SECONDS
 
 
-async def test_a_missing_name_is_remembered_only_where_nothing_changes(
+async def test_missing_names_are_cached_in_stored_directories_only(
     operations: Operations,
 ) -> None:
-    """A stored folder answers with a kept absence, one of ours with a plain ENOENT."""
-    folder = await walk(operations, *VOLUME)
-    absent = await operations.lookup(folder.st_ino, b"nothing", NOBODY)
+    """A stored directory returns a negative entry, a virtual one ENOENT."""
+    directory = await walk(operations, *VOLUME)
+    absent = await operations.lookup(directory.st_ino, b"nothing", NOBODY)
     assert (absent.st_ino, absent.entry_timeout) == (0, FIXED_SECONDS)
     with pytest.raises(pyfuse3.FUSEError) as caught:
         await operations.lookup(pyfuse3.ROOT_INODE, b"nothing", NOBODY)
@@ -52,7 +56,7 @@ async def test_a_missing_name_is_remembered_only_where_nothing_changes(
 
 
 async def test_hard_links_share_an_inode(operations: Operations) -> None:
-    """Two names of one file are one file."""
+    """Two names of a hard link have the same inode, another file has its own."""
     first = await walk(operations, *VOLUME, b"note.txt")
     second = await walk(operations, *VOLUME, b"twin")
     other = await walk(operations, *VOLUME, b"big")
@@ -60,7 +64,7 @@ async def test_hard_links_share_an_inode(operations: Operations) -> None:
 
 
 async def test_inodes_are_the_same_in_every_mount(shared: ResticRepo) -> None:
-    """An inode's number depends on where it stands alone."""
+    """An inode number depends only on the path."""
     numbers = []
     for _ in range(2):
         one = Operations(InodeFileSystem(BackupTree(await shared.open())), Presentation())
@@ -68,37 +72,39 @@ async def test_inodes_are_the_same_in_every_mount(shared: ResticRepo) -> None:
     assert numbers[0] == numbers[1]
 
 
-async def test_forgotten_inodes_are_let_go(operations: Operations) -> None:
-    """After as many forgets as lookups, an inode is stale; not before."""
-    told = await walk(operations, *VOLUME, b"note.txt")
+async def test_forgotten_inodes_are_stale(operations: Operations) -> None:
+    """An inode becomes ESTALE after as many forgets as lookups, not before."""
+    attributes = await walk(operations, *VOLUME, b"note.txt")
     await walk(operations, *VOLUME, b"note.txt")
-    await operations.forget([(told.st_ino, 1)])
-    await operations.getattr(told.st_ino, NOBODY)
-    await operations.forget([(told.st_ino, 1)])
+    await operations.forget([(attributes.st_ino, 1)])
+    await operations.getattr(attributes.st_ino, NOBODY)
+    await operations.forget([(attributes.st_ino, 1)])
     with pytest.raises(pyfuse3.FUSEError) as caught:
-        await operations.getattr(told.st_ino, NOBODY)
+        await operations.getattr(attributes.st_ino, NOBODY)
     assert caught.value.errno == errno.ESTALE
 
 
-async def test_a_listing_in_pieces_is_whole(operations: Operations, kernel: Kernel) -> None:
-    """However few names the kernel takes at once, each comes exactly once."""
+async def test_a_listing_in_several_requests_is_complete(
+    operations: Operations, kernel: Kernel
+) -> None:
+    """Each name is returned exactly once if the buffer holds only seven entries."""
     kernel.room = 7
-    folder = await walk(operations, *VOLUME)
-    names = await listing(operations, kernel, folder.st_ino)
+    directory = await walk(operations, *VOLUME)
+    names = await listing(operations, kernel, directory.st_ino)
     assert sorted(names) == sorted(
         [b"empty", b"note.txt", b"big", b"twin", b"link", *(b"n%02d" % n for n in range(50))]
     )
 
 
-async def test_only_names_the_kernel_took_are_counted(
+async def test_only_accepted_entries_count_as_lookups(
     operations: Operations, kernel: Kernel
 ) -> None:
-    """A name that the kernel had no room for is not known to it."""
+    """An entry that did not fit into the kernel's buffer is not counted."""
     kernel.room = 3
-    folder = await walk(operations, *VOLUME)
+    directory = await walk(operations, *VOLUME)
     before = operations.tree.counters()["lookups"]
-    handle = await operations.opendir(folder.st_ino, NOBODY)
-    await operations.readdir(handle, 0, None)  # type: ignore[arg-type]  # the kernel's stand-in
+    handle = await operations.opendir(directory.st_ino, NOBODY)
+    await operations.readdir(handle, 0, None)  # type: ignore[arg-type]  # the fake kernel
     assert operations.tree.counters()["lookups"] == before + 3
 
 
@@ -107,9 +113,9 @@ async def test_only_names_the_kernel_took_are_counted(
     [(0, 10), (1 << 20, 1 << 20), ((3 << 20) - 5, 100), (3 << 20, 1), (9 << 20, 5)],
 )
 async def test_reads_anywhere(operations: Operations, source: Path, offset: int, size: int) -> None:
-    """Any range reads as it does in the live file, and short or empty at the end."""
-    told = await walk(operations, *VOLUME, b"big")
-    opened = await operations.open(told.st_ino, os.O_RDONLY, NOBODY)
+    """Each range equals that of the live file; reads at the end are short or empty."""
+    attributes = await walk(operations, *VOLUME, b"big")
+    opened = await operations.open(attributes.st_ino, os.O_RDONLY, NOBODY)
     live = (source / "var/lib/ces/redmine/volumes/files/big").read_bytes()
     assert opened.keep_cache
     assert await operations.read(opened.fh, offset, size) == live[offset : offset + size]
@@ -117,16 +123,16 @@ async def test_reads_anywhere(operations: Operations, source: Path, offset: int,
 
 
 async def test_writing_is_refused(operations: Operations) -> None:
-    """Opening for writing says that the file system is read-only."""
-    told = await walk(operations, *VOLUME, b"big")
+    """Opening a file for writing fails with EROFS."""
+    attributes = await walk(operations, *VOLUME, b"big")
     for flags in (os.O_WRONLY, os.O_RDWR):
         with pytest.raises(pyfuse3.FUSEError) as caught:
-            await operations.open(told.st_ino, flags, NOBODY)
+            await operations.open(attributes.st_ino, flags, NOBODY)
         assert caught.value.errno == errno.EROFS
 
 
 async def test_symlinks_and_attributes(operations: Operations) -> None:
-    """A link tells its target, extended attributes their names and values."""
+    """readlink, listxattr and getxattr return the recorded values."""
     link = await walk(operations, *VOLUME, b"link")
     note = await walk(operations, *VOLUME, b"note.txt")
     assert await operations.readlink(link.st_ino, NOBODY) == b"note.txt"
@@ -137,26 +143,26 @@ async def test_symlinks_and_attributes(operations: Operations) -> None:
     assert caught.value.errno == errno.ENODATA
 
 
-async def test_without_xattrs_the_kernel_stops_asking(shared: ResticRepo) -> None:
-    """With noxattr both calls answer ENOSYS, which the kernel remembers."""
+async def test_noxattr_disables_extended_attributes(shared: ResticRepo) -> None:
+    """With noxattr, listxattr fails with ENOSYS, which the kernel caches."""
     bare = Operations(InodeFileSystem(BackupTree(await shared.open())), Presentation(xattrs=False))
-    told = await walk(bare, *VOLUME, b"note.txt")
+    attributes = await walk(bare, *VOLUME, b"note.txt")
     with pytest.raises(pyfuse3.FUSEError) as caught:
-        await bare.listxattr(told.st_ino, NOBODY)
+        await bare.listxattr(attributes.st_ino, NOBODY)
     assert caught.value.errno == errno.ENOSYS
 
 
 async def test_owners_can_be_replaced(shared: ResticRepo) -> None:
-    """uid= and gid= stand for every recorded owner."""
+    """uid= and gid= replace each recorded owner."""
     other = Operations(InodeFileSystem(BackupTree(await shared.open())), Presentation(uid=7, gid=8))
-    told = await walk(other, *VOLUME, b"note.txt")
-    assert (told.st_uid, told.st_gid) == (7, 8)
+    attributes = await walk(other, *VOLUME, b"note.txt")
+    assert (attributes.st_uid, attributes.st_gid) == (7, 8)
 
 
 async def test_a_bug_becomes_eio_and_a_log_line(
     operations: Operations, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever a handler raises, the mount lives and the log tells."""
+    """An unexpected exception in a handler is logged, and the request fails with EIO."""
 
     def fail(_number: int) -> None:
         raise KeyError("a bug")
@@ -169,30 +175,28 @@ async def test_a_bug_becomes_eio_and_a_log_line(
     assert operations.tree.status.errors == 1
 
 
-async def test_a_wrong_recorded_size_is_read_past() -> None:
-    """Where the tree lies about the size, the blobs tell, and the kernel caches nothing."""
+async def test_a_wrong_recorded_size_does_not_truncate_reads() -> None:
+    """A file whose blobs exceed the recorded size is read completely, with direct I/O."""
     repo = MemoryRepo()
-    lying = repo.file("note.txt", b"hello\n", size=2)
-    snapshot = repo.snapshot(repo.tree(repo.folder("d", lying)), tags=["b1"])
+    wrong_size = repo.file("note.txt", b"hello\n", size=2)
+    snapshot = repo.snapshot(repo.tree(repo.folder("d", wrong_size)), tags=["b1"])
     operations = Operations(InodeFileSystem(BackupTree(await repo.open())), Presentation())
     path = (b"b1", b"_snapshots", snapshot[:8].encode(), b"d", b"note.txt")
-    told = await walk(operations, *path)
-    assert told.st_size == 2
-    opened = await operations.open(told.st_ino, os.O_RDONLY, NOBODY)
+    attributes = await walk(operations, *path)
+    assert attributes.st_size == 2
+    opened = await operations.open(attributes.st_ino, os.O_RDONLY, NOBODY)
     assert (opened.direct_io, opened.keep_cache) == (True, False)
     assert await operations.read(opened.fh, 0, 100) == b"hello\n"
 
 
-async def test_the_status_folder_is_found_but_not_listed(
-    operations: Operations, kernel: Kernel
-) -> None:
-    """.cesbrfs answers to its name only, and its files can be read."""
+async def test_the_status_directory_is_hidden(operations: Operations, kernel: Kernel) -> None:
+    """.cesbrfs is not listed, but lookup finds it and its files are readable."""
     assert b".cesbrfs" not in await listing(operations, kernel, pyfuse3.ROOT_INODE)
     status = await walk(operations, b".cesbrfs", b"status.json")
     opened = await operations.open(status.st_ino, os.O_RDONLY, NOBODY)
     assert opened.direct_io
-    told = json.loads(await operations.read(opened.fh, 0, 1 << 20))
-    assert told["repository"]["format"] == 2
+    status_json = json.loads(await operations.read(opened.fh, 0, 1 << 20))
+    assert status_json["repository"]["format"] == 2
     metrics = await walk(operations, b".cesbrfs", b"metrics")
     opened = await operations.open(metrics.st_ino, os.O_RDONLY, NOBODY)
     assert b'cesbrfs_requests_total{operation="lookup"}' in await operations.read(
@@ -200,27 +204,31 @@ async def test_the_status_folder_is_found_but_not_listed(
     )
 
 
-async def test_backup_json_tells_of_the_backup(operations: Operations) -> None:
-    """backup.json has the ID, the status and the snapshots, and its true size."""
-    told = await walk(operations, b"b1", b"backup.json")
-    opened = await operations.open(told.st_ino, os.O_RDONLY, NOBODY)
+async def test_backup_json_describes_the_backup(operations: Operations) -> None:
+    """backup.json contains the ID, status and snapshots; its size is exact."""
+    attributes = await walk(operations, b"b1", b"backup.json")
+    opened = await operations.open(attributes.st_ino, os.O_RDONLY, NOBODY)
     content = await operations.read(opened.fh, 0, 1 << 20)
-    assert told.st_size == len(content)
+    assert attributes.st_size == len(content)
     document = json.loads(content)
     assert (document["id"], document["status"]) == ("b1", "unverified")
     assert document["points"][0]["shown"] == ["redmine/volumes/files"]
 
 
-async def test_statfs_tells_the_repository_size(operations: Operations, shared: ResticRepo) -> None:
-    """The file system is as large as what the repository stores, and full."""
-    told = await operations.statfs(NOBODY)
+async def test_statfs_reports_the_repository_size(
+    operations: Operations, shared: ResticRepo
+) -> None:
+    """The size is that of the stored data, and no blocks are free."""
+    attributes = await operations.statfs(NOBODY)
     packs = sum(f.stat().st_size for f in (shared.folder / "data").rglob("*") if f.is_file())
-    assert 0 < told.f_blocks * told.f_frsize <= packs + told.f_frsize
-    assert (told.f_bfree, told.f_namemax) == (0, 255)
+    assert 0 < attributes.f_blocks * attributes.f_frsize <= packs + attributes.f_frsize
+    assert (attributes.f_bfree, attributes.f_namemax) == (0, 255)
 
 
-async def test_backups_come_and_go(restic_new: Path, tmp_path: Path, kernel: Kernel) -> None:
-    """A new backup is listed, `latest` moves, a forgotten one is gone: nothing is restarted."""
+async def test_backups_appear_and_disappear(
+    restic_new: Path, tmp_path: Path, kernel: Kernel
+) -> None:
+    """A new backup is listed, `latest` follows, and a forgotten backup disappears."""
     repo = create(restic_new, tmp_path / "repo")
     (tmp_path / "file").write_text("content")
     first = repo.backup(tmp_path / "file", tags=["b1"])
@@ -241,30 +249,30 @@ async def test_backups_come_and_go(restic_new: Path, tmp_path: Path, kernel: Ker
     assert caught.value.errno == errno.ENOENT
 
 
-async def test_folders_of_ours_are_read_only_folders(operations: Operations) -> None:
-    """What the mount adds itself is nobody's to write."""
-    told = await walk(operations, b"b1", b"redmine")
-    assert told.st_mode == stat.S_IFDIR | 0o555
+async def test_virtual_directories_are_read_only(operations: Operations) -> None:
+    """A virtual directory has mode 0555."""
+    attributes = await walk(operations, b"b1", b"redmine")
+    assert attributes.st_mode == stat.S_IFDIR | 0o555
 
 
-async def test_a_forgotten_and_pruned_file_is_gone(restic_new: Path, tmp_path: Path) -> None:
-    """Opening or reading what was pruned meanwhile says ENOENT, not that it is damaged."""
+async def test_a_pruned_file_is_enoent(restic_new: Path, tmp_path: Path) -> None:
+    """Reading an open file that was pruned fails with ENOENT, not as damaged."""
     repo = create(restic_new, tmp_path / "repo")
     (tmp_path / "file").write_bytes(os.urandom(1000))
     snapshot = repo.backup(tmp_path / "file", tags=["b1"])
     operations = Operations(InodeFileSystem(BackupTree(await repo.open())), Presentation())
-    told = await walk(operations, b"b1", b"_snapshots", snapshot[:8].encode())
+    attributes = await walk(operations, b"b1", b"_snapshots", snapshot[:8].encode())
     for part in str(tmp_path / "file").strip("/").split("/"):
-        told = await operations.lookup(told.st_ino, part.encode(), NOBODY)
-    opened = await operations.open(told.st_ino, os.O_RDONLY, NOBODY)
+        attributes = await operations.lookup(attributes.st_ino, part.encode(), NOBODY)
+    opened = await operations.open(attributes.st_ino, os.O_RDONLY, NOBODY)
     repo.run("forget", snapshot, "--prune")
     with pytest.raises(pyfuse3.FUSEError) as caught:
         await operations.read(opened.fh, 0, 10)
     assert caught.value.errno == errno.ENOENT
 
 
-async def test_a_place_can_come_to_show_another_snapshot(restic_new: Path, tmp_path: Path) -> None:
-    """When a newer snapshot of the backup claims a place, what was there is not shown any more."""
+async def test_a_newer_snapshot_replaces_a_volume(restic_new: Path, tmp_path: Path) -> None:
+    """A newer snapshot of the same backup and path replaces the older one."""
     repo = create(restic_new, tmp_path / "repo")
     volume = tmp_path / "var/lib/ces/ldap/volumes/db"
     volume.mkdir(parents=True)
@@ -282,6 +290,6 @@ async def test_a_place_can_come_to_show_another_snapshot(restic_new: Path, tmp_p
     repo.backup(volume, volume / "data", tags=["b1"])  # the same paths would be another backup
     now[0] += 2
     assert (await walk(operations, *path)).st_ino != before.st_ino
-    told = await walk(operations, *path, b"data")
-    opened = await operations.open(told.st_ino, os.O_RDONLY, NOBODY)
+    attributes = await walk(operations, *path, b"data")
+    opened = await operations.open(attributes.st_ino, os.O_RDONLY, NOBODY)
     assert bytes(await operations.read(opened.fh, 0, 10)) == b"new!"

@@ -1,4 +1,4 @@
-"""What a walk will come to is decoded ahead of it: in its order, and never far without reason."""
+"""Test the prefetch of directories for a client that walks the tree."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _TREE: Mapping[bytes, Sequence[bytes]] = {
 
 
 def descend(tree: bytes) -> list[bytes]:
-    """List the folders from `tree` on as `find` comes by them."""
+    """Return the directories below `tree` in the order in which `find` opens them."""
     return [tree, *(below for child in _TREE.get(tree, ()) for below in descend(child))]
 
 
-def watched() -> tuple[SubtreePrefetcher, list[bytes]]:
-    """Return a walk to which everything is at hand, and the list of what it decodes."""
+def recording_prefetcher() -> tuple[SubtreePrefetcher, list[bytes]]:
+    """Return a prefetcher that never blocks, and the list of trees it decodes."""
     decoded: list[bytes] = []
 
     def decode(tree: bytes) -> bool:
@@ -29,69 +29,69 @@ def watched() -> tuple[SubtreePrefetcher, list[bytes]]:
     return SubtreePrefetcher(decode), decoded
 
 
-def test_folders_are_decoded_in_the_order_of_the_walk() -> None:
-    """What lies in a folder comes before what lies beside it, and each only once."""
-    walk, decoded = watched()
-    for folder in descend(b"top"):
-        walk.opened(folder, _TREE.get(folder, ()))
-        walk.decode_next()
+def test_directories_are_decoded_depth_first() -> None:
+    """Subdirectories are decoded before siblings, each directory once."""
+    prefetcher, decoded = recording_prefetcher()
+    for directory in descend(b"top"):
+        prefetcher.opened(directory, _TREE.get(directory, ()))
+        prefetcher.decode_next()
     assert decoded == descend(b"top")[1:]
 
 
-def test_who_looks_at_one_folder_costs_a_few_others() -> None:
-    """Without anybody who descends, it soon ends."""
-    walk, decoded = watched()
-    walk.opened(b"top", [b"%d" % number for number in range(1000)])
-    while walk.decode_next():
+def test_opening_one_directory_decodes_four() -> None:
+    """Prefetch stops after four directories if the client opens none of them."""
+    prefetcher, decoded = recording_prefetcher()
+    prefetcher.opened(b"top", [b"%d" % number for number in range(1000)])
+    while prefetcher.decode_next():
         pass
     assert decoded == [b"0", b"1", b"2", b"3"]
 
 
-def test_it_runs_further_ahead_of_who_goes_on() -> None:
-    """Each folder that was guessed right doubles the lead, up to a bound."""
-    walk, decoded = watched()
-    walk.opened(b"top", [b"%d" % number for number in range(1000)])
+def test_the_lead_doubles_up_to_a_maximum() -> None:
+    """Each correct guess doubles the lead, up to 64 directories."""
+    prefetcher, decoded = recording_prefetcher()
+    prefetcher.opened(b"top", [b"%d" % number for number in range(1000)])
     leads = []
     for number in range(8):
-        while walk.decode_next():
+        while prefetcher.decode_next():
             pass
         leads.append(len(decoded) - number)
-        walk.opened(b"%d" % number, ())
+        prefetcher.opened(b"%d" % number, ())
     assert leads == [4, 8, 16, 32, 64, 64, 64, 64]
 
 
-def test_who_turns_elsewhere_is_followed_there() -> None:
-    """What was expected of the walk before is forgotten."""
-    walk, decoded = watched()
-    walk.opened(b"top", _TREE[b"top"])
-    walk.opened(b"elsewhere", [b"x"])
-    while walk.decode_next():
+def test_opening_another_directory_resets_the_prefetch() -> None:
+    """Directories queued for the previous prefetcher are discarded."""
+    prefetcher, decoded = recording_prefetcher()
+    prefetcher.opened(b"top", _TREE[b"top"])
+    prefetcher.opened(b"elsewhere", [b"x"])
+    while prefetcher.decode_next():
         pass
     assert decoded == [b"x"]
 
 
-def test_what_would_be_waited_for_is_left() -> None:
-    """A folder that is not at hand ends it until somebody has opened that one."""
-    far = {b"a"}
-    walk = SubtreePrefetcher(lambda tree: tree not in far)
-    walk.opened(b"top", _TREE[b"top"])
-    assert not walk.decode_next()
-    walk.opened(b"a", _TREE[b"a"])
-    assert walk.decode_next()
+def test_prefetch_never_blocks() -> None:
+    """Prefetch pauses at a directory that is not cached until a client opens it."""
+    uncached = {b"a"}
+    prefetcher = SubtreePrefetcher(lambda tree: tree not in uncached)
+    prefetcher.opened(b"top", _TREE[b"top"])
+    assert not prefetcher.decode_next()
+    prefetcher.opened(b"a", _TREE[b"a"])
+    assert prefetcher.decode_next()
 
 
-def test_a_folder_that_stands_in_many_places_is_expected_once() -> None:
-    """Folders that hold the same have the same tree."""
-    walk, decoded = watched()
-    walk.opened(b"top", [b"same", b"same"])
-    while walk.decode_next():
+def test_equal_directories_are_decoded_once() -> None:
+    """Directories with equal content have the same tree ID."""
+    prefetcher, decoded = recording_prefetcher()
+    prefetcher.opened(b"top", [b"same", b"same"])
+    while prefetcher.decode_next():
         pass
     assert decoded == [b"same"]
 
 
-def test_a_folder_of_a_million_is_not_all_remembered() -> None:
-    """How many folders are expected has a bound; the first ones are those."""
-    walk = SubtreePrefetcher(lambda _tree: True)
-    walk.opened(b"top", [b"%d" % number for number in range(20_000)])
-    assert len(walk._waiting) == 10_000
-    assert walk._waiting[-1] == b"0"
+def test_the_queue_is_bounded() -> None:
+    """The queue keeps the first 10,000 of 20,000 directories."""
+    prefetcher = SubtreePrefetcher(lambda _tree: True)
+    prefetcher.opened(b"top", [b"%d" % number for number in range(20_000)])
+    assert len(prefetcher._waiting) == 10_000
+    assert prefetcher._waiting[-1] == b"0"

@@ -1,4 +1,4 @@
-"""Inodes inside stored folders: their numbers stay right while what they stand for is let go."""
+"""Inodes of stored directories keep their numbers when caches evict their trees."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ INSIDE = TreeRef(Snapshot("ab" * 32, 0, None), None, top=False)
 
 
 async def deep() -> tuple[Operations, tuple[bytes, ...]]:
-    """Handlers over a backup, and the path of a folder in it that holds a folder and two files."""
+    """Return handlers and the path of a directory with a subdirectory and four files."""
     repo = MemoryRepo()
     xattrs = [{"name": "user.colour", "value": "Z3JlZW4="}]
     inner = repo.folder("inner", repo.file("leaf", b"green", extended_attributes=xattrs))
@@ -38,14 +38,14 @@ async def deep() -> tuple[Operations, tuple[bytes, ...]]:
 
 
 def evict(operations: Operations) -> None:
-    """Let go of all rows and trees, as their caches do when others are read."""
+    """Evict all directories and trees from the caches."""
     repository = operations.tree.view.repository
     for cache in (repository.listings._held, repository.listings._packed, repository._trees):
         cache.drop(lambda _tree: True)
 
 
-async def test_what_the_cache_let_go_is_read_again(kernel: Kernel) -> None:
-    """Every request about an inode that is known is answered, whether or not its tree is held."""
+async def test_evicted_trees_are_read_again(kernel: Kernel) -> None:
+    """Each request for an existing inode succeeds after its tree was evicted."""
     operations, path = await deep()
     outer = await walk(operations, *path)
     inner = await walk(operations, *path, b"inner")
@@ -71,56 +71,56 @@ async def test_what_the_cache_let_go_is_read_again(kernel: Kernel) -> None:
     ]
 
 
-async def test_a_listing_tells_the_numbers_that_a_lookup_does(kernel: Kernel) -> None:
-    """One name has one inode, whichever way the kernel came to know it."""
+async def test_readdir_and_lookup_return_the_same_inode(kernel: Kernel) -> None:
+    """A name has the same inode number in readdir and in lookup."""
     operations, path = await deep()
     outer = await walk(operations, *path)
     handle = await operations.opendir(outer.st_ino, NOBODY)
-    await operations.readdir(handle, 0, None)  # type: ignore[arg-type]  # the kernel's stand-in
-    listed = {name: told.st_ino for name, told in kernel.taken}
+    await operations.readdir(handle, 0, None)  # type: ignore[arg-type]  # the fake kernel
+    listed = {name: attributes.st_ino for name, attributes in kernel.taken}
     assert listed.pop(b"twin1") == listed[b"twin2"]
     assert len(set(listed.values())) == len(listed) == 4
     for name, number in listed.items():
         assert (await operations.lookup(outer.st_ino, name, NOBODY)).st_ino == number
 
 
-async def test_nothing_is_held_once_the_kernel_forgot_it(kernel: Kernel) -> None:
-    """After as many forgets as lookups only the root is left; an absent name adds nothing."""
+async def test_forgotten_inodes_are_evicted(kernel: Kernel) -> None:
+    """After as many forgets as lookups only the root remains; a missing name adds nothing."""
     operations, path = await deep()
-    told: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
     number = parent = pyfuse3.ROOT_INODE
     for name in (*path, b"inner", b"leaf"):
         parent = number
         number = (await operations.lookup(parent, name, NOBODY)).st_ino
-        told[number] += 1
+        counts[number] += 1
     handle = await operations.opendir(parent, NOBODY)
-    await operations.readdir(handle, 0, None)  # type: ignore[arg-type]  # the kernel's stand-in
-    told.update(attributes.st_ino for _, attributes in kernel.taken)
+    await operations.readdir(handle, 0, None)  # type: ignore[arg-type]  # the fake kernel
+    counts.update(attributes.st_ino for _, attributes in kernel.taken)
     await operations.releasedir(handle)
     assert operations.tree.counters()["stored_folders"] == 3
-    await operations.forget([(leaf, count) for leaf, count in told.items() if leaf != parent])
+    await operations.forget([(leaf, count) for leaf, count in counts.items() if leaf != parent])
     assert (await operations.lookup(parent, b"absent", NOBODY)).st_ino == 0
-    await operations.forget([(parent, told[parent])])
+    await operations.forget([(parent, counts[parent])])
     outer = (await walk(operations, *path)).st_ino
     twin = await operations.lookup(outer, b"twin2", NOBODY)
-    await operations.forget([(twin.st_ino, 1), *((n, 1) for n in list(told)[: len(path)])])
+    await operations.forget([(twin.st_ino, 1), *((n, 1) for n in list(counts)[: len(path)])])
     assert operations.tree.counters() == {
         "lookups": 1, "inodes": 1, "stored_folders": 0, "open_files": 0, "open_folders": 0,
     }  # fmt: skip
 
 
-async def test_a_listing_survives_that_all_was_forgotten_while_it_waited(kernel: Kernel) -> None:
-    """What it then tells the kernel of is known, and forgotten when that says so."""
+async def test_readdir_survives_a_forget_during_a_slow_read(kernel: Kernel) -> None:
+    """The returned inodes are valid, and the kernel can forget them later."""
     operations, path = await deep()
     outer = await walk(operations, *path)
     inner = await walk(operations, *path, b"inner")
     evict(operations)
-    view, reads, goes_on = operations.tree.view, trio.Event(), trio.Event()
+    view, reads, resume = operations.tree.view, trio.Event(), trio.Event()
     read = view.stored.entries
 
     async def slowly(ref: TreeRef) -> DirEntries:
         reads.set()
-        await goes_on.wait()
+        await resume.wait()
         return await read(ref)
 
     view.stored.entries = slowly  # type: ignore[method-assign]  # a slow disk
@@ -134,17 +134,18 @@ async def test_a_listing_survives_that_all_was_forgotten_while_it_waited(kernel:
         nursery.start_soon(list_it)
         await reads.wait()
         await operations.forget([(inner.st_ino, 1)])
-        goes_on.set()
+        resume.set()
     assert len(kernel.taken) == 5
-    for name, told in kernel.taken:
-        assert (await operations.getattr(told.st_ino, NOBODY)).st_ino == told.st_ino, name
-    await operations.forget([(told.st_ino, 1) for _, told in kernel.taken])
-    assert operations.tree.counters()["stored_folders"] == 1, "the one it lies in"
+    for name, attributes in kernel.taken:
+        number = attributes.st_ino
+        assert (await operations.getattr(number, NOBODY)).st_ino == number, name
+    await operations.forget([(attributes.st_ino, 1) for _, attributes in kernel.taken])
+    assert operations.tree.counters()["stored_folders"] == 1, "the parent of the listed directory"
 
 
 @given(st.lists(st.integers(1, 1 << 62), min_size=1, max_size=30, unique=True), st.data())
 def test_ranges_never_overlap(numbers: list[int], data: st.DataObject) -> None:
-    """Whatever folders come and go, large ones too, each number of an entry lies in its own."""
+    """Each entry number maps to its own directory while others are added and evicted."""
     directories = StoredDirs()
     one = 1 << POSITION_BITS
     made: dict[int, tuple[StoredDir, int]] = {}
@@ -155,34 +156,34 @@ def test_ranges_never_overlap(numbers: list[int], data: st.DataObject) -> None:
             made[number] = (directories.add(number, INSIDE, 1, size), size)
             if data.draw(st.booleans()):
                 directories.evict(made.pop(data.draw(st.sampled_from(list(made))))[0])
-    for number, (folder, size) in made.items():
-        assert directories.get(number) is folder
+    for number, (directory, size) in made.items():
+        assert directories.get(number) is directory
         for at in {0, size // 2, max(size - 1, 0)}:
-            assert directories.containing(folder.first + at) is folder
-    for folder, _ in made.values():
-        directories.evict(folder)
+            assert directories.containing(directory.first + at) is directory
+    for directory, _ in made.values():
+        directories.evict(directory)
     assert len(directories) == 0
-    assert all(directories.containing(folder.first) is None for folder, _ in made.values())
+    assert all(directories.containing(directory.first) is None for directory, _ in made.values())
 
 
 @pytest.mark.parametrize("preferred", [0, 1, RANGES // 2, RANGES - 1])
-def test_folders_with_one_hash_get_ranges_of_their_own(
+def test_directories_with_equal_hashes_get_separate_ranges(
     preferred: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are next to each other then, and never where other numbers are."""
+    """Colliding directories get adjacent ranges that never overlap."""
     monkeypatch.setattr("cesbrfs.fuse.inodes._preferred_range", lambda _number: preferred)
     directories = StoredDirs()
     made = [directories.add(number, INSIDE, 1, (2 << POSITION_BITS) + 1) for number in (7, 8, 9)]
-    firsts = [folder.first >> POSITION_BITS for folder in made]
+    firsts = [directory.first >> POSITION_BITS for directory in made]
     assert all(0 < first <= RANGES - 3 for first in firsts)
     assert min(abs(a - b) for a in firsts for b in firsts if a != b) == 3
     assert [
-        directories.containing(folder.first + (3 << POSITION_BITS) - 1) for folder in made
+        directories.containing(directory.first + (3 << POSITION_BITS) - 1) for directory in made
     ] == made
 
 
 async def test_a_forgotten_entry_is_stale() -> None:
-    """What the kernel forgot has no number any more, as long as nothing else in its folder has."""
+    """A forgotten inode is ESTALE if its directory has no other active inode."""
     operations, path = await deep()
     leaf = await walk(operations, *path, b"inner", b"leaf")
     await operations.forget([(leaf.st_ino, 1)])
@@ -191,10 +192,10 @@ async def test_a_forgotten_entry_is_stale() -> None:
     assert caught.value.errno == errno.ESTALE
 
 
-async def test_what_goes_wrong_ahead_of_a_walk_is_nobodys_error(
+async def test_an_error_in_prefetch_is_only_logged(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It runs between requests, where an exception would end the mount: it is logged, and over."""
+    """Prefetch runs between requests, where an exception would end the mount."""
     operations, path = await deep()
     outer = await walk(operations, *path)
     await listing(operations, kernel, outer.st_ino)
@@ -222,7 +223,7 @@ _DIFFERENCES: list[dict[str, object]] = [
 async def test_files_that_differ_share_no_inode(
     difference: dict[str, object], kernel: Kernel
 ) -> None:
-    """Equal inode numbers make hard links only of files that agree in everything else."""
+    """Equal recorded inode numbers are hard links only if all other metadata agrees."""
     fields = {"links": 2, "inode": 7, "device_id": 1, "mode": 0o644}
     repo = MemoryRepo()
     changed = {name: value for name, value in difference.items() if name != "parts"}
@@ -238,7 +239,7 @@ async def test_files_that_differ_share_no_inode(
     operations = Operations(InodeFileSystem(BackupTree(await repo.open())), Presentation())
     folder = await walk(operations, b"b1", b"_snapshots", snapshot[:8].encode(), b"outer")
     handle = await operations.opendir(folder.st_ino, NOBODY)
-    await operations.readdir(handle, 0, None)  # type: ignore[arg-type]  # the kernel's stand-in
+    await operations.readdir(handle, 0, None)  # type: ignore[arg-type]  # the fake kernel
     listed = dict(kernel.taken)
     assert listed[b"first"].st_ino == listed[b"same"].st_ino != listed[b"different"].st_ino
     for name, content in ((b"first", b"one"), (b"different", parts), (b"same", b"one")):
