@@ -479,7 +479,7 @@ async def test_a_second_backup_says_who_runs(site: Site) -> None:
         with pytest.raises(BackupRunningError) as raised:
             await site.run("redmine")
         assert raised.value.exit_code == 11
-        for told in ("20261122T213000Z-7f3a9c", "2026-11-22T21:30", f"PID {pid}, "):
+        for told in ("20261122T213000Z-7f3a9c", "2026-11-22 21:30", f"PID {pid}, "):
             assert told in raised.value.message
         assert await site.repository.snapshots() == []
     lock = site.instance.root / LOCK_FILE

