@@ -25,8 +25,9 @@ from hypothesis import strategies as st
 from cesbrfs.config.settings import Flags
 from cesbrfs.repo.format.tree import FOLDER, OTHER
 from cesbrfs.util.escape import unshow
-from tests.shell.conftest import NAMES, Cesbr, Site
+from tests.shell.conftest import NAMES, Cesbr
 from tests.shell.terminal import terminal
+from tests.support.proxy import Proxy
 
 names = st.binary(min_size=1, max_size=12).filter(
     lambda name: not set(name) & set(b"/\0") and name not in (b".", b"..")
@@ -137,13 +138,10 @@ def test_backups_are_shown_with_what_they_are(kept: Cesbr, tmp_path: Path) -> No
         prompt.wait_for(r"^cesbr> backup redmine")
 
 
-@pytest.mark.skip(reason="a named pipe, which this test uses as slow storage, is refused at once")
-def test_a_slow_server_does_not_keep_the_prompt(own: Cesbr, site: Site, tmp_path: Path) -> None:
+def test_a_slow_server_does_not_keep_the_prompt(far: Cesbr, proxy: Proxy, tmp_path: Path) -> None:
     """Tab gives up within a second, and typing goes on."""
-    slow = next((site.repository / "snapshots").iterdir())
-    slow.unlink()
-    os.mkfifo(slow)
-    with terminal(own, tmp_path) as prompt:
+    proxy.hold(b"/snapshots/")
+    with terminal(far, tmp_path) as prompt:
         prompt.wait_for_prompt()
         prompt.keys("-l", "use la")
         prompt.keys("Tab")
@@ -153,18 +151,17 @@ def test_a_slow_server_does_not_keep_the_prompt(own: Cesbr, site: Site, tmp_path
         assert time.monotonic() - began < 5  # a second, and what a busy machine adds
         prompt.keys("C-c")
         prompt.wait_for(r"cesbr>\Z")
-        os.close(os.open(slow, os.O_WRONLY | os.O_NONBLOCK))  # somebody does wait for it
+        assert proxy.held  # somebody does wait for it
         prompt.keys("C-d")
         assert prompt.exit_code() == 0
 
 
-@pytest.mark.skip(reason="a named pipe, which this test uses as slow storage, is refused at once")
 def test_what_is_known_is_offered_while_the_server_is_slow(
-    own: Cesbr, site: Site, monkeypatch: pytest.MonkeyPatch
+    far: Cesbr, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A list of backups that has grown old is renewed behind the answer, one at a time."""
     monkeypatch.setattr(completion, "_FRESH_SECONDS", 0.0)
-    session, portal = Session(Flags(), own.environ), Portal()
+    session, portal = Session(Flags(), far.environ), Portal()
     app = App(session, portal, {})
 
     def offered(line: str) -> set[str]:
@@ -175,16 +172,15 @@ def test_what_is_known_is_offered_while_the_server_is_slow(
         known = portal.run(partial(_backups, app))
         assert offered("use ") == {"latest", *known}
         assert offered("ls ") == {f"{name}/" for name in ("latest", *known)}
-        slow = site.repository / "snapshots" / (64 * "0")
-        os.mkfifo(slow)
+        proxy.hold(b"/snapshots/")
         for _ in range(3):
             assert offered("use ") == {"latest", *known}
             assert offered("ls ") == {f"{name}/" for name in ("latest", *known)}
         slow_view = session.view
         assert slow_view is not None
         assert slow_view.listing.is_under_way
-        os.close(os.open(slow, os.O_WRONLY | os.O_NONBLOCK))  # somebody does wait for it
-        slow.unlink()
+        assert proxy.held  # somebody does wait for it
+        proxy.heal()
     finally:
         close(session, portal)
 

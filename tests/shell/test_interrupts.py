@@ -33,7 +33,7 @@ def test_commands_that_read_backups(far: Cesbr, proxy: Proxy, tmp_path: Path) ->
     )
     with terminal(far.having(XDG_CACHE_HOME=str(tmp_path / "cache")), tmp_path) as prompt:
         prompt.wait_for_prompt()
-        proxy.hold()
+        proxy.hold(b"/index/")
         for command in commands:
             prompt.line(command)
             prompt.wait_for(rf"^cesbr> {re.escape(command)}\n\w+ .*0:\d\d\Z")

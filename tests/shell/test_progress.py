@@ -16,6 +16,7 @@ from cesbr.ui.progress import Progress, duration
 from tests.shell.conftest import Cesbr, Site
 from tests.shell.terminal import terminal
 from tests.shell.waiting import hang_the_index, wait_until
+from tests.support.proxy import Proxy
 
 _LONG = 1.3
 
@@ -145,13 +146,12 @@ def test_a_terminal_shows_it_after_a_second(own: Cesbr, site: Site, tmp_path: Pa
         (("du", "/latest/redmine"), "Measuring"),
     ],
 )
-@pytest.mark.skip(reason="a named pipe, which this test uses as slow storage, is refused at once")
 def test_programs_get_an_event_a_line(
-    own: Cesbr, site: Site, tmp_path: Path, command: tuple[str, ...], what: str
+    far: Cesbr, proxy: Proxy, tmp_path: Path, command: tuple[str, ...], what: str
 ) -> None:
     """With --json stderr has one JSON object a line: how far it is, and in the end the error."""
-    hang_the_index(site)
-    cold = own.having(XDG_CACHE_HOME=str(tmp_path / "cache"))
+    proxy.hold(b"/index/")
+    cold = far.having(XDG_CACHE_HOME=str(tmp_path / "cache"))
     with cold.start("--json", *command) as running:
         assert running.stderr is not None
         event = json.loads(running.stderr.readline())

@@ -89,6 +89,9 @@ class Proxy:
         """Number of response bytes so far."""
         self.injected = 0
         """Number of faults so far."""
+        self.held = 0
+        """Number of connections on which `hold` holds something at present."""
+        self._held_requests: bytes | None = None
         self._fault: Fault | None = None
         self._every = self._at = self._times = 0
         self._link_free = 0.0
@@ -128,10 +131,14 @@ class Proxy:
 
         self._do(change)
 
-    def hold(self) -> None:
-        """Pass no data in either direction; connections stay open, new ones are accepted."""
+    def hold(self, requests: bytes | None = None) -> None:
+        """Pass no data in either direction; connections stay open, new ones are accepted.
+
+        With `requests`, hold only the requests that contain it and pass everything else.
+        """
 
         async def change() -> None:
+            self._held_requests = requests
             if self._flowing.is_set():
                 self._flowing = trio.Event()
 
@@ -263,12 +270,19 @@ class Proxy:
         async for due, data in line.take:
             if due - _TIMER_SECONDS > trio.current_time():
                 await trio.sleep_until(due - _TIMER_SECONDS)
-            while not self._flowing.is_set():
-                await self._flowing.wait()
+            while not self._flowing.is_set() and self._is_held(data, answers=answers):
+                self.held += 1
+                try:
+                    await self._flowing.wait()
+                finally:
+                    self.held -= 1
             await (self._answer(sink, data) if answers else sink.send_all(data))
             line.held -= len(data)
             line.taken.set()
         await sink.send_eof()
+
+    def _is_held(self, data: bytes, *, answers: bool) -> bool:
+        return self._held_requests is None or (not answers and self._held_requests in data)
 
     async def _answer(self, sink: trio.SocketStream, data: bytes) -> None:
         """Send part of a response, with injected faults."""
