@@ -27,8 +27,9 @@ from tests.support.seaweed import SeaweedFS
 from tests.support.seaweed import serving as serving_s3
 from tests.support.sshd import Sshd, find_sshd, prepare, running
 
-# What is started in the background, as some runners do, is deaf to SIGINT, and so are its children.
+# Background jobs and nohup ignore SIGINT and SIGHUP, and child processes inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 _OUTSIDE = dict(os.environ)  # as it was before any test took something away
 _TAKEN_AWAY = ("RESTIC_", "CESBR_", "AWS_")

@@ -155,6 +155,11 @@ class Repository:
             await self.storage.aclose()
 
     @property
+    def keys(self) -> Keys:
+        """The master key, for worker processes that read blobs themselves."""
+        return self._keys
+
+    @property
     def is_remote(self) -> bool:
         """Whether each question to the storage costs a round trip."""
         return through_network(self.storage)

@@ -1,40 +1,70 @@
-"""Restore: a selection becomes a plan, the plan is shown, then carried out, then reported.
+"""Restore: a selection is planned, the plan is shown, carried out, and reported.
 
     selection = select([await view.resolve("/20261122T213000Z-7f3a9c/redmine")])
-    planned = await plan(view, selection, ToFolder(path), Overwrite.NEVER)
+    planned = await make_plan(view, selection, ToFolder(path), Overwrite.NEVER)
     report = await execute(view, planned)
 
-It writes files itself, the same with every version of restic: restic's include patterns, its
-symlinks followed in the target and its all-or-nothing are why it is not asked to.
+Files are written by this package, not by ``restic restore``: it works alike with every version of
+restic, does not follow symlinks in the target, and restores each file atomically.
 """
 
 from __future__ import annotations
 
-from cesbrfs.restore.executor import execute
-from cesbrfs.restore.plan import Action, Overwrite, PlannedFile, PlannedFolder, RestorePlan
-from cesbrfs.restore.planner import plan
-from cesbrfs.restore.report import Failure, Progress, RestoreReport
-from cesbrfs.restore.selection import Item, Selection, default_target, select
-from cesbrfs.restore.targets import BY_BACKUP, InPlace, Refused, Target, ToFolder
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "BY_BACKUP",
-    "Action",
-    "Failure",
-    "InPlace",
-    "Item",
-    "Overwrite",
-    "PlannedFile",
-    "PlannedFolder",
-    "Progress",
-    "Refused",
-    "RestorePlan",
-    "RestoreReport",
-    "Selection",
-    "Target",
-    "ToFolder",
-    "default_target",
-    "execute",
-    "plan",
-    "select",
-]
+if TYPE_CHECKING:
+    from cesbrfs.restore.executor import execute as execute
+    from cesbrfs.restore.overwrite import Action as Action
+    from cesbrfs.restore.overwrite import Overwrite as Overwrite
+    from cesbrfs.restore.plan import PlannedFile as PlannedFile
+    from cesbrfs.restore.plan import PlannedFolder as PlannedFolder
+    from cesbrfs.restore.plan import RestorePlan as RestorePlan
+    from cesbrfs.restore.planner import make_plan as make_plan
+    from cesbrfs.restore.report import Failure as Failure
+    from cesbrfs.restore.report import Progress as Progress
+    from cesbrfs.restore.report import RestoreReport as RestoreReport
+    from cesbrfs.restore.selection import Item as Item
+    from cesbrfs.restore.selection import Selection as Selection
+    from cesbrfs.restore.selection import default_target as default_target
+    from cesbrfs.restore.selection import select as select
+    from cesbrfs.restore.targets import BY_BACKUP as BY_BACKUP
+    from cesbrfs.restore.targets import InPlace as InPlace
+    from cesbrfs.restore.targets import Refused as Refused
+    from cesbrfs.restore.targets import Target as Target
+    from cesbrfs.restore.targets import ToFolder as ToFolder
+
+_MODULES = {
+    "BY_BACKUP": "targets",
+    "Action": "overwrite",
+    "Failure": "report",
+    "InPlace": "targets",
+    "Item": "selection",
+    "Overwrite": "overwrite",
+    "PlannedFile": "plan",
+    "PlannedFolder": "plan",
+    "Progress": "report",
+    "Refused": "targets",
+    "RestorePlan": "plan",
+    "RestoreReport": "report",
+    "Selection": "selection",
+    "Target": "targets",
+    "ToFolder": "targets",
+    "default_target": "selection",
+    "execute": "executor",
+    "make_plan": "planner",
+    "select": "selection",
+}
+"""Where each public name is defined. Imported on first use: worker processes need few of them."""
+
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - as the names' own types
+    try:
+        module = _MODULES[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value
+    return value

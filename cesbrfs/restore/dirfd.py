@@ -12,7 +12,8 @@ import fcntl
 import os
 import stat
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,8 @@ from cesbrfs.util.escape import show
 from cesbrfs.util.mountinfo import our_mounts
 
 _WALK: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+CACHED_DIRECTORIES: Final = 16
+"""Descriptors that a `DirFd` keeps open."""
 _NEW_TARGET_MODE: Final = 0o700
 """A new target is for its owner alone: backups hold what not everyone on a machine may read."""
 
@@ -55,20 +58,18 @@ def tell(error: OSError) -> str:
     return f"{reason}: {hint}." if hint else f"{reason}: check what lies there."
 
 
-@contextlib.contextmanager
-def naming_flags(folder: int, name: bytes) -> Iterator[None]:
-    """Raise RestoreError for an EPERM that an immutable file `name`, or its folder, is behind."""
-    try:
-        yield
-    except PermissionError as error:
-        if error.errno == errno.EPERM:
-            for path, what in ((name, "It"), (b".", "Its folder")):
-                for flag, letter in _flags(folder, path):
-                    raise RestoreError(
-                        f"{what} is {flag} (see lsattr): run 'chattr -{letter}' on it and restore"
-                        " again."
-                    ) from error
-        raise
+def explain_flags(folder: int, name: bytes, error: PermissionError) -> None:
+    """Raise RestoreError if `error` is due to a flag of the file `name` or its open folder.
+
+    The immutable and the append-only flag make changes fail with EPERM, also for root.
+    """
+    if error.errno != errno.EPERM:
+        return
+    for path, what in ((name, "It"), (b".", "Its folder")):
+        for flag, letter in _flags(folder, path):
+            raise RestoreError(
+                f"{what} is {flag} (see lsattr): run 'chattr -{letter}' on it and restore again."
+            ) from error
 
 
 def _flags(folder: int, name: bytes) -> list[tuple[str, str]]:
@@ -279,18 +280,16 @@ Followed = Mapping[tuple[bytes, ...], tuple[int, int]]
 
 
 class DirFd:
-    """Opens folders below a target one after the other; `with` closes the last of them.
+    """Opens directories below a target and caches the descriptors of the last ones.
 
-    It walks from the target each time unless the next folder lies below the last one: deep trees
-    then need no more descriptors than flat ones.  `followed` are the folders that symlinks may lead
-    to, each by the (device, inode) that it must have.
+    Each directory is opened from its parent without following symlinks, except for those in
+    `followed`, which must lead to the (device, inode) given there. Use it in `with`.
     """
 
     def __init__(self, target: int, followed: Followed | None = None) -> None:
         self._target: Final = target
         self._followed: Final = {} if followed is None else followed
-        self._parts: tuple[bytes, ...] = ()
-        self._fd: int | None = None
+        self._cached: OrderedDict[tuple[bytes, ...], int] = OrderedDict()
 
     def __enter__(self) -> Self:
         return self
@@ -304,33 +303,38 @@ class DirFd:
         self.close()
 
     def close(self) -> None:
-        """Close the folder that was opened last."""
-        if self._fd is not None:
-            os.close(self._fd)
-        self._fd, self._parts = None, ()
+        """Close all cached descriptors."""
+        while self._cached:
+            os.close(self._cached.popitem()[1])
 
     def open(self, parts: Sequence[bytes]) -> int:
-        """Return a descriptor (O_PATH) of the folder, good until the next call; raises OSError."""
-        wanted = tuple(parts)
-        if wanted == self._parts:
-            return self._target if self._fd is None else self._fd
-        if wanted[: len(self._parts)] != self._parts:
-            self.close()
-        for name in wanted[len(self._parts) :]:
-            above = self._target if self._fd is None else self._fd
-            below = self._below(above, name)
-            if self._fd is not None:
-                os.close(self._fd)
-            self._fd, self._parts = below, (*self._parts, name)
-        return self._target if self._fd is None else self._fd
+        """Return a descriptor (O_PATH) of the directory, valid until the next call.
 
-    def _below(self, above: int, name: bytes) -> int:
-        identity = self._followed.get((*self._parts, name))
+        Raises OSError.
+        """
+        wanted = tuple(parts)
+        descriptor = self._cached.get(wanted)
+        if descriptor is not None:
+            self._cached.move_to_end(wanted)
+            return descriptor
+        depth = len(wanted) - 1
+        while depth > 0 and wanted[:depth] not in self._cached:
+            depth -= 1
+        descriptor = self._cached[wanted[:depth]] if depth > 0 else self._target
+        for end in range(max(depth, 0), len(wanted)):
+            descriptor = self._open_below(descriptor, wanted[: end + 1])
+            self._cached[wanted[: end + 1]] = descriptor
+            if len(self._cached) > CACHED_DIRECTORIES:
+                os.close(self._cached.popitem(last=False)[1])
+        return descriptor
+
+    def _open_below(self, parent: int, parts: tuple[bytes, ...]) -> int:
+        identity = self._followed.get(parts)
         if identity is None:
-            return os.open(name, _WALK | os.O_NOFOLLOW, dir_fd=above)
-        below = os.open(name, _WALK, dir_fd=above)
-        status = os.fstat(below)
-        if (status.st_dev, status.st_ino) != identity:  # the link was changed after the plan
-            os.close(below)
+            return os.open(parts[-1], _WALK | os.O_NOFOLLOW, dir_fd=parent)
+        descriptor = os.open(parts[-1], _WALK, dir_fd=parent)
+        status = os.fstat(descriptor)
+        if (status.st_dev, status.st_ino) != identity:  # the link was changed after planning
+            os.close(descriptor)
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-        return below
+        return descriptor

@@ -21,6 +21,7 @@ from typing import Any, Final, NamedTuple, Self
 import msgspec
 
 from cesbrfs.errors import RestoreError, RestoreRunningError
+from cesbrfs.repo.format.model import Node
 from cesbrfs.util.escape import show, unshow
 from cesbrfs.vfs.entries import Entry, VirtualFile
 
@@ -85,7 +86,31 @@ class PreviousRun:
                     self.files[name] = FinishedFile(inode, size, mtime, key)
 
 
-class Journal:
+class JournalWriter:
+    """Appends lines to an open journal; several threads and processes may do so at once."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor: Final = descriptor
+
+    def folder(self, path: bytes, *, dressed: bool, mode: int | None = None) -> None:
+        """Record that files may be written in a folder, and whether it gets metadata in the end.
+
+        `mode` is the one to set again on a folder that is writable during the restore only.
+        """
+        with suppress(OSError):  # then a later run does not resume this folder
+            self.add("folder", show(path), dressed, *(() if mode is None else (mode,)))
+
+    def file(self, path: bytes, status: os.stat_result, key: str) -> None:
+        """Record that the file with this status is about to get its final name."""
+        with suppress(OSError):  # then a later run restores the file again
+            self.add("file", show(path), status.st_ino, status.st_size, status.st_mtime_ns, key)
+
+    def add(self, *line: object, before: bytes = b"") -> None:
+        """Append one line in a single write, so that lines of several writers do not mix."""
+        os.write(self.descriptor, before + msgspec.json.encode(line) + b"\n")
+
+
+class Journal(JournalWriter):
     """The journal of one target, for this restore alone; used with `with`.
 
     RestoreRunningError when another one has it, RestoreError when it cannot be written.
@@ -96,7 +121,7 @@ class Journal:
         self.tag: Final = secrets.token_hex(_TAG_BYTES).encode()
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._fd = self._locked()
+            super().__init__(self._locked())
         except OSError as error:
             raise RestoreError(
                 f"{self._file}, which keeps what is restored, cannot be written: {error.strerror}."
@@ -129,45 +154,40 @@ class Journal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if os.fstat(self._fd).st_size == 0:  # nothing was begun
+        if os.fstat(self.descriptor).st_size == 0:  # nothing was begun
             self.complete()
-        os.close(self._fd)
+        os.close(self.descriptor)
 
     def begin(self, request: Mapping[str, object]) -> None:
         """Note what is asked for, before anything is written."""
         # A line that was cut short ends here.
-        self._add("run", self.tag.decode(), _boot(), request, before=b"\n")
-        os.fsync(self._fd)
+        self.add("run", self.tag.decode(), _boot(), request, before=b"\n")
+        os.fsync(self.descriptor)
 
-    def folder(self, path: bytes, *, dressed: bool, mode: int | None = None) -> None:
-        """Note that files may be written in a folder, and whether it gets attributes then.
-
-        `mode` is the one that it gets back where it is opened for the time of the restore.
-        """
-        with suppress(OSError):  # then it is not taken up again, no more
-            self._add("folder", show(path), dressed, *(() if mode is None else (mode,)))
-
-    def file(self, path: bytes, status: os.stat_result, key: str) -> None:
-        """Note that what has this status is about to be put in its place."""
-        with suppress(OSError):  # as above
-            self._add("file", show(path), status.st_ino, status.st_size, status.st_mtime_ns, key)
+    def reread(self) -> PreviousRun:
+        """Return what the journal contains now, with the lines of this run."""
+        return _read(self._file)
 
     def complete(self) -> None:
         """Take it away: nothing is left to be done."""
         with suppress(OSError):
             self._file.unlink()
 
-    def _add(self, *line: object, before: bytes = b"") -> None:
-        # One write: several threads add lines.
-        os.write(self._fd, before + msgspec.json.encode(line) + b"\n")
-
 
 def key_of(entry: Entry) -> str:
-    """Return what tells apart what is restored from what else could be at the same path."""
-    node = entry.node
-    content = entry.content if isinstance(entry, VirtualFile) else node.content
-    told = f"{node.type} {node.mode} {node.uid} {node.gid} {node.rdev} {node.mtime_ns} "
-    digest = hashlib.blake2b(told.encode(), digest_size=_DIGEST)
+    """Return a key that identifies the content and metadata to restore at a path."""
+    content = entry.content if isinstance(entry, VirtualFile) else entry.node.content
+    return _key(entry.node, content)
+
+
+def node_key(node: Node) -> str:
+    """Return what `key_of` returns for an entry of a snapshot."""
+    return _key(node, node.content)
+
+
+def _key(node: Node, content: bytes) -> str:
+    attributes = f"{node.type} {node.mode} {node.uid} {node.gid} {node.rdev} {node.mtime_ns} "
+    digest = hashlib.blake2b(attributes.encode(), digest_size=_DIGEST)
     digest.update(content or node.target)
     return digest.hexdigest()
 

@@ -1,8 +1,8 @@
-"""Owner, extended attributes, mode and times of what was restored.  Blocking.
+"""Apply owner, extended attributes, mode and times to restored files. Blocking.
 
-What cannot be set does not undo a restored file: it is noted and told once for all files of a kind.
-The order matters: a change of owner takes set-user-ID bits and capabilities away, an ACL changes
-the mode, and everything changes times.
+What cannot be set is reported once for all files of a kind, and the file stays restored. The order
+matters: chown clears set-user-ID bits and capabilities, an ACL changes the mode, and all of them
+change times.
 """
 
 from __future__ import annotations
@@ -31,15 +31,21 @@ class _Warning:
 
 @dataclass(slots=True)
 class Warnings:
-    """What could not be restored faithfully, gathered by kind from several threads."""
+    """Warnings from several threads, counted by kind with the first path of each."""
 
     _found: dict[tuple[str, str], _Warning] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, what: str, path: bytes, hint: str = "") -> None:
-        """Note that `what` happened to `path`."""
+    def add(self, what: str, path: bytes, hint: str = "", count: int = 1) -> None:
+        """Record that `what` happened to `path`, or to `count` paths of which it is the first."""
         with self._lock:
-            self._found.setdefault((what, hint), _Warning(path)).count += 1
+            self._found.setdefault((what, hint), _Warning(path)).count += count
+
+    def drain(self) -> list[tuple[str, bytes, str, int]]:
+        """Return the arguments of `add` for everything recorded, and forget it."""
+        with self._lock:
+            found, self._found = self._found, {}
+        return [(what, note.first, hint, note.count) for (what, hint), note in found.items()]
 
     def sentences(self) -> list[str]:
         """Return a sentence for each kind."""
@@ -52,72 +58,77 @@ class Warnings:
 
 
 def handle(descriptor: int) -> bytes:
-    """Return a path to what an O_PATH descriptor stands for, where none but a path will do."""
+    """Return a path to the file of an O_PATH descriptor, for calls that need a path."""
     return b"/proc/self/fd/%d" % descriptor
 
 
 @dataclass(frozen=True, slots=True)
 class FileMetadata:
-    """What something is to wear: the attributes of `node`, which is restored as `path`.
+    """Metadata of `node` to apply to the restored `path`.
 
-    Without `owned` nobody recorded an owner, and it stays whose it is.
+    Without `owned` no owner was recorded, and the file keeps the one it was created with.
     """
 
     node: Node
     path: bytes
     owned: bool = True
 
-    def apply(self, at: int | bytes, notes: Warnings) -> None:
-        """Set everything on a descriptor, on what `handle` returns, or on the path of a symlink."""
-        link = stat.S_ISLNK(self.node.mode)
-        if link and _REPLACEMENT in self.node.target:
-            notes.add(
+    def apply(
+        self, at: int | bytes, warnings: Warnings, owner: tuple[int, int] | None = None
+    ) -> None:
+        """Apply everything to a descriptor, a path from `handle`, or the path of a symlink.
+
+        `owner` is the current user and group ID if known.
+        """
+        node = self.node
+        link = stat.S_ISLNK(node.mode)
+        if link and _REPLACEMENT in node.target:
+            warnings.add(
                 "The target of a link has U+FFFD, which restic before 0.16 records in place of"
                 " bytes that are not UTF-8",
                 self.path,
                 "check where it should lead to",
             )
-        owner, group = self._own(at, notes, follow=not link)
-        self._attributes(at, notes, follow=not link)
-        mode = stat.S_IMODE(self.node.mode)
-        if stat.S_ISREG(self.node.mode):  # else it would run as somebody who never allowed it
-            mode &= ~(0 if owner else stat.S_ISUID)
+        user = group = True
+        if self.owned and owner != (node.uid, node.gid):
+            user, group = self._own(at, warnings, follow=not link)
+        self._attributes(at, warnings, follow=not link)
+        mode = stat.S_IMODE(node.mode)
+        if stat.S_ISREG(node.mode):  # never set-ID for somebody who did not own the file
+            mode &= ~(0 if user else stat.S_ISUID)
             mode &= ~(0 if group else stat.S_ISGID)
         try:
             if not link:
                 os.chmod(at, mode)
         except OSError as error:
-            self._note(notes, "The mode could not be set", error)
+            self._note(warnings, "The mode could not be set", error)
         try:
-            times = (self.node.atime_ns, self.node.mtime_ns)
-            os.utime(at, ns=times, follow_symlinks=not link)
+            os.utime(at, ns=(node.atime_ns, node.mtime_ns), follow_symlinks=not link)
         except (OSError, OverflowError) as error:
-            self._note(notes, "The times could not be set", error)
+            self._note(warnings, "The times could not be set", error)
 
-    def _note(self, notes: Warnings, what: str, error: Exception, hint: str = "") -> None:
+    def _note(self, warnings: Warnings, what: str, error: Exception, hint: str = "") -> None:
         number = error.errno if isinstance(error, OSError) else None
-        notes.add(f"{what} ({os.strerror(number or errno.EINVAL)})", self.path, hint)
+        warnings.add(f"{what} ({os.strerror(number or errno.EINVAL)})", self.path, hint)
 
-    def _own(self, at: int | bytes, notes: Warnings, *, follow: bool) -> tuple[bool, bool]:
-        """Give it to its recorded owner and group; tell which of the two it now has."""
-        if not self.owned:
-            return True, True
+    def _own(self, at: int | bytes, warnings: Warnings, *, follow: bool) -> tuple[bool, bool]:
+        """Set the recorded user and group; return for each whether the file has it now."""
         try:
             os.chown(at, self.node.uid, self.node.gid, follow_symlinks=follow)
         except OSError as error:
             hint = "restore as root to have owners restored" if os.geteuid() else ""
-            self._note(notes, "The owner could not be set", error, hint)
+            self._note(warnings, "The owner could not be set", error, hint)
         else:
             return True, True
         owner = self.node.uid == os.geteuid()
-        try:  # without root, one's own files may still be given to one's own groups
+        try:  # users may give their files to groups they are in
             os.chown(at, -1, self.node.gid, follow_symlinks=follow)
         except OSError:
             return owner, False
         return owner, True
 
-    def _attributes(self, at: int | bytes, notes: Warnings, *, follow: bool) -> None:
-        """Set the recorded extended attributes, and drop ACLs that its folder passed on to it."""
+    def _attributes(self, at: int | bytes, warnings: Warnings, *, follow: bool) -> None:
+        """Set the recorded extended attributes, and remove ACLs inherited from the directory."""
         recorded = {os.fsdecode(name): value for name, value in self.node.xattrs}
         try:
             inherited = set(os.listxattr(at, follow_symlinks=follow)).intersection(ACLS)
@@ -125,11 +136,11 @@ class FileMetadata:
                 os.removexattr(at, name, follow_symlinks=follow)
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
-                self._note(notes, "An inherited ACL could not be removed", error)
+                self._note(warnings, "An inherited ACL could not be removed", error)
         for name, value in recorded.items():
             try:
                 os.setxattr(at, name, value, follow_symlinks=follow)
             except (OSError, ValueError) as error:
                 hint = "only root can" if os.geteuid() and name.startswith(ROOTS) else ""
                 shown = show(os.fsencode(name))
-                self._note(notes, f"The attribute {shown} could not be set", error, hint)
+                self._note(warnings, f"The attribute {shown} could not be set", error, hint)

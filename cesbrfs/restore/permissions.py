@@ -10,7 +10,7 @@ import os
 import stat
 from typing import Final
 
-from cesbrfs.restore.journal import Journal
+from cesbrfs.restore.journal import JournalWriter
 from cesbrfs.restore.metadata import handle
 from cesbrfs.restore.plan import PlannedFolder
 
@@ -22,7 +22,7 @@ def is_closed(opened: int) -> bool:
     return _lacks(opened, os.X_OK)
 
 
-def open_up(opened: int, folder: PlannedFolder, journal: Journal | None) -> None:
+def open_up(opened: int, folder: PlannedFolder, journal: JournalWriter | None) -> None:
     """Let the owner of a folder (open, O_PATH) write to it and search it; raises OSError."""
     if not _lacks(opened, _ALL):
         return

@@ -6,13 +6,13 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from cesbrfs.repo.format.model import NodeType
 from cesbrfs.restore.dirfd import ForbiddenTargets, Room
 from cesbrfs.restore.journal import PreviousRun
+from cesbrfs.restore.overwrite import Action, Overwrite
 from cesbrfs.restore.targets import Refused, RestoreItem
 from cesbrfs.util.escape import for_json, show
 from cesbrfs.vfs.entries import Entry, SnapshotEntry
@@ -21,44 +21,6 @@ Parts = tuple[bytes, ...]
 """Names below a target."""
 FILE_MODE: Final = stat.S_IFREG | 0o644
 """The mode of files that only we know."""
-
-
-class Overwrite(StrEnum):
-    """What happens to files that exist: kept, replaced, or replaced by newer or by other ones.
-
-    It goes for what is not a folder.  A folder that exists takes the recorded mode, owner and
-    times where a file in its place would be replaced, and is never emptied.
-    """
-
-    NEVER = "never"
-    ALWAYS = "always"
-    IF_NEWER = "if-newer"
-    IF_CHANGED = "if-changed"
-
-    def replaces(self, existing_ns: int, backup_ns: int, *, same: bool = False) -> bool:
-        """Tell whether what was modified at `existing_ns` gives way to what was at `backup_ns`.
-
-        `same`: both look the same.
-        """
-        if self is Overwrite.IF_NEWER:
-            return backup_ns > existing_ns
-        return self is Overwrite.ALWAYS or (self is Overwrite.IF_CHANGED and not same)
-
-
-class Action(StrEnum):
-    """What will be done about one file: `REFUSE` means that it cannot be done, and fails.
-
-    `DONE` was restored by an earlier run, `REDO` too, but perhaps not all of it is there.
-    `UNCHANGED` looks as it would be restored.
-    """
-
-    CREATE = "create"
-    OVERWRITE = "overwrite"
-    DONE = "done"
-    REDO = "redo"
-    SKIP = "skip"
-    UNCHANGED = "unchanged"
-    REFUSE = "refuse"
 
 
 class Looks(NamedTuple):

@@ -21,11 +21,11 @@ from cesbrfs.repo.storage.local import LocalStorage
 from cesbrfs.restore.dirfd import ForbiddenTargets, inspect
 from cesbrfs.restore.journal import PreviousRun, key_of
 from cesbrfs.restore.missing import lacking
+from cesbrfs.restore.overwrite import Overwrite
 from cesbrfs.restore.plan import (
     FILE_MODE,
     HardLinks,
     Looks,
-    Overwrite,
     PlannedFile,
     PlannedFolder,
     RestorePlan,
@@ -49,7 +49,7 @@ ENTRIES_MAX: Final = 10_000_000
 """Entries of a plan at most: each takes a few hundred bytes of memory."""
 
 
-async def plan(
+async def make_plan(
     view: BackupTree,
     selection: Selection,
     target: Target,

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from cesbrfs.repo.format.timestamps import format_time
-from cesbrfs.restore.plan import Action, Overwrite, PlannedFile, PlannedFolder, RestorePlan
+from cesbrfs.restore.overwrite import Action, Overwrite
+from cesbrfs.restore.plan import PlannedFile, PlannedFolder, RestorePlan
 from cesbrfs.restore.targets import RestoreItem
 from cesbrfs.util.escape import for_json
 

@@ -21,9 +21,10 @@ from cesbrfs.restore.dirfd import (
     open_target,
     tell,
 )
-from cesbrfs.restore.journal import Journal, PreviousRun
+from cesbrfs.restore.journal import JournalWriter, PreviousRun
+from cesbrfs.restore.overwrite import Action, Overwrite
 from cesbrfs.restore.permissions import is_closed, open_up
-from cesbrfs.restore.plan import Action, Overwrite, PlannedFile, PlannedFolder, RestorePlan
+from cesbrfs.restore.plan import PlannedFile, PlannedFolder, RestorePlan
 from cesbrfs.restore.targets import Refused
 from cesbrfs.restore.unchanged import looks_same
 
@@ -45,7 +46,7 @@ def survey(planned: RestorePlan, state: TargetState) -> None:
             os.close(descriptor)
 
 
-def survey_closed(planned: RestorePlan, target: int, journal: Journal | None) -> None:
+def survey_closed(planned: RestorePlan, target: int, journal: JournalWriter | None) -> None:
     """Open the folders that could not be searched, and plan what is in them."""
     while planned.closed:
         folder = planned.closed.pop()

@@ -1,6 +1,6 @@
-"""One file: written under a temporary name, checked, dressed, put in its place.  Blocking.
+"""Write one file atomically: temporary name, verification, metadata, rename. Blocking.
 
-Whatever fails or is interrupted before the last step leaves what lay there before, and no more.
+If a step before the rename fails or is interrupted, an existing file stays as it is.
 """
 
 from __future__ import annotations
@@ -26,19 +26,24 @@ _ZEROS: Final = bytes(HOLE_BYTES)
 _PREFIX: Final = b".cesbr-restore-"
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
 _NOREPLACE: Final = 1  # RENAME_NOREPLACE
-_NO_NOREPLACE: Final = frozenset({errno.EINVAL, errno.ENOSYS})
+_NO_NOREPLACE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
+_COMPARED_BYTES: Final = 1 << 20
+"""Content up to this size is kept until it is compared with what was written: faster than hashing."""
 _OWNER_ONLY: Final = 0o600
 _FOLDER_OWNER_ONLY: Final = 0o700
 
 
+_renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+
+
 class AppearedError(RestoreError):
-    """Something lies where the plan saw nothing."""
+    """A file exists where none existed when the restore was planned."""
 
 
 def solid(data: bytes, offset: int) -> Iterator[tuple[int, int]]:
-    """Yield (start, end) of what must be written of `data`, which belongs at `offset` of a file.
+    """Yield the ranges (start, end) of `data` that must be written to a file at `offset`.
 
-    What lies between are zeros, by blocks of HOLE_BYTES counted from the file's start.
+    The ranges between them are zeros, in blocks of HOLE_BYTES from the start of the file.
     """
     start: int | None = None
     at = 0
@@ -56,54 +61,40 @@ def solid(data: bytes, offset: int) -> Iterator[tuple[int, int]]:
         yield start, len(data)
 
 
-def temporary(tag: bytes) -> bytes:
-    """Return how the temporary names of the restore with this tag begin."""
+def temp_prefix(tag: bytes) -> bytes:
+    """Return the beginning of the temporary names of the restore with this tag."""
     return _PREFIX + tag + b"-" if tag else _PREFIX
 
 
 class NewEntry:
-    """Something under a temporary name in an open folder, not yet in its place."""
+    """A file with a temporary name in an open directory."""
 
     def __init__(self, folder: int, tag: bytes = b"") -> None:
         self.folder: Final = folder
-        self.name: Final = temporary(tag) + secrets.token_hex(8).encode()
-        self._there = False
+        self.name: Final = temp_prefix(tag) + secrets.token_hex(8).encode()
+        self._exists = False
 
     def place(self, name: bytes, *, replace: bool) -> None:
-        """Give it its name; without `replace` AppearedError when there is something by now."""
+        """Rename it to `name`; raises AppearedError if that exists and `replace` is not set."""
         if replace:
             os.rename(self.name, name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
-            # Two names of one file are not renamed, and both stay.
+            # rename(2) keeps both names if they are hard links of one file.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.name, dir_fd=self.folder)
-            self._there = False
-            return
-        try:  # a link, unlike a rename, never replaces anything
-            os.link(
-                self.name,
-                name,
-                src_dir_fd=self.folder,
-                dst_dir_fd=self.folder,
-                follow_symlinks=False,
-            )
-        except FileExistsError:
-            raise _appeared() from None
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            _rename_new(self.folder, self.name, name)
-            self._there = False
+            self._exists = False
+        elif _rename_new(self.folder, self.name, name):
+            self._exists = False
 
     def discard(self) -> None:
-        """Take the temporary name away; what was placed stays."""
-        if self._there:
-            self._there = False
+        """Remove the temporary name if it still exists."""
+        if self._exists:
+            self._exists = False
             with contextlib.suppress(OSError):
                 os.unlink(self.name, dir_fd=self.folder)
 
     @property
     def status(self) -> os.stat_result:
-        """What the file system knows of it."""
+        """Its current status."""
         return os.stat(self.name, dir_fd=self.folder, follow_symlinks=False)
 
     @property
@@ -113,125 +104,179 @@ class NewEntry:
         return status.st_dev, status.st_ino
 
 
-def _rename_new(folder: int, old: bytes, new: bytes) -> None:
-    """Rename in a folder whose file system has no hard links; AppearedError if `new` is there."""
-    if ctypes.CDLL(None, use_errno=True).renameat2(folder, old, folder, new, _NOREPLACE) == 0:
-        return
+def _rename_new(folder: int, old: bytes, new: bytes) -> bool:
+    """Rename without replacing anything; return whether the old name is gone.
+
+    Raises AppearedError if `new` exists. Without RENAME_NOREPLACE, as on NFS, a hard link does the
+    same, and on file systems without either, a check before the rename.
+    """
+    if _renameat2(folder, old, folder, new, _NOREPLACE) == 0:
+        return True
     number = ctypes.get_errno()
     if number == errno.EEXIST:
         raise _appeared() from None
     if number not in _NO_NOREPLACE:
         raise OSError(number, os.strerror(number))
+    try:
+        os.link(old, new, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+    except FileExistsError:
+        raise _appeared() from None
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+    else:
+        return False
     if lookup(folder, new) is not None:
         raise _appeared() from None
     os.rename(old, new, src_dir_fd=folder, dst_dir_fd=folder)
+    return True
 
 
 def _appeared() -> AppearedError:
     return AppearedError(
-        "Something was put in its place after the plan was made; look at it and restore again."
+        "A file was created in its place after planning; check it and restore again."
     )
 
 
 class NewFile(NewEntry):
-    """A regular file on its way."""
+    """A regular file with a temporary name, open for writing."""
 
     def __init__(self, folder: int, tag: bytes = b"") -> None:
         super().__init__(folder, tag)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         self._fd = os.open(self.name, flags, _OWNER_ONLY, dir_fd=folder)
-        self._there = True
+        self._exists = True
         self._lengths: list[int] = []
+        self._written: list[bytes] = []
         self.size = 0
 
     def write(self, data: bytes) -> None:
-        """Add the next blob."""
-        if len(data) < HOLE_BYTES:
-            self._put(memoryview(data), self.size)
-        else:
-            view = memoryview(data)
-            for start, end in solid(data, self.size):
-                self._put(view[start:end], self.size + start)
+        """Append a blob."""
+        write_at(self._fd, data, self.size)
         self.size += len(data)
         self._lengths.append(len(data))
+        if self.size <= _COMPARED_BYTES:
+            self._written.append(data)
+        else:
+            self._written.clear()
 
-    def _put(self, data: memoryview, offset: int) -> None:
-        while data:
-            written = os.pwrite(self._fd, data, offset)
-            data, offset = data[written:], offset + written
+    def assume_written(self, lengths: Sequence[int]) -> None:
+        """Record blobs of these lengths as appended; another process writes them."""
+        self.size += sum(lengths)
+        self._lengths.extend(lengths)
 
     def finish(
         self,
         digests: Sequence[bytes],
-        clothing: FileMetadata,
-        notes: Warnings,
+        metadata: FileMetadata,
+        warnings: Warnings,
         *,
         from_disk: bool = False,
+        verified: bool = False,
     ) -> None:
-        """End it where its content ends, read it back, and dress it.
+        """Truncate it to its size, verify its content and apply its metadata.
 
-        `digests` are the SHA-256 of the blobs, in order; RestoreError when the file holds others.
-        It is read `from_disk` after the kernel has written it there and let go of its own copy.
+        `digests` are the SHA-256 of the blobs in order. Raises RestoreError if the content differs.
+        `from_disk`: flush it and drop it from the page cache before it is read back. `verified`:
+        the content was read back already, unless `from_disk` asks for more.
         """
-        if os.fstat(self._fd).st_size != self.size:
+        status = os.fstat(self._fd)
+        if status.st_size != self.size:
             os.ftruncate(self._fd, self.size)
+        if len(digests) != len(self._lengths):
+            raise RestoreError("Not all of its content was written; restore it again.")
         if from_disk:
             os.fdatasync(self._fd)
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        offset = 0
-        if len(digests) != len(self._lengths):
-            raise RestoreError("Not all of its content was written; restore it again.")
-        for digest, length in zip(digests, self._lengths, strict=True):
-            if hashlib.sha256(self._read(offset, length)).digest() != digest:
-                raise RestoreError(
-                    "What was written does not read back as it was backed up; check the target's"
-                    " disk and memory, and restore it again."
-                )
-            offset += length
-        clothing.apply(self._fd, notes)
+            self._verify_digests(digests)
+        elif len(self._written) == len(self._lengths):
+            offset = 0
+            for blob in self._written:
+                raise_if_different(self._fd, blob, offset)
+                offset += len(blob)
+        elif not verified:
+            self._verify_digests(digests)
+        metadata.apply(self._fd, warnings, owner=(status.st_uid, status.st_gid))
 
-    def _read(self, offset: int, length: int) -> bytes:
-        data = os.pread(self._fd, length, offset)
-        while 0 < len(data) < length:
-            more = os.pread(self._fd, length - len(data), offset + len(data))
-            if not more:
-                break
-            data += more
-        return data
+    def _verify_digests(self, digests: Sequence[bytes]) -> None:
+        offset = 0
+        for digest, length in zip(digests, self._lengths, strict=True):
+            if hashlib.sha256(_read(self._fd, offset, length)).digest() != digest:
+                raise _different()
+            offset += length
 
     @property
     def status(self) -> os.stat_result:
-        """What the file system knows of it."""
+        """Its current status."""
         return os.fstat(self._fd)
 
     def discard(self) -> None:
-        """Close it, and take the temporary name away."""
+        """Close it, and remove the temporary name if it still exists."""
         super().discard()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
+def write_at(descriptor: int, data: bytes, offset: int) -> None:
+    """Write `data` at `offset`; blocks of zeros become holes."""
+    if len(data) < HOLE_BYTES:
+        _pwrite(descriptor, memoryview(data), offset)
+        return
+    view = memoryview(data)
+    for start, end in solid(data, offset):
+        _pwrite(descriptor, view[start:end], offset + start)
+
+
+def _pwrite(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
+
+
+def raise_if_different(descriptor: int, data: bytes, offset: int) -> None:
+    """Read `data` back from `offset`; raises RestoreError if the file contains something else."""
+    if _read(descriptor, offset, len(data)) != data:
+        raise _different()
+
+
+def _different() -> RestoreError:
+    return RestoreError(
+        "What was written does not read back as it was backed up; check the target's disk and"
+        " memory, and restore it again."
+    )
+
+
+def _read(descriptor: int, offset: int, length: int) -> bytes:
+    data = os.pread(descriptor, length, offset)
+    while 0 < len(data) < length:
+        more = os.pread(descriptor, length - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
 class NewSpecial(NewEntry):
-    """A symlink, fifo or device on its way: made and dressed at once."""
+    """A symlink, fifo or device with a temporary name and its metadata applied."""
 
     def __init__(
-        self, folder: int, clothing: FileMetadata, notes: Warnings, tag: bytes = b""
+        self, folder: int, metadata: FileMetadata, warnings: Warnings, tag: bytes = b""
     ) -> None:
         super().__init__(folder, tag)
-        node = clothing.node
+        node = metadata.node
         try:
             if node.type == "symlink":
                 os.symlink(node.target, self.name, dir_fd=folder)
-                self._there = True
-                # chown and utime of a link go by its path: the folder's, and then its name.
-                clothing.apply(handle(folder) + b"/" + self.name, notes)
+                self._exists = True
+                # chown and utime of a symlink need a path: that of its directory, and its name.
+                metadata.apply(handle(folder) + b"/" + self.name, warnings)
                 return
             self._make(node)
-            self._there = True
+            self._exists = True
             opened = os.open(self.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
             try:
-                clothing.apply(handle(opened), notes)
+                metadata.apply(handle(opened), warnings)
             finally:
                 os.close(opened)
         except BaseException:
@@ -250,7 +295,7 @@ class NewSpecial(NewEntry):
 
 
 class NewLink(NewEntry):
-    """A further hard link to what was restored already, on its way."""
+    """A hard link to a restored file, with a temporary name."""
 
     def __init__(
         self,
@@ -262,31 +307,31 @@ class NewLink(NewEntry):
     ) -> None:
         super().__init__(folder, tag)
         os.link(name, self.name, src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False)
-        self._there = True
+        self._exists = True
         if self.identity != identity:
             self.discard()
             raise RestoreError("The file to link to was replaced; restore it again.")
 
 
-def make_folder(above: int, name: bytes) -> bool:
-    """Make a folder for its owner alone; its own attributes come when all in it is done.
+def make_folder(parent: int, name: bytes) -> bool:
+    """Create a directory with mode 0700; its metadata is applied when its content is complete.
 
-    Returns False when one is there by now; anything else that is there raises AppearedError.
+    Returns False if the directory exists; raises AppearedError if something else does.
     """
     try:
-        os.mkdir(name, _FOLDER_OWNER_ONLY, dir_fd=above)
+        os.mkdir(name, _FOLDER_OWNER_ONLY, dir_fd=parent)
     except FileExistsError:
-        status = lookup(above, name)
+        status = lookup(parent, name)
         if status is None or not stat.S_ISDIR(status.st_mode):
             raise _appeared() from None
         return False
     return True
 
 
-def dress_folder(opened: int, clothing: FileMetadata, notes: Warnings) -> None:
-    """Set the attributes of the folder behind an O_PATH descriptor."""
+def apply_to_folder(opened: int, metadata: FileMetadata, warnings: Warnings) -> None:
+    """Apply metadata to the directory of an O_PATH descriptor."""
     descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=opened)
     try:
-        clothing.apply(descriptor, notes)
+        metadata.apply(descriptor, warnings)
     finally:
         os.close(descriptor)

@@ -36,7 +36,7 @@ from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import open_storage
 from cesbrfs.restic import Restic, Summary, Version
 from cesbrfs.restore.executor import execute
-from cesbrfs.restore.planner import plan
+from cesbrfs.restore.planner import make_plan
 from cesbrfs.restore.selection import select
 from cesbrfs.restore.targets import ToFolder
 from cesbrfs.util.secret import Secret
@@ -624,6 +624,6 @@ async def test_a_restored_link_that_may_lead_elsewhere(both: Site, tmp_path: Pat
     result = await both.run("redmine")
     view = BackupTree(both.repository)
     selection = select([await view.resolve(f"/{result.id}/redmine/volumes/files/link")])
-    restored = await execute(view, await plan(view, selection, ToFolder(tmp_path / "out")))
+    restored = await execute(view, await make_plan(view, selection, ToFolder(tmp_path / "out")))
     mangled = both.restic.version < Version(0, 16)
     assert any("U+FFFD" in warning for warning in restored.warnings) == mangled

@@ -20,7 +20,7 @@ from cesbrfs.errors import RegistryUnreachableError
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import open_storage
 from cesbrfs.restic import Restic
-from cesbrfs.restore import InPlace, Overwrite, execute, plan, select
+from cesbrfs.restore import InPlace, Overwrite, execute, make_plan, select
 from cesbrfs.restore.registry import RegistryReport, plan_registry, write_registry
 from cesbrfs.vfs.tree import BackupTree
 from tests.sample.instance import Instance as Sample
@@ -64,7 +64,7 @@ async def held(registry: Registry) -> dict[str, str]:
 async def move_files(view: BackupTree, backup: str, root: Path) -> None:
     """Restore everything that has a place on an instance."""
     everything = select([await view.resolve(f"/{backup}")])
-    planned = await plan(view, everything, InPlace(root), Overwrite.ALWAYS)
+    planned = await make_plan(view, everything, InPlace(root), Overwrite.ALWAYS)
     report = await execute(view, planned)
     assert (report.failed, report.exit_code) == ([], 0)
 

@@ -16,7 +16,7 @@ from cesbrfs.repo.location import Access
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import open_storage
 from cesbrfs.restic import Restic
-from cesbrfs.restore import ToFolder, execute, plan, select
+from cesbrfs.restore import ToFolder, execute, make_plan, select
 from cesbrfs.util.secret import Secret
 from cesbrfs.vfs.tree import BackupTree
 from tests.sample.instance import Instance
@@ -110,7 +110,7 @@ async def test_reading_equals_restic_s_restore(
     repository = await Repository.open(open_storage(access), access.key)
     view = BackupTree(repository)
     selection = select([await view.resolve("/B1/redmine/volumes")])
-    report = await execute(view, await plan(view, selection, ToFolder(ours)))
+    report = await execute(view, await make_plan(view, selection, ToFolder(ours)))
     await repository.aclose()
     assert not report.failed
     found = {name: _comparable(records(str(ours / "redmine/volumes" / name))) for name in _VOLUMES}

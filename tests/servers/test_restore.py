@@ -12,7 +12,16 @@ import pytest
 
 from cesbrfs.errors import UsageError
 from cesbrfs.repo.format.pack import BlobType
-from cesbrfs.restore import Overwrite, RestoreReport, ToFolder, execute, plan, select
+from cesbrfs.restore import (
+    Overwrite,
+    RestoreReport,
+    ToFolder,
+    execute,
+    make_plan,
+    process_writer,
+    select,
+    worker_pool,
+)
 from cesbrfs.vfs.tree import BackupTree
 from tests.sample.instance import Instance
 from tests.sample.oddities import HOLE_BYTES
@@ -20,6 +29,14 @@ from tests.support.compare import Record, differences, records
 from tests.support.restic_repo import ResticRepo, create
 
 _VOLUMES = ("files", "plugins", "localConfig")
+
+
+@pytest.fixture(params=["threads", "workers"], autouse=True)
+def _writers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let all restores write in threads, or with worker processes."""
+    if request.param == "workers":
+        monkeypatch.setattr(worker_pool, "FILES_PER_WORKER", 1)
+        monkeypatch.setattr(process_writer, "LARGE_BYTES", 1 << 20)
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +58,7 @@ async def _restore(
 ) -> RestoreReport:
     view = BackupTree(await repo.open())
     selection = select([await view.resolve(path)])
-    return await execute(view, await plan(view, selection, ToFolder(target), overwrite))
+    return await execute(view, await make_plan(view, selection, ToFolder(target), overwrite))
 
 
 def _without_sockets(found: dict[bytes, Record]) -> dict[bytes, Record]:

@@ -36,7 +36,7 @@ from cesbrfs.repo.storage import FileType, Storage, open_storage
 from cesbrfs.repo.storage.sftp import session as sftp_session
 from cesbrfs.repo.storage.sftp.storage import SESSIONS, SftpStorage
 from cesbrfs.restic import Restic
-from cesbrfs.restore import ToFolder, execute, plan, select
+from cesbrfs.restore import ToFolder, execute, make_plan, select
 from cesbrfs.util.secret import Secret
 from cesbrfs.vfs.tree import BackupTree
 from tests.sample import oddities
@@ -571,7 +571,7 @@ class TestRepositories:
         repository = await Repository.open(storage, KEY)
         view = BackupTree(repository)
         selection = select([await view.resolve("/B1")])
-        report = await execute(view, await plan(view, selection, ToFolder(tmp_path / "ours")))
+        report = await execute(view, await make_plan(view, selection, ToFolder(tmp_path / "ours")))
         await repository.aclose()
         assert not report.failed
         (ours,) = (tmp_path / "ours").rglob("large")

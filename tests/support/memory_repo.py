@@ -14,6 +14,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import zstandard
@@ -227,6 +228,18 @@ class MemoryRepo:
     def forget(self, snapshot: str) -> None:
         """Delete a snapshot file."""
         del self.storage.files[FileType.SNAPSHOT, snapshot]
+
+    def write_to(self, directory: Path) -> None:
+        """Flush, then write all files to a local repository."""
+        self.flush()
+        for (kind, name), content in self.storage.files.items():
+            path = directory / kind.value / name
+            if kind is FileType.CONFIG:
+                path = directory / "config"
+            elif kind is FileType.PACK:
+                path = directory / "data" / name[:2] / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
 
     async def open(self, password: bytes = PASSWORD) -> Repository:
         """Flush, then open the repository with our reader."""

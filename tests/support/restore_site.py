@@ -1,4 +1,4 @@
-"""A repository in memory with one volume, and restores of it to a target directory."""
+"""A synthetic repository with one volume, and restores of it to a target directory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
+
 from cesbrfs.catalog.manifest import Manifest, Point, write_manifest
+from cesbrfs.repo.repository import Repository
+from cesbrfs.repo.storage.local import LocalStorage
 from cesbrfs.restore import (
     Overwrite,
     Progress,
@@ -19,12 +23,17 @@ from cesbrfs.restore import (
     Target,
     ToFolder,
     execute,
-    plan,
+    make_plan,
+    process_writer,
     select,
+    worker_pool,
 )
+from cesbrfs.util.secret import Secret
 from cesbrfs.vfs.tree import BackupTree
-from tests.support.memory_repo import Json, MemoryRepo
+from tests.support.memory_repo import PASSWORD, Json, MemoryRepo
 
+WRITERS: Final = ("threads", "workers, remote repository", "workers, local repository")
+"""How a restore writes files."""
 BACKUP: Final = "B1"
 VOLUME: Final = "redmine/volumes/files"
 MINE: Final = {"uid": os.getuid(), "gid": os.getgid()}
@@ -34,10 +43,25 @@ TIME_NS: Final = 1_795_379_400_123_456_789
 
 @dataclass
 class Site:
-    """Backups are built with `repo` and `volume`; `plan` and `restore` use `target`."""
+    """Backups are built with `repo` and `volume`; `plan` and `restore` use `target`.
+
+    With `local`, the repository is written to this directory and read from there.
+    """
 
     target: Path
     repo: MemoryRepo = field(default_factory=MemoryRepo)
+    local: Path | None = None
+
+    @classmethod
+    def by_writers(cls, writers: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+        """Return a site whose restores write with `writers`, one of WRITERS."""
+        if writers != "threads":
+            monkeypatch.setattr(worker_pool, "FILES_PER_WORKER", 1)
+            monkeypatch.setattr(worker_pool, "BYTES_PER_WORKER", 1)
+            monkeypatch.setattr(process_writer, "LARGE_BYTES", 300_000)
+            monkeypatch.setattr(process_writer, "RANGE_BYTES", 500_000)
+        local = folder / "repository" if writers == "workers, local repository" else None
+        return cls(folder / "target", local=local)
 
     def file(self, name: str, *parts: bytes, **fields: Any) -> Json:
         """Return the node of a file, owned by the current user."""
@@ -69,7 +93,10 @@ class Site:
 
     async def view(self) -> BackupTree:
         """Open the backup tree with all backups so far."""
-        return BackupTree(await self.repo.open())
+        if self.local is None:
+            return BackupTree(await self.repo.open())
+        self.repo.write_to(self.local)
+        return BackupTree(await Repository.open(LocalStorage(str(self.local)), Secret(PASSWORD)))
 
     async def plan(
         self,
@@ -81,7 +108,7 @@ class Site:
         """Plan a restore of paths such as ``/B1/redmine``."""
         view = view or await self.view()
         selection = select([await view.resolve(path) for path in paths])
-        return await plan(view, selection, target or ToFolder(self.target), overwrite)
+        return await make_plan(view, selection, target or ToFolder(self.target), overwrite)
 
     async def restore(
         self,

@@ -42,7 +42,7 @@ from cesbrfs.restore import (
     ToFolder,
     default_target,
     execute,
-    plan,
+    make_plan,
     select,
 )
 from cesbrfs.restore.blueprint import denial, require_same_blueprint
@@ -306,7 +306,7 @@ async def _planned(
         past = await trio.to_thread.run_sync(read_journal, folder, folder_of(target))
     suffix = arguments.suffix
     with context.out.progress("Planning", results=True):
-        return await plan(view, selection, target, overwrite, suffix=suffix, past=past)
+        return await make_plan(view, selection, target, overwrite, suffix=suffix, past=past)
 
 
 async def _carry_out(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from cesbr.ui import humanize
 from cesbr.ui.table import fitted, pairs
-from cesbrfs.restore.plan import Action, Overwrite
+from cesbrfs.restore.overwrite import Action, Overwrite
 from cesbrfs.restore.summary import fate, shares, there_already
 from cesbrfs.util.escape import show
 

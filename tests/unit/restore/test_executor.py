@@ -11,15 +11,23 @@ from pathlib import Path
 import pytest
 
 from cesbrfs.restore import Overwrite, Progress, execute
-from tests.support.restore_site import BACKUP, TIME_NS, VOLUME, Site, names
+from tests.support.restore_site import BACKUP, TIME_NS, VOLUME, WRITERS, Site, names
 
 _ALL = f"/{BACKUP}/{VOLUME}"
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Site:
+@pytest.fixture(params=WRITERS)
+def site(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Site:
     """A repository, and a target that does not exist yet."""
-    return Site(tmp_path / "target")
+    return Site.by_writers(request.param, tmp_path, monkeypatch)
+
+
+@pytest.fixture(params=WRITERS[:2])
+def memory_site(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Site:
+    """The same, with a repository in memory."""
+    return Site.by_writers(request.param, tmp_path, monkeypatch)
 
 
 async def test_only_the_chosen_is_written(site: Site) -> None:
@@ -234,21 +242,21 @@ async def test_sockets_are_skipped(site: Site) -> None:
     assert "sockets" in report.warnings[0]
 
 
-async def test_very_deep_folders(site: Site) -> None:
+async def test_very_deep_folders(memory_site: Site) -> None:
     """Depth costs no descriptors and no recursion."""
-    node = site.file("bottom", b"1")
+    node = memory_site.file("bottom", b"1")
     for _ in range(300):
-        node = site.folder("d", node)
-    site.volume(node)
-    view = await site.view()
+        node = memory_site.folder("d", node)
+    memory_site.volume(node)
+    view = await memory_site.view()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
     try:
-        report = await execute(view, await site.plan(_ALL, view=view))
+        report = await execute(view, await memory_site.plan(_ALL, view=view))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert (report.files, report.failed) == (1, [])
-    assert len(list(site.restored.rglob("*"))) == 301
+    assert len(list(memory_site.restored.rglob("*"))) == 301
 
 
 async def test_backup_json_is_restored_as_a_file(site: Site) -> None:
@@ -259,15 +267,15 @@ async def test_backup_json_is_restored_as_a_file(site: Site) -> None:
     assert stat.S_IMODE((site.target / "backup.json").stat().st_mode) == 0o644
 
 
-async def test_a_far_repository_takes_few_requests(site: Site) -> None:
+async def test_a_far_repository_takes_few_requests(memory_site: Site) -> None:
     """Behind a network small files, which lie side by side in packs, come many at a time."""
     noise = random.Random(3)
     content = {f"f{n:03}": noise.randbytes(3000) for n in range(300)}
-    site.volume(*(site.file(name, data) for name, data in content.items()))
-    view = await site.view()
-    planned = await site.plan(_ALL, view=view)
-    site.repo.storage.reads.clear()
+    memory_site.volume(*(memory_site.file(name, data) for name, data in content.items()))
+    view = await memory_site.view()
+    planned = await memory_site.plan(_ALL, view=view)
+    memory_site.repo.storage.reads.clear()
     report = await execute(view, planned)
     assert (report.files, report.failed) == (300, [])
-    assert all((site.restored / name).read_bytes() == data for name, data in content.items())
-    assert len(site.repo.storage.reads) < 30
+    assert all((memory_site.restored / name).read_bytes() == data for name, data in content.items())
+    assert len(memory_site.repo.storage.reads) < 30

@@ -17,7 +17,7 @@ from cesbrfs.repo.format.pack import BlobType
 from cesbrfs.repo.storage import FileType
 from cesbrfs.restore import Overwrite, Progress, execute
 from tests.sample.oddities import acl
-from tests.support.restore_site import BACKUP, VOLUME, Site, as_nobody, names
+from tests.support.restore_site import BACKUP, VOLUME, WRITERS, Site, as_nobody, names
 
 _ALL = f"/{BACKUP}/{VOLUME}"
 _NOBODY = 65534
@@ -27,10 +27,18 @@ _GO_DEVICE = 1 << 26 | 1 << 21
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can do this")
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Site:
+@pytest.fixture(params=WRITERS)
+def site(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Site:
     """A repository, and a target that does not exist yet."""
-    return Site(tmp_path / "target")
+    return Site.by_writers(request.param, tmp_path, monkeypatch)
+
+
+@pytest.fixture(params=WRITERS[:2])
+def memory_site(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Site:
+    """The same, with a repository in memory."""
+    return Site.by_writers(request.param, tmp_path, monkeypatch)
 
 
 def _leftovers(top: Path) -> list[Path]:
@@ -71,29 +79,31 @@ async def test_damaged_content_fails_alone(site: Site) -> None:
     assert names(site.restored) == {"fine", "broken"}
 
 
-async def test_unreachable_repository_is_given_up(site: Site) -> None:
+async def test_unreachable_repository_is_given_up(memory_site: Site) -> None:
     """When nothing can be read any more, the rest is told as failed without being tried."""
-    site.volume(*(site.file(f"{number:04}", b"%d" % number) for number in range(2000)))
-    view = await site.view()
-    planned = await site.plan(_ALL, view=view)
+    memory_site.volume(
+        *(memory_site.file(f"{number:04}", b"%d" % number) for number in range(2000))
+    )
+    view = await memory_site.view()
+    planned = await memory_site.plan(_ALL, view=view)
     error = RepositoryUnreachableError("The repository does not answer.")
-    for key in site.repo.storage.files:
+    for key in memory_site.repo.storage.files:
         if key[0] is FileType.PACK:
-            site.repo.storage.fail[key] = error
-    site.repo.storage.reads.clear()
+            memory_site.repo.storage.fail[key] = error
+    memory_site.repo.storage.reads.clear()
     report = await execute(view, planned)
     assert (len(report.failed), report.files) == (2000, 0)
     assert len({failure.path for failure in report.failed}) == 2000
-    assert len(site.repo.storage.reads) < 1000  # what was under way at the same time
+    assert len(memory_site.repo.storage.reads) < 1000  # what was under way at the same time
     assert "Not tried" in report.failed[-1].error
 
 
-async def test_backup_gone_meanwhile(site: Site) -> None:
+async def test_backup_gone_meanwhile(memory_site: Site) -> None:
     """What was shown by our own folders and is gone when it is its turn is told."""
-    snapshot = site.volume(site.file("a", b"1"))
-    view = await site.view()
-    planned = await site.plan(f"/{BACKUP}/backup.json", view=view)
-    site.repo.forget(snapshot)
+    snapshot = memory_site.volume(memory_site.file("a", b"1"))
+    view = await memory_site.view()
+    planned = await memory_site.plan(f"/{BACKUP}/backup.json", view=view)
+    memory_site.repo.forget(snapshot)
     await view.backups(max_age=0)
     report = await execute(view, planned)
     assert "gone" in report.failed[0].error
@@ -180,15 +190,15 @@ async def test_no_room_for_anything(site: Site, small_disk: None) -> None:
     assert "Not tried" in report.failed[-1].error
 
 
-async def test_without_root(site: Site) -> None:
+async def test_without_root(memory_site: Site) -> None:
     """Owners and devices need root: the rest is restored, told once, without set-user-ID."""
     theirs = {"uid": 12345, "gid": 54321}
-    site.volume(
-        site.file("program", b"run", mode=_GO_SETUID | 0o755, **theirs),
-        site.file("closed", b"secret", mode=0o000, **theirs),
-        site.node("link", "symlink", 1 << 27 | 0o777, linktarget="program", **theirs),
-        site.node("null", "chardev", _GO_DEVICE | 0o666, device=os.makedev(1, 3)),
-        site.file(
+    memory_site.volume(
+        memory_site.file("program", b"run", mode=_GO_SETUID | 0o755, **theirs),
+        memory_site.file("closed", b"secret", mode=0o000, **theirs),
+        memory_site.node("link", "symlink", 1 << 27 | 0o777, linktarget="program", **theirs),
+        memory_site.node("null", "chardev", _GO_DEVICE | 0o666, device=os.makedev(1, 3)),
+        memory_site.file(
             "attributes",
             b"1",
             extended_attributes=[
@@ -198,20 +208,20 @@ async def test_without_root(site: Site) -> None:
         ),
     )
     with as_nobody() as place:
-        site.target = place / "target"
-        report = await site.restore(_ALL)
-        program = (site.restored / "program").stat()
+        memory_site.target = place / "target"
+        report = await memory_site.restore(_ALL)
+        program = (memory_site.restored / "program").stat()
         assert (program.st_uid, stat.S_IMODE(program.st_mode)) == (os.geteuid(), 0o755)
-        assert stat.S_IMODE((site.restored / "closed").stat().st_mode) == 0
-        assert (site.restored / "link").is_symlink()
-        assert os.getxattr(site.restored / "attributes", "user.a") == b"a"
+        assert stat.S_IMODE((memory_site.restored / "closed").stat().st_mode) == 0
+        assert (memory_site.restored / "link").is_symlink()
+        assert os.getxattr(memory_site.restored / "attributes", "user.a") == b"a"
         assert [failure.path.decode() for failure in report.failed] == [f"{VOLUME}/null"]
         assert "root" in report.failed[0].error
         owners = [warning for warning in report.warnings if "owner" in warning]
         assert len(owners) == 1
         assert "root" in owners[0]
         assert any("trusted.b" in warning for warning in report.warnings)
-        assert not _leftovers(site.target)
+        assert not _leftovers(memory_site.target)
 
 
 async def test_inherited_acl_is_not_kept(site: Site) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cesbrfs.restore import Overwrite, RestoreReport, ToFolder, execute, plan, select
+from cesbrfs.restore import Overwrite, RestoreReport, ToFolder, execute, make_plan, select
 from cesbrfs.restore.journal import Journal
 from tests.support.restore_site import BACKUP, VOLUME, Site, as_nobody
 
@@ -56,7 +56,9 @@ async def _restore(site: Site, overwrite: Overwrite, journals: Path) -> RestoreR
     view = await site.view()
     selection = select([await view.resolve(_ALL)])
     with Journal(journals, site.target) as journal:
-        planned = await plan(view, selection, ToFolder(site.target), overwrite, past=journal.past)
+        planned = await make_plan(
+            view, selection, ToFolder(site.target), overwrite, past=journal.past
+        )
         journal.begin({"repository": "r"})
         return await execute(view, planned, None, journal)
 

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from cesbrfs.errors import RestoreRunningError
-from cesbrfs.restore import Overwrite, Progress, RestoreReport, ToFolder, execute, plan, select
+from cesbrfs.restore import Overwrite, Progress, RestoreReport, ToFolder, execute, make_plan, select
 from cesbrfs.restore.journal import Journal, _boot, file_of, last_request, read
 from tests.support.project import PROJECT
 from tests.support.restore_site import BACKUP, VOLUME, Site
@@ -62,7 +62,7 @@ async def _restore(
     selection = select([await view.resolve(_ALL)])
     with Journal(journals, site.target) as journal:
         target = ToFolder(site.target)
-        planned = await plan(view, selection, target, overwrite, past=journal.past)
+        planned = await make_plan(view, selection, target, overwrite, past=journal.past)
         journal.begin({"repository": "r", "what": _ALL})
         with trio.CancelScope() as scope:
 

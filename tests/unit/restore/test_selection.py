@@ -9,7 +9,7 @@ import pytest
 
 from cesbrfs.errors import NotFoundError, RestoreError, UsageError
 from cesbrfs.repo.format.model import Node
-from cesbrfs.restore import InPlace, Item, Overwrite, ToFolder, default_target, plan, select
+from cesbrfs.restore import InPlace, Item, Overwrite, ToFolder, default_target, make_plan, select
 from cesbrfs.restore.targets import place_on_instance
 from cesbrfs.vfs.entries import Entry, ResolvedPath
 from tests.support.restore_site import BACKUP, VOLUME, Site, names
@@ -194,4 +194,4 @@ async def test_a_choice_that_is_gone_is_told(site: Site) -> None:
     located = [await view.resolve(f"/{BACKUP}/{VOLUME}/a")]
     site.repo.forget(snapshot)
     with pytest.raises(NotFoundError, match="any more"):
-        await plan(await site.view(), select(located), ToFolder(site.target))
+        await make_plan(await site.view(), select(located), ToFolder(site.target))

@@ -95,11 +95,11 @@ async def test_a_link_to_nothing(site: Site) -> None:
 
 async def test_a_link_into_what_is_kept_out_of(site: Site) -> None:
     """A link that leads into the repository, or deep into it, is refused."""
-    from cesbrfs.restore import plan, select
+    from cesbrfs.restore import make_plan, select
 
     moved = _move(site, "var/lib/ces")
     view = await site.view()
-    planned = await plan(
+    planned = await make_plan(
         view,
         select([await view.resolve(f"/{BACKUP}")]),
         InPlace(site.target),

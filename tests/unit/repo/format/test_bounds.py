@@ -22,7 +22,7 @@ from cesbrfs.repo.format.pack import DATA_BLOB_MAX, SNAPSHOT_MAX, TREE_BLOB_MAX,
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import SIZE_MAX, FileInfo, FileType
 from cesbrfs.repo.storage.local import LocalStorage
-from cesbrfs.restore.planner import plan
+from cesbrfs.restore.planner import make_plan
 from cesbrfs.restore.selection import select
 from cesbrfs.restore.targets import ToFolder
 from cesbrfs.util.secret import Secret
@@ -316,7 +316,7 @@ class TestFoldersWithinFolders:
         view = await self.view()
         selection = select([await view.resolve("/A")])
         with trio.fail_after(30), pytest.raises(RestoreError, match="more than 10,000 entries"):
-            await plan(view, selection, ToFolder(tmp_path))
+            await make_plan(view, selection, ToFolder(tmp_path))
 
 
 @pytest.mark.parametrize("tags", [["A", "kind=volumes", "dogu=redmine"], ["A"]])

@@ -1,0 +1,100 @@
+"""Content of planned files: the job for each, and its blobs from the repository."""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Final, TypeVar
+
+import msgspec
+import trio
+
+from cesbrfs.errors import CesbrError, RestoreError
+from cesbrfs.repo.format.model import Node
+from cesbrfs.restore.files import WriteJob
+from cesbrfs.restore.journal import key_of
+from cesbrfs.restore.metadata import FileMetadata
+from cesbrfs.restore.plan import FILE_MODE, PlannedFile, PlannedFolder
+from cesbrfs.vfs.entries import Entry, SnapshotEntry, VirtualFile
+from cesbrfs.vfs.tree import BackupTree
+
+_FOLDER_MODE: Final = stat.S_IFDIR | 0o755
+
+_T = TypeVar("_T")
+
+
+def write_job(file: PlannedFile, entry: Entry) -> WriteJob:
+    """Return the job that writes `file` from `entry`.
+
+    Generated files are writable for their owner, and keep the owner they are created with.
+    """
+    node, key = entry.node, None
+    if isinstance(entry, VirtualFile):
+        content = hashlib.sha256(entry.content).digest()
+        node = msgspec.structs.replace(node, mode=FILE_MODE, content=content)
+        key = key_of(entry)
+    return WriteJob(
+        file.folder.parts,
+        file.name,
+        node,
+        file.action,
+        owned=isinstance(entry, SnapshotEntry) and not entry.top,
+        key=key,
+        hard_linked=file.links is not None and file.links.leader is file,
+    )
+
+
+def folder_metadata(folder: PlannedFolder) -> FileMetadata:
+    """Return the metadata for a folder; folders without recorded metadata are their owner's."""
+    entry = folder.entry
+    if entry is None:
+        now = time.time_ns()
+        node = Node(name=folder.name, type="dir", mode=_FOLDER_MODE, mtime_ns=now, atime_ns=now)
+    elif isinstance(entry, SnapshotEntry):
+        node = entry.node
+    else:
+        node = msgspec.structs.replace(entry.node, mode=_FOLDER_MODE)
+    owned = isinstance(entry, SnapshotEntry) and not entry.top
+    return FileMetadata(node, folder.path, owned=owned)
+
+
+async def find_entry(view: BackupTree, file: PlannedFile) -> Entry:
+    """Return the entry in the backup that `file` is restored from."""
+    if file.entry is not None:
+        return file.entry
+    folder = file.folder.entry
+    entry = await view.child(folder, file.name) if folder else None
+    if entry is None:
+        raise RestoreError("It is gone from the repository since it was planned; choose again.")
+    return entry
+
+
+async def load_blobs(
+    data: Callable[[bytes], Awaitable[bytes]], blobs: Sequence[bytes]
+) -> list[bytes]:
+    """Return the content of blobs, loaded concurrently by `data`."""
+    if len(blobs) == 1:
+        return [await data(blobs[0])]
+    return await run_concurrently([partial(data, blob) for blob in blobs])
+
+
+async def run_concurrently(calls: Sequence[Callable[[], Awaitable[_T]]]) -> list[_T]:
+    """Return the results of concurrent calls; raises the first of their errors."""
+    results: dict[int, _T] = {}
+    failed: list[OSError | CesbrError] = []
+
+    async def run(at: int, call: Callable[[], Awaitable[_T]]) -> None:
+        try:
+            results[at] = await call()
+        except (OSError, CesbrError) as error:
+            failed.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for at, call in enumerate(calls):
+            nursery.start_soon(run, at, call)
+    if failed:
+        raise failed[0]
+    return [results[at] for at in range(len(calls))]
