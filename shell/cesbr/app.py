@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -46,6 +47,8 @@ _REMOVED: Final = (
     "edit", "ipy", "macro", "py", "run_pyscript", "set", "shell", "shortcuts",
 )  # fmt: skip
 """cmd2's own commands that have nothing to do with backups."""
+EXIT_SECONDS = 5.0
+"""How long the prompt may take to end after SIGHUP or SIGTERM."""
 _PLACE_SHARE: Final = 0.6
 """How much of a line the prompt may take before it is shortened."""
 _SWITCHES: Final = ("json", "quiet", "verbose", "debug", "no_init")
@@ -182,9 +185,17 @@ class App(cmd2.Cmd):
         super().perror(*objects, **kwargs)
 
     def termination_signal_handler(self, signum: int, frame: FrameType | None) -> None:
-        """End as the signal says; a closed terminal sends several, and one is enough."""
+        """Exit on the first signal; a closed terminal sends several.
+
+        At the prompt, asyncio waits for its tasks without a timeout, and without a terminal one of
+        them may never end.
+        """
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
+        if not self.portal.is_busy:
+            timer = threading.Timer(EXIT_SECONDS, os._exit, [128 + signum])
+            timer.daemon = True
+            timer.start()
         super().termination_signal_handler(signum, frame)
 
     # The prompt's own commands

@@ -160,6 +160,12 @@ class Portal:
         self._token: trio.lowlevel.TrioToken
         self._nursery: trio.Nursery
         self._stop: trio.Event
+        self._calls = 0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a function is running that a thread waits for."""
+        return self._calls > 0
 
     def run(
         self,
@@ -187,7 +193,11 @@ class Portal:
             on_slow_end=on_slow_end,
             on_tick=on_tick,
         )
-        return cast("T", front.wait(time.monotonic() + patience))
+        self._calls += 1
+        try:
+            return cast("T", front.wait(time.monotonic() + patience))
+        finally:
+            self._calls -= 1
 
     def close(self, patience: float = _PATIENCE) -> None:
         """End the loop and what still runs in it; wait at most `patience` seconds."""
