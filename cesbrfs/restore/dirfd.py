@@ -28,6 +28,7 @@ from cesbrfs.util.mountinfo import our_mounts
 _WALK: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 CACHED_DIRECTORIES: Final = 16
 """Descriptors that a `DirFd` keeps open."""
+_NO_ATTRIBUTE: Final = (errno.ENODATA, errno.ENOTSUP, errno.ENOSYS)
 _NEW_TARGET_MODE: Final = 0o700
 """A new target is for its owner alone: backups hold what not everyone on a machine may read."""
 
@@ -290,6 +291,7 @@ class DirFd:
         self._target: Final = target
         self._followed: Final = {} if followed is None else followed
         self._cached: OrderedDict[tuple[bytes, ...], int] = OrderedDict()
+        self._default_acls: dict[tuple[bytes, ...], bool] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -327,6 +329,21 @@ class DirFd:
             if len(self._cached) > CACHED_DIRECTORIES:
                 os.close(self._cached.popitem(last=False)[1])
         return descriptor
+
+    def has_default_acl(self, parts: Sequence[bytes]) -> bool:
+        """Return whether new files in a directory inherit an ACL; raises OSError."""
+        wanted = tuple(parts)
+        known = self._default_acls.get(wanted)
+        if known is None:
+            path = b"/proc/self/fd/%d" % self.open(wanted)
+            try:
+                known = bool(os.getxattr(path, "system.posix_acl_default"))
+            except OSError as error:
+                known = error.errno not in _NO_ATTRIBUTE
+            if len(self._default_acls) >= CACHED_DIRECTORIES:
+                self._default_acls.clear()
+            self._default_acls[wanted] = known
+        return known
 
     def _open_below(self, parent: int, parts: tuple[bytes, ...]) -> int:
         identity = self._followed.get(parts)

@@ -5,12 +5,14 @@ Runs in threads of the main process and in worker processes alike.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -112,37 +114,135 @@ class RestoreContext:
         return DirFd(self.target, self.followed)
 
 
+class _Prepared(NamedTuple):
+    """A complete file that still has its temporary name."""
+
+    job: WriteJob
+    new: NewEntry
+
+
 def write_files(
-    context: RestoreContext, jobs: Iterable[tuple[WriteJob, Sequence[bytes]]]
+    context: RestoreContext,
+    directories: DirFd,
+    jobs: Iterable[tuple[WriteJob, Sequence[bytes]]],
 ) -> list[FileResult]:
-    """Write each job's file with its content (a list of blobs); return the results in order."""
-    results: list[FileResult] = []
-    with context.directories() as directories:
+    """Write each job's file with its content (a list of blobs); return the results in order.
+
+    All are written before the journal records them and the first one gets its final name.
+    """
+    prepared: list[_Prepared | FileResult] = []
+    try:
         for job, content in jobs:
             context.check_cancelled()
-            results.append(write_file(context, directories, job, content))
-    return results
+            prepared.append(_attempt(partial(_prepare, context, directories, job, content)))
+        return _place_all(context, directories, prepared)
+    finally:
+        for item in prepared:
+            if isinstance(item, _Prepared):
+                _discard(directories, item)
 
 
-def write_file(
-    context: RestoreContext, directories: DirFd, job: WriteJob, content: Sequence[bytes]
-) -> FileResult:
-    """Write one file, symlink or special file; an error becomes its outcome."""
+_T = TypeVar("_T")
+
+
+def _attempt(write: Callable[[], _T]) -> _T | FileResult:
+    """Call a function; an error becomes the result for the file."""
     try:
-        directory = directories.open(job.directory)
-        if not stat.S_ISREG(job.node.mode):
-            return _write_special(context, directory, job)
-        new = new_file(context, directory, job.name)
-        try:
-            for blob in content:
-                new.write(blob)
-            return finish(context, new, job)
-        finally:
-            new.discard()
+        return write()
     except (OSError, CesbrError) as error:
         return FileResult(error)
     except Exception as error:  # noqa: BLE001 - an unforeseen error concerns this file alone
         return FileResult(unforeseen(error))
+
+
+def _prepare(
+    context: RestoreContext, directories: DirFd, job: WriteJob, content: Sequence[bytes]
+) -> _Prepared:
+    """Write a file, symlink or special file under a temporary name."""
+    if not stat.S_ISREG(job.node.mode):
+        directory = directories.open(job.directory)
+        try:
+            special = NewSpecial(directory, job.metadata, context.warnings, context.tag)
+        except PermissionError as error:
+            explain_flags(directory, b".", error)
+            raise
+        return _Prepared(job, special)
+    inherits_acl = directories.has_default_acl(job.directory)
+    new = new_file(context, directories.open(job.directory), job.name)
+    try:
+        for blob in content:
+            new.write(blob)
+        new.finish(
+            job.node.blobs,
+            job.metadata,
+            context.warnings,
+            from_disk=context.from_disk,
+            inherits_acl=inherits_acl,
+        )
+    except BaseException:
+        new.discard()
+        raise
+    return _Prepared(job, new)
+
+
+def _place_all(
+    context: RestoreContext, directories: DirFd, prepared: Sequence[_Prepared | FileResult]
+) -> list[FileResult]:
+    """Record complete files in the journal, and give them their final names."""
+    results: list[FileResult | None] = []
+    for item in prepared:
+        skipped = isinstance(item, _Prepared) and _is_outdated(context, directories, item.job)
+        result = item if isinstance(item, FileResult) else None
+        results.append(FileResult(Done.SKIPPED) if skipped else result)
+    if context.journal:
+        context.journal.files(
+            (item.job.path, item.new.status, item.job.journal_key)
+            for item, result in zip(prepared, results, strict=True)
+            if isinstance(item, _Prepared) and result is None
+        )
+    placed: list[FileResult] = []
+    for item, result in zip(prepared, results, strict=True):
+        if isinstance(item, _Prepared) and result is None:
+            placed.append(_attempt(partial(_place, directories, context.overwrite, item)))
+        else:
+            assert result is not None
+            placed.append(result)
+    return placed
+
+
+def _is_outdated(context: RestoreContext, directories: DirFd, job: WriteJob) -> bool:
+    """Check whether a file must not be replaced because it was modified after planning."""
+    if job.action is not Action.OVERWRITE or context.overwrite is not Overwrite.IF_NEWER:
+        return False
+    status = lookup(directories.open(job.directory), job.name)
+    mtime_ns = job.node.mtime_ns
+    return status is not None and not context.overwrite.replaces(status.st_mtime_ns, mtime_ns)
+
+
+def _place(directories: DirFd, overwrite: Overwrite, item: _Prepared) -> FileResult:
+    """Give a complete file its final name."""
+    job, new = item
+    identity = new.identity if job.hard_linked else None
+    new.folder = directories.open(job.directory)
+    try:
+        new.place(job.name, replace=job.action in (Action.OVERWRITE, Action.REDO))
+    except AppearedError:
+        if (other := spelled(new.folder, job.name)) is not None:
+            raise RestoreError(one_file(job.name, other)) from None
+        if overwrite is Overwrite.NEVER:
+            return FileResult(Done.SKIPPED)
+        raise
+    except PermissionError as error:
+        explain_flags(new.folder, job.name, error)
+        raise
+    return FileResult(Done.WRITTEN, identity)
+
+
+def _discard(directories: DirFd, item: _Prepared) -> None:
+    """Remove the temporary name of a file if it still exists."""
+    with contextlib.suppress(OSError):
+        item.new.folder = directories.open(item.job.directory)
+        item.new.discard()
 
 
 def unforeseen(error: Exception) -> RestoreError:
@@ -160,24 +260,17 @@ def new_file(context: RestoreContext, directory: int, name: bytes) -> NewFile:
         raise
 
 
-def _write_special(context: RestoreContext, directory: int, job: WriteJob) -> FileResult:
-    try:
-        new = NewSpecial(directory, job.metadata, context.warnings, context.tag)
-    except PermissionError as error:
-        explain_flags(directory, b".", error)
-        raise
-    try:
-        return place(context, new, job)
-    finally:
-        new.discard()
-
-
 def finish(
-    context: RestoreContext, new: NewFile, job: WriteJob, *, verified: bool = False
+    context: RestoreContext,
+    directories: DirFd,
+    new: NewFile,
+    job: WriteJob,
+    *,
+    verified: bool = False,
 ) -> FileResult:
-    """Verify the content of a new file, apply its metadata, and give it its final name.
+    """Verify a file that was written in several steps, and give it its final name.
 
-    `verified`: the content was read back and compared already.
+    `verified`: the content was read back and compared already. Raises OSError or CesbrError.
     """
     new.finish(
         job.node.blobs,
@@ -186,49 +279,29 @@ def finish(
         from_disk=context.from_disk,
         verified=verified,
     )
-    return place(context, new, job)
-
-
-def place(context: RestoreContext, new: NewEntry, job: WriteJob) -> FileResult:
-    """Give a complete temporary file its final name, after it was recorded in the journal."""
-    identity = new.identity if job.hard_linked else None
-    if job.action is Action.OVERWRITE and context.overwrite is Overwrite.IF_NEWER:
-        status = lookup(new.folder, job.name)  # it may have been modified after planning
-        if status and not context.overwrite.replaces(status.st_mtime_ns, job.node.mtime_ns):
-            return FileResult(Done.SKIPPED)
-    if context.journal:
-        context.journal.file(job.path, new.status, job.journal_key)
-    try:
-        new.place(job.name, replace=job.action in (Action.OVERWRITE, Action.REDO))
-    except AppearedError:
-        if (other := spelled(new.folder, job.name)) is not None:
-            raise RestoreError(one_file(job.name, other)) from None
-        if context.overwrite is Overwrite.NEVER:
-            return FileResult(Done.SKIPPED)
-        raise
-    except PermissionError as error:
-        explain_flags(new.folder, job.name, error)
-        raise
-    return FileResult(Done.WRITTEN, identity)
+    return _place_all(context, directories, [_Prepared(job, new)])[0]
 
 
 def link_files(context: RestoreContext, links: Iterable[LinkJob]) -> list[FileResult]:
     """Make hard links; an error means that the file must be written instead."""
-    results: list[FileResult] = []
+    prepared: list[_Prepared | FileResult] = []
     with context.directories() as sources, context.directories() as directories:
-        for job, source, identity in links:
-            context.check_cancelled()
-            try:
-                from_directory = sources.open(source[:-1])
-                directory = directories.open(job.directory)
-                new = NewLink(directory, from_directory, source[-1], identity, context.tag)
-                try:
-                    results.append(place(context, new, job))
-                finally:
-                    new.discard()
-            except (OSError, RestoreError) as error:
-                results.append(FileResult(error))
-    return results
+        try:
+            for link in links:
+                context.check_cancelled()
+                prepared.append(_attempt(partial(_link, context, sources, directories, link)))
+            return _place_all(context, directories, prepared)
+        finally:
+            for item in prepared:
+                if isinstance(item, _Prepared):
+                    _discard(directories, item)
+
+
+def _link(context: RestoreContext, sources: DirFd, directories: DirFd, link: LinkJob) -> _Prepared:
+    source = sources.open(link.source[:-1])
+    directory = directories.open(link.job.directory)
+    new = NewLink(directory, source, link.source[-1], link.identity, context.tag)
+    return _Prepared(link.job, new)
 
 
 def begin(context: RestoreContext, job: WriteJob) -> tuple[DirFd, NewFile]:
@@ -251,6 +324,14 @@ def write_blobs(new: NewFile, blobs: Iterable[bytes]) -> None:
     """Append blobs to a file."""
     for blob in blobs:
         new.write(blob)
+
+
+def write_batch(
+    context: RestoreContext, jobs: Iterable[tuple[WriteJob, Sequence[bytes]]]
+) -> list[FileResult]:
+    """Like `write_files`, with directories opened for this call."""
+    with context.directories() as directories:
+        return write_files(context, directories, jobs)
 
 
 def close(context: RestoreContext) -> None:

@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,14 +100,22 @@ class JournalWriter:
         with suppress(OSError):  # then a later run does not resume this folder
             self.add("folder", show(path), dressed, *(() if mode is None else (mode,)))
 
-    def file(self, path: bytes, status: os.stat_result, key: str) -> None:
-        """Record that the file with this status is about to get its final name."""
-        with suppress(OSError):  # then a later run restores the file again
-            self.add("file", show(path), status.st_ino, status.st_size, status.st_mtime_ns, key)
+    def files(self, files: Iterable[tuple[bytes, os.stat_result, str]]) -> None:
+        """Record that the files with these paths, statuses and keys are about to get their names."""
+        lines = [
+            _encode("file", show(path), status.st_ino, status.st_size, status.st_mtime_ns, key)
+            for path, status, key in files
+        ]
+        with suppress(OSError):  # then a later run restores the files again
+            os.write(self.descriptor, b"".join(lines))
 
     def add(self, *line: object, before: bytes = b"") -> None:
         """Append one line in a single write, so that lines of several writers do not mix."""
-        os.write(self.descriptor, before + msgspec.json.encode(line) + b"\n")
+        os.write(self.descriptor, before + _encode(*line))
+
+
+def _encode(*line: object) -> bytes:
+    return msgspec.json.encode(line) + b"\n"
 
 
 class Journal(JournalWriter):

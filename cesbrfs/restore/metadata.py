@@ -73,12 +73,10 @@ class FileMetadata:
     path: bytes
     owned: bool = True
 
-    def apply(
-        self, at: int | bytes, warnings: Warnings, owner: tuple[int, int] | None = None
-    ) -> None:
+    def apply(self, at: int | bytes, warnings: Warnings, *, inherits_acl: bool = True) -> None:
         """Apply everything to a descriptor, a path from `handle`, or the path of a symlink.
 
-        `owner` is the current user and group ID if known.
+        Without `inherits_acl` it cannot have ACLs of its directory, which would be removed.
         """
         node = self.node
         link = stat.S_ISLNK(node.mode)
@@ -90,9 +88,10 @@ class FileMetadata:
                 "check where it should lead to",
             )
         user = group = True
-        if self.owned and owner != (node.uid, node.gid):
+        if self.owned:
             user, group = self._own(at, warnings, follow=not link)
-        self._attributes(at, warnings, follow=not link)
+        if inherits_acl or node.xattrs:
+            self._attributes(at, warnings, follow=not link)
         mode = stat.S_IMODE(node.mode)
         if stat.S_ISREG(node.mode):  # never set-ID for somebody who did not own the file
             mode &= ~(0 if user else stat.S_ISUID)

@@ -158,7 +158,8 @@ class _Grower:
                 f"The chosen paths hold more than {ENTRIES_MAX:,} entries. Restore fewer at a time."
             )
         assert name not in (b"", b".", b"..")
-        assert not any(byte in name for byte in b"/\0")
+        assert b"/" not in name
+        assert b"\0" not in name
         node = entry.node
         if stat.S_ISDIR(node.mode):
             below = PlannedFolder(name, folder, entry, chosen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import trio
@@ -51,11 +52,8 @@ class _Located:
     file: PlannedFile
     job: WriteJob
     blobs: list[tuple[bytes, BlobLocation]]
+    size: int
     content: list[bytes] | None = None
-
-    @property
-    def size(self) -> int:
-        return sum(location.uncompressed_length for _, location in self.blobs)
 
 
 @dataclass(slots=True)
@@ -271,7 +269,10 @@ class ProcessWriter:
             if large.error is not None:
                 self._results.settle(file, large.error)
             elif not large.read_again:
-                result = await trio.to_thread.run_sync(_finish, self._context, large.new, job)
+                finish = partial(
+                    files.finish, self._context, large.directories, large.new, job, verified=True
+                )
+                result = await trio.to_thread.run_sync(finish)
                 self._results.settle(file, settled(file, job, result), large.new.size)
         except (OSError, CesbrError) as error:
             self._results.settle(file, FileResult(error))
@@ -329,22 +330,20 @@ class ProcessWriter:
         return found
 
 
-def _finish(context: RestoreContext, new: NewFile, job: WriteJob) -> FileResult:
-    return files.finish(context, new, job, verified=True)
-
-
 def _locate(index: Index, file: PlannedFile, entry: Entry) -> _Located | None:
     """Return the file with the locations of its blobs, None if one has none that is usable."""
     job = write_job(file, entry)
     if isinstance(entry, VirtualFile):
-        return _Located(file, job, [], [entry.content])
+        return _Located(file, job, [], len(entry.content), [entry.content])
+    size = 0
     blobs: list[tuple[bytes, BlobLocation]] = []
     for blob in entry.node.blobs:
         locations = index.places(BlobType.DATA, blob)
         if not locations or locations[0].uncompressed_length > DATA_BLOB_MAX:
             return None
         blobs.append((blob, locations[0]))
-    return _Located(file, job, blobs)
+        size += locations[0].uncompressed_length
+    return _Located(file, job, blobs, size)
 
 
 def _position(item: _Located, order: dict[bytes, int]) -> tuple[int, int]:

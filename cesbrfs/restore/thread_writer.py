@@ -99,7 +99,7 @@ class ThreadWriter:
                     self._context.warnings.add(*warning)
                 return [reply.result(position) for position in range(len(loaded))]
         return await trio.to_thread.run_sync(
-            files.write_files, self._context, [(job, content) for _, job, content in loaded]
+            files.write_batch, self._context, [(job, content) for _, job, content in loaded]
         )
 
     async def _load(self, file: PlannedFile) -> Loaded | None:
@@ -133,7 +133,7 @@ class ThreadWriter:
                 self._fetch_from(blobs, at, size)
                 load = partial(load_blobs, self._blobs.data, blobs[at : at + _GROUP])
                 _, loaded = await run_concurrently([partial(self._append, new, loaded), load])
-            result = await trio.to_thread.run_sync(files.finish, self._context, new, job)
+            result = await trio.to_thread.run_sync(files.finish, self._context, opened, new, job)
             self._results.settle(file, settled(file, job, result), new.size)
         finally:
             with trio.CancelScope(shield=True):

@@ -19,7 +19,7 @@ from cesbrfs.errors import CesbrError
 from cesbrfs.repo.format.crypto import Keys
 from cesbrfs.repo.read.blob_reader import BlobReader
 from cesbrfs.restore.dirfd import DirFd
-from cesbrfs.restore.files import RestoreContext, write_file
+from cesbrfs.restore.files import Done, RestoreContext, WriteJob, write_files
 from cesbrfs.restore.journal import JournalWriter
 from cesbrfs.restore.metadata import Warnings
 from cesbrfs.restore.worker_protocol import (
@@ -66,6 +66,8 @@ class Worker:
 
     def _write_files(self, request: WriteFiles) -> Reply:
         reply = Reply(request.number)
+        written: list[tuple[int, int]] = []
+        jobs: list[tuple[WriteJob, list[bytes]]] = []
         for position, file in enumerate(request.files):
             content = file.content
             if content is None:
@@ -74,10 +76,13 @@ class Worker:
                 except Exception:  # noqa: BLE001 - the restore reads it again and reports the error
                     reply.unread.append(position)
                     continue
-            result = write_file(self._context, self._directories, file.job, content)
+            written.append((position, sum(map(len, content))))
+            jobs.append((file.job, content))
+        results = write_files(self._context, self._directories, jobs)
+        for (position, size), result in zip(written, results, strict=True):
             reply.add(position, result)
-            if not result.outcome:  # written
-                reply.written_bytes += sum(map(len, content))
+            if result.outcome is Done.WRITTEN:
+                reply.written_bytes += size
         return reply
 
     def _read(self, blobs: list[WireBlob], packs: list[bytes]) -> list[bytes]:

@@ -13,6 +13,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Final
 
 from cesbrfs.errors import RestoreError
@@ -33,6 +34,8 @@ _OWNER_ONLY: Final = 0o600
 _FOLDER_OWNER_ONLY: Final = 0o700
 
 
+_RANDOM: Final = secrets.token_hex(6)
+_numbers: Final = count()
 _renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
 
 
@@ -70,8 +73,9 @@ class NewEntry:
     """A file with a temporary name in an open directory."""
 
     def __init__(self, folder: int, tag: bytes = b"") -> None:
-        self.folder: Final = folder
-        self.name: Final = temp_prefix(tag) + secrets.token_hex(8).encode()
+        self.folder = folder
+        """Its open directory. If that was closed, it must be opened again before further calls."""
+        self.name: Final = temp_prefix(tag) + f"{_RANDOM}-{next(_numbers)}".encode()
         self._exists = False
 
     def place(self, name: bytes, *, replace: bool) -> None:
@@ -148,6 +152,7 @@ class NewFile(NewEntry):
         self._exists = True
         self._lengths: list[int] = []
         self._written: list[bytes] = []
+        self._status: os.stat_result | None = None
         self.size = 0
 
     def write(self, data: bytes) -> None:
@@ -173,18 +178,19 @@ class NewFile(NewEntry):
         *,
         from_disk: bool = False,
         verified: bool = False,
+        inherits_acl: bool = True,
     ) -> None:
-        """Truncate it to its size, verify its content and apply its metadata.
+        """Verify its content, apply its metadata, and close it.
 
         `digests` are the SHA-256 of the blobs in order. Raises RestoreError if the content differs.
         `from_disk`: flush it and drop it from the page cache before it is read back. `verified`:
-        the content was read back already, unless `from_disk` asks for more.
+        the content was read back already, unless `from_disk` asks for more. `inherits_acl`: the
+        directory passes an ACL on to new files.
         """
-        status = os.fstat(self._fd)
-        if status.st_size != self.size:
-            os.ftruncate(self._fd, self.size)
         if len(digests) != len(self._lengths):
             raise RestoreError("Not all of its content was written; restore it again.")
+        if self.size >= HOLE_BYTES:  # it may end with a hole
+            os.ftruncate(self._fd, self.size)
         if from_disk:
             os.fdatasync(self._fd)
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -196,7 +202,13 @@ class NewFile(NewEntry):
                 offset += len(blob)
         elif not verified:
             self._verify_digests(digests)
-        metadata.apply(self._fd, warnings, owner=(status.st_uid, status.st_gid))
+        metadata.apply(self._fd, warnings, inherits_acl=inherits_acl)
+        self._status = os.fstat(self._fd)
+        if self._status.st_size != self.size:  # another program appended to it
+            os.ftruncate(self._fd, self.size)
+            metadata.apply(self._fd, warnings, inherits_acl=inherits_acl)
+            self._status = os.fstat(self._fd)
+        self._close()
 
     def _verify_digests(self, digests: Sequence[bytes]) -> None:
         offset = 0
@@ -207,12 +219,15 @@ class NewFile(NewEntry):
 
     @property
     def status(self) -> os.stat_result:
-        """Its current status."""
-        return os.fstat(self._fd)
+        """Its status, after `finish` the one that it had then."""
+        return self._status or os.fstat(self._fd)
 
     def discard(self) -> None:
         """Close it, and remove the temporary name if it still exists."""
         super().discard()
+        self._close()
+
+    def _close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -25,6 +25,8 @@ class SnapshotReader:
         """Return the parsed tree of a directory, with complete metadata."""
         if ref.tree is None:
             raise no_tree()
+        if not ref.top and (tree := self._repository.tree_nowait(ref.tree)) is not None:
+            return tree
         read = self._repository.top if ref.top else self._repository.tree
         return await self._check_forgotten(ref.snapshot, partial(read, ref.tree))
 
