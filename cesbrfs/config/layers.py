@@ -27,7 +27,7 @@ _WORDS: Final[Mapping[str, bool]] = {
 _TOML_KEYS: Final = frozenset({
     "auto_init", "backup_tag", "cache_dir", "cache_size", "command_runner", "data_cache_size",
     "health_host", "options", "password_command", "password_file", "patience", "private_key",
-    "registry", "repository", "restic", "root", "rules", "script_timeout",
+    "registry", "repository", "restic", "root", "rules", "script_timeout", "workers",
 })  # fmt: skip
 
 
@@ -123,6 +123,15 @@ class RawSetting:
         if isinstance(found, int | float) and not isinstance(found, bool) and 0 <= found < math.inf:
             return float(found)
         raise UsageError(f"{self.where} is no time; write a number of seconds such as 60.")
+
+    def count(self) -> int:
+        """Return a whole number, 0 or more."""
+        found = self.value
+        if isinstance(found, str) and re.fullmatch(r"[0-9]{1,6}", found):
+            found = int(found)
+        if isinstance(found, int) and not isinstance(found, bool) and found >= 0:
+            return found
+        raise UsageError(f"{self.where} is not a whole number such as 4. Correct it.")
 
     def pattern(self) -> re.Pattern[str]:
         """Return a compiled regular expression."""

@@ -75,6 +75,8 @@ class Settings:
     """The words of a command line that runs a dogu's ``{command}``; none: no dumps are made."""
     script_timeout: float
     """Seconds that a script or a dump may take."""
+    workers: int | None
+    """Processes that restores and backups run at once; None: as many as there are cores."""
     config_file: Path | None
     sources: Mapping[str, str] = field(repr=False)
 
@@ -206,6 +208,7 @@ class Settings:
             "health_host": self.health_host,
             "command_runner": shlex.join(self.command_runner) or None,
             "script_timeout": self.script_timeout,
+            "workers": self.workers,
             "rules": [{"match": rule.match.pattern, "kind": rule.kind} for rule in self.rules],
         }
         return {
@@ -246,6 +249,7 @@ def load(flags: Flags, environ: Mapping[str, str]) -> Settings:
     cache_dir, cache_size = layers.first("cache_dir"), layers.first("cache_size")
     patience = layers.first("patience")
     data_cache_size = layers.first("data_cache_size")
+    workers = layers.first("workers")
     return Settings(
         repository=repository.repository() if repository else None,
         password=password,
@@ -266,6 +270,7 @@ def load(flags: Flags, environ: Mapping[str, str]) -> Settings:
         health_host=health_host.text() if health_host else None,
         command_runner=_runner(layers.first("command_runner")),
         script_timeout=script_timeout.seconds() if script_timeout else DEFAULT_SCRIPT_TIMEOUT,
+        workers=workers.count() if workers else None,
         config_file=layers.file,
         sources=layers.sources,
     )

@@ -325,7 +325,10 @@ async def _carry_out(
 
         tell(Progress(0, 0, planned.files, planned.bytes))
         try:
-            report = await execute(view, planned, tell, journal, from_disk=from_disk)
+            workers = (await context.session.settings()).workers
+            report = await execute(
+                view, planned, tell, journal, from_disk=from_disk, workers=workers
+            )
         except BaseException:
             if journal is None or trio.current_effective_deadline() > -math.inf:
                 raise
