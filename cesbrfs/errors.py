@@ -1,8 +1,8 @@
-"""The one exception tree: each class carries its exit code and its errno.
+"""The exceptions of the project: each class carries its exit code and its errno.
 
-A message is one sentence that says what happened, to what, and what to do about it; it never holds
-a secret.  The exit codes are restic's (0 ok, 1 error, 2 usage, 3 partial, 10 no repository,
-11 locked, 12 wrong key, 130 interrupted), the errno is what a reader of the mount gets.
+A message is one sentence: what happened, to what, and what to do about it. It never contains a
+secret. The exit codes are restic's (0 ok, 1 error, 2 usage, 3 partial, 10 no repository, 11 locked,
+12 wrong key, 130 interrupted); the errno is what readers of the mount get.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TypeVar
 
 
 class CesbrError(Exception):
-    """Something the user can be told in one sentence; the base of all our errors."""
+    """Base class of all errors that are reported to the user in one sentence."""
 
     exit_code: int = 1
     errno: int = errno.EIO
@@ -151,7 +151,7 @@ class FileMissingError(StorageError):
 
 
 class ResticError(CesbrError):
-    """The restic binary is missing, too old, or failed in a way of its own."""
+    """The restic binary is missing, too old, or failed for another reason."""
 
 
 class BackupRunningError(CesbrError):

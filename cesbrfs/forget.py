@@ -248,8 +248,8 @@ async def execute(
     except BaseException:
         if begun and say is not None:
             say(
-                "The removal is incomplete; backups that lost a part count as incomplete. Run the same"
-                " command again to remove the rest."
+                "The removal is incomplete; backups that lost a part count as incomplete. Run"
+                " the same command again to remove the rest."
             )
         raise
     return len({snapshot for phase in plan.phases for snapshot in phase.forget})

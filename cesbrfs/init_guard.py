@@ -59,7 +59,7 @@ async def _other_entry(storage: Storage) -> str | None:
         return None
     try:
         return await storage.other_entry()
-    except BucketMissingError:  # only 'init' goes on from here
+    except BucketMissingError:  # only 'init' creates a bucket
         return None
 
 

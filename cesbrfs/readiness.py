@@ -5,7 +5,7 @@ repository         encryption key  reaction
 =================  ==============  ==========================================================
 uninitialised      any             initialised with the configured address and key, and said so
 initialised        incorrect       fails: the message names the repository and the key
-initialised        correct         left as it is; the command goes on
+initialised        correct         left as it is; the command continues
 =================  ==============  ==========================================================
 
 Uninitialised means more than "no config": a repository that has lost only its config still holds
@@ -108,9 +108,9 @@ def _verdict(error: RepositoryError) -> Verdict:
 
 
 async def by_reader(access: Access) -> Verdict:
-    """Tell the state by our own reading; starts no process and changes nothing.
+    """Determine the state with our own reader; starts no process and changes nothing.
 
-    Raises UsageError for an address that cannot be read.
+    Raises UsageError for an address that cannot be parsed.
     """
     verdict, repository = await look(access)
     if repository is not None:
@@ -142,8 +142,8 @@ async def _open(storage: Storage, access: Access, caching: CacheConfig) -> Repos
         if await storage.read(FileType.CONFIG):
             raise
         raise RepositoryDamagedError(
-            f"The repository at {access.display_url} is damaged: its file 'config' is empty; put it back"
-            " from a copy of the repository."
+            f"The repository at {access.display_url} is damaged: its file 'config' is empty; put"
+            " it back from a copy of the repository."
         ) from None
     except DamagedError as error:  # of one file, which does not say of what
         raise RepositoryDamagedError(
@@ -152,10 +152,10 @@ async def _open(storage: Storage, access: Access, caching: CacheConfig) -> Repos
 
 
 async def by_restic(restic: Restic) -> Verdict:
-    """Tell the state by restic's exit code, or by its text where the version has no such code.
+    """Determine the state by restic's exit code, or by its output for versions without such a code.
 
-    restic cannot tell a repository that lost its config from one that never was, nor one without
-    key files from a wrong key: where it says either, our reader looks, too.
+    restic cannot distinguish a repository that lost its config from one that never existed, nor
+    one without key files from a wrong key: in these cases our reader looks, too.
     """
     try:
         await restic.probe()
@@ -176,8 +176,8 @@ async def by_restic(restic: Restic) -> Verdict:
 
 def _beyond_the_tried(access: Access, key_file: str) -> CesbrError:
     return WrongKeyError(
-        f"restic does not find the key of the repository at {access.display_url}: it tries 20 keys at"
-        f" most, and this one is not among them. Set RESTIC_KEY_HINT={key_file[:8]}."
+        f"restic does not find the key of the repository at {access.display_url}: it tries 20"
+        f" keys at most, and this one is not among them. Set RESTIC_KEY_HINT={key_file[:8]}."
     )
 
 
@@ -190,11 +190,11 @@ async def ensure_ready(
     through_restic: bool = False,
     cache_dir: Path | None = None,
 ) -> bool:
-    """See that a command can work on the repository; True when it has just been initialised.
+    """Make sure that a command can use the repository; return True if it was initialised.
 
-    With `auto_init` a missing one is initialised and `say` is told; `through_restic` asks restic
-    for the state, for a command that runs it anyway.  `cache_dir` is this user's cache, which knows
-    where repositories were.  Raises the error of every other state.
+    With `auto_init`, a missing one is initialised, and `say` gets a message. `through_restic`
+    asks restic for the state, for a command that runs it anyway. `cache_dir` is this user's
+    cache, which knows where repositories were. Raises the error of every other state.
     """
     verdict = await (by_restic(await open_restic()) if through_restic else by_reader(access))
     if verdict.error is None:
@@ -234,10 +234,10 @@ async def initialise(
     cache_dir: Path | None = None,
     force: bool = False,
 ) -> bool:
-    """Create the repository; one that is there is kept, and `say` is told which of the two.
+    """Create the repository unless it exists; `say` gets a message about which of the two.
 
-    `force` creates it at an address where `cache_dir` knows one that was removed.  True when it has
-    been created.  Raises the error of every other state.
+    `force` creates it at an address where `cache_dir` knows one that was removed. Returns True
+    if it was created. Raises the error of every other state.
     """
     if await _initialise_alone(access, open_restic, say, cache_dir, force=force):
         return True
@@ -246,10 +246,11 @@ async def initialise(
 
 
 def _may_change(verdict: Verdict) -> bool:
-    """Tell whether the state may be another one when no other process initialises.
+    """Return whether the state may change although no other process initialises it now.
 
-    Half an initialisation, with a key and no config yet, looks like a damaged repository.  Where
-    not even the bucket is there, the address is likely wrong: only `initialise` makes a bucket.
+    An unfinished initialisation, with a key but no config yet, looks like a damaged repository.
+    If not even the bucket exists, the address is probably wrong: only `initialise` creates a
+    bucket.
     """
     if isinstance(verdict.error, BucketMissingError):
         return False
@@ -283,18 +284,18 @@ async def _initialise_alone(
         if after.error is not None:
             raise after.error
     say(
-        f"There was no repository at {access.display_url}: it has been initialised with the configured"
-        " address and encryption key."
+        f"There was no repository at {access.display_url}: it has been initialised with the"
+        " configured address and encryption key."
     )
     return True
 
 
 @asynccontextmanager
 async def _only_one(access: Access) -> AsyncIterator[None]:
-    """Keep other processes of this machine from initialising the same repository meanwhile.
+    """Keep other processes of this machine from initialising the same repository.
 
     Two ``init`` of restic 0.14 at once leave two master keys and a config that only one of them
-    opens.  The name of a socket is the lock: it needs no file, and ends with its process.
+    opens. The name of a socket is the lock: it needs no file, and ends with its process.
     """
     name = _lock_name(access)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as held:
@@ -310,7 +311,7 @@ async def _only_one(access: Access) -> AsyncIterator[None]:
 
 
 def _lock_name(access: Access) -> bytes:
-    """Return the address of the socket that stands for the repository's place."""
+    """Return the address of the socket that is the lock for the repository's location."""
     folder = local_folder(access.url)
     place = access.display_url if folder is None else os.path.realpath(folder)
     return b"\0cesbrfs-init-" + hashlib.sha256(os.fsencode(place)).hexdigest().encode()

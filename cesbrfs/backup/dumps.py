@@ -44,7 +44,7 @@ class DumpRunner:
         """Return the command line for one dump."""
         words: list[str] = []
         for word in self.words:
-            if word == "{command}":  # it may have arguments of its own
+            if word == "{command}":  # it may have arguments
                 words += shlex.split(command)
                 continue
             for name, value in (("dogu", dogu), ("command", command), ("consumer", consumer)):
@@ -88,7 +88,7 @@ async def _has_account(instance: Instance, consumer: str, provider: str) -> bool
     try:
         return bool(await instance.registry.children(f"/config/{consumer}/sa-{provider}"))
     except RegistryError:
-        return True  # then the dump itself tells what is wrong
+        return True  # the dump reports what is wrong
 
 
 async def save_dump(

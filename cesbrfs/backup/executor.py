@@ -53,7 +53,7 @@ _AT_ONCE: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Progress: point `number` of `total` begins, goes on (`event` is restic's) or has ended.
+    """Progress: point `number` of `total` begins, continues (`event` is restic's) or has ended.
 
     The manifest is the last point.
     """
@@ -87,7 +87,7 @@ async def run_backup(
     `prepare` runs once no other backup can, gets that ID and returns the plan as it is then; what
     it raises ends the backup before it has begun.  A point that fails makes the backup incomplete.
 
-    Raised are BackupRunningError when another one runs, RepositoryError when going on is pointless
+    Raises BackupRunningError when another one runs, RepositoryError if all others would fail too
     (wrong key, gone, denied, unreachable, locked, full) and ResticError when not one snapshot could
     be made.  Stopped on the way, by an error or by a cancellation, it leaves its snapshots without
     a manifest, and so counts as incomplete.
@@ -144,7 +144,7 @@ class _Run:
             self.on_progress(step)
 
     async def point(self, step: PointStep, number: int, total: int) -> PointResult:
-        """Back up one point of data and tell of it."""
+        """Back up one point of data and report its progress."""
         progress = Step(number, total, step.kind, step.dogu)
         self.tell(progress)
         if step.paths:
@@ -231,14 +231,14 @@ class _Run:
         )
 
     async def manifest(self, started: int, points: Sequence[PointResult]) -> PointResult:
-        """Write the manifest, which says what all the others are."""
+        """Write the manifest, which describes all points."""
         content = write_manifest(
             Manifest(
                 format=FORMAT,
                 id=self.backup_id,
                 time=format_time(started),
                 host=self.host,
-                # A point of which nothing is there and nothing failed promises nothing.
+                # A point without a snapshot and without a failure has no data.
                 points=[_manifest_point(p) for p in points if p.snapshot or p.failed],
             )
         )

@@ -52,7 +52,7 @@ class PointStep:
 
     Either `paths`, folders that are backed up as they are, or a `document`, a file's name whose
     content is made at the time (or is `content`, when it is known, or what `dump` writes).
-    Neither: nothing is left that can be backed up.  `failed` is what should be part of the point
+    Neither: nothing can be backed up.  `failed` is what should be part of the point
     and cannot.
     """
 

@@ -38,7 +38,7 @@ async def plan_backup(
     if not any(step.paths or step.document for step in steps):
         raise UsageError(
             f"There is nothing to back up: {instance.root} has no configuration, and the registry "
-            f"{instance.registry.address} names no installed dogu; say --root and --registry."
+            f"{instance.registry.address} names no installed dogu. Pass --root and --registry."
         )
     if installed:
         reason = "no dogu of this name is installed"
@@ -109,7 +109,7 @@ async def _registry(instance: Instance, dogu: str | None) -> PointStep:
 
 
 async def registry_data(instance: Instance, dogu: str | None) -> RegistryData:
-    """Return the registry data of a dogu, or of the instance for None; failures stand in it.
+    """Return the registry data of a dogu, or of the instance for None; failures are part of it.
 
     RegistryUnreachableError when the registry does not answer.
     """

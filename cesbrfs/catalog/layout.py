@@ -50,7 +50,7 @@ _Names = tuple[bytes, ...]
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """One part of a snapshot, from `source` in the snapshot to `path` below the backup.
+    """A part of a snapshot: `source` in the snapshot appears as `path` below the backup.
 
     `base` is the directory in which a rule matched, such as ``/var/lib/ces/``; None if placed by
     tags.
@@ -281,7 +281,7 @@ class _Placer:
         return False
 
     async def _search(self, path: str, node: Node) -> None:
-        """Place `node`, or what is below it, by rules."""
+        """Place `node` or its descendants by rules."""
         queue = SearchQueue(self._rules, path)
         await self._by_rules(queue, path, node, 0)
         while following := queue.pop():

@@ -40,8 +40,8 @@ _KEY_NAMES: Final = (
 class BackupConfig:
     """Raw values by key name, parsed on access.
 
-    An invalid value raises UsageError, which names the key, only when it is used. A missing or empty
-    key has its default. `address` is that of the registry.
+    An invalid value raises UsageError, which names the key, only when it is used. A missing or
+    empty key has its default. `address` is that of the registry.
     """
 
     address: str

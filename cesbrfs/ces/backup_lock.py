@@ -81,7 +81,8 @@ def _locked_message(content: bytes) -> str:
     try:
         holder = json.loads(content)
         return (
-            f"{holder['doing']} has been running since {_local(holder['started'])} (PID {holder['pid']},"
+            f"{holder['doing']} has been running since {_local(holder['started'])} (PID"
+            f" {holder['pid']},"
             f" {holder['user']}@{holder['host']}). Try again when it has finished."
         )
     except (ValueError, TypeError, KeyError):

@@ -34,8 +34,8 @@ class InvalidCiphertextError(ValueError):
 class EncryptedValue:
     """A parsed encrypted value.
 
-    `rsa` is the RSA ciphertext of the value or, in the long form, of the AES key. `data` is then the
-    AES-GCM ciphertext with its `nonce`.
+    `rsa` is the RSA ciphertext of the value or, in the long form, of the AES key. `data` is then
+    the AES-GCM ciphertext with its `nonce`.
     """
 
     rsa: bytes = field(repr=False)

@@ -34,8 +34,8 @@ _MISSING: Final = "no such directory"
 class InstalledVolume:
     """A volume of an installed dogu that is declared in its dogu.json, exists on disk, or both.
 
-    If `needs_backup` is true, `reason` is why it cannot be backed up, or empty. If `needs_backup` is
-    false, `reason` is why it is excluded.
+    If `needs_backup` is true, `reason` is why it cannot be backed up, or empty. If `needs_backup`
+    is false, `reason` is why it is excluded.
     """
 
     name: str

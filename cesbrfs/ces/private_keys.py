@@ -87,8 +87,8 @@ async def read_secret(registry: Registry, key: str, keys: PrivateKeys) -> bytes 
     if found is None:
         raise UsageError(
             f"Cannot decrypt the value of {key} in the registry {registry.address} ({provider}): no"
-            f" matching private key in {keys.location}. Set private_key to the file of the right key,"
-            " or pass the value in another way if it is not encrypted."
+            f" matching private key in {keys.location}. Set private_key to the file of the right"
+            " key, or pass the value in another way if it is not encrypted."
         )
     return found
 

@@ -103,22 +103,24 @@ def root_key_error(key: str) -> RegistryError:
 def read_directory_error(parts: tuple[str, ...]) -> RegistryError:
     """Return the error for reading the value of a directory."""
     return RegistryError(
-        f"Cannot read the registry key {join_key(parts)}: it is a directory of keys. Pass a key below it."
+        f"Cannot read the registry key {join_key(parts)}: it is a directory of keys. Pass a key"
+        " below it."
     )
 
 
 def delete_directory_error(parts: tuple[str, ...]) -> RegistryError:
     """Return the error for deleting a directory."""
     return RegistryError(
-        f"Cannot delete the registry key {join_key(parts)}: it is a directory of keys. Delete its keys"
-        " one by one."
+        f"Cannot delete the registry key {join_key(parts)}: it is a directory of keys. Delete"
+        " its keys one by one."
     )
 
 
 def set_directory_error(parts: tuple[str, ...]) -> RegistryError:
     """Return the error for setting the value of a directory."""
     return RegistryError(
-        f"Cannot set the registry key {join_key(parts)}: it is a directory of keys. Delete its keys first."
+        f"Cannot set the registry key {join_key(parts)}: it is a directory of keys. Delete its"
+        " keys first."
     )
 
 
@@ -199,7 +201,8 @@ class FileRegistry:
             return data.decode()
         except UnicodeDecodeError:
             raise RegistryError(
-                f"Invalid value of the registry key {join_key(parts)}: not UTF-8. Set the value again."
+                f"Invalid value of the registry key {join_key(parts)}: not UTF-8. Set the value"
+                " again."
             ) from None
 
     def _read(self, prefix: str) -> dict[str, str]:
@@ -232,7 +235,8 @@ class FileRegistry:
         except (OSError, ValueError) as error:
             raise self._failed("read", parts, error) from error
         raise RegistryError(
-            f"Unexpected file type in the registry: {file} is neither a file nor a directory. Remove it."
+            f"Unexpected file type in the registry: {file} is neither a file nor a directory."
+            " Remove it."
         )
 
     def _children(self, parts: tuple[str, ...]) -> list[str]:

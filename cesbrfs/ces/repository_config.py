@@ -46,7 +46,8 @@ async def configured_repository(registry: Registry) -> ConfiguredRepository | No
     """Return the repository configured in the registry; None if no ``backup_type`` is set.
 
     ``backup_type`` may be in any case, and the address may have its scheme or not, as real
-    instances have both forms. Raises UsageError, which names the key, for a missing or invalid value.
+    instances have both forms. Raises UsageError, which names the key, for a missing or invalid
+    value.
     """
     raw_type = ((await registry.get(f"{FOLDER}/backup_type")) or "").strip()
     kind = raw_type.lower()

@@ -38,8 +38,8 @@ class Candidate:
     """The properties of a backup that policies use.
 
     `time_ns` is its start in nanoseconds since 1970. `status` is ``complete``, ``incomplete`` or
-    ``unverified``. `dogus` is None for a full backup. `safety` is true for a safety backup, which an
-    in-place restore makes before it replaces files.
+    ``unverified``. `dogus` is None for a full backup. `safety` is true for a safety backup, which
+    an in-place restore makes before it replaces files.
     """
 
     id: str
@@ -315,7 +315,8 @@ def restic_policy(counts: Mapping[str, int], within: Duration | None = None) -> 
     for name, number in counts.items():
         if number < 1:
             raise UsageError(
-                f"Invalid value {number} for --keep-{name}. Pass the number of backups to keep, at least 1."
+                f"Invalid value {number} for --keep-{name}. Pass the number of backups to keep,"
+                " at least 1."
             )
     rules = [_keep_last(counts["last"])] if "last" in counts else []
     rules += [_keep_each(unit, counts[unit]) for unit in UNITS if unit in counts]

@@ -111,6 +111,7 @@ def _one_line(text: str) -> str:
     """Return `text`; UsageError if it contains control characters."""
     if any(character < " " for character in text):
         raise UsageError(
-            f"Invalid text {text!r} for a systemd unit: it contains control characters. Remove them."
+            f"Invalid text {text!r} for a systemd unit: it contains control characters. Remove"
+            " them."
         )
     return text

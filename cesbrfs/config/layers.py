@@ -34,8 +34,8 @@ _TOML_KEYS: Final = frozenset({
 def absolute_path(text: str, *, home: str | None = None, base: str | None = None) -> str:
     """Return a path of this machine that a user wrote, made absolute; links in it stay.
 
-    ``~`` stands for `home`, $HOME by default; a relative path starts at `base`, the working folder
-    by default.  FileNotFoundError where that is gone.
+    ``~`` is `home`, $HOME by default; a relative path starts at `base`, the working folder
+    by default. Raises FileNotFoundError if that does not exist.
     """
     home = home or os.environ.get("HOME")
     if home and (text == "~" or text.startswith("~/")):
@@ -112,7 +112,7 @@ class RawSetting:
             return found
         match = _SIZE.fullmatch(found.strip()) if isinstance(found, str) else None
         if match is None:
-            raise UsageError(f"{self.where} is no size; write one such as 64M or 1GiB.")
+            raise UsageError(f"{self.where} is not a valid size. Write one such as 64M or 1GiB.")
         return int(match[1]) << (10 * (1 + "kmgt".index(match[2].lower())) if match[2] else 0)
 
     def seconds(self) -> float:
@@ -122,7 +122,7 @@ class RawSetting:
             found = float(found)
         if isinstance(found, int | float) and not isinstance(found, bool) and 0 <= found < math.inf:
             return float(found)
-        raise UsageError(f"{self.where} is no time; write a number of seconds such as 60.")
+        raise UsageError(f"{self.where} is not a valid time. Write a number of seconds such as 60.")
 
     def count(self) -> int:
         """Return a whole number, 0 or more."""
@@ -139,7 +139,7 @@ class RawSetting:
             return re.compile(self.text())
         except re.error as error:
             raise UsageError(
-                f"{self.where} is no regular expression: {error}; correct it."
+                f"{self.where} is not a regular expression: {error}. Correct it."
             ) from None
 
     def repository(self) -> str:
@@ -156,7 +156,7 @@ class RawSetting:
                 f"{', '.join(KINDS)}, or ./{redact(text)} for a folder of that name."
             )
         if not text:
-            raise UsageError(f"{self.where} names no folder; write its path.")
+            raise UsageError(f"{self.where} does not name a folder. Write its path.")
         return str(replace(self, value=text).path())
 
 
@@ -174,7 +174,7 @@ class ConfigLayers:
         self._toml = _read_toml(self.file) if self.file else {}
 
     def from_flag(self, name: str) -> RawSetting | None:
-        """Return what the flag `name` says."""
+        """Return the value of the flag `name`."""
         found = getattr(self._flags, name, None)
         return None if found is None else RawSetting(found, "flag", name, home=self._home)
 
@@ -186,7 +186,7 @@ class ConfigLayers:
         return None
 
     def from_file(self, name: str) -> RawSetting | None:
-        """Return what the TOML file says; relative paths start beside it."""
+        """Return the value in the TOML file; relative paths start at its directory."""
         found = self._toml.get(name)
         if found is None or self.file is None:
             return None
@@ -224,7 +224,7 @@ def _read_toml(file: Path) -> dict[str, object]:
         found = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(
-            f"The settings file {file} cannot be read: {error.strerror}; see to it."
+            f"The settings file {file} cannot be read: {error.strerror}. Check its permissions."
         ) from None
     except ValueError as error:  # both that of TOML and that of UTF-8
         raise UsageError(f"The settings file {file} is not TOML: {error}; correct it.") from None

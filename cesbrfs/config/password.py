@@ -31,7 +31,7 @@ class Password:
     value: Secret | None = None
 
     def at_hand(self) -> Secret | None:
-        """Return the key where it can be had at once; a pipe and an error are left to `obtain`."""
+        """Return the key if it needs no waiting; pipes and errors are left to `obtain`."""
         if self.value is None and self.file is not None and self.file.is_file():
             try:
                 return Secret(read_text(self.file, "password file"))
@@ -63,7 +63,7 @@ def read_text(file: Path, what: str) -> bytes:
         data = file.read_bytes()
     except OSError as error:
         raise UsageError(
-            f"The {what} {file} cannot be read: {error.strerror}; see to it."
+            f"The {what} {file} cannot be read: {error.strerror}. Check its permissions."
         ) from None
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         data = data.decode("utf-16", "replace").encode()

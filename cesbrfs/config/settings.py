@@ -165,13 +165,13 @@ class Settings:
         settings = await self.resolve()
         if settings.repository is None:
             raise UsageError(
-                "No repository is configured; say --repo URL, set RESTIC_REPOSITORY, set "
+                "No repository is configured. Pass --repo URL, set RESTIC_REPOSITORY, set "
                 f"'repository' in {self.config_file or SYSTEM_CONFIG}, or set "
                 f"/config/backup/backup_type and its address in the registry {self.registry}."
             )
         if settings.password is None:
             raise UsageError(
-                "No encryption key is configured; say --password-file FILE, set RESTIC_PASSWORD, "
+                "No encryption key is configured. Pass --password-file FILE, set RESTIC_PASSWORD, "
                 f"set 'password_file' in {self.config_file or SYSTEM_CONFIG}, or set "
                 f"/config/backup/encryption_key in the registry {self.registry}. {NO_PASSWORD}"
             )
@@ -184,7 +184,7 @@ class Settings:
         )
 
     def at_hand(self) -> tuple[str, Secret] | None:
-        """Return the repository's address and its key where neither has to be waited for."""
+        """Return the repository's address and its key if both are available without waiting."""
         key = self.password.at_hand() if self.password else None
         return (self.repository, key) if self.repository and key else None
 
@@ -218,7 +218,7 @@ class Settings:
 
 
 def require_root(settings: Settings) -> None:
-    """Raise UsageError where the configured root of the instance is no folder."""
+    """Raise UsageError if the configured root of the instance is not a directory."""
     where = settings.sources.get("root", "default")
     try:
         if stat.S_ISDIR(os.stat(settings.root).st_mode):
@@ -344,13 +344,13 @@ def _program(given: RawSetting) -> str:
 
 
 def _runner(given: RawSetting | None) -> tuple[str, ...]:
-    """Split a command line as a shell does; it must say where the command goes."""
+    """Split a command line as a shell does; it must contain the word ``{command}``."""
     if given is None:
         return ()
     try:
         words = tuple(shlex.split(given.text()))
     except ValueError as error:
-        raise UsageError(f"{given.where} is no command line: {error}; correct it.") from None
+        raise UsageError(f"{given.where} is not a command line: {error}. Correct it.") from None
     if "{command}" not in words:
         raise UsageError(
             f"{given.where} has no word {{command}}; write one such as"

@@ -120,7 +120,7 @@ class InodeFileSystem:
     # Names
 
     def is_cached(self, number: int) -> bool:
-        """Return whether the entries of this directory are cached, so that a lookup never blocks."""
+        """Return whether the entries of this directory are cached (lookups never block)."""
         directory = self._directories.get(number)
         return (
             directory is not None
@@ -138,7 +138,7 @@ class InodeFileSystem:
         return snapshot is not None and snapshot.id not in (self._listed or ())
 
     async def lookup(self, parent: int, name: bytes) -> InodeAttrs | None:
-        """Return the inode of a name in a directory, not yet counted; None if there is no such name."""
+        """Return the inode of a name in a directory, without counting a lookup, or None."""
         above = self._inodes.get(parent)
         if not isinstance(above, Inode) or isinstance(above.entry, SnapshotEntry):
             directory, entries = await self._enter(parent)

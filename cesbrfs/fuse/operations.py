@@ -1,7 +1,8 @@
 """FUSE request handlers: thin adapters over `InodeFileSystem` that turn errors into errnos.
 
 Every exception in a handler becomes an errno for the client and a log line. Stored entries never
-change, so the kernel may cache them for a day; entries of virtual directories expire after a second.
+change, so the kernel may cache them for a day; entries of virtual directories expire after a
+second.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class Operations(pyfuse3.Operations):
         self.enable_acl = presentation.for_all
 
     def is_busy(self) -> bool:
-        """Return whether requests or read-ahead are in progress, so that other tasks need a turn."""
+        """Return whether requests or read-ahead are in progress (other tasks need a turn)."""
         return self.running > 0 or self.tree.view.repository.blobs.fetching > 0
 
     def invalidate(self, backups: Backups) -> None:
@@ -143,7 +144,7 @@ class Operations(pyfuse3.Operations):
     async def lookup(
         self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        """Look up a name. In immutable directories the kernel also caches that a name is missing."""
+        """Look up a name. In immutable directories the kernel also caches missing names."""
         lookup = functools.partial(self.tree.lookup, parent_inode, name)
         if self.tree.is_cached(parent_inode):
             found = await lookup()

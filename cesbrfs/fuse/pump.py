@@ -32,8 +32,8 @@ def install(busy: Callable[[], bool], decode_next: Callable[[], bool]) -> bool:
     """Replace pyfuse3's wait, after `pyfuse3.init`; return False if this pyfuse3 differs.
 
     `busy` returns whether other tasks have work: then requests are waited for through trio.
-    `decode_next` prefetches a little while the client is busy, and returns False if there is nothing
-    to do.
+    `decode_next` prefetches a little while the client is busy, and returns False if there is
+    nothing to do.
     """
     stock = getattr(pyfuse3, _NAME, None)
     descriptor = session_descriptor()

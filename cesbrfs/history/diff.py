@@ -242,7 +242,8 @@ async def _one_row(line: Timeline, parts: Parts) -> tuple[bytes, IndexedEntry] |
     if not traced.covering:
         backup = show(os.fsencode(line.moments[0].id))
         raise NotFoundError(
-            f"Backup {backup} cannot be compared at {shown(parts)!r}: the backup does not include it."
+            f"Backup {backup} cannot be compared at {shown(parts)!r}: the backup does not"
+            " include it."
         )
     return next(((next(iter(traced.folders)), row) for row, _ in traced.rows), None)
 

@@ -232,7 +232,7 @@ class FolderIndex:
         return {row.name: row for row in rows}
 
     def refused(self, key: bytes) -> list[str]:
-        """Return the reasons, with names, for entries of a just listed folder that cannot be shown."""
+        """Return names and reasons for entries of a listed folder that cannot be shown."""
         raw = self._cache.peek(key)
         if raw is None or _REFUSED.encode() not in raw:
             return []

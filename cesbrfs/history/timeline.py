@@ -147,7 +147,7 @@ class Timeline:
         return listing
 
     async def trace(self, parts: Parts) -> Trace:
-        """Return the entries at a path in all slots; the root has none."""
+        """Return the entries at a path in each slot; the root has none."""
         level = self.roots
         rows: dict[IndexedEntry, int] = {}
         absent = 0

@@ -99,10 +99,10 @@ def kept_keys(display_url: str, cache_dir: Path) -> Path:
 
 
 def derive_ahead(url: str, password: Secret, cache_dir: Path) -> None:
-    """Begin to derive the keys that the only key file of a repository asks for.
+    """Start to derive the keys of a repository's only key file.
 
-    Does nothing where none is at hand, or more than one: which it will be is not known yet.  Of a
-    repository behind a network it is the one that was opened last.
+    Does nothing if there is none or more than one, since it is not known which will be used.
+    For a remote repository it is the key file that opened it last.
     """
     local = local_folder(url)
     folder = Path(local, "keys") if local is not None else kept_keys(redact(url), cache_dir)
@@ -113,7 +113,7 @@ def derive_ahead(url: str, password: Secret, cache_dir: Path) -> None:
         with open(folder / names[0], "rb") as file:
             key_file = parse_key_file(file.read())
     except (OSError, CesbrError):
-        return  # whoever opens the repository gets to know why
+        return  # opening the repository raises the error again
     question = _question(password.value, key_file)
     if question not in _started:
         _started[question] = _Derivation(password.value, key_file)

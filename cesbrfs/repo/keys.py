@@ -52,8 +52,8 @@ async def open_keys(
     files = await storage.list(FileType.KEY)
     if not files:
         raise RepositoryDamagedError(
-            f"The repository at {storage.display_url} has lost its key files; restore the folder 'keys'"
-            " from a copy of the repository."
+            f"The repository at {storage.display_url} has lost its key files; restore the folder"
+            " 'keys' from a copy of the repository."
         )
     beginnings = tuple(hint for hint in hints if hint)
     ordered = sorted(files, key=lambda file: not file.name.startswith(beginnings))
@@ -139,8 +139,8 @@ class _Trial:
             return self._unreadable
         tried = "its only key is not" if number == 1 else f"none of its {number} keys is"
         return WrongKeyError(
-            f"The encryption key is wrong for the repository at {self._storage.display_url}: {tried}"
-            " opened by it; set the key this repository was made with."
+            f"The encryption key is wrong for the repository at {self._storage.display_url}:"
+            f" {tried} opened by it; set the key this repository was made with."
         )
 
 
@@ -157,11 +157,7 @@ async def _has_config(storage: Storage) -> bool:
 
 
 async def raise_no_config(storage: Storage) -> None:
-    """Tell why there is no config: raise RepositoryMissingError or RepositoryDamagedError.
-
-    Only where no key, snapshot, index or pack is left was there never a repository: a new config
-    beside such files would lock what they hold away for ever.
-    """
+    """Raise RepositoryMissingError or RepositoryDamagedError, whichever fits a missing config."""
     for kind in (FileType.KEY, FileType.SNAPSHOT, FileType.INDEX, FileType.PACK):
         if await storage.list(kind):
             raise RepositoryDamagedError(
@@ -170,8 +166,8 @@ async def raise_no_config(storage: Storage) -> None:
                 " It was not initialised again."
             )
     raise RepositoryMissingError(
-        f"There is no repository at {storage.display_url}; create it with 'cesbr init' or correct the"
-        " address."
+        f"There is no repository at {storage.display_url}; create it with 'cesbr init' or"
+        " correct the address."
     )
 
 

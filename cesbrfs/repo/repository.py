@@ -1,8 +1,8 @@
-"""One restic repository, opened for reading: snapshots, trees, and the content of files.
+"""A restic repository opened for reading: snapshots, trees and file content.
 
-The order matters: snapshots are listed before the index is loaded, so that every blob a listed
-snapshot needs is indexed even while another process prunes; a blob that is not found makes the
-index be listed once more before it counts as missing.
+Snapshots are listed before the index is loaded, so that every blob of a listed snapshot is indexed
+even if another process prunes. If a blob is not found, the index is listed again before it counts
+as missing.
 """
 
 from __future__ import annotations
@@ -55,13 +55,12 @@ _log = logging.getLogger(__name__)
 
 _TREE_CACHE_BYTES: Final = 64 << 20
 _LARGE_TREES: Final = 2
-"""Folders held beside those, however large they are: each request for one would decode it anew."""
+"""Trees of any size that are cached in addition: decoding them per request is too slow."""
 _NODE_BYTES: Final = 600
 """Memory of a decoded node without the IDs of its content, as measured over 82,000 nodes."""
 _TREES: Final = "trees"
 _WORTH_KEEPING: Final = 64
-"""With fewer snapshot files than this that are not on disk yet, writing them would gain nothing,
-unless they lie behind a network."""
+"""Snapshot files of a local repository are cached on disk only if at least this many are new."""
 
 
 class Repository:
@@ -97,7 +96,7 @@ class Repository:
         self.blobs.on_pruned = self._evict_pruned
 
     def _identify(self, keys: Keys, config: Config) -> None:
-        """Note which repository this is, and the cache folder that belongs to it."""
+        """Set which repository this is, and its cache directory."""
         self._keys = keys
         self.id = config.id or ""
         self.version = config.version or 0
@@ -148,7 +147,7 @@ class Repository:
         return repository
 
     async def aclose(self) -> None:
-        """Keep what was listed for the next time, and close the storage."""
+        """Write cached entries to disk, and close the storage."""
         try:
             await self.listings.keep()
         finally:
@@ -193,7 +192,8 @@ class Repository:
                 return await self._reopen()
             except RepositoryMissingError as error:
                 gone = RepositoryGoneError(
-                    f"The repository at {self.storage.display_url} is gone: its config was there when it"
+                    f"The repository at {self.storage.display_url} is gone: its config was there"
+                    " when it"
                     " was opened. Check that its disk is mounted or its server has the folder; it"
                     " is used again once it is back."
                 )
@@ -306,11 +306,11 @@ class Repository:
         """Raise NotFoundError in the place of `error` when `snapshot` is not there any more."""
         if all(held.id != snapshot.id for held in await self.snapshots()):
             raise NotFoundError(
-                f"Snapshot {snapshot.id[:8]} was forgotten meanwhile, and its data removed."
+                f"Snapshot {snapshot.id[:8]} was forgotten, and its data was removed."
             ) from error
 
     def tree_nowait(self, tree_id: bytes) -> Tree | None:
-        """Return what `tree` would, if nothing has to be waited for; None does not say that."""
+        """Like `tree`, but never blocks. None means "not cached", not "missing"."""
         tree = self._trees.peek(tree_id)
         if tree is None:
             data = self.blobs.tree_nowait(tree_id)
@@ -427,13 +427,13 @@ class Repository:
             try:
                 return decode_unpacked(self._keys, record) if record else None
             except DamagedError as error:
-                _log.warning("What was kept of %s is made anew: %s", name, error)
+                _log.warning("The cached copy of %s is written again: %s", name, error)
                 return None
 
         return await trio.to_thread.run_sync(work)
 
     async def keep(self, name: str, data: bytes) -> None:
-        """Keep `data` on disk, sealed with the repository's keys, in place of what was there."""
+        """Store `data` on disk, encrypted with the repository's keys, replacing earlier data."""
         disk = self._disk
         if disk is None:
             return
@@ -472,7 +472,7 @@ def no_tree() -> DamagedError:
 
 
 def _parsed(data: bytes, tree_id: bytes) -> Tree:
-    """Read a tree blob; what it has that cannot be shown is told in the log."""
+    """Parse a tree blob; log the entries that cannot be shown."""
     what = f"tree {tree_id.hex()[:8]}"
     tree = parse_tree(data, what)
     for name in tree.refused:

@@ -1,8 +1,8 @@
 """Drives the restic binary: every process of it in this project is started in this package.
 
 `driver` has the commands, `binary` finds the program, `environment` says what it inherits,
-`process` runs it and ends it cleanly, `hearing` listens to it, `looking` finds out what it does not
-say; `events` and `failure` are pure: what it says, and what a failure of it means.
+`process` runs and stops it, `output` parses its output, `diagnose` finds reasons that it does not
+print; `events` and `errors` are pure: its JSON events, and the classification of its failures.
 """
 
 from cesbrfs.restic.binary import OLDEST, Version, find_restic, read_version

@@ -34,7 +34,7 @@ def split_missing(paths: Sequence[bytes]) -> tuple[list[bytes], dict[bytes, str]
         except (FileNotFoundError, NotADirectoryError):
             missing[path] = "does not exist"
         except OSError:
-            there.append(path)  # restic says why it cannot be read
+            there.append(path)  # restic reports why it cannot be read
         else:
             there.append(path)
     return there, missing

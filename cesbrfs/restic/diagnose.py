@@ -1,4 +1,4 @@
-"""A look of our own at a storage that restic cannot use, which says more of why."""
+"""Read a storage with our own reader to explain why restic cannot use it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ _SECONDS: Final = 5.0
 
 
 async def look(access: Access) -> CesbrError | None:
-    """Return what keeps our reader from the storage; None where nothing does, or not within 5 s.
+    """Return what keeps our reader from the storage; None if nothing does, or not within 5 s.
 
-    restic often ends before it has passed on what its ssh said, and has few words for the rest.
+    restic often exits before it has passed on the messages of its ssh, and prints little for
+    other failures.
     """
     if kind_of(access.url) == "local" or not is_supported(access.url):
         return None

@@ -58,10 +58,10 @@ INIT_DEADLINE: Final = 120.0
 _INIT_LINGER: Final = 15.0
 _SHORT_GRACE: Final = 2.0
 SILENCE: Final = 600.0
-"""Seconds that a long call may go on without any progress."""
+"""Seconds that a long call may run without any progress."""
 
 _RETRIES: Final = 3
-"""Retries of restic that a short call waits for; restic itself goes on for 15 minutes."""
+"""Retries of restic that a short call waits for; restic itself retries for 15 minutes."""
 _REST_VARIABLES: Final = Version(0, 16, 1)
 _ANONYMOUS: Final = Version(0, 17)
 _SOCKETS: Final = Version(0, 17)
@@ -104,8 +104,8 @@ class Restic:
     ) -> None:
         """Drive `binary`; `cache_dir` is restic's cache, `silence` and `grace` are seconds.
 
-        See `SILENCE`, and `GRACE` for what an interrupted restic gets to end by itself.  Raises
-        UsageError for what this version cannot use.
+        See `SILENCE`, and `GRACE` for the time an interrupted restic has to exit. Raises
+        UsageError for options that this version does not support.
         """
         self.binary: Final = binary
         self.version: Final = version
@@ -114,7 +114,8 @@ class Restic:
         self._grace: Final = grace
         if version < _SOCKETS and access.url.startswith("rest:http+unix:"):
             raise UsageError(
-                f"restic {version} cannot reach {access.display_url}, a server behind a socket; name one"
+                f"restic {version} cannot reach {access.display_url}, a server behind a socket;"
+                " name one"
                 f" from {_SOCKETS} on in the setting 'restic', or let the server listen on a port."
             )
         self._flags: Final = flags(access, knows_anonymous=version >= _ANONYMOUS)
@@ -145,15 +146,15 @@ class Restic:
             return msgspec.json.decode(ended.stdout, type=_Config).id
         except msgspec.MsgspecError as error:
             raise RepositoryDamagedError(
-                f"The config of the repository at {self.access.display_url} holds no id; put it back from"
-                " a copy of the repository."
+                f"The config of the repository at {self.access.display_url} holds no id; put it"
+                " back from a copy of the repository."
             ) from error
 
     async def init(self) -> None:
         """Create the repository.
 
-        The caller has made sure that nothing is there: 0.14 would spoil a repository that has lost
-        only its config.  `cesbrfs.readiness` is that caller.
+        The caller (`cesbrfs.readiness`) has made sure that there is no repository: 0.14 would
+        destroy one that has lost only its config.
         """
         # A ^C between its two files would leave a key without a config: a damaged repository.
         await self._short(["init"], INIT_DEADLINE, linger=_INIT_LINGER)
@@ -253,7 +254,7 @@ class Restic:
         `read_data_subset` is restic's: ``1/5``, ``10%``, ``500M``.  `on_line` gets its words.
         Needs the lock: raises RepositoryLockedError where another process holds one.
         """
-        # Not --json: there, restic tells no progress, and 0.14 knows none.
+        # Without --json, which prints no progress, and which 0.14 does not have.
         command = ["check"]
         if read_data_subset is not None:
             command.append(f"--read-data-subset={read_data_subset}")
@@ -305,7 +306,7 @@ class Restic:
         return prune_report(words)
 
     async def unlock(self, *, remove_all: bool = False) -> str:
-        """Remove locks that no process holds any more, or all; return what restic says of it."""
+        """Remove locks that no process holds any more, or all; return restic's output."""
         command = ["unlock", "--remove-all"] if remove_all else ["unlock"]
         ended = await self._run(command, OutputHandler())
         if ended.ending is not Ending.ITSELF or ended.exit_code != 0:
@@ -336,7 +337,7 @@ class Restic:
     ) -> Completed:
         """Run a command that takes a lock, and see that none is left when it is cancelled.
 
-        restic forgets to take back a lock that is younger than 0.2 s when it is interrupted.
+        When interrupted, restic does not remove a lock that is younger than 0.2 s.
         """
         started = time.time_ns()
         pids: list[int] = []
@@ -398,7 +399,7 @@ class Restic:
             )
 
     async def _failure(self, command: Sequence[str], ended: Completed) -> CesbrError:
-        """Return the error that `ended` means; what our reader meets at the storage says more."""
+        """Return the error for `ended`; our own reader of the storage may find a better one."""
         error = self._as_told(command, ended)
         if type(error) in _LOOKED_AT:
             return await look(self.access) or error
@@ -408,7 +409,7 @@ class Restic:
         """Return the error that restic's words and its exit code mean."""
         text, shown = self._clean(ended.stderr), self.access.display_url
         if ended.ending is not Ending.ITSELF:
-            # What it tried in vain tells more than its last words, which are about the signal.
+            # The reasons of its retries explain more than its last message, about the signal.
             reasons = [why for line in text.splitlines() if (why := retry_reason(line))]
             if reasons:
                 return classify(

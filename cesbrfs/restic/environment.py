@@ -116,7 +116,7 @@ def _as_csv(text: str) -> str:
 
 
 def has_usable_cache(env: Mapping[str, str]) -> bool:
-    """Tell whether restic's cache can be written; 0.19 fails where older ones only complain."""
+    """Return whether restic's cache can be written; 0.19 fails where older ones only warn."""
     if found := env.get("RESTIC_CACHE_DIR"):
         folder = Path(found)
     elif found := env.get("XDG_CACHE_HOME"):
@@ -133,9 +133,9 @@ def has_usable_cache(env: Mapping[str, str]) -> bool:
 
 
 def is_read_exactly(key: bytes) -> bool:
-    """Tell whether restic would read `key` from a file byte for byte.
+    """Return whether restic would read `key` from a file byte for byte.
 
-    It trims white space, in Unicode's meaning, drops a byte order mark and decodes UTF-16.
+    It trims white space in Unicode's meaning, removes a byte order mark and decodes UTF-16.
     """
     text = key.decode("utf-8", "surrogateescape")
     return text == text.strip() and not key.startswith(_BYTE_ORDER_MARKS)

@@ -1,8 +1,8 @@
-"""What a failure of restic means: by exit code where the version has them, else by its text.
+"""Classify failures of restic by exit code, or by stderr for versions without codes.
 
-The texts are those that 0.14.0, 0.18.0 and 0.19.1 print.  A repository counts as missing only when
-restic says that its config was *not found*: before 0.17 it asks "Is there a repository at the
-following location?" after a refusal and after a dead connection, too.
+The messages are those of 0.14.0, 0.18.0 and 0.19.1. A repository counts as missing only if restic
+reports that its config was *not found*: before 0.17, restic asks "Is there a repository at the
+following location?" also after a refusal and after a lost connection.
 """
 
 from __future__ import annotations
@@ -102,22 +102,22 @@ _SENTENCE: Final = 300
 
 
 def retry_reason(text: str) -> str | None:
-    """Return why restic tries again, where `text` is a line that says so."""
+    """Return why restic retries, if `text` is such a line."""
     found = _RETRY.search(text)
     return found[1] if found else None
 
 
 def is_hopeless(reason: str) -> bool:
-    """Tell whether another try cannot end better than the one that failed for `reason`."""
+    """Return whether a retry would fail again for `reason`."""
     known = (_DENIED, _UNTRUSTED, _NO_BUCKET, _BAD_ADDRESS)
     return "not a dir" in reason or any(pattern.search(reason) for pattern in known)
 
 
 def failure_text(stderr: str) -> str:
-    """Return the part of `stderr` that says why restic failed, a line a reason.
+    """Return the part of `stderr` that contains why restic failed, one line per reason.
 
-    Complaints that do not end it, about its cache for instance, would mislead: a message that is
-    marked as fatal wins, together with what ssh or rclone said.
+    Messages that do not end it, for instance about its cache, would mislead: messages marked as
+    fatal take precedence, together with those of ssh or rclone.
     """
     fatal: list[str] = []
     helpers: list[str] = []
@@ -142,7 +142,7 @@ def failure_text(stderr: str) -> str:
 
 
 def _told(text: str) -> str:
-    """Return restic's reason in one line, without the frames around it."""
+    """Return restic's reason in one line, without the text around it."""
     lines = text.splitlines()
     reason = next((line for line in reversed(lines) if line.startswith("Fatal: ")), "")
     reason = reason or (lines[-1] if lines else "")
@@ -241,13 +241,13 @@ def _untrusted(url: str, text: str) -> CesbrError:
 
 def _no_bucket(url: str, _text: str) -> CesbrError:
     return BucketMissingError(
-        f"There is no such bucket, so {url} is no repository; correct the address, or create the"
-        " bucket and the repository with 'cesbr init'."
+        f"The bucket of {url} does not exist. Correct the address, or create the bucket and the"
+        " repository with 'cesbr init'."
     )
 
 
 def _bad_address(url: str, text: str) -> CesbrError:
-    return UsageError(f"{url} is no address of a repository ({_told(text)}); correct it.")
+    return UsageError(f"{url} is not a valid address of a repository ({_told(text)}). Correct it.")
 
 
 def _timed_out(url: str, text: str) -> CesbrError:

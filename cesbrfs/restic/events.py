@@ -1,4 +1,4 @@
-"""What restic says with ``--json``, as typed objects: pure parsing, of every version from 0.14.
+"""Parse restic's ``--json`` output, of all versions from 0.14, into typed objects. Pure.
 
 Zero fields are left out by restic and are zero here; events and fields that are not known are
 skipped, and so are lines that are no JSON.  Names in events have lost their bytes that are not
@@ -180,13 +180,13 @@ _PRUNED = re.compile(r"(total prune|remaining):\s+\d+ blobs / (.+)")
 
 
 def prune_report(lines: Iterable[str]) -> PruneReport:
-    """Return the sizes that a finished ``restic prune`` tells of."""
+    """Return the sizes that a finished ``restic prune`` has printed."""
     told = {found[1]: found[2] for line in lines if (found := _PRUNED.fullmatch(line))}
     return PruneReport(told.get("total prune", ""), told.get("remaining", ""))
 
 
 def as_restic_shows(name: bytes) -> str:
-    """Return `name` as it stands in restic's JSON: U+FFFD for each byte that is not UTF-8."""
+    """Return `name` as in restic's JSON: U+FFFD for each byte that is not UTF-8."""
     text = name.decode("utf-8", "surrogateescape")
     return "".join("\ufffd" if "\udc80" <= char <= "\udcff" else char for char in text)
 

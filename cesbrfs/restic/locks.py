@@ -57,7 +57,7 @@ def _is_own(lock: Lock, pid: int, started_ns: int) -> bool:
 
 
 def _is_safe(lock: Lock) -> bool:
-    """Tell whether ``restic unlock`` surely leaves the lock of another process."""
+    """Return whether ``restic unlock`` certainly keeps the lock of another process."""
     if time.time_ns() - lock.time_ns > _FRESH_NS:
         return False
     return lock.hostname != socket.gethostname() or os.path.exists(f"/proc/{lock.pid}")

@@ -1,4 +1,4 @@
-"""Listening to a restic process: what it says, whether it gets on, whether waiting is of use."""
+"""Parse the output of a restic process: progress, messages, and whether to stop waiting."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _INTERRUPTED: Final = "interrupt received"
 
 @dataclass(slots=True)
 class OutputHandler:
-    """Listens to one restic process: what it says, whether it gets on, whether to go on."""
+    """Handles the output of one restic process, and decides whether it may continue."""
 
     on_event: OnEvent | None = None
     on_text: OnText | None = None
@@ -69,7 +69,7 @@ class OutputHandler:
 
 @dataclass(slots=True)
 class BackupOutput:
-    """What one backup told: its totals, and the items that it could not read."""
+    """The output of one backup: its totals, and the items that it could not read."""
 
     on_event: OnEvent | None
     on_interrupt: Callable[[], None] | None = None
@@ -78,7 +78,7 @@ class BackupOutput:
 
     @property
     def ears(self) -> OutputHandler:
-        """What listens to that backup."""
+        """The handler of that backup."""
         return OutputHandler(on_event=self, on_interrupt=self.on_interrupt)
 
     def __call__(self, event: Event) -> None:
@@ -94,7 +94,7 @@ class BackupOutput:
 
 
 def _progress(event: Event) -> object:
-    """Return what changes of `event` when restic gets on; its clock does not count."""
+    """Return the part of `event` that changes when restic makes progress; not its clock."""
     if isinstance(event, Status):
         return (event.total_files, event.total_bytes, event.files_done, event.bytes_done)
     return event

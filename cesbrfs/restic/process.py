@@ -95,7 +95,7 @@ async def run(
     `deadline` and `silence` are seconds, for the whole call and without progress.  After either,
     and when the caller is cancelled, the process is interrupted and has `grace` seconds to end
     before it is killed.  A handler's exception ends the process the same way and is raised here.
-    `linger` are seconds that a cancelled call may take to end by itself, before it is interrupted.
+    `linger` are seconds that a cancelled call may take to end before it is interrupted.
     `on_start` gets the process ID.
     Raises ResticError when the program cannot be started.
     """

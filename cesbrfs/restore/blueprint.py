@@ -34,7 +34,7 @@ async def require_same_blueprint(
 async def denial(
     view: BackupTree, backup: Backup, instance: Instance, config: BackupConfig
 ) -> str | None:
-    """Return the sentence that tells why `config` denies restoring `backup`; None if it does not.
+    """Return why `config` denies restoring `backup` as a sentence, None if it does not.
 
     One that does not tell its blueprint, such as a backup of a single dogu, is denied, too.
     """
@@ -44,7 +44,7 @@ async def denial(
         document = await read_document(view, backup, None)
     except NotFoundError:
         return (
-            f"Backup {backup.id} does not tell of which blueprint it is, as it holds no registry"
+            f"The blueprint of backup {backup.id} is not known, because it contains no registry"
             f" data of the instance{_DENIED}."
         )
     theirs = values_below(document, _KEYS)

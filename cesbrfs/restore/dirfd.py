@@ -1,7 +1,7 @@
-"""The target's folders, reached only through descriptors.  Blocking: call it in a thread.
+"""Open directories below the target through descriptors (openat). Blocking.
 
-The target itself may be a symlink.  Below it every folder is opened from the one above without
-following links, so whatever lies there, or is put there meanwhile, nothing leads out of it.
+The target itself may be a symlink. Below it, every directory is opened from its parent without
+following symlinks, so that no symlink, old or new, leads out of the target.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _HINTS: Final[Mapping[int, str]] = {
     errno.EROFS: "choose a target that can be written to",
     errno.EBUSY: "it is a mountpoint or in use, unmount it and restore again",
     errno.ENAMETOOLONG: "choose a shorter target, or one on another file system",
-    errno.EISDIR: "a folder lies in the way, move it aside",
-    errno.ENOTDIR: "something that is no folder lies in the way, move it aside",
-    errno.ELOOP: "a symbolic link lies in the way and is not followed, move it aside",
+    errno.EISDIR: "it is a directory, move it aside",
+    errno.ENOTDIR: "a file is in the place of a directory, move it aside",
+    errno.ELOOP: "symbolic links are not followed, move it aside",
 }
 _DENIED: Final = frozenset({errno.EACCES, errno.EPERM})
 _GET_FLAGS: Final = 0x80086601
@@ -49,14 +49,14 @@ _FLAGS: Final = {0x10: ("immutable", "i"), 0x20: ("append-only", "a")}
 
 
 def tell(error: OSError) -> str:
-    """Return an error of the target's as one sentence that says what to do."""
+    """Return an error of the target as one sentence with a hint."""
     reason = os.strerror(error.errno or errno.EIO)
     hint = _HINTS.get(error.errno or 0)
     if error.errno in _DENIED:
         hint = "run this as root, or choose a target that is yours"
         if os.geteuid() == 0:
             hint = "its file system denies it to root, check how that is mounted"
-    return f"{reason}: {hint}." if hint else f"{reason}: check what lies there."
+    return f"{reason}: {hint}." if hint else f"{reason}: check the file there."
 
 
 def explain_flags(folder: int, name: bytes, error: PermissionError) -> None:
@@ -92,14 +92,14 @@ def _flags(folder: int, name: bytes) -> list[tuple[str, str]]:
 
 @dataclass(slots=True)
 class ForbiddenTargets:
-    """Folders that nothing may be restored into, by (device, inode), and whole devices."""
+    """Directories, by (device, inode), and whole devices that nothing may be restored into."""
 
     folders: dict[tuple[int, int], str] = field(default_factory=dict)
     devices: dict[int, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, folders: Mapping[str, str]) -> ForbiddenTargets:
-        """Keep out of `folders` (path to what it is) and of every mount of ours."""
+        """Forbid `folders` (path: description) and every mount of cesbrfs."""
         guard = cls()
         for path, what in folders.items():
             with contextlib.suppress(OSError):
@@ -111,11 +111,11 @@ class ForbiddenTargets:
         return guard
 
     def against(self, status: os.stat_result) -> str | None:
-        """Say what the folder with this status is, None when it may be written into."""
+        """Return the description of a forbidden directory, None if it may be written to."""
         return self.folders.get((status.st_dev, status.st_ino)) or self.devices.get(status.st_dev)
 
     def around(self, path: bytes) -> str | None:
-        """Say what the folder at this real path is or lies in, None when it may be written into."""
+        """Like `against`, for the directory at this real path and its parents."""
         while True:
             if what := self.against(os.stat(path)):
                 return what
@@ -127,9 +127,9 @@ class ForbiddenTargets:
 
 @dataclass(slots=True)
 class Room:
-    """A file system that is restored to: bytes `free` to a user, and at most `needed`.
+    """Free space of a file system: bytes that are `free` for a user, and `needed` at most.
 
-    `path` is a folder in it, `block` the unit in bytes in which it gives room to files.
+    `path` is a directory in it, `block` its allocation unit in bytes.
     """
 
     path: bytes
@@ -139,23 +139,23 @@ class Room:
 
     @classmethod
     def of(cls, folder: int | str, path: bytes) -> Room:
-        """Return the room around an open folder, or one by its path."""
+        """Return the free space at an open directory, or at one given by its path."""
         found = os.statvfs(folder)
         return cls(path, found.f_bavail * found.f_frsize, max(found.f_frsize, 1))
 
     def rounded(self, size: int) -> int:
-        """Return how much room a file of `size` bytes takes."""
+        """Return the space that a file of `size` bytes takes."""
         return -(-size // self.block) * self.block
 
     @property
     def too_small(self) -> bool:
-        """Whether what is needed does not fit."""
+        """Whether the needed space is not free."""
         return self.needed > self.free
 
 
 @dataclass(frozen=True, slots=True)
 class TargetState:
-    """A target that may be written to: whether it exists, its device and the room there."""
+    """A permitted target: whether it exists, its device and free space."""
 
     exists: bool
     device: int
@@ -163,7 +163,7 @@ class TargetState:
 
 
 def inspect(target: Path, guard: ForbiddenTargets) -> TargetState:
-    """Look at the target; UsageError when it is no folder or must be kept out of."""
+    """Examine the target; raises UsageError if it is not a directory or forbidden."""
     top = os.path.realpath(target)
     exists = os.path.lexists(top)
     if exists and not os.path.isdir(top):
@@ -178,14 +178,14 @@ def inspect(target: Path, guard: ForbiddenTargets) -> TargetState:
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise RestoreError(f"{folder} cannot be looked at: {tell(error)}") from error
+            raise RestoreError(f"{folder} cannot be read: {tell(error)}") from error
         if what := guard.against(status):
-            raise UsageError(f"{target} lies in {what}; choose a target outside of it.")
+            raise UsageError(f"{target} is in {what}; choose a target outside of it.")
     return TargetState(exists, device, room)
 
 
 def open_target(target: Path, *, create: bool) -> int:
-    """Return a descriptor of the target, made if `create`; RestoreError when that fails."""
+    """Return a descriptor of the target, created if `create`; raises RestoreError."""
     try:
         if create:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -197,7 +197,7 @@ def open_target(target: Path, *, create: bool) -> int:
 
 
 def lookup(folder: int, name: bytes) -> os.stat_result | None:
-    """Return the status of what lies at `name` in an open folder, None when nothing does."""
+    """Return the status of `name` in an open directory, None if it does not exist."""
     try:
         return os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
@@ -205,21 +205,21 @@ def lookup(folder: int, name: bytes) -> os.stat_result | None:
 
 
 def obstacle(status: os.stat_result, *, to_folder: bool) -> str | None:
-    """Say why what lies there cannot be restored over, None when it can."""
+    """Return why an existing file cannot be replaced, None if it can."""
     if to_folder == stat.S_ISDIR(status.st_mode):
         return None
     if not to_folder:
-        return "A folder lies in its place; move it aside and restore again."
+        return "A folder exists in its place; move it aside and restore again."
     if stat.S_ISLNK(status.st_mode):
         return (
-            "A symbolic link, which is not followed, lies in the place of this folder; use a bind"
+            "A symbolic link, which is not followed, is in the place of this folder; use a bind"
             " mount instead, or move it aside, and restore again."
         )
-    return "A file lies in the place of this folder; move it aside and restore again."
+    return "A file exists in the place of this folder; move it aside and restore again."
 
 
 def follow(folder: int, name: bytes, guard: ForbiddenTargets) -> os.stat_result:
-    """Return the status of the folder that a symlink leads to; RestoreError if it is none."""
+    """Return the status of the directory that a symlink points to; raises RestoreError."""
     try:
         status = os.stat(name, dir_fd=folder)
         real = os.path.realpath(b"/proc/self/fd/%d/%s" % (folder, name))
@@ -238,7 +238,7 @@ def follow(folder: int, name: bytes, guard: ForbiddenTargets) -> os.stat_result:
 
 
 def listed(folder: int) -> set[bytes] | None:
-    """Return the names in an open folder as they are spelled there, None if that is denied."""
+    """Return the names in an open directory as stored there, None if that is denied."""
     with contextlib.suppress(OSError):
         opened = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
         try:
@@ -249,9 +249,9 @@ def listed(folder: int) -> set[bytes] | None:
 
 
 def spelled(folder: int, name: bytes) -> bytes | None:
-    """Return how `name`, which is there, is spelled in the folder if that is another way.
+    """Return the stored spelling of the existing `name` if it differs, else None.
 
-    It is where the file system takes names for one that differ in case or Unicode normalisation.
+    It differs on file systems that ignore case or Unicode normalisation.
     """
     names = listed(folder)
     if names is None or name in names:
@@ -266,7 +266,7 @@ def _is(folder: int, name: bytes, status: os.stat_result) -> bool:
 
 
 def one_file(name: bytes, other: bytes) -> str:
-    """Say why `name` cannot be restored beside `other`, which is one with it there."""
+    """Return why `name` cannot be restored next to `other`, which is the same file there."""
     shown = [show(name), show(other)]
     if len(set(map(partial(normalize, "NFC"), shown))) == 1:  # they look the same
         shown = [ascii(text)[1:-1] for text in shown]

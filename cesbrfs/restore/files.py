@@ -55,7 +55,7 @@ class WriteJob(msgspec.Struct, frozen=True, gc=False):
     """One file to write, as `directory/name` below the target.
 
     `node` has the metadata to apply; the owner only if `owned`. `key` identifies the content in
-    the journal; None stands for the key of `node`. `hard_linked`: return the file's identity.
+    the journal; None means the key of `node`. `hard_linked`: return the file's identity.
     """
 
     directory: Parts
@@ -92,7 +92,7 @@ class LinkJob(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RestoreContext:
-    """What writing a file needs besides the file itself.
+    """Everything that is the same for all files of a restore.
 
     `target` is a descriptor of the target directory. `from_disk`: verify content by reading it
     back from the disk instead of the page cache. Symlinks may lead to the directories in

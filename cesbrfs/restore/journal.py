@@ -1,8 +1,8 @@
-"""What restores into a target have finished, so that one that was cut short goes on from there.
+"""The journal of a restore, from which an interrupted restore is resumed. Blocking.
 
-A journal is a private file for each target, to which lines are added: what is about to be put in
-its place, by its inode, so that it tells a finished file from one that was there before whenever
-the end came.  It is gone when a restore is complete.  Blocking.
+There is one private file per target. Before a file gets its final name, a line with its inode is
+appended. After a crash at any time, this distinguishes a restored file from one that existed
+before. A complete restore removes the journal.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 class FinishedFile(NamedTuple):
-    """A file that was put in its place: its inode, size, mtime in ns, and what it was made of."""
+    """A restored file: inode, size, mtime in ns, and the key of its content."""
 
     inode: int
     size: int
@@ -39,19 +39,19 @@ class FinishedFile(NamedTuple):
     key: str
 
     def is_there(self, status: os.stat_result, key: str) -> bool:
-        """Tell whether it still lies there as it was, and is what is wanted now."""
+        """Return whether it is unchanged, and has the content with this key."""
         found = (status.st_ino, status.st_size, status.st_mtime_ns)
         return self.key == key and found == (self.inode, self.size, self.mtime_ns)
 
 
 @dataclass(slots=True)
 class PreviousRun:
-    """What earlier restores into a target did.
+    """The state that earlier restores into a target left.
 
-    `folders` were reached, those that are True are to get their attributes in the end; `modes` are
-    those that folders had before they were opened to be written to.  `tags` are in the names of
-    temporary files.  `crashed` tells that the machine went down since: what is there may then be
-    less than was written.  `request` is what the last one was asked for.
+    `folders` were processed; those that are True have yet to get their metadata. `modes` are the
+    original modes of folders that were made writable. `tags` are part of the names of temporary
+    files. `crashed`: the machine has rebooted since, so that files may be incomplete. `request` is
+    what the last run was asked to restore.
     """
 
     files: dict[bytes, FinishedFile] = field(default_factory=dict)
@@ -63,12 +63,12 @@ class PreviousRun:
     _trusted: bool = False
 
     def take(self, line: bytes, boot: str) -> None:
-        """Add one line; what was cut short in the middle of it counts for nothing."""
+        """Parse one line; incomplete lines are ignored."""
         try:
-            told = msgspec.json.decode(line)
+            fields = msgspec.json.decode(line)
         except msgspec.MsgspecError:
             return
-        match told:
+        match fields:
             case ["run", str(tag), str(at), dict(request)]:
                 self.tags.add(tag.encode())
                 self.request = request
@@ -101,7 +101,7 @@ class JournalWriter:
             self.add("folder", show(path), dressed, *(() if mode is None else (mode,)))
 
     def files(self, files: Iterable[tuple[bytes, os.stat_result, str]]) -> None:
-        """Record that the files with these paths, statuses and keys are about to get their names."""
+        """Record files (path, status, key) that are about to get their final names."""
         lines = [
             _encode("file", show(path), status.st_ino, status.st_size, status.st_mtime_ns, key)
             for path, status, key in files
@@ -119,9 +119,10 @@ def _encode(*line: object) -> bytes:
 
 
 class Journal(JournalWriter):
-    """The journal of one target, for this restore alone; used with `with`.
+    """The journal of one target, locked for this restore. Use it in `with`.
 
-    RestoreRunningError when another one has it, RestoreError when it cannot be written.
+    Raises RestoreRunningError if another restore has locked it, RestoreError if it cannot be
+    written.
     """
 
     def __init__(self, folder: Path, target: Path) -> None:
@@ -132,7 +133,7 @@ class Journal(JournalWriter):
             super().__init__(self._locked())
         except OSError as error:
             raise RestoreError(
-                f"{self._file}, which keeps what is restored, cannot be written: {error.strerror}."
+                f"The journal {self._file} cannot be written: {error.strerror}."
             ) from error
         self.past: Final = read(folder, target)
 
@@ -142,14 +143,14 @@ class Journal(JournalWriter):
             descriptor = os.open(self._file, flags, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Whoever had it before may have taken it away meanwhile.
+                # The process that held the lock before may have removed the file.
                 with suppress(FileNotFoundError):
                     if os.path.samestat(os.fstat(descriptor), os.stat(self._file)):
                         return descriptor
             except BlockingIOError:
                 os.close(descriptor)
                 raise RestoreRunningError(
-                    "Another restore into this target is under way; wait until it has ended."
+                    "Another restore into this target is running; wait until it has ended."
                 ) from None
             os.close(descriptor)
 
@@ -162,13 +163,13 @@ class Journal(JournalWriter):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if os.fstat(self.descriptor).st_size == 0:  # nothing was begun
+        if os.fstat(self.descriptor).st_size == 0:  # nothing was restored
             self.complete()
         os.close(self.descriptor)
 
     def begin(self, request: Mapping[str, object]) -> None:
-        """Note what is asked for, before anything is written."""
-        # A line that was cut short ends here.
+        """Record what is to be restored, before anything is written."""
+        # Ends an incomplete line of an earlier run.
         self.add("run", self.tag.decode(), _boot(), request, before=b"\n")
         os.fsync(self.descriptor)
 
@@ -177,7 +178,7 @@ class Journal(JournalWriter):
         return _read(self._file)
 
     def complete(self) -> None:
-        """Take it away: nothing is left to be done."""
+        """Remove the journal after a complete restore."""
         with suppress(OSError):
             self._file.unlink()
 
@@ -201,13 +202,13 @@ def _key(node: Node, content: bytes) -> str:
 
 
 def file_of(folder: Path, target: Path) -> Path:
-    """Return where the journal of a target is."""
+    """Return the path of the journal of a target."""
     real = os.fsencode(os.path.realpath(target))
     return folder / f"{hashlib.sha256(real).hexdigest()[: 2 * _DIGEST]}.journal"
 
 
 def read(folder: Path, target: Path) -> PreviousRun:
-    """Return what the journal of a target tells, nothing where there is none."""
+    """Return the content of the journal of a target, empty if there is none."""
     return _read(file_of(folder, target))
 
 
@@ -221,7 +222,7 @@ def _read(file: Path) -> PreviousRun:
 
 
 def last_request(folder: Path, repository: str) -> Mapping[str, Any] | None:
-    """Return what the restore from a repository was asked for that was cut short last."""
+    """Return the request of the last interrupted restore from a repository."""
     try:
         files = sorted(folder.glob("*.journal"), key=lambda file: -file.stat().st_mtime_ns)
     except OSError:

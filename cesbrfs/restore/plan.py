@@ -1,4 +1,4 @@
-"""What a plan is made of: a tree as it will lie below the target, and its totals.  Pure."""
+"""The plan of a restore: the tree to create below the target, and its totals. Pure."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from cesbrfs.vfs.entries import Entry, SnapshotEntry
 Parts = tuple[bytes, ...]
 """Names below a target."""
 FILE_MODE: Final = stat.S_IFREG | 0o644
-"""The mode of files that only we know."""
+"""The mode of generated files."""
 
 
 class Looks(NamedTuple):
-    """What is compared of a file beside its size and time; most files of a backup share one.
+    """Metadata that is compared in addition to size and time; many files share one object.
 
-    `mode` includes the type, `owner` is (user, group) or None where nobody recorded it,
-    `target_bytes` the length of a symlink's target.
+    `mode` includes the type, `owner` is (user, group) or None if none is recorded, `target_bytes`
+    is the length of a symlink's target.
     """
 
     mode: int
@@ -41,7 +41,7 @@ class Looks(NamedTuple):
 class HardLinks:
     """The names of one file: `leader` is written, the others are linked to it.
 
-    `written` is the leader's (device, inode) in the target once it is there, `key` that of the
+    `written` is the leader's (device, inode) in the target once it is written, `key` its key in the
     journal.
     """
 
@@ -52,11 +52,11 @@ class HardLinks:
 
 @dataclass(slots=True, eq=False)
 class PlannedFile:
-    """Anything but a folder; `size` is in bytes, `links` set when it had several names.
+    """Anything but a folder; `size` is in bytes, `links` is set if it has several names.
 
-    `there` is what lies in its place: size in bytes and modification time in ns; `same` tells that
-    it looks like this.  `entry` is set where it gets another name than it has in the
-    backup, `key` where an earlier run restored it.
+    `there` is the existing file: size in bytes and modification time in ns; `same`: its size, time
+    and metadata are equal. `entry` is set if the target name differs from the name in the backup,
+    `key` if an earlier run restored it.
     """
 
     folder: PlannedFolder
@@ -79,7 +79,7 @@ class PlannedFile:
 
     @property
     def writes(self) -> bool:
-        """Whether the plan is to put it there."""
+        """Whether it is to be written."""
         return self.action in (Action.CREATE, Action.OVERWRITE, Action.REDO)
 
     @property
@@ -90,11 +90,11 @@ class PlannedFile:
 
 @dataclass(slots=True, eq=False)
 class PlannedFolder:
-    """A folder; `chosen` with all it holds, else it is there for what lies in it.
+    """A folder; `chosen` with all its content, otherwise a parent of something chosen.
 
-    `entry` is None for folders that are in no backup.  `dressed` tells that it takes the recorded
-    mode, owner, attributes and times, `lost` that it could not be made.  `device` is the file
-    system's, `closed_mode` the mode that it gets back after it was opened to be written to.
+    `entry` is None for folders that are in no backup. `dressed`: it gets the recorded metadata.
+    `lost`: it could not be created. `device` is that of its file system, `closed_mode` the mode to
+    set again after it was made writable.
     """
 
     name: bytes
@@ -132,18 +132,18 @@ class PlannedFolder:
 
 @dataclass(slots=True)
 class RestorePlan:
-    """What will be done below `target`.
+    """Everything that will be done below `target`.
 
-    `files` and `bytes` will be written (hard links of one file count their bytes once), `folders`
-    made, for the chosen paths in `landings`.  `existing` files lie there already, of which
-    `will_overwrite` are replaced and `will_skip` are not; sockets are skipped, too.  `refused` will
-    fail, `done` files of `done_bytes` were restored by an earlier run, as the journal's `past`
-    knows, `unchanged` files look as they would be restored, as do `will_look_same` of those that
-    are replaced nevertheless.  `left_out` is no part of a restore in
-    place.  `order` holds all folders, each after the one it lies in; the first is the target.  What
-    is in `closed` folders, which their owner cannot search, is planned when they are opened.
-    `rooms` are the file systems by device.  The names in `fixed` belong to the instance, symlinks
-    there lead to the folders in `followed`; nothing is written into what `guard` knows.
+    `files` with `bytes` will be written (hard links of one file count once) and `folders` created
+    for the chosen paths in `landings`. Of the `existing` files, `will_overwrite` are replaced and
+    `will_skip` are not; sockets are skipped, too. `refused` will fail. `done` files with
+    `done_bytes` were restored by an earlier run, according to the journal (`past`). `unchanged`
+    files are equal by size, time and metadata, and so are `will_look_same` of those that are
+    replaced. `left_out` is not restored in place. `order` contains all folders, each after its
+    parent; the first is the target. The content of `closed` folders, which are not searchable, is
+    planned after they are made searchable. `rooms` are the file systems by device. The names in
+    `fixed` belong to the instance, and symlinks there point to the folders in `followed`. Nothing
+    is written to what `guard` forbids.
     """
 
     target: Path
@@ -172,13 +172,13 @@ class RestorePlan:
 
     @property
     def free(self) -> int | None:
-        """The bytes free where the target is, None when unknown."""
+        """The free space of the target in bytes, None if unknown."""
         room = next(iter(self.rooms.values()), None)
         return room.free if room else None
 
     @property
     def warnings(self) -> list[str]:
-        """What may go wrong, a sentence each."""
+        """Warnings, one sentence each."""
         return [
             f"The target is too small: up to {room.needed:,} bytes are to be written to"
             f" {show(room.path)}, where {room.free:,} are free. Make room there first."
@@ -187,7 +187,7 @@ class RestorePlan:
         ]
 
     def items(self) -> Iterator[PlannedFolder | PlannedFile]:
-        """Yield everything planned: each folder, and then the files in it."""
+        """Yield each planned folder, followed by its files."""
         for at, folder in enumerate(self.order):
             if at:
                 yield folder

@@ -1,7 +1,7 @@
-"""The plan: everything that a restore will do, known before it does any of it.
+"""Plan a restore: find everything that it will do before it does any of it.
 
-What is planned is a tree as it will lie below the target.  A file keeps only what the plan needs to
-know; its node is looked up again when it is written, for a plan may be of millions of files.
+The plan is the tree to create below the target. Nodes are not kept, because a plan may have
+millions of files; they are looked up again when the files are written.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from cesbrfs.vfs.entries import Entry, SnapshotEntry
 from cesbrfs.vfs.tree import BackupTree
 
 ENTRIES_MAX: Final = 10_000_000
-"""Entries of a plan at most: each takes a few hundred bytes of memory."""
+"""Maximum number of entries of a plan. Each takes a few hundred bytes of memory."""
 
 
 async def make_plan(
@@ -61,16 +61,16 @@ async def make_plan(
 ) -> RestorePlan:
     """Plan the restore of `selection`, each chosen name with `suffix`; nothing is written.
 
-    What `past` tells to be finished is not done again.
+    Files that `past` records as restored are not written again.
 
-    The target may not lie in the repository, in a mount of backups, or in a folder of `keep_out`.
-    Raises UsageError when it does, or when a choice has no place on an instance, NotFoundError when
-    one is gone, RestoreError when the target cannot be looked at.
+    Raises UsageError if the target is in the repository, in a mount of backups or in a folder of
+    `keep_out`, or if a chosen path has no place on an instance; NotFoundError if one does not exist
+    any more; RestoreError if the target cannot be examined.
     """
     landings = await land(view, selection, target, suffix)
     top = folder_of(target)
     storage = view.repository.storage
-    forbidden = {os.fspath(path): f"{path}, which is kept out of" for path in keep_out}
+    forbidden = {os.fspath(path): f"{path}, which is excluded" for path in keep_out}
     if isinstance(storage, LocalStorage):
         forbidden[storage.folder] = "the repository"
     guard = await trio.to_thread.run_sync(ForbiddenTargets.of, forbidden)
@@ -91,7 +91,7 @@ async def make_plan(
 
 
 class _Grower:
-    """Makes the planned tree of what the backup holds."""
+    """Builds the planned tree from the backup."""
 
     def __init__(self, view: BackupTree, past: PreviousRun) -> None:
         self._view = view
@@ -102,7 +102,7 @@ class _Grower:
         self.refused: list[Refused] = []
 
     async def grow(self, landings: RestoreItems) -> PlannedFolder:
-        """Return the folder that stands for the target, with all that will lie in it."""
+        """Return the planned target folder with its content."""
         root = PlannedFolder(b"", None, landings.root, exists=True, dressed=False)
         level: list[PlannedFolder] = []
         for landing in landings.found:
@@ -125,12 +125,12 @@ class _Grower:
         return root
 
     async def _fill(self, level: Sequence[PlannedFolder]) -> list[PlannedFolder]:
-        """Give these folders what they hold; return the folders in them."""
+        """Add the content of these folders; return their subfolders."""
         below = await gather([partial(self._listed, folder) for folder in level])
         return [child for children in below for child in children]
 
     async def _listed(self, folder: PlannedFolder) -> list[PlannedFolder]:
-        await trio.lowlevel.checkpoint()  # what is in memory comes without one
+        await trio.lowlevel.checkpoint()  # cached trees are returned without one
         return await self._children(folder)
 
     async def _children(self, folder: PlannedFolder) -> list[PlannedFolder]:
@@ -145,7 +145,7 @@ class _Grower:
             del folder.parent.folders[folder.name]
             return []
         for what in hostile:
-            reason = f"Something in this folder cannot be restored, {what}."
+            reason = f"An entry of this folder cannot be restored: {what}."
             self.refused.append(Refused(folder.parts, reason))
         below = [self._add(folder, name, entry) for name, entry in children.items()]
         return [child for child in below if child]

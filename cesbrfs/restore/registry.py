@@ -108,7 +108,7 @@ class RegistryPlan:
 class RegistryReport:
     """What was done: keys `written` and `removed`, `same` as they were before.
 
-    `conflicts` changed meanwhile and stay as they are; `failed` could not be written.
+    `conflicts` were modified after planning and are kept; `failed` could not be written.
     """
 
     plan: RegistryPlan
@@ -202,7 +202,9 @@ async def write_registry(
     report: RegistryReport,
     on_progress: Callable[[], None] | None = None,
 ) -> None:
-    """Write what the report's plan says, and report it: cancelled, too, it tells what was done.
+    """Write the keys of the plan into the registry and record the results in `report`.
+
+    They are recorded also if it is cancelled.
 
     A key that fails does not keep the others from being written; only when the registry is away
     nothing more is tried.
@@ -299,7 +301,7 @@ async def _saved(
 
 
 async def _lost_keys(view: BackupTree, backup: Backup) -> dict[str | None, list[str]]:
-    """Return the keys that could not be read for the backup: it cannot tell what they were."""
+    """Return the keys that could not be read for the backup, whose values are unknown."""
     manifest = (await view.reports.of(backup)).manifest
     lost: dict[str | None, list[str]] = {}
     for point in manifest.points if manifest else ():
@@ -330,7 +332,7 @@ def _is_wanted(key: str, wanted: Sequence[str]) -> bool:
 
 
 def _belongs(key: str, owner: str | None) -> bool:
-    """Tell whether `key` is one that a backup keeps for `owner`."""
+    """Return whether backups contain `key` for `owner`."""
     top, _, rest = key.removeprefix("/").partition("/")
     first, _, below = rest.partition("/")
     if owner is not None:
@@ -365,7 +367,7 @@ def _in_order(changes: Iterable[KeyChange]) -> tuple[KeyChange, ...]:
 
 
 def _folders(key: str) -> list[str]:
-    """Return the folders that `key` lies in."""
+    """Return the parent directories of `key`."""
     parts = key.split("/")
     return ["/".join(parts[:length]) for length in range(2, len(parts))]
 

@@ -28,7 +28,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The chosen paths, sorted; none lies below another.  Made by `select`."""
+    """The chosen paths, sorted, none below another. Created by `select`."""
 
     items: tuple[Item, ...]
 
@@ -50,7 +50,7 @@ def select(located: Iterable[ResolvedPath]) -> Selection:
         raise UsageError("All backups at once cannot be restored; name a backup or a path in one.")
     items: list[Item] = []
     last: tuple[bytes, ...] | None = None
-    for parts in chosen:  # sorted: what lies below a path follows it at once
+    for parts in chosen:  # sorted: paths below another follow it directly
         if last is None or parts[: len(last)] != last:
             items.append(Item(parts[0], parts[1:]))
             last = parts

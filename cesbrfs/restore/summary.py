@@ -1,4 +1,4 @@
-"""The sheet of a plan: what becomes of each chosen path, and of what lies there.  Pure."""
+"""Summary of a plan: the target and existing files of each chosen path. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cesbrfs.restore.targets import RestoreItem
 from cesbrfs.util.escape import for_json
 
 _MOST: Final = 10_000
-"""Files that lie there and are told one by one."""
+"""Maximum number of existing files that are listed one by one."""
 
 
 @dataclass(slots=True)
@@ -89,7 +89,7 @@ def _share(
             share.count(file)
             return share
         folder = folder.folders.get(name)
-    if folder is None:  # something lies in the way
+    if folder is None:  # it is refused
         share.refused += 1
         return share
     waiting = [folder]
@@ -122,7 +122,7 @@ def sheet_json(plan: RestorePlan) -> dict[str, object]:
 
 
 def fate(plan: RestorePlan, file: PlannedFile) -> str:
-    """Return what becomes of what lies in a file's place, as one word or a few."""
+    """Return in a few words whether and how an existing file is replaced."""
     if file.action is Action.UNCHANGED:
         return "unchanged"
     if file.action is Action.OVERWRITE:

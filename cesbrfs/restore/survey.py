@@ -1,4 +1,4 @@
-"""A planned tree held against what lies in the target.  Blocking."""
+"""Compare a planned tree with the target. Blocking."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _AS_WANTED: Final = (Action.DONE, Action.UNCHANGED)
 
 
 def survey(planned: RestorePlan, state: TargetState) -> None:
-    """Hold the planned tree against what lies in the target: actions, order and totals."""
+    """Compare the planned tree with the target; set actions, order and totals."""
     (root,) = planned.order
     planned.order = []
     root.exists, root.device = state.exists, state.device
@@ -47,7 +47,7 @@ def survey(planned: RestorePlan, state: TargetState) -> None:
 
 
 def survey_closed(planned: RestorePlan, target: int, journal: JournalWriter | None) -> None:
-    """Open the folders that could not be searched, and plan what is in them."""
+    """Make closed folders searchable, and plan their content."""
     while planned.closed:
         folder = planned.closed.pop()
         with DirFd(target, planned.followed) as descent:
@@ -60,7 +60,7 @@ def survey_closed(planned: RestorePlan, target: int, journal: JournalWriter | No
 
 
 def _survey(planned: RestorePlan, target: int, top: PlannedFolder) -> None:
-    """Compare all that is planned in one folder, and below."""
+    """Compare one folder and everything below it."""
     waiting = [top]
     with DirFd(target, planned.followed) as descent:
         while waiting:
@@ -87,7 +87,7 @@ def _survey(planned: RestorePlan, target: int, top: PlannedFolder) -> None:
 
 
 def _compare(planned: RestorePlan, folder: PlannedFolder, opened: int) -> None:
-    """Decide about what is planned in a folder that exists."""
+    """Set the actions for the entries of an existing folder."""
     status = os.stat(opened)
     if what := planned.guard.against(status):
         raise RestoreError(f"This folder is {what}; choose a target outside of it.")
@@ -124,7 +124,7 @@ def _compare(planned: RestorePlan, folder: PlannedFolder, opened: int) -> None:
 
 
 class _Names:
-    """Finds planned names of one folder that its file system takes for one."""
+    """Finds planned names of one folder that are the same file on its file system."""
 
     def __init__(self, folder: PlannedFolder, opened: int) -> None:
         self._folder = folder
@@ -134,9 +134,9 @@ class _Names:
         self._spelled: dict[tuple[int, int], bytes] | None = None
 
     def other(self, name: bytes, status: os.stat_result) -> bytes | None:
-        """Return the planned name that what lies at `name` belongs to, None if that is itself.
+        """Return the planned name that owns the existing file `name`, None if `name` does.
 
-        That is the one which is spelled as in the target, else the first that was asked for.
+        That is the name spelled as in the target, otherwise the first one that was asked for.
         """
         if self._listed is None or name in self._listed:
             return None
@@ -152,7 +152,7 @@ class _Names:
 
 
 def _compare_file(planned: RestorePlan, file: PlannedFile, opened: int, names: _Names) -> None:
-    """Decide about one file of a folder that exists."""
+    """Set the action for a file of an existing folder."""
     try:
         status = lookup(opened, file.name)
     except OSError as error:
@@ -171,7 +171,7 @@ def _compare_file(planned: RestorePlan, file: PlannedFile, opened: int, names: _
 
 
 def _decide(planned: RestorePlan, file: PlannedFile, status: os.stat_result, opened: int) -> None:
-    """Decide about a file in whose place something lies that no earlier run has put there."""
+    """Set the action for an existing file that no earlier run has restored."""
     planned.existing += 1
     file.there = (status.st_size, status.st_mtime_ns)
     if reason := obstacle(status, to_folder=False):
@@ -192,16 +192,16 @@ def _refuse(planned: RestorePlan, file: PlannedFile, reason: str) -> None:
 
 
 def _resumed(past: PreviousRun, file: PlannedFile, status: os.stat_result) -> Action:
-    """Return what is to be done about what an earlier run restored, CREATE for anything else."""
+    """Return the action for a file that an earlier run restored, CREATE for any other."""
     if file.key is not None and past.files[file.path].is_there(status, file.key):
         return Action.DONE
-    # Of what was written last before a crash some may be lost, content and journal alike.
+    # A crash of the machine may lose the last writes, of content and of the journal.
     same = stat.S_ISREG(status.st_mode) and status.st_mtime_ns == file.mtime_ns
     return Action.REDO if past.crashed and same else Action.CREATE
 
 
 def _count(planned: RestorePlan, folder: PlannedFolder) -> None:
-    """Add a folder to the totals, and choose which of several names of a file is written."""
+    """Add a folder to the totals, and choose the name of a hard-linked file to write."""
     if folder.parent is not None and not folder.exists:
         planned.folders += 1
     for file in folder.files:
@@ -222,7 +222,7 @@ def _count(planned: RestorePlan, folder: PlannedFolder) -> None:
 
 
 def _need(planned: RestorePlan, file: PlannedFile) -> None:
-    """Count the room that a file takes, less that of what it replaces."""
+    """Add the space that a file needs, minus that of the file it replaces."""
     room = planned.rooms.get(file.folder.device)
     if room:
         replaced = file.there[0] if file.there and file.action is Action.OVERWRITE else 0
@@ -230,7 +230,7 @@ def _need(planned: RestorePlan, file: PlannedFile) -> None:
 
 
 def _count_done(planned: RestorePlan, file: PlannedFile) -> None:
-    """Count what is there as it is to be; further names of it are linked to that."""
+    """Count a file that needs no change; its other names are linked to it."""
     size = file.size
     links = file.links
     if links is not None and links.leader is not None:

@@ -1,4 +1,4 @@
-"""Where every chosen path lands: below a folder of its own, or in its place on the instance."""
+"""Map chosen paths to targets: below a folder, or in place on the instance."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cesbrfs.vfs.entries import Entry, VirtualDir
 from cesbrfs.vfs.tree import BackupTree
 
 BY_BACKUP: Final = ""
-"""The suffix that names each backup's own."""
+"""The suffix for ``.<backup ID>`` of each backup."""
 _DOGUS: Final = (b"var", b"lib", b"ces")
 _ETC: Final = b"etc"
 _TO_A_FOLDER: Final = "restore it to a folder with --target and take from there what you need."
@@ -43,22 +43,22 @@ Target = ToFolder | InPlace
 
 
 def fixed_parts(parts: tuple[bytes, ...]) -> list[tuple[bytes, ...]]:
-    """Return the folders on the way to what lands at `parts` in place that are the instance's own.
+    """Return the parent folders of a target in place that belong to the instance.
 
-    They are no part of a backup, which follows symlinks there: all above a volume, or ``etc``.
+    They are not part of a backup: all above a volume, or ``etc``. Symlinks there are followed.
     """
     length = len(_DOGUS) + 2 if parts[: len(_DOGUS)] == _DOGUS else 1
     return [parts[:end] for end in range(1, min(length, len(parts)) + 1)]
 
 
 def folder_of(target: Target) -> Path:
-    """Return the folder below which everything is written."""
+    """Return the folder that everything is written to."""
     return target.path if isinstance(target, ToFolder) else target.root
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """What is not restored, by its names below the target (or the backup), and why."""
+    """Something that is not restored: its names below the target or the backup, and why."""
 
     parts: tuple[bytes, ...]
     reason: str
@@ -71,10 +71,10 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class RestoreItem:
-    """One thing to restore: its names below the target, and the entry behind each of them.
+    """One path to restore: its names below the target, and the entry for each of them.
 
-    Folders that are in no backup, such as ``var`` in place, have no entry.  `source` are its names
-    from the root of the backups on; with a suffix its last name below the target is another.
+    Folders that are in no backup, such as ``var`` in place, have no entry. `source` are its names
+    from the root of the backups; with a suffix, the last name below the target differs.
     """
 
     parts: tuple[bytes, ...]
@@ -82,15 +82,15 @@ class RestoreItem:
     source: tuple[bytes, ...]
 
     def named(self, suffix: bytes) -> RestoreItem:
-        """Return where it lands under its name and `suffix`."""
+        """Return the item with `suffix` appended to its name."""
         if not self.parts or len(self.source) == 1:
-            raise UsageError("A suffix is for paths inside a backup; name some, or leave it out.")
+            raise UsageError("--suffix needs paths inside a backup. Add paths, or remove --suffix.")
         return replace(self, parts=(*self.parts[:-1], self.parts[-1] + suffix))
 
 
 @dataclass(frozen=True, slots=True)
 class RestoreItems:
-    """All of a selection; `root` stands for the target, `left_out` is not restored in place."""
+    """The items of a selection; `root` is the entry of the target, if any."""
 
     root: Entry | None
     found: tuple[RestoreItem, ...]
@@ -100,16 +100,16 @@ class RestoreItems:
 async def land(
     view: BackupTree, selection: Selection, target: Target, suffix: str | None = None
 ) -> RestoreItems:
-    """Find out where `selection` lands, each chosen name with `suffix` (BY_BACKUP: ``.<its ID>``).
+    """Return the targets of `selection`, each with `suffix` appended.
 
-    Raises NotFoundError when something is gone from the repository, and UsageError for what has no
-    place on an instance.
+    Raises NotFoundError if a path does not exist any more, and UsageError for paths without a place
+    on an instance.
     """
     if suffix is None:
         return await _land(view, selection, target, several=len(selection.backups) > 1)
     if "/" in suffix or "\0" in suffix:
-        raise UsageError("A suffix is part of a name, and holds no slash.")
-    # Versions of one file from several backups come to lie side by side.
+        raise UsageError("A suffix cannot contain a slash or a null byte.")
+    # Versions of one file from several backups are restored next to each other.
     several = len(selection.backups) > 1 and suffix != BY_BACKUP
     landings = await _land(view, selection, target, several=several)
     named = [
@@ -124,7 +124,8 @@ async def _land(
     if isinstance(target, InPlace):
         if len(selection.backups) > 1:
             raise UsageError(
-                "Only one backup can be restored in place; choose paths of one, or name a --target."
+                "Only one backup can be restored in place. Choose paths of one backup, or pass"
+                " --target."
             )
         return await _in_place(view, selection)
     found: list[RestoreItem] = []
@@ -138,7 +139,7 @@ async def _land(
 
 
 async def _chain(view: BackupTree, item: Item) -> tuple[Entry, ...]:
-    """Return the entries on the way to `item`, from its backup's on."""
+    """Return the entries of the path of `item`, from its backup to itself."""
     entry: Entry = view.root
     chain: list[Entry] = []
     for name in (item.backup, *item.parts):
@@ -188,7 +189,8 @@ def place_on_instance(  # noqa: PLR0911 - one for each kind of place
 ) -> tuple[bytes, ...] | str:
     """Return where names below a backup belong below an instance's root.
 
-    ``()`` means that each thing in that folder has a place of its own, a sentence that it has none.
+    ``()`` means that the entries of the folder have separate places; a sentence is the reason why
+    there is none.
     """
     match tuple(parts):
         case (folder_names.BACKUP_JSON,):

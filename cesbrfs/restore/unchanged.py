@@ -1,7 +1,7 @@
-"""Whether what lies in the target looks as it would be restored.  Blocking.
+"""Check whether an existing file equals the one to restore. Blocking.
 
-As restic's ``--overwrite if-changed``, size and modification time stand for the content, which is
-not read.  What restic sets for all files is compared here: type, mode, owner, extended attributes.
+As with restic's ``--overwrite if-changed``, size and modification time are compared instead of the
+content. Type, mode, owner and extended attributes are compared as well.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _PERMISSIONS = 0o777
 
 
 def looks_same(file: PlannedFile, status: os.stat_result, folder: int) -> bool:
-    """Tell whether what has this status in an open folder (O_PATH) is what `file` would become.
+    """Return whether the file with this status in an open directory (O_PATH) equals `file`.
 
-    Without the rights of root, what only root can restore is not compared.  Raises nothing: what
-    cannot be looked at is different.
+    Metadata that only root can restore is compared only by root. A file that cannot be examined
+    counts as different; nothing is raised.
     """
     try:
         return _same_status(file, status) and _same_attributes(

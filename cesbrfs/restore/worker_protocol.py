@@ -117,7 +117,7 @@ class Reply(msgspec.Struct, array_like=True, gc=False):
 
     Files are written unless they are in `skipped`, `failed` or `unread`. The content of `unread`
     ones could not be read: the restore reads it itself, with all its alternatives, and reports what
-    fails. `warnings` are arguments for `Warnings.add`. For a range, position 0 stands for it.
+    fails. `warnings` are arguments for `Warnings.add`. The result for a range has position 0.
     """
 
     number: int

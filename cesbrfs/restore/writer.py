@@ -29,7 +29,7 @@ _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EM
 _NOREPLACE: Final = 1  # RENAME_NOREPLACE
 _NO_NOREPLACE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
 _COMPARED_BYTES: Final = 1 << 20
-"""Content up to this size is kept until it is compared with what was written: faster than hashing."""
+"""Content up to this size is compared with what was written, which is faster than hashing."""
 _OWNER_ONLY: Final = 0o600
 _FOLDER_OWNER_ONLY: Final = 0o700
 

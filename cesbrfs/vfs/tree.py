@@ -291,7 +291,7 @@ class BackupTree:
         return {} if isinstance(entry, VirtualDir) else (await self._tree_of(entry)).unknown
 
     async def nodes(self, entry: Entry) -> dict[bytes, Node]:
-        """Return the nodes of a stored directory by name; raises NotAFolderError for other types."""
+        """Return the nodes of a stored directory by name; raises NotAFolderError."""
         return (await self._tree_of(entry)).nodes
 
     async def _tree_of(self, entry: Entry) -> Tree:

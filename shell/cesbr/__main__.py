@@ -33,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         sys.stdout.flush()
     except OSError:
-        # Whoever read has gone, or the disk is full, and that was told: Python's own last flush
-        # would only say it again.
+        # The reader has closed the pipe, or the disk is full, which was reported: Python's last
+        # flush would only report it again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
 

@@ -55,7 +55,7 @@ _SWITCHES: Final = ("json", "quiet", "verbose", "debug", "no_init")
 
 
 class PromptParser(cmd2.Cmd2ArgumentParser):
-    """Raises UsageError where cmd2 would print and go on as if all were well."""
+    """A parser that raises UsageError where cmd2 would print an error and continue."""
 
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong, and how to learn more."""
@@ -128,7 +128,7 @@ class App(cmd2.Cmd):
     # What cmd2 does with lines, commands and errors
 
     def onecmd_plus_hooks(self, line: str, **kwargs: Any) -> bool:  # noqa: ANN401 - cmd2's own
-        """Run one line; `status` tells how it went."""
+        """Run one line; sets `status` to its exit code."""
         self.last_status, self.status = self.status, 0
         # As in other shells, what begins with a blank is nobody's business.
         kwargs["add_to_history"] = kwargs.get("add_to_history", True) and not line.startswith(" ")
@@ -136,7 +136,7 @@ class App(cmd2.Cmd):
         line = around_words(line)
         try:
             self.statement_parser.tokenize(line)
-        except Cmd2ShlexError as error:  # else cmd2 prints it and goes on
+        except Cmd2ShlexError as error:  # otherwise cmd2 prints it and continues
             self.pexcept(UsageError(f"{error}; quote it, or write \\x22 and \\x27 for quotes."))
             return False
         return super().onecmd_plus_hooks(line, **kwargs)
@@ -172,7 +172,7 @@ class App(cmd2.Cmd):
         find_command(statement.command, overview="help")
 
     def pexcept(self, exception: BaseException, **kwargs: Any) -> None:  # noqa: ANN401, ARG002 - cmd2's own
-        """Tell of an error outside of a command: of its arguments, mostly."""
+        """Report an error outside of a command, mostly of its arguments."""
         self.status = show_error(
             exception,
             as_json=self._line_as_json or bool(self._defaults.get("json")),
@@ -180,7 +180,7 @@ class App(cmd2.Cmd):
         )
 
     def perror(self, *objects: Any, **kwargs: Any) -> None:  # noqa: ANN401 - cmd2's own
-        """Tell of what cmd2 itself finds wrong; that, too, is a failure."""
+        """Report an error that cmd2 itself finds; it is a failure, too."""
         self.status = self.status or 1
         super().perror(*objects, **kwargs)
 
@@ -229,7 +229,7 @@ class App(cmd2.Cmd):
             rows = [(f"  {command.name}", command.summary) for command in commands_of(module)]
             blocks.append(f"{title}\n{pairs(rows, available)}")
         own = [
-            ("  alias", "Make, list and delete words that stand for a command."),
+            ("  alias", "Create, list and delete aliases of commands."),
             ("  echo", "Write words; $? is the exit code of the command before."),
             ("  help", "List the commands, or explain one."),
             ("  history", "Show, run or save earlier commands."),
@@ -329,7 +329,7 @@ def _history_file() -> str:
     history = folder / "history"
     try:
         os.close(os.open(history, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        history.chmod(0o600)  # cmd2 writes it anew, and leaves its mode
+        history.chmod(0o600)  # cmd2 rewrites the file and keeps its mode
     except OSError:
         return ""
     return str(history)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SafetyBackup:
-    """A backup of these dogus, None: of everything, before a restore replaces what is there."""
+    """A backup of these dogus (None: of all) before a restore replaces their data."""
 
     dogus: Sequence[str] | None
 
@@ -55,7 +55,7 @@ async def choose_safety_backup(
     except RegistryUnreachableError as error:
         if wanted:
             raise
-        context.out.note(f"What is there now cannot be backed up: {error.message}")
+        context.out.note(f"The current data cannot be backed up: {error.message}")
         return None
     dogus = sorted(installed & {os.fsdecode(name) for name in touched})
     everything = (

@@ -26,7 +26,7 @@ _SECONDS: Final = 10.0
 async def explained(
     context: Context, error: NotFoundError, path: str, backup: Backup | None = None
 ) -> NotFoundError:
-    """Return an error that says where `path` is, or `error` where no backup has it.
+    """Return an error with the backups that have `path`, or `error` if none has it.
 
     The path started inside `backup`, or where none is given at the session's place.
     """

@@ -75,7 +75,7 @@ async def scope(
         return PathScope(line, await settle(line, typed.below(2), path))
     if typed.wild == 0 and first not in there:
         named = [there[name] for name in matching(os.fsdecode(first), there)]
-        with contextlib.suppress(NotFoundError):  # it may stand for names inside the backups
+        with contextlib.suppress(NotFoundError):  # it may match names inside the backups
             found = await settled(there.values() if everywhere else named, typed.below(1))
             if named and (found.paths == [()] or await found.timeline.at(found.paths[0])):
                 return found
@@ -114,7 +114,7 @@ def _walk(start: Sequence[bytes], path: str) -> TypedPath:
 
 
 async def settle(line: Timeline, typed: TypedPath, path: str) -> Sequence[Parts]:
-    """Return the paths that names stand for, one where they have no wildcards.
+    """Return the paths that match the names, one if they have no wildcards.
 
     They are taken as they were typed; where nothing is called so, as escaped; else as wildcards.
     NotFoundError when those match nothing; without them nobody looks whether anything is there.
@@ -142,7 +142,7 @@ async def settle(line: Timeline, typed: TypedPath, path: str) -> Sequence[Parts]
 async def _named(
     line: Timeline, place: Parts, level: Level, part: bytes, *, wild: bool
 ) -> Sequence[bytes]:
-    """Return the names in the folders of `level`, at `place`, that `part` stands for."""
+    """Return the names in the folders of `level`, at `place`, that match `part`."""
     text = os.fsdecode(part)
     held = {name for key in level for name in await line.listing(place, key) or ()}
     if wild and has_wildcards(text):
@@ -174,7 +174,7 @@ class Compared(NamedTuple):
 
 
 LIVE: Final = "live"
-"""What stands for the instance in place of a backup."""
+"""The name of the instance where a backup is expected."""
 
 
 async def compared(context: Context, before: str, after: str, path: str | None) -> Compared:

@@ -38,7 +38,7 @@ class AbandonedError(InterruptedByUserError):
 
 
 class TooSlowError(Exception):
-    """The answer takes longer than who asks can wait."""
+    """The result takes longer than the caller waits."""
 
 
 class _Wake:
@@ -102,8 +102,8 @@ class _Call:
             with self.scope:
                 result = _Result(await self.function())
         except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
-            # What a cancelled command complains about follows from the cancellation; how to go on
-            # after it is worth a word.
+            # Errors of a cancelled command follow from the cancellation, except for the hint how to
+            # continue.
             told = isinstance(error, InterruptedByUserError)
             if told or not (self.scope.cancel_called and _only_ours(error)):
                 result = _Result(error=error)
@@ -180,7 +180,7 @@ class Portal:
         InterruptedByUserError is raised.  A second one abandons it (AbandonedError).
         `on_slow_end` is called when the unwinding takes longer than people wait without a word,
         `on_tick` several times a second while nothing else is to be done.  After `patience`
-        seconds TooSlowError is raised, and the function goes on by itself.
+        seconds TooSlowError is raised, and the function continues in the background.
         """
         import trio
 
@@ -280,7 +280,7 @@ class _Front:
         except (AbandonedError, TooSlowError):
             raise
         except BaseException:
-            # SIGTERM's SystemExit, say: the command ends cleanly before it goes on its way.
+            # For example SIGTERM's SystemExit: the command ends cleanly before it is raised.
             self._unwind()
             raise
 
@@ -331,7 +331,7 @@ class _Front:
         """Do what the ^C pressed so far mean."""
         if self._pressed > 1:
             raise AbandonedError(
-                "Interrupted twice: the command was left to end by itself in the background."
+                "Interrupted twice: the command continues in the background until it ends."
             )
         if self._pressed:
             self._cancel()

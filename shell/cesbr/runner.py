@@ -15,13 +15,13 @@ from cesbr.ui.output import Output
 from cesbrfs.errors import CesbrError, NotFoundError
 from cesbrfs.util.argparser import quote_hint
 
-_STOPPING: Final = "cesbr: Stopping cleanly; ^C again leaves it to end by itself."
+_STOPPING: Final = "cesbr: Stopping cleanly. Press ^C again to leave it in the background."
 
 
 def run_command(
     command: Command, arguments: argparse.Namespace, session: Session, portal: Portal, out: Output
 ) -> int:
-    """Run `command`, tell of its error if it has one, and return its exit code."""
+    """Run `command`, report its error if it has one, and return its exit code."""
     said = vars(arguments)
     context = Context(session, out, no_init=said.get("no_init", False))
 
@@ -43,7 +43,7 @@ def run_command(
             return portal.run(run, lambda: out.note(_STOPPING, always=True), out.tick)
         finally:
             out.clear_progress()
-    except Exception as error:  # noqa: BLE001 - every error of a command is told here
+    except Exception as error:  # noqa: BLE001 - every error of a command is reported here
         code = show_error(error, as_json=out.as_json, debug=said.get("debug", False))
         paths = said.get("paths") or ()
         if isinstance(error, NotFoundError) and len(paths) > 1 and quote_hint(paths):
@@ -52,7 +52,7 @@ def run_command(
 
 
 def close(session: Session, portal: Portal) -> None:
-    """Give back what the session holds and end the loop."""
+    """Close the session and end the loop."""
     if session.view is not None:
         portal.run(session.aclose)
     portal.close()

@@ -21,7 +21,7 @@ _TITLE: Final = "Maintenance"
 async def require_healthy(
     context: Context, config: BackupConfig, dogus: list[InstalledDogu]
 ) -> None:
-    """Raise HealthError when one of `dogus` is not well; tell of checks that cannot be made."""
+    """Raise HealthError if one of `dogus` is unhealthy; report checks that are impossible."""
     from cesbrfs.ces.health import check_health, require_health
 
     if config.ignore_dogu_health:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # all of them import trio, which the prompt's start does not 
     from cesbrfs.vfs.tree import BackupTree
 
 _NAMES_BYTES: Final = 128 << 20
-"""How much of folders' names may be held for Tab."""
+"""Maximum memory for names of folders, for completion."""
 
 
 @dataclass(slots=True)
@@ -79,7 +79,7 @@ class Session:
         return self._settings
 
     def look_ahead(self) -> None:
-        """Begin to derive the key, if neither it nor the address has to be waited for.
+        """Start to derive the key, if both it and the address are available without waiting.
 
         It takes longer than all the imports that a command needs.
         """
@@ -161,7 +161,7 @@ class Session:
         return self._basket
 
     async def aclose(self) -> None:
-        """Give back what is open."""
+        """Close everything that is open."""
         view, self.view = self.view, None
         self._memo = self._basket = None
         if view is not None:
@@ -209,10 +209,10 @@ class Context:
             (await backup_config(settings.open_registry())).require_active()
 
     def _initialises(self, settings: Settings, *, creates: bool = False) -> bool:
-        """Tell whether a missing repository is initialised by the command.
+        """Return whether the command initialises a missing repository.
 
-        At an address that was given for this command alone, only by one that `creates` data: it may
-        be mistyped.
+        At an address that was passed with this command only, just commands that create data
+        (`creates`) do: the address may be mistyped.
         """
         given_now = settings.sources.get("repository") == "flag"
         return settings.auto_init and not self.no_init and (creates or not given_now)

@@ -30,7 +30,7 @@ class MeasureFailedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A value of a measure. `check` is the result of the command, which must be equal in every mount."""
+    """A value of a measure. `check` is the command's result, equal in every mount."""
 
     name: str
     value: float

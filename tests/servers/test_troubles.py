@@ -44,7 +44,7 @@ _WRONG_KEY: Final = 12
 
 _TROUBLES: Final[Mapping[str, Mapping[str, tuple[int, str]]]] = {
     "S3": {
-        "address is none": (_USAGE, "names no host or no bucket|is no address"),
+        "address is none": (_USAGE, "names no host or no bucket|is not a valid address"),
         "host not known": (1, "is not known"),
         "refused": (1, "Connection refused"),
         "timed out": (1, "did not answer within|does not answer in time"),
@@ -56,7 +56,7 @@ _TROUBLES: Final[Mapping[str, Mapping[str, tuple[int, str]]]] = {
         "wrong key": (_WRONG_KEY, "The encryption key is wrong"),
     },
     "REST": {
-        "address is none": (_USAGE, "is no address of a REST server"),
+        "address is none": (_USAGE, "is not a valid address of a REST server"),
         "host not known": (1, "is not known"),
         "refused": (1, "Connection refused"),
         "timed out": (1, "did not answer within|does not answer in time"),
@@ -66,7 +66,7 @@ _TROUBLES: Final[Mapping[str, Mapping[str, tuple[int, str]]]] = {
         "wrong key": (_WRONG_KEY, "The encryption key is wrong"),
     },
     "SFTP": {
-        "address is none": (_USAGE, "names no host or no folder|is no address"),
+        "address is none": (_USAGE, "names no host or no folder|is not a valid address"),
         "host not known": (1, "is not known"),
         "refused": (1, "Connection refused"),
         "timed out": (1, "has not answered|does not answer in time"),

@@ -229,7 +229,7 @@ def test_cat_and_less_on_a_terminal(kept: Cesbr, tmp_path: Path) -> None:
     with terminal(kept.having(PAGER=str(pager)), tmp_path) as prompt:
         prompt.wait_for_prompt()
         prompt.line(f"cat {FILES}/sub/binary")
-        prompt.wait_for(r"^cesbr: .*/binary is no text, which could upset the terminal")
+        prompt.wait_for(r"^cesbr: .*/binary is binary, which could confuse the terminal")
         prompt.line(f"cat --force {FILES}/hello.txt")
         prompt.wait_for(r"^hello again\ncesbr>\Z")
         prompt.keys("C-l")

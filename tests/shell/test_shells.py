@@ -232,8 +232,8 @@ def test_it_ends_within_a_second(far: Cesbr, proxy: Proxy) -> None:
 def test_commands_are_told_without_summaries_when_those_take_too_long() -> None:
     """What is known is said in time."""
     script = (
-        "import time; import cesbr.completion.shells as t; t.find_command = lambda name: time.sleep(60);"
-        " t.complete(['fish', 'polic'])"
+        "import time; import cesbr.completion.shells as t; t.find_command = lambda name:"
+        " time.sleep(60); t.complete(['fish', 'polic'])"
     )
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, check=False, capture_output=True, timeout=30)

@@ -36,8 +36,8 @@ def fill(root: Path) -> None:
 async def check_all(storage: Storage, *, past_end_fails: bool = True) -> None:
     """List and read the files in every way; reading beyond the end raises DamagedError.
 
-    `past_end_fails`: reading without a length from the end of a file fails over HTTP and returns b""
-    elsewhere; only HTTP is asked for more bytes than fit into memory.
+    `past_end_fails`: reading without a length from the end of a file fails over HTTP and returns
+    b"" elsewhere; only HTTP is asked for more bytes than fit into memory.
 
     Partial reads of config are not tested: no reader uses them, and restic's server ignores ranges.
     """

@@ -4,10 +4,10 @@
         client = connect(proxy.address)
         proxy.inject(Fault.RESET, after=50_000)
 
-The proxy runs in a separate thread, so it is independent of the event loops of tests and serves other
-processes as well. It is also a program: ``python -m tests.support.proxy --to HOST:PORT
---round-trip 20ms``. Latency does not reduce throughput. "Responses" are the bytes from the server to
-the client.
+The proxy runs in a separate thread, so it is independent of the event loops of tests and serves
+other processes as well. It is also a program: ``python -m tests.support.proxy --to HOST:PORT
+--round-trip 20ms``. Latency does not reduce throughput. "Responses" are the bytes from the server
+to the client.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class _Line:
 class Proxy:
     """A proxy for the server at `to`.
 
-    `round_trip` is in seconds, `rate` limits responses in bytes per second. Both may be changed while
-    the proxy runs. Methods may be called from any thread.
+    `round_trip` is in seconds, `rate` limits responses in bytes per second. Both may be changed
+    while the proxy runs. Methods may be called from any thread.
     """
 
     def __init__(

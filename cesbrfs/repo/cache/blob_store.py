@@ -32,11 +32,11 @@ class BlobStore:
         return record
 
     def has(self, blob: bytes) -> bool:
-        """Tell whether the record of a blob is here."""
+        """Return whether the record of a blob is cached."""
         return self._kept.has(blob.hex())
 
     def put(self, blob: bytes, record: bytes | memoryview) -> None:
-        """Keep the record of a blob, and let go of others where it is too much."""
+        """Store the record of a blob; evict others to stay within the bound."""
         if len(record) > self._capacity // _SHARE:
             return
         self._kept.write(blob.hex(), (record,))

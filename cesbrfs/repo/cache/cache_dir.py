@@ -1,8 +1,8 @@
-"""A folder of small files that can be made again: written whole, private, and done without.
+"""A best-effort cache directory: private (0700), atomic writes, never raises.
 
-Every file is written beside and renamed, so that several processes can share the folder.  Nothing
-here raises for a disk that is full, slow to permit or gone: the first failure is told in the log,
-and nothing more is written.
+Files are written under temporary names and renamed, so that several processes can share the
+directory. After the first failure (disk full, no permission, directory removed), which is logged,
+nothing more is written.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class CacheDir:
     def read(self, name: str, offset: int = 0, length: int = -1) -> bytes | None:
         """Return a file's content, or a part of it; None where it cannot be read.
 
-        Shorter where the file ends; `length` -1 stands for all that follows.
+        Shorter where the file ends; `length` -1 reads to the end.
         """
         try:
             with (self.folder / name).open("rb", buffering=0) as file:
@@ -57,11 +57,11 @@ class CacheDir:
             return None
 
     def has(self, name: str) -> bool:
-        """Tell whether there is such a file."""
+        """Return whether a file exists."""
         return (self.folder / name).exists()
 
     def write(self, name: str, parts: Iterable[bytes | memoryview]) -> bool:
-        """Write a file, in the place of the one of this name; tell whether it is there."""
+        """Write a file atomically; return whether it exists now."""
         if not self._usable:
             return False
         beside = self.folder / f".{name}.{os.getpid()}.{get_ident()}"
@@ -99,13 +99,13 @@ class CacheDir:
                 for entry in entries:
                     if not entry.is_file(follow_symlinks=False):
                         continue
-                    with contextlib.suppress(OSError):  # removed meanwhile
-                        told = entry.stat()
+                    with contextlib.suppress(OSError):  # another process removed it
+                        status = entry.stat()
                         if entry.name.startswith("."):
-                            if time.time_ns() - told.st_mtime_ns > _ABANDONED_NS:
+                            if time.time_ns() - status.st_mtime_ns > _ABANDONED_NS:
                                 os.unlink(entry)
                             continue
-                        found.append(CachedFile(entry.name, told.st_size, told.st_mtime_ns))
+                        found.append(CachedFile(entry.name, status.st_size, status.st_mtime_ns))
         except OSError:
             return []
         return sorted(found)

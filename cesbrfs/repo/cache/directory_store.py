@@ -1,10 +1,10 @@
-"""Folders' rows on disk: in segments of a mebibyte, sealed with the repository's own keys.
+"""Directory entries on disk, in encrypted segments of one MiB.
 
-A segment is ``magic | length of the directory u32 | sealed directory | sealed body``.  Its entries
-are sorted by tree ID.  The directory has the first 8 bytes of each ID, then the length of each
-entry as u32; the body, compressed, has ``ID 32 | rows`` for each.  Directories are held in memory
-(16 bytes a folder), bodies as they are needed, within a bound.  A tree ID never means anything
-else: what is here is never wrong, only incomplete, and what is damaged is removed and made anew.
+A segment is ``magic | length of the directory u32 | sealed directory | sealed body``. Its entries
+are sorted by tree ID. The directory contains the first 8 bytes of each ID, then the length of each
+entry as u32; the body, compressed, contains ``ID 32 | rows`` for each. Directories are cached in
+memory (16 bytes per folder), bodies within a bound. Since a tree ID identifies its content, entries
+are never outdated, only missing. Damaged segments are removed and written again.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class DirectoryStore:
         except DamagedError as error:
             # Mostly another process has brought it together with its own.
             if self._kept.has(directory.name):
-                _log.warning("What was kept in %s is made anew: %s", directory.name, error)
+                _log.warning("The cache file %s is written again: %s", directory.name, error)
                 self._kept.remove(directory.name)
             self._directories.remove(directory)
             return None

@@ -30,7 +30,7 @@ def known_key_file(shown: str, cache_dir: Path) -> str | None:
 
 
 def is_known(shown: str, cache_dir: Path) -> bool:
-    """Tell whether a repository was opened at the address `shown` before."""
+    """Return whether a repository was opened at the address `shown` before."""
     return os.path.exists(cache_dir / _FOLDER / _name(shown))
 
 

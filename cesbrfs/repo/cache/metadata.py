@@ -90,7 +90,7 @@ class MetadataCache:
             raw = data[at : at + length]
             at += length
             if hashlib.sha256(raw).digest() != name:
-                break  # what follows cannot be told apart any more
+                break  # the following records cannot be separated
             found[name.hex()] = raw
         return found
 

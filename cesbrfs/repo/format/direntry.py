@@ -1,7 +1,7 @@
-"""Stored folders in short: what a listing tells of each entry, and how that is packed.  Pure.
+"""Directory entries in a compact, packed form for listings. Pure.
 
-A mount holds, and keeps on disk, rows in the place of nodes: they are a fraction of their size, and
-are read several times faster than the JSON that nodes come from.
+A mount caches these rows instead of nodes: they have a fraction of their size, and are parsed
+several times faster than the JSON of a tree.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from cesbrfs.repo.format.model import Node, hard_link_id
 
 
 class DirEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One entry of a folder.  What its fields mean is told at `Node`.
+    """One entry of a directory, with a subset of the fields of `Node`.
 
-    `link_id` is `hard_link_id` of its node: not 0 for a file with several names.
+    `link_id` is the `hard_link_id` of its node: not 0 for a file with several names.
     """
 
     name: bytes
@@ -38,8 +38,8 @@ class DirEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 class DirEntries:
     """The rows of one folder, in restic's order.  Never changed once made.
 
-    `special` says that the folder holds ``.`` or ``/`` as well, which no folder can show, but which
-    stand for their content in a snapshot's root.
+    `special`: the tree also has an entry ``.`` or ``/``, which no directory can show, but which is
+    replaced by its content in a snapshot's root.
     """
 
     __slots__ = ("_places", "listed", "special")

@@ -1,9 +1,9 @@
-"""Where each blob lies: the repository's index files as tables that are searched where they lie.
+"""Index tables: map blob IDs to pack locations, searched in memory or in a mapped file.
 
-A table holds the rows of one or more index files.  A row has 48 bytes: ``ID 32 | flags and pack
-number u32 | offset u32 | length u32 | plain length u32``, little-endian.  Rows are grouped by the
-first bits of their ID, and a fan-out tells where each group begins: a look-up searches a few rows
-as bytes, in memory or in a mapped file alike.  A blob that lies in several packs has several rows.
+A table contains the rows of one or more index files. A row has 48 bytes: ``ID 32 | flags and pack
+number u32 | offset u32 | length u32 | plain length u32``, little-endian. Rows are grouped by the
+first bits of their ID, and a fan-out table contains the start of each group, so that a look-up
+searches a few rows as bytes. A blob that is stored in several packs has several rows.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Blobs and packs: what lies behind a place in a pack, decoded and checked.  Pure.
+"""Decode and verify blobs and pack headers. Pure.
 
-A pack is ``blobs | sealed header | u32le header length``.  A blob is one record; in format 2 its
-plaintext may be a zstd frame.  A blob's ID is the SHA-256 of what it finally says.
+A pack is ``blobs | sealed header | u32le header length``. A blob is one record; in format 2 its
+plaintext may be a zstd frame. A blob's ID is the SHA-256 of its plaintext (decrypted,
+decompressed).
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ class BlobType(IntEnum):
 
 
 class BlobLocation(NamedTuple):
-    """Where a blob lies: `length` bytes at `offset` of a pack; `uncompressed_length` is its final length.
+    """The location of a blob: `length` bytes at `offset` of a pack.
 
-    `pack` is the pack's ID in 32 bytes.
+    `uncompressed_length` is the length of its content.
+ `pack` is the pack's ID in 32 bytes.
     """
 
     pack: bytes
@@ -154,7 +156,7 @@ def _decompress_unknown(data: memoryview, size_max: int) -> bytes:
 
 
 def header_length(tail: bytes, pack_size: int) -> int:
-    """Tell from a pack's last four bytes how long its sealed header is."""
+    """Return the length of a pack's encrypted header, from the last four bytes of the pack."""
     length = int.from_bytes(tail[-4:], "little")
     if len(tail) < 4 or not OVERHEAD < length <= min(HEADER_MAX, pack_size - 4):  # noqa: PLR2004 - u32
         raise DamagedError("A pack's header length cannot be right; run 'cesbr check'.")

@@ -1,7 +1,7 @@
-"""restic's trees: what a folder held when it was backed up, out of its JSON.  Pure.
+"""Parse restic's tree blobs (JSON) into nodes. Pure.
 
-Almost all of them are as restic writes them now (`nodes.decode_nodes`).  In the others each entry is
-looked at by itself, and one that nothing can show is refused.
+Almost all trees are parsed by `tree_decoder.decode_nodes`. In the others each entry is parsed
+separately, and entries that no file system can show are refused.
 """
 
 from __future__ import annotations
@@ -143,11 +143,7 @@ def _entries(
 
 
 def parse_names(data: bytes, what: str = "tree") -> dict[bytes, int]:
-    """Read of a tree blob only what is in it: each name with a file's bytes, or FOLDER, or OTHER.
-
-    That takes a fraction of the time of `parse_tree`.  What that refuses by its name or type, and
-    ``.`` and ``/``, are left out.  DamagedError when it is no tree.
-    """
+    """Parse only the names of a tree blob: map each to a file's size, FOLDER or OTHER."""
     found: dict[bytes, int] = {}
     for raw in _short_entries(data, what):
         try:

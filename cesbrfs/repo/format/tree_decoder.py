@@ -46,7 +46,7 @@ TARGET_MAX: Final = 4095
 """Bytes of a link's target at most, as Linux has it."""
 _UNUSUAL: Final = (ValueError, DamagedError, RecursionError)
 _QUICKLY: Final = 1 << 20
-"""More than this is read entry by entry, and what was read is let go meanwhile."""
+"""Larger trees are parsed entry by entry, and parsed entries are freed in between."""
 
 
 class RawXattr(Lenient):

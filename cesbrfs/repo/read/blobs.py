@@ -1,4 +1,4 @@
-"""Blobs by ID: found through the index, read out of packs, checked, and kept for a while."""
+"""Blobs by ID: look up in the index, read from packs, verify, cache."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 THREAD_BYTES: Final = 192 << 10
 """Work on more bytes than this goes to a thread: below, the hop costs more than the work."""
 _TREES: Final = 1 << 20
-"""Bytes of small trees held for a moment: who lists a folder mostly opens what lies in it next."""
+"""Bytes of small trees that are cached for opens that follow a listing."""
 _RELIST_SECONDS: Final = (0.0, 0.0, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Delays before index files are listed again because one of them was replaced while read."""
 _RELISTINGS_MAX: Final = 4
@@ -239,9 +239,9 @@ class Blobs:
         raise AssertionError("unreachable")
 
     def tree_nowait(self, blob: bytes) -> bytes | None:
-        """Return a small tree's blob, if its record is in memory already; does not wait.
+        """Return a small tree blob if its record is in memory, without blocking.
 
-        None does not say that there is no such blob, nor that it is whole.
+        None means "not cached", not "missing" or "damaged".
         """
         held = self._trees.peek(blob)
         if held is not None:
@@ -256,7 +256,7 @@ class Blobs:
             return None
         try:
             data = decode_blob(self._keys, blob, record, place)
-        except DamagedError:  # told, and mended where it can be, by who waits for it
+        except DamagedError:  # the blocking call reports it, or finds another copy
             return None
         self._trees.put(blob, data)
         return data
@@ -309,7 +309,7 @@ class Blobs:
             return await self._decode(place, blob, record)
         except FileMissingError:
             raise
-        except (DamagedError, StorageError):  # perhaps only beside it, or as it was some time ago
+        except (DamagedError, StorageError):  # perhaps an outdated block
             await self._chunks.forget(place.pack)
         raw = await self._packs.read(place.pack, place.offset, place.length)
         return await self._decode(place, blob, raw)
@@ -320,8 +320,8 @@ class Blobs:
         try:
             return await self._decode(place, blob, await remote.read(kind, place, blob))
         except DamagedError as error:
-            # The way here, or what was kept of it, may have damaged it: the pack itself counts.
-            _log.warning("%s Reading it once more.", error)
+            # The network or a cache may have damaged it, not the pack.
+            _log.warning("%s Reading it again.", error)
             await remote.forget(kind, place, blob)
         return await self._decode(place, blob, await remote.read(kind, place, blob))
 
@@ -381,7 +381,7 @@ class Blobs:
 
     @property
     def max_readahead(self) -> int:
-        """Bytes that are worth reading ahead of one reader who goes straight on."""
+        """Maximum number of bytes to read ahead of one sequential reader."""
         if self._remote is not None:
             return min(self._remote.link.ahead, self.capacity // 2)
         return min(_MOST_AHEAD, self.capacity // 8)
@@ -413,7 +413,7 @@ class Blobs:
     async def _fetch(self, blob: bytes) -> None:
         try:
             await self.data(blob)
-        except CesbrError as error:  # whoever asks for it gets the error
+        except CesbrError as error:  # raised again for the reader
             _log.debug("Reading ahead: %s", error)
         finally:
             self.fetching -= 1

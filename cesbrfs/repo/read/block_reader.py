@@ -1,11 +1,11 @@
-"""Tree records are read out of packs in chunks, as the folders that a walk comes by lie together.
+"""Read tree records from packs in cached blocks.
 
-restic puts the blobs that describe folders into packs of their own, those of one walk side by side
-but mostly in the reverse of its order.  So such a pack is read in chunks, the last of which are
-held in memory.  Behind a network they are larger, and lie on disk as they came, sealed: the next
-mount asks for none of them.  Where restic's own cache has the whole pack, it is read there.  What
-comes from a disk may be damaged like everything else: every blob is checked after it was taken from
-here, and `forget` has it read from the storage again.
+restic writes tree blobs to separate packs, those of one directory walk next to each other, but
+mostly in reverse order. Such packs are therefore read in blocks, and the last blocks are cached in
+memory. For remote repositories, blocks are larger and also cached on disk as they are, encrypted,
+for the next mount. If restic's own cache contains the whole pack, it is read there. Content from a
+disk may be damaged: every blob is verified after it was read here, and after `forget` it is read
+from the storage.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _IN_MEMORY: Final = 4 << 20
 
 
 class BlockReader:
-    """Reads tree records out of packs of `storage`, in chunks of `size` bytes."""
+    """Reads tree records from packs of `storage` in blocks of `size` bytes."""
 
     def __init__(self, storage: Storage, size: int = _CHUNK) -> None:
         self._storage = storage
@@ -39,7 +39,7 @@ class BlockReader:
         self._held: LruCache[tuple[bytes, int], bytes] = LruCache(_IN_MEMORY, len)
 
     def at_hand(self, pack: bytes, offset: int, length: int) -> bytes | None:
-        """Return what `read` would, if it lies within one chunk that is in memory."""
+        """Like `read`, but never blocks. None unless the record is in one cached block."""
         number, begins = divmod(offset, self._size)
         held = self._held.peek((pack, number))
         if held is None or begins + length > len(held):
@@ -49,7 +49,7 @@ class BlockReader:
     async def read(self, pack: bytes, offset: int, length: int) -> bytes:
         """Return `length` bytes at `offset` of the pack with this ID (32 bytes).
 
-        Fewer where the pack ends before that.  Raises what the storage raises.
+        Returns fewer bytes at the end of the pack. Raises the storage's errors.
         """
         first, last = offset // self._size, (offset + length - 1) // self._size
         parts = [await self._chunk(pack, number) for number in range(first, last + 1)]
@@ -68,14 +68,14 @@ class BlockReader:
         return await read_up_to(self._storage, FileType.PACK, pack.hex(), start, self._size)
 
     async def forget(self, pack: bytes) -> None:
-        """Have a pack read from the storage again: what came from here was damaged."""
+        """Evict a pack after its content turned out to be damaged."""
         self._held.drop(lambda key: key[0] == pack)
 
 
 class CachedBlockReader(BlockReader):
-    """The same behind a network, through chunks that are kept in `kept`.
+    """A block reader for remote packs that caches blocks in the directory `kept`.
 
-    `restic` is the folder of restic's own cache of this repository, where there may be one.
+    `restic` is restic's own cache directory of this repository, if any.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class CachedBlockReader(BlockReader):
         return data
 
     def _from_disk(self, pack: bytes, number: int, name: str) -> bytes | None:
-        """Return a chunk out of restic's cache, or of ours, where one of them has it."""
+        """Return a block from restic's cache or from ours, None if neither has it."""
         if self._restic is not None and pack not in self._distrusted:
             whole = self._restic / "data" / pack.hex()[:2] / pack.hex()
             found = _read_part(whole, number * self._size, self._size)
@@ -108,7 +108,7 @@ class CachedBlockReader(BlockReader):
         return self._kept.read(name)
 
     async def forget(self, pack: bytes) -> None:
-        """Have a pack read from the storage again: what came from here was damaged."""
+        """Evict a pack after its content turned out to be damaged."""
         if self._restic is not None:
             self._distrusted.add(pack)
         # Not in the thread: the readers' own is at work on it.
@@ -116,19 +116,19 @@ class CachedBlockReader(BlockReader):
         await trio.to_thread.run_sync(self._remove, lambda name: name == pack.hex())
 
     def prune_except(self, packs: AbstractSet[bytes]) -> None:
-        """Remove the chunks of all other packs: the repository has them no more."""
+        """Remove the blocks of all other packs, which the repository does not have any more."""
         names = {pack.hex() for pack in packs}
         self._remove(lambda name: name not in names)
 
     def _remove(self, unwanted: Callable[[str], bool]) -> None:
-        """Remove the chunks of packs with such names from the disk."""
+        """Remove the blocks of packs whose names match."""
         for file in self._kept.files():
             if unwanted(file.name.partition("-")[0]):
                 self._kept.remove(file.name)
 
 
 def _read_part(path: Path, offset: int, length: int) -> bytes | None:
-    """Return a part of a file, shorter where the file ends; None where it cannot be read."""
+    """Return a part of a file, shorter at its end; None if it cannot be read."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

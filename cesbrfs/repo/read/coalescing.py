@@ -1,8 +1,8 @@
-"""Packs behind a network, read in stretches: what lies side by side comes in one answer.
+"""Coalesce reads of adjacent pack ranges from a remote storage into single requests.
 
-A stretch is a range of one pack that was asked for, or is held.  Whoever needs a record within it
-waits for that answer and takes a part of it, so that blobs can be fetched one by one without one
-request each: `plan` says which stretches to ask for, `begin` asks ahead of the readers.
+A task that needs a record in a range that was requested already waits for that response and takes
+its part of it, so that blobs can be requested one by one. `plan` combines records into ranges;
+`begin` requests ranges ahead of their readers.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Range(NamedTuple):
 
 
 def plan(places: Iterable[BlobLocation], largest: int = _LARGEST) -> list[Range]:
-    """Bring the records at `places` together into ranges of at most about `largest` bytes."""
+    """Combine the records at `places` into ranges of at most about `largest` bytes."""
     found: list[Range] = []
     for place in sorted(places):
         last = found[-1] if found else None
@@ -59,9 +59,9 @@ def plan(places: Iterable[BlobLocation], largest: int = _LARGEST) -> list[Range]
 
 
 class _Stretch:
-    """One range that was asked for: `data` once it is there; without it, it failed.
+    """A requested range: `data` once it has arrived; neither data nor error if the request failed.
 
-    `error` says so where asking again would bring the same.
+    `error` is set if the same request would fail again.
     """
 
     __slots__ = ("data", "done", "end", "error", "start")
@@ -81,7 +81,7 @@ class _Stretch:
 
 
 class RangeCoalescer:
-    """Reads records out of the packs of a storage behind a network."""
+    """Reads records from packs of a remote storage."""
 
     def __init__(self, storage: Storage, link: Throughput) -> None:
         self._storage = storage
@@ -117,7 +117,7 @@ class RangeCoalescer:
         return part
 
     async def _far(self, pack: bytes, offset: int, length: int, reach: int) -> memoryview | None:
-        """Read `length` bytes by asking for `bandwidth_delay_product`; None where that did not bring them."""
+        """Read `length` bytes with a larger request; None if the response did not contain them."""
         try:
             part = (await self._ask(pack, offset, offset + reach))[:length]
         except FileMissingError:
@@ -127,14 +127,14 @@ class RangeCoalescer:
         return part if len(part) == length else None
 
     def begin(self, nursery: trio.Nursery, ranges: Sequence[Range]) -> None:
-        """Ask for ranges ahead of those who will need them, in tasks of `nursery`."""
+        """Request ranges ahead of their readers, in tasks of `nursery`."""
         for pack, start, end in ranges:
             if self._covering(pack, start, end) is None:
                 stretch = self._enter(pack, start, end)
                 nursery.start_soon(self._fetch, pack, stretch)
 
     def forget(self, pack: bytes) -> None:
-        """Let go of what is held of a pack: it does not hold what it should."""
+        """Evict the ranges of a pack after its content turned out to be damaged."""
         for stretch in list(self._packs.get(pack, ())):
             self._drop(pack, stretch)
 
@@ -158,8 +158,8 @@ class RangeCoalescer:
             length = stretch.end - stretch.start
             data = await read_up_to(self._storage, FileType.PACK, pack.hex(), stretch.start, length)
         except RepositoryUnreachableError as error:
-            # The storage has waited for its server as long as readers do: with all who wait for
-            # this stretch asking in turn, the last of them would wait many times as long.
+            # The storage has retried for as long as readers wait. If each task that waits for this
+            # range retried in turn, the last one would wait many times as long.
             stretch.error = type(error)(*error.args)  # without a traceback: no cycle
             raise
         else:
@@ -183,7 +183,7 @@ class RangeCoalescer:
         return None
 
     def _runs_along(self, pack: bytes, offset: int) -> bool:
-        """Tell whether something just before `offset` was read: then what follows will be, too."""
+        """Return whether bytes just before `offset` were read, as by a sequential reader."""
         return any(
             stretch.start < offset <= stretch.end + _GAP for stretch in self._packs.get(pack, ())
         )

@@ -1,7 +1,7 @@
-"""What stored folders hold, for who lists them: rows, out of memory, from disk, or out of trees.
+"""Cache of directory entries: in memory, on disk, or parsed from tree blobs.
 
-Rows are held as objects while they are in use, packed for some time after, and kept on disk for the
-next mount, all within bounds.  Only a folder of which none of that is left has its tree read.
+Entries are cached as objects while in use, then packed for some time, and on disk for the next
+mount, all within bounds. Only if none of these has a directory is its tree blob read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 _HELD_BYTES: Final = 32 << 20
 _LARGE: Final = 2
-"""Folders held beside those, however large they are: each request for one would read it anew."""
+"""Directories of any size that are cached in addition: parsing them per request is too slow."""
 _ROW_BYTES: Final = 350
 """About what a row takes in memory."""
 _PACKED_BYTES: Final = 16 << 20
@@ -53,12 +53,12 @@ class DirectoryCache:
         self._turn = trio.Lock()
 
     def start_over(self, segments: DirectoryStore | None) -> None:
-        """Keep what is read from now on in `segments`: it belongs to another repository."""
+        """Cache in `segments` from now on, which belongs to another repository."""
         self._segments = segments
         self._new, self._new_bytes = {}, 0
 
     def get_nowait(self, tree: bytes) -> DirEntries | None:
-        """Return what `get` would, if nothing has to be waited for; None does not say that."""
+        """Like `get`, but never blocks. None means "not cached", not "missing"."""
         rows = self._held.peek(tree)
         if rows is None:
             rows = self._unpacked(tree)
@@ -75,19 +75,20 @@ class DirectoryCache:
         return rows
 
     async def get(self, tree: bytes) -> DirEntries:
-        """Return what a folder holds.
+        """Return the entries of a directory.
 
-        Raises BlobMissingError or DamagedError when the repository does not hold its tree whole.
+        Raises BlobMissingError or DamagedError if the repository does not have its whole
+        tree.
         """
         return self.get_nowait(tree) or await self._held.get(tree, partial(self._load, tree))
 
     def get_top_nowait(self, tree: bytes) -> DirEntries | None:
-        """Return what `get_top` would, if nothing has to be waited for."""
+        """Like `get_top`, but never blocks."""
         rows = self.get_nowait(tree)
         return self._held.peek(_TOP + tree) if rows is not None and rows.special else rows
 
     async def get_top(self, tree: bytes, load: Callable[[bytes], Awaitable[Tree]]) -> DirEntries:
-        """Return what a snapshot's root holds; `load` reads one with ``.`` or ``/`` in it."""
+        """Return the entries of a snapshot's root; `load` reads one with ``.`` or ``/``."""
         rows = await self.get(tree)
         if not rows.special:
             return rows
@@ -143,23 +144,23 @@ class DirectoryCache:
     # On disk
 
     async def load(self) -> None:
-        """Take up what earlier mounts kept."""
+        """Load what earlier mounts have cached on disk."""
         if self._segments is not None:
             self._segments.take(await trio.to_thread.run_sync(self._segments.directories))
 
     async def flush_periodically(self) -> None:
-        """Write what is new whenever there is enough of it, or nothing more comes; never ends."""
+        """Write new entries when there are enough of them or no more arrive; never returns."""
         while True:
             await self._some.wait()
             with trio.move_on_after(_PATIENCE):
                 await self._full.wait()
             try:
                 await self.keep()
-            except Exception:  # noqa: BLE001 - it is a cache: who lists folders must not end with it
-                _log.exception("Keeping what was listed failed in a way that was not foreseen")
+            except Exception:  # noqa: BLE001 - a failing cache must not end the mount
+                _log.exception("Writing the directory cache failed with an unforeseen error")
 
     async def keep(self) -> None:
-        """Write what is new to disk."""
+        """Write new entries to disk."""
         segments = self._segments
         async with self._turn:
             if segments is None or not self._new:
@@ -171,7 +172,7 @@ class DirectoryCache:
 
 
 def _parsed(data: bytes, tree: bytes) -> DirEntries:
-    """Read a tree blob; what it has that cannot be shown is told in the log."""
+    """Parse a tree blob; log the entries that cannot be shown."""
     what = f"tree {tree.hex()[:8]}"
     rows, refused = parse_entries(data, what)
     for name in refused:

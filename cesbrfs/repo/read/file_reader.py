@@ -1,4 +1,4 @@
-"""The content of one file, read anywhere, and read ahead where its reader goes straight on."""
+"""Read a file's content at any offset, with read-ahead for sequential readers."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from cesbrfs.repo.read.blobs import Blobs, blob_name
 _NEAR: Final = 1 << 20
 """A read at most this far from where the last one ended goes straight on: kernels reorder."""
 _JUMP: Final = 4 << 20
-"""The same for a reader who has gone straight on before: a kernel reads ahead by itself then."""
+"""The same for a sequential reader: the kernel reads ahead then, too."""
 _FIRST_AHEAD: Final = 1 << 20
 _ADVISED: Final = 8
 """The disk works this many times as far ahead: what it reads takes no memory of ours."""
 
 
 class FileReader:
-    """The content of one file.  `size` is the sum of its blobs in bytes: the truth about it.
+    """The content of one file. `size` is the sum of its blobs in bytes, not the recorded size.
 
-    `missing` is asked to raise another error in the place of a BlobMissingError.
+    `missing` may raise another error instead of a BlobMissingError.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class FileReader:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _read_ahead(self, offset: int, end: int, at: int) -> None:
-        """Fetch what follows, twice as far each time the reader has gone straight on."""
+        """Prefetch the following blobs; the range doubles with each sequential read."""
         if abs(offset - self._next) > (_JUMP if self._ahead else _NEAR):
             self._ahead = self._fetched = self._advised = 0
         elif end > self._next:
@@ -86,7 +86,7 @@ class FileReader:
             self._advised = beyond
 
     def _enough(self, first: int, last: int) -> bool:
-        """Tell whether the blobs from `first` to before `last` are worth asking for by now."""
+        """Return whether the blobs from `first` to before `last` are worth a request now."""
         return last > len(self._blobs) or (
             self._ends[last - 1] - self._ends[first] >= self._store.min_request_bytes
         )

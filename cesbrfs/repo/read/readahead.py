@@ -1,8 +1,8 @@
-"""Reading packs: one blob at a time where reads jump about, whole stretches where they run along.
+"""Read pack records with read-ahead: single records for random reads, ranges for sequential ones.
 
-The blobs of a folder's small files, and those of one large file, lie side by side in a pack.  A
-read that begins where another of the same pack has ended reads further than it was asked to, and
-what follows is served from memory: one request to the storage for many blobs.
+The blobs of a directory's small files, and those of one large file, are adjacent in a pack. A read
+that begins where another one of the same pack ended reads further than requested, and the following
+records are served from memory: one request for many blobs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _KEPT: Final = 8 << 20
 
 
 class _Window:
-    """Bytes of a pack from `start` on; `grown` is how far the next one may reach."""
+    """Bytes of a pack from `start`; `grown` is the size of the next read."""
 
     __slots__ = ("data", "grown", "start")
 
@@ -36,7 +36,7 @@ class _Window:
 
 
 class SequentialReader:
-    """Reads records out of packs, remembering the last stretch of each within a bound."""
+    """Reads records from packs; caches the last range of each within a bound."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage

@@ -1,4 +1,4 @@
-"""Sealed records of a repository behind a network: kept on disk, or read from its packs."""
+"""Read encrypted records of a remote repository from the disk cache or from its packs."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from cesbrfs.repo.storage import Storage
 
 
 class RemotePacks:
-    """Reads records from `storage`, by way of what `caching` lets be kept.
+    """Reads records from `storage` and caches them as `caching` permits.
 
-    `folder` is the repository's own folder for it, None where nothing can be kept.
+    `folder` is the repository's cache directory, None without one.
     """
 
     def __init__(self, storage: Storage, folder: Path | None, caching: CacheConfig) -> None:
@@ -51,10 +51,10 @@ class RemotePacks:
         return record
 
     def begin(self, nursery: trio.Nursery, wanted: Iterable[tuple[bytes, BlobLocation]]) -> None:
-        """Ask ahead for data blobs at their places, in tasks of `nursery`.
+        """Request data blobs ahead of their readers, in tasks of `nursery`.
 
-        Small files of the next folder mostly lie behind those of this one: it costs no time to ask
-        for as much as comes in a round trip.
+        The small files of the next directory are mostly next to those of this one:
+        requesting as much as arrives in a round trip costs no time.
         """
         records = self._records
         places: Sequence[BlobLocation] = [
@@ -65,7 +65,7 @@ class RemotePacks:
         self._stretches.begin(nursery, ranges)
 
     async def forget(self, kind: BlobType, place: BlobLocation, blob: bytes) -> None:
-        """Let go of everything that is held of a record: it proved to be damaged."""
+        """Evict a record from all caches after it turned out to be damaged."""
         self._stretches.forget(place.pack)
         if kind is BlobType.TREE and self.chunks is not None:
             await self.chunks.forget(place.pack)
@@ -73,6 +73,6 @@ class RemotePacks:
             await trio.to_thread.run_sync(self._records.forget, blob)
 
     def prune_except(self, packs: AbstractSet[bytes]) -> None:
-        """Remove what is kept on disk of packs that the repository has no more."""
+        """Remove cached data of packs that the repository does not have any more."""
         if self.chunks is not None:
             self.chunks.prune_except(packs)

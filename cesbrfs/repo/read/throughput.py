@@ -1,8 +1,7 @@
-"""What a storage's answers tell of the way to it: how long one takes to begin, how fast it comes.
+"""Estimate round-trip time and throughput of a storage from observed reads.
 
-Reading twice as far costs nothing while the bytes take less time than the round trip.  So reads
-reach as far as the round trip and the rate make worth while: far over a slow but broad way, hardly
-further than asked over a narrow one.
+Reading further costs no time as long as the additional bytes take less than a round trip. Requests
+are therefore large on connections with high latency and high bandwidth, and small on slow ones.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ _DEPTH: Final = 8
 
 
 class Throughput:
-    """Estimates of `round_trip` in seconds and `rate` in bytes a second, learnt as reads go."""
+    """Estimates of `round_trip` in seconds and `rate` in bytes per second."""
 
     def __init__(self) -> None:
         self.round_trip = _FIRST_ROUND_TRIP
         self.rate = _FIRST_RATE
 
     def add_sample(self, count: int, seconds: float) -> None:
-        """Learn from one answer of `count` bytes."""
+        """Update the estimates with one response of `count` bytes."""
         if count <= _SMALL:
             most = max(_OUTLIER * self.round_trip, _PLAUSIBLE)
             self.round_trip += _WEIGHT * (min(seconds, most) - self.round_trip)
@@ -44,10 +43,10 @@ class Throughput:
 
     @property
     def bandwidth_delay_product(self) -> int:
-        """Return how many bytes are worth asking for at once where only the first are needed."""
+        """The number of bytes worth requesting at once if only the first ones are needed."""
         return min(max(int(self.round_trip * self.rate), _LEAST), _MOST)
 
     @property
     def ahead(self) -> int:
-        """Return how many bytes should be under way while a reader goes straight on."""
+        """The number of bytes to have requested ahead of a sequential reader."""
         return _DEPTH * self.bandwidth_delay_product

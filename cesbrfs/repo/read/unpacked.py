@@ -1,4 +1,4 @@
-"""Whole files of the repository, listed and read: snapshots and indexes, checked by their names."""
+"""List and read whole files of the repository (snapshots, indexes), verified by their names."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ def verify_name(raw: bytes, kind: FileType, name: str) -> bytes:
 async def read_checked(
     storage: Storage, kind: FileType, name: str, check: Callable[[bytes], _T]
 ) -> _T:
-    """Read a whole file and return what `check` makes of it, which raises DamagedError.
+    """Read a whole file and return the result of `check`, which raises DamagedError.
 
-    What came through a network and is damaged is read once more: it may have been changed there.
+    A damaged file from a remote storage is read again: it may have been damaged on the network.
     """
     try:
         return check(await storage.read(kind, name))
     except DamagedError as error:
         if not through_network(storage):
             raise
-        _log.warning("%s Reading it once more.", error)
+        _log.warning("%s Reading it again.", error)
     return check(await storage.read(kind, name))
 
 
 def through_network(storage: Storage) -> bool:
-    """Tell whether what is read may be changed, or lost, on its way here."""
+    """Return whether data may be changed or lost on its way from the storage."""
     return not isinstance(storage, SyncReadable)
 
 
@@ -164,6 +164,6 @@ class UnpackedFiles:
 
 
 def unforeseen(error: Exception) -> str:
-    """Return the message for a record that failed in a way that nothing here foresees."""
+    """Return the message for a record that failed with an unforeseen exception."""
     what = str(error) or "no reason given"
     return f"It cannot be read ({type(error).__name__}: {what}). Run 'cesbr check'."

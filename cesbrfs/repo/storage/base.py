@@ -42,7 +42,7 @@ class FileInfo(NamedTuple):
 
 
 def is_file_name(name: str) -> bool:
-    """Tell whether restic gives its files such names; temporary files have others."""
+    """Return whether a name is one that restic gives its files; temporary files have others."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -57,7 +57,7 @@ class Storage(Protocol):
     """The repository's address as it may be shown: without secrets."""
 
     async def list(self, kind: FileType) -> Sequence[FileInfo]:
-        """List the files of one kind by their proper names; [] where there is no such folder."""
+        """List the files of one kind by their proper names; [] if their folder is missing."""
 
     async def read(
         self, kind: FileType, name: str = "", offset: int = 0, length: int | None = None
@@ -68,7 +68,7 @@ class Storage(Protocol):
         """
 
     async def aclose(self) -> None:
-        """Give back connections and descriptors."""
+        """Close connections and descriptors."""
 
 
 class ShortReadError(DamagedError):
@@ -96,7 +96,7 @@ async def read_up_to(
 
 @runtime_checkable
 class SyncReadable(Protocol):
-    """A storage that waits for no network: a worker thread can read from it by itself."""
+    """A storage without network access, which a worker thread can read from directly."""
 
     def read_into(self, kind: FileType, name: str, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from `offset` of a file, in the calling thread.

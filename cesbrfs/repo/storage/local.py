@@ -179,15 +179,15 @@ class LocalStorage:
             )
         if error.errno == errno.ENOTDIR:
             return RepositoryUnreachableError(
-                f"{self.display_url} cannot be a repository: {path} goes through something that is not"
-                " a folder; correct the repository's address."
+                f"{self.display_url} cannot be a repository: {path} goes through something that"
+                " is not a folder; correct the repository's address."
             )
         if error.errno in (errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ESTALE):
             return RepositoryUnreachableError(
                 f"The repository at {self.display_url} does not answer ({reason}); check what is"
                 " mounted there."
             )
-        return StorageError(f"{path} cannot be read ({reason}); check the disk it lies on.")
+        return StorageError(f"{path} cannot be read ({reason}). Check its disk.")
 
     async def aclose(self) -> None:
         """Nothing is kept open."""

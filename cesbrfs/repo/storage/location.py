@@ -87,8 +87,8 @@ def parse_s3(url: str) -> S3Address:
         )
     if not _BUCKET.fullmatch(bucket):
         raise UsageError(
-            f"{bucket!r} in {redact(url)} is no name of a bucket, which has 3 to 63 letters,"
-            " digits, dots, dashes; correct the address."
+            f"{bucket!r} in {redact(url)} is not a valid bucket name (3 to 63 letters, digits,"
+            " dots, dashes). Correct the address."
         )
     return S3Address(scheme, host, bucket, _clean(prefix) if prefix else "")
 
@@ -100,7 +100,7 @@ def parse_rest(url: str) -> RestAddress:
         return _rest_behind_socket(rest, url)
     if not re.match("https?://", rest):
         raise UsageError(
-            f"{redact(url)} is no address of a REST server; write rest:https://host/path/."
+            f"{redact(url)} is not a valid address of a REST server. Write rest:https://host/path/."
         )
     parts = _split(rest, url)
     path = parts.path if parts.path.endswith("/") else f"{parts.path}/"
@@ -139,10 +139,10 @@ def parse_rclone(url: str) -> RcloneAddress:
 def _split(text: str, url: str) -> SplitResult:
     try:
         parts = urlsplit(text)
-        _ = parts.port  # raises where it is no number
+        _ = parts.port  # raises ValueError unless it is a number
     except ValueError:
         raise UsageError(
-            f"{redact(url)} is no address: its host or port cannot be read; correct it."
+            f"{redact(url)} is not a valid address: correct its host and port."
         ) from None
     return parts
 

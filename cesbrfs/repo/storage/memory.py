@@ -49,4 +49,4 @@ class MemoryStorage:
         return data[offset : offset + length]
 
     async def aclose(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is nothing to close."""

@@ -19,7 +19,7 @@ def connections_of(access: Access, name: str, default: int) -> int:
 
 
 def option_is_true(access: Access, name: str) -> bool:
-    """Tell whether the option `name` is set to true, in Go's words for it."""
+    """Return whether the option `name` is set to one of Go's words for true."""
     text = access.options.get(name, "false")
     if text in ("1", "t", "T", "true", "TRUE", "True"):
         return True

@@ -34,14 +34,14 @@ _USER: Final = "cesbr"
 _TIME: Final = re.compile(r"^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d (?:[A-Z]+ *: )?")
 _LOOK_AGAIN: Final = 0.02
 _GRACE: Final = 2.0
-"""Seconds for rclone to end by itself."""
+"""Seconds for rclone to exit after its input was closed."""
 _TOLD: Final = 300
 
 
 class RcloneStorage:
     """Reads a repository's files through a child process, which starts with the first request.
 
-    A child that has ended is started anew by the request after.
+    A child that has ended is started again by the next request.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class RcloneStorage:
             await child.aclose()
 
     async def _storage(self) -> RestStorage:
-        """Return the storage behind a child that runs: one start serves all who wait for it."""
+        """Return the storage of a running child; concurrent callers share one start."""
         async with self._starting:
             if self._child is not None and self._child.process.poll() is not None:
                 await self.aclose()
@@ -136,8 +136,8 @@ class RcloneStorage:
         await child.aclose()
         if waiting.cancelled_caught:
             raise RepositoryTimedOutError(
-                f"rclone did not serve {self.display_url} within {self._timeout:.0f} s ({told}); its"
-                " program must be one of this machine that takes 'serve restic --addr'."
+                f"rclone did not serve {self.display_url} within {self._timeout:.0f} s ({told});"
+                " its program must be one of this machine that takes 'serve restic --addr'."
             )
         raise StorageError(
             f"rclone ended when it was to serve {self.display_url} ({told}); correct the address or"
@@ -157,7 +157,7 @@ class _Child:
         """Return its last words, without the time before them."""
         self.said.seek(0)
         lines = self.said.read().decode(errors="replace").strip().splitlines()
-        return _TIME.sub("", lines[-1])[:_TOLD].rstrip(".") if lines else "it says nothing"
+        return _TIME.sub("", lines[-1])[:_TOLD].rstrip(".") if lines else "it printed nothing"
 
     async def aclose(self) -> None:
         """End it."""

@@ -90,7 +90,7 @@ class RestStorage:
                 url, {**self._headers, "accept": _V2}, self._refusal, f"{kind.value}/"
             )
         except FileMissingError as error:
-            # rclone lists a folder that is not there as empty; its 404 stands for other failures.
+            # rclone lists a missing folder as empty; its 404 means another failure.
             if isinstance(error, _RcloneMissingError):
                 raise
             return []
@@ -101,8 +101,8 @@ class RestStorage:
             names = msgspec.json.decode(answer.body, type=list[str])
         except msgspec.MsgspecError as error:
             raise RepositoryUnreachableError(
-                f"The server of {self.display_url} does not answer as a REST server of restic does; check"
-                " the address."
+                f"The server of {self.display_url} does not answer as a REST server of restic"
+                " does; check the address."
             ) from error
         return await self._with_sizes(kind, [name for name in names if is_file_name(name)])
 
@@ -137,7 +137,7 @@ class RestStorage:
         )
 
     def _refusal(self, answer: Answer, what: str) -> CesbrError:
-        """Tell what an answer that is no success means."""
+        """Return the error for an unsuccessful response."""
         status = answer.status
         if status == _NOT_FOUND:
             rclone = answer.headers.get("server", "").startswith("rclone/")
@@ -151,8 +151,8 @@ class RestStorage:
             )
         if status == 403:  # noqa: PLR2004 - as above
             return RepositoryDeniedError(
-                f"The server of {self.display_url} does not permit to read {what}; check the path and"
-                " the user's permissions."
+                f"The server of {self.display_url} does not permit to read {what}; check the"
+                " path and the user's permissions."
             )
         told = answer.body.decode(errors="replace").strip().partition("\n")[0][:200]
         return other_refusal(

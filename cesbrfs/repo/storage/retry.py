@@ -1,10 +1,10 @@
-"""Patience with a storage behind a network: asking again, and waiting while it is away.
+"""Retry requests to a remote storage, and wait while it is offline.
 
-A storage makes one attempt for each call and tells by the class of its error what became of it.
-Here the attempts are repeated.  Where the server does not answer, all readers wait at one gate: one
-of them at a time, in turn, asks again after a growing pause, and its success lets all others go on.
-Once the server is away for longer than the patience that was set, they get the error; whoever comes
-later gets it after one more attempt in vain.  Nothing has to be started anew.
+A storage makes one attempt per call, and the class of its error says whether a retry can help.
+While the server does not respond, all readers wait for one of them, which retries with growing
+delays; its success releases the others. If the server is offline for longer than the configured
+patience, they get the error, and so does each later call after one more failed attempt. Nothing has
+to be restarted.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ OPENING_SECONDS: Final = 3.0
 """The patience with a server that has never answered yet: its address may be wrong."""
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 5.0
-"""So long at most does a server that is back wait for its readers."""
+"""Upper bound of the retry delay, in seconds."""
 _LATE_PAUSE: Final = 1.0
 """The pause, when the patience is over, before an attempt for one who came after the last."""
 _NEWS: Final = 2
-"""From so many attempts in vain on, an outage is told in the log."""
+"""Failed attempts after which an outage is logged."""
 _TRIES_PER_FILE: Final = 4
 """So often is one file asked for that the server, though it answers, cannot give."""
 
 
 class _Outage:
-    """The time from a request without an answer to the next answer.
+    """The time from a request without a response to the next response.
 
-    It began after attempt number `after`.  `turn` belongs to the one who asks again, at `next_try`
-    and not before.  So far `tries` were in vain, the last of them, `number`, ended at `ended` with
-    `error`.
+    It began after attempt number `after`. The task that owns `turn` retries, not before
+    `next_try`. So far `tries` attempts have failed; the last one, `number`, ended at `ended`
+    with `error`.
     """
 
     def __init__(self, after: int) -> None:
@@ -62,7 +62,7 @@ class _Outage:
         self.error = RepositoryUnreachableError()
 
     def note(self, number: int, error: RepositoryUnreachableError) -> None:
-        """Note an attempt in vain."""
+        """Record a failed attempt."""
         self.error = type(error)(*error.args)  # without a traceback: no cycle
         self.tries += 1
         self.number = number
@@ -71,10 +71,10 @@ class _Outage:
 
 
 class RetryingStorage:
-    """A `Storage` that asks `storage` again, and waits while it is away for `patience` seconds.
+    """A `Storage` that retries requests to `storage`, for `patience` seconds if it is offline.
 
-    What asking again cannot change is raised at once: that a file is missing or damaged, that the
-    storage denies access or is not trusted.
+    Errors that a retry cannot change are raised at once: a missing or damaged file, denied
+    access, an untrusted server.
     """
 
     def __init__(self, storage: Storage, patience: float) -> None:
@@ -87,7 +87,7 @@ class RetryingStorage:
 
     @property
     def is_offline(self) -> bool:
-        """Whether the server left the last request without an answer."""
+        """Whether the server did not respond to the last request."""
         return self._outage is not None
 
     async def list(self, kind: FileType) -> Sequence[FileInfo]:
@@ -101,7 +101,7 @@ class RetryingStorage:
         return await self._ask(partial(self._storage.read, kind, name, offset, length))
 
     async def other_entry(self) -> str | None:
-        """Return what the storage does, None where it cannot be asked."""
+        """Return what the storage returns, None if it cannot be asked."""
         storage = self._storage
         if not isinstance(storage, MayHoldOthers):
             return None
@@ -112,7 +112,7 @@ class RetryingStorage:
         await self._storage.aclose()
 
     async def _ask(self, request: Callable[[], Awaitable[_T]]) -> _T:
-        """Return what `request` brings; a file the server fails on is asked for a few times."""
+        """Return the result of `request`; retry a few times if the server fails on a file."""
         tries = 0
         while True:
             try:
@@ -127,7 +127,7 @@ class RetryingStorage:
                 await trio.sleep(_pause(tries))
 
     async def _answer(self, request: Callable[[], Awaitable[_T]]) -> _T:
-        """Return what `request` brings, or raise what the server says, waiting while it is away."""
+        """Return the result of `request` or raise its error; wait while the server is offline."""
         seen = self._attempts
         # Opening counts from the start: a wrong address may time out once, not twice.
         limit = None if self._answered else trio.current_time() + self._seconds
@@ -135,7 +135,7 @@ class RetryingStorage:
         while True:
             outage = self._outage
             if outage is None:
-                if tries > 1:  # others were answered meanwhile, only this request is not
+                if tries > 1:  # the server responds to other requests, not to this one
                     await trio.sleep(_pause(tries))
                 try:
                     return await self._attempt(request)
@@ -152,7 +152,7 @@ class RetryingStorage:
                     if self._outage is outage and not told:
                         early = outage.ended + _LATE_PAUSE if late else math.inf
                         await trio.sleep_until(min(outage.next_try, early))
-                        waiting.deadline = math.inf  # the attempt has a deadline of its own
+                        waiting.deadline = math.inf  # the attempt has its own deadline
                         try:
                             return await self._attempt(request)
                         except RepositoryUnreachableError:
@@ -184,7 +184,7 @@ class RetryingStorage:
         elif number <= self._outage.after:
             return  # begun before: no more news than the first that failed
         self._outage.note(number, error)
-        # A single lost connection is no news, and that an address is wrong is told by the error.
+        # A single lost connection is not logged; a wrong address is reported by the error.
         if self._outage.tries == _NEWS and self._answered:
             _log.warning("Readers wait up to %g s for an answer: %s", self._patience, error)
 
@@ -199,6 +199,6 @@ class RetryingStorage:
 
 
 def _pause(tries: int) -> float:
-    """Return how many seconds to wait after `tries` attempts: more each time, never the same."""
+    """Return the delay in seconds after `tries` attempts: growing, with jitter."""
     longest = min(_FIRST_PAUSE * 2.0 ** (tries - 1), _LONGEST_PAUSE)
     return random.uniform(longest / 2, longest)  # noqa: S311 - keeps hosts apart, no secret

@@ -1,4 +1,4 @@
-"""The command line's own flags, which stand before or after a command, and its parser."""
+"""Global options of the command line, before or after a command, and its parser."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _names(parser: argparse.ArgumentParser, flag: str) -> tuple[str, ...]:
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say which repository and which instance."""
+    """Add the options for the repository and the instance."""
     group = parser.add_argument_group("settings")
     for flag, name, metavar, text in _SETTINGS:
         group.add_argument(

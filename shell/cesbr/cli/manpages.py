@@ -43,7 +43,7 @@ _FILES: Final = (
 )
 _TREE: Final = (
     ("latest", "A link to the newest complete backup of the whole instance."),
-    ("BACKUP-ID/", "A backup; backup.json in it tells whether it is complete."),
+    ("BACKUP-ID/", "A backup; its backup.json contains whether it is complete."),
     ("BACKUP-ID/_instance/", "The configuration and the registry of the instance."),
     ("BACKUP-ID/DOGU/", "dogu.json, registry.json, volumes/ and dumps/ of a dogu."),
     ("_snapshots/ID/", "A snapshot that belongs to no backup, whole."),
@@ -63,8 +63,8 @@ def cesbr_page() -> str:
         r"\fBcesbr\fR [\fIFLAGS\fR] [\fICOMMAND\fR [\fIARGUMENTS\fR]]",
         ".SH DESCRIPTION",
         _text(
-            "With a command cesbr runs it and exits with its code; without one it opens a prompt"
-            " that has the same commands, or runs those that stand on standard input until one"
+            "With a command, cesbr runs it and exits with its code. Without one it opens a prompt"
+            " with the same commands, or runs the commands on standard input until one"
             " fails.  Flags stand before or after the command."
         ),
         ".PP",
@@ -118,7 +118,7 @@ def _codes() -> Iterator[tuple[str, str]]:
 
 
 def _command(command: Command) -> Iterator[str]:
-    """Yield what the page says of one command; the flags that all have are left to OPTIONS."""
+    """Yield the section of one command; the common options are in OPTIONS."""
     parser = argparse.ArgumentParser(
         prog=f"cesbr {command.name}",
         add_help=False,

@@ -109,7 +109,7 @@ def find_command(name: str, overview: str = "cesbr --help") -> Command:
 
 
 def reads_backups(name: str) -> bool:
-    """Tell whether the command of this name reads what is in backups."""
+    """Return whether the command of this name reads backups."""
     return any(name in MODULES[module] for module in _READING)
 
 

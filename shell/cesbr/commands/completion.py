@@ -33,6 +33,6 @@ COMMANDS: Final = (
         _arguments,
         _completion,
         "Tab then completes commands, flags, Backup IDs, dogus, and paths in the backups.  It"
-        " never initialises a repository or asks for a key, and gives up within a second.",
+        " never initialises a repository or asks for a key, and stops within a second.",
     ),
 )

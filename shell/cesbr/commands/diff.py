@@ -48,7 +48,7 @@ def _diff_arguments(parser: argparse.ArgumentParser) -> None:
     add("after", metavar="ID|live", help="another one, or live: the instance as it is")
     add("path", metavar="PATH", nargs="?", help="a path inside them (default: here, or all)")
     add("--content", action="store_true", help="show how text files differ, line by line")
-    add("--metadata", action="store_true", help="tell of modes, owners, times, too")
+    add("--metadata", action="store_true", help="also compare modes, owners and times")
     add("--checksum", action="store_true", help="with live: read files of the same size and time")
 
 
@@ -99,7 +99,7 @@ def _remark(context: Context, comparison: _Comparison) -> None:
 class _Comparison:
     """Two sides at one path; without `after` the other one is the instance.
 
-    `wanted` is what changes have to lie at or below: names with wildcards, () for none.
+    Only changes at or below `wanted` are shown: names with wildcards, () for all.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class _Comparison:
         return [*self.remarks.troubles, *self.before.troubles, *after]
 
     async def there(self) -> bool:
-        """Tell whether a side has what is wanted."""
+        """Return whether a side contains the wanted paths."""
         for side in (self.before, self.after):
             if side is not None:
                 with contextlib.suppress(NotFoundError):
@@ -133,7 +133,7 @@ class _Comparison:
         return False
 
     async def content(self, change: Change) -> str:
-        """Return how a changed text file differs, line by line; "" for what is no file.
+        """Return the line diff of a changed text file; "" for other types.
 
         A file that cannot be read goes to `remarks`.
         """
@@ -239,7 +239,7 @@ def _on_instance(root: Path, path: Parts) -> bool:
 async def _settled(typed: TypedPath, sides: Sequence[Timeline]) -> tuple[Parts, Parts]:
     """Return the path to compare, and what of it is wanted, if a part of it has wildcards.
 
-    What wildcards stand for may be on one side alone, so that all in their folder is compared.
+    Names that match wildcards may exist on one side only: the whole folder is compared.
     """
     for side in sides:
         for names in (typed.parts, tuple(unshow(os.fsdecode(p)) or p for p in typed.parts)):

@@ -252,7 +252,7 @@ class _Tree:
         return deeper and stat.S_ISDIR(child.entry.node.mode)
 
     async def show(self, place: ResolvedPath, before: str, level: int) -> None:
-        """Write what lies below `place`, each line after `before`."""
+        """Print everything below `place`, each line with the prefix `before`."""
         children = await self._within(place)
         for child in children:
             last = child is children[-1]
@@ -269,7 +269,7 @@ class _Tree:
                 await self.show(child, before + ("    " if last else "│   "), level + 1)
 
     async def as_json(self, place: ResolvedPath, level: int) -> list[dict[str, object]]:
-        """Return what lies below `place`; folders have `contents`."""
+        """Return everything below `place` as JSON; folders have `contents`."""
         told: list[dict[str, object]] = []
         for child in await self._within(place):
             fields = _entry_json(child)
@@ -356,7 +356,7 @@ def _stat_text(place: ResolvedPath, available: int | None) -> str:
 def _cat_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", metavar="PATH", nargs="+", help="files")
     parser.add_argument(
-        "-f", "--force", action="store_true", help="write to the terminal even what is no text"
+        "-f", "--force", action="store_true", help="write binary content to the terminal, too"
     )
     add_backup_flag(parser)
 
@@ -411,7 +411,7 @@ COMMANDS: Final = (
     ),
     Command(
         "tree",
-        "Show a folder and what lies below it.",
+        "Show a folder and everything below it.",
         "tree -L 2 /latest/redmine",
         _tree_arguments,
         _tree,

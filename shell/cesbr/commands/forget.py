@@ -148,7 +148,7 @@ async def _by_name(context: Context, name: str) -> Policy:
 
 
 async def _configured(context: Context) -> Policy | None:
-    """Return the policy that the registry says, None where retention is not enabled."""
+    """Return the policy in the registry, None if retention is not enabled."""
     from cesbrfs.ces.backup_config import backup_config
 
     settings = await context.session.settings()

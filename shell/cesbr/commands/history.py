@@ -188,7 +188,9 @@ def _bounds(sizes: Iterable[str]) -> tuple[int | None, int | None]:
     for text in sizes:
         match = _SIZE.fullmatch(text)
         if match is None:
-            raise UsageError(f"{text!r} is no size; write +10M for more, -4k for less, or 1024.")
+            raise UsageError(
+                f"{text!r} is not a valid size. Write +10M for more, -4k for less, or 1024."
+            )
         sign, digits, unit = match.groups()
         count = int(digits) << 10 * (_UNITS.index(unit.lower()) + 1 if unit else 0)
         if sign != "-":
@@ -229,7 +231,7 @@ async def _versions(context: Context, arguments: argparse.Namespace) -> int:
 
 
 def _heading(path: Parts, where: PathScope) -> str:
-    """Return the line above what is told of one path of several."""
+    """Return the heading for one path of several."""
     return f"{'/'.join(map(show, path))}:\n" if len(where.paths) > 1 else ""
 
 
@@ -321,7 +323,9 @@ def _log_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path", metavar="PATH", nargs="?", default=".", help="a folder or file (default: here)"
     )
-    parser.add_argument("--metadata", action="store_true", help="tell of modes, owners, times, too")
+    parser.add_argument(
+        "--metadata", action="store_true", help="also show changes of modes, owners and times"
+    )
 
 
 async def _log(context: Context, arguments: argparse.Namespace) -> int:
@@ -379,8 +383,8 @@ COMMANDS: Final = (
         "find redmine --name '*.txt'",
         _find_arguments,
         _find,
-        "At the root all backups are searched, inside a backup that one.  Over several, a line"
-        " stands for one content of one path, with the first and the last backup that have it.",
+        "At the root all backups are searched, inside a backup that one.  Over several, each"
+        " line is one content of one path, with the first and the last backup that have it.",
         looks_back=True,
         all_backups=True,
     ),
@@ -390,14 +394,14 @@ COMMANDS: Final = (
         "versions redmine/volumes/files/report.txt",
         _versions_arguments,
         _versions,
-        "Equal contents are one version.  The last column tells which is the newest backup's, and"
-        " which the instance has now.",
+        "Equal contents are one version.  The last column marks the version of the newest backup"
+        " and the one on the instance.",
         looks_back=True,
         all_backups=True,
     ),
     Command(
         "log",
-        "Tell what changed in a folder from backup to backup.",
+        "Show what changed in a folder from backup to backup.",
         "log redmine/volumes/files",
         _log_arguments,
         _log,

@@ -48,12 +48,12 @@ def _mount_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def _mount(context: Context, arguments: argparse.Namespace) -> int:
-    """Start the mount program, which returns once the mount answers and goes on by itself."""
-    await context.view()  # its state is told here, and a missing repository initialised
+    """Start the mount program, which returns once the mount works, and runs in the background."""
+    await context.view()  # reports its state, and initialises a missing repository
     settings = await context.session.settings()
     access = await context.session.access()
     where = _absolute(arguments.mountpoint)
-    # -P: not what lies in the current folder.
+    # -P: no module is imported from the current folder.
     command = [sys.executable, "-P", "-m", "cesbrfs", where]
     for option in arguments.options:
         command += ["-o", option]
@@ -86,7 +86,7 @@ def child_environment(
 ) -> dict[str, str]:
     """Return the environment that hands these settings to the mount program.
 
-    The key and an address with a password in it must not stand in its arguments, and a password
+    The key and an address with a password must not be in its arguments, and a password
     file may be a pipe that can be read only once.
     """
     child = {name: value for name, value in environ.items() if name not in _OTHER_PASSWORDS}

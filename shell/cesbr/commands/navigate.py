@@ -1,7 +1,7 @@
 """Finding one's way: which backups there are, and where one is.
 
-What reads backups is imported where it is used: while that goes on the key is derived already (see
-`Session.access`).
+Modules that read backups are imported where they are used: the key is derived at the same time
+(see `Session.access`).
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ _WIDE: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class _Described:
-    """A backup as ``backups --json`` tells it.
+    """A backup in the output of ``backups --json``.
 
     `time` is RFC 3339, `size` bytes, `duration` seconds from its first snapshot to its last;
     `safety`: a restore in place made it; `future`: its time is later than the present; `whole`: it
@@ -216,8 +216,8 @@ def note_future(context: Context, backups: Sequence[Backup]) -> None:
         if backup.time_ns > time.time_ns():
             shown, host = (show(os.fsencode(text)) for text in (backup.id, backup.host))
             context.out.note(
-                f"Backup {shown} is dated in the future, {humanize.local_time(backup.time_ns)}: it is"
-                f" never the latest. Check the clock of {host or 'its host'}.",
+                f"Backup {shown} is dated in the future, {humanize.local_time(backup.time_ns)}:"
+                f" it is never the latest. Check the clock of {host or 'its host'}.",
                 always=True,
             )
 
@@ -376,5 +376,5 @@ COMMANDS: Final = (
         "A time means the backup that was the latest then.",
     ),
     Command("cd", "Go to a folder.", "cd /latest/redmine/volumes", _cd_arguments, _cd),
-    Command("pwd", "Say where one is.", "pwd", _nothing, _pwd),
+    Command("pwd", "Print the current folder.", "pwd", _nothing, _pwd),
 )

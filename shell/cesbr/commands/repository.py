@@ -128,7 +128,8 @@ async def _unlock(context: Context, arguments: argparse.Namespace) -> int:
     text += f", {len(left)} left: in use, or --remove-all removes them.\n" if left else ".\n"
     if broken:
         text = (
-            f"{humanize.count(removed, 'lock')} removed, {len(left)} left: {broken} of them cannot be"
+            f"{humanize.count(removed, 'lock')} removed, {len(left)} left: {broken} of them"
+            " cannot be"
             " read. Make sure that no other process works on the repository, then run 'cesbr unlock"
             " --remove-all'.\n"
         )
@@ -180,7 +181,7 @@ def _locks_text(holders: Sequence[Lock], left: AbstractSet[str], available: int 
 
 
 async def _status(context: Context, _arguments: argparse.Namespace) -> int:
-    """Tell what is configured and how it is; changes nothing, and needs nothing to be right."""
+    """Show the configuration and the state; changes nothing, and works with a broken one."""
     from cesbr.ui.status import scheduled, status_text
     from cesbrfs.ces.backup_config import backup_config
     from cesbrfs.config.settings import load, require_root
@@ -294,7 +295,7 @@ COMMANDS: Final = (
         "unlock",
         _unlock_arguments,
         _unlock,
-        "It says who holds or held them: host, process, user, and for how long.",
+        "Shows the host, process, user and age of each lock.",
     ),
     Command(
         "status",

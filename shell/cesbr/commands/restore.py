@@ -89,7 +89,7 @@ def _what_and_where(parser: argparse.ArgumentParser) -> None:
         metavar="SUFFIX",
         nargs="?",
         const=BY_BACKUP,
-        help="beside what is there: each chosen name gets this suffix (default .<Backup ID>)",
+        help="restore next to existing files: append this suffix (default: .<Backup ID>)",
     )
     add_other_host_flag(parser)
     parser.add_argument(
@@ -110,18 +110,18 @@ def _restore_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--maintenance",
         action="store_true",
-        help="with --in-place: turn the instance's maintenance mode on meanwhile",
+        help="with --in-place: turn the maintenance mode on during the restore",
     )
     parser.add_argument(
         "--safety-backup",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="with --in-place: back up first what is there now (default: ask; with --yes: do not)",
+        help="with --in-place: back up the current data first (default: ask; with --yes: no)",
     )
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the last restore that was cut short, or with that into --target",
+        help="continue the last interrupted restore, or the one into --target",
     )
     parser.add_argument(
         "--verify",
@@ -178,7 +178,7 @@ async def _denied(context: Context, view: BackupTree, selection: Selection) -> s
 async def _restore(context: Context, arguments: argparse.Namespace) -> int:
     _check(arguments)
     if arguments.maintenance and not arguments.in_place and not arguments.resume:
-        raise UsageError("--maintenance is for a restore in place; say --in-place, too.")
+        raise UsageError("--maintenance needs --in-place. Pass --in-place, too.")
     config = await _config(context, arguments)
     # A dry run leaves even a missing repository as it is.
     view = await context.view(may_init=not arguments.dry_run)
@@ -254,14 +254,14 @@ def _check(arguments: argparse.Namespace) -> None:
     """Raise UsageError for what cannot be asked for together."""
     resumes = getattr(arguments, "resume", False)
     if getattr(arguments, "safety_backup", None) and not (arguments.in_place or resumes):
-        raise UsageError("--safety-backup is for a restore in place; say --in-place, too.")
+        raise UsageError("--safety-backup needs --in-place. Pass --in-place, too.")
     if resumes and (arguments.paths or arguments.backup):
         raise UsageError("--resume knows what to restore; leave out the paths, or leave it out.")
     if arguments.in_place and arguments.target:
         raise UsageError("Restore either to --target or --in-place, not both.")
     if arguments.suffix and not arguments.suffix.startswith(_BEGINS):
         raise UsageError(
-            f"A suffix begins with one of {' '.join(_BEGINS)}; for that of the backup say --suffix"
+            f"A suffix begins with one of {' '.join(_BEGINS)}; for the Backup ID, pass --suffix"
             " after the paths."
         )
 
@@ -333,7 +333,7 @@ async def _carry_out(
             if journal is None or trio.current_effective_deadline() > -math.inf:
                 raise
             raise InterruptedByUserError(
-                "Interrupted; what is restored stays, 'cesbr restore --resume' goes on."
+                "Interrupted. Restored files stay; run 'cesbr restore --resume' to continue."
             ) from None
     await context.out.result(
         {**report.as_json(), "from": [origin.as_json() for origin in origins]},
@@ -386,7 +386,7 @@ COMMANDS: Final = (
         "plan --backup latest redmine/volumes/files --target /tmp/back",
         _plan_arguments,
         _plan,
-        "What, how much, from which backup, where to, and what becomes of what lies there.",
+        "Shows the backup, the target, sizes, and what happens to existing files.",
     ),
     Command(
         "restore",

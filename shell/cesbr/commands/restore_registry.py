@@ -124,7 +124,7 @@ async def _write(context: Context, planned: RegistryPlan, shown: str) -> int:
         settled = True
     finally:
         if not settled:
-            context.out.note(f"{_done(report)} so far; restore again to go on.", always=True)
+            context.out.note(f"{_done(report)} so far. Restore again to continue.", always=True)
     await context.out.result(report.as_json(), lambda: shown + _report_text(report))
     return report.exit_code
 
@@ -162,7 +162,7 @@ def _done(report: RegistryReport) -> str:
 def _report_text(report: RegistryReport) -> str:
     lines = [f"{_done(report)}, the same: {report.plan.same}."]
     lines += [
-        f"not written: {key}: it changed meanwhile; look at it and restore again"
+        f"not written: {key}: it was modified after planning; check it and restore again"
         for key in report.conflicts
     ]
     lines += [f"failed: {failure.key}: {failure.error}" for failure in report.failed]
@@ -176,7 +176,9 @@ COMMANDS: Final = (
         "restore-registry redmine --backup latest --dry-run",
         _arguments,
         _restore,
-        "Shows the difference, secrets hidden, and asks first.  A key that changes meanwhile is not"
-        " written, and no key is removed without --delete.  Exit code 3: some were not restored.",
+        "Shows the difference, secrets hidden, and asks first.  A key that is modified after"
+        " planning"
+        " is not written, and no key is removed without --delete.  Exit code 3: some were not"
+        " restored.",
     ),
 )

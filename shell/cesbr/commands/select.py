@@ -42,7 +42,7 @@ def _select_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def _select(context: Context, arguments: argparse.Namespace) -> int:
     if not arguments.paths and not arguments.load:
-        raise UsageError("Select what?  Name paths, or say --load FILE.")
+        raise UsageError("Nothing to select: name paths, or pass --load FILE.")
     view = await context.view()
     places: list[Parts] = []
     if arguments.load:
@@ -92,7 +92,7 @@ def _deselect_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def _deselect(context: Context, arguments: argparse.Namespace) -> int:
     if bool(arguments.paths) == arguments.all:
-        raise UsageError("Deselect what?  Name paths, or say --all.")
+        raise UsageError("Nothing to deselect: name paths, or pass --all.")
     view = await context.view()
     basket = context.session.basket(view)
     before = basket.paths
@@ -196,7 +196,7 @@ async def _selected(context: Context, arguments: argparse.Namespace) -> int:
 
 
 async def _amount(view: BackupTree, parts: Parts) -> TreeSize | CesbrError:
-    """Return what a selected path holds, or why that cannot be told."""
+    """Return the size of a selected path, or the error."""
     try:
         return await measure(view, await view.at(parts))
     except CesbrError as error:

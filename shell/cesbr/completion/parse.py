@@ -19,7 +19,7 @@ def split(line: str) -> list[str]:
     """Return the words of `line` as bash reads them, the last one as far as it was typed.
 
     Quotes may still be open; variables and substitutions stay as they were written.  ``<`` or ``>``
-    begins a word that goes on with the name of the file, whatever is between them.
+    begins a word that continues with the file name, whatever is between them.
     """
     words, begun = [""], False
     for piece in _PIECE.finditer(line):
@@ -39,7 +39,7 @@ class CompletionRequest(NamedTuple):
     """What the last word of a command line is about.
 
     `action` is the option or argument whose value it is, None where there is none; `typed` the
-    value as far as it was typed, `before` what stands in front of it in the same word
+    value as far as it was typed, `before` the text before it in the same word
     (``--backup=``).  `given` are the values of the options before it.
     """
 

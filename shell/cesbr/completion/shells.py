@@ -3,7 +3,7 @@
 The files ``cesbr.bash``, ``cesbr.zsh`` and ``cesbr.fish`` call it.  The first line of the answer
 is the kind of what follows: ``words``
 or ``paths``, a candidate a line, with what is known of it after a tab; ``files`` or ``folders``,
-which the shell completes itself; or ``note``, a line that says why there is no answer.
+which the shell completes itself; or ``note``, a line with the reason why there is no answer.
 Candidates are whole words, not quoted, and printable.
 
 It reads and never initialises, runs no command that might ask for a key, and has ended within a
@@ -82,7 +82,7 @@ def _write(answer: CompletionAnswer) -> None:
 
 
 _at_least: Final[list[CompletionAnswer]] = []
-"""What is said if there is no time for more."""
+"""The answer if the time is over."""
 
 
 def _give_up(_number: int, _frame: FrameType | None) -> NoReturn:
@@ -99,8 +99,8 @@ def _note(text: str) -> CompletionAnswer:
 def in_bash(line: str, unread: str) -> CompletionAnswer:
     """Answer for the end of `line`, of which bash replaces only `unread`.
 
-    bash breaks words at signs like ``=`` and ``:``, too; what it takes to be words of their own
-    must not stand in the candidates.  It quotes paths, all but two signs, which it would expand.
+    bash breaks words at signs like ``=`` and ``:``, too; what it takes for separate words must not
+    be in the candidates.  It quotes paths, all but two signs, which it would expand.
     """
     words = split(line)
     if words[-1][:1] in ("<", ">"):
@@ -143,7 +143,7 @@ def answer_to(words: Sequence[str], *, summaries: bool = True) -> CompletionAnsw
 
 
 def _is_command(words: Sequence[str], place: int) -> bool:
-    """Tell whether the command stands at `place`."""
+    """Return whether the command is at `place`."""
     action = asked(global_parser(), words[: place + 1]).action
     return action is not None and action.dest == "command" and not words[place].startswith("-")
 
@@ -248,7 +248,7 @@ def _live(
 
 
 async def _key_is_at_hand(context: Context) -> bool:
-    """Tell whether the key can be had off no pipe, and without a command, which might ask."""
+    """Return whether the key needs no pipe and no command, which might ask for input."""
     return (await context.session.settings()).at_hand() is not None
 
 

@@ -1,7 +1,7 @@
 """The basket: what was selected for a restore, kept from session to session.
 
 It is a file for each repository, which several shells may share.  A path names its backup by its
-own name, never as ``latest``, and none lies below another one.
+ID, never as ``latest``, and no path is below another one.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Basket:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep other shells from changing it meanwhile, which takes them no time."""
+        """Keep other shells from changing the file at the same time."""
         if self._folder is None:
             yield
             return
@@ -95,14 +95,14 @@ class Basket:
 def topmost(paths: Iterable[Parts]) -> tuple[Parts, ...]:
     """Return the paths sorted, without those below another one."""
     found: list[Parts] = []
-    for parts in sorted(set(paths)):  # sorted: what lies below a path follows it at once
+    for parts in sorted(set(paths)):  # sorted: paths below another follow it directly
         if not found or parts[: len(found[-1])] != found[-1]:
             found.append(parts)
     return tuple(found)
 
 
 def shown(parts: Parts) -> str:
-    """Return a path as people see it, which `parse` takes back."""
+    """Return a path in the escaped form that `parse` reads."""
     return "/" + "/".join(map(show, parts))
 
 

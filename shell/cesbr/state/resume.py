@@ -73,7 +73,7 @@ def _meant(text: str) -> str:
 
 
 def from_basket(arguments: argparse.Namespace) -> bool:
-    """Tell whether it is what is selected that is restored, perhaps by being resumed."""
+    """Return whether the selection is restored, perhaps by resuming."""
     return getattr(arguments, "basket", not arguments.paths and not arguments.backup)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def state_folder(environ: Mapping[str, str]) -> Path | None:
-    """Return the folder, made for its owner alone; None where there is none to be had."""
+    """Return the state directory, created with mode 0700; None if there is no home directory."""
     state, home = environ.get("XDG_STATE_HOME", ""), environ.get("HOME", "")
     if not state.startswith("/"):
         if not home:
@@ -29,7 +29,7 @@ def private_folder(folder: Path) -> Path | None:
 
 
 def write_private(file: Path, data: bytes) -> None:
-    """Put `data` in a file for its owner alone, in place of what was there; raises OSError."""
+    """Write `data` to a file (0600) atomically, replacing it; raises OSError."""
     beside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

@@ -12,7 +12,7 @@ from cesbrfs.errors import CesbrError
 from cesbrfs.util.escape import printable
 
 _SECONDS: Final = 1.0
-"""How long the registry may take to tell what is configured; the prompt does not wait longer."""
+"""How long the prompt waits for the configuration in the registry."""
 _NEXT: Final = (
     ("  backups", "which backups there are"),
     ("  use latest", "go into one; then ls, cd, cat and Tab as in any shell"),
@@ -34,7 +34,7 @@ def greeting(session: Session, portal: Portal, *, first: bool) -> str:
     try:
         settings = portal.run(session.settings, patience=_SECONDS)
         if settings.repository is None or settings.password is None:
-            portal.run(session.access)  # which says what is missing
+            portal.run(session.access)  # raises the error for what is missing
     except TooSlowError:
         return "The settings are still being read."
     except CesbrError as error:

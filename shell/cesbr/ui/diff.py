@@ -14,7 +14,7 @@ from cesbrfs.util.escape import for_json, show
 def change_line(change: Change, available: int | None, indent: str = "") -> str:
     """Return a difference as a line: its mark and its path, a folder's with a slash.
 
-    On a terminal that has only so many cells `available`, a long path goes on in the next line.
+    On a terminal with `available` columns, a long path continues on the next line.
     """
     row = change.after or change.before
     assert row is not None
@@ -23,13 +23,13 @@ def change_line(change: Change, available: int | None, indent: str = "") -> str:
 
 
 def change_json(change: Change) -> dict[str, object]:
-    """Return a difference for programs; what is there on neither side is null."""
-    told: dict[str, object] = {
+    """Return a difference for programs; null for what neither side has."""
+    fields: dict[str, object] = {
         **for_json(b"/".join(change.parts), "path"),
         "change": change.mark,
     }
     for side, row in (("before", change.before), ("after", change.after)):
-        told[side] = row and {
+        fields[side] = row and {
             "type": row.type,
             "size": row.size,
             "mode": f"{row.mode & 0o7777:04o}",
@@ -37,7 +37,7 @@ def change_json(change: Change) -> dict[str, object]:
             "gid": row.gid,
             "mtime": None if row.mtime_ns is None else format_time(row.mtime_ns),
         }
-    return told
+    return fields
 
 
 _COLOURS: Final = (("@@", "36"), ("-", "31"), ("+", "32"), ("\\ ", "2"))

@@ -1,4 +1,4 @@
-"""How a command that failed is told: one sentence on stderr, and the exit code."""
+"""Report a failed command: one sentence on stderr, and the exit code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cesbrfs.util.escape import printable, show
 from cesbrfs.util.log_format import traceback_text
 
 BROKEN_PIPE: Final = 141
-"""128 + SIGPIPE: who read the results has had enough."""
+"""128 + SIGPIPE: the reader of the results has closed the pipe."""
 _INTERRUPTED: Final = 130
 
 
@@ -52,7 +52,7 @@ def show_error(error: BaseException, *, as_json: bool, debug: bool = False) -> i
 
 
 async def report(error: CesbrError, out: Output) -> int:
-    """Tell of an error that does not end the command; return its exit code."""
+    """Report an error that does not end the command; return its exit code."""
     from cesbr.portal import in_front
 
     def show() -> int:

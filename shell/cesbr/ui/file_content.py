@@ -1,4 +1,4 @@
-"""The content of files on its way to who reads it: a stream, a pager, a terminal."""
+"""Write the content of files to a stream, a pager or a terminal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def write_content(
     *,
     guarded: bool,
 ) -> int:
-    """Give every file's bytes to `write`, until it returns false: who reads has had enough."""
+    """Pass the bytes of each file to `write` until it returns False (the reader has closed)."""
     failed: list[int] = []
     backup = await choose_backup(context, arguments.backup, arguments.paths)
     for path in arguments.paths:
@@ -72,8 +72,8 @@ async def _write_one(
         data = await content.read(offset, _CHUNK)
         if guarded and offset == 0 and looks_binary(data):
             raise UsageError(
-                f"{place.shown} is no text, which could upset the terminal; redirect it with > or"
-                " |, or say --force."
+                f"{place.shown} is binary, which could confuse the terminal. Redirect it with >"
+                " or |, or pass --force."
             )
         if not await write(data):
             return False
@@ -81,7 +81,7 @@ async def _write_one(
 
 
 def looks_binary(data: bytes) -> bool:
-    """Tell by its beginning whether content is something else than text in UTF-8."""
+    """Return whether content is not UTF-8 text, judged by its beginning."""
     beginning = data[:_LOOKED_AT]
     if CONTROL.search(beginning):
         return True

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _SIZE_CELLS: Final = 9
 _TIME_CELLS: Final = 19
 _WIDE: Final = 120
-"""Cells from which on a terminal has room for all that is told of what was found."""
+"""Columns of a terminal from which all columns of the table fit."""
 _NARROW: Final = 72
 """Cells below which a Backup ID would leave no room for the path."""
 
@@ -51,7 +51,7 @@ def found_heading(columns: Mapping[str, str]) -> str:
 def found_line(
     line: Timeline, match: Match, columns: Mapping[str, str], available: int | None
 ) -> str:
-    """Return what is told of a match over several backups, in a line where there is room."""
+    """Return the line for a match over several backups, or several lines if it is too long."""
     row = match.row
     told = {
         "#": str(match.moments.bit_count()),

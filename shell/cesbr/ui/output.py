@@ -119,8 +119,8 @@ class Output:
     ) -> Iterator[Progress]:
         """Show how far the block is; of blocks within blocks the innermost is shown.
 
-        Without `events` programs are not told.  If there are `results` meanwhile, those who read
-        them through a pipe are not told either: the pager there has the terminal.
+        Without `events`, no JSON events are written. With `results`, nothing is shown if stdout is
+        a pipe, because the pager there has the terminal.
         """
         progress = Progress(what)
         if events if self.as_json else not (results and self._piped):
@@ -171,8 +171,8 @@ class Output:
         """
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise UsageError(
-                "This asks before it changes anything, and nobody is there to answer; say --yes to"
-                " go on without, or --dry-run to see what it would do."
+                "This command asks before it changes anything, but there is no terminal. Pass"
+                " --yes to confirm, or --dry-run to see what it would do."
             )
         choices = "[Y/n]" if default else "[y/N]"
         answer = await in_front(lambda: self._ask(f"{printable(question)} {choices} "))
@@ -183,7 +183,7 @@ class Output:
     def _ask(self, prompt: str) -> str:
         self._write_aside(prompt)
         # A ^C between Python's last look for signals and a blocking read would only be seen after
-        # the read; a wait that ends by itself bounds that.
+        # the read; a wait with a timeout bounds that.
         while not select.select([sys.stdin], [], [], _LOOK_SECONDS)[0]:
             pass
         return sys.stdin.readline()

@@ -36,8 +36,8 @@ def find_pager(environ: Mapping[str, str]) -> list[str]:
 class Pager:
     """A running pager; while it runs the terminal and ^C are its own.
 
-    But for one thing: while what it is to show is being read (`reading`, which the giver enters), a
-    ^C ends that, as it ends a program that writes into a pager; `interrupted` tells of it.
+    With one exception: while its input is being read (inside `reading`), ^C ends the reading, as it
+    ends a program that writes into a pager; `interrupted` is then set.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], reading: trio.CancelScope) -> None:

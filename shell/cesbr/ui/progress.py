@@ -24,7 +24,7 @@ _GAP: Final = "  "
 
 
 class Progress:
-    """What is known of a command that goes on; `update` may be called as often as one likes.
+    """The progress of a running command; `update` may be called at any rate.
 
     `files` and `bytes` count what is done, the totals what there is; None: not known.  `note` says
     what is being worked on.
@@ -73,12 +73,12 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """How long it goes on."""
+        """How long it has been running."""
         return self._clock() - self._began
 
     @property
     def rate(self) -> float | None:
-        """Bytes a second, lately; None where nothing tells."""
+        """Recent bytes per second, None if unknown."""
         marks = self._marks
         if not marks or self.bytes is None:
             return None

@@ -83,7 +83,8 @@ def origins_text(origins: Sequence[Origin], available: int | None) -> str:
             path = "/".join(map(show, copy.path))
             lines.append(
                 f"Another copy of {path} stays aside: {_shown(copy.source)} in snapshot"
-                f" {copy.snapshot.id[:8]}, below /{show(backup.name)}/{folder_names.SNAPSHOTS.decode()}."
+                f" {copy.snapshot.id[:8]}, below"
+                f" /{show(backup.name)}/{folder_names.SNAPSHOTS.decode()}."
             )
         if len(origin.copies) > _SHOWN:
             lines.append(f"and {len(origin.copies) - _SHOWN:,} more")

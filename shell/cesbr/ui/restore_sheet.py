@@ -22,7 +22,7 @@ _SHOWN: Final = 20
 
 
 def plan_text(planned: RestorePlan, available: int | None) -> str:
-    """Return the sheet: the chosen paths, what lies there already, and the totals.
+    """Return the sheet: the chosen paths, existing files, and the totals.
 
     `available` is the width of the terminal, None where nobody looks.
     """
@@ -31,7 +31,7 @@ def plan_text(planned: RestorePlan, available: int | None) -> str:
 
 
 def denied_text(denied: str | None) -> str:
-    """Return the line below a sheet that tells why the restore itself would be denied."""
+    """Return a line with the reason why the restore itself would be denied."""
     return "" if denied is None else humanize.lines([f"Denied: {denied}"])
 
 
@@ -79,8 +79,8 @@ def _there(planned: RestorePlan, available: int | None) -> str:
     ]
     if not rows:
         return ""
-    headings = ("", "What is there", "In the backup", "Path")
-    text = fitted(rows, headings, available, spare=("In the backup", "What is there"))
+    headings = ("", "Existing", "In the backup", "Path")
+    text = fitted(rows, headings, available, spare=("In the backup", "Existing"))
     return text + _more(planned.existing - planned.unchanged)
 
 

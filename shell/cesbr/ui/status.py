@@ -53,7 +53,7 @@ def scheduled(folder: Path = UNIT_DIR) -> dict[str, object]:
         return {"next": None, "message": message}
     following = next_run(text, datetime.now().astimezone())
     if following is None:
-        return {"next": None, "message": f"{folder / TIMER} has times of its own"}
+        return {"next": None, "message": f"{folder / TIMER} was edited and has other times"}
     if not os.path.lexists(folder / _WANTED_BY / TIMER):
         message = f"the timer is off; 'systemctl enable --now {TIMER}' starts it"
         return {"next": None, "message": message}

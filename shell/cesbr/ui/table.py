@@ -1,7 +1,7 @@
 """Tables that fit the terminal they are shown on.  Pure.
 
-Where nobody looks (`available` is None) they are as wide as they are.  On a terminal nothing is
-lost without a sign: the last column goes on in further lines, and columns that can be spared are
+Without a terminal (`available` is None) columns are as wide as their content. On a terminal nothing
+is cut off without a sign: the last column continues on further lines, and optional columns are
 left out with their headings.
 """
 
@@ -17,7 +17,7 @@ from cesbrfs.util.escape import printable
 _GAP: Final = 2
 """Cells between two columns, as `render.table` has them."""
 _LEAST: Final = 20
-"""Cells that a last column needs beside the others, if it holds so much."""
+"""Minimum width of a last column next to the others, if its content needs it."""
 _LEAST_CUT: Final = 5
 """Cells that are left of it where it is cut."""
 _BELOW: Final = "    "
@@ -47,10 +47,10 @@ def fitted(
 ) -> str:
     """Return rows as lines of at most `available` cells, if that can be done.
 
-    The columns of these headings align to the `right`, or can be left out: `spare` has them in that
-    order.  A `last` column that does not fit beside the others goes on in further lines, or stands
-    below them; with `cut` an ellipsis tells of what is missing, and with `keep` other columns are
-    left out first.  The headings are shown if they are `headed`.
+    The columns with the headings in `right` are right-aligned; those in `spare` are optional and
+    left out in this order. A `last` column that does not fit continues on further lines, or is
+    printed below; with `cut`, an ellipsis marks the missing part, and with `keep`, other columns
+    are left out first. The headings are shown if `headed`.
     """
     shown = [[printable(cell) for cell in row] for row in rows]
     cells = list(zip(*shown, strict=True)) or [()] * len(headings)
@@ -90,7 +90,7 @@ def spared(columns: Iterable[Column], available: int, least: int | None = None) 
 
 
 def pairs(rows: Iterable[tuple[str, str]], available: int | None) -> str:
-    """Return names and what they stand for, a line or more each."""
+    """Return names and their meanings, one or more lines each."""
     listed = list(rows)
     return fitted(listed, ("", ""), available) if listed else ""
 

@@ -206,7 +206,7 @@ def test_the_whole_file(tmp_path: Path) -> None:
         ("workers = true", "'workers'"),
         ("health_host = 7", "'health_host'"),
         ('command_runner = "docker exec {dogu}"', "no word {command}"),
-        ('command_runner = "docker \'exec {command}"', "is no command line"),
+        ('command_runner = "docker \'exec {command}"', "is not a command line"),
         ('patience = "a minute"', "'patience'"),
         ("patience = -1", "'patience'"),
         ("patience = inf", "'patience'"),

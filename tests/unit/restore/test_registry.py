@@ -289,7 +289,7 @@ async def test_a_backup_that_does_not_tell_is_denied(instance: Instance) -> None
     save(repo, "redmine", REDMINE)
     view, backup = await opened(repo)
     await instance.registry.set("/config/backup/deny_cross_blueprint_restores", "true")
-    with pytest.raises(BlueprintError, match="does not tell"):
+    with pytest.raises(BlueprintError, match="is not known"):
         await required(view, backup, instance)
 
 

@@ -203,7 +203,7 @@ def test_one_at_a_time(journals: Path, tmp_path: Path) -> None:
     """Two restores into one target at once are refused, by any name of it; others are not."""
     (tmp_path / "link").symlink_to(tmp_path / "target")
     with Journal(journals, tmp_path / "target") as journal:
-        with pytest.raises(RestoreRunningError, match="under way"):
+        with pytest.raises(RestoreRunningError, match="is running"):
             Journal(journals, tmp_path / "link")
         with Journal(journals, tmp_path / "other"):
             pass

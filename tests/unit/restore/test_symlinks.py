@@ -107,7 +107,7 @@ async def test_a_link_into_what_is_kept_out_of(site: Site) -> None:
         keep_out=[moved.parent],
     )
     assert [refused.path for refused in planned.refused] == [b"var/lib/ces"]
-    assert "kept out of" in planned.refused[0].reason
+    assert "is excluded" in planned.refused[0].reason
 
 
 async def test_a_link_that_was_changed_after_the_plan(site: Site) -> None:

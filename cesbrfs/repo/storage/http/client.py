@@ -91,11 +91,12 @@ def other_refusal(answer: Answer, display_url: str, what: str, reason: str) -> C
         )
     if answer.status in _REDIRECTS:
         return StorageError(
-            f"The server of {display_url} redirects {what} to {_redirected_to(answer)} ({reason}), which"
-            " is not followed. Write the repository's address there."
+            f"The server of {display_url} redirects {what} to {_redirected_to(answer)}"
+            f" ({reason}), which is not followed. Write the repository's address there."
         )
     return StorageError(
-        f"The server of {display_url} does not give {what} ({reason}); check the address and the options."
+        f"The server of {display_url} does not give {what} ({reason}); check the address and the"
+        " options."
     )
 
 
@@ -106,7 +107,7 @@ def _redirected_to(answer: Answer) -> str:
 
 
 class Refusal(Protocol):
-    """Tells what an answer that is no success means, of the file or folder `what`."""
+    """Returns the error for an unsuccessful response about the file or folder `what`."""
 
     def __call__(self, answer: Answer, what: str) -> CesbrError:
         """Return the error."""
@@ -198,8 +199,8 @@ class HttpClient:
                 raise _too_short(what)
             if response.status_code == _OK:
                 raise StorageError(
-                    f"The server of {self._display_url} sends all of {what} where a part was asked for;"
-                    " a repository needs a server that knows ranges."
+                    f"The server of {self._display_url} sends all of {what} where a part was"
+                    " asked for; a repository needs a server that knows ranges."
                 )
             if response.status_code != _PARTIAL:
                 raise refusal(await _error(response, taken), what)
@@ -222,9 +223,9 @@ class HttpClient:
             return body
 
     def _wanted(self, response: httpx2.Response, what: str, offset: int, length: int | None) -> int:
-        """Return how many bytes the answer must have, by the range that it says it has.
+        """Return how many bytes the response must have, according to its Content-Range.
 
-        Some servers answer a range beyond the end with one that was not asked for.
+        Some servers answer a range beyond the end with another range.
         """
         said = response.headers.get("content-range", "")
         found = _CONTENT_RANGE.fullmatch(said)
@@ -236,15 +237,15 @@ class HttpClient:
             if (int(found[1]), int(found[2])) == (offset, offset + wanted - 1):
                 return wanted
         raise RepositoryUnreachableError(
-            f"The server of {self._display_url} answered with the range {said[:80]!r} of {what}, which"
-            " was not asked for; try again."
+            f"The server of {self._display_url} answered with the range {said[:80]!r} of {what},"
+            " which was not asked for; try again."
         )
 
     @contextlib.asynccontextmanager
     async def _answer(
         self, method: str, url: str, headers: Mapping[str, str]
     ) -> AsyncIterator[tuple[httpx2.Response, _Taken]]:
-        """Send a request, and give its answer and the way to take its body in time."""
+        """Send a request; yield the response and a reader of its body."""
         opened: list[httpcore2.AsyncNetworkStream] = []
         request = self._client.build_request(
             method,
@@ -267,8 +268,8 @@ class HttpClient:
                             await response.aclose()
         if scope.cancelled_caught:
             raise RepositoryTimedOutError(
-                f"The server of {self._display_url} did not answer within {self._timeout:.0f} s; check"
-                " the address and the connection."
+                f"The server of {self._display_url} did not answer within {self._timeout:.0f} s;"
+                " check the address and the connection."
             )
 
     @contextlib.contextmanager
@@ -291,8 +292,8 @@ class HttpClient:
                 self._raise_tls(cause, error)
             if isinstance(cause, socket.gaierror):
                 raise RepositoryUnreachableError(
-                    f"The host of {self._display_url} is not known ({cause.strerror}); check the address"
-                    " and the name server."
+                    f"The host of {self._display_url} is not known ({cause.strerror}); check the"
+                    " address and the name server."
                 ) from error
             if isinstance(cause, OSError) and cause.errno is not None:
                 why = os.strerror(cause.errno)
@@ -301,8 +302,8 @@ class HttpClient:
                     " address and whether it runs."
                 ) from error
         raise RepositoryUnreachableError(
-            f"The server of {self._display_url} broke off ({str(error).rstrip('.') or 'no reason'}); try"
-            " again."
+            f"The server of {self._display_url} broke off"
+            f" ({str(error).rstrip('.') or 'no reason'}); try again."
         ) from error
 
     def _raise_tls(self, cause: ssl.SSLError, error: Exception) -> NoReturn:
@@ -342,7 +343,7 @@ class _Taken:
 async def _note_opened(
     opened: list[httpcore2.AsyncNetworkStream], event: str, info: Mapping[str, Any]
 ) -> None:
-    """Take the connection that a request opens, from what httpcore2 tells of its work."""
+    """Record the connection that a request opens, from httpcore2's trace events."""
     if event in ("connection.connect_tcp.complete", "connection.connect_unix_socket.complete"):
         opened.append(info["return_value"])
 
@@ -394,5 +395,5 @@ def _why_no_proxy(proxy: Proxy, error: Exception) -> str:
 
 
 def is_loopback(url: str) -> bool:
-    """Tell whether the host is this machine."""
+    """Return whether the host is this machine."""
     return is_loopback_host(urlsplit(url).hostname or "")

@@ -41,7 +41,7 @@ def proxy_for(url: str, environ: Mapping[str, str]) -> Proxy | None:
 
 
 def is_loopback_host(host: str) -> bool:
-    """Tell whether a host is this machine, for which no proxy is asked."""
+    """Return whether a host is this machine, for which no proxy is used."""
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"
@@ -55,7 +55,7 @@ def _uses_proxy(host: str, port: int, excluded: str) -> bool:
 
 
 def _matches(rule: str, host: str, port: int) -> bool:
-    """Tell whether one part of NO_PROXY is about a host."""
+    """Return whether one part of NO_PROXY matches a host."""
     if rule == "*":
         return True
     with contextlib.suppress(ValueError):

@@ -1,4 +1,4 @@
-"""Whom to trust over TLS, and as whom to appear, told as restic takes it."""
+"""TLS context from RESTIC_CACERT and RESTIC_TLS_CLIENT_CERT."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cesbrfs.repo.location import Access
 
 
 def trusting(access: Access) -> ssl.SSLContext:
-    """Return whom to trust, as restic takes it: RESTIC_CACERT stands in the system's place."""
+    """Return the TLS context; RESTIC_CACERT replaces the system's certificates."""
     files = [file for file in access.environment.get("RESTIC_CACERT", "").split(",") if file]
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if files else ssl.create_default_context()
     for file in files:
@@ -25,7 +25,7 @@ def trusting(access: Access) -> ssl.SSLContext:
 
 
 def _no_password() -> NoReturn:
-    """Stand in for OpenSSL's question at the terminal."""
+    """Raise instead of letting OpenSSL ask for a passphrase at the terminal."""
     raise ValueError("it is encrypted")
 
 

@@ -1,10 +1,10 @@
-"""Who signs requests to S3: found in restic's order, renewed where it is for a while only.
+"""Find the credentials for requests to S3 in restic's order; renew temporary ones.
 
 1. the environment: ``AWS_ACCESS_KEY_ID`` or ``AWS_ACCESS_KEY``, ``AWS_SECRET_ACCESS_KEY`` or
    ``AWS_SECRET_KEY``, ``AWS_SESSION_TOKEN``; then ``MINIO_ROOT_USER``, ``MINIO_ROOT_PASSWORD``;
    then ``MINIO_ACCESS_KEY``, ``MINIO_SECRET_KEY``;
 2. a profile of AWS's credentials file: ``AWS_SHARED_CREDENTIALS_FILE``, ``AWS_PROFILE``, in which
-   ``credential_process`` counts before keys;
+   ``credential_process`` takes precedence over keys;
 3. an alias in the configuration of MinIO's client: ``MINIO_SHARED_CREDENTIALS_FILE``,
    ``MINIO_ALIAS``;
 4. the role of a container, from the service that ``AWS_CONTAINER_CREDENTIALS_*`` name, or that of
@@ -54,7 +54,7 @@ _AGAIN: Final = 10.0
 
 
 class _Role(msgspec.Struct, rename="pascal"):
-    """What both services answer."""
+    """The response of both services."""
 
     access_key_id: str
     secret_access_key: str
@@ -63,7 +63,7 @@ class _Role(msgspec.Struct, rename="pascal"):
 
 
 class _Printed(msgspec.Struct, rename={"access_key_id": "AccessKeyId"}, kw_only=True):
-    """What a ``credential_process`` prints."""
+    """The output of a ``credential_process``."""
 
     access_key_id: str
     secret_access_key: str = msgspec.field(name="SecretAccessKey")
@@ -82,7 +82,7 @@ class _MinioConfig(msgspec.Struct):
 
 
 class CredentialsProvider:
-    """Gives the credentials that a repository's requests are signed with."""
+    """Provides the credentials that sign the requests of a repository."""
 
     def __init__(self, access: Access, *, metadata: str = METADATA) -> None:
         """Find them for `access` when they are asked for; `metadata` is the instance's service."""
@@ -101,7 +101,7 @@ class CredentialsProvider:
         if option_is_true(self._access, "s3.unsafe-anonymous-auth"):
             return None
         if time.time() >= self._renew_at:
-            async with self._asking:  # one for all who wait
+            async with self._asking:  # one request for all waiting tasks
                 if time.time() >= self._renew_at:
                     await self._renew()
         return self._found
@@ -122,8 +122,8 @@ class CredentialsProvider:
             if self._found is None or isinstance(error, UsageError):
                 raise
             raise RepositoryUnreachableError(
-                f"The credentials for {self._access.display_url} have run out and cannot be renewed now;"
-                " see to the service that gives them."
+                f"The credentials for {self._access.display_url} have run out and cannot be"
+                " renewed now; see to the service that gives them."
             ) from error
         now = time.time()
         self._ends_at = role.expiration.timestamp() if role.expiration else math.inf
@@ -195,7 +195,7 @@ class CredentialsProvider:
 
 
 def _written(access: Access) -> Credentials | None:
-    """Return the credentials that stand in the environment or in a file."""
+    """Return the credentials from the environment or a file."""
     environ = access.environment
     values = {
         "id": environ.get("AWS_ACCESS_KEY_ID") or environ.get("AWS_ACCESS_KEY") or "",
@@ -253,7 +253,7 @@ def _credentials(values: Mapping[str, str], names: Sequence[str]) -> Credentials
 
 
 def _profile(path: str, profile: str) -> Mapping[str, str]:
-    """Return what a profile of AWS's credentials file says."""
+    """Return the credentials of a profile in AWS's credentials file."""
     parser = configparser.RawConfigParser(strict=False)
     try:
         with open(path, encoding="utf-8") as file:
@@ -274,14 +274,14 @@ def _container(environ: Mapping[str, str], display_url: str) -> str:
     url = environ.get("AWS_CONTAINER_CREDENTIALS_FULL_URI", "")
     if url and not environ.get("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE") and not is_loopback(url):
         raise UsageError(
-            f"AWS_CONTAINER_CREDENTIALS_FULL_URI, for {display_url}, names another machine, which is not"
-            " asked without AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE; correct it."
+            f"AWS_CONTAINER_CREDENTIALS_FULL_URI, for {display_url}, names another machine,"
+            " which is not asked without AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE; correct it."
         )
     return url
 
 
 def _authorization(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return what proves to a container's service who asks; the file is read anew each time."""
+    """Return the authorization header for a container's service; the file is read each time."""
     token = environ.get("AWS_CONTAINER_AUTHORIZATION_TOKEN", "")
     if path := environ.get("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"):
         try:
@@ -303,7 +303,7 @@ def _not_used(name: str, why: str, display_url: str) -> UsageError:
 
 
 def _none_given(access: Access, container: str, error: Exception) -> CesbrError:
-    """Return what it means that neither service gives credentials."""
+    """Return the error if neither service provides credentials."""
     if container:
         status = error.response.status_code if isinstance(error, httpx2.HTTPStatusError) else ""
         reason = f"it answers {status}" if status else "it does not answer as it should"

@@ -111,7 +111,8 @@ class S3Storage:
             name = "marker" if self._old_listing else "continuation-token"
             if not following or more == [(name, following)]:
                 raise RepositoryUnreachableError(
-                    f"The server of {self.display_url} lists {folder} in parts without saying where the"
+                    f"The server of {self.display_url} lists {folder} in parts without saying"
+                    " where the"
                     " next begins; with an old server set the option s3.list-objects-v1 to true."
                 )
             more = [(name, following)]
@@ -193,7 +194,7 @@ class S3Storage:
         )
 
     def _refusal(self, answer: Answer, what: str) -> CesbrError:  # noqa: PLR0911 - a table
-        """Tell what an answer that is no success means."""
+        """Return the error for an unsuccessful response."""
         code, message, region = _told(answer)
         reason = f"{code or answer.status}{': ' if message else ''}{message.rstrip('.')}"
         region = answer.headers.get("x-amz-bucket-region", "") or region
@@ -202,26 +203,27 @@ class S3Storage:
         if code == "NoSuchBucket":
             return BucketMissingError(
                 f"There is no bucket {self._address.bucket!r} at {self._address.host}, so"
-                f" {self.display_url} is no repository; correct the address, or create the bucket and"
-                " the repository with 'cesbr init'."
+                f" {self.display_url} is no repository; correct the address, or create the"
+                " bucket and the repository with 'cesbr init'."
             )
         if answer.status == 404:  # noqa: PLR2004 - HTTP's own number
             return FileMissingError(f"{what} does not exist in {self.display_url}.")
         if code == "RequestTimeTooSkewed":
             return RepositoryDeniedError(
-                f"The server of {self.display_url} refuses requests of this time ({reason}); set this"
-                " machine's clock."
+                f"The server of {self.display_url} refuses requests of this time ({reason}); set"
+                " this machine's clock."
             )
         if code in _WRONG_CREDENTIALS or answer.status == 401:  # noqa: PLR2004 - as above
             return RepositoryDeniedError(
-                f"The credentials for {self.display_url} are wrong ({reason}); check AWS_ACCESS_KEY_ID"
+                f"The credentials for {self.display_url} are wrong ({reason}); check"
+                " AWS_ACCESS_KEY_ID"
                 " and AWS_SECRET_ACCESS_KEY, or the registry's access_key_id and"
                 " secret_access_key."
             )
         if answer.status == 403:  # noqa: PLR2004 - as above
             return RepositoryDeniedError(
-                f"The credentials for {self.display_url} have no permission to read {what} ({reason});"
-                " let their owner read and list the bucket."
+                f"The credentials for {self.display_url} have no permission to read {what}"
+                f" ({reason}); let their owner read and list the bucket."
             )
         if code in _AWAY:
             return RepositoryUnreachableError(
@@ -255,7 +257,7 @@ def _told(answer: Answer) -> tuple[str, str, str]:
 
 
 def _is_in_host(access: Access, address: S3Address) -> bool:
-    """Tell whether the bucket goes into the host's name (dns) or into the path."""
+    """Return whether the bucket is part of the host name (dns) or of the path."""
     lookup = access.options.get("s3.bucket-lookup", "auto")
     if lookup not in ("auto", "dns", "path"):
         raise UsageError(f"The option s3.bucket-lookup is {lookup!r}; say auto, dns or path.")

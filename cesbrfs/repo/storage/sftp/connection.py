@@ -1,9 +1,9 @@
-"""One connection to an SFTP server: what many readers ask on it at once, and who gets which answer.
+"""One connection to an SFTP server: requests of many tasks, and their responses.
 
-There is no task behind it: of those who wait for answers one reads for all, and hands that on when
-it has its own answer or is cancelled.  What a cancelled reader has asked for is dropped when it
-arrives, whoever reads then; so a reader can be cancelled anywhere and the connection stays good,
-even while it is being made.
+There is no background task: one of the waiting tasks reads for all, and passes this on when it has
+its own response or is cancelled. The response to a cancelled request is dropped when it arrives. A
+task can therefore be cancelled anywhere, and the connection stays usable, even while it is being
+established.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cesbrfs.repo.storage.sftp.ssh import SshProcess
 _COST: Final = 4 << 10
 """What a request that carries no content counts as load."""
 MOST_HANDLES: Final = 64
-"""Files that are kept open at most, and fewer where the server says so."""
+"""Maximum number of open files; the server may set a lower limit."""
 _TICK: Final = 0.01
 """Seconds between two tries to send when ssh takes nothing; only a stalled one does that."""
 _LAST_WORDS: Final = 2.0
@@ -33,7 +33,7 @@ Late = Callable[[Packet], None]
 
 
 class Asked:
-    """One request: its answer once it is there, or what to do with it when nobody waits."""
+    """A request: its response once it has arrived, or what to do with it if nobody waits."""
 
     __slots__ = ("cost", "late", "packet", "taken")
 
@@ -71,8 +71,8 @@ class SftpConnection:
     async def start(cls, command: Sequence[str], display_url: str, idle_timeout: float) -> Self:
         """Start `command` and greet the server, without waiting for its answer.
 
-        `idle_timeout` is for how many seconds it may owe an answer without sending anything.  Raises
-        OSError when the command cannot be started.
+        `idle_timeout` is for how many seconds it may owe an answer without sending anything.
+        Raises OSError when the command cannot be started.
         """
         made = cls(await SshProcess.start(command), display_url, idle_timeout)
         made._outgoing.extend(sftp.init())
@@ -86,7 +86,7 @@ class SftpConnection:
 
     @property
     def is_over(self) -> bool:
-        """Whether it was lost, or never came to be."""
+        """Whether it was lost or could not be established."""
         return self.has_failed or self._at_end or self._ssh.returncode is not None
 
     @property
@@ -95,7 +95,7 @@ class SftpConnection:
         return self._failure is not None
 
     def look(self) -> None:
-        """Take what has come meanwhile, without waiting."""
+        """Read responses that have arrived, without blocking."""
         if not self._listening and not self.is_over:
             self._take()
 
@@ -104,12 +104,8 @@ class SftpConnection:
         await self.answer(self._version)
 
     async def aclose(self) -> None:
-        """End it; who still waits for an answer gets an error."""
-        self._fail(
-            RepositoryUnreachableError(
-                f"The connection to {self.display_url} was closed meanwhile."
-            )
-        )
+        """Close it; tasks that wait for a response get an error."""
+        self._fail(RepositoryUnreachableError(f"The connection to {self.display_url} was closed."))
         await self._ssh.aclose()
 
     # Asking and answering
@@ -142,7 +138,7 @@ class SftpConnection:
 
     @staticmethod
     def forget(asked: Asked, late: Late | None = None) -> None:
-        """Give up an answer that was not taken; it goes to `late` when it comes."""
+        """Abandon a response that was not taken; it is passed to `late` when it arrives."""
         if asked.taken:
             return
         if asked.packet is None:
@@ -151,7 +147,7 @@ class SftpConnection:
             late(asked.packet)
 
     async def answer(self, asked: Asked) -> Packet:
-        """Wait for an answer, and read for all the others meanwhile where nobody does."""
+        """Wait for a response; read those of the other tasks too if none of them does."""
         try:
             while asked.packet is None:
                 if self._failure is not None:
@@ -193,7 +189,7 @@ class SftpConnection:
                 until = min(until, trio.current_time() + _TICK)
             with suppress(trio.ClosedResourceError), trio.CancelScope(deadline=until):
                 await self._ssh.readable()
-            if self._failure is None:  # else it was closed meanwhile
+            if self._failure is None:  # otherwise it has been closed
                 self._send()
                 self._take()
             if not self._at_end and trio.current_time() >= self._heard + self._timeout:
@@ -254,12 +250,12 @@ class SftpConnection:
 
     def _babble(self) -> CesbrError:
         return RepositoryUnreachableError(
-            f"The server of the repository at {self.display_url} sent what is no answer; the connection"
-            " was ended."
+            f"The server of the repository at {self.display_url} sent what is no answer; the"
+            " connection was ended."
         )
 
     def _fail(self, failure: CesbrError) -> None:
-        """Let everybody who waits, and will wait, know that the connection is over."""
+        """Set the error that every current and future caller gets."""
         self._failure = self._failure or failure
         for event in self._followers:
             event.set()

@@ -34,7 +34,8 @@ _KINDS: Final[tuple[tuple[re.Pattern[str], type[CesbrError], str], ...]] = (
         RepositoryUntrustedError,
         (
             "The server of the repository at {display_url} shows another host key than the one that"
-            " is known: it was set up anew, or somebody stands in between; if the new key is"
+            " is known: it was set up again, or the connection is being intercepted; if the new"
+            " key is"
             " right, take the old one out of known_hosts with 'ssh-keygen -R' and add the new"
             " one."
         ),
@@ -56,16 +57,16 @@ _KINDS: Final[tuple[tuple[re.Pattern[str], type[CesbrError], str], ...]] = (
         ),
         UsageError,
         (
-            "ssh cannot be used for {display_url} as it is configured ({told}); correct 'sftp.command',"
-            " 'sftp.args' or ssh_config."
+            "ssh cannot be used for {display_url} as it is configured ({told}); correct"
+            " 'sftp.command', 'sftp.args' or ssh_config."
         ),
     ),
     (
         re.compile(r"Could not resolve hostname|Name or service not known"),
         RepositoryUnreachableError,
         (
-            "The host of the repository at {display_url} is not known ({told}); correct the address,"
-            " or check the name server."
+            "The host of the repository at {display_url} is not known ({told}); correct the"
+            " address, or check the name server."
         ),
     ),
     (
@@ -104,8 +105,8 @@ _KINDS: Final[tuple[tuple[re.Pattern[str], type[CesbrError], str], ...]] = (
         ),
         RepositoryDeniedError,
         (
-            "The server of the repository at {display_url} does not let this user in ({told}); check"
-            " the user's name and the key, which must be usable without a question: from an"
+            "The server of the repository at {display_url} does not let this user in ({told});"
+            " check the user's name and the key, which must be usable without a question: from an"
             " agent, or without a passphrase."
         ),
     ),
@@ -145,8 +146,8 @@ def not_sftp(start: bytes, display_url: str) -> CesbrError:
     text = start.decode("utf-8", "replace").strip()
     line = "".join(char for char in text.splitlines()[0] if char.isprintable()) if text else ""
     return StorageError(
-        f"The server of the repository at {display_url} does not speak SFTP (it sends {line[:60]!r});"
-        " a start file of the shell there must print nothing."
+        f"The server of the repository at {display_url} does not speak SFTP (it sends"
+        f" {line[:60]!r}); a start file of the shell there must print nothing."
     )
 
 
@@ -156,13 +157,13 @@ def refused(status: SftpStatus, path: str, display_url: str) -> CesbrError:
         return FileMissingError(f"{path} does not exist in {display_url}.")
     if status.code == Code.PERMISSION_DENIED:
         return RepositoryDeniedError(
-            f"The repository at {display_url} cannot be read: permission denied on {path}; give the user"
-            " that logs in there the right to read it."
+            f"The repository at {display_url} cannot be read: permission denied on {path}; give"
+            " the user that logs in there the right to read it."
         )
     reason = "".join(char for char in status.message if char.isprintable())[:_SAID]
     return StorageError(
-        f"{path} cannot be read in {display_url} ({reason or f'status {status.code}'}); check the disk"
-        " of that server."
+        f"{path} cannot be read in {display_url} ({reason or f'status {status.code}'}); check"
+        " the disk of that server."
     )
 
 
@@ -177,6 +178,6 @@ def timed_out(seconds: float, display_url: str) -> CesbrError:
 def unusable(command: str, error: OSError, display_url: str) -> CesbrError:
     """Return the error for a command that cannot be started."""
     return UsageError(
-        f"{command!r}, which leads to {display_url}, cannot be started ({error.strerror}); install the"
-        " package openssh-client, or correct the option 'sftp.command'."
+        f"{command!r}, which leads to {display_url}, cannot be started ({error.strerror});"
+        " install the package openssh-client, or correct the option 'sftp.command'."
     )

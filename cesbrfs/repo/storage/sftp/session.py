@@ -22,7 +22,7 @@ _WINDOW: Final = 4 << 20
 _FOLDER_AHEAD: Final = 8
 """Parts of a folder that are asked for ahead."""
 _HANDLE_AGE: Final = 300.0
-"""Seconds after which a file is opened anew: somebody may have put a whole one in its place."""
+"""Seconds after which a file is opened again, because it may have been replaced."""
 
 
 class _Handle:
@@ -45,7 +45,7 @@ class SftpSession(SftpConnection):
         self._handles: Final[OrderedDict[bytes, _Handle]] = OrderedDict()
 
     def holds(self, path: bytes) -> bool:
-        """Tell whether the file is open here."""
+        """Return whether the file is open in this session."""
         return path in self._handles
 
     async def read(self, path: bytes, offset: int, length: int | None) -> bytes:
@@ -99,7 +99,7 @@ class SftpSession(SftpConnection):
             self._close_unused()
             yield handle
         except StorageError:
-            if self._handles.get(path) is handle:  # the next reader opens it anew
+            if self._handles.get(path) is handle:  # the next reader opens it again
                 del self._handles[path]
             raise
         finally:
@@ -166,14 +166,14 @@ class SftpSession(SftpConnection):
         status = sftp.parse_status(packet)
         if status.code == Code.EOF:
             raise self._too_short(path, offset)
-        if status.code == Code.NO_SUCH_FILE:  # it was open: this says that the handle is gone
+        if status.code == Code.NO_SUCH_FILE:  # it was open: the handle has become invalid
             status = status._replace(code=Code.FAILURE)
         raise refused(status, text_of(path), self.display_url)
 
     def _too_short(self, path: bytes, size: int) -> DamagedError:
         return DamagedError(
-            f"{text_of(path)} in {self.display_url} ends at byte {size}, before its content does; run"
-            " 'cesbr check'."
+            f"{text_of(path)} in {self.display_url} ends at byte {size}, before its content"
+            " does; run 'cesbr check'."
         )
 
     # Folders

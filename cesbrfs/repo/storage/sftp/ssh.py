@@ -1,7 +1,7 @@
-"""The process that leads to an SFTP server: ssh, or what stands in its place.
+"""The child process that connects to an SFTP server: ssh or a configured command.
 
-Nothing here waits for the process but `readable` and `aclose`, so that a reader can be cancelled
-anywhere; no task of ours belongs to it.
+Only `readable` and `aclose` wait for the process, so that a task can be cancelled anywhere. There
+is no background task.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class SshProcess:
                 sent = os.write(self._stdin, data)
             except BlockingIOError:
                 return
-            except BrokenPipeError:  # it ended: its output ends, too, and says so to who reads
+            except BrokenPipeError:  # it has ended: readers find the end of its output
                 data.clear()
                 return
             del data[:sent]

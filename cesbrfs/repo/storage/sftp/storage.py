@@ -173,7 +173,7 @@ class SftpStorage:
         ready = [s for s in self._sessions if s.is_ready and not s.is_over]
         for session in [s for s in self._sessions if s.is_over]:
             if not session.is_ready and not session.has_failed and not ready:
-                continue  # who waits for it will be told why it did not come to be
+                continue  # the tasks that wait for it get its error
             if not session.is_ready and ready:
                 _log.debug("%s takes no more connections for now", self.display_url)
                 self._alone_until = trio.current_time() + _NOT_AGAIN
@@ -186,7 +186,7 @@ class SftpStorage:
         """Begin to make a connection, unless one is being made or there are enough."""
         async with self._starting:
             if self._closed:
-                raise RepositoryUnreachableError(f"{self.display_url} was closed meanwhile.")
+                raise RepositoryUnreachableError(f"{self.display_url} was closed.")
             making = any(not session.is_ready for session in self._sessions)
             if making or len(self._sessions) >= self._most:
                 return

@@ -38,7 +38,7 @@ def seal(plain: bytes) -> bytes:
 def opened(
     content: bytes, stored: bytes | None = None, *, plain: int | None = None, compressed: bool
 ) -> bytes:
-    """Decode a record of `stored` whose ID is that of `content`; `uncompressed_length` is what the index says."""
+    """Decode a record of `stored` with the ID of `content` and the length in the index."""
     record = seal(content if stored is None else stored)
     place = BlobLocation(PACK, 0, len(record), len(content) if plain is None else plain, compressed)
     return decode_blob(KEYS, hashlib.sha256(content).digest(), record, place)

@@ -245,5 +245,5 @@ async def test_a_bug_does_not_end_the_mount(
         await names(repository, trees[4:])
         await repository.aclose()
         nursery.cancel_scope.cancel()
-    assert "not foreseen" in caplog.text
+    assert "unforeseen" in caplog.text
     assert kept_rows(tmp_path)

@@ -81,7 +81,7 @@ async def test_a_changed_byte_is_read_once_more(
     repository = await Repository.open(wire, Secret(PASSWORD))
     assert await _contents(repository) == _SMALL
     assert repository.damaged == {}
-    told = [line for line in caplog.messages if line.endswith(" Reading it once more.")]
+    told = [line for line in caplog.messages if line.endswith(" Reading it again.")]
     assert len(told) == 5  # key, config, snapshot, index, pack
 
 
