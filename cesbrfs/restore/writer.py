@@ -77,6 +77,7 @@ class NewEntry:
         """Its open directory. If that was closed, it must be opened again before further calls."""
         self.name: Final = temp_prefix(tag) + f"{_RANDOM}-{next(_numbers)}".encode()
         self._exists = False
+        self._status: os.stat_result | None = None
 
     def place(self, name: bytes, *, replace: bool) -> None:
         """Rename it to `name`; raises AppearedError if that exists and `replace` is not set."""
@@ -98,7 +99,10 @@ class NewEntry:
 
     @property
     def status(self) -> os.stat_result:
-        """Its current status."""
+        """Its status when it was complete, else its current one."""
+        return self._status or self._stat()
+
+    def _stat(self) -> os.stat_result:
         return os.stat(self.name, dir_fd=self.folder, follow_symlinks=False)
 
     @property
@@ -152,7 +156,6 @@ class NewFile(NewEntry):
         self._exists = True
         self._lengths: list[int] = []
         self._written: list[bytes] = []
-        self._status: os.stat_result | None = None
         self.size = 0
 
     def write(self, data: bytes) -> None:
@@ -217,10 +220,8 @@ class NewFile(NewEntry):
                 raise _different()
             offset += length
 
-    @property
-    def status(self) -> os.stat_result:
-        """Its status, after `finish` the one that it had then."""
-        return self._status or os.fstat(self._fd)
+    def _stat(self) -> os.stat_result:
+        return os.fstat(self._fd)
 
     def discard(self) -> None:
         """Close it, and remove the temporary name if it still exists."""
@@ -279,26 +280,31 @@ class NewSpecial(NewEntry):
         self, folder: int, metadata: FileMetadata, warnings: Warnings, tag: bytes = b""
     ) -> None:
         super().__init__(folder, tag)
-        node = metadata.node
         try:
-            if node.type == "symlink":
-                os.symlink(node.target, self.name, dir_fd=folder)
-                self._exists = True
-                # chown and utime of a symlink need a path: that of its directory, and its name.
-                metadata.apply(handle(folder) + b"/" + self.name, warnings)
-                return
-            self._make(node)
+            self._make(metadata.node)
             self._exists = True
-            opened = os.open(self.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-            try:
-                metadata.apply(handle(opened), warnings)
-            finally:
-                os.close(opened)
+            self._apply(metadata, warnings)
+            self._status = self._stat()
         except BaseException:
             self.discard()
             raise
 
+    def _apply(self, metadata: FileMetadata, warnings: Warnings) -> None:
+        if metadata.node.type == "symlink":
+            # chown and utime of a symlink need a path: that of its directory, and its name.
+            metadata.apply(handle(self.folder) + b"/" + self.name, warnings)
+            return
+        flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+        opened = os.open(self.name, flags, dir_fd=self.folder)
+        try:
+            metadata.apply(handle(opened), warnings)
+        finally:
+            os.close(opened)
+
     def _make(self, node: Node) -> None:
+        if node.type == "symlink":
+            os.symlink(node.target, self.name, dir_fd=self.folder)
+            return
         if node.type == "fifo":
             os.mkfifo(self.name, _OWNER_ONLY, dir_fd=self.folder)
             return
@@ -323,6 +329,7 @@ class NewLink(NewEntry):
         super().__init__(folder, tag)
         os.link(name, self.name, src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False)
         self._exists = True
+        self._status = self._stat()
         if self.identity != identity:
             self.discard()
             raise RestoreError("The file to link to was replaced; restore it again.")

@@ -46,7 +46,7 @@ class BlobLocation(NamedTuple):
     """The location of a blob: `length` bytes at `offset` of a pack.
 
     `uncompressed_length` is the length of its content.
- `pack` is the pack's ID in 32 bytes.
+    `pack` is the pack's ID in 32 bytes.
     """
 
     pack: bytes

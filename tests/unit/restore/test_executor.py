@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from cesbrfs.restore import Overwrite, Progress, execute
+from cesbrfs.restore.dirfd import CACHED_DIRECTORIES
+from cesbrfs.restore.journal import Journal
 from tests.support.restore_site import BACKUP, TIME_NS, VOLUME, WRITERS, Site, names
 
 _ALL = f"/{BACKUP}/{VOLUME}"
@@ -195,6 +197,41 @@ async def test_hard_link_whose_first_name_fails(site: Site) -> None:
     report = await site.restore(_ALL, between=obstruct)
     assert len(report.failed) == 1
     assert (site.restored / "2/b").samefile(site.restored / "3/c")
+
+
+async def test_one_batch_in_many_directories(site: Site, tmp_path: Path) -> None:
+    """A batch covers more directories than descriptors are cached: files, symlinks, hard links."""
+    directories = 3 * CACHED_DIRECTORIES
+    symlink = {"linktarget": "target", "links": 2, "inode": 9, "device_id": 1}
+    shared = {"links": directories + 1, "inode": 7, "device_id": 1}
+    site.volume(
+        site.node("0", "symlink", 1 << 27 | 0o777, **symlink),
+        site.file("1", b"shared", **shared),
+        *(
+            site.folder(
+                f"d{number:02}",
+                site.file("file", b"%d" % number),
+                site.file("shared", b"shared", **shared),
+                site.node("link", "symlink", 1 << 27 | 0o777, linktarget=f"{number}"),
+                site.node("fifo", "fifo", 1 << 25 | 0o600),
+            )
+            for number in range(directories)
+        ),
+        site.node("e", "symlink", 1 << 27 | 0o777, **symlink),
+    )
+    view = await site.view()
+    planned = await site.plan(_ALL, view=view)
+    with Journal(tmp_path / "journals", site.target) as journal:
+        journal.begin({})
+        report = await execute(view, planned, None, journal)
+    assert (report.failed, report.warnings) == ([], [])
+    for number in range(directories):
+        folder = site.restored / f"d{number:02}"
+        assert (folder / "file").read_text() == f"{number}"
+        assert os.readlink(folder / "link") == f"{number}"
+        assert (folder / "fifo").is_fifo()
+        assert (folder / "shared").samefile(site.restored / "1")
+    assert (site.restored / "0").lstat().st_ino == (site.restored / "e").lstat().st_ino
 
 
 async def test_zeros_become_holes(site: Site) -> None:
