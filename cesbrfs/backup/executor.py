@@ -47,8 +47,6 @@ from cesbrfs.util.tasks import gather
 
 _FULL_ID: Final = 64
 """Hex digits of a whole snapshot ID; older restics report only the first eight."""
-_AT_ONCE: Final = 2
-"""Snapshots taken at the same time: each costs restic most of a second of deriving the key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +79,12 @@ async def run_backup(
     on_progress: Callable[[Step], None] | None = None,
     prepare: Callable[[str], Awaitable[BackupPlan]] | None = None,
     safety: bool = False,
+    workers: int | None = None,
 ) -> BackupResult:
     """Back up what `plan` says, under a new Backup ID; `safety` marks it as a safety backup.
+
+    Up to `workers` restic processes run at once, by default one per core: each spends most of a
+    second deriving the key.
 
     `prepare` runs once no other backup can, gets that ID and returns the plan as it is then; what
     it raises ends the backup before it has begun.  A point that fails makes the backup incomplete.
@@ -100,11 +102,18 @@ async def run_backup(
             plan = await prepare(backup_id)
         total = len(plan.steps) + 1
         work = [partial(run.point, step, n, total) for n, step in enumerate(plan.steps, 1)]
-        points: list[PointResult] = []
-        # One first: restics that make the folder of their cache at the same time can fail over it.
-        while len(points) < len(work) and not any(point.snapshot for point in points):
-            points.append(await work[len(points)]())
-        points += await gather(work[len(points) :], _AT_ONCE)
+        done: dict[int, PointResult] = {}
+        # Small ones first, one at a time: restic processes that create their cache directory at
+        # the same time can fail.
+        order = sorted(range(len(work)), key=lambda n: bool(plan.steps[n].paths))
+        while order and not any(point.snapshot for point in done.values()):
+            number = order.pop(0)
+            done[number] = await work[number]()
+        order.sort(key=lambda n: not plan.steps[n].paths)  # volumes may take long: start them first
+        limit = len(os.sched_getaffinity(0)) if workers is None else workers
+        results = await gather([work[n] for n in order], max(limit, 1))
+        done.update(zip(order, results, strict=True))
+        points = [done[n] for n in range(len(work))]
         if not any(point.snapshot for point in points):
             raise ResticError(_nothing(points))
         points = _confirm(plan.steps, points, backup_id, await repository.snapshots())

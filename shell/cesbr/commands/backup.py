@@ -124,6 +124,7 @@ async def back_up(
                 on_progress=run.update,
                 prepare=prepare,
                 safety=safety,
+                workers=(await context.session.settings()).workers,
             )
         except BaseException as error:
             if run.saved and trio.current_effective_deadline() == -math.inf:
