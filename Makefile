@@ -55,13 +55,13 @@ demo: install ## Demonstrate backups, mount and restore on a sample instance
 	@tests/sample/demo.sh
 
 bench: install test-tools ## Run the benchmarks against restic
-	$(PY) tests/bench/run.py $(ARGS)
+	$(PY) -m tests.bench.run $(ARGS)
 
 bench-remote: install test-tools servers ## Run the benchmarks over S3, SFTP and REST (20 ms)
-	$(PY) tests/bench/run.py --remote $(ARGS)
+	$(PY) -m tests.bench.run --remote $(ARGS)
 
 soak: install ## Use one mount hard and compare every byte (SECONDS=60)
-	PYTHONPATH=. $(PY) tests/soak/run.py --seconds $(SECONDS) $(ARGS)
+	$(PY) -m tests.soak.run --seconds $(SECONDS) $(ARGS)
 
 man: install ## Build the manual pages in build/man/man1 (man -l build/man/man1/cesbr.1)
 	@$(PY) -m cesbr.cli.manpages build/man/man1

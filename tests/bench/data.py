@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -63,6 +64,9 @@ class Sizes:
     far_files: int
     far_few: int
     far_mib: int
+    restore_files: int
+    restore_folders: int
+    restore_one_of: int
 
 
 FULL: Final = Sizes(
@@ -80,6 +84,9 @@ FULL: Final = Sizes(
     far_files=20_000,
     far_few=1_000,
     far_mib=256,
+    restore_files=70_000,
+    restore_folders=10_000,
+    restore_one_of=100_000,
 )
 QUICK: Final = Sizes(
     mode="quick",
@@ -96,6 +103,9 @@ QUICK: Final = Sizes(
     far_files=4_000,
     far_few=200,
     far_mib=64,
+    restore_files=5_000,
+    restore_folders=700,
+    restore_one_of=5_000,
 )
 
 
@@ -131,13 +141,44 @@ class Store:
         def fill(volume: Path) -> None:
             _copy_small(volume / "small/a", sizes.grep_files)
             _copy_small(volume / "small/b", sizes.small_files - sizes.grep_files)
-            with (volume / "random").open("wb") as file:
-                for _ in range(sizes.random_mib):
-                    file.write(os.urandom(MIB))
+            _write_random(volume / "random", sizes.random_mib)
             _write_text(volume / "text", sizes.text_mib * MIB)
 
         wanted = [sizes.small_files, sizes.grep_files, sizes.random_mib, sizes.text_mib]
         return self._made("main", wanted, lambda folder: self._backed_up("main", folder, fill))
+
+    def small(self) -> Repo:
+        """Small files with different content, evenly distributed over directories."""
+        files, folders = self.sizes.restore_files, self.sizes.restore_folders
+        return self._made(
+            "small",
+            [files, folders],
+            lambda made: self._backed_up("small", made, lambda v: _spread(v, files, folders)),
+        )
+
+    def large(self) -> Repo:
+        """``random`` and ``text``."""
+        sizes = self.sizes
+
+        def fill(volume: Path) -> None:
+            _write_random(volume / "random", sizes.random_mib)
+            _write_text(volume / "text", sizes.text_mib * MIB)
+
+        wanted = [sizes.random_mib, sizes.text_mib]
+        return self._made("large", wanted, lambda made: self._backed_up("large", made, fill))
+
+    def with_one(self, files: int) -> Repo:
+        """`files` one-line files, 100 in each directory, and a file ``one`` of 1 MiB."""
+
+        def fill(volume: Path) -> None:
+            for number in range(files):
+                folder = volume / f"{number // 100:04}"
+                folder.mkdir(exist_ok=True)
+                (folder / f"{number % 100:02}").write_text(f"{number}\n")
+            _write_random(volume / "one", 1)
+
+        name = f"one-of-{files}"
+        return self._made(name, files, lambda made: self._backed_up(name, made, fill))
 
     def far(self) -> Repo:
         """Small files in ``few`` and ``many``, and ``random``: for remote storages."""
@@ -147,9 +188,7 @@ class Store:
         def fill(volume: Path) -> None:
             _copy_small(volume / "few", few)
             _copy_small(volume / "many", many)
-            with (volume / "random").open("wb") as file:
-                for _ in range(mib):
-                    file.write(os.urandom(MIB))
+            _write_random(volume / "random", mib)
 
         return self._made(
             "far", [few, many, mib], lambda folder: self._backed_up("far", folder, fill)
@@ -358,6 +397,25 @@ def _small_files() -> Iterator[Path]:
                 path = Path(folder, name)
                 if path.is_file() and not path.is_symlink() and path.stat().st_size <= _SMALL_BYTES:
                     yield path
+
+
+def _spread(target: Path, count: int, folders: int) -> None:
+    """Write `count` files, each a real small file with a line that makes it different."""
+    originals = [path.read_bytes() for path in itertools.islice(_small_files(), count)]
+    for number in range(count):
+        folder = target / f"{number % folders // 100:03}" / f"{number % folders % 100:02}"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"file-{number}"
+        path.write_bytes(originals[number % len(originals)] + b"\n# %d\n" % number)
+        if number % _XATTR_EVERY == 0:
+            with contextlib.suppress(OSError):  # not supported by all file systems
+                os.setxattr(path, "user.bench", b"a value")
+
+
+def _write_random(target: Path, size_mib: int) -> None:
+    with target.open("wb") as file:
+        for _ in range(size_mib):
+            file.write(os.urandom(MIB))
 
 
 def _write_text(target: Path, size: int) -> None:

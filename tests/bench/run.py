@@ -13,14 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from tests.support.project import PROJECT
-
-sys.path[0] = str(PROJECT)  # sys.path[0] is the directory of this script
-
-from tests.bench import growth, history, measures, remote, report, shell  # noqa: E402 - needs sys.path
-from tests.bench.data import FULL, QUICK, Store  # noqa: E402 - needs sys.path
-from tests.bench.measures import Bench, Group, MeasureFailedError, Sample  # noqa: E402 - needs sys.path
-from tests.bench.mounts import (  # noqa: E402 - needs sys.path
+from tests.bench import growth, history, measures, remote, report, restores, shell
+from tests.bench.data import FULL, QUICK, Store
+from tests.bench.measures import Bench, Group, MeasureFailedError, Sample
+from tests.bench.mounts import (
     OURS,
     Contender,
     MountFailedError,
@@ -29,12 +25,13 @@ from tests.bench.mounts import (  # noqa: E402 - needs sys.path
     machine,
     restic_version,
 )
+from tests.support.project import PROJECT
 
 _LEAST_ROUNDS: Final = 3
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="tests/bench/run.py", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.run", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="less of everything: a few minutes")
     parser.add_argument("--only", metavar="NAME,…", help="these measures, by their beginnings")
     parser.add_argument("--rounds", type=int, default=_LEAST_ROUNDS, metavar="N", help="at least 3")
@@ -65,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         contenders.append(Contender(f"restic {restic_version(on_path)}", on_path))
     work = flags.work.resolve()
     store = Store(work, binary, QUICK if flags.quick else FULL, _say)
-    groups = [part for kind in (measures, shell, history, growth) for part in kind.groups(store)]
+    groups = [
+        part for kind in (measures, restores, shell, history, growth) for part in kind.groups(store)
+    ]
     chosen = _choose(remote.groups(store) if flags.remote else groups, flags.only)
     if flags.list:
         print(*(measure.name for group in chosen for measure in group.measures), sep="\n")
