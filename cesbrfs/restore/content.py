@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import stat
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
@@ -26,8 +26,10 @@ _FOLDER_MODE: Final = stat.S_IFDIR | 0o755
 _T = TypeVar("_T")
 
 
-def write_job(file: PlannedFile, entry: Entry) -> WriteJob:
-    """Return the job that writes `file` from `entry`.
+def write_job(
+    file: PlannedFile, entry: Entry, directory: tuple[bytes, ...] | None = None
+) -> WriteJob:
+    """Return the job that writes `file` from `entry`; `directory` are its folder's names if known.
 
     Generated files are writable for their owner, and keep the owner they are created with.
     """
@@ -37,7 +39,7 @@ def write_job(file: PlannedFile, entry: Entry) -> WriteJob:
         node = msgspec.structs.replace(node, mode=FILE_MODE, content=content)
         key = key_of(entry)
     return WriteJob(
-        file.folder.parts,
+        file.folder.parts if directory is None else directory,
         file.name,
         node,
         file.action,
@@ -70,6 +72,25 @@ async def find_entry(view: BackupTree, file: PlannedFile) -> Entry:
     if entry is None:
         raise RestoreError("It is gone from the repository since it was planned; choose again.")
     return entry
+
+
+class EntryFinder:
+    """Finds the entries of planned files; reads each directory once if its files follow another."""
+
+    def __init__(self, view: BackupTree) -> None:
+        self._view: Final = view
+        self._folder: Entry | None = None
+        self._children: Mapping[bytes, Entry] = {}
+
+    async def find(self, file: PlannedFile) -> Entry:
+        """Like `find_entry`."""
+        folder = file.folder.entry
+        if file.entry is not None or not isinstance(folder, SnapshotEntry):
+            return await find_entry(self._view, file)
+        if folder is not self._folder:
+            self._children = await self._view.children(folder)
+            self._folder = folder
+        return self._children.get(file.name) or await find_entry(self._view, file)
 
 
 async def load_blobs(

@@ -18,12 +18,12 @@ from cesbrfs.errors import CesbrError
 from cesbrfs.repo.format.index import Index
 from cesbrfs.repo.format.pack import DATA_BLOB_MAX, BlobLocation, BlobType
 from cesbrfs.restore import files
-from cesbrfs.restore.content import find_entry, write_job
+from cesbrfs.restore.content import EntryFinder, write_job
 from cesbrfs.restore.directories import remove_temp_files
 from cesbrfs.restore.dirfd import DirFd, lookup
-from cesbrfs.restore.files import Done, FileResult, RestoreContext, WriteJob
+from cesbrfs.restore.files import Done, FileResult, Parts, RestoreContext, WriteJob
 from cesbrfs.restore.journal import Journal, PreviousRun
-from cesbrfs.restore.plan import PlannedFile
+from cesbrfs.restore.plan import PlannedFile, PlannedFolder
 from cesbrfs.restore.result_counter import ResultCounter
 from cesbrfs.restore.thread_writer import ThreadWriter, settled
 from cesbrfs.restore.worker_pool import WorkerDiedError, WorkerProcess
@@ -38,6 +38,7 @@ _BATCH_FILES: Final = 64
 _BATCH_BYTES: Final = 4 << 20
 _SHARE_BATCHES: Final = 8
 """Adjacent batches that one worker writes, so that workers rarely use the same directory."""
+_CHECKPOINT_FILES: Final = 64
 LARGE_BYTES: Final = 8 << 20
 """Larger files are divided into ranges that several workers write."""
 RANGE_BYTES: Final = 16 << 20
@@ -174,21 +175,18 @@ class ProcessWriter:
     ) -> None:
         """Send the files of a window to the workers in the order of their packs."""
         located: list[_Located] = []
-        for file in window:
+        entries = EntryFinder(self._view)
+        folder: PlannedFolder | None = None
+        directory: Parts = ()
+        for number, file in enumerate(window):
             if self._results.skip_pointless(file):
                 continue
-            await trio.lowlevel.checkpoint()
-            try:
-                entry = await find_entry(self._view, file)
-                item = _locate(index, file, entry)
-            except CesbrError as error:
-                self._results.settle(file, FileResult(error))
-                continue
-            if item is None:  # the index was replaced, or is damaged
-                await self._threads.write_batch([file])
-            elif item.size > LARGE_BYTES:
-                await self._start_large(item, entry, send)
-            else:
+            if number % _CHECKPOINT_FILES == 0:
+                await trio.lowlevel.checkpoint()
+            if file.folder is not folder:
+                folder, directory = file.folder, file.folder.parts
+            item = await self._prepare(index, entries, file, directory, send)
+            if item is not None:
                 located.append(item)
         order: dict[bytes, int] = {}
         located.sort(key=lambda item: _position(item, order))
@@ -200,6 +198,28 @@ class ProcessWriter:
                 share = []
         if share:
             await send.send(share)
+
+    async def _prepare(
+        self,
+        index: Index,
+        entries: EntryFinder,
+        file: PlannedFile,
+        directory: Parts,
+        send: trio.MemorySendChannel[list[_Work]],
+    ) -> _Located | None:
+        """Return a small file with its locations; start to write any other one."""
+        try:
+            entry = await entries.find(file)
+            item = _locate(index, file, entry, directory)
+        except CesbrError as error:
+            self._results.settle(file, FileResult(error))
+            return None
+        if item is None:  # the index was replaced, or is damaged
+            await self._threads.write_batch([file])
+        elif item.size > LARGE_BYTES:
+            await self._start_large(item, entry, send)
+            return None
+        return item
 
     async def _start_large(
         self, item: _Located, entry: Entry, send: trio.MemorySendChannel[list[_Work]]
@@ -330,9 +350,9 @@ class ProcessWriter:
         return found
 
 
-def _locate(index: Index, file: PlannedFile, entry: Entry) -> _Located | None:
+def _locate(index: Index, file: PlannedFile, entry: Entry, directory: Parts) -> _Located | None:
     """Return the file with the locations of its blobs, None if one has none that is usable."""
-    job = write_job(file, entry)
+    job = write_job(file, entry, directory)
     if isinstance(entry, VirtualFile):
         return _Located(file, job, [], len(entry.content), [entry.content])
     size = 0
