@@ -45,6 +45,7 @@ from cesbrfs.util.tasks import gather
 from cesbrfs.vfs.entries import Entry, SnapshotEntry
 from cesbrfs.vfs.tree import BackupTree
 
+_CHECKPOINT_FOLDERS: Final = 16
 ENTRIES_MAX: Final = 10_000_000
 """Maximum number of entries of a plan. Each takes a few hundred bytes of memory."""
 
@@ -99,6 +100,7 @@ class _Grower:
         self._links: dict[tuple[object, ...], HardLinks] = {}
         self._looks: dict[Looks, Looks] = {}
         self._entries = 0
+        self._listed_count = 0
         self.refused: list[Refused] = []
 
     async def grow(self, landings: RestoreItems) -> PlannedFolder:
@@ -130,7 +132,9 @@ class _Grower:
         return [child for children in below for child in children]
 
     async def _listed(self, folder: PlannedFolder) -> list[PlannedFolder]:
-        await trio.lowlevel.checkpoint()  # cached trees are returned without one
+        self._listed_count += 1
+        if self._listed_count % _CHECKPOINT_FOLDERS == 0:
+            await trio.lowlevel.checkpoint()  # cached trees are returned without one
         return await self._children(folder)
 
     async def _children(self, folder: PlannedFolder) -> list[PlannedFolder]:
