@@ -21,7 +21,8 @@ from cesbrfs.repo.format.direntry import DirEntries, entries_of, pack, unpack
 from cesbrfs.repo.format.model import ID_BYTES, Tree
 from cesbrfs.repo.format.pack import BlobType
 from cesbrfs.repo.format.tree import parse_entries
-from cesbrfs.repo.read.blobs import THREAD_BYTES, Blobs
+from cesbrfs.repo.read.blobs import Blobs
+from cesbrfs.repo.read.packs import THREAD_BYTES
 from cesbrfs.util.lru import LruCache
 
 _log = logging.getLogger(__name__)
