@@ -40,12 +40,14 @@ from cesbrfs.repo.format.pack import SNAPSHOT_MAX, BlobType, decode_unpacked, en
 from cesbrfs.repo.format.tree import parse_names, parse_tree
 from cesbrfs.repo.kdf import kept_keys
 from cesbrfs.repo.keys import open_config, open_keys
-from cesbrfs.repo.read.blobs import THREAD_BYTES, Blobs
+from cesbrfs.repo.read.blobs import Blobs
 from cesbrfs.repo.read.directories import DirectoryCache
 from cesbrfs.repo.read.file_reader import FileReader
+from cesbrfs.repo.read.local_packs import LocalPacks
+from cesbrfs.repo.read.packs import THREAD_BYTES, Packs
 from cesbrfs.repo.read.remote_packs import RemotePacks
 from cesbrfs.repo.read.unpacked import UnpackedFiles, through_network
-from cesbrfs.repo.storage import FileType, HasAvailability, Storage, is_file_name
+from cesbrfs.repo.storage import FileType, HasAvailability, Storage, SyncReadable, is_file_name
 from cesbrfs.util.lru import LruCache
 from cesbrfs.util.secret import Secret
 
@@ -88,9 +90,7 @@ class Repository:
         self._refused: frozenset[str] = frozenset()
         """Key files of another repository that the password does not open."""
         self._identify(keys, config)
-        self.blobs: Final = Blobs(
-            self._files, keys, caching.memory, self._disk, self._remote_cache()
-        )
+        self.blobs: Final = Blobs(self._files, keys, caching.memory, self._packs(), self._disk)
         self.listings: Final = DirectoryCache(self.blobs, self._segments())
         self._trees: LruCache[bytes, Tree] = LruCache(_TREE_CACHE_BYTES, _tree_bytes, _LARGE_TREES)
         self.blobs.on_pruned = self._evict_pruned
@@ -105,8 +105,10 @@ class Repository:
         self._folder = top / self.id if top and is_file_name(self.id) else None
         self._disk = MetadataCache(self._folder) if self._folder else None
 
-    def _remote_cache(self) -> RemotePacks | None:
-        return RemotePacks(self.storage, self._folder, self._caching) if self.is_remote else None
+    def _packs(self) -> Packs:
+        if isinstance(self.storage, SyncReadable):
+            return LocalPacks(self.storage, self._keys)
+        return RemotePacks(self.storage, self._keys, self._folder, self._caching)
 
     def _segments(self) -> DirectoryStore | None:
         folder = self._folder
@@ -222,7 +224,7 @@ class Repository:
         self._snapshots.clear()
         self._listed_once = False
         self._files.damaged.clear()
-        self.blobs.start_over(keys, self._disk, self._remote_cache())
+        self.blobs.start_over(keys, self._packs(), self._disk)
         self.listings.start_over(self._segments())
         self._note_back()
         return True

@@ -17,6 +17,7 @@ import trio
 
 from cesbrfs.fuse.interrupts import is_interrupted
 from cesbrfs.fuse.operations import Operations
+from cesbrfs.repo.read.local_packs import LocalPacks
 from tests.operations.conftest import walk
 
 
@@ -101,7 +102,9 @@ async def test_an_interrupted_open_ends_with_eintr(
     note = await walk(operations, b"b1", b"redmine", b"volumes", b"files", b"note.txt")
     repository = operations.tree.view.repository
     repository._trees.drop(lambda _tree: True)
-    repository.blobs._chunks._held.drop(lambda _chunk: True)
+    packs = repository.blobs._packs
+    assert isinstance(packs, LocalPacks)
+    packs._blocks._blocks.drop(lambda _block: True)
     repository.blobs._trees.drop(lambda _tree: True)
 
     async def silent(*_: Any) -> Any:

@@ -13,6 +13,7 @@ import trio.testing
 from cesbrfs.repo.cache.config import CacheConfig
 from cesbrfs.repo.format.model import Node
 from cesbrfs.repo.format.pack import BlobType
+from cesbrfs.repo.read.remote_packs import RemotePacks
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import open_storage
 from cesbrfs.repo.storage.http.client import CONNECTIONS
@@ -96,11 +97,11 @@ class Reader:
         assert b"".join(parts) == self._right[node.name]
 
     def unfinished(self) -> int:
-        """Return how many stretches of packs are still waited for."""
-        remote = self._repository.blobs._remote
-        assert remote is not None
-        packs = remote._stretches._packs.values()
-        return sum(stretch.data is None for stretches in packs for stretch in stretches)
+        """Return how many requests for ranges of packs are in progress."""
+        remote = self._repository.blobs._packs
+        assert isinstance(remote, RemotePacks)
+        packs = remote._ranges._packs.values()
+        return sum(request.data is None for requests in packs for request in requests)
 
 
 async def test_cancelled_readers_leave_nothing(

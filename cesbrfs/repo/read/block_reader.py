@@ -24,27 +24,27 @@ from cesbrfs.repo.read.throughput import Throughput
 from cesbrfs.repo.storage import FileType, Storage, read_up_to
 from cesbrfs.util.lru import LruCache
 
-_CHUNK: Final = 256 << 10
-"""As much as is read from a disk of this machine without a thread."""
-_FAR_CHUNK: Final = 1 << 20
-_IN_MEMORY: Final = 4 << 20
+_BLOCK_BYTES: Final = 256 << 10
+"""The local storage reads up to this many bytes without a thread."""
+_REMOTE_BLOCK_BYTES: Final = 1 << 20
+_CACHE_BYTES: Final = 4 << 20
 
 
 class BlockReader:
     """Reads tree records from packs of `storage` in blocks of `size` bytes."""
 
-    def __init__(self, storage: Storage, size: int = _CHUNK) -> None:
+    def __init__(self, storage: Storage, size: int = _BLOCK_BYTES) -> None:
         self._storage = storage
         self._size = size
-        self._held: LruCache[tuple[bytes, int], bytes] = LruCache(_IN_MEMORY, len)
+        self._blocks: LruCache[tuple[bytes, int], bytes] = LruCache(_CACHE_BYTES, len)
 
-    def at_hand(self, pack: bytes, offset: int, length: int) -> bytes | None:
+    def read_nowait(self, pack: bytes, offset: int, length: int) -> bytes | None:
         """Like `read`, but never blocks. None unless the record is in one cached block."""
         number, begins = divmod(offset, self._size)
-        held = self._held.peek((pack, number))
-        if held is None or begins + length > len(held):
+        block = self._blocks.peek((pack, number))
+        if block is None or begins + length > len(block):
             return None
-        return held[begins : begins + length]
+        return block[begins : begins + length]
 
     async def read(self, pack: bytes, offset: int, length: int) -> bytes:
         """Return `length` bytes at `offset` of the pack with this ID (32 bytes).
@@ -52,16 +52,16 @@ class BlockReader:
         Returns fewer bytes at the end of the pack. Raises the storage's errors.
         """
         first, last = offset // self._size, (offset + length - 1) // self._size
-        parts = [await self._chunk(pack, number) for number in range(first, last + 1)]
+        parts = [await self._block(pack, number) for number in range(first, last + 1)]
         whole = parts[0] if len(parts) == 1 else b"".join(parts)
         begins = offset - first * self._size
         return whole[begins : begins + length]
 
-    async def _chunk(self, pack: bytes, number: int) -> bytes:
-        held = self._held.peek((pack, number))
-        if held is not None:
-            return held
-        return await self._held.get((pack, number), partial(self._load, pack, number))
+    async def _block(self, pack: bytes, number: int) -> bytes:
+        block = self._blocks.peek((pack, number))
+        if block is not None:
+            return block
+        return await self._blocks.get((pack, number), partial(self._load, pack, number))
 
     async def _load(self, pack: bytes, number: int) -> bytes:
         start = number * self._size
@@ -69,33 +69,33 @@ class BlockReader:
 
     async def forget(self, pack: bytes) -> None:
         """Evict a pack after its content turned out to be damaged."""
-        self._held.drop(lambda key: key[0] == pack)
+        self._blocks.drop(lambda key: key[0] == pack)
 
 
 class CachedBlockReader(BlockReader):
-    """A block reader for remote packs that caches blocks in the directory `kept`.
+    """A block reader for remote packs that caches blocks in the directory `disk`.
 
     `restic` is restic's own cache directory of this repository, if any.
     """
 
     def __init__(
-        self, storage: Storage, link: Throughput, kept: CacheDir, restic: Path | None = None
+        self, storage: Storage, link: Throughput, disk: CacheDir, restic: Path | None = None
     ) -> None:
-        super().__init__(storage, _FAR_CHUNK)
+        super().__init__(storage, _REMOTE_BLOCK_BYTES)
         self._link = link
-        self._kept = kept
+        self._disk = disk
         self._restic = restic
         self._distrusted: set[bytes] = set()
 
     async def _load(self, pack: bytes, number: int) -> bytes:
         name = f"{pack.hex()}-{number}"
-        held = await trio.to_thread.run_sync(self._from_disk, pack, number, name)
-        if held:
-            return held
+        cached = await trio.to_thread.run_sync(self._from_disk, pack, number, name)
+        if cached:
+            return cached
         began = trio.current_time()
         data = await super()._load(pack, number)
         self._link.add_sample(len(data), trio.current_time() - began)
-        await trio.to_thread.run_sync(self._kept.write, name, (data,))
+        await trio.to_thread.run_sync(self._disk.write, name, (data,))
         return data
 
     def _from_disk(self, pack: bytes, number: int, name: str) -> bytes | None:
@@ -105,13 +105,13 @@ class CachedBlockReader(BlockReader):
             found = _read_part(whole, number * self._size, self._size)
             if found:
                 return found
-        return self._kept.read(name)
+        return self._disk.read(name)
 
     async def forget(self, pack: bytes) -> None:
         """Evict a pack after its content turned out to be damaged."""
         if self._restic is not None:
             self._distrusted.add(pack)
-        # Not in the thread: the readers' own is at work on it.
+        # Not in the worker thread: readers use the LRU cache in this one.
         await super().forget(pack)
         await trio.to_thread.run_sync(self._remove, lambda name: name == pack.hex())
 
@@ -122,9 +122,9 @@ class CachedBlockReader(BlockReader):
 
     def _remove(self, unwanted: Callable[[str], bool]) -> None:
         """Remove the blocks of packs whose names match."""
-        for file in self._kept.files():
+        for file in self._disk.files():
             if unwanted(file.name.partition("-")[0]):
-                self._kept.remove(file.name)
+                self._disk.remove(file.name)
 
 
 def _read_part(path: Path, offset: int, length: int) -> bytes | None:

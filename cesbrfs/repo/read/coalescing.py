@@ -25,11 +25,11 @@ from cesbrfs.repo.format.pack import BlobLocation
 from cesbrfs.repo.read.throughput import Throughput
 from cesbrfs.repo.storage import FileType, Storage, read_up_to
 
-_HELD: Final = 16 << 20
-"""Bytes of answers that are held; those under way come on top."""
-_GAP: Final = 64 << 10
-"""Bytes that nobody needs and that are read all the same, to save a request."""
-_LARGEST: Final = 4 << 20
+_CACHE_BYTES: Final = 16 << 20
+"""Bytes of responses that are cached, in addition to those in progress."""
+_MAX_GAP_BYTES: Final = 64 << 10
+"""Gap between records that is read, too, because that takes less time than another request."""
+_MAX_RANGE_BYTES: Final = 4 << 20
 
 
 class Range(NamedTuple):
@@ -40,7 +40,7 @@ class Range(NamedTuple):
     end: int
 
 
-def plan(places: Iterable[BlobLocation], largest: int = _LARGEST) -> list[Range]:
+def plan(places: Iterable[BlobLocation], largest: int = _MAX_RANGE_BYTES) -> list[Range]:
     """Combine the records at `places` into ranges of at most about `largest` bytes."""
     found: list[Range] = []
     for place in sorted(places):
@@ -49,7 +49,7 @@ def plan(places: Iterable[BlobLocation], largest: int = _LARGEST) -> list[Range]
         if (
             last is not None
             and last.pack == place.pack
-            and place.offset <= last.end + _GAP
+            and place.offset <= last.end + _MAX_GAP_BYTES
             and end - last.start <= largest
         ):
             found[-1] = last._replace(end=max(last.end, end))
@@ -58,7 +58,7 @@ def plan(places: Iterable[BlobLocation], largest: int = _LARGEST) -> list[Range]
     return found
 
 
-class _Stretch:
+class _Request:
     """A requested range: `data` once it has arrived; neither data nor error if the request failed.
 
     `error` is set if the same request would fail again.
@@ -74,7 +74,7 @@ class _Stretch:
         self.done = trio.Event()
 
     def part(self, offset: int, length: int) -> memoryview | None:
-        """Return the bytes that begin at `offset` of the pack, None when they are not here."""
+        """Return the bytes that begin at `offset` of the pack, None if they have not arrived."""
         if self.data is None or offset + length > self.start + len(self.data):
             return None
         return memoryview(self.data)[offset - self.start :][:length]
@@ -86,9 +86,9 @@ class RangeCoalescer:
     def __init__(self, storage: Storage, link: Throughput) -> None:
         self._storage = storage
         self._link = link
-        self._packs: dict[bytes, list[_Stretch]] = {}
-        self._recent: OrderedDict[_Stretch, bytes] = OrderedDict()
-        self._held = 0
+        self._packs: dict[bytes, list[_Request]] = {}
+        self._recent: OrderedDict[_Request, bytes] = OrderedDict()
+        self._cached_bytes = 0
 
     async def read(self, pack: bytes, offset: int, length: int) -> bytes | memoryview:
         """Return `length` bytes at `offset` of the pack with this ID (32 bytes).
@@ -96,15 +96,15 @@ class RangeCoalescer:
         Raises what the storage raises.
         """
         end = offset + length
-        while (stretch := self._covering(pack, offset, end)) is not None:
-            await stretch.done.wait()
-            if stretch.error is not None:
-                raise fresh_copy(stretch.error) from stretch.error
-            if (part := stretch.part(offset, length)) is not None:
-                if stretch in self._recent:
-                    self._recent.move_to_end(stretch)
+        while (request := self._covering(pack, offset, end)) is not None:
+            await request.done.wait()
+            if request.error is not None:
+                raise fresh_copy(request.error) from request.error
+            if (part := request.part(offset, length)) is not None:
+                if request in self._recent:
+                    self._recent.move_to_end(request)
                 return part
-            self._drop(pack, stretch)  # it failed, was cancelled, or its pack ends before that
+            self._drop(pack, request)  # it failed, was cancelled, or its pack ends before that
         reach = self._link.bandwidth_delay_product if self._runs_along(pack, offset) else length
         if reach > length and (found := await self._far(pack, offset, length, reach)) is not None:
             return found
@@ -122,7 +122,7 @@ class RangeCoalescer:
             part = (await self._ask(pack, offset, offset + reach))[:length]
         except FileMissingError:
             raise
-        except StorageError:  # perhaps only what nobody asked for cannot be read
+        except StorageError:  # perhaps only the additional bytes cannot be read
             return None
         return part if len(part) == length else None
 
@@ -130,76 +130,77 @@ class RangeCoalescer:
         """Request ranges ahead of their readers, in tasks of `nursery`."""
         for pack, start, end in ranges:
             if self._covering(pack, start, end) is None:
-                stretch = self._enter(pack, start, end)
-                nursery.start_soon(self._fetch, pack, stretch)
+                request = self._enter(pack, start, end)
+                nursery.start_soon(self._fetch, pack, request)
 
     def forget(self, pack: bytes) -> None:
         """Evict the ranges of a pack after its content turned out to be damaged."""
-        for stretch in list(self._packs.get(pack, ())):
-            self._drop(pack, stretch)
+        for request in list(self._packs.get(pack, ())):
+            self._drop(pack, request)
 
-    async def _fetch(self, pack: bytes, stretch: _Stretch) -> None:
+    async def _fetch(self, pack: bytes, request: _Request) -> None:
         try:
-            await self._fill(pack, stretch)
-        except CesbrError:  # whoever needs a part of it asks again, and gets the error
-            self._drop(pack, stretch)
+            await self._fill(pack, request)
+        except CesbrError:  # a reader that needs it requests it again, and gets the error
+            self._drop(pack, request)
 
     async def _ask(self, pack: bytes, start: int, end: int) -> memoryview:
-        stretch = self._enter(pack, start, end)
+        request = self._enter(pack, start, end)
         try:
-            return memoryview(await self._fill(pack, stretch))
+            return memoryview(await self._fill(pack, request))
         except BaseException:
-            self._drop(pack, stretch)
+            self._drop(pack, request)
             raise
 
-    async def _fill(self, pack: bytes, stretch: _Stretch) -> bytes:
+    async def _fill(self, pack: bytes, request: _Request) -> bytes:
         began = trio.current_time()
         try:
-            length = stretch.end - stretch.start
-            data = await read_up_to(self._storage, FileType.PACK, pack.hex(), stretch.start, length)
+            length = request.end - request.start
+            data = await read_up_to(self._storage, FileType.PACK, pack.hex(), request.start, length)
         except RepositoryUnreachableError as error:
             # The storage has retried for as long as readers wait. If each task that waits for this
             # range retried in turn, the last one would wait many times as long.
-            stretch.error = type(error)(*error.args)  # without a traceback: no cycle
+            request.error = type(error)(*error.args)  # without a traceback: no cycle
             raise
         else:
             self._link.add_sample(len(data), trio.current_time() - began)
-            if stretch in self._packs.get(pack, ()):
-                stretch.data = data
-                self._keep(pack, stretch)
+            if request in self._packs.get(pack, ()):
+                request.data = data
+                self._cache(pack, request)
             return data
         finally:
-            stretch.done.set()
+            request.done.set()
 
-    def _enter(self, pack: bytes, start: int, end: int) -> _Stretch:
-        stretch = _Stretch(start, end)
-        self._packs.setdefault(pack, []).append(stretch)
-        return stretch
+    def _enter(self, pack: bytes, start: int, end: int) -> _Request:
+        request = _Request(start, end)
+        self._packs.setdefault(pack, []).append(request)
+        return request
 
-    def _covering(self, pack: bytes, start: int, end: int) -> _Stretch | None:
-        for stretch in self._packs.get(pack, ()):
-            if stretch.start <= start and end <= stretch.end:
-                return stretch
+    def _covering(self, pack: bytes, start: int, end: int) -> _Request | None:
+        for request in self._packs.get(pack, ()):
+            if request.start <= start and end <= request.end:
+                return request
         return None
 
     def _runs_along(self, pack: bytes, offset: int) -> bool:
         """Return whether bytes just before `offset` were read, as by a sequential reader."""
         return any(
-            stretch.start < offset <= stretch.end + _GAP for stretch in self._packs.get(pack, ())
+            request.start < offset <= request.end + _MAX_GAP_BYTES
+            for request in self._packs.get(pack, ())
         )
 
-    def _keep(self, pack: bytes, stretch: _Stretch) -> None:
-        self._recent[stretch] = pack
-        self._held += stretch.end - stretch.start
-        while self._held > _HELD and len(self._recent) > 1:
+    def _cache(self, pack: bytes, request: _Request) -> None:
+        self._recent[request] = pack
+        self._cached_bytes += request.end - request.start
+        while self._cached_bytes > _CACHE_BYTES and len(self._recent) > 1:
             oldest, its_pack = next(iter(self._recent.items()))
             self._drop(its_pack, oldest)
 
-    def _drop(self, pack: bytes, stretch: _Stretch) -> None:
-        stretches = self._packs.get(pack, [])
-        if stretch in stretches:
-            stretches.remove(stretch)
-            if not stretches:
+    def _drop(self, pack: bytes, request: _Request) -> None:
+        requests = self._packs.get(pack, [])
+        if request in requests:
+            requests.remove(request)
+            if not requests:
                 del self._packs[pack]
-        if self._recent.pop(stretch, None) is not None:
-            self._held -= stretch.end - stretch.start
+        if self._recent.pop(request, None) is not None:
+            self._cached_bytes -= request.end - request.start

@@ -21,12 +21,13 @@ from cesbrfs.repo.format.direntry import DirEntries, entries_of, pack, unpack
 from cesbrfs.repo.format.model import ID_BYTES, Tree
 from cesbrfs.repo.format.pack import BlobType
 from cesbrfs.repo.format.tree import parse_entries
-from cesbrfs.repo.read.blobs import THREAD_BYTES, Blobs
+from cesbrfs.repo.read.blobs import Blobs
+from cesbrfs.repo.read.packs import THREAD_BYTES
 from cesbrfs.util.lru import LruCache
 
 _log = logging.getLogger(__name__)
 
-_HELD_BYTES: Final = 32 << 20
+_CACHE_BYTES: Final = 32 << 20
 _LARGE: Final = 2
 """Directories of any size that are cached in addition: parsing them per request is too slow."""
 _ROW_BYTES: Final = 350
@@ -43,7 +44,7 @@ class DirectoryCache:
     def __init__(self, blobs: Blobs, segments: DirectoryStore | None) -> None:
         self._blobs = blobs
         self._segments = segments
-        self._held: LruCache[bytes, DirEntries] = LruCache(_HELD_BYTES, _size, _LARGE)
+        self._cached: LruCache[bytes, DirEntries] = LruCache(_CACHE_BYTES, _size, _LARGE)
         self._packed: LruCache[bytes, bytes] = LruCache(_PACKED_BYTES, len)
         self._new: dict[bytes, bytes] = {}
         """What is not on disk yet."""
@@ -59,7 +60,7 @@ class DirectoryCache:
 
     def get_nowait(self, tree: bytes) -> DirEntries | None:
         """Like `get`, but never blocks. None means "not cached", not "missing"."""
-        rows = self._held.peek(tree)
+        rows = self._cached.peek(tree)
         if rows is None:
             rows = self._unpacked(tree)
             if rows is None:
@@ -71,7 +72,7 @@ class DirectoryCache:
                 except DamagedError:  # `get` says so
                     return None
                 self._keep(tree, rows)
-            self._held.put(tree, rows)
+            self._cached.put(tree, rows)
         return rows
 
     async def get(self, tree: bytes) -> DirEntries:
@@ -80,12 +81,12 @@ class DirectoryCache:
         Raises BlobMissingError or DamagedError if the repository does not have its whole
         tree.
         """
-        return self.get_nowait(tree) or await self._held.get(tree, partial(self._load, tree))
+        return self.get_nowait(tree) or await self._cached.get(tree, partial(self._load, tree))
 
     def get_top_nowait(self, tree: bytes) -> DirEntries | None:
         """Like `get_top`, but never blocks."""
         rows = self.get_nowait(tree)
-        return self._held.peek(_TOP + tree) if rows is not None and rows.special else rows
+        return self._cached.peek(_TOP + tree) if rows is not None and rows.special else rows
 
     async def get_top(self, tree: bytes, load: Callable[[bytes], Awaitable[Tree]]) -> DirEntries:
         """Return the entries of a snapshot's root; `load` reads one with ``.`` or ``/``."""
@@ -96,7 +97,7 @@ class DirectoryCache:
         async def special() -> DirEntries:
             return entries_of((await load(tree)).listed)
 
-        return await self._held.get(_TOP + tree, special)
+        return await self._cached.get(_TOP + tree, special)
 
     async def _load(self, tree: bytes) -> DirEntries:
         data = await self._blobs.load(BlobType.TREE, tree)
@@ -113,7 +114,7 @@ class DirectoryCache:
             packed = self._segments.find(tree)
         try:
             return unpack(packed) if packed is not None else None
-        except msgspec.MsgspecError:  # a version of this program with other rows kept them
+        except msgspec.MsgspecError:  # a version of this program with another row format wrote them
             return None
 
     def _keep(self, tree: bytes, rows: DirEntries) -> None:
@@ -131,12 +132,12 @@ class DirectoryCache:
 
     def trees(self) -> set[bytes]:
         """Return the IDs of all trees of which rows are cached in memory."""
-        held = (key[-ID_BYTES:] for key, _ in self._held.items())
-        return {*held, *(tree for tree, _ in self._packed.items()), *self._new}
+        cached = (key[-ID_BYTES:] for key, _ in self._cached.items())
+        return {*cached, *(tree for tree, _ in self._packed.items()), *self._new}
 
     def drop(self, trees: AbstractSet[bytes]) -> None:
         """Evict the rows of these trees."""
-        self._held.drop(lambda key: key[-ID_BYTES:] in trees)
+        self._cached.drop(lambda key: key[-ID_BYTES:] in trees)
         self._packed.drop(trees.__contains__)
         for tree in trees & self._new.keys():
             self._new_bytes -= len(self._new.pop(tree))

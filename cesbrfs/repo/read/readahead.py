@@ -13,14 +13,14 @@ from typing import Final
 from cesbrfs.errors import FileMissingError, StorageError
 from cesbrfs.repo.storage import FileType, Storage, read_up_to
 
-_FIRST: Final = 128 << 10
-_LARGEST: Final = 2 << 20
-_NEAR: Final = 64 << 10
-"""A gap of this many bytes still counts as running along."""
-_KEPT: Final = 8 << 20
+_FIRST_BYTES: Final = 128 << 10
+_MAX_BYTES: Final = 2 << 20
+_MAX_GAP_BYTES: Final = 64 << 10
+"""Gap between two reads that still counts as sequential."""
+_CACHE_BYTES: Final = 8 << 20
 
 
-class _Window:
+class _Range:
     """Bytes of a pack from `start`; `grown` is the size of the next read."""
 
     __slots__ = ("data", "grown", "start")
@@ -40,44 +40,44 @@ class SequentialReader:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._windows: OrderedDict[bytes, _Window] = OrderedDict()
-        self._held = 0
+        self._ranges: OrderedDict[bytes, _Range] = OrderedDict()
+        self._cached_bytes = 0
 
     async def read(self, pack: bytes, offset: int, length: int) -> bytes | memoryview:
         """Return `length` bytes at `offset` of the pack with this ID (32 bytes).
 
         Raises what the storage raises.
         """
-        window = self._windows.get(pack)
-        if window is not None and window.start <= offset and offset + length <= window.end:
-            return memoryview(window.data)[offset - window.start :][:length]
+        cached = self._ranges.get(pack)
+        if cached is not None and cached.start <= offset and offset + length <= cached.end:
+            return memoryview(cached.data)[offset - cached.start :][:length]
         name = pack.hex()
-        if length >= _LARGEST:
+        if length >= _MAX_BYTES:
             return await self._storage.read(FileType.PACK, name, offset, length)
-        # A record that begins in the window and ends behind it runs along, too.
-        along = window is not None and window.start < offset <= window.end + _NEAR
-        reach = min(window.grown * 2, _LARGEST) if window is not None and along else 0
+        # A record that begins in the range and ends after it is sequential, too.
+        sequential = cached is not None and cached.start < offset <= cached.end + _MAX_GAP_BYTES
+        reach = min(cached.grown * 2, _MAX_BYTES) if cached is not None and sequential else 0
         if reach <= length:
             data = await self._storage.read(FileType.PACK, name, offset, length)
-            self._keep(pack, _Window(offset, data, _FIRST // 2 if reach == 0 else reach))
+            self._cache(pack, _Range(offset, data, _FIRST_BYTES // 2 if reach == 0 else reach))
             return data
         try:
             data = await read_up_to(self._storage, FileType.PACK, name, offset, reach)
         except FileMissingError:
             raise
-        except StorageError:  # perhaps only what nobody asked for cannot be read
+        except StorageError:  # perhaps only the additional bytes cannot be read
             return await self._storage.read(FileType.PACK, name, offset, length)
-        if len(data) < length:  # the pack ends before that: what says so is the storage's error
+        if len(data) < length:  # the pack ends before: let the storage raise its error
             return await self._storage.read(FileType.PACK, name, offset, length)
-        self._keep(pack, _Window(offset, data, reach))
+        self._cache(pack, _Range(offset, data, reach))
         return memoryview(data)[:length]
 
-    def _keep(self, pack: bytes, window: _Window) -> None:
-        old = self._windows.pop(pack, None)
+    def _cache(self, pack: bytes, cached: _Range) -> None:
+        old = self._ranges.pop(pack, None)
         if old is not None:
-            self._held -= len(old.data)
-        self._windows[pack] = window
-        self._held += len(window.data)
-        while self._held > _KEPT and len(self._windows) > 1:
-            _, oldest = self._windows.popitem(last=False)
-            self._held -= len(oldest.data)
+            self._cached_bytes -= len(old.data)
+        self._ranges[pack] = cached
+        self._cached_bytes += len(cached.data)
+        while self._cached_bytes > _CACHE_BYTES and len(self._ranges) > 1:
+            _, oldest = self._ranges.popitem(last=False)
+            self._cached_bytes -= len(oldest.data)

@@ -1,22 +1,28 @@
-"""Read encrypted records of a remote repository from the disk cache or from its packs."""
+"""Load blobs of a remote repository: records from the disk cache or from its packs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from collections.abc import Set as AbstractSet
+import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 import trio
 
+from cesbrfs.errors import DamagedError
 from cesbrfs.repo.cache.blob_store import BlobStore
 from cesbrfs.repo.cache.cache_dir import CacheDir
 from cesbrfs.repo.cache.config import CacheConfig
-from cesbrfs.repo.format.pack import BlobLocation, BlobType
+from cesbrfs.repo.format.crypto import Keys
+from cesbrfs.repo.format.index import Index
+from cesbrfs.repo.format.pack import DATA_BLOB_MAX, BlobLocation, BlobType
 from cesbrfs.repo.read.block_reader import CachedBlockReader
 from cesbrfs.repo.read.coalescing import RangeCoalescer, plan
+from cesbrfs.repo.read.packs import RecordDecoder
 from cesbrfs.repo.read.throughput import Throughput
 from cesbrfs.repo.storage import Storage
+
+_log = logging.getLogger(__name__)
 
 
 class RemotePacks:
@@ -25,54 +31,94 @@ class RemotePacks:
     `folder` is the repository's cache directory, None without one.
     """
 
-    def __init__(self, storage: Storage, folder: Path | None, caching: CacheConfig) -> None:
-        self.link: Final = Throughput()
-        self._stretches = RangeCoalescer(storage, self.link)
-        self.chunks: CachedBlockReader | None = None
-        self._records: BlobStore | None = None
+    def __init__(
+        self, storage: Storage, keys: Keys, folder: Path | None, caching: CacheConfig
+    ) -> None:
+        self._decoder = RecordDecoder(keys)
+        self._link: Final = Throughput()
+        self._ranges = RangeCoalescer(storage, self._link)
+        self._blocks: CachedBlockReader | None = None
+        self._store: BlobStore | None = None
         if folder is not None:
             restic = caching.restic / folder.name if caching.restic else None
-            self.chunks = CachedBlockReader(storage, self.link, CacheDir(folder / "trees"), restic)
+            cache = CacheDir(folder / "trees")
+            self._blocks = CachedBlockReader(storage, self._link, cache, restic)
             if caching.data:
-                self._records = BlobStore(CacheDir(folder / "data"), caching.data)
+                self._store = BlobStore(CacheDir(folder / "data"), caching.data)
 
-    async def read(self, kind: BlobType, place: BlobLocation, blob: bytes) -> bytes | memoryview:
-        """Return the record at `place`, not checked; raises what the storage raises."""
-        if kind is BlobType.TREE and self.chunks is not None:
-            return await self.chunks.read(place.pack, place.offset, place.length)
-        records = self._records if kind is BlobType.DATA else None
-        if records is not None:
-            held = await trio.to_thread.run_sync(records.get, blob)
-            if held is not None:
-                return held
-        record = await self._stretches.read(place.pack, place.offset, place.length)
-        if records is not None:
-            await trio.to_thread.run_sync(records.put, blob, record)
+    async def load(self, kind: BlobType, blob: bytes, location: BlobLocation) -> bytes:
+        """Read, decode and verify the blob with this ID (32 bytes) at `location`.
+
+        A damaged record is read again: the network or a cache may have damaged it, not the pack.
+        """
+        try:
+            record = await self._read(kind, blob, location)
+            return await self._decoder.decode(blob, record, location)
+        except DamagedError as error:
+            _log.warning("%s Reading it again.", error)
+            await self._forget(kind, blob, location)
+        record = await self._read(kind, blob, location)
+        return await self._decoder.decode(blob, record, location)
+
+    async def _read(
+        self, kind: BlobType, blob: bytes, location: BlobLocation
+    ) -> bytes | memoryview:
+        """Return the record at `location`, not verified; raises what the storage raises."""
+        if kind is BlobType.TREE and self._blocks is not None:
+            return await self._blocks.read(location.pack, location.offset, location.length)
+        store = self._store if kind is BlobType.DATA else None
+        if store is not None:
+            cached = await trio.to_thread.run_sync(store.get, blob)
+            if cached is not None:
+                return cached
+        record = await self._ranges.read(location.pack, location.offset, location.length)
+        if store is not None:
+            await trio.to_thread.run_sync(store.put, blob, record)
         return record
 
-    def begin(self, nursery: trio.Nursery, wanted: Iterable[tuple[bytes, BlobLocation]]) -> None:
+    async def _forget(self, kind: BlobType, blob: bytes, location: BlobLocation) -> None:
+        """Evict a record from all caches after it turned out to be damaged."""
+        self._ranges.forget(location.pack)
+        if kind is BlobType.TREE and self._blocks is not None:
+            await self._blocks.forget(location.pack)
+        if kind is BlobType.DATA and self._store is not None:
+            await trio.to_thread.run_sync(self._store.forget, blob)
+
+    def load_tree_nowait(self, blob: bytes, location: BlobLocation) -> bytes | None:
+        """Return a tree blob if its record is in a cached block, without blocking."""
+        if self._blocks is None:
+            return None
+        record = self._blocks.read_nowait(location.pack, location.offset, location.length)
+        return self._decoder.decode_nowait(blob, record, location) if record is not None else None
+
+    def prefetch(self, nursery: trio.Nursery, blobs: Iterable[tuple[bytes, BlobLocation]]) -> None:
         """Request data blobs ahead of their readers, in tasks of `nursery`.
 
         The small files of the next directory are mostly next to those of this one:
         requesting as much as arrives in a round trip costs no time.
         """
-        records = self._records
-        places: Sequence[BlobLocation] = [
-            place for blob, place in wanted if records is None or not records.has(blob)
+        store = self._store
+        wanted = [
+            location
+            for blob, location in blobs
+            if location.length <= DATA_BLOB_MAX and (store is None or not store.has(blob))
         ]
-        reach = self.link.bandwidth_delay_product
-        ranges = [one._replace(end=max(one.end, one.start + reach)) for one in plan(places)]
-        self._stretches.begin(nursery, ranges)
+        length = self._link.bandwidth_delay_product
+        ranges = [one._replace(end=max(one.end, one.start + length)) for one in plan(wanted)]
+        self._ranges.begin(nursery, ranges)
 
-    async def forget(self, kind: BlobType, place: BlobLocation, blob: bytes) -> None:
-        """Evict a record from all caches after it turned out to be damaged."""
-        self._stretches.forget(place.pack)
-        if kind is BlobType.TREE and self.chunks is not None:
-            await self.chunks.forget(place.pack)
-        if kind is BlobType.DATA and self._records is not None:
-            await trio.to_thread.run_sync(self._records.forget, blob)
+    def fadvise(self, nursery: trio.Nursery, locations: Iterable[BlobLocation]) -> None:
+        """Do nothing: no kernel reads ahead for a remote storage."""
 
-    def prune_except(self, packs: AbstractSet[bytes]) -> None:
-        """Remove cached data of packs that the repository does not have any more."""
-        if self.chunks is not None:
-            self.chunks.prune_except(packs)
+    def max_readahead(self, capacity: int) -> int:
+        """Maximum number of bytes to read ahead: several round trips, at most half the cache."""
+        return min(self._link.ahead, capacity // 2)
+
+    def min_request_bytes(self, capacity: int) -> int:
+        """Minimum number of bytes to read ahead at a time: a few large responses are faster."""
+        return min(self._link.bandwidth_delay_product, capacity // 8)
+
+    async def prune_except(self, index: Index) -> None:
+        """Remove cached blocks of packs that `index` does not contain."""
+        if self._blocks is not None:
+            await trio.to_thread.run_sync(self._blocks.prune_except, index.packs())

@@ -843,7 +843,7 @@ class TestChangesMeanwhile:
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         """It ends with an error that does not say that the repository is damaged."""
-        monkeypatch.setattr("cesbrfs.repo.read.blobs._RELIST_SECONDS", (0.0, 0.0))
+        monkeypatch.setattr("cesbrfs.repo.read.index_loader._RELIST_SECONDS", (0.0, 0.0))
         repo = simple()
         repository = await repo.open()
         snapshot = await only(repository)

@@ -1,4 +1,4 @@
-"""Trees on a disk of this machine are read in chunks: right, in few reads, whatever lies beside."""
+"""Trees on a disk of this machine are read in blocks: right, in few reads, whatever lies beside."""
 
 from __future__ import annotations
 
@@ -43,36 +43,36 @@ def on_disk(repo: MemoryRepo, folder: Path) -> LocalStorage:
 async def test_a_walk_that_goes_backwards_takes_few_reads() -> None:
     """Folders come after what lies in them, so that a walk meets their records in reverse."""
     storage = packs()
-    chunks = BlockReader(storage)
+    blocks = BlockReader(storage)
     for offset in range(900_000, 0, -1009):
-        assert await chunks.read(PACK, offset, 1009) == CONTENT[offset : offset + 1009]
+        assert await blocks.read(PACK, offset, 1009) == CONTENT[offset : offset + 1009]
     assert len(storage.reads) == 4
 
 
-async def test_what_was_read_is_at_hand() -> None:
+async def test_what_was_read_is_returned_without_waiting() -> None:
     """A record's neighbours are there without waiting, the same bytes; what lies afar is not."""
-    chunks = BlockReader(packs())
-    assert chunks.at_hand(PACK, 5000, 100) is None
-    await chunks.read(PACK, 5000, 100)
-    assert chunks.at_hand(PACK, 200_000, 100) == CONTENT[200_000:200_100]
-    assert chunks.at_hand(PACK, 500_000, 100) is None
-    await chunks.forget(PACK)
-    assert chunks.at_hand(PACK, 5000, 100) is None
+    blocks = BlockReader(packs())
+    assert blocks.read_nowait(PACK, 5000, 100) is None
+    await blocks.read(PACK, 5000, 100)
+    assert blocks.read_nowait(PACK, 200_000, 100) == CONTENT[200_000:200_100]
+    assert blocks.read_nowait(PACK, 500_000, 100) is None
+    await blocks.forget(PACK)
+    assert blocks.read_nowait(PACK, 5000, 100) is None
 
 
-async def test_a_record_that_lies_across_chunks() -> None:
-    """It is put together; it is never at hand by half."""
-    chunks = BlockReader(packs())
+async def test_a_record_that_lies_across_blocks() -> None:
+    """It is put together; `read_nowait` returns no part of it."""
+    blocks = BlockReader(packs())
     across = (256 << 10) - 50
-    assert await chunks.read(PACK, across, 100) == CONTENT[across : across + 100]
-    assert chunks.at_hand(PACK, across, 100) is None
-    assert chunks.at_hand(PACK, len(CONTENT) - 10, 100) is None
+    assert await blocks.read(PACK, across, 100) == CONTENT[across : across + 100]
+    assert blocks.read_nowait(PACK, across, 100) is None
+    assert blocks.read_nowait(PACK, len(CONTENT) - 10, 100) is None
 
 
 async def test_what_cannot_be_read_beside_a_tree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bad block elsewhere in the chunk costs nothing but the chunk."""
+    """A bad sector elsewhere in the block does not prevent reading the tree."""
     repo = MemoryRepo()
     inner = repo.folder("d", repo.file("f", b"content"))
     snapshot = repo.snapshot(repo.tree(inner))

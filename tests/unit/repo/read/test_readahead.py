@@ -130,11 +130,11 @@ async def test_a_pack_that_is_gone() -> None:
 
 async def test_what_is_remembered_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stretches of all packs together; the least recently read go first."""
-    monkeypatch.setattr(readahead, "_KEPT", 1 << 20)
+    monkeypatch.setattr(readahead, "_CACHE_BYTES", 1 << 20)
     reader = SequentialReader(storage())
     for _ in range(3):
         for pack in PACKS:
             for offset in range(0, 2 << 20, 150_000):
                 await reader.read(pack, offset, 150_000)
-                assert reader._held == sum(len(w.data) for w in reader._windows.values())
-                assert reader._held <= 1 << 20 or len(reader._windows) == 1
+                assert reader._cached_bytes == sum(len(r.data) for r in reader._ranges.values())
+                assert reader._cached_bytes <= 1 << 20 or len(reader._ranges) == 1

@@ -252,7 +252,7 @@ class TestStretches:
         reader = RangeCoalescer(held, Throughput())
         for pack in packs:
             assert len(await reader.read(pack, 0, 2 << 20)) == 2 << 20
-        assert reader._held <= 16 << 20
+        assert reader._cached_bytes <= 16 << 20
         held.reads.clear()
         await reader.read(packs[-1], 5, 5)
         assert not held.reads
@@ -312,12 +312,12 @@ class TestTreesOnDisk:
             assert path.stat().st_mode & 0o077 == 0
             assert path.parent.stat().st_mode & 0o077 == 0
 
-    async def test_a_damaged_chunk_is_read_again(self, tmp_path: Path) -> None:
+    async def test_a_damaged_block_is_read_again(self, tmp_path: Path) -> None:
         """A disk that flips a bit costs a request, and the damage does not stay."""
         repo = nested()
         first = await nodes_of(await opened(repo, tmp_path))
-        (chunk,) = below(tmp_path, "trees/*")
-        chunk.write_bytes(b"".join(bytes((byte ^ 1,)) for byte in chunk.read_bytes()))
+        (block,) = below(tmp_path, "trees/*")
+        block.write_bytes(b"".join(bytes((byte ^ 1,)) for byte in block.read_bytes()))
         repo.storage.reads.clear()
         assert await nodes_of(await opened(repo, tmp_path)) == first
         assert packs_read(repo)
@@ -326,26 +326,26 @@ class TestTreesOnDisk:
 
     async def test_letting_go_of_a_pack_disturbs_no_reader(self, tmp_path: Path) -> None:
         """What readers use in memory is changed where they run, not in a thread beside them."""
-        chunks = CachedBlockReader(storage(), Throughput(), CacheDir(tmp_path / "trees"))
-        await chunks.read(PACK, 5, 10)
+        blocks = CachedBlockReader(storage(), Throughput(), CacheDir(tmp_path / "trees"))
+        await blocks.read(PACK, 5, 10)
         threads: list[int] = []
-        held, drop = chunks._held, chunks._held.drop
+        held, drop = blocks._blocks, blocks._blocks.drop
 
         def watched(unwanted: Callable[[tuple[bytes, int]], bool]) -> None:
             threads.append(threading.get_ident())
             drop(unwanted)
 
         held.drop = watched  # type: ignore[method-assign]
-        await chunks.forget(PACK)
+        await blocks.forget(PACK)
         assert threads == [threading.get_ident()]
         assert not held.items()
         assert not below(tmp_path, "trees/*")
 
     async def test_packs_that_are_gone_leave_the_disk(self, tmp_path: Path) -> None:
-        """After a prune their chunks would only take room."""
+        """After a prune their blocks would only take room."""
         repo = nested()
         await nodes_of(await opened(repo, tmp_path))
-        (chunk,) = below(tmp_path, "trees/*")
+        (block,) = below(tmp_path, "trees/*")
         for kind, name in list(repo.storage.files):
             if kind in {FileType.INDEX, FileType.SNAPSHOT, FileType.PACK}:
                 del repo.storage.files[kind, name]
@@ -353,7 +353,7 @@ class TestTreesOnDisk:
         other.snapshot(other.tree(other.file("new", b"new")))
         repo.storage.files.update(other.storage.files)
         assert (await nodes_of(await opened(repo, tmp_path))).keys() == {b"new"}
-        assert not chunk.exists()
+        assert not block.exists()
 
     async def test_restics_own_cache_is_read(self, tmp_path: Path) -> None:
         """Where it has the pack whole; a damaged one there is passed over and left as it is."""
