@@ -1,4 +1,4 @@
-"""Trees on a disk of this machine are read in chunks: right, in few reads, whatever lies beside."""
+"""Read trees on a local disk in chunks: right bytes, few reads, and no effect of other data."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ CONTENT = random.Random(9).randbytes(1_000_000)
 
 
 def packs() -> MemoryStorage:
-    """Return a storage with one pack of CONTENT."""
+    """Return a storage with one pack that contains CONTENT."""
     found = MemoryStorage()
     found.files[FileType.PACK, PACK.hex()] = CONTENT
     return found
 
 
 def on_disk(repo: MemoryRepo, folder: Path) -> LocalStorage:
-    """Write a repository's files to where restic has them."""
+    """Write the files of a repository where restic stores them."""
     repo.flush()
     for (kind, name), raw in repo.storage.files.items():
         place = {
@@ -41,7 +41,7 @@ def on_disk(repo: MemoryRepo, folder: Path) -> LocalStorage:
 
 
 async def test_a_walk_that_goes_backwards_takes_few_reads() -> None:
-    """Folders come after what lies in them, so that a walk meets their records in reverse."""
+    """`restic` writes subdirectories first, so a walk reads the records in reverse order."""
     storage = packs()
     chunks = BlockReader(storage)
     for offset in range(900_000, 0, -1009):
@@ -50,7 +50,7 @@ async def test_a_walk_that_goes_backwards_takes_few_reads() -> None:
 
 
 async def test_what_was_read_is_at_hand() -> None:
-    """A record's neighbours are there without waiting, the same bytes; what lies afar is not."""
+    """Records near one that was read are returned without blocking, distant ones are not."""
     chunks = BlockReader(packs())
     assert chunks.at_hand(PACK, 5000, 100) is None
     await chunks.read(PACK, 5000, 100)
@@ -61,7 +61,7 @@ async def test_what_was_read_is_at_hand() -> None:
 
 
 async def test_a_record_that_lies_across_chunks() -> None:
-    """It is put together; it is never at hand by half."""
+    """It is assembled; it is never returned in part."""
     chunks = BlockReader(packs())
     across = (256 << 10) - 50
     assert await chunks.read(PACK, across, 100) == CONTENT[across : across + 100]
@@ -72,7 +72,7 @@ async def test_a_record_that_lies_across_chunks() -> None:
 async def test_what_cannot_be_read_beside_a_tree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bad block elsewhere in the chunk costs nothing but the chunk."""
+    """A bad block elsewhere in the chunk affects only the chunk."""
     repo = MemoryRepo()
     inner = repo.folder("d", repo.file("f", b"content"))
     snapshot = repo.snapshot(repo.tree(inner))
@@ -98,7 +98,7 @@ async def test_what_cannot_be_read_beside_a_tree(
 
 
 async def test_a_pack_that_was_damaged_and_mended(tmp_path: Path) -> None:
-    """What was read of it before is not used again."""
+    """Data read before the repair is not used again."""
     repo = MemoryRepo()
     repo.snapshot(repo.tree(repo.folder("d")))
     storage = on_disk(repo, tmp_path)
