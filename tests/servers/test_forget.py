@@ -186,7 +186,7 @@ async def test_a_shared_snapshot_stays_with_the_backup_that_stays(
 
 
 async def test_the_last_complete_backup_needs_force(shelf: Shelf) -> None:
-    """It is refused alone and with all others, but allowed if an older complete one remains."""
+    """It may be removed only if an older complete one remains."""
     shelf.backup("a", 1)
     shelf.backup("b", 2)
     shelf.snapshot(["unverified"], "2026-11-03 10:00:00")

@@ -17,9 +17,9 @@ from tests.support.seaweed import BUCKET, KEY_ID, SECRET, SeaweedFS
 
 @dataclass(frozen=True)
 class Configured:
-    """``cesbr`` on an instance whose repository is behind a server, its address, and a secret.
+    """``cesbr`` on an instance whose repository is on a server, its address, and a secret.
 
-    `replace` puts the repository that is in a folder in the place of the server's.
+    `replace` copies a local repository over the one on the server.
     """
 
     cesbr: Cesbr

@@ -133,7 +133,7 @@ async def test_one_line_for_one_content() -> None:
 
 
 async def test_folders_that_backups_share_are_read_once(tmp_path: Path) -> None:
-    """A second run reads no folders and computes no layouts."""
+    """A second run reads no directories and computes no layouts."""
     repo = MemoryRepo()
     for number in range(5):
         shared = repo.folder("shared", repo.file("deep", b"deep"))
@@ -266,7 +266,7 @@ async def test_versions_come_and_go() -> None:
 
 
 async def test_differences_between_backups() -> None:
-    """Every mark occurs; folders include their content; metadata only on request."""
+    """Every mark occurs; directories include their content; metadata only on request."""
     repo = MemoryRepo()
     kept = repo.folder("kept", repo.file("same", b"same"))
     link = {"name": "l", "type": "symlink", "mode": 1 << 27 | 0o777}
