@@ -137,7 +137,7 @@ class TestTheSeedsTables:
     async def test_initialised_and_the_key_is_correct(
         self, restic_binary: Path, empty_repository: Path, through_restic: bool
     ) -> None:
-        """The repository is unchanged, the command continues, and no restic process is started."""
+        """The repository is unchanged; the command continues, without restic if it only reads."""
         before = files_below(empty_repository)
         setting = Setting(Access(str(empty_repository), KEY), restic_binary)
         assert await setting.ensure(through_restic=through_restic) is False

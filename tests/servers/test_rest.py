@@ -237,7 +237,7 @@ async def test_an_rclone_that_does_not_serve(rclone: Path, tmp_path: Path) -> No
 
 
 def test_the_options_of_rclone(rclone: Path, tmp_path: Path) -> None:
-    """Options of restic apply to both; only restic adds --stdio; invalid ones are reported."""
+    """Our rclone gets the options set for restic, without --stdio; invalid ones are reported."""
     program = tmp_path / "my rclone"
     program.symlink_to(rclone)
     made = command_of(

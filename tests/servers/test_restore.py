@@ -174,7 +174,7 @@ async def test_flipped_bits_lose_one_file(restic_binary: Path, tmp_path: Path) -
 
 
 async def test_the_repository_is_kept_out_of(restic_new: Path, tmp_path: Path) -> None:
-    """A target inside the repository, or a target that contains it, is refused."""
+    """A target in the repository is refused, and so is restoring a path that contains it."""
     source = tmp_path / "ces/redmine/volumes/files"
     source.mkdir(parents=True)
     (source / "config").write_text("a file")

@@ -242,7 +242,7 @@ def test_options_that_cannot_be(options: dict[str, str], sentence: str) -> None:
 
 
 async def test_credentials_for_another_bucket(filled: SeaweedFS) -> None:
-    """Access denied to one bucket does not affect another."""
+    """Credentials for one bucket work, even if they are denied access to others."""
     storage = storage_of(f"{filled.url}/{OTHER_BUCKET}", filled.of_another)
     with pytest.raises(FileMissingError):
         await storage.read(FileType.CONFIG)

@@ -98,7 +98,7 @@ class TestLink:
     """Estimation of round-trip time and throughput."""
 
     def test_far_and_broad_reaches_further_than_near_or_narrow(self) -> None:
-        """Read-ahead is about the amount of data that arrives in one round trip."""
+        """Read-ahead is roughly the amount of data that arrives within one round trip."""
         far, near, narrow = Throughput(), Throughput(), Throughput()
         for _ in range(50):
             for link, round_trip, rate in (
