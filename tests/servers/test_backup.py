@@ -1,4 +1,4 @@
-"""Backups of an instance by real restics, read back by our own reader."""
+"""Backups of an instance made by real restics, read back by our own reader."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from tests.support.restic_repo import ResticRepo, create
 
 @dataclass(slots=True)
 class Site:
-    """A small instance, its repository and both ways to reach that."""
+    """A small instance, its repository, and access to it for restic and for the reader."""
 
     instance: Instance
     registry: FileRegistry
@@ -58,13 +58,13 @@ class Site:
     async def run(
         self, *dogus: str, on_progress: Callable[[Step], None] | None = None
     ) -> BackupResult:
-        """Back up these dogus, or everything."""
+        """Back up these dogus, or the whole instance."""
         return await self.run_plan(await plan_backup(self.instance, dogus or None), on_progress)
 
     async def run_plan(
         self, plan: BackupPlan, on_progress: Callable[[Step], None] | None = None
     ) -> BackupResult:
-        """Back up what was planned before."""
+        """Back up according to an existing plan."""
         return await run_backup(
             plan,
             instance=self.instance,
@@ -74,16 +74,16 @@ class Site:
         )
 
     async def backup(self) -> Backup:
-        """Return the only backup that the repository holds."""
+        """Return the only backup in the repository."""
         (backup,) = group(await self.repository.snapshots()).by_name.values()
         return backup
 
     async def status(self) -> Status:
-        """Return what the catalog makes of the only backup."""
+        """Return the catalog's status of the only backup."""
         return (await make_report(self.repository, await self.backup())).status
 
     async def document(self, snapshot: str | None, name: str) -> bytes:
-        """Return the one file of a snapshot that was made from memory."""
+        """Return the only file of a snapshot that was made from memory."""
         (found,) = [s for s in await self.repository.snapshots() if s.id == snapshot]
         nodes = (await self.repository.root(found)).nodes
         assert list(nodes) == [name.encode()]
@@ -92,7 +92,7 @@ class Site:
 
 
 async def add_dogu(site: Site, name: str, *volumes: str, on_disk: bool = True) -> None:
-    """Install a dogu whose volumes all need backup."""
+    """Install a dogu whose volumes all need a backup."""
     await site.registry.set(f"/config/{name}/key", f"value of {name}")
     await site.registry.set(f"/dogu_v2/{name}/current", "1-1")
     document = {"Name": f"official/{name}", "Volumes": [{"Name": v} for v in volumes]}
@@ -110,7 +110,7 @@ def template(tmp_path_factory: pytest.TempPathFactory, restic_old: Path) -> Rest
 
 
 async def make_site(folder: Path, binary: Path, template: ResticRepo) -> Site:
-    """Return an instance with nothing on it, and an empty repository."""
+    """Return an empty instance and an empty repository."""
     access = Access(str(folder / "repository"), template.access.key)
     shutil.copytree(template.folder, access.url)
     restic = await Restic.open(access, binary=str(binary))
@@ -127,12 +127,12 @@ async def both(tmp_path: Path, restic_binary: Path, template: ResticRepo) -> Sit
 
 @pytest.fixture
 async def site(tmp_path: Path, restic_old: Path, template: ResticRepo) -> Site:
-    """Return an empty site for what does not depend on restic's version."""
+    """Return an empty site for tests that do not depend on the version of restic."""
     return await make_site(tmp_path, restic_old, template)
 
 
 def wrap(site: Site, folder: Path, script: str) -> None:
-    """Let `script`, in which RESTIC is the program, take restic's place."""
+    """Replace restic by `script`, in which RESTIC is the real program."""
     wrapper = folder / "restic-wrapper"
     real = shlex.quote(str(site.restic.binary))
     wrapper.write_text(f"#!/bin/sh\n{script.replace('RESTIC', real)}\n")
@@ -145,7 +145,7 @@ def tag_of(snapshot: Snapshot, key: str) -> str | None:
 
 
 async def test_what_is_not_there_is_not_missing(site: Site) -> None:
-    """An instance without configuration folders has complete backups, by anybody's word."""
+    """Without configuration directories on the instance, backups count as complete."""
     await add_dogu(site, "redmine", "files")
     result = await site.run()
     assert [(p.kind, p.snapshot) for p in result.points if not p.snapshot] == [
@@ -158,12 +158,12 @@ async def test_what_is_not_there_is_not_missing(site: Site) -> None:
 async def test_a_backup_is_complete_and_says_what_it_holds(
     both: Site, tmp_path: Path, make_instance: Callable[[Path], Sample]
 ) -> None:
-    """Every point has its snapshot, tagged, with the right content; the manifest confirms it."""
+    """Every item has a tagged snapshot with the right content; the manifest lists them."""
     sample = make_instance(tmp_path / "ces")
     both.registry = FileRegistry(sample.registry)
     both.instance = Instance(sample.root, both.registry)
     for dogu in sample.dogus:
-        if dogu.name not in {"redmine", "plantuml"}:  # each point costs a restic
+        if dogu.name not in {"redmine", "plantuml"}:  # each item needs a restic process
             await both.registry.delete(f"/dogu/{dogu.name}/current")
             await both.registry.delete(f"/dogu_v2/{dogu.name}/current")
     result = await both.run()
@@ -218,7 +218,7 @@ async def test_a_backup_is_complete_and_says_what_it_holds(
 
 
 async def test_one_dogu_alone(both: Site) -> None:
-    """Only the chosen dogu is in the backup, which is complete by itself."""
+    """Only the selected dogu is backed up, and the backup is complete."""
     for name in ("redmine", "cas"):
         await add_dogu(both, name, "data")
     result = await both.run("cas", "cas")
@@ -232,12 +232,12 @@ async def test_one_dogu_alone(both: Site) -> None:
 
 
 async def test_unreadable_files_are_told_and_the_rest_is_saved(both: Site, tmp_path: Path) -> None:
-    """A file nobody may read makes the backup incomplete, by its path, and nothing else lacks."""
+    """An unreadable file is reported by path, makes the backup incomplete, and is the only gap."""
     await add_dogu(both, "redmine", "data")
     bad = both.instance.volumes_folder("redmine") / os.fsdecode(b"data/not allowed \xff")
     bad.write_text("secret")
     bad.chmod(0)
-    if os.geteuid() == 0:  # whom modes do not stop, unless these capabilities are gone
+    if os.geteuid() == 0:  # root ignores file modes unless it drops these capabilities
         drop = "-dac_override,-dac_read_search"
         wrap(both, tmp_path, f'exec setpriv --inh-caps={drop} --bounding-set={drop} RESTIC "$@"')
     result = await both.run("redmine")
@@ -259,7 +259,7 @@ async def test_unreadable_files_are_told_and_the_rest_is_saved(both: Site, tmp_p
 
 
 async def test_missing_volumes_are_told(site: Site) -> None:
-    """A volume that should be there and is not is a failure, and so is a point with none left."""
+    """A missing volume is a failure, and so is an item without any volume."""
     await add_dogu(site, "redmine", "data")
     await add_dogu(site, "gone", "first", "second", on_disk=False)
     folder = site.instance.volumes_folder("redmine")
@@ -279,7 +279,7 @@ async def test_missing_volumes_are_told(site: Site) -> None:
 
 
 async def test_a_volume_that_vanishes_on_the_way_is_told(both: Site) -> None:
-    """Between plan and restic's end a folder may go; it is told, whatever restic makes of it."""
+    """A directory removed after planning is reported, whatever restic prints."""
     await add_dogu(both, "redmine", "data", "late")
     plan = await plan_backup(both.instance, ["redmine"])
     late = both.instance.volumes_folder("redmine") / "late"
@@ -291,7 +291,7 @@ async def test_a_volume_that_vanishes_on_the_way_is_told(both: Site) -> None:
 
 
 async def test_a_volume_that_goes_while_restic_reads_is_told(site: Site) -> None:
-    """What is gone when restic ends may be saved in part: the backup is not called complete."""
+    """A directory removed during the backup may be saved in part: the backup is incomplete."""
     await add_dogu(site, "redmine", "data", "late")
     late = site.instance.volumes_folder("redmine") / "late"
 
@@ -306,7 +306,7 @@ async def test_a_volume_that_goes_while_restic_reads_is_told(site: Site) -> None
 
 
 async def test_a_failing_point_does_not_stop_the_rest(site: Site, tmp_path: Path) -> None:
-    """When restic fails for one point alone, the others and the manifest are made."""
+    """If restic fails for one item, the others and the manifest are still made."""
     await add_dogu(site, "redmine", "data")
     wrap(
         site,
@@ -327,7 +327,7 @@ async def test_a_failing_point_does_not_stop_the_rest(site: Site, tmp_path: Path
 
 
 async def test_without_its_manifest_a_backup_is_incomplete(site: Site, tmp_path: Path) -> None:
-    """When the manifest cannot be written, the result says so and the catalog agrees."""
+    """If the manifest cannot be written, result and catalog report it as incomplete."""
     await add_dogu(site, "redmine")
     wrap(
         site,
@@ -342,7 +342,7 @@ async def test_without_its_manifest_a_backup_is_incomplete(site: Site, tmp_path:
 
 
 async def test_a_backup_of_nothing_is_an_error(site: Site, tmp_path: Path) -> None:
-    """When not one point could be saved, the first reason is the error, and no manifest is made."""
+    """If no item could be saved, the first reason is raised and no manifest is made."""
     await add_dogu(site, "redmine")
     wrap(site, tmp_path, 'echo "Fatal: out of luck" >&2; exit 1')
     with pytest.raises(ResticError, match=r"Nothing was backed up.*dogu\.json.*out of luck"):
@@ -351,7 +351,7 @@ async def test_a_backup_of_nothing_is_an_error(site: Site, tmp_path: Path) -> No
 
 
 async def test_a_snapshot_that_is_not_listed_is_told(site: Site, tmp_path: Path) -> None:
-    """What restic reports and the repository does not hold is a failure of that point."""
+    """A snapshot that restic reports but does not list is a failure of that item."""
     await add_dogu(site, "redmine")
     forged = '{"message_type":"summary","snapshot_id":"0badc0de"}'
     wrap(site, tmp_path, f"case \"$*\" in *kind=registry*) echo '{forged}'; exit 0;; esac\n"
@@ -364,7 +364,7 @@ async def test_a_snapshot_that_is_not_listed_is_told(site: Site, tmp_path: Path)
 
 
 async def test_damage_in_the_registry_costs_only_itself(site: Site) -> None:
-    """A damaged dogu.json and an unreadable key are told; all that is there is saved."""
+    """A damaged dogu.json and an unreadable key are reported; everything else is saved."""
     await add_dogu(site, "redmine", "data")
     await site.registry.set("/dogu_v2/redmine/1-1", "{ damaged")
     (site.registry.path / "config/redmine/bad").write_bytes(b"\xff")
@@ -389,7 +389,7 @@ async def test_damage_in_the_registry_costs_only_itself(site: Site) -> None:
 async def test_an_unusable_repository_stops_at_once(
     both: Site, tmp_path: Path, trouble: type[Exception]
 ) -> None:
-    """With a wrong key or without a repository the first point's error is the backup's."""
+    """With a wrong key or a missing repository the error of the first item is raised."""
     await add_dogu(both, "redmine", "data")
     key = Secret(b"another") if trouble is WrongKeyError else both.restic.access.key
     place = "repository" if trouble is WrongKeyError else "nowhere"
@@ -399,17 +399,17 @@ async def test_an_unusable_repository_stops_at_once(
     steps: list[Step] = []
     with pytest.raises(trouble):
         await both.run("redmine", on_progress=steps.append)
-    assert {step.number for step in steps} <= {1, 2}  # as many as run at a time
+    assert {step.number for step in steps} <= {1, 2}  # the number of parallel backups
     assert not (tmp_path / "nowhere").exists()
 
 
 async def test_stopped_on_the_way_it_is_incomplete(site: Site) -> None:
-    """A cancelled backup leaves its snapshots, no manifest, no lock, and is told incomplete."""
+    """A cancelled backup leaves its snapshots but no lock and no manifest: it is incomplete."""
     await add_dogu(site, "redmine", "data")
     with trio.CancelScope() as scope:
 
         def stop(step: Step) -> None:
-            if step.result:  # the other one of the two has only begun
+            if step.result:  # the other one has only started
                 scope.cancel()
 
         await site.run("redmine", on_progress=stop)
@@ -472,7 +472,7 @@ async def holding(command: list[str]) -> AsyncIterator[int]:
 
 
 async def test_a_second_backup_says_who_runs(site: Site) -> None:
-    """While another process backs up, the second one names it; a killed one is in nobody's way."""
+    """The error of a second backup names the running process; a killed one does not block."""
     await add_dogu(site, "redmine")
     command = [sys.executable, "-c", _HOLDER, str(site.instance.root)]
     async with holding(command) as pid:
@@ -490,7 +490,7 @@ async def test_a_second_backup_says_who_runs(site: Site) -> None:
 
 
 async def test_the_lock_is_this_processs_too(site: Site) -> None:
-    """A second backup inside one process is refused like one outside."""
+    """A second backup in the same process is refused as well."""
     await add_dogu(site, "redmine")
     refused: list[BackupRunningError] = []
 
@@ -512,7 +512,7 @@ async def test_the_lock_is_this_processs_too(site: Site) -> None:
 
 
 async def test_the_plan_says_what_is_left_out(site: Site) -> None:
-    """A plan names every step, what is missing and what is left out, and makes nothing."""
+    """A plan lists all steps, missing data and excluded data, and changes nothing."""
     await add_dogu(site, "redmine", "data", on_disk=False)
     folder = site.instance.volumes_folder("redmine")
     (folder / "stray").mkdir(parents=True)
@@ -547,7 +547,7 @@ async def test_the_plan_says_what_is_left_out(site: Site) -> None:
 
 
 async def test_unknown_dogus_are_a_usage_error(site: Site) -> None:
-    """The error names the dogus that are installed."""
+    """The error lists the installed dogus."""
     for name in ("redmine", "cas"):
         await add_dogu(site, name)
     with pytest.raises(UsageError, match=r"'jenkins' is installed.*are: cas, redmine\."):
@@ -555,13 +555,13 @@ async def test_unknown_dogus_are_a_usage_error(site: Site) -> None:
 
 
 async def test_an_empty_instance_is_a_usage_error(site: Site) -> None:
-    """A root without anything is rather the wrong one."""
+    """An empty root directory is probably the wrong one."""
     with pytest.raises(UsageError, match=r"nothing to back up: .*root has no configuration"):
         await plan_backup(site.instance)
 
 
 async def test_volumes_without_one_dogu_are_told(site: Site) -> None:
-    """A registry that names no dogu while volumes are there cannot make a complete backup."""
+    """If there are volumes but no dogu in the registry, the backup is incomplete."""
     (site.instance.root / "etc/ces").mkdir(parents=True)
     (site.instance.volumes_folder("redmine") / "data").mkdir(parents=True)
     plan = await plan_backup(site.instance)
@@ -571,7 +571,7 @@ async def test_volumes_without_one_dogu_are_told(site: Site) -> None:
 
 
 async def test_names_that_restic_would_split_are_told(site: Site) -> None:
-    """A comma in a dogu's name would make two tags of one, one of them a false Backup ID."""
+    """`restic` splits tags at commas; a comma in a dogu's name would create a false backup ID."""
     await add_dogu(site, "a,b", "data")
     plan = await plan_backup(site.instance, ["a,b"])
     (step,) = plan.steps
@@ -580,7 +580,7 @@ async def test_names_that_restic_would_split_are_told(site: Site) -> None:
 
 
 async def test_the_first_snapshot_is_made_alone(site: Site, tmp_path: Path) -> None:
-    """Two restics that make the cache's folder at once can fail over it; later they find it."""
+    """Two restics that create the cache directory at the same time can fail."""
     await add_dogu(site, "redmine", "files")
     notes = tmp_path / "notes"
     wrap(
@@ -595,7 +595,7 @@ async def test_the_first_snapshot_is_made_alone(site: Site, tmp_path: Path) -> N
 
 
 async def test_a_link_to_bytes_that_are_not_utf8(both: Site) -> None:
-    """It comes back as it was, or the backup names it: restic before 0.16 stores another target."""
+    """It is restored unchanged or reported: restic before 0.16 stores another target."""
     await add_dogu(both, "redmine", "files")
     volume = both.instance.volumes_folder("redmine") / "files"
     (volume / "deep").mkdir()
@@ -617,7 +617,7 @@ async def test_a_link_to_bytes_that_are_not_utf8(both: Site) -> None:
 
 
 async def test_a_restored_link_that_may_lead_elsewhere(both: Site, tmp_path: Path) -> None:
-    """A target with U+FFFD is named, as restic before 0.16 writes it for other bytes."""
+    """A target with U+FFFD is reported, because restic before 0.16 writes it for other bytes."""
     await add_dogu(both, "redmine", "files")
     volume = both.instance.volumes_folder("redmine") / "files"
     os.symlink(b"odd\xfe", volume / "link")

@@ -1,4 +1,4 @@
-"""Readers that are cancelled in the middle of everything that lies between a mount and a server."""
+"""Cancel readers at every layer between a mount and a server."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def repo(restic_new: Path, source: Path, tmp_path_factory: pytest.TempPathFactory) -> ResticRepo:
-    """They are backed up."""
+    """A backup of these files."""
     made = create(restic_new, tmp_path_factory.mktemp("repository") / "repo")
     made.backup(".", cwd=source)
     return made
@@ -52,14 +52,14 @@ def repo(restic_new: Path, source: Path, tmp_path_factory: pytest.TempPathFactor
 def far(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, repo: ResticRepo
 ) -> Iterator[Far]:
-    """Each kind of server in turn, holding the repository."""
+    """Each kind of server in turn, with the repository."""
     with far_of(request, tmp_path_factory.mktemp("far")) as made:
         made.put(repo.folder)
         yield made
 
 
 class Reader:
-    """Reads what the repository holds in every way that a mount does."""
+    """Reads the repository in every way that a mount does."""
 
     def __init__(
         self, repository: Repository, root: bytes, nodes: Iterable[Node], source: Path
@@ -71,7 +71,7 @@ class Reader:
         self._chance = random.Random(8)
 
     async def read(self) -> None:
-        """Read something: a folder, a blob, what will be needed soon, a part of a file."""
+        """Read a directory, a blob, a prefetch, or a part of a file."""
         blobs = self._repository.blobs
         node = self._chance.choice(self._nodes)
         how = self._chance.randrange(4)
@@ -90,14 +90,14 @@ class Reader:
             assert part == self._right[node.name][offset : offset + _PART]
 
     async def read_large(self) -> None:
-        """Read the large file from its beginning to its end."""
+        """Read the large file from start to end."""
         (node,) = (node for node in self._nodes if node.name == b"large")
         file = await self._repository.open_file(node)
         parts = [await file.read(at, _PART) for at in range(0, node.size, _PART)]
         assert b"".join(parts) == self._right[node.name]
 
     def unfinished(self) -> int:
-        """Return how many requests for ranges of packs are in progress."""
+        """Return the number of ranges that are still being fetched."""
         remote = self._repository.blobs._packs
         assert isinstance(remote, RemotePacks)
         packs = remote._ranges._packs.values()
@@ -107,10 +107,10 @@ class Reader:
 async def test_cancelled_readers_leave_nothing(
     far: Far, repo: ResticRepo, source: Path, tmp_path: Path
 ) -> None:
-    """3,000 reads through all layers are cancelled anywhere; then 16 of 16 succeed."""
+    """3,000 reads through all layers are cancelled at random; then 16 of 16 succeed."""
     processes, before = children(), descriptors()
     access = far.access(Secret(repo.password.encode()), 20.0)
-    # Next to nothing stays in memory, so that the server is asked all the time.
+    # Use tiny caches, so that most reads reach the server.
     caching = CacheConfig(memory=256 << 10, folder=tmp_path / "cache", data=1 << 20)
     repository = await Repository.open(open_storage(access), access.key, caching)
     (snapshot,) = await repository.snapshots()

@@ -28,7 +28,7 @@ class Host:
 
     @property
     def ces(self) -> Path:
-        """The folder of the dogus."""
+        """The directory of the dogus."""
         return self.root / "var/lib/ces"
 
 
@@ -46,7 +46,7 @@ FILES = {
 
 @pytest.fixture(scope="module", params=["old", "new"])
 def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Host:
-    """Make a host for one restic; each test makes its own backups of it."""
+    """Return a host for one restic; each test makes its own backups."""
     binary: Path = request.getfixturevalue(f"restic_{request.param}")
     folder = tmp_path_factory.mktemp("host")
     for path, content in FILES.items():
@@ -57,7 +57,7 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A backup as our reader sees it."""
+    """A backup as read by our reader."""
 
     repository: Repository
     layout: Layout
@@ -65,12 +65,12 @@ class Read:
 
     @property
     def places(self) -> set[str]:
-        """What is placed, by path below the backup."""
+        """All placements, by path below the backup."""
         return {b"/".join(path).decode() for path in self.layout.placed}
 
     @property
     def whole(self) -> list[str]:
-        """The IDs of the snapshots that are shown whole."""
+        """The IDs of the snapshots that are shown unchanged."""
         return sorted(snapshot.id for snapshot in self.layout.whole)
 
     async def content(self, path: str) -> bytes:
@@ -103,7 +103,7 @@ async def read(host: Host, backup_id: str) -> Read:
 
 
 async def test_bare_ids_and_absolute_paths(host: Host) -> None:
-    """A snapshot for each point of data, tagged with nothing but the Backup ID."""
+    """One snapshot per item, tagged with the backup ID only."""
     for path in ("var/lib/ces/redmine/volumes", "var/lib/ces/ldap/volumes/db", "etc/ces",
                  "export/redmine/dogu.json", "export/redmine/registry.json",
                  "export/registry.json"):  # fmt: skip
@@ -127,7 +127,7 @@ async def test_bare_ids_and_absolute_paths(host: Host) -> None:
 
 
 async def test_all_in_one_snapshot(host: Host) -> None:
-    """Several dogus and more than dogus: taken apart, and shown whole for the rest."""
+    """Dogus in one snapshot are placed separately; the rest is shown unchanged."""
     snapshot = host.repo.backup(host.ces, host.root / "etc", tags=["one"])
     found = await read(host, "one")
     assert found.whole == [snapshot]
@@ -160,7 +160,7 @@ async def test_relative_paths(host: Host, cwd: str, path: str) -> None:
 
 
 async def test_several_relative_paths(host: Host) -> None:
-    """Two folders of two dogus in one snapshot."""
+    """Two directories of two dogus in one snapshot."""
     paths = ("redmine/volumes/files", "ldap/volumes/db")
     host.repo.backup(*paths, cwd=host.ces, tags=["relatives"])
     found = await read(host, "relatives")
@@ -192,7 +192,7 @@ async def test_dumps_through_stdin(host: Host) -> None:
 
 
 async def test_several_tags_and_none(host: Host) -> None:
-    """In each backup it names; without a name, in none, but listed."""
+    """A snapshot is in each backup it is tagged with; an untagged one is listed separately."""
     shared = host.repo.backup(host.ces, tags=["first", "second", "nightly=yes"])
     loose = [
         host.repo.backup(host.ces, time="2020-01-01 00:00:00"),
@@ -207,7 +207,7 @@ async def test_several_tags_and_none(host: Host) -> None:
 
 
 async def test_our_own_tags_and_how_far_a_backup_is_whole(host: Host) -> None:
-    """Complete with its manifest, also after ``restic tag``; not before it, nor after a loss."""
+    """Complete once it has its manifest, even after ``restic tag``, but not after a loss."""
     backup_id = "20261122T213000Z-7f3a9c"
 
     def point(kind: str, dogu: str | None, path: str) -> Point:
@@ -250,14 +250,14 @@ async def test_our_own_tags_and_how_far_a_backup_is_whole(host: Host) -> None:
 
 @pytest.mark.parametrize("forget", [True, False], ids=["forgotten", "kept"])
 async def test_what_restic_rewrites(restic_new: Path, tmp_path: Path, *, forget: bool) -> None:
-    """The successor is shown, the original below _snapshots; the backup keeps ID, time and host."""
+    """The successor is shown, the original in _snapshots; backup ID, time and host stay."""
     files = tmp_path / "var/lib/ces/redmine/volumes/files"
     files.mkdir(parents=True)
     (files / "secret").write_text("secret")
     (files / "report").write_text("report")
     repo = create(restic_new, tmp_path / "repo")
     flags = ["--forget"] if forget else []
-    for number in range(4):  # which ID comes first is chance
+    for number in range(4):  # the order of the IDs is random
         time = f"2026-11-2{number} 10:00:00"
         original = repo.backup("--host", "h", files, tags=[f"ID{number}"], time=time)
         repo.run("rewrite", "--exclude", "secret", *flags, original)
@@ -280,7 +280,7 @@ async def test_what_restic_rewrites(restic_new: Path, tmp_path: Path, *, forget:
 async def test_what_restic_repairs(
     restic_new: Path, tmp_path: Path, *, with_tree: bool, forget: bool
 ) -> None:
-    """A backup that lost content is not complete; one that was only copied or tagged is."""
+    """A backup that lost content is incomplete; one that was only copied or tagged is not."""
     files = tmp_path / "var/lib/ces/redmine/volumes/files"
     files.mkdir(parents=True)
     (files / "report").write_bytes(random.Random(1).randbytes(50_000))
@@ -315,7 +315,7 @@ async def test_what_restic_repairs(
 async def test_documents_of_several_nights_under_one_tag(
     request: pytest.FixtureRequest, tmp_path: Path, binary: str
 ) -> None:
-    """Each night's dogu.json stays with its night, though all have one path."""
+    """Each night's dogu.json is in the backup of that night, though all have one path."""
     repo = create(request.getfixturevalue(f"restic_{binary}"), tmp_path / "repo")
     root = tmp_path / "ces"
     for night in (1, 2):

@@ -1,4 +1,4 @@
-"""Dumps of what a dogu keeps in another one's database: real commands piped into real restics."""
+"""Database dumps of a dogu in another dogu's database, piped from real commands into restic."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.restic_repo import create
 
 @pytest.fixture
 async def instance(tmp_path: Path) -> Instance:
-    """An instance where redmine keeps a database in postgresql, and cas nothing."""
+    """An instance where redmine has a database in postgresql, and cas has none."""
     registry = FileRegistry(tmp_path / "registry")
     exposed = [{"Name": "backup-consumer", "Command": "/backup-consumer.sh --all"}]
     for name, more in (
@@ -49,7 +49,7 @@ async def restic(tmp_path: Path, restic_binary: Path) -> Restic:
 
 
 def runner(folder: Path, body: str, seconds: float = 60.0) -> DumpRunner:
-    """A runner that is a script; it gets the dogu and the command as its arguments."""
+    """A runner script, called with the dogu and the command."""
     script = folder / "runner.sh"
     script.write_text(f"#!/bin/sh\n{body}\n")
     script.chmod(0o755)
@@ -57,7 +57,7 @@ def runner(folder: Path, body: str, seconds: float = 60.0) -> DumpRunner:
 
 
 def runs(pid_file: Path) -> bool:
-    """Tell whether the process runs whose ID is in `pid_file`."""
+    """Return whether the process with the ID in `pid_file` is running."""
     return Path("/proc", pid_file.read_text().strip()).exists()
 
 
@@ -92,7 +92,7 @@ def dump_of(result: BackupResult) -> PointResult:
 
 
 async def test_what_is_dumped(instance: Instance, tmp_path: Path) -> None:
-    """A consumer's dump belongs to the consumer; without a runner there is none."""
+    """A dump belongs to the consumer of the database; without a runner there is none."""
     how = runner(tmp_path, "")
     for dogus, owners in ((None, ["redmine"]), (["redmine"], ["redmine"]), (["cas"], [])):
         plan = await plan_backup(instance, dogus, how)
@@ -110,7 +110,7 @@ async def test_what_is_dumped(instance: Instance, tmp_path: Path) -> None:
 async def test_a_dump_is_streamed_into_the_backup(
     instance: Instance, restic: Restic, tmp_path: Path
 ) -> None:
-    """The command gets the service account, and all that it writes is shown below dumps/."""
+    """The command gets the service account, and its output is shown below dumps/."""
     how = runner(tmp_path, 'echo "$@"; cat; head -c 3000000 /dev/zero')
     result = await back_up(instance, restic, how)
     assert result.status == "complete"
@@ -132,7 +132,7 @@ async def test_a_dump_is_streamed_into_the_backup(
 async def test_an_encrypted_account_is_opened(
     instance: Instance, restic_old: Path, tmp_path: Path
 ) -> None:
-    """The command gets the plain values; without the consumer's private key there is no dump."""
+    """The command gets decrypted values; without the private key there is no dump."""
     repo = create(restic_old, tmp_path / "repository")
     restic = await Restic.open(repo.access, binary=str(restic_old))
     account = "/config/redmine/sa-postgresql/username"
@@ -152,9 +152,9 @@ async def test_an_encrypted_account_is_opened(
 async def test_a_dump_that_fails_is_not_there(
     instance: Instance, restic: Restic, tmp_path: Path
 ) -> None:
-    """Cut off in the middle, it leaves no snapshot; the backup says why and is incomplete."""
+    """A truncated dump leaves no snapshot; the backup reports it and is incomplete."""
     how = runner(tmp_path, "head -c 3000000 /dev/urandom; echo no such database >&2; exit 4")
-    with trio.fail_after(20):  # restic must not have to be killed
+    with trio.fail_after(20):  # restic must exit without being killed
         result = await back_up(instance, restic, how)
     assert result.exit_code == 3
     ((path, error),) = [(f.path, f.error) for f in result.failed]
@@ -177,7 +177,7 @@ async def test_a_dump_that_fails_is_not_there(
 async def test_no_dump_is_never_taken_for_one(
     instance: Instance, restic_old: Path, tmp_path: Path, body: str, error: str
 ) -> None:
-    """One that writes nothing, or never ends, is a failure."""
+    """A dump that is empty or times out is a failure."""
     repo = create(restic_old, tmp_path / "repository")
     restic = await Restic.open(repo.access, binary=str(restic_old))
     result = await back_up(instance, restic, runner(tmp_path, body, 0.5))
@@ -189,7 +189,7 @@ async def test_no_dump_is_never_taken_for_one(
 async def test_a_runner_that_is_not_there(
     instance: Instance, restic_old: Path, tmp_path: Path
 ) -> None:
-    """The program is named, and everything else is backed up."""
+    """The error names the program, and everything else is backed up."""
     repo = create(restic_old, tmp_path / "repository")
     restic = await Restic.open(repo.access, binary=str(restic_old))
     result = await back_up(instance, restic, DumpRunner(("/no/docker", "{command}"), 5))
@@ -201,7 +201,7 @@ async def test_a_runner_that_is_not_there(
 async def test_a_cancelled_dump_leaves_nothing(
     instance: Instance, restic: Restic, tmp_path: Path
 ) -> None:
-    """^C in the middle of a dump ends the command and restic at once, without a snapshot of it."""
+    """^C during a dump ends the command and restic at once, without a snapshot."""
     how = runner(tmp_path, f"echo $$ > {tmp_path}/pid; head -c 3000000 /dev/zero; sleep 1000")
     with trio.fail_after(20), trio.CancelScope() as scope:
 

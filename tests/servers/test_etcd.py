@@ -1,4 +1,4 @@
-"""Backups of an instance whose registry is a real etcd, which may die on the way."""
+"""Backups of an instance whose registry is a real etcd, which may be killed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DOGUS = ("cas", "redmine")
 
 @pytest.fixture
 def server(etcd_program: Path, tmp_path: Path) -> Iterator[Etcd]:
-    """Return an etcd of the test's own, with two dogus in it."""
+    """Return a separate etcd that contains two dogus."""
     values = {"/config/_global/fqdn": "ces.example.org", "/config/backup/active": "true"}
     for name in DOGUS:
         document = {"Name": f"official/{name}", "Volumes": [{"Name": "data"}]}
@@ -69,7 +69,7 @@ async def repository(restic: Restic) -> AsyncIterator[Repository]:
 
 
 async def statuses(repository: Repository) -> dict[str, Status]:
-    """Return what the catalog makes of each backup in the repository."""
+    """Return the catalog's status of each backup in the repository."""
     found = group(await repository.snapshots()).by_name.values()
     return {backup.id: (await make_report(repository, backup)).status for backup in found}
 
@@ -77,11 +77,11 @@ async def statuses(repository: Repository) -> dict[str, Status]:
 async def test_etcd_dies_while_a_backup_runs(
     server: Etcd, instance: Instance, restic: Restic, repository: Repository
 ) -> None:
-    """What was read before is saved, files too; the rest is named; a rerun is complete."""
+    """Data read before is saved, the rest is reported; a second backup is complete."""
 
     async def run(*, killing: bool) -> BackupResult:
         def kill(step: Step) -> None:
-            # Told before it is read: two are under way at a time, and any result may come late.
+            # The event precedes the read: two items run in parallel, and results may be late.
             if killing and step.kind == "registry" and step.dogu:
                 server.kill()
 
@@ -118,7 +118,7 @@ async def test_etcd_dies_while_a_backup_runs(
 async def test_etcd_dies_while_a_backup_is_planned(
     server: Etcd, instance: Instance, monkeypatch: pytest.MonkeyPatch, answers: int
 ) -> None:
-    """No plan is made of half a registry: that it cannot be reached is the only outcome."""
+    """Planning fails with a connection error rather than use half of the registry."""
     assert isinstance(instance.registry, EtcdRegistry)
     once, left = instance.registry._send, answers
 

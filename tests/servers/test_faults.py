@@ -1,8 +1,8 @@
-"""Faults on the way to each kind of server, as the reader of a file in a mount meets them.
+"""Network faults between a mount and each kind of server.
 
-Whatever is injected: the reader gets the right bytes or an error, never wrong bytes.  With
-CESBR_TEST_FAULTS=docs/faults.md what happened is written there as a table; CESBR_TEST_OUTAGE=30
-keeps the killed server away for so many seconds.
+Whatever is injected, the reader gets the right bytes or an error, never wrong bytes. With
+CESBR_TEST_FAULTS=docs/faults.md the outcomes are written to that file as a table;
+CESBR_TEST_OUTAGE=30 sets the duration of the server's outage in seconds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.support.restic_repo import ResticRepo, create
 
 pytestmark = pytest.mark.skipif(fuse_missing() is not None, reason=str(fuse_missing()))
 
-# Read before the tests' environment is made their own.
+# Read before the environment of the tests is isolated.
 _PAGE: Final = os.environ.get("CESBR_TEST_FAULTS")
 _OUTAGE_SECONDS: Final = float(os.environ.get("CESBR_TEST_OUTAGE", "1"))
 _SIZE: Final = 3 << 20
@@ -46,16 +46,16 @@ _FILES: Final = (
 
 @dataclass
 class Table:
-    """What was injected, by fault and kind of server: what the reader saw, after how long."""
+    """Results by fault and kind of server: what the reader got, and after how long."""
 
     rows: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def add(self, fault: str, far: Far, saw: str, seconds: float) -> None:
-        """Take down one outcome."""
+        """Record one result."""
         self.rows.setdefault(fault, {})[far.name] = f"{saw}, {seconds:.1f} s"
 
     def text(self) -> str:
-        """Return it in Markdown."""
+        """Return the table in Markdown."""
         names = list(dict.fromkeys(name for row in self.rows.values() for name in row))
         lines = [f"| fault | {' | '.join(names)} |", f"|---{'|---' * len(names)}|"]
         lines += [
@@ -67,7 +67,7 @@ class Table:
 
 @pytest.fixture(scope="module")
 def table() -> Iterator[Table]:
-    """The table, written in the end where that was asked for."""
+    """The table; it is written at the end if requested."""
     made = Table()
     yield made
     if _PAGE:
@@ -82,7 +82,7 @@ def _volume(top: Path, name: str) -> Path:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file for each fault, so that none is in any cache before, and a folder of small ones."""
+    """A file per fault, so that none is cached before, and a directory of small files."""
     top = tmp_path_factory.mktemp("source")
     content = random.Random(1)
     for name in _FILES:
@@ -100,7 +100,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def repo(restic_new: Path, source: Path, tmp_path_factory: pytest.TempPathFactory) -> ResticRepo:
-    """A backup for each of them, and so a pack."""
+    """A backup of each file, so that each has its own pack."""
     made = create(restic_new, tmp_path_factory.mktemp("repository") / "repo")
     for name in _FILES:
         made.backup(_volume(source, name), tags=[name])
@@ -111,7 +111,7 @@ def repo(restic_new: Path, source: Path, tmp_path_factory: pytest.TempPathFactor
 def far(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, repo: ResticRepo
 ) -> Iterator[Far]:
-    """Each kind of server in turn, holding the repository."""
+    """Each kind of server in turn, with the repository."""
     with far_of(request, tmp_path_factory.mktemp("far")) as made:
         made.put(repo.folder)
         yield made
@@ -125,20 +125,20 @@ def _mount(tmp_path_factory: pytest.TempPathFactory, far: Far) -> Iterator[Calla
 
 def _mounted(mount: Callable[..., Mount], far: Far, repo: ResticRepo, patience: float) -> Mount:
     made = mount(far.access(Secret(repo.password.encode()), patience), "-o", "cache_size=8M")
-    for name in _FILES:  # folders are known before anything happens
+    for name in _FILES:  # directories are cached before the fault
         os.listdir(_folder(made, name))
     return made
 
 
 @pytest.fixture(scope="module")
 def patient(_mount: Callable[..., Mount], far: Far, repo: ResticRepo) -> Mount:
-    """A mount whose readers wait longer than any of these faults lasts."""
+    """A mount whose timeout is longer than any of these faults."""
     return _mounted(_mount, far, repo, _PATIENT_SECONDS)
 
 
 @pytest.fixture(scope="module")
 def hasty(_mount: Callable[..., Mount], far: Far, repo: ResticRepo) -> Mount:
-    """A mount whose readers wait two seconds."""
+    """A mount with a timeout of two seconds."""
     return _mounted(_mount, far, repo, _HASTY_SECONDS)
 
 
@@ -156,14 +156,14 @@ def _folder(mount: Mount, name: str) -> Path:
 
 @dataclass
 class Reader:
-    """Reads one file of a mount as ``cat`` does, and holds what came against the source."""
+    """Reads one file of a mount as ``cat`` does, and compares the result with the source."""
 
     mount: Mount
     source: Path
     name: str
 
     def read(self) -> tuple[str, float]:
-        """Return what the reader saw, and after how many seconds."""
+        """Return the outcome for the reader, and the duration in seconds."""
         began = time.monotonic()
         done = subprocess.run(
             ["cat", _folder(self.mount, self.name) / "data"],
@@ -173,7 +173,7 @@ class Reader:
         )
         took = time.monotonic() - began
         right = (_volume(self.source, self.name) / "data").read_bytes()
-        # What came before an error has to be right, too.
+        # Data returned before an error must be right as well.
         assert done.stdout == right[: len(done.stdout)], f"wrong bytes; {self._log()}"
         if done.returncode == 0:
             assert done.stdout == right
@@ -196,20 +196,20 @@ def _check(
 
 
 def test_nothing(far: Far, patient: Mount, source: Path, table: Table) -> None:
-    """Without a fault a file is read at once."""
+    """Without a fault a file is read immediately."""
     reader = Reader(patient, source, "untouched")
     assert _check(reader, far, table, "none", _RIGHT, injected=False) < 3
 
 
 def test_delay(far: Far, patient: Mount, source: Path, table: Table) -> None:
-    """A round trip of 100 ms is waited for a few times, not for each of the file's parts."""
+    """A round trip of 100 ms is paid a few times, not for each part of the file."""
     far.proxy.round_trip = 0.1
     reader = Reader(patient, source, "delay")
     assert 0.1 <= _check(reader, far, table, "round trip of 100 ms", _RIGHT, injected=False) < 5
 
 
 def test_rate(far: Far, patient: Mount, source: Path, table: Table) -> None:
-    """A slow line is waited for as long as bytes come."""
+    """A slow connection does not time out as long as bytes arrive."""
     far.proxy.rate = 2 << 20
     reader = Reader(patient, source, "rate")
     assert 1 <= _check(reader, far, table, "rate of 2 MiB/s", _RIGHT, injected=False) < 15
@@ -219,7 +219,7 @@ def test_rate(far: Far, patient: Mount, source: Path, table: Table) -> None:
 def test_connections_that_end(
     far: Far, patient: Mount, source: Path, table: Table, fault: Fault
 ) -> None:
-    """What is cut off is asked for again, three times in a row too."""
+    """A request whose connection is closed is retried, even three times in a row."""
     far.proxy.inject(fault, after=400_000, times=3)
     name = {Fault.RESET: "connection reset", Fault.TRUNCATE: "answer ends early"}[fault]
     reader = Reader(patient, source, fault.name.lower())
@@ -227,7 +227,7 @@ def test_connections_that_end(
 
 
 def test_stall(far: Far, hasty: Mount, source: Path, table: Table) -> None:
-    """A connection on which nothing more comes is given up, and another one brings the rest."""
+    """A stalled connection times out, and the rest is read over another one."""
     far.proxy.inject(Fault.STALL, after=400_000)
     reader = Reader(hasty, source, "stall")
     took = _check(reader, far, table, "connection stalls (patience 2 s)", _RIGHT)
@@ -235,13 +235,13 @@ def test_stall(far: Far, hasty: Mount, source: Path, table: Table) -> None:
 
 
 def test_a_corrupt_byte(far: Far, patient: Mount, source: Path, table: Table) -> None:
-    """It is noticed by MAC and hash, or by ssh, and the record is read once more."""
+    """MAC, hash or ssh detect it, and the record is read again."""
     far.proxy.inject(Fault.CORRUPT, after=400_000)
     _check(Reader(patient, source, "corrupt"), far, table, "a byte is changed", _RIGHT)
 
 
 def test_corrupt_bytes_for_ever(far: Far, hasty: Mount, source: Path, table: Table) -> None:
-    """What never comes right is an error, and nothing of it is kept."""
+    """Permanent corruption is an error, and corrupt data is never cached."""
     far.proxy.inject(Fault.CORRUPT, after=100_000, times=None)
     reader = Reader(hasty, source, "corrupt-all")
     _check(reader, far, table, "a byte of each 100 kB is changed (patience 2 s)", _EIO)
@@ -250,7 +250,7 @@ def test_corrupt_bytes_for_ever(far: Far, hasty: Mount, source: Path, table: Tab
 
 
 def test_silence(far: Far, hasty: Mount, source: Path, table: Table) -> None:
-    """A server that takes connections and says nothing is timed out; known folders are shown."""
+    """A server that accepts connections and sends nothing times out; cached directories work."""
     far.proxy.hold()
     reader = Reader(hasty, source, "hold")
     _check(reader, far, table, "server is silent (patience 2 s)", _TIMED_OUT, injected=False)
@@ -264,7 +264,7 @@ def test_silence(far: Far, hasty: Mount, source: Path, table: Table) -> None:
 def test_away_for_longer_than_the_patience(
     far: Far, hasty: Mount, source: Path, table: Table
 ) -> None:
-    """The reader gets EIO; later the same mount reads the same file."""
+    """The reader gets EIO; after the outage the same mount reads the same file."""
     far.proxy.refuse()
     reader = Reader(hasty, source, "refuse")
     name = "server is away (patience 2 s)"
@@ -277,7 +277,7 @@ def test_away_for_longer_than_the_patience(
 def test_away_for_less_than_the_patience(
     far: Far, patient: Mount, source: Path, table: Table
 ) -> None:
-    """The reader waits, and never knows."""
+    """The read is delayed and succeeds."""
     far.proxy.refuse()
     back = threading.Timer(2, far.proxy.admit)
     back.start()
@@ -290,7 +290,7 @@ def test_away_for_less_than_the_patience(
 def test_a_server_killed_in_the_middle_of_a_copy(
     far: Far, patient: Mount, source: Path, table: Table, tmp_path: Path
 ) -> None:
-    """It dies and is started again; the copy ends well and is equal."""
+    """The server is killed and restarted; the copy succeeds and is identical."""
     far.proxy.rate = 4 << 20
     target = tmp_path / "copy"
     began = time.monotonic()
@@ -300,7 +300,7 @@ def test_a_server_killed_in_the_middle_of_a_copy(
         time.sleep(0.01)
     far.kill()
     assert copy.poll() is None, "the copy was over before"
-    time.sleep(_OUTAGE_SECONDS)  # which is how long the server is away
+    time.sleep(_OUTAGE_SECONDS)  # the duration of the outage
     far.start()
     assert copy.wait() == 0, patient.log.read_text()
     took = time.monotonic() - began
@@ -310,7 +310,7 @@ def test_a_server_killed_in_the_middle_of_a_copy(
 
 
 def test_revoked_credentials(far: Far, patient: Mount, source: Path, table: Table) -> None:
-    """Nothing is tried again: permission is denied at once."""
+    """Permission is denied at once, without a retry."""
     far.revoke()
     reader = Reader(patient, source, "revoke")
     assert _check(reader, far, table, "credentials revoked", _DENIED, injected=False) < 10

@@ -40,7 +40,7 @@ class Shelf:
     def backup(
         self, backup_id: str, day: int, *, points: int = 2, host: str = "h", dogu: str | None = None
     ) -> list[str]:
-        """Make a complete backup; returns its snapshots' IDs, the manifest's last."""
+        """Make a complete backup; return the IDs of its snapshots, the manifest last."""
         tags = [backup_id, "kind=volumes", *([f"dogu={dogu}"] if dogu else [])]
         ids = [
             self.snapshot(tags, f"2026-11-{day:02} 10:{number:02}:00", host)
@@ -77,7 +77,7 @@ class Shelf:
         return {name: told.status.value for name, told in (await self.look())[1].items()}
 
     async def named(self, *names: str, force: bool = False) -> ForgetPlan:
-        """Plan the removal of backups by their IDs."""
+        """Plan the removal of backups by ID."""
         backups, told = await self.look()
         chosen = [backups.find(name) for name in names]
         return by_name(chosen, backups, told, force=force, pattern=DEFAULT_BACKUP_TAG)
@@ -99,7 +99,7 @@ async def open_shelf(binary: Path, folder: Path) -> Shelf:
 
 @pytest.fixture
 async def shelf(restic_old: Path, tmp_path: Path) -> AsyncIterator[Shelf]:
-    """An empty repository with the old restic: the driver's own tests have both."""
+    """An empty repository with the old restic; the driver's own tests cover both."""
     made = await open_shelf(restic_old, tmp_path / "repository")
     yield made
     await made.repository.aclose()
@@ -121,7 +121,7 @@ async def test_a_backup_goes_whole_and_foreign_snapshots_stay(shelf: Shelf) -> N
     assert await shelf.run(await shelf.chosen()) == 0
 
 
-class Killed(Exception):  # noqa: N818 - not an error, an end
+class Killed(Exception):  # noqa: N818 - simulates a kill, not an error
     """Simulates a kill between two calls of restic."""
 
 
@@ -186,7 +186,7 @@ async def test_a_shared_snapshot_stays_with_the_backup_that_stays(
 
 
 async def test_the_last_complete_backup_needs_force(shelf: Shelf) -> None:
-    """It is refused alone and with all others, but allowed if an older complete one remains."""
+    """It may be removed only if an older complete one remains."""
     shelf.backup("a", 1)
     shelf.backup("b", 2)
     shelf.snapshot(["unverified"], "2026-11-03 10:00:00")
@@ -209,9 +209,9 @@ async def test_each_host_is_judged_by_itself(shelf: Shelf) -> None:
 
 
 async def test_a_backup_of_one_dogu_takes_no_place_from_the_instance(shelf: Shelf) -> None:
-    """It is counted separately and does not make the last backup of all dogus removable.
+    """Partial backups are counted separately; the last backup of all dogus stays.
 
-    A backup of another tool counts as whole: it may be half removed.
+    A backup made by another tool counts as complete: it may be half removed.
     """
     shelf.snapshot(["foreign", "dogu=scm"], "2026-10-31 12:00:00")
     shelf.backup("old", 1)
@@ -264,7 +264,7 @@ async def test_a_restic_that_does_not_do_it_is_found_out(shelf: Shelf, tmp_path:
 
 
 async def test_rules_are_restics(restic_binary: Path, tmp_path: Path) -> None:
-    """What stays is what restic's own ``forget --keep-...`` keeps; old ones have no "oldest"."""
+    """The policy keeps the same snapshots as restic's own ``forget --keep-...``."""
     name = "Europe/Berlin"
     shelf = await open_shelf(restic_binary, tmp_path / "repository")
     for time in (

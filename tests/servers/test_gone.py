@@ -1,4 +1,4 @@
-"""Over every kind of storage: a repository that is gone is an error, and another one is noticed."""
+"""For every kind of storage: detect a repository that is gone, or that was replaced."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KINDS = ("local", "sftp", "s3", "rest", "rest-server", "rclone")
 
 @dataclass(frozen=True)
 class Place:
-    """An address, and how a repository is put there and removed."""
+    """An address, and functions that create and remove a repository there."""
 
     url: str
     put: Callable[[Path], object]
@@ -34,7 +34,7 @@ class Place:
     is_rclone: bool = False
 
     async def open(self) -> Repository:
-        """Open what is there."""
+        """Open the repository at the address."""
         key = Secret(PASSWORD.encode())
         access = Access(self.url, key, self.options, self.environment, patience=1.0)
         return await Repository.open(open_storage(access), access.key)
@@ -42,7 +42,7 @@ class Place:
 
 @pytest.fixture(params=_KINDS)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """Each kind of storage, behind a real server where it has one."""
+    """Each kind of storage, behind a real server if there is one."""
     kind: str = request.param
     name = tmp_path.name
     if kind == "s3":
@@ -82,7 +82,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 def repos(
     restic_new: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[ResticRepo, ResticRepo]:
-    """Two repositories of one key, with one backup each."""
+    """Two repositories with the same key and one backup each."""
     folder = tmp_path_factory.mktemp("gone")
     (folder / "note").write_text("hello\n")
     made = []
@@ -98,10 +98,10 @@ async def _tags(repository: Repository) -> list[str]:
 
 
 async def test_gone_and_back(place: Place, repos: tuple[ResticRepo, ResticRepo]) -> None:
-    """An error until it is back; then all of it can be read.
+    """Reads fail while the repository is gone, and succeed once it is back.
 
-    rclone's server remembers the objects that it has listed, and breaks off when one is missing:
-    there it looks as if the server were offline.
+    The server of rclone caches its listings and closes the connection when a listed object is
+    missing, which looks as if the server were offline.
     """
     place.put(repos[0].folder)
     repository = await place.open()
@@ -120,7 +120,7 @@ async def test_gone_and_back(place: Place, repos: tuple[ResticRepo, ResticRepo])
 
 
 async def test_the_folder_of_others(place: Place, tmp_path: Path) -> None:
-    """What is at an address and is not a repository's is found, where the storage can be asked."""
+    """Other files at the address are detected if the storage can list them."""
     (tmp_path / "others/data").mkdir(parents=True)
     (tmp_path / "others/data/photo.jpg").write_bytes(b"photo")
     place.put(tmp_path / "others")

@@ -1,4 +1,4 @@
-"""Looking back over what restic saved, held against what restic itself says of it."""
+"""Search and comparison of backups, checked against the output of restic."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Backed:
 
 @pytest.fixture(scope="module", params=["old", "new"])
 def backed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backed:
-    """Change a volume of names of every kind from backup to backup."""
+    """Back up a volume with all kinds of names, with changes between the backups."""
     binary: Path = request.getfixturevalue(f"restic_{request.param}")
     folder = tmp_path_factory.mktemp("history")
     volume = folder / "var/lib/ces/redmine/volumes/files"
@@ -75,7 +75,7 @@ def as_text(name: bytes) -> str:
 
 @pytest.mark.parametrize("glob", ["*.txt", "e*", "*", "nothing"])
 async def test_find_agrees_with_restic(backed: Backed, glob: str) -> None:
-    """Every path in every backup, and no other."""
+    """Every path in every backup, and no others."""
     view = BackupTree(await backed.repo.open())
     line = await line_of(view, FolderIndex(view.repository))
     ours: set[tuple[str, str]] = set()
@@ -102,7 +102,7 @@ async def test_find_agrees_with_restic(backed: Backed, glob: str) -> None:
 async def test_diff_agrees_with_restic(
     backed: Backed, first: str, second: str, *, metadata: bool
 ) -> None:
-    """The same marks for the same paths, but for what was in a folder that became a file."""
+    """The same marks for the same paths, except below a directory that became a file."""
     view = BackupTree(await backed.repo.open())
     memo = FolderIndex(view.repository)
     before, after = [await line_of(view, memo, backup) for backup in (first, second)]
@@ -119,8 +119,8 @@ async def test_diff_agrees_with_restic(
     for line in backed.repo.run("diff", "--json", *flags, *snapshots).splitlines():
         said = json.loads(line)
         if said["message_type"] == "change" and said["path"].startswith(f"{backed.volume}/"):
-            theirs.add((said["path"], said["modifier"][0]))  # "TU" is of another type, too
-    # To restic a folder has other metadata as soon as anything below it differs.
+            theirs.add((said["path"], said["modifier"][0]))  # "TU" also means another type
+    # restic reports changed metadata of a directory if anything below it differs.
     theirs -= {said for said in theirs if said[1] == "U" and said[0].endswith("/")} - ours
     unsaid = {(f"{backed.volume}/deep/er/empty", "+"), (f"{backed.volume}/deep/er/empty", "-")}
     assert ours - unsaid == theirs
@@ -134,7 +134,7 @@ def _stats(repo: ResticRepo, mode: str, *snapshots: str) -> int:
 
 
 async def test_du_agrees_with_restic(backed: Backed) -> None:
-    """A backup's size is that of its files; it adds what would be stored less without it."""
+    """The size is the sum of the file sizes; "added" is what only this backup stores."""
     twin = backed.volume / "deep/twin"  # one file under two names counts once
     twin.hardlink_to(backed.volume / "deep/plain.txt")
     more = backed.repo.backup(backed.volume, tags=["e"], time="2026-11-22 05:00:00")

@@ -1,4 +1,4 @@
-"""What S3 and REST have in common, on their real servers: reading, and trouble on the way."""
+"""Common behaviour of S3 and REST on real servers: reads and errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _RANGE: Final = 500_000
 
 @dataclass(frozen=True)
 class Served:
-    """A server that has the files of `filled`: how it is reached, where they are."""
+    """A server with the files of `filled`, its address and its directory."""
 
     scheme: str
     port: int
@@ -56,7 +56,7 @@ class Served:
         place: str = quote(ODD),
         patience: float = 20.0,
     ) -> Storage:
-        """Return a storage of those files, but for what is given."""
+        """Return a storage for those files, with changed options."""
         bucket = f"{BUCKET}/" if self.kind == "s3" else ""
         address = f"{scheme or self.scheme}://{host}:{port or self.port}/{bucket}{place}"
         access = Access(address, KEY, {}, self.environment)
@@ -108,20 +108,20 @@ def plain(request: pytest.FixtureRequest) -> Served:
 
 @pytest.fixture
 def proxy(plain: Served) -> Iterator[Proxy]:
-    """What stands between us and the server."""
+    """A proxy between the storage and the server."""
     with proxying(("127.0.0.1", plain.port)) as made:
         yield made
 
 
 async def test_listing_and_reading(served: Served) -> None:
-    """Files are listed with their sizes, and read whole or in part; what is beyond is damaged."""
+    """Files are listed with sizes and read completely or in part; reads past the end fail."""
     storage = served.storage()
     await check_all(storage)
     await storage.aclose()
 
 
 async def test_no_such_folder(served: Served) -> None:
-    """Nothing is listed, and config is missing: what that means is for others to say."""
+    """The listing is empty and config is missing; callers decide what that means."""
     storage = served.storage(place="no/such/folder")
     assert list(await storage.list(FileType.KEY)) == []
     with pytest.raises(FileMissingError):
@@ -130,9 +130,9 @@ async def test_no_such_folder(served: Served) -> None:
 
 
 async def test_the_end_of_a_file_costs_one_request(plain: Served) -> None:
-    """A shorter answer than was asked for is taken where the server says that the file ends there.
+    """A short response is accepted if the server reports the end of the file there.
 
-    What begins at the end or behind it is damaged, as ever.
+    A range that starts at or after the end is an error.
     """
     with older(plain.port) as front:
         storage = plain.storage(port=front.port)
@@ -146,7 +146,7 @@ async def test_the_end_of_a_file_costs_one_request(plain: Served) -> None:
 
 
 async def test_an_end_that_is_cut_off_is_no_end(plain: Served, proxy: Proxy) -> None:
-    """What the connection lost of the last part is not taken for the end of the file."""
+    """A connection that breaks during the last part is not taken for the end of the file."""
     storage = plain.storage(port=proxy.port)
     begins = len(PACK) - _RANGE
     await trio.to_thread.run_sync(partial(proxy.inject, Fault.TRUNCATE, after=100_000))
@@ -157,7 +157,7 @@ async def test_an_end_that_is_cut_off_is_no_end(plain: Served, proxy: Proxy) -> 
 
 
 async def test_who_cannot_be_reached(served: Served) -> None:
-    """A port without a server, a host without a name, TLS where there is none, none where it is."""
+    """A closed port, an unknown host, TLS to a plain server, plain HTTP to a TLS server."""
     (nobody,) = free_ports(1)
     storages: list[tuple[Storage, type[CesbrError], str]] = [
         (served.storage(port=nobody), RepositoryUnreachableError, "Connection refused"),
@@ -187,7 +187,7 @@ async def test_who_cannot_be_reached(served: Served) -> None:
 async def test_faults_of_the_network(
     plain: Served, proxy: Proxy, fault: Fault, kind: type[CesbrError], after: int
 ) -> None:
-    """Before the answer, within its head, within its body; the next request gets all of it."""
+    """Faults before, in the header and in the body; the next request succeeds."""
     storage = plain.storage(port=proxy.port, patience=0.5)
     before = descriptors()
     await trio.to_thread.run_sync(partial(proxy.inject, fault, after=after))
@@ -196,11 +196,11 @@ async def test_faults_of_the_network(
     assert type(raised.value) is kind
     assert await storage.read(FileType.PACK, NAMES[0], 0, _RANGE) == PACK[:_RANGE]
     await storage.aclose()
-    assert descriptors() <= before + 2  # the proxy's end of the connection that went well
+    assert descriptors() <= before + 2  # the proxy's side of the successful connection
 
 
 async def test_cancelled_reads_free_their_connections(served: Served) -> None:
-    """3,000 reads cancelled at any moment; then 16 of 16 succeed, and nothing is left behind."""
+    """3,000 reads are cancelled at random; then 16 of 16 succeed, and no connection leaks."""
     storage = served.storage()
     await storage.read(FileType.CONFIG)
     living, opened = tasks(), descriptors()

@@ -1,6 +1,6 @@
-"""The sample instance, moved: backed up, restored into an empty one, files and registry alike.
+"""Move the sample instance: back it up and restore files and registry to an empty instance.
 
-Over the file registry and a real etcd; and what is told when that is killed on the way.
+Uses the file registry and a real etcd, including an etcd that is killed during the work.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.support.restic_repo import create
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A sample instance, the repository of its backups, and both ways to reach that."""
+    """A sample instance, its backup repository, and access for restic and the reader."""
 
     sample: Sample
     restic: Restic
@@ -43,7 +43,7 @@ class Place:
 async def place(
     tmp_path: Path, restic_new: Path, make_instance: Callable[[Path], Sample]
 ) -> AsyncIterator[Place]:
-    """A whole sample instance with an empty repository; old restics lose bytes of links."""
+    """A complete sample instance with an empty repository; old restics lose bytes of links."""
     sample = make_instance(tmp_path / "old")
     create(restic_new, sample.repository, password=sample.key)
     restic = await Restic.open(sample.access, binary=str(restic_new))
@@ -53,7 +53,7 @@ async def place(
 
 
 async def held(registry: Registry) -> dict[str, str]:
-    """Return all keys that a backup has: of what is installed, not of what runs."""
+    """Return all keys that a backup stores: installed packages, not runtime state."""
     instance = Instance(Path("/nowhere"), registry)
     values = dict((await instance.instance_registry()).values)
     for dogu in await instance.dogus():
@@ -62,7 +62,7 @@ async def held(registry: Registry) -> dict[str, str]:
 
 
 async def move_files(view: BackupTree, backup: str, root: Path) -> None:
-    """Restore everything that has a place on an instance."""
+    """Restore everything that has a location on an instance."""
     everything = select([await view.resolve(f"/{backup}")])
     planned = await make_plan(view, everything, InPlace(root), Overwrite.ALWAYS)
     report = await execute(view, planned)
@@ -70,7 +70,7 @@ async def move_files(view: BackupTree, backup: str, root: Path) -> None:
 
 
 def assert_files_alike(old: Sample, root: Path) -> None:
-    """Every volume that needs a backup and the configuration are as they were."""
+    """Check that every backed-up volume and the configuration are unchanged."""
     places = ["etc/ces", "etc/cesapp"]
     for dogu in old.dogus:
         volumes = [volume.name for volume in dogu.volumes if volume.saved]
@@ -81,7 +81,7 @@ def assert_files_alike(old: Sample, root: Path) -> None:
     assert len(places) > 20
     for found in places:
         differ = differences(records(str(old.root / found)), records(str(root / found)))
-        # Sockets are made by who listens on them.
+        # Sockets are created by their servers.
         assert [line for line in differ if not line.endswith("/socket'")] == []
 
 
@@ -89,7 +89,7 @@ def assert_files_alike(old: Sample, root: Path) -> None:
 async def test_an_instance_is_moved(
     kind: str, place: Place, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Backed up here and restored into an empty instance there, nothing differs."""
+    """A backup restored to an empty instance is identical to the original."""
     old: Registry = FileRegistry(place.sample.registry)
     new: Registry = FileRegistry(tmp_path / "new/var/lib/cesbr/registry")
     server: Etcd | None = None
@@ -127,9 +127,9 @@ async def test_an_instance_is_moved(
 
 @pytest.fixture
 async def one_backup(place: Place) -> str:
-    """The ID of a backup of two dogus' keys and of the instance's."""
+    """The ID of a backup of two dogus' keys and of the global keys."""
     for dogu in place.sample.dogus:
-        if dogu.name not in {"plantuml", "postfix"}:  # each point costs a restic
+        if dogu.name not in {"plantuml", "postfix"}:  # each item needs a restic process
             for tree in ("dogu", "dogu_v2"):
                 (place.sample.registry / tree / dogu.name / "current").unlink(missing_ok=True)
     source = Instance(place.sample.root, FileRegistry(place.sample.registry))
@@ -142,7 +142,7 @@ async def one_backup(place: Place) -> str:
 async def test_etcd_is_killed_in_the_middle_of_a_restore(
     place: Place, one_backup: str, etcd_program: Path, tmp_path: Path
 ) -> None:
-    """What was written is counted, the rest is named; done again, only the rest is written."""
+    """Written keys are counted, the rest reported; a repeat writes only the rest."""
     view = BackupTree(place.repository)
     backup = await view.find_backup(one_backup)
     with serving(etcd_program, tmp_path / "etcd") as server:
@@ -163,7 +163,7 @@ async def test_etcd_is_killed_in_the_middle_of_a_restore(
         with pytest.raises(RegistryUnreachableError):
             await plan_registry(view, backup, target)
         server.start()
-        assert await target.dogus() == []  # nothing half-written counts as installed
+        assert await target.dogus() == []  # a partly written dogu does not count as installed
         again = await plan_registry(view, backup, target)
         assert (len(again.changes), again.same) == (len(planned.changes) - 5, 5)
         report = RegistryReport(again)
@@ -175,7 +175,7 @@ async def test_etcd_is_killed_in_the_middle_of_a_restore(
 async def test_etcd_is_killed_in_the_middle_of_a_backup(
     place: Place, etcd_program: Path, tmp_path: Path
 ) -> None:
-    """What could not be read is named and the backup incomplete; done again, it is complete."""
+    """Unreadable keys are reported and the backup is incomplete; a repeat is complete."""
     folder = tmp_path / "few"
     for key, value in {
         "/config/_global/fqdn": "ces.example.org",

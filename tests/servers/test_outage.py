@@ -1,4 +1,4 @@
-"""A mount whose server is away: its readers can be interrupted, and it can be ended, at once."""
+"""A mount whose server is down: requests can be interrupted, and the mount can be ended."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def far(rclone: Path, restic_new: Path, tmp_path: Path) -> Iterator[Far]:
 
 @pytest.fixture
 def away(far: Far, tmp_path: Path) -> Iterator[Mount]:
-    """A mount that knows the backup's name and nothing in it, when its server goes away."""
+    """A mount that has cached the backup's name but not its content when the server goes down."""
     with mounting(tmp_path) as mount:
         made = mount(far.access(Secret(b"a throw-away key"), 60))
         assert "b1" in os.listdir(made.path)
@@ -45,7 +45,7 @@ def away(far: Far, tmp_path: Path) -> Iterator[Mount]:
 
 
 def _waiting(mount: Mount, *command: str) -> subprocess.Popen[bytes]:
-    """Start a command that lists the backup, and return when it waits in the mount."""
+    """Start a command that lists the backup, and return when it blocks in the mount."""
     reader = subprocess.Popen([*command, mount.path / "b1"], stdout=subprocess.DEVNULL)
     status = Path(f"/proc/{reader.pid}/status")
     until = time.monotonic() + _AT_ONCE
@@ -61,7 +61,7 @@ def _wchan(process: subprocess.Popen[bytes]) -> str:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_reader_can_be_stopped(away: Mount, far: Far, number: signal.Signals) -> None:
-    """It ends by the signal, not when the server is back; then the folder can be read."""
+    """A signal ends it during the outage; afterwards the directory can be read."""
     reader = _waiting(away, "ls")
     reader.send_signal(number)
     assert reader.wait(_AT_ONCE) == -number
@@ -70,7 +70,7 @@ def test_a_reader_can_be_stopped(away: Mount, far: Far, number: signal.Signals) 
 
 
 def test_the_mount_can_be_ended(away: Mount) -> None:
-    """Whoever waits gets an error, and nothing stays behind."""
+    """Pending requests get an error, and no process or mount remains."""
     reader = _waiting(away, "ls")
     began = time.monotonic()
     assert away.stop() == 0
@@ -80,7 +80,7 @@ def test_the_mount_can_be_ended(away: Mount) -> None:
 
 
 def test_a_refresh_while_the_server_is_away(away: Mount, far: Far) -> None:
-    """SIGHUP neither ends the mount nor keeps it from being ended."""
+    """SIGHUP does not end the mount, and does not prevent ending it."""
     away.process.send_signal(signal.SIGHUP)
     assert "b1" in os.listdir(away.path)
     began = time.monotonic()

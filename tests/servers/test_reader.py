@@ -1,4 +1,4 @@
-"""The reader on repositories that restic itself made, held against restic and the live files."""
+"""The reader on repositories made by restic, compared with restic and the live files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BEYOND_RESTIC = 1 << 63
 
 @pytest.fixture(scope="module")
 def odd_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with everything odd, and a file of many blobs."""
+    """Return a directory with all unusual file types, and a file of many blobs."""
     folder = tmp_path_factory.mktemp("odd") / "files"
     oddities.plant(folder, "tiny")
     oddities.dress(folder)
@@ -47,7 +47,7 @@ def odd_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def walked(repository: Repository, tree: Tree, above: bytes = b"") -> dict[bytes, Record]:
-    """Describe everything below `tree` as `records` describes live files, read by our reader."""
+    """Describe everything below `tree` like `records` does for live files, using our reader."""
     found: dict[bytes, Record] = {}
     twins: dict[tuple[int, int], set[bytes]] = {}
 
@@ -75,7 +75,7 @@ async def described(repository: Repository, node: Node) -> Record:
         opened = await repository.open_file(node)
         assert opened.size == node.size
         digest = hashlib.sha256()
-        for offset in range(0, opened.size, 100_000):  # across the edges of blobs
+        for offset in range(0, opened.size, 100_000):  # across blob boundaries
             digest.update(await opened.read(offset, 100_000))
         content = digest.hexdigest()
     return Record(
@@ -92,7 +92,7 @@ async def described(repository: Repository, node: Node) -> Record:
 
 
 async def below(repository: Repository, snapshot: Snapshot, path: Path) -> Tree:
-    """Return the folder that was backed up as the absolute `path`."""
+    """Return the directory that was backed up as the absolute `path`."""
     tree = await repository.root(snapshot)
     for name in path.parts[1:]:
         subtree = tree.nodes[name.encode()].subtree
@@ -107,7 +107,7 @@ async def by_id(repository: Repository, snapshot_id: str) -> Snapshot:
 
 
 def as_recorded(live: dict[bytes, Record], *, raw_targets: bool) -> dict[bytes, Record]:
-    """Leave out what restic does not record: sockets, and in old versions a link's odd bytes."""
+    """Exclude what restic does not record: sockets, and odd bytes of links in old versions."""
     found = {path: record for path, record in live.items() if not stat.S_ISSOCK(record.mode)}
     for path, record in found.items() if not raw_targets else ():
         target = record.target.decode("utf-8", "replace").encode()
@@ -123,7 +123,7 @@ def without_top(found: dict[bytes, Record]) -> dict[bytes, Record]:
 async def test_all_that_is_read_equals_the_files_and_what_restic_restores(
     restic_binary: Path, restic_new: Path, version: int, odd_files: Path, tmp_path: Path
 ) -> None:
-    """Names, content, modes, owners, times, links, devices and attributes, in both formats."""
+    """Names, content and all metadata are equal, in both repository formats."""
     repo = create(restic_binary, tmp_path / "repo", version=version)
     snapshot_id = repo.backup(odd_files)
     target = tmp_path / "restored"
@@ -140,7 +140,7 @@ async def test_all_that_is_read_equals_the_files_and_what_restic_restores(
     assert not differences(ours, live)
 
     restored = without_top(records(f"{target}{odd_files}"))
-    for path, record in ours.items():  # what restic cannot restore was held against the live files
+    for path, record in ours.items():  # what restic cannot restore was compared with the live files
         lost = record.mtime_ns >= BEYOND_RESTIC
         if lost or record.twins:
             ours[path] = replace(record, twins=frozenset(), mtime_ns=0 if lost else record.mtime_ns)
@@ -151,7 +151,7 @@ async def test_all_that_is_read_equals_the_files_and_what_restic_restores(
 
 
 async def test_snapshots_are_what_restic_says(restic_binary: Path, tmp_path: Path) -> None:
-    """IDs, times, paths, tags, hosts: held against ``restic snapshots --json``."""
+    """IDs, times, paths, tags and hosts equal those of ``restic snapshots --json``."""
     repo = create(restic_binary, tmp_path / "repo")
     (tmp_path / "file").write_bytes(b"content")
     repo.backup(tmp_path / "file", tags=["A", "kind=volumes", "ü"], time="2020-02-29 23:59:59")
@@ -172,7 +172,7 @@ async def test_snapshots_are_what_restic_says(restic_binary: Path, tmp_path: Pat
 
 
 async def test_keys_that_restic_added(restic_binary: Path, tmp_path: Path) -> None:
-    """With its own scrypt parameters; the password opens it byte for byte, another does not."""
+    """Keys with other scrypt parameters: the exact password opens them, no other does."""
     repo = create(restic_binary, tmp_path / "repo")
     (tmp_path / "password").write_text("second pässword")
     repo.run("key", "add", "--new-password-file", tmp_path / "password")
@@ -184,7 +184,7 @@ async def test_keys_that_restic_added(restic_binary: Path, tmp_path: Path) -> No
 
 
 async def test_reading_leaves_no_trace(restic_new: Path, tmp_path: Path) -> None:
-    """No lock, no temporary file, no changed time in the repository."""
+    """No lock, no temporary file and no changed timestamp in the repository."""
     repo = create(restic_new, tmp_path / "repo")
     (tmp_path / "file").write_bytes(b"content")
     snapshot_id = repo.backup(tmp_path / "file")
@@ -198,7 +198,7 @@ async def test_reading_leaves_no_trace(restic_new: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("mode", ["auto", "max", "off"])
 async def test_every_compression(restic_new: Path, mode: str, tmp_path: Path) -> None:
-    """Compressible and random content, with restic's settings for format 2."""
+    """Compressible and random content, with each compression setting of restic."""
     repo = create(restic_new, tmp_path / "repo")
     folder = tmp_path / "files"
     folder.mkdir()
@@ -213,7 +213,7 @@ async def test_every_compression(restic_new: Path, mode: str, tmp_path: Path) ->
 
 
 async def test_a_repository_that_was_upgraded(restic_binary: Path, tmp_path: Path) -> None:
-    """Format 2 over what format 1 left: plain and compressed files side by side."""
+    """Format 2 after an upgrade from format 1: plain and compressed files are mixed."""
     repo = create(restic_binary, tmp_path / "repo", version=1)
     folder = tmp_path / "files"
     folder.mkdir()
@@ -233,7 +233,7 @@ async def test_a_repository_that_was_upgraded(restic_binary: Path, tmp_path: Pat
 
 
 async def test_snapshots_that_restic_changed(restic_new: Path, tmp_path: Path) -> None:
-    """``tag`` keeps the first ID as the original, ``rewrite`` the one before."""
+    """``tag`` stores the first ID as the original, ``rewrite`` the previous one."""
     repo = create(restic_new, tmp_path / "repo")
     (tmp_path / "files").mkdir()
     for name in ("keep", "drop"):
@@ -254,7 +254,7 @@ async def test_snapshots_that_restic_changed(restic_new: Path, tmp_path: Path) -
 
 
 async def test_prune_while_it_is_open(restic_binary: Path, tmp_path: Path) -> None:
-    """Kept snapshots are read on, new ones too, and a forgotten one is not found."""
+    """Kept and new snapshots stay readable after a prune; a forgotten one is not found."""
     repo = create(restic_binary, tmp_path / "repo")
     folder = tmp_path / "files"
     folder.mkdir()
@@ -273,9 +273,9 @@ async def test_prune_while_it_is_open(restic_binary: Path, tmp_path: Path) -> No
     }
     (place,) = (await repository.index()).places(BlobType.DATA, tree.nodes[b"kept"].blobs[0])
     repo.run("forget", forgotten, "--prune", "--max-unused", "0")
-    assert not list((repo.folder / "data").rglob(place.pack.hex()))  # written anew, elsewhere
+    assert not list((repo.folder / "data").rglob(place.pack.hex()))  # rewritten to another pack
 
-    # What was open before and is kept by another snapshot is read; the rest is told as it is.
+    # Open files that another snapshot still uses are readable; others report an error.
     assert await opened["open"].read(0, 4) == b"open"
     with pytest.raises(NotFoundError, match=forgotten[:8]):
         await opened["lost"].read(0, 4)
@@ -301,7 +301,7 @@ def small(restic_new: Path, tmp_path_factory: pytest.TempPathFactory) -> ResticR
 
 @pytest.fixture
 def repo(small: ResticRepo, tmp_path: Path) -> ResticRepo:
-    """Return a copy that may be damaged."""
+    """Return a copy that the test may damage."""
     return replace(small, folder=shutil.copytree(small.folder, tmp_path / "repo"))
 
 
@@ -324,7 +324,7 @@ def files_of(repo: ResticRepo, kind: str) -> list[Path]:
 
 
 async def test_nothing_wrong(repo: ResticRepo) -> None:
-    """The copy itself is read."""
+    """The undamaged copy can be read."""
     assert await read_only_file(repo) == random.Random(3).randbytes(10_000)
 
 
@@ -341,7 +341,7 @@ async def test_nothing_wrong(repo: ResticRepo) -> None:
 async def test_a_flipped_byte_in_any_kind_of_file(
     repo: ResticRepo, kind: str, error: type[CesbrError]
 ) -> None:
-    """Whatever the file, it is an error of ours that says so, never content."""
+    """A flipped byte in any kind of file raises our own error and never returns content."""
     for path in files_of(repo, kind):
         data = bytearray(path.read_bytes())
         data[20] ^= 1
@@ -361,7 +361,7 @@ async def test_a_flipped_byte_in_any_kind_of_file(
     ],
 )
 async def test_lost_files(repo: ResticRepo, kind: str, error: type[CesbrError]) -> None:
-    """All files of one kind are gone: never taken for a repository that is not there."""
+    """If all files of one kind are missing, the repository is damaged, not missing."""
     for path in files_of(repo, kind):
         path.unlink()
     with pytest.raises(error) as caught:
@@ -372,7 +372,7 @@ async def test_lost_files(repo: ResticRepo, kind: str, error: type[CesbrError]) 
 @pytest.mark.parametrize("length", [0, 40])
 @pytest.mark.parametrize("kind", ["config", "keys", "snapshots", "index", "data"])
 async def test_truncated_files(repo: ResticRepo, kind: str, length: int) -> None:
-    """As a full disk or a crash leaves them."""
+    """Truncated files, as after a full disk or a crash."""
     for path in files_of(repo, kind):
         path.chmod(0o600)
         os.truncate(path, length)
@@ -382,9 +382,9 @@ async def test_truncated_files(repo: ResticRepo, kind: str, length: int) -> None
 
 
 async def test_no_repository(tmp_path: Path) -> None:
-    """An empty folder, and none at all."""
+    """An empty directory, and a missing one."""
     for folder in (tmp_path, tmp_path / "nothing"):
         access = Access(str(folder), Secret(b"key"))
         with pytest.raises(RepositoryMissingError, match=str(folder)):
             await Repository.open(open_storage(access), access.key)
-    assert os.listdir(tmp_path) == ["home"]  # the test's own; nothing was made
+    assert os.listdir(tmp_path) == ["home"]  # the directory of the test; nothing was created

@@ -1,4 +1,4 @@
-"""The state of a repository: the seed's two tables, and the cases that must not initialise."""
+"""The state of a repository, and the cases in which it must not be initialised."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ A_NAME = "ab" * 32
 
 @dataclass(slots=True)
 class Setting:
-    """One repository's address, the restic for it, and what the user was told."""
+    """The address of a repository, its restic, and the notices printed to the user."""
 
     access: Access
     binary: Path
@@ -48,12 +48,12 @@ class Setting:
     cache: Path | None = None
 
     async def open_restic(self) -> Restic:
-        """Open restic, and count that."""
+        """Open restic and count the call."""
         self.opened += 1
         return await Restic.open(self.access, binary=str(self.binary))
 
     async def ensure(self, *, auto_init: bool = True, through_restic: bool = False) -> bool:
-        """Do what comes before a command."""
+        """Run the check that precedes every command."""
         return await ensure_ready(
             self.access,
             open_restic=self.open_restic,
@@ -64,7 +64,7 @@ class Setting:
         )
 
     async def initialise(self, *, force: bool = False) -> bool:
-        """Do what the command init does."""
+        """Run the command init."""
         return await initialise(
             self.access,
             open_restic=self.open_restic,
@@ -74,7 +74,7 @@ class Setting:
         )
 
     async def open(self, cache: Path) -> Repository:
-        """Do what a command that reads does."""
+        """Run a command that reads."""
         return await open_ready(
             self.access,
             open_restic=self.open_restic,
@@ -86,7 +86,7 @@ class Setting:
 
 @pytest.fixture
 def empty_repository(restic_binary: Path, tmp_path: Path) -> Path:
-    """An initialised repository without snapshots, which the test may spoil."""
+    """An initialised repository without snapshots, which the test may damage."""
     return create(restic_binary, tmp_path / "repository").folder
 
 
@@ -102,13 +102,13 @@ def files_below(top: Path) -> dict[str, bytes | None]:
 
 
 class TestTheSeedsTables:
-    """Row by row."""
+    """The tables of states and required reactions, row by row."""
 
     @through
     async def test_uninitialised(
         self, restic_binary: Path, tmp_path: Path, through_restic: bool
     ) -> None:
-        """Any key: initialised at the configured address with the configured key, and said so."""
+        """With any key the repository is created at the configured address, with a notice."""
         setting = Setting(Access(str(tmp_path / "new"), KEY), restic_binary)
         assert await setting.ensure(through_restic=through_restic) is True
         (sentence,) = setting.told
@@ -123,7 +123,7 @@ class TestTheSeedsTables:
     async def test_initialised_and_the_key_is_incorrect(
         self, restic_binary: Path, empty_repository: Path, through_restic: bool
     ) -> None:
-        """The command fails: the message names the repository and says that the key is wrong."""
+        """The command fails; the message names the repository and reports a wrong key."""
         before = files_below(empty_repository)
         setting = Setting(Access(str(empty_repository), WRONG_KEY), restic_binary)
         with pytest.raises(WrongKeyError) as raised:
@@ -137,7 +137,7 @@ class TestTheSeedsTables:
     async def test_initialised_and_the_key_is_correct(
         self, restic_binary: Path, empty_repository: Path, through_restic: bool
     ) -> None:
-        """It is kept as it is, the command goes on, and our reader starts no process for that."""
+        """The repository is unchanged; the command continues, without restic if it only reads."""
         before = files_below(empty_repository)
         setting = Setting(Access(str(empty_repository), KEY), restic_binary)
         assert await setting.ensure(through_restic=through_restic) is False
@@ -169,7 +169,7 @@ def _write(name: str, content: bytes) -> Make:
 
 
 def _left(name: str) -> Make:
-    """Leave nothing of a repository but one file."""
+    """Remove everything from a repository except one file."""
 
     def make(repository: Path) -> None:
         shutil.rmtree(repository)
@@ -215,13 +215,13 @@ EXIT_CODES = {State.MISSING: 10, State.WRONG_KEY: 12}
 
 
 class TestStates:
-    """Reader and restic tell the same, and nothing but a missing repository is initialised."""
+    """Reader and restic agree, and only a missing repository is initialised."""
 
     @pytest.mark.parametrize(("make", "key", "state"), CASES.values(), ids=CASES)
     async def test_reader_and_restic_agree(
         self, restic_binary: Path, empty_repository: Path, make: Make, key: Secret, state: State
     ) -> None:
-        """The same state, with an error of the same exit code that names the repository."""
+        """The same state, and an error with the same exit code that names the repository."""
         make(empty_repository)
         setting = Setting(Access(str(empty_repository), key), restic_binary)
         for verdict in (
@@ -245,7 +245,7 @@ class TestStates:
     async def test_none_of_these_is_initialised(
         self, restic_old: Path, tmp_path: Path, make: Make, key: Secret, through_restic: bool
     ) -> None:
-        """Not one byte is written, by the restic that would spoil a repository without config."""
+        """Nothing is written, even by a restic that would write to one without a config file."""
         repository = create(restic_old, tmp_path / "place/repository").folder
         make(repository)
         before = files_below(tmp_path / "place")
@@ -260,7 +260,7 @@ class TestStates:
     async def test_a_refusal_is_no_absence(
         self, restic_binary: Path, empty_repository: Path, closed: str
     ) -> None:
-        """Without the right to read it, reader and restic say so, within seconds."""
+        """If permission is denied, reader and restic report that within seconds."""
         with open_folder() as folder:
             repository = Path(shutil.move(empty_repository, folder / "repository"))
             give_away(repository)
@@ -280,7 +280,7 @@ class TestStates:
         assert setting.told == []
 
     async def test_no_right_to_create_it(self, restic_binary: Path) -> None:
-        """A missing repository whose folder cannot be made is a refusal, too."""
+        """If the directory cannot be created, the error is "permission denied" as well."""
         with open_folder() as folder:
             closed = folder / "closed"
             closed.mkdir(mode=0o555)
@@ -293,10 +293,10 @@ class TestStates:
 
 
 class TestInitialisation:
-    """Once, wholly, and only where it is wanted."""
+    """A repository is created once, completely, and only where it is wanted."""
 
     async def test_parents_are_made(self, restic_old: Path, tmp_path: Path) -> None:
-        """The address need not exist."""
+        """Missing parent directories are created."""
         setting = Setting(Access(str(tmp_path / "a/b/c"), KEY), restic_old)
         assert await setting.ensure()
 
@@ -307,7 +307,7 @@ class TestInitialisation:
     async def test_not_in_a_folder_of_other_files(
         self, restic_old: Path, tmp_path: Path, other: str, through_restic: bool
     ) -> None:
-        """The address is likely mistyped: nothing is written, not by `init` either."""
+        """The address is probably mistyped: nothing is written, not even by `init`."""
         (tmp_path / "place" / other).parent.mkdir(parents=True)
         (tmp_path / "place" / other).write_bytes(b"photo")
         before = files_below(tmp_path / "place")
@@ -323,7 +323,7 @@ class TestInitialisation:
     async def test_folders_of_an_init_that_was_interrupted(
         self, restic_binary: Path, tmp_path: Path
     ) -> None:
-        """They are empty: nothing is lost.  A new file system has lost+found."""
+        """Empty directories, or lost+found of a new file system, do not prevent `init`."""
         for name in ("data/ab", "keys", "snapshots", "index", "locks", "lost+found"):
             (tmp_path / "place" / name).mkdir(parents=True)
         setting = Setting(Access(str(tmp_path / "place"), KEY), restic_binary)
@@ -333,7 +333,7 @@ class TestInitialisation:
     async def test_not_where_the_cache_knows_one(
         self, restic_old: Path, tmp_path: Path, through_restic: bool
     ) -> None:
-        """Its disk is likely not mounted; `init --force` creates it all the same."""
+        """A cached repository's disk is probably not mounted; `init --force` creates one anyway."""
         cache = tmp_path / "cache"
         place = tmp_path / "mnt/repository"
         setting = Setting(Access(str(place), KEY), restic_old, cache=cache)
@@ -362,7 +362,7 @@ class TestInitialisation:
         through_restic: bool,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """The disk of the backups is away: they would go to the disk of the system."""
+        """The backup disk is not mounted: data would be written to the system disk."""
         point = tmp_path / "back up"
         point.mkdir()
         (tmp_path / "link").symlink_to(point)
@@ -387,7 +387,7 @@ class TestInitialisation:
     async def test_not_where_the_user_does_not_want_it(
         self, restic_old: Path, tmp_path: Path, through_restic: bool
     ) -> None:
-        """Then a missing repository is an error 10, which says how to create one."""
+        """With --no-init, a missing repository is error 10 with a hint how to create one."""
         setting = Setting(Access(str(tmp_path / "new"), KEY), restic_old)
         with pytest.raises(RepositoryMissingError, match="cesbr init") as raised:
             await setting.ensure(auto_init=False, through_restic=through_restic)
@@ -397,7 +397,7 @@ class TestInitialisation:
     async def test_the_command_init_tells_what_it_did(
         self, restic_binary: Path, tmp_path: Path
     ) -> None:
-        """It creates a repository, keeps one that is there, and fails with a wrong key."""
+        """`init` creates a repository, keeps an existing one, and fails with a wrong key."""
         setting = Setting(Access(str(tmp_path / "new"), KEY), restic_binary)
         assert await setting.initialise() is True
         before = files_below(tmp_path / "new")
@@ -410,7 +410,7 @@ class TestInitialisation:
             await other.initialise()
 
     async def test_two_at_once(self, restic_binary: Path, tmp_path: Path) -> None:
-        """One of them initialises, the others find it ready; the repository has one key."""
+        """One process initialises, the others use the result; the repository has one key."""
         settings = [
             Setting(Access(str(tmp_path / "new"), KEY), restic_binary) for _number in range(3)
         ]
@@ -430,7 +430,7 @@ class TestInitialisation:
     async def test_anothers_half_done_work_is_waited_for(
         self, restic_old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A key without a config may be another process' initialisation on its way."""
+        """A key without a config may be an initialisation that is still running."""
         create(restic_old, tmp_path / "new")
         setting = Setting(Access(str(tmp_path / "new"), KEY), restic_old)
         os.rename(tmp_path / "new/config", tmp_path / "aside")
@@ -447,7 +447,7 @@ class TestInitialisation:
     async def test_another_that_never_ends_is_told(
         self, restic_old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The wait has an end."""
+        """The wait times out."""
         monkeypatch.setattr(readiness, "_OTHERS_TURN", 0.1)
         setting = Setting(Access(str(tmp_path / "new"), KEY), restic_old)
         async with readiness._only_one(setting.access):
@@ -456,7 +456,7 @@ class TestInitialisation:
         assert setting.told == []
 
     async def test_another_host_was_faster(self, restic_old: Path, tmp_path: Path) -> None:
-        """An `init` that fails on a repository that is ready by then is no failure."""
+        """If `init` fails but the repository is ready by then, that is not an error."""
         access = Access(str(tmp_path / "new"), KEY)
 
         class Late(Restic):
@@ -475,7 +475,7 @@ class TestInitialisation:
         assert told == []
 
     async def test_without_restic_it_says_so(self, tmp_path: Path) -> None:
-        """A missing repository and no restic: the reason is told, nothing is made."""
+        """With a missing repository and no restic, the reason is reported, nothing created."""
         setting = Setting(Access(str(tmp_path / "new"), KEY), tmp_path / "no-restic")
         with pytest.raises(ResticError, match="no-restic"):
             await setting.ensure()
@@ -484,7 +484,7 @@ class TestInitialisation:
     async def test_the_opened_repository_is_handed_on(
         self, restic_old: Path, tmp_path: Path
     ) -> None:
-        """One call initialises if need be and opens, and does not open what is damaged."""
+        """One call initialises if necessary and opens; a damaged repository is not opened."""
         setting = Setting(Access(str(tmp_path / "new"), KEY), restic_old)
         call = partial(
             open_ready,

@@ -1,4 +1,4 @@
-"""The same over every kind of storage: restores equal restic's, states are told alike."""
+"""The same checks on every kind of storage: restores equal restic's, states are the same."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ _REST = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where a repository can be held: how it is reached, and how files are put there."""
+    """A storage for repositories, with functions to access it and to copy files to it."""
 
     base: str
     environment: Mapping[str, str]
     put: Callable[[Path, str], None]
 
     def access(self, name: str) -> Access:
-        """Reach the repository `name`."""
+        """Return the access to the repository `name`."""
         return Access(f"{self.base}/{name}", KEY, {}, self.environment)
 
 
@@ -82,7 +82,7 @@ def sample_repo(
     make_instance: Callable[[Path], Instance],
     restic_old: Path,
 ) -> ResticRepo:
-    """Volumes of the sample instance with everything odd, in one snapshot; only to be copied."""
+    """A snapshot of the sample volumes with all unusual files; only to be copied."""
     folder = tmp_path_factory.mktemp("remote")
     sample = make_instance(folder / "instance")
     repo = create(restic_old, folder / "repository")
@@ -92,7 +92,7 @@ def sample_repo(
 
 
 def _comparable(found: dict[bytes, Record]) -> dict[bytes, Record]:
-    """Leave out what restic does not restore: sockets, links between symlinks, the year 2400."""
+    """Exclude what restic does not restore: sockets, links between symlinks, the year 2400."""
     return {
         path: replace(record, twins=frozenset())
         for path, record in found.items()
@@ -103,7 +103,7 @@ def _comparable(found: dict[bytes, Record]) -> dict[bytes, Record]:
 async def test_reading_equals_restic_s_restore(
     place: Place, sample_repo: ResticRepo, restic_old: Path, restic_new: Path, tmp_path: Path
 ) -> None:
-    """What our reader restores from the server, and each restic restores from it, is the same."""
+    """Our reader and each restic restore the same files from the server."""
     place.put(sample_repo.folder, tmp_path.name)
     access = place.access(tmp_path.name)
     ours = tmp_path / "ours"
@@ -132,7 +132,7 @@ async def test_reading_equals_restic_s_restore(
 async def test_states(
     place: Place, sample_repo: ResticRepo, restic_binary: Path, tmp_path: Path
 ) -> None:
-    """Reader and restic tell the same: missing, ready, and a wrong key."""
+    """Reader and restic report the same state: missing, ready, or wrong key."""
     access = place.access(tmp_path.name)
     wrong = replace(access, key=Secret(b"another"))
 
@@ -149,7 +149,7 @@ async def test_states(
 async def test_what_lost_its_config_is_not_initialised(
     place: Place, sample_repo: ResticRepo, restic_binary: Path, tmp_path: Path
 ) -> None:
-    """There are keys and packs on the server: a new config would lock them away."""
+    """Keys and packs exist: a new config would make them inaccessible."""
     spoilt = tmp_path / "spoilt"
     shutil.copytree(sample_repo.folder, spoilt)
     (spoilt / "config").unlink()
@@ -192,7 +192,7 @@ async def test_reader_and_restic_agree_on_troubles(
     rest_tls_server: RestServer,
     restic_binary: Path,
 ) -> None:
-    """None of them is a missing repository, and both say the same."""
+    """Both report the same error, and none counts as a missing repository."""
     kind, name, changed, state = TROUBLES[trouble]
     url, environment = {
         "s3": (seaweed.url, seaweed.environment),
@@ -215,7 +215,7 @@ async def test_reader_and_restic_agree_on_troubles(
 async def test_no_bucket_is_made_unasked(
     seaweed: SeaweedFS, restic_binary: Path, tmp_path: Path
 ) -> None:
-    """Without the bucket the address is likely wrong: only `init` makes it, and the repository."""
+    """A missing bucket suggests a wrong address: only `init` creates it."""
     bucket = f"new-{tmp_path.name.rpartition('_')[2]}"
     access = Access(f"{seaweed.url}/{bucket}/place", KEY, {}, seaweed.environment)
     told: list[str] = []

@@ -1,4 +1,4 @@
-"""Repositories on real REST servers, and through rclone: what is read, what trouble is called."""
+"""Repositories on real REST servers and through rclone: reads and errors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.support.restic_repo import create
 
 @pytest.fixture
 def server(rest_server: RestServer) -> RestServer:
-    """Rclone without TLS, filled."""
+    """An rclone server without TLS that stores the files."""
     fill(rest_server.root)
     return rest_server
 
@@ -47,9 +47,9 @@ def storage_of(
 
 
 async def test_listings_without_sizes(server: RestServer) -> None:
-    """A server of the protocol's first version lists names alone: each file is asked for its size.
+    """Version 1 of the protocol lists names only, so the size of each file is requested.
 
-    What vanishes between the two is left out.
+    Files that disappear between the two requests are omitted.
     """
     with older(server.port) as front:
         storage = storage_of(f"rest:http://127.0.0.1:{front.port}", server.environment)
@@ -62,7 +62,7 @@ async def test_listings_without_sizes(server: RestServer) -> None:
 
 
 async def test_whose_credentials_count(server: RestServer) -> None:
-    """Those of the address, else those of the environment; wrong and missing ones are refused."""
+    """Those in the address, else the environment; wrong and missing ones are rejected."""
     inside = f"{USER}:{quote(PASSWORD, safe='')}"
     for own, environment, sentence in (
         (inside, {}, ""),
@@ -87,7 +87,7 @@ async def test_whose_credentials_count(server: RestServer) -> None:
 
 
 async def test_certificates(rest_tls_server: RestServer) -> None:
-    """The server's must be vouched for, ours be one that the server trusts."""
+    """The server needs a trusted certificate, and checks the client's."""
     environment, certificates = rest_tls_server.environment, rest_tls_server.certificates
     assert certificates
     for changed, kind, sentence in (
@@ -111,7 +111,7 @@ async def test_certificates(rest_tls_server: RestServer) -> None:
 async def test_behind_a_socket(
     rest_server_program: Path, restic_old: Path, restic_new: Path, tmp_path: Path
 ) -> None:
-    """A server of this machine; restic reaches such ones since 0.17, and an older one is told."""
+    """A Unix socket; restic supports these since 0.17, and an older one is reported."""
     fill(tmp_path)
     path = tmp_path / "server.socket"
     place = f"rest:http+unix://{path}:/"
@@ -159,7 +159,7 @@ def wait_for_end(pid: int) -> None:
 
 
 async def test_through_rclone(rclone: Path, tmp_path: Path) -> None:
-    """The child starts with the first request, serves all, and ends with the storage."""
+    """The child process starts with the first request and ends with the storage."""
     fill(tmp_path)
     before = descriptors()
     storage = RcloneStorage.from_access(rclone_access(tmp_path / ODD, program=str(rclone)))
@@ -176,7 +176,7 @@ async def test_through_rclone(rclone: Path, tmp_path: Path) -> None:
 
 
 async def test_nobody_else_reads_from_our_rclone(rclone: Path, tmp_path: Path) -> None:
-    """Its port is open to every user of this machine: it asks for a password."""
+    """Any local user can connect to its port, so it requires a password."""
     fill(tmp_path)
     storage = RcloneStorage.from_access(rclone_access(tmp_path / ODD))
     await storage.read(FileType.CONFIG)
@@ -190,7 +190,7 @@ async def test_nobody_else_reads_from_our_rclone(rclone: Path, tmp_path: Path) -
 
 
 async def test_one_start_for_many_and_another_after_a_crash(rclone: Path, tmp_path: Path) -> None:
-    """Waiting readers share the child; when it is killed, the next request starts another."""
+    """Concurrent readers share the child; after a crash the next request restarts it."""
     fill(tmp_path)
     storage = RcloneStorage.from_access(rclone_access(tmp_path / ODD))
     async with trio.open_nursery() as nursery:
@@ -206,7 +206,7 @@ async def test_one_start_for_many_and_another_after_a_crash(rclone: Path, tmp_pa
 
 
 async def test_a_cancelled_start_leaves_no_child(rclone: Path, tmp_path: Path) -> None:
-    """Whoever waited for the child goes, and takes it along; the next one starts it."""
+    """Cancelling the wait ends the child; the next request starts it again."""
     fill(tmp_path)
     storage = RcloneStorage.from_access(rclone_access(tmp_path / ODD))
     before = descriptors()
@@ -220,7 +220,7 @@ async def test_a_cancelled_start_leaves_no_child(rclone: Path, tmp_path: Path) -
 
 
 async def test_an_rclone_that_does_not_serve(rclone: Path, tmp_path: Path) -> None:
-    """It says why; a program that never begins is not waited for without end."""
+    """The reason is reported; a program that never becomes ready times out."""
     storage = RcloneStorage.from_access(rclone_access("no-such-remote:x"))
     with pytest.raises(StorageError, match="didn't find section in config file"):
         await storage.read(FileType.CONFIG)
@@ -237,7 +237,7 @@ async def test_an_rclone_that_does_not_serve(rclone: Path, tmp_path: Path) -> No
 
 
 def test_the_options_of_rclone(rclone: Path, tmp_path: Path) -> None:
-    """restic's, for both: --stdio is restic's alone; what cannot be used is named."""
+    """Our rclone gets the options set for restic, without --stdio; invalid ones are reported."""
     program = tmp_path / "my rclone"
     program.symlink_to(rclone)
     made = command_of(

@@ -1,4 +1,4 @@
-"""The restic driver with real restics, the oldest and a new one."""
+"""The restic driver with real restics, the oldest supported and a recent one."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ WRONG_KEY = Secret(b"another key")
 
 @pytest.fixture
 def empty_repository(restic_binary: Path, tmp_path: Path) -> Path:
-    """An initialised repository without snapshots, which the test may spoil."""
+    """An initialised repository without snapshots, which the test may damage."""
     return create(restic_binary, tmp_path / "repository").folder
 
 
@@ -73,7 +73,7 @@ def write_files(folder: Path, names: Iterable[bytes]) -> list[bytes]:
 
 
 def unreadable(top: Path, names: Iterable[bytes]) -> Path:
-    """Make a folder of things that cannot be read, folders where the name says so, and a file."""
+    """Return a directory with a readable file and unreadable files and directories."""
     top.mkdir()
     (top / "readable").write_bytes(b"x")
     for name in names:
@@ -87,7 +87,7 @@ def unreadable(top: Path, names: Iterable[bytes]) -> Path:
 
 
 def endless(folder: Path) -> Path:
-    """Return a file that takes hours to back up and no space: a hole."""
+    """Return a sparse file that takes hours to back up."""
     (folder / "endless").touch()
     os.truncate(folder / "endless", 1 << 40)
     return folder / "endless"
@@ -98,7 +98,7 @@ def packs(restic: Restic) -> list[Path]:
 
 
 def spoil(path: Path) -> None:
-    """Overwrite four bytes amidst a file."""
+    """Overwrite four bytes in the middle of a file."""
     path.chmod(0o600)
     with path.open("r+b") as file:
         file.seek(100)
@@ -110,10 +110,10 @@ def locks(restic: Restic) -> list[str]:
 
 
 class TestProgram:
-    """Which program is run."""
+    """Finding the restic program."""
 
     async def test_it_is_found_and_says_its_version(self, restic_binary: Path) -> None:
-        """By its path, and old and new ones can be told apart."""
+        """By path; old and new versions are distinguished."""
         found = await find_restic(str(restic_binary))
         assert found == restic_binary
         assert (await read_version(found)) >= Version(0, 14)
@@ -121,13 +121,13 @@ class TestProgram:
     async def test_the_setting_may_be_a_name_or_be_missing(
         self, restic_old: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Then PATH decides."""
+        """In both cases the program is looked up in PATH."""
         monkeypatch.setenv("PATH", str(restic_old.parent))
         assert await find_restic() == restic_old
         assert await find_restic(restic_old.name) == restic_old
 
     async def test_none_at_all_says_how_to_get_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A machine without restic is told what to install, a wrong setting what to set."""
+        """Without restic the error suggests what to install; with a wrong setting, what to set."""
         monkeypatch.setenv("PATH", "/nonexistent")
         with pytest.raises(ResticError, match="install"):
             await find_restic()
@@ -143,7 +143,7 @@ class TestProgram:
         ],
     )
     async def test_others_are_refused(self, tmp_path: Path, answer: str, told: str) -> None:
-        """Too old a restic, another program, a broken one."""
+        """Too old a restic, another program, and a broken one are refused."""
         program = tmp_path / "restic"
         program.write_text(f"#!/bin/sh\n{answer}\n")
         program.chmod(0o755)
@@ -152,13 +152,13 @@ class TestProgram:
 
 
 class TestKey:
-    """The key gets there byte for byte, and nowhere else."""
+    """The key is passed byte for byte, and is not leaked."""
 
     @pytest.mark.parametrize("key", [b" pw\n", b"two\nlines\xff"], ids=["environment", "pipe"])
     async def test_any_key_is_used_exactly(
         self, restic_binary: Path, tmp_path: Path, key: bytes
     ) -> None:
-        """Our reader, which derives the key from these bytes, opens what restic made."""
+        """Our reader, which derives the key from these bytes, opens a repository of restic."""
         access = Access(str(tmp_path / "new"), Secret(key))
         restic = await Restic.open(access, binary=str(restic_binary))
         await restic.init()
@@ -170,7 +170,7 @@ class TestKey:
     async def test_neither_key_nor_address_are_in_the_command_line(
         self, restic: Restic, tmp_path: Path
     ) -> None:
-        """Everybody on the machine can read it; the key does not even stand in the environment."""
+        """Any local user can read it; the key is not in the environment either."""
         seen: list[bytes] = []
         environ: list[bytes] = []
         with trio.CancelScope() as scope:
@@ -192,7 +192,7 @@ class TestBackup:
     """Snapshots of paths and of bytes in memory."""
 
     async def test_it_saves_what_it_was_given(self, restic: Restic, tmp_path: Path) -> None:
-        """Tags, host and paths arrive, totals come back, and progress is told as it goes."""
+        """Tags, host and paths are recorded, totals are returned, and progress is reported."""
         (tmp_path / "s").mkdir()
         (tmp_path / "s/file").write_bytes(b"content")
         events: list[Event] = []
@@ -216,7 +216,7 @@ class TestBackup:
     async def test_paths_are_literal_bytes_of_any_number(
         self, restic: Restic, tmp_path: Path
     ) -> None:
-        """Patterns, newlines, dashes, no UTF-8, and more of them than would fit beside flags."""
+        """Patterns, newlines, dashes, invalid UTF-8, and more paths than fit in a command line."""
         names = [b"*", b"-x", b"new\nline", b"$HOME", b"\xff\xfe", b" ", b"#c", b"[1]"]
         names += [b"%0200d" % number for number in range(1000)]
         paths = write_files(tmp_path / "many", names)
@@ -228,7 +228,7 @@ class TestBackup:
         assert len(snapshot.paths) == len(names)
 
     async def test_excluded_paths_are_literal(self, restic: Restic, tmp_path: Path) -> None:
-        """``WR[1]`` excludes that one and not ``WR1``."""
+        """``WR[1]`` excludes only that file and not ``WR1``."""
         for name in ("WR[1]", "WR1", "a*", "ab"):
             (tmp_path / "s" / name).mkdir(parents=True)
             (tmp_path / "s" / name / "file").touch()
@@ -237,7 +237,7 @@ class TestBackup:
         assert summary.totals.files_new == 2
 
     async def test_bytes_in_memory_become_a_file(self, restic: Restic) -> None:
-        """A document is saved without lying on any disk, and the snapshot says where."""
+        """A document is saved without a temporary file, and the snapshot contains its path."""
         content = os.urandom(3 << 20)
         summary = await restic.backup(stdin=("manifest.json", content), tags=["t"], host="h")
         (snapshot,) = await snapshots(restic)
@@ -251,7 +251,7 @@ class TestBackup:
         assert dumped.stdout == content
 
     async def test_a_dry_run_saves_nothing(self, restic: Restic, tmp_path: Path) -> None:
-        """It has totals, but no snapshot, though restic prints an id."""
+        """It returns totals but no snapshot, although restic prints an ID."""
         (tmp_path / "file").write_bytes(b"content")
         summary = await restic.backup([tmp_path / "file"], tags=["t"], dry_run=True)
         assert (summary.snapshot_id, summary.totals.files_new) == ("", 1)
@@ -260,7 +260,7 @@ class TestBackup:
     async def test_a_missing_path_is_an_error_of_the_result(
         self, restic: Restic, tmp_path: Path
     ) -> None:
-        """Old restics call that a success and say nothing in JSON."""
+        """Old restics report success for a missing path and print nothing in JSON."""
         (tmp_path / "file").touch()
         gone = os.fsencode(tmp_path / "gone\xff")
         summary = await restic.backup([tmp_path / "file", gone], tags=["t"])
@@ -271,7 +271,7 @@ class TestBackup:
         assert len(await snapshots(restic)) == 1
 
     async def test_nothing_to_save_is_an_error(self, restic: Restic, tmp_path: Path) -> None:
-        """All paths missing, no path at all, a name in memory that some versions cannot take."""
+        """All paths missing, no paths, or a stdin name that some versions reject."""
         with pytest.raises(NotFoundError, match="gone"):
             await restic.backup([tmp_path / "gone"], tags=["t"])
         with pytest.raises(UsageError, match="no path"):
@@ -283,7 +283,7 @@ class TestBackup:
     async def test_what_cannot_be_read_is_named_by_its_true_bytes(
         self, restic_binary: Path, empty_repository: Path
     ) -> None:
-        """The rest is saved; each path stands once, with a reason, whatever restic says of it."""
+        """The rest is saved; each unreadable path is listed once, with a reason."""
         names = [b"file", b"b\xff\xc3d", b"folder/", b"f\xe2\x82/"]
         with open_folder() as folder:
             source = unreadable(folder / "s", names)
@@ -304,10 +304,10 @@ class TestBackup:
 
 
 class TestStopping:
-    """A call that is given up leaves no process and no lock."""
+    """A cancelled call leaves no process and no lock."""
 
     async def test_cancelling_a_backup(self, restic: Restic, tmp_path: Path) -> None:
-        """Amidst the work, with its lock held: the lock goes, and so does restic."""
+        """Cancelled while restic holds its lock: both the lock and the process are removed."""
         held: list[str] = []
         with trio.CancelScope() as scope:
 
@@ -327,7 +327,7 @@ class TestStopping:
     async def test_cancelling_an_initialisation_leaves_none_half_done(
         self, restic_binary: Path, tmp_path: Path
     ) -> None:
-        """A key without a config would count as damaged for ever."""
+        """A key without a config would count as damaged permanently."""
         access = Access(str(tmp_path / "new"), KEY)
         restic = await Restic.open(access, binary=str(restic_binary))
         with trio.CancelScope() as scope:
@@ -340,7 +340,7 @@ class TestStopping:
         assert await restic.probe()
 
     async def test_a_storage_that_hangs_is_given_up(self, restic_binary: Path) -> None:
-        """The error names the repository, and nothing that restic started stays."""
+        """The error names the repository, and no child process of restic remains."""
         access = Access("sftp:host:/x", KEY, {"sftp.command": "sh -c 'cat >/dev/null'"})
         binary = await find_restic(str(restic_binary))
         restic = Restic(binary, await read_version(binary), access, silence=1.0, grace=0.5)
@@ -352,12 +352,12 @@ class TestStopping:
 
 
 class TestLocks:
-    """Locks that are held, and those left behind."""
+    """Locks that are held, and stale ones."""
 
     async def test_a_held_lock_is_told_and_a_dead_one_removed(
         self, restic: Restic, tmp_path: Path
     ) -> None:
-        """`check` needs the lock that a backup holds; killed, the backup leaves it to `unlock`."""
+        """`check` conflicts with the lock of a backup; a killed backup's lock is removable."""
         process = await trio.lowlevel.open_process(
             [restic.binary, "backup", "-r", restic.access.url, endless(tmp_path)],
             env={**os.environ, "RESTIC_PASSWORD": KEY.value.decode()},
@@ -377,9 +377,9 @@ class TestLocks:
         assert locks(restic) == []
 
     async def test_the_lock_of_another_process_stays(self, restic: Restic, tmp_path: Path) -> None:
-        """Its number may mean nothing here, as that of a backup in a container under our name.
+        """Its PID may mean nothing here, as in a container with the same host name.
 
-        A cancelled command removes its own lock, and no other one.
+        A cancelled command removes only its own lock.
         """
         repository = await Repository.open(open_storage(restic.access), KEY)
         dead = await trio.lowlevel.open_process(["true"])
@@ -408,7 +408,7 @@ class TestLocks:
     async def test_an_unreadable_lock_is_named(
         self, restic_new: Path, empty_repository: Path
     ) -> None:
-        """Newer restics end at it; the hint is the one that helps."""
+        """Newer restics fail on it; the hint suggests the command that helps."""
         access = Access(str(empty_repository), KEY)
         restic = await Restic.open(access, binary=str(restic_new))
         bytes_of_none = os.urandom(100)
@@ -422,17 +422,17 @@ class TestLocks:
             assert (await restic.check()).ok
 
     async def test_all_locks_can_be_removed(self, restic: Restic) -> None:
-        """Even those of another machine, which nobody can tell to be dead."""
+        """Even those of another machine, which cannot be checked."""
         (Path(restic.access.url, "locks") / ("ab" * 32)).write_bytes(b"not even a lock")
         await restic.unlock(remove_all=True)
         assert locks(restic) == []
 
 
 class TestCheck:
-    """What `check` finds."""
+    """Findings of `check`."""
 
     async def test_damage_is_reported_not_raised(self, restic: Restic, tmp_path: Path) -> None:
-        """A sound repository, a flipped byte that only reading finds, a pack that is gone."""
+        """An intact repository, a flipped byte found only by reading the data, a missing pack."""
         (tmp_path / "file").write_bytes(os.urandom(5000))
         await restic.backup([tmp_path / "file"], tags=["t"])
         lines: list[str] = []
@@ -450,7 +450,7 @@ class TestCheck:
     async def test_a_wrong_key_is_no_report(
         self, restic_binary: Path, empty_repository: Path
     ) -> None:
-        """What keeps `check` from checking is raised."""
+        """An error that prevents the check is raised."""
         access = Access(str(empty_repository), WRONG_KEY)
         restic = await Restic.open(access, binary=str(restic_binary))
         with pytest.raises(WrongKeyError, match=str(empty_repository)):
@@ -462,7 +462,7 @@ _S3_DENIED = b'<?xml version="1.0"?><Error><Code>AccessDenied</Code><Message>No<
 
 @asynccontextmanager
 async def answering(status: str, body: bytes = b"") -> AsyncIterator[str]:
-    """Serve `status` for every HTTP request; gives host and port."""
+    """Serve `status` for every HTTP request; yield host and port."""
 
     async def serve(stream: trio.SocketStream) -> None:
         asked = b""
@@ -481,7 +481,7 @@ async def answering(status: str, body: bytes = b"") -> AsyncIterator[str]:
 
 
 class TestStorages:
-    """What a look at a remote repository means: only "not found" is missing."""
+    """Errors of remote repositories: only "not found" means missing."""
 
     @pytest.mark.parametrize(
         ("url", "status", "kind"),
@@ -496,7 +496,7 @@ class TestStorages:
     async def test_answers_of_http(
         self, restic_binary: Path, url: str, status: str, kind: type[CesbrError]
     ) -> None:
-        """By exit code or by text, with the password of the address left out of the message."""
+        """By exit code or by text; the message omits the password of the address."""
         environ = {
             "AWS_ACCESS_KEY_ID": "id",
             "AWS_SECRET_ACCESS_KEY": "topsecret",
@@ -512,7 +512,7 @@ class TestStorages:
         assert "topsecret" not in raised.value.message
 
     async def test_nobody_answers(self, restic_binary: Path) -> None:
-        """A closed port is told within seconds; restic itself would try for 15 minutes."""
+        """A closed port is reported within seconds; restic itself would retry for 15 minutes."""
         access = Access("rest:http://127.0.0.1:1/", KEY)
         restic = await Restic.open(access, binary=str(restic_binary))
         with pytest.raises(RepositoryUnreachableError, match="Connection refused"):

@@ -22,7 +22,7 @@ from tests.support.rights import children
 
 @pytest.fixture
 def repo(restic_binary: Path, tmp_path: Path) -> ResticRepo:
-    """An empty repository for the test alone."""
+    """An empty repository for this test only."""
     return create(restic_binary, tmp_path / "repository")
 
 
@@ -33,13 +33,13 @@ async def restic(repo: ResticRepo) -> Restic:
 
 
 def locks(repo: ResticRepo) -> list[str]:
-    """Return the names of the locks, without those still being written."""
+    """Return the names of the locks, except for temporary files."""
     return [name for name in os.listdir(repo.folder / "locks") if is_file_name(name)]
 
 
 @asynccontextmanager
 async def locked(repo: ResticRepo) -> AsyncIterator[int]:
-    """Hold a lock by a restic that waits for its stdin; gives its process's number."""
+    """Hold a lock in a restic that waits for its stdin; yield its PID."""
     process = await trio.lowlevel.open_process(
         [repo.binary, "--no-cache", "-r", repo.folder, "backup", "--stdin"],
         env={**os.environ, "RESTIC_PASSWORD": PASSWORD},
@@ -60,7 +60,7 @@ async def locked(repo: ResticRepo) -> AsyncIterator[int]:
 async def test_snapshots_go_and_their_data_after_them(
     restic: Restic, repo: ResticRepo, tmp_path: Path
 ) -> None:
-    """Only those that were named; one that is gone already is no error; prune frees their data."""
+    """Only the given snapshots are removed, missing ones are ignored; prune frees the data."""
     content = tmp_path / "content"
     ids = []
     for _ in range(3):
@@ -84,7 +84,7 @@ async def test_snapshots_go_and_their_data_after_them(
 async def test_a_tag_goes_and_the_snapshot_stays(
     restic: Restic, repo: ResticRepo, tmp_path: Path
 ) -> None:
-    """Its new form names the first ID, by which a manifest knows it; other snapshots stay."""
+    """Its new version records the first ID, which manifests refer to; others are unchanged."""
     (tmp_path / "file").touch()
     shared = repo.backup(tmp_path / "file", tags=["-odd", "b", "c"])
     other = repo.backup(tmp_path / "file", tags=["-odd"])
@@ -96,7 +96,7 @@ async def test_a_tag_goes_and_the_snapshot_stays(
 
 
 async def test_a_beginning_of_an_id_is_refused(restic: Restic, repo: ResticRepo) -> None:
-    """A version of restic would take it for whichever snapshot begins so."""
+    """Some versions of restic accept any snapshot with that prefix."""
     for wrong in ("", "latest", "1234abcd"):
         with pytest.raises(ValueError, match="beginning"):
             await restic.forget([wrong])
@@ -106,7 +106,7 @@ async def test_a_beginning_of_an_id_is_refused(restic: Restic, repo: ResticRepo)
 async def test_a_locked_repository_is_told(
     restic: Restic, repo: ResticRepo, tmp_path: Path
 ) -> None:
-    """Each of them needs it for itself, says who works on it, and changes nothing."""
+    """These commands need an exclusive lock; they report the owner and change nothing."""
     (tmp_path / "file").touch()
     snapshot = repo.backup(tmp_path / "file", tags=["a"])
     async with locked(repo) as pid:
@@ -120,7 +120,7 @@ async def test_a_locked_repository_is_told(
 
 
 async def test_failures_are_told_apart(restic_binary: Path, repo: ResticRepo) -> None:
-    """A wrong key and a repository that is not there."""
+    """A wrong key and a missing repository."""
     wrong = Access(str(repo.folder), Secret(b"another key"))
     nowhere = Access(str(repo.folder / "none"), Secret(b"x"))
     with pytest.raises(WrongKeyError):
@@ -130,12 +130,12 @@ async def test_failures_are_told_apart(restic_binary: Path, repo: ResticRepo) ->
 
 
 async def test_a_young_lock_is_taken_back(restic: Restic, repo: ResticRepo, tmp_path: Path) -> None:
-    """One that restic took less than 0.2 s before it was interrupted, which it forgets itself."""
+    """An interrupted restic leaves a lock younger than 0.2 s; the driver removes it."""
     (tmp_path / "file").touch()
     repo.backup(tmp_path / "file", tags=["a"])
     index = next((repo.folder / "index").iterdir())
     index.unlink()
-    os.mkfifo(index)  # restic hangs there, with its lock just taken
+    os.mkfifo(index)  # restic hangs there, right after taking its lock
     async with trio.open_nursery() as nursery:
         nursery.start_soon(restic.prune)
         while not locks(repo):  # noqa: ASYNC110 - another process' file

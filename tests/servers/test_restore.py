@@ -1,4 +1,4 @@
-"""Restores from real repositories, held against what restic itself restores."""
+"""Restores from real repositories, compared with those of restic."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _VOLUMES = ("files", "plugins", "localConfig")
 
 @pytest.fixture(params=["threads", "workers"], autouse=True)
 def _writers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let all restores write in threads, or with worker processes."""
+    """Run all restores with threads, or with worker processes."""
     if request.param == "workers":
         monkeypatch.setattr(worker_pool, "FILES_PER_WORKER", 1)
         monkeypatch.setattr(process_writer, "LARGE_BYTES", 1 << 20)
@@ -43,12 +43,12 @@ def _writers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def sample(
     tmp_path_factory: pytest.TempPathFactory, make_instance: Callable[[Path], Instance]
 ) -> Instance:
-    """The sample instance; no test changes it."""
+    """The sample instance; tests do not change it."""
     return make_instance(tmp_path_factory.mktemp("restore") / "instance")
 
 
 def _back_up(repo: ResticRepo, sample: Instance) -> str:
-    """Back up the volumes of redmine, with everything odd, as one snapshot."""
+    """Back up the volumes of redmine, with all unusual files, as one snapshot."""
     volumes = [sample.volume("redmine", name) for name in _VOLUMES]
     return repo.backup(*volumes, tags=["B1"])
 
@@ -62,12 +62,12 @@ async def _restore(
 
 
 def _without_sockets(found: dict[bytes, Record]) -> dict[bytes, Record]:
-    """Leave out what restic does not restore."""
+    """Exclude what restic does not restore."""
     return {path: record for path, record in found.items() if not path.endswith(b"/socket")}
 
 
 def _as_restic(found: dict[bytes, Record]) -> dict[bytes, Record]:
-    """Forget what restic does not restore itself: hard links of symlinks, times after 2262."""
+    """Ignore what restic does not restore: hard links of symlinks, times after 2262."""
     return {
         path: record if stat.S_ISREG(record.mode) else replace(record, twins=frozenset())
         for path, record in found.items()
@@ -76,7 +76,7 @@ def _as_restic(found: dict[bytes, Record]) -> dict[bytes, Record]:
 
 
 def _all(top: Path) -> dict[bytes, Record]:
-    """Describe the volumes below `top`, which holds other things as well."""
+    """Describe the volumes below `top`, which also contains other files."""
     found: dict[bytes, Record] = {}
     for name in _VOLUMES:
         for path, record in records(str(top / name)).items():
@@ -87,7 +87,7 @@ def _all(top: Path) -> dict[bytes, Record]:
 async def test_equals_what_restic_restores(
     restic_binary: Path, restic_new: Path, sample: Instance, tmp_path: Path
 ) -> None:
-    """Everything odd that any restic backed up is restored as the newer restic restores it."""
+    """All unusual files that any restic backed up are restored as the newer restic does."""
     repo = create(restic_binary, tmp_path / "repo")
     snapshot = _back_up(repo, sample)
     theirs = tmp_path / "theirs"
@@ -103,7 +103,7 @@ async def test_equals_what_restic_restores(
 async def test_equals_what_was_backed_up(
     restic_new: Path, sample: Instance, tmp_path: Path
 ) -> None:
-    """Nothing is lost on the way from the instance to the repository and back, holes neither."""
+    """Restored files equal the original instance, including holes."""
     repo = create(restic_new, tmp_path / "repo")
     _back_up(repo, sample)
     await _restore(repo, "/B1", tmp_path / "ours")
@@ -118,7 +118,7 @@ async def test_equals_what_was_backed_up(
 async def test_restoring_over_a_restored_tree(
     restic_binary: Path, sample: Instance, tmp_path: Path
 ) -> None:
-    """By the default nothing is touched; with always, everything is as backed up again."""
+    """By default nothing is written; with always, everything equals the backup again."""
     repo = create(restic_binary, tmp_path / "repo")
     _back_up(repo, sample)
     target = tmp_path / "ours"
@@ -135,7 +135,7 @@ async def test_restoring_over_a_restored_tree(
 
 
 async def test_names_are_literal(restic_new: Path, sample: Instance, tmp_path: Path) -> None:
-    """A name that is a pattern for another file restores itself and nothing else."""
+    """A name that is a pattern for another file restores only itself."""
     repo = create(restic_new, tmp_path / "repo")
     _back_up(repo, sample)
     folder = "/B1/redmine/volumes/files/oddities/names"
@@ -146,7 +146,7 @@ async def test_names_are_literal(restic_new: Path, sample: Instance, tmp_path: P
 
 
 async def test_flipped_bits_lose_one_file(restic_binary: Path, tmp_path: Path) -> None:
-    """One damaged blob in a real pack fails one file, where restic gives up the whole restore."""
+    """A damaged blob in a pack fails one file, where restic aborts the whole restore."""
     source = tmp_path / "ces/redmine/volumes/files"
     source.mkdir(parents=True)
     for number in range(20):
@@ -174,7 +174,7 @@ async def test_flipped_bits_lose_one_file(restic_binary: Path, tmp_path: Path) -
 
 
 async def test_the_repository_is_kept_out_of(restic_new: Path, tmp_path: Path) -> None:
-    """A target in the repository, or a repository in the target's way, is refused."""
+    """A target in the repository is refused, and so is restoring a path that contains it."""
     source = tmp_path / "ces/redmine/volumes/files"
     source.mkdir(parents=True)
     (source / "config").write_text("a file")

@@ -1,7 +1,7 @@
-"""Credentials of a role of Amazon's: who gets them, for how long, and what it means to get none.
+"""Credentials of AWS roles: requests, renewal, and errors without credentials.
 
-The services that give them exist on machines of Amazon's alone; what stands for them is on
-loopback.  That it speaks as they do is vouched for by restic, which reads through it, too.
+The real services exist only on machines at AWS; the tests use replacements on loopback. restic
+reads through them as well, which confirms that they behave like the real ones.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ACCESS = Access("s3:http://127.0.0.1/bucket", Secret(b"key"))
 
 @pytest.fixture
 def roles() -> Iterator[Roles]:
-    """The service, which gives the credentials of the real server."""
+    """A service that returns the credentials of the real server."""
     with giving(KEY_ID, SECRET) as made:
         yield made
 
@@ -38,7 +38,7 @@ def roles() -> Iterator[Roles]:
 async def test_reader_and_restic_read_by_the_role_of_a_container(
     seaweed: SeaweedFS, roles: Roles, restic_new: Path, restic_old: Path, tmp_path: Path
 ) -> None:
-    """Both ask the service that the environment names, and find the repository ready."""
+    """Both use the service named in the environment, and find the repository ready."""
     repo = create(restic_old, tmp_path / "repository")
     seaweed.upload(repo.folder, BUCKET, tmp_path.name)
     url = f"{seaweed.url}/{BUCKET}/{tmp_path.name}"
@@ -53,7 +53,7 @@ async def test_reader_and_restic_read_by_the_role_of_a_container(
 
 
 async def test_the_role_of_an_instance(roles: Roles) -> None:
-    """A token is asked for first, then the role, then its credentials: once for many requests."""
+    """Requests a token, the role, and its credentials: once for many requests."""
     signer = CredentialsProvider(_ACCESS, metadata=roles.url)
     async with trio.open_nursery() as nursery:
         for _ in range(8):
@@ -67,7 +67,7 @@ async def test_the_role_of_an_instance(roles: Roles) -> None:
 
 
 async def test_what_is_written_comes_first(roles: Roles, isolated_env: Path) -> None:
-    """The environment, then the file; the service is not asked."""
+    """The environment, then the file take precedence; the service is not queried."""
     own = {"AWS_ACCESS_KEY_ID": "own", "AWS_SECRET_ACCESS_KEY": "secret"}
     signer = CredentialsProvider(replace(_ACCESS, environment={**roles.container, **own}))
     assert (found := await signer.current()) is not None
@@ -83,7 +83,7 @@ async def test_what_is_written_comes_first(roles: Roles, isolated_env: Path) -> 
 
 
 async def test_renewed_before_they_end(roles: Roles, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not before their time; while the service fails the old ones do as long as they are good."""
+    """Credentials are renewed shortly before they expire; on failure the old ones are used."""
     now = begun = time.time()
     monkeypatch.setattr("time.time", lambda: now)
     roles.seconds = 1_000.0
@@ -116,7 +116,7 @@ async def test_renewed_before_they_end(roles: Roles, monkeypatch: pytest.MonkeyP
 
 
 async def test_no_credentials(roles: Roles, tmp_path: Path) -> None:
-    """Each way to get none has its sentence, and none of them is waited for long."""
+    """Each cause has its own message, and none takes long."""
     (nobody,) = free_ports(1)
     full, token = "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN"
     troubles: list[tuple[dict[str, str], type[CesbrError], str]] = [

@@ -1,4 +1,4 @@
-"""Repositories on a real S3 server: what is read, and what each trouble is called."""
+"""Repositories on a real S3 server: reads and errors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def storage_of(
 
 @pytest.fixture(scope="module")
 def filled(seaweed: SeaweedFS) -> SeaweedFS:
-    """The server with a few files of a repository in a folder of an odd name, and others."""
+    """The server with files of a repository under an unusual prefix, and other files."""
     for name, data in {
         **FILES,
         f"keys/deeper/{NAMES[2]}": b"not here",
@@ -54,7 +54,7 @@ def filled(seaweed: SeaweedFS) -> SeaweedFS:
 
 @pytest.fixture
 def proxy(filled: SeaweedFS) -> Iterator[Proxy]:
-    """What stands between us and the server."""
+    """A proxy between the storage and the server."""
     with proxying(("127.0.0.1", filled.port)) as made:
         yield made
 
@@ -66,7 +66,7 @@ def through(proxy: Proxy) -> str:
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
 @pytest.mark.parametrize("old", ["false", "true"], ids=["ListObjectsV2", "ListObjects"])
 async def test_listing_and_reading(filled: SeaweedFS, tls: bool, old: str) -> None:
-    """Files of restic's names are listed with their sizes, and read whole or in part."""
+    """Files with restic's names are listed with sizes, and read completely or in part."""
     url = f"{filled.tls_url if tls else filled.url}/{BUCKET}/{quote(PREFIX)}"
     storage = storage_of(url, filled.environment, {"s3.list-objects-v1": old})
     await check_all(storage)
@@ -83,7 +83,7 @@ async def test_a_repository_may_be_the_whole_bucket(filled: SeaweedFS) -> None:
 
 @pytest.mark.parametrize("old", ["false", "true"], ids=["ListObjectsV2", "ListObjects"])
 async def test_long_listings_come_in_pages(filled: SeaweedFS, old: str) -> None:
-    """A server lists a thousand names at once; none is lost or told twice at the seam."""
+    """A page has a thousand names; none is lost or repeated at a page boundary."""
     wanted = {f"{number:064x}" for number in range(1_203)}
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda name: filled.put(BUCKET, f"long/index/{name}", b"x"), wanted))
@@ -97,7 +97,7 @@ async def test_long_listings_come_in_pages(filled: SeaweedFS, old: str) -> None:
 
 
 async def test_credentials_from_the_file(filled: SeaweedFS, isolated_env: Path) -> None:
-    """Of a profile of AWS's file, where the environment has none; it may be named."""
+    """A profile of the AWS file is used if the environment has no credentials."""
     file = isolated_env / ".aws/credentials"
     file.parent.mkdir(parents=True)
     file.write_text(
@@ -151,7 +151,7 @@ TROUBLES: dict[str, tuple[str, dict[str, str], type[CesbrError], str]] = {
 
 @pytest.mark.parametrize("trouble", TROUBLES)
 async def test_what_the_server_refuses(filled: SeaweedFS, trouble: str) -> None:
-    """Each has its own error; the same sentence for a read and for a listing, but for a file."""
+    """Each refusal has its own error, the same for reads and listings except for the file name."""
     place, environment, kind, sentence = TROUBLES[trouble]
     storage = storage_of(f"{filled.url}/{place}", {**filled.environment, **environment})
     with pytest.raises(kind, match=sentence) as raised:
@@ -165,7 +165,7 @@ async def test_what_the_server_refuses(filled: SeaweedFS, trouble: str) -> None:
 
 
 async def test_anonymous_requests_are_not_signed(filled: SeaweedFS) -> None:
-    """Where the options ask for it; this server knows no anonymous readers."""
+    """If the options request it; this server does not allow anonymous readers."""
     storage = storage_of(f"{filled.url}/{BUCKET}", {}, {"s3.unsafe-anonymous-auth": "true"})
     with pytest.raises(RepositoryDeniedError, match="no permission"):
         await storage.read(FileType.CONFIG)
@@ -173,7 +173,7 @@ async def test_anonymous_requests_are_not_signed(filled: SeaweedFS) -> None:
 
 
 async def test_whom_to_trust(filled: SeaweedFS) -> None:
-    """Neither the system's authorities nor another one vouch for the server."""
+    """The server's certificate is signed neither by a system CA nor by another one."""
     url = f"{filled.tls_url}/{BUCKET}"
     environment = filled.environment
     for authority in ("", str(filled.certificates.other)):
@@ -195,7 +195,7 @@ async def test_whom_to_trust(filled: SeaweedFS) -> None:
 
 
 async def test_a_slow_answer_is_waited_for(filled: SeaweedFS) -> None:
-    """The deadline is for silence: what takes longer than it, but comes, arrives."""
+    """The timeout applies to silence: a slow response that makes progress succeeds."""
     with proxying(("127.0.0.1", filled.port), rate=400_000) as proxy:
         storage = storage_of(through(proxy), filled.environment, patience=0.6)
         begun = trio.current_time()
@@ -205,7 +205,7 @@ async def test_a_slow_answer_is_waited_for(filled: SeaweedFS) -> None:
 
 
 async def test_no_more_connections_than_allowed(filled: SeaweedFS, proxy: Proxy) -> None:
-    """The option bounds them; readers beyond it wait, and their deadline begins afterwards."""
+    """Readers beyond the limit wait, and their timeout starts afterwards."""
     options = {"s3.connections": "2"}
     storage = storage_of(through(proxy), filled.environment, options, patience=1.0)
     before = descriptors()
@@ -219,7 +219,7 @@ async def test_no_more_connections_than_allowed(filled: SeaweedFS, proxy: Proxy)
     async with trio.open_nursery() as nursery:
         for _ in range(20):
             nursery.start_soon(read)
-    assert most - before <= 2 * 3  # ours, and both ends of the proxy, which is in this process
+    assert most - before <= 2 * 3  # ours, and both ends of the proxy, which runs in this process
     await storage.aclose()
 
 
@@ -232,7 +232,7 @@ async def test_no_more_connections_than_allowed(filled: SeaweedFS, proxy: Proxy)
     ],
 )
 def test_options_that_cannot_be(options: dict[str, str], sentence: str) -> None:
-    """They are named, with what to say."""
+    """The error names the invalid option and the valid values."""
     with pytest.raises(UsageError, match=sentence):
         storage_of(
             "s3:http://127.0.0.1/bucket",
@@ -242,7 +242,7 @@ def test_options_that_cannot_be(options: dict[str, str], sentence: str) -> None:
 
 
 async def test_credentials_for_another_bucket(filled: SeaweedFS) -> None:
-    """Who may not read one bucket may read another."""
+    """Credentials for one bucket work, even if they are denied access to others."""
     storage = storage_of(f"{filled.url}/{OTHER_BUCKET}", filled.of_another)
     with pytest.raises(FileMissingError):
         await storage.read(FileType.CONFIG)

@@ -62,7 +62,7 @@ LARGE = 12 << 20
 
 @dataclass(frozen=True)
 class Files:
-    """Files as in a repository, and what they hold."""
+    """Files as in a repository, and their content."""
 
     folder: Path
     packs: Mapping[str, bytes]
@@ -76,7 +76,7 @@ class Files:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    """No repository, but a folder like one: 260 keys, 24 packs and a large one."""
+    """A directory structured like a repository: 260 keys, 24 packs and a large one."""
     folder = tmp_path_factory.mktemp("files") / "repo"
     chance = random.Random(5)
     contents = [chance.randbytes(chance.randrange(1, 600_000)) for _ in range(24)]
@@ -97,21 +97,21 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 def open_files(pid: int) -> list[str]:
-    """Return what a process has open."""
+    """Return the open files of a process."""
     found = []
     for entry in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(OSError):  # closed meanwhile
+        with suppress(OSError):  # closed between the two calls
             found.append(os.readlink(entry))
     return found
 
 
 def our_pipes() -> list[str]:
-    """Return what is open here, without the sockets: those are the proxy's."""
+    """Return the open files of this process, without sockets, which belong to the proxy."""
     return sorted(name for name in open_files(os.getpid()) if not name.startswith("socket:"))
 
 
 def open_packs() -> list[str]:
-    """Return the packs that servers have open, all of which run below this process."""
+    """Return the packs that the servers, all descendants of this process, have open."""
     found = [name for pid in descendants(os.getpid()) for name in open_files(pid)]
     return [name for name in found if re.search(r"/data/../[0-9a-f]{64}$", name)]
 
@@ -120,7 +120,7 @@ def open_packs() -> list[str]:
 async def opened(
     server: Sshd, files: Files, *, port: int | None = None, silence: float = 20.0
 ) -> AsyncIterator[SftpStorage]:
-    """Give a storage; nothing of it may be left afterwards."""
+    """Yield a storage, and check that it leaves nothing behind."""
     pipes, processes = our_pipes(), children()
     tasks = trio.lowlevel.current_statistics().tasks_living
     storage = SftpStorage(
@@ -144,26 +144,26 @@ async def storage(sshd: Sshd, files: Files) -> AsyncIterator[SftpStorage]:
 
 @pytest.fixture
 def proxy(sshd: Sshd) -> Iterator[Proxy]:
-    """A line to the server that can be made bad."""
+    """A proxy to the server that can inject faults."""
     with proxying(("127.0.0.1", sshd.port)) as made:
         yield made
 
 
 class TestReading:
-    """What is read is what is there."""
+    """Listings and reads return the right data."""
 
     async def test_lists(self, storage: SftpStorage, files: Files) -> None:
-        """Every kind, with sizes, in folders of many parts; other names are left out."""
+        """Every kind with sizes, in directories of several pages; other names are omitted."""
         packs = {file.name: file.size for file in await storage.list(FileType.PACK)}
         assert packs == {name: len(content) for name, content in files.packs.items()}
         keys = await storage.list(FileType.KEY)
         assert {file.name for file in keys} == set(os.listdir(files.folder / "keys"))
         assert sum(file.size for file in keys) == 10 + 90 * 2 + 160 * 3
         assert list(await storage.list(FileType.INDEX)) == []
-        assert list(await storage.list(FileType.SNAPSHOT)) == []  # no such folder
+        assert list(await storage.list(FileType.SNAPSHOT)) == []  # the directory is missing
 
     async def test_whole_files_and_parts(self, storage: SftpStorage, files: Files) -> None:
-        """Below, at and above the sizes that travel in one answer."""
+        """Sizes below, at and above the maximum of one response."""
         assert await storage.read(FileType.CONFIG) == b"the config"
         chance = random.Random(6)
         for name, content in files.packs.items():
@@ -175,7 +175,7 @@ class TestReading:
             assert await storage.read(FileType.PACK, name, start) == content[start:]
 
     async def test_what_is_not_there(self, storage: SftpStorage, files: Files) -> None:
-        """A missing file and one that is too short are told apart, and nothing else is."""
+        """A missing file and a truncated one raise different errors."""
         with pytest.raises(FileMissingError, match="a" * 64):
             await storage.read(FileType.PACK, "a" * 64, 0, 10)
         with pytest.raises(FileMissingError):
@@ -188,7 +188,7 @@ class TestReading:
     async def test_a_folder_in_the_place_of_a_file(
         self, sshd: Sshd, files: Files, tmp_path: Path
     ) -> None:
-        """One file cannot be read: an error of the storage, and the connection stays."""
+        """It raises a storage error, and the connection stays open."""
         (tmp_path / "keys" / ("b" * 64)).mkdir(parents=True)
         (tmp_path / "config").write_bytes(b"x")
         async with opened(sshd, replace(files, folder=tmp_path)) as storage:
@@ -200,7 +200,7 @@ class TestReading:
     async def test_a_file_that_was_put_back_is_seen(
         self, sshd: Sshd, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A pack is not kept open for ever: a whole one may have taken the place of a short one."""
+        """A pack is reopened, because a complete one may have replaced a truncated one."""
         name = "c" * 64
         pack = tmp_path / "data/cc" / name
         pack.parent.mkdir(parents=True)
@@ -217,7 +217,7 @@ class TestReading:
     async def test_more_connections_when_one_is_busy(
         self, storage: SftpStorage, files: Files
     ) -> None:
-        """One reader has one; many have four at most, and every byte is right."""
+        """One reader uses one connection, many use up to four, and every byte is right."""
         await storage.read(FileType.PACK, files.large, 0, LARGE)
         assert len(storage._sessions) == 1
 
@@ -232,7 +232,7 @@ class TestReading:
         assert 1 < len(storage._sessions) <= SESSIONS
 
     async def test_few_files_are_kept_open(self, storage: SftpStorage, files: Files) -> None:
-        """Beyond a bound those that were not read for longest are closed again."""
+        """Above a limit, the least recently used files are closed."""
         await storage.read(FileType.CONFIG)
         (session,) = storage._sessions
         session.most_handles = 3
@@ -244,7 +244,7 @@ class TestReading:
 
 
 async def settled(storage: SftpStorage) -> None:
-    """Have every connection answer all that it was asked, for readers that have gone, too."""
+    """Wait until every connection has answered all requests, including cancelled ones."""
     for session in storage._sessions:
         while session._asked:
             with pytest.raises(FileMissingError):
@@ -252,10 +252,10 @@ async def settled(storage: SftpStorage) -> None:
 
 
 class TestCancelling:
-    """A mount cancels its readers all the time."""
+    """A mount cancels readers frequently."""
 
     async def test_cancelled_reads_do_no_harm(self, sshd: Sshd, files: Files) -> None:
-        """3,000 reads are cancelled anywhere; then 16 of 16 succeed, and nothing has leaked."""
+        """3,000 reads are cancelled at random; then 16 of 16 succeed, and nothing leaks."""
         async with opened(sshd, files) as storage:
             await storage.read(FileType.CONFIG)
             cancelled = await cancel_at_random(storage, files, 3000)
@@ -273,12 +273,12 @@ class TestCancelling:
                 assert not session._followers
                 assert all(not handle.users for handle in session._handles.values())
             held = sum(len(session._handles) for session in storage._sessions)
-            assert len(open_packs()) == held  # the server has no file open that we do not know of
+            assert len(open_packs()) == held  # the server has no open file that we do not know of
 
     async def test_a_connection_outlives_who_wanted_it(
         self, proxy: Proxy, sshd: Sshd, files: Files
     ) -> None:
-        """Readers that are cancelled before it is there do not make it begin anew."""
+        """Cancelling readers does not restart a connection that is being established."""
         async with opened(sshd, files, port=proxy.port) as storage:
             while not (storage._sessions and storage._sessions[0].is_ready):
                 with trio.move_on_after(0.01):
@@ -287,7 +287,7 @@ class TestCancelling:
             assert proxy.accepted == 1
 
     async def test_closing_while_it_is_being_made(self, sshd: Sshd, files: Files) -> None:
-        """No process is left, and who waited is told."""
+        """No process remains, and waiting readers get an error."""
         async with opened(sshd, files) as storage, trio.open_nursery() as nursery:
 
             async def read() -> None:
@@ -304,7 +304,7 @@ class TestCancelling:
 
 
 async def cancel_at_random(storage: Storage, files: Files, count: int) -> int:
-    """Begin `count` reads and cancel most of them; return how many were."""
+    """Start `count` reads and cancel most of them; return the number of cancelled reads."""
     chance = random.Random(7)
     cancelled = 0
 
@@ -335,10 +335,10 @@ async def cancel_at_random(storage: Storage, files: Files, count: int) -> int:
 
 
 class TestRefusals:
-    """Why there is no connection: each reason has its own error."""
+    """Each reason for a failed connection has its own error."""
 
     async def refusal(self, command: str) -> CesbrError:
-        """Return the error of a read by `command`, and of a second one, which is the same."""
+        """Return the error of a read by `command`; a second read must fail with the same error."""
         access = Access("sftp:nas:/repo", KEY, {"sftp.command": command})
         storage = SftpStorage.from_access(access)
         found: list[CesbrError] = []
@@ -352,7 +352,7 @@ class TestRefusals:
         return found[0]
 
     async def test_trust(self, tmp_path: Path) -> None:
-        """A host key that is not known, and another one than is known, are not trusted."""
+        """Unknown and changed host keys are not trusted."""
         server = prepare(tmp_path)
         with running(server):
             other = f"-o UserKnownHostsFile={tmp_path}/none"
@@ -366,7 +366,7 @@ class TestRefusals:
             assert "ssh-keygen -R" in changed.message
 
     async def test_keys(self, sshd: Sshd, tmp_path: Path) -> None:
-        """A key that the server does not take, and one with a passphrase: nobody is asked."""
+        """A rejected key, and one with a passphrase, for which there is no prompt."""
         make_key(tmp_path / "wrong")
         config = tmp_path / "config"
         given = (sshd.folder / "ssh_config").read_text()
@@ -381,7 +381,7 @@ class TestRefusals:
         assert type(await self.refusal(command)) is RepositoryDeniedError
 
     async def test_addresses(self, sshd: Sshd) -> None:
-        """Nobody listens; no such host."""
+        """A closed port; an unknown host."""
         refused = await self.refusal(sshd.command(port=free_port()))
         assert type(refused) is RepositoryUnreachableError
         assert "Connection refused" in refused.message
@@ -390,7 +390,7 @@ class TestRefusals:
         assert "host.invalid" in unknown.message
 
     async def test_commands(self, sshd: Sshd) -> None:
-        """A program that is not there, one that is none, a bad option, text instead of SFTP."""
+        """A missing program, a file that is not a program, a bad option, text instead of SFTP."""
         missing = await self.refusal("/nowhere/ssh host -s sftp")
         assert type(missing) is UsageError
         assert "/nowhere/ssh" in missing.message
@@ -404,14 +404,14 @@ class TestRefusals:
         assert "no SFTP" in subsystem.message
 
     async def test_silence(self, proxy: Proxy, sshd: Sshd, files: Files) -> None:
-        """A server that takes the connection and says nothing has timed out."""
+        """A server that accepts the connection and sends nothing times out."""
         await trio.to_thread.run_sync(proxy.inject, Fault.STALL)
         async with opened(sshd, files, port=proxy.port, silence=0.5) as storage:
             with pytest.raises(RepositoryTimedOutError, match=r"0\.5 s"):
                 await storage.read(FileType.CONFIG)
 
     async def test_permissions(self, files: Files) -> None:
-        """What the user there may not read is denied, not missing."""
+        """A file that the user may not read is denied, not missing."""
         server = next((path for path in SFTP_SERVERS if os.access(path, os.X_OK)), None)
         if server is None:
             pytest.skip("no sftp-server at its usual places")
@@ -432,10 +432,10 @@ class TestRefusals:
 
 
 class TestLosing:
-    """Connections that end; the next request makes a new one."""
+    """Lost connections are replaced with the next request."""
 
     async def test_a_server_that_is_killed(self, tmp_path: Path, files: Files) -> None:
-        """Who was waiting gets an error, who comes then gets the bytes."""
+        """Pending reads get an error, later ones succeed."""
         server = prepare(tmp_path)
         with running(server) as process, proxying(("127.0.0.1", server.port)) as proxy:
             async with opened(server, files, port=proxy.port) as storage:
@@ -452,7 +452,7 @@ class TestLosing:
                 assert proxy.accepted == 2
 
     async def test_a_lost_connection_that_nobody_used(self, tmp_path: Path, files: Files) -> None:
-        """It is replaced without anybody noticing."""
+        """An idle lost connection is replaced without an error."""
         server = prepare(tmp_path)
         with running(server) as process:
             async with opened(server, files) as storage:
@@ -466,7 +466,7 @@ class TestLosing:
                 assert storage._sessions != [first]
 
     async def test_a_server_that_hangs(self, tmp_path: Path, files: Files) -> None:
-        """Stopped in the middle of a read it has timed out; when it goes on, reads go on."""
+        """A stopped server times out a read; once it is resumed, reads succeed again."""
         server = prepare(tmp_path)
         with running(server) as process:
             async with opened(server, files) as storage:
@@ -482,7 +482,7 @@ class TestLosing:
     async def test_faults_of_the_line(
         self, fault: Fault, proxy: Proxy, sshd: Sshd, files: Files
     ) -> None:
-        """In the middle of an answer: an error in time, never wrong bytes, and the next works."""
+        """A fault during a response: an error in time, never wrong bytes; the next read works."""
         async with opened(sshd, files, port=proxy.port) as storage:
             await storage.read(FileType.CONFIG)
             storage._sessions[0]._timeout = 0.5
@@ -494,7 +494,7 @@ class TestLosing:
     async def test_many_readers_need_one_new_connection(
         self, proxy: Proxy, sshd: Sshd, files: Files
     ) -> None:
-        """Twenty that wait when it is lost, and try again at once, share the next one."""
+        """Twenty readers that retry after a lost connection share the next one."""
         async with opened(sshd, files, port=proxy.port) as storage:
             await storage.read(FileType.CONFIG)
             await trio.to_thread.run_sync(proxy.hold)
@@ -520,7 +520,7 @@ class TestLosing:
     async def test_no_more_connections_than_the_server_takes(
         self, proxy: Proxy, sshd: Sshd, files: Files
     ) -> None:
-        """Where it refuses another one, readers go on with what there is."""
+        """If the server refuses another connection, reads use the existing ones."""
         async with opened(sshd, files, port=proxy.port) as storage:
             await storage.read(FileType.CONFIG)
             storage._command = sshd.command(port=free_port()).split()
@@ -545,7 +545,7 @@ class TestLosing:
 
 
 def comparable(top: Path) -> dict[bytes, Record]:
-    """Describe what is below `top`, without the hard links of symlinks: restic forgets them."""
+    """Describe the tree `top`, without hard links of symlinks, which restic ignores."""
     return {
         path: record if stat.S_ISREG(record.mode) else replace(record, twins=frozenset())
         for path, record in records(str(top)).items()
@@ -553,12 +553,12 @@ def comparable(top: Path) -> dict[bytes, Record]:
 
 
 class TestRepositories:
-    """Everything above the storage, and restic beside it."""
+    """The layers above the storage, compared with restic."""
 
     async def test_what_is_restored_equals_restic(
         self, sshd: Sshd, restic_binary: Path, tmp_path: Path
     ) -> None:
-        """Files, folders, links and all attributes, read over SFTP by us and by restic."""
+        """Content and all attributes, read over SFTP by our reader and by restic."""
         files = tmp_path / "files"
         oddities.plant(files, "tiny")
         (files / "large").write_bytes(random.Random(1).randbytes(3 << 20))
@@ -581,7 +581,7 @@ class TestRepositories:
     async def test_a_missing_repository_and_one_that_is_denied(
         self, sshd: Sshd, tmp_path: Path
     ) -> None:
-        """Only where nothing is does it count as missing."""
+        """Only an absent repository counts as missing."""
         access = Access(sshd.url(tmp_path / "none"), KEY, sshd.options)
         storage = open_storage(access)
         with pytest.raises(RepositoryMissingError):
@@ -591,7 +591,7 @@ class TestRepositories:
     async def test_what_ssh_said_is_told_where_restic_has_not_heard_it(
         self, sshd: Sshd, restic_binary: Path, tmp_path: Path
     ) -> None:
-        """It may end before its ssh has said why: here that says nothing the first time."""
+        """The reason from ssh is reported even if restic exits before its ssh prints it."""
         quiet = tmp_path / "ssh"
         command = sshd.command(port=free_port())
         quiet.write_text(f"#!/bin/sh\nmkdir {tmp_path}/once 2>&- && exec 2>&-\nexec {command}\n")
@@ -603,7 +603,7 @@ class TestRepositories:
         assert (tmp_path / "once").exists()
 
     async def test_arguments_for_ssh(self, sshd: Sshd, restic_binary: Path, tmp_path: Path) -> None:
-        """One setting serves us and every restic, those that do not know it, too."""
+        """One setting works for us and every restic, even those without that option."""
         repo = create(restic_binary, tmp_path / "repo")
         url = f"sftp://127.0.0.1:{sshd.port}/{repo.folder}"
         access = Access(url, KEY, {"sftp.args": f'-F "{sshd.folder}/ssh_config"'})

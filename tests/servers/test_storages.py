@@ -75,7 +75,7 @@ async def test_lists_reads_and_reports_errors(
 
 
 def test_every_storage_has_a_setup() -> None:
-    """A new line in the registry needs a setup here, and no setup outlives its storage."""
+    """Every registered storage has a setup here, and every setup has a storage."""
     assert set(SETUPS) == set(STORAGES)
 
 

@@ -1,7 +1,8 @@
-"""Whatever is wrong with a repository on a server: each trouble is told apart, whoever meets it.
+"""Errors of a repository on a server: each cause has its own message in every program.
 
-The mount and the shell's commands are started as users start them, against the real servers, and a
-new restic is asked, too.  With CESBR_TEST_TROUBLES=docs/faults.md what they said is written there.
+The mount and the shell's commands are started as users start them, against real servers, and
+compared with a recent restic. With CESBR_TEST_TROUBLES=docs/faults.md the messages are written
+to that file.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ _AS_NOBODY: Final = (
 
 @dataclass(frozen=True)
 class Case:
-    """The settings of a repository; `command` is that of SFTP."""
+    """The settings of a repository; `command` is the SFTP command."""
 
     url: str
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -94,17 +95,17 @@ class Case:
     key: str = PASSWORD
 
     def at(self, old: str, new: str) -> Case:
-        """The same at another address, or by another command."""
+        """Return a copy with another address or command."""
         assert old in self.url + self.command
         return replace(self, url=self.url.replace(old, new), command=self.command.replace(old, new))
 
     def having(self, **variables: str) -> Case:
-        """The same with other variables."""
+        """Return a copy with additional environment variables."""
         return replace(self, environment={**self.environment, **variables})
 
     @property
     def access(self) -> Access:
-        """How the library reaches it."""
+        """Return the access that the library uses."""
         options = {"sftp.command": self.command} if self.command else {}
         return Access(self.url, Secret(self.key.encode()), options, self.environment)
 
@@ -117,7 +118,7 @@ def repo(restic_old: Path, tmp_path_factory: pytest.TempPathFactory) -> ResticRe
 
 @pytest.fixture(scope="module")
 def silent() -> Iterator[int]:
-    """A port that takes connections, behind which nobody says anything."""
+    """A port that accepts connections and never responds."""
     with socket.create_server(("127.0.0.1", 0), backlog=1_000) as listening:
         yield listening.getsockname()[1]
 
@@ -136,7 +137,7 @@ def _common(right: Case, port: int, silent: int) -> dict[str, Case]:
 
 @pytest.fixture(scope="module")
 def s3_cases(seaweed: SeaweedFS, repo: ResticRepo, silent: int) -> dict[str, Case]:
-    """SeaweedFS, whose files are reached with TLS and without."""
+    """SeaweedFS, with and without TLS."""
     seaweed.upload(repo.folder, BUCKET, "troubles")
     right = Case(f"{seaweed.url}/{BUCKET}/troubles", seaweed.environment)
     return {
@@ -157,7 +158,7 @@ def rest_cases(
     silent: int,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[dict[str, Case]]:
-    """Restic's own server, with TLS."""
+    """The REST server of restic, with TLS."""
     folder = tmp_path_factory.mktemp("rest")
     with serving_rest(rest_server_program, folder, certificates) as server:
         shutil.copytree(repo.folder, server.root / "troubles")
@@ -174,7 +175,7 @@ def rest_cases(
 def sftp_cases(
     sshd: Sshd, repo: ResticRepo, silent: int, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Case]:
-    """OpenSSH's."""
+    """The SFTP server of OpenSSH."""
     folder = tmp_path_factory.mktemp("ssh")
     make_key(folder / "stranger")
     stranger = (sshd.folder / "ssh_config").read_text()
@@ -193,19 +194,19 @@ def sftp_cases(
 
 @dataclass
 class Table:
-    """The exit code and the state of each trouble, by kind of server."""
+    """The exit code and the state of each error, by kind of server."""
 
     rows: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def add(self, trouble: str, kind: str, code: int, sentence: str) -> None:
-        """Take down what was said; what differs from run to run is left out."""
+        """Record the messages, without the parts that vary between runs."""
         told = re.sub(r"(s3|rest|sftp):[^ ;,)]*", "…", sentence).split(";")[0]
         told = re.sub(r"/\S*/(?=troubles)", "…/", told)
         told = re.sub(r":\d+|port \d+", "…", told).replace("|", "\\|")
         self.rows.setdefault(trouble, {})[kind] = f"{code}: {told}"
 
     def text(self) -> str:
-        """Return it in Markdown."""
+        """Return the table in Markdown."""
         lines = [f"| what is wrong | {' | '.join(_TROUBLES)} |", f"|---{'|---' * len(_TROUBLES)}|"]
         lines += [
             f"| {trouble} | {' | '.join(row.get(kind, '') for kind in _TROUBLES)} |"
@@ -216,7 +217,7 @@ class Table:
 
 @pytest.fixture(scope="module")
 def table() -> Iterator[Table]:
-    """The table, written in the end where that was asked for."""
+    """The table; it is written at the end if requested."""
     made = Table({trouble: {} for trouble in _TROUBLES["S3"]})
     yield made
     if _PAGE:
@@ -228,7 +229,7 @@ def table() -> Iterator[Table]:
 
 @pytest.fixture
 def environment(tmp_path: Path, restic_old: Path) -> dict[str, str]:
-    """An instance with one dogu, and a short patience."""
+    """An instance with one dogu, and a short timeout."""
     root = tmp_path / "root"
     volume = root / "var/lib/ces/redmine/volumes/files"
     volume.mkdir(parents=True)
@@ -259,9 +260,9 @@ async def test_each_trouble_has_its_sentence(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The mount, what only reads, what runs restic, and `init` say it, and no secret.
+    """The mount, reading commands, restic commands and `init` print it, without secrets.
 
-    A new restic is understood as the old one is.
+    The errors of old and new restics are interpreted the same way.
     """
     if (kind, trouble) == ("SFTP", "no permission") and os.geteuid() != 0:
         pytest.skip("only root can start a server for another user")
@@ -272,9 +273,9 @@ async def test_each_trouble_has_its_sentence(
     (tmp_path / "mnt").mkdir()
     environment |= {"CESBR_REPOSITORY": case.url, "RESTIC_PASSWORD": case.key, **case.environment}
     programs = [["cesbrfs", "mnt"], ["cesbr", "backups", "--no-init"]]
-    if code != _MISSING:  # which they would mend
+    if code != _MISSING:  # they would repair it
         programs += [["cesbr", "init"]]
-    if trouble != "timed out":  # restic is waited for longer
+    if trouble != "timed out":  # the timeout for restic is longer
         programs += [["cesbr", "backup", "--no-init"]]
     said: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Test the tree over a repository while restic backs up, forgets and prunes."""
+"""The directory tree over a repository while restic backs up, forgets and prunes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_the_whole_tree_while_restic_works_on_it(restic_binary: Path, tmp_
         f"/A{below}/gone.txt": b"will be gone",
         f"/A{below}/link": b"f.txt",
     }
-    another = BackupTree(await repo.open())  # which has read no file, and so holds nothing of it
+    another = BackupTree(await repo.open())  # it has read no file, so nothing is cached
     old = await another.resolve(f"/latest{below}/gone.txt")
     assert old.shown == f"/A{below}/gone.txt"
     opened = await another.content(old.entry)

@@ -1,4 +1,4 @@
-"""A small instance, repositories of it, and ``cesbr`` as its users start it."""
+"""Fixtures: a small instance, repositories of it, and ``cesbr`` started as a user starts it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _ID_DIGITS = 64
 
 @dataclass(frozen=True)
 class Said:
-    """What one run of ``cesbr`` said."""
+    """The output and exit code of one run of ``cesbr``."""
 
     code: int
     stdout: bytes
@@ -61,7 +61,7 @@ class Said:
 
     @property
     def json(self) -> object:
-        """What stdout holds."""
+        """Parse stdout as JSON."""
         return json.loads(self.stdout)
 
     @property
@@ -73,22 +73,22 @@ class Said:
 
 @dataclass(frozen=True)
 class Cesbr:
-    """Starts ``cesbr`` with an environment; `here` is its working folder."""
+    """Run ``cesbr`` with an environment; `here` is the working directory."""
 
     here: Path
     environ: Mapping[str, str] = field(repr=False)
 
     def having(self, **variables: str) -> Cesbr:
-        """The same with other environment variables."""
+        """Return a copy with additional environment variables."""
         return replace(self, environ={**self.environ, **variables})
 
     @property
     def command(self) -> list[str]:
-        """How it is started."""
+        """The command line that starts it."""
         return [sys.executable, "-m", "cesbr"]
 
     def __call__(self, *arguments: str | bytes, script: str | None = None) -> Said:
-        """Run one command, or a script on stdin, to its end."""
+        """Run one command, or a script on stdin, and wait for it to exit."""
         done = subprocess.run(
             [*self.command, *arguments],
             env=self.environ,
@@ -114,7 +114,7 @@ class Cesbr:
 
 @dataclass(frozen=True)
 class Site:
-    """An instance with one dogu, and where its backups go."""
+    """An instance with one dogu, and the location of its backups."""
 
     root: Path
     repository: Path
@@ -126,7 +126,7 @@ class Site:
 
     @property
     def locks(self) -> list[str]:
-        """The names of the lock files in the repository, without those still being written."""
+        """The names of the lock files in the repository, except for temporary files."""
         return [name for name in os.listdir(self.repository / "locks") if len(name) == _ID_DIGITS]
 
     def set(self, key: str, value: str) -> None:
@@ -174,7 +174,7 @@ def _environment(root: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def empty_template(tmp_path_factory: pytest.TempPathFactory, restic_old: Path) -> Site:
-    """An instance whose repository is there and empty; only to be copied."""
+    """An instance with an empty repository. Tests copy it and never modify it."""
     root = tmp_path_factory.mktemp("empty") / "site"
     site = _build(root)
     said = Cesbr(root, _environment(root) | {"CESBR_RESTIC": str(restic_old)})("init")
@@ -187,7 +187,7 @@ def empty_template(tmp_path_factory: pytest.TempPathFactory, restic_old: Path) -
 def kept_site(
     tmp_path_factory: pytest.TempPathFactory, empty_template: Site, restic_old: Path
 ) -> Site:
-    """An instance that was backed up twice; tests only read it."""
+    """An instance with two backups, shared by tests that only read."""
     root = tmp_path_factory.mktemp("kept") / "site"
     return back_up_twice(copy(empty_template, root), restic_old)
 
@@ -204,14 +204,14 @@ def back_up_twice(site: Site, restic: Path) -> Site:
 
 
 class Inside:
-    """Runs commands in this process, in one session: the repository is opened only once."""
+    """Runs commands in this process, in one session, so that the repository is opened only once."""
 
     def __init__(self, root: Path) -> None:
         self._portal = Portal()
         self.session = Session(Flags(root=str(root)), environ=_environment(root))
 
     def __call__(self, name: str, *arguments: str | bytes) -> Said:
-        """Run one command to its end."""
+        """Run one command and wait for it to finish."""
         command = find_command(name)
         given = [os.fsdecode(argument) for argument in arguments]
         stdout, stderr = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), io.StringIO()
@@ -230,7 +230,7 @@ class Inside:
 
 @pytest.fixture(scope="session")
 def shared(kept_site: Site) -> Iterator[Inside]:
-    """One session on the backups that tests only read."""
+    """One session on the backups that are shared by read-only tests."""
     made = Inside(kept_site.root)
     yield made
     made.close()
@@ -238,7 +238,7 @@ def shared(kept_site: Site) -> Iterator[Inside]:
 
 @pytest.fixture
 def inside(shared: Inside) -> Inside:
-    """Commands in this process, starting at the root."""
+    """Commands in this process, starting in the root directory."""
     shared.session.place = ()
     return shared
 
@@ -251,19 +251,19 @@ def new_site(tmp_path: Path) -> Site:
 
 @pytest.fixture
 def empty_site(tmp_path: Path, empty_template: Site) -> Site:
-    """An instance whose repository is there and empty, for the test alone."""
+    """An instance with an empty repository, for this test only."""
     return copy(empty_template, tmp_path / "site")
 
 
 @pytest.fixture
 def site(tmp_path: Path, kept_site: Site) -> Site:
-    """An instance that was backed up twice, for the test alone."""
+    """An instance with two backups, for this test only."""
     return copy(kept_site, tmp_path / "site")
 
 
 @pytest.fixture
 def cesbr(tmp_path: Path, restic_old: Path) -> Cesbr:
-    """``cesbr`` with nothing configured but restic, in an empty folder."""
+    """``cesbr`` in an empty directory, with nothing configured but the path of restic."""
     here = tmp_path / "here"
     here.mkdir()
     environ = _environment(here) | {"CESBR_RESTIC": str(restic_old)}
@@ -273,19 +273,19 @@ def cesbr(tmp_path: Path, restic_old: Path) -> Cesbr:
 
 @pytest.fixture
 def kept(cesbr: Cesbr, kept_site: Site) -> Cesbr:
-    """``cesbr`` on the backups that tests only read."""
+    """``cesbr`` on the backups that are shared by read-only tests."""
     return cesbr.having(CESBR_ROOT=str(kept_site.root))
 
 
 @pytest.fixture
 def own(cesbr: Cesbr, site: Site) -> Cesbr:
-    """``cesbr`` on backups of the test's own."""
+    """``cesbr`` on backups that the test may change."""
     return cesbr.having(CESBR_ROOT=str(site.root))
 
 
 @pytest.fixture
 def proxy(rest_server: RestServer, site: Site) -> Iterator[Proxy]:
-    """The way to a server that has the backups."""
+    """A proxy in front of the server that stores the backups."""
     shutil.copytree(site.repository, rest_server.root / "far", dirs_exist_ok=True)
     with proxying(("127.0.0.1", rest_server.port)) as made:
         yield made
@@ -293,7 +293,7 @@ def proxy(rest_server: RestServer, site: Site) -> Iterator[Proxy]:
 
 @pytest.fixture
 def far(own: Cesbr, site: Site, rest_server: RestServer, proxy: Proxy) -> Cesbr:
-    """``cesbr`` on backups behind it."""
+    """``cesbr`` on backups behind that proxy."""
     shutil.rmtree(site.repository)
     url = f"rest:http://127.0.0.1:{proxy.port}/far/"
     return own.having(CESBR_REPOSITORY=url, **rest_server.environment)
@@ -301,7 +301,7 @@ def far(own: Cesbr, site: Site, rest_server: RestServer, proxy: Proxy) -> Cesbr:
 
 @pytest.fixture
 def odd(cesbr: Cesbr, empty_site: Site) -> Cesbr:
-    """A backup of names that are hard to write; each file holds its number."""
+    """A backup with unusual file names; each file contains its own number."""
     for number, name in enumerate(NAMES):
         path = bytes(empty_site.files) + b"/" + name
         Path(os.fsdecode(path)).write_text(f"this is number {number}\n")

@@ -1,4 +1,4 @@
-"""A real terminal for tests: ``cesbr`` in a tmux of its own."""
+"""A real terminal for tests: ``cesbr`` in a separate tmux server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SIZE = ("-x", "120", "-y", "40")
 
 
 class Terminal:
-    """One tmux session that runs one program; tmux answers what a program asks a terminal."""
+    """A tmux session that runs one program; tmux answers terminal queries of the program."""
 
     def __init__(self, socket: Path, end: Path) -> None:
         self._socket = socket
@@ -34,7 +34,7 @@ class Terminal:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
     def keys(self, *keys: str) -> None:
-        """Press keys, by tmux's names."""
+        """Press keys, given by their tmux names."""
         self.tmux("send-keys", *keys)
 
     def line(self, text: str) -> None:
@@ -43,7 +43,7 @@ class Terminal:
         self.keys("Enter")
 
     def resize(self, columns: int, lines: int) -> None:
-        """Give the terminal another size, and wait until its program can know."""
+        """Resize the terminal, and wait until the program can see the new size."""
         self.tmux("resize-window", "-x", str(columns), "-y", str(lines))
         tty = os.open(self.tmux("display", "-p", "#{pane_tty}").strip(), os.O_RDONLY | os.O_NOCTTY)
         deadline = time.monotonic() + _SECONDS
@@ -53,15 +53,15 @@ class Terminal:
         os.close(tty)
 
     def screen(self) -> str:
-        """Return what is on the screen, without empty lines at its end."""
+        """Return the contents of the screen, without trailing empty lines."""
         return self.tmux("capture-pane", "-p").rstrip()
 
     def lines(self) -> list[str]:
-        """Return the lines that programs wrote, those that the terminal wrapped in one piece."""
+        """Return the lines that programs wrote, with wrapped lines joined."""
         return [line.rstrip() for line in self.tmux("capture-pane", "-p", "-J").splitlines()]
 
     def wait_for(self, pattern: str) -> str:
-        """Wait until the screen has `pattern` (a regular expression, by lines); return it."""
+        """Wait until the screen matches `pattern` (multiline regular expression); return it."""
         deadline = time.monotonic() + _SECONDS
         while not re.search(pattern, screen := self.screen(), re.MULTILINE):
             if time.monotonic() > deadline:
@@ -70,12 +70,12 @@ class Terminal:
         return screen
 
     def wait_for_prompt(self, place: str = "") -> str:
-        """Wait until the last line is a prompt that nothing is typed at."""
+        """Wait until the last line is an empty prompt."""
         shown = f"cesbr:{re.escape(place)}>" if place else "cesbr>"
         return self.wait_for(rf"^{shown}\Z")
 
     def interrupt(self) -> None:
-        """Press ^C; the prompt is back with one word of it, and the command's code is 130."""
+        """Press ^C; check that the prompt returns with a short note, and the exit code is 130."""
         self.keys("C-c")
         self.wait_for(r"^cesbr: Interrupted\.\ncesbr>\Z")
         self.line("echo code $?")
@@ -84,7 +84,7 @@ class Terminal:
         self.wait_for(r"\Acesbr>\Z")
 
     def exit_code(self) -> int:
-        """Wait for the program's end and return its exit code."""
+        """Wait for the program to exit and return its exit code."""
         deadline = time.monotonic() + _SECONDS
         while not self._end.exists() or not self._end.read_text().strip():
             assert time.monotonic() < deadline, f"still running:\n{self.screen()}"
@@ -94,7 +94,7 @@ class Terminal:
 
 @contextmanager
 def terminal(cesbr: Cesbr, folder: Path, *arguments: str) -> Iterator[Terminal]:
-    """Run ``cesbr`` in a terminal until its exit code is asked for, or the block ends."""
+    """Run ``cesbr`` in a terminal until the exit code is requested or the block ends."""
     if shutil.which("tmux") is None:
         reason = "no tmux on PATH"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)

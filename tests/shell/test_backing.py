@@ -1,4 +1,4 @@
-"""The progress of a whole backup, and what one that is cut short leaves behind."""
+"""Progress of a full backup, and the state after an interrupted one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _ended(number: int, files: int, size: int) -> Step:
 
 
 def test_a_point_weighs_what_it_had_before() -> None:
-    """The share is that of the whole run: a large dogu counts for more than a small one."""
+    """The percentage refers to the whole run: a large dogu counts for more than a small one."""
     progress = Progress("Backing up")
     run = BackupProgress(progress, {("volumes", "large"): 97 * _MIB})
     run.begin(_steps())
@@ -52,7 +52,7 @@ def test_a_point_weighs_what_it_had_before() -> None:
 
 
 def test_it_never_goes_back() -> None:
-    """Whatever restic counts anew, and whichever point reports, nothing that is shown shrinks."""
+    """No displayed value decreases when restic restarts its counters or another item reports."""
     chance = random.Random(7)
     progress = Progress("Backing up")
     run = BackupProgress(progress, {})
@@ -72,7 +72,7 @@ def test_it_never_goes_back() -> None:
 
 
 def _second_hangs(folder: Path, restic: Path) -> Path:
-    """Return a restic of which all backups but the first hang."""
+    """Return a restic whose first backup succeeds and all others hang."""
     begun = folder / "begun"
     begun.mkdir()
     subprocess.run(["mkfifo", folder / "never"], check=True)
@@ -88,7 +88,7 @@ def _second_hangs(folder: Path, restic: Path) -> Path:
 
 
 def test_interrupted_it_names_what_it_left(own: Cesbr, tmp_path: Path, restic_old: Path) -> None:
-    """^C names the incomplete backup, and the command that removes it works."""
+    """^C prints the ID of the incomplete backup and a command that removes it."""
     slow = own.having(CESBR_RESTIC=str(_second_hangs(tmp_path, restic_old)))
     with slow.start("backup") as running:
         wait_until(lambda: len(list((tmp_path / "begun").iterdir())) > 1, "a second snapshot")

@@ -1,4 +1,4 @@
-"""select, deselect, selected: what the basket holds, and for how long."""
+"""select, deselect, selected: contents and lifetime of the selection."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def _ids(cesbr: Cesbr | Inside) -> list[str]:
 
 @pytest.fixture
 def shell(inside: Inside) -> Iterator[Inside]:
-    """Commands in this process, with nothing selected."""
+    """Commands in this process, with an empty selection."""
     yield inside
     inside("deselect", "--all")
 
 
 def test_a_basket_is_private_and_outlives_the_session(tmp_path: Path) -> None:
-    """What one shell selects another one has, names of any bytes too; nobody else can read it."""
+    """The selection is shared between sessions, supports any bytes in names, and has mode 0600."""
     first, second = Basket(tmp_path, "r"), Basket(tmp_path, "r")
     assert first.add([(b"B", b"a\\b", ODD), (b"B", b"x")]) == 2
     assert second.add([(b"A",), (b"B", b"x", b"y")]) == 1
@@ -48,14 +48,14 @@ def test_a_basket_is_private_and_outlives_the_session(tmp_path: Path) -> None:
 
 
 def test_without_a_folder_it_is_kept_in_memory() -> None:
-    """Where there is no home, a session still has a basket."""
+    """Without a home directory the selection is stored in memory."""
     basket = Basket(None, "r")
     basket.add([(b"B", b"x")])
     assert basket.paths == ((b"B", b"x"),)
 
 
 def test_what_lies_below_another_is_that() -> None:
-    """Alike beginnings are not below."""
+    """A path with the same prefix is not below another one."""
     paths = [(b"B", b"a", b"b"), (b"B", b"a"), (b"B", b"a b"), (b"B", b"a-b", b"c")]
     assert topmost(paths) == ((b"B", b"a"), (b"B", b"a b"), (b"B", b"a-b", b"c"))
 
@@ -73,13 +73,13 @@ def test_what_lies_below_another_is_that() -> None:
     ],
 )
 def test_what_is_no_selection(text: str) -> None:
-    """Anything else than a saved selection is refused."""
+    """Text that is not a saved selection is rejected."""
     with pytest.raises(UsageError):
         parse(text)
 
 
 def test_select_over_backups(shell: Inside, tmp_path: Path) -> None:
-    """The basket spans backups, holds their IDs, and tells how much each path holds."""
+    """A selection can span backups, stores their IDs, and shows the size of each path."""
     old, new = _ids(shell)
     assert shell("select", "--backup", old, f"{FILES}/hello.txt").code == 0
     assert shell("select", f"/{old}/_instance").code == 0
@@ -99,7 +99,7 @@ def test_select_over_backups(shell: Inside, tmp_path: Path) -> None:
 
 
 def test_find_selects(shell: Inside) -> None:
-    """What is found is selected where it was last, or in each backup that has it."""
+    """`find --select` adds each version from its newest backup; `--each` from every backup."""
     old, new = _ids(shell)
     assert "2 paths" in shell("find", FILES, "--name", "hello*", "--select").err
     told = shell("selected", "--json").json
@@ -116,7 +116,7 @@ def test_find_selects(shell: Inside) -> None:
 
 
 def test_deselect(shell: Inside, tmp_path: Path) -> None:
-    """By path, wildcard, or all of it; what is not selected is said to be not."""
+    """Deselect by path, by wildcard, or all; paths that are not selected are reported."""
     new = _ids(shell)[-1]
     for name in ("hello.txt", "link", "sub"):
         assert shell("select", f"/{new}/{FILES}/{name}").code == 0
@@ -133,7 +133,7 @@ def test_deselect(shell: Inside, tmp_path: Path) -> None:
 
 
 def test_save_and_load(shell: Inside, tmp_path: Path) -> None:
-    """A saved selection is private, and selects the same again; one of other backups does not."""
+    """A saved selection is private and can be loaded; invalid files change nothing."""
     saved = tmp_path / "chosen"
     shell("select", f"/latest/{FILES}/{ODD_SHOWN}", f"/latest/{FILES}/hello.txt")
     before = shell("selected", "--save", str(saved), "--json").json
@@ -149,7 +149,7 @@ def test_save_and_load(shell: Inside, tmp_path: Path) -> None:
 
 
 def test_restore_takes_the_basket_and_empties_it(shell: Inside, tmp_path: Path) -> None:
-    """Without paths it restores what is selected; only a complete restore empties the basket."""
+    """Without paths restore uses the selection, and clears it only after a complete restore."""
     assert "Restore what?" in shell("restore", "--yes").err
     old, new = _ids(shell)
     shell("select", f"/{old}/{FILES}/hello.txt", f"/{new}/{FILES}/hello.txt")
@@ -165,7 +165,7 @@ def test_restore_takes_the_basket_and_empties_it(shell: Inside, tmp_path: Path) 
 
 
 def test_plan_shows_what_becomes_of_what_is_there(shell: Inside, tmp_path: Path) -> None:
-    """Each chosen path with its files and their fate, each file that is there, and the totals."""
+    """The plan lists each path with its files and actions, existing files, and the totals."""
     new = _ids(shell)[-1]
     back = tmp_path / "back"
     there = back / FILES / "hello.txt"
@@ -187,7 +187,7 @@ def test_plan_shows_what_becomes_of_what_is_there(shell: Inside, tmp_path: Path)
 
 
 def test_versions_side_by_side(shell: Inside, tmp_path: Path) -> None:
-    """With --suffix versions from several backups lie beside what is there, by their Backup IDs."""
+    """--suffix restores versions from several backups next to existing files, by backup ID."""
     old, new = _ids(shell)
     back = tmp_path / "back"
     there = back / FILES / "hello.txt"
@@ -209,7 +209,7 @@ def test_versions_side_by_side(shell: Inside, tmp_path: Path) -> None:
 
 
 def test_what_is_gone_stays_and_can_be_deselected(own: Cesbr, site: Site) -> None:
-    """A path of a removed backup is told, keeps a restore from beginning, and can be let go."""
+    """A path of a removed backup is marked, prevents a restore, and can be deselected."""
     old, _ = _ids(own)
     own("select", f"/{old}/{FILES}/hello.txt")
     shutil.rmtree(site.repository / "snapshots")

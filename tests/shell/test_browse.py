@@ -1,4 +1,4 @@
-"""One-shot commands that look around."""
+"""One-shot commands that list and show files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _backups(inside: Inside) -> list[dict[str, object]]:
 
 
 def test_backups_tells_what_there_is(inside: Inside) -> None:
-    """The table has a line for each backup, the newest last; JSON has the promised fields."""
+    """The table has a line per backup, newest last; JSON has the documented fields."""
     backups = _backups(inside)
     assert [sorted(backup) for backup in backups] == [
         ["dogus", "duration", "future", "host", "id", "safety", "size", "status", "time", "whole"],
@@ -36,7 +36,7 @@ def test_backups_tells_what_there_is(inside: Inside) -> None:
 
 
 def test_flags_stand_before_or_after_the_command(kept: Cesbr) -> None:
-    """`--json` and `--repo` mean the same on both sides."""
+    """`--json` and `--repo` have the same effect before and after the command."""
     before, after = kept("--json", "ls"), kept("ls", "--json")
     assert before.code == after.code == 0
     assert before.stdout == after.stdout
@@ -45,7 +45,7 @@ def test_flags_stand_before_or_after_the_command(kept: Cesbr) -> None:
 
 
 def test_ls_lists_one_name_a_line(inside: Inside) -> None:
-    """Off a terminal a listing has plain lines, names escaped where they must be."""
+    """If stdout is not a terminal, ls prints one name per line, escaped where necessary."""
     listed = inside("ls", "/latest/redmine/volumes/files")
     assert sorted(listed.out.splitlines()) == sorted(
         ["a 'quoted' name", "hello.txt", "link", ODD_SHOWN, "sub"]
@@ -53,7 +53,7 @@ def test_ls_lists_one_name_a_line(inside: Inside) -> None:
 
 
 def test_ls_long_shows_attributes(inside: Inside) -> None:
-    """`-l` has mode, owner, size, time and a link's target."""
+    """`-l` shows mode, owner, size, time and the target of a link."""
     lines = inside("ls", "-l", "/latest/redmine/volumes/files").out.splitlines()
     hello = next(line for line in lines if line.endswith("hello.txt") and "->" not in line)
     assert hello.startswith("-rw-r-----")
@@ -63,7 +63,7 @@ def test_ls_long_shows_attributes(inside: Inside) -> None:
 
 
 def test_ls_json_has_the_promised_fields(inside: Inside) -> None:
-    """Types in restic's words, octal modes, nanoseconds in UTC, and bytes beside odd names."""
+    """Types named as in restic, octal modes, UTC nanoseconds, and raw bytes of odd names."""
     listed = inside("ls", "--json", "--backup", "latest", "redmine/volumes/files").json
     assert isinstance(listed, list)
     by_name = {entry["name"]: entry for entry in listed}
@@ -80,7 +80,7 @@ def test_ls_json_has_the_promised_fields(inside: Inside) -> None:
 
 
 def test_ls_of_files_and_several_folders(inside: Inside) -> None:
-    """Names are those that were asked for, files first; `-d` shows a folder itself."""
+    """Names are printed as given, files first; `-d` lists a directory itself."""
     first = _backups(inside)[0]["id"]
     said = inside("ls", "--backup", str(first), "redmine/dogu.json", "redmine", "_instance")
     assert said.code == 0
@@ -91,19 +91,19 @@ def test_ls_of_files_and_several_folders(inside: Inside) -> None:
 
 @pytest.mark.parametrize("name", [ODD_SHOWN.encode(), ODD], ids=["escaped", "as it is"])
 def test_cat_finds_odd_names(inside: Inside, name: bytes) -> None:
-    """A name that is no text may be written as it is, or as a listing shows it."""
+    """A name that is not valid UTF-8 can be given as raw bytes or in escaped form."""
     assert inside("cat", b"/latest/redmine/volumes/files/" + name).stdout == b"odd\n"
 
 
 def test_cat_writes_bytes_exactly(inside: Inside) -> None:
-    """Every byte comes out as it was backed up, from every one of the files named."""
+    """The output is identical to the original bytes of all given files."""
     files = "redmine/volumes/files"
     said = inside("cat", "--backup", "latest", f"/{files}/sub/binary", f"{files}/hello.txt")
     assert said.stdout == BINARY + b"hello again\n"
 
 
 def test_cat_goes_on_past_a_missing_file(inside: Inside) -> None:
-    """One file that is not there does not keep back the others, but is told."""
+    """A missing file is reported, and the remaining files are printed."""
     said = inside("cat", "/latest/nope", "/latest/redmine/volumes/files/hello.txt")
     assert said.code == 1
     assert said.stdout == b"hello again\n"
@@ -114,13 +114,13 @@ def test_cat_goes_on_past_a_missing_file(inside: Inside) -> None:
     ("path", "code"), [("/latest/redmine", 1), ("/latest/redmine/volumes/files/link", 2)]
 )
 def test_cat_refuses_what_has_no_content(inside: Inside, path: str, code: int) -> None:
-    """A folder and a link are told apart from an empty file."""
+    """`cat` of a directory or a link fails, unlike cat of an empty file."""
     said = inside("cat", path)
     assert (said.code, said.stdout) == (code, b"")
 
 
 def test_stat_tells_all_that_is_known(inside: Inside) -> None:
-    """Both forms name the type, the times, the blobs and the snapshot."""
+    """Text and JSON contain the type, the times, the blobs and the snapshot."""
     path = "/latest/redmine/volumes/files/hello.txt"
     found = inside("stat", "--json", path).json
     assert isinstance(found, list)
@@ -136,7 +136,7 @@ def test_stat_tells_all_that_is_known(inside: Inside) -> None:
 
 
 def test_earlier_backups_stay_what_they_were(inside: Inside) -> None:
-    """`--backup` with the first one's ID, or its beginning, shows what was backed up then."""
+    """`--backup` with the ID of the first backup, or its prefix, shows the old contents."""
     first, second = (str(backup["id"]) for backup in _backups(inside))
     path = "redmine/volumes/files/hello.txt"
     assert inside("cat", "--backup", first, path).out == "hello\n"
@@ -145,7 +145,7 @@ def test_earlier_backups_stay_what_they_were(inside: Inside) -> None:
 
 
 def test_paths_stay_inside_the_backup(inside: Inside) -> None:
-    """With `--backup`, no `..` leads to another one."""
+    """With `--backup`, `..` does not lead to another backup."""
     assert inside("ls", "--backup", "latest", "../").code == 2
 
 
@@ -159,7 +159,7 @@ def test_paths_stay_inside_the_backup(inside: Inside) -> None:
     ],
 )
 def test_what_is_not_there_is_an_error(inside: Inside, arguments: tuple[str, ...]) -> None:
-    """One sentence on stderr, exit code 1, and the same as JSON."""
+    """A missing path prints one sentence on stderr, or JSON, and exits with 1."""
     said = inside(*arguments)
     assert said.code == 1
     assert said.stdout == b""
@@ -170,7 +170,7 @@ def test_what_is_not_there_is_an_error(inside: Inside, arguments: tuple[str, ...
 
 
 def test_a_reader_that_had_enough_is_no_noise(kept: Cesbr) -> None:
-    """`cesbr cat … | head` ends quietly, by what SIGPIPE would say."""
+    """`cesbr cat … | head` ends without a message, with the exit code of SIGPIPE."""
     backup = "/latest/backup.json"
     with kept.start("cat", *[backup] * 200) as running:
         assert running.stdout is not None
@@ -183,7 +183,7 @@ def test_a_reader_that_had_enough_is_no_noise(kept: Cesbr) -> None:
 
 
 def test_a_full_disk_is_told(kept: Cesbr) -> None:
-    """What cannot be written is an error, told once."""
+    """A write error on stdout is reported once."""
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
             [*kept.command, "backups"],
@@ -197,7 +197,7 @@ def test_a_full_disk_is_told(kept: Cesbr) -> None:
 
 
 def test_use_cd_and_pwd_check_what_they_are_told(inside: Inside) -> None:
-    """They go where they are told, and tell where that is."""
+    """`use` and cd check that their argument exists; pwd prints the current directory."""
     newest = _backups(inside)[-1]
     assert inside("use", "latest", "--json").json == {
         key: newest[key] for key in ("id", "time", "status")

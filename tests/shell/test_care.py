@@ -24,7 +24,7 @@ def script(site: Site, occasion: str, body: str) -> None:
 
 
 def checked(site: Site, *checks: dict[str, object]) -> None:
-    """Give redmine these health checks."""
+    """Configure these health checks for redmine."""
     dogu = {"Name": "official/redmine", "Volumes": [{"Name": "files"}], "HealthChecks": checks}
     site.set("/dogu/redmine/1-1", json.dumps(dogu))
 
@@ -43,7 +43,7 @@ def ids(cesbr: Cesbr) -> list[str]:
 
 
 def test_an_ill_dogu_is_not_backed_up(empty: Cesbr, empty_site: Site) -> None:
-    """It is named with its check and the reason; a flag, or the registry, has it done anyway."""
+    """The failed check and its reason are reported; an option or a registry key overrides it."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         checked(empty_site, {"Type": "tcp", "Port": port}, {"Type": "state"})
@@ -68,7 +68,7 @@ def test_an_ill_dogu_is_not_backed_up(empty: Cesbr, empty_site: Site) -> None:
 
 
 def test_a_check_that_cannot_be_made_is_told(empty: Cesbr, empty_site: Site) -> None:
-    """Where nobody knows the dogu's address the backup goes on, and that is said."""
+    """If the address of a dogu is unknown, a warning is printed and the backup continues."""
     checked(empty_site, {"Type": "tcp", "Port": 1})
     said = empty("backup", "redmine")
     assert said.code == 0
@@ -76,7 +76,7 @@ def test_a_check_that_cannot_be_made_is_told(empty: Cesbr, empty_site: Site) -> 
 
 
 def test_scripts_surround_a_backup(empty: Cesbr, empty_site: Site) -> None:
-    """One before, one after what succeeded, both told the ID, their output on stderr."""
+    """Pre and post scripts receive the backup ID, and their output goes to stderr."""
     late = empty_site.files.parent / "late"
     dogu = {"Name": "official/redmine", "Volumes": [{"Name": "files"}, {"Name": "late"}]}
     empty_site.set("/dogu/redmine/1-1", json.dumps(dogu))
@@ -87,7 +87,7 @@ def test_scripts_surround_a_backup(empty: Cesbr, empty_site: Site) -> None:
     result = said.json
     assert isinstance(result, dict)
     events = [json.loads(line) for line in said.err.splitlines()]
-    notes = [event["text"] for event in events if event["event"] == "note"]  # not the progress
+    notes = [event["text"] for event in events if event["event"] == "note"]  # without the progress
     assert notes == [f"before {result['id']}", f"after {result['id']}"]
     assert empty("backup", "--dry-run").err == ""
     late.rmdir()
@@ -98,7 +98,7 @@ def test_scripts_surround_a_backup(empty: Cesbr, empty_site: Site) -> None:
 
 
 def test_a_script_that_fails(empty: Cesbr, empty_site: Site) -> None:
-    """The one before keeps the backup from being made, the one after does not undo it."""
+    """A failing pre script prevents the backup; a failing post script does not undo it."""
     script(empty_site, "pre_backup", "echo not today; exit 3")
     said = empty("backup", "redmine")
     assert said.code == 1
@@ -120,7 +120,7 @@ def test_a_script_that_fails(empty: Cesbr, empty_site: Site) -> None:
 
 
 def test_a_restore_in_place_with_scripts_and_maintenance(own: Cesbr, site: Site) -> None:
-    """The maintenance page is there for scripts and files alike, and gone at the end."""
+    """Maintenance mode is on while scripts and the restore run, and off at the end."""
     page = site.root / MAINTENANCE
     for occasion in ("pre_restore", "post_restore"):
         script(site, occasion, f"echo {occasion}; cat {page}; test -f {page}")
@@ -137,7 +137,7 @@ def test_a_restore_in_place_with_scripts_and_maintenance(own: Cesbr, site: Site)
 
 
 def test_a_script_that_fails_keeps_a_restore_from_beginning(own: Cesbr, site: Site) -> None:
-    """Nothing is written after a script that failed, and the maintenance mode is off again."""
+    """After a failing script nothing is written, and maintenance mode is switched off again."""
     script(site, "pre_restore", "exit 1")
     lost = site.files / "hello.txt"
     lost.unlink()
@@ -149,7 +149,7 @@ def test_a_script_that_fails_keeps_a_restore_from_beginning(own: Cesbr, site: Si
 
 
 def test_a_killed_restore_is_made_good(own: Cesbr, site: Site) -> None:
-    """After kill -9 the maintenance mode is on until the next start of cesbr, which tells."""
+    """After kill -9 the next start of cesbr ends maintenance mode and prints a notice."""
     started = site.root / "started"
     script(site, "pre_restore", f"echo $$ > {started}; exec sleep 1000")
     running = own.start(
@@ -169,7 +169,7 @@ def test_a_killed_restore_is_made_good(own: Cesbr, site: Site) -> None:
 
 
 def test_another_blueprint_is_denied(own: Cesbr, site: Site) -> None:
-    """In place and into the registry nothing of it is restored; elsewhere it may be."""
+    """If the registry denies it, another blueprint's backup is not restored in place."""
     site.set("/config/backup/deny_cross_blueprint_restores", "true")
     site.set("/blueprint", '{"blueprintId": "mine"}')
     for command in (
@@ -183,7 +183,7 @@ def test_another_blueprint_is_denied(own: Cesbr, site: Site) -> None:
 
 
 def test_what_would_be_denied_is_told_before(own: Cesbr, site: Site) -> None:
-    """By each way to see a plan of it, and only where the restore itself is denied."""
+    """Plans and dry runs show the refusal, but only if the restore itself is refused."""
     whole = ("restore", "--backup", "latest", "redmine")
     plans = (
         (*whole, "--in-place", "--dry-run"),
@@ -208,14 +208,14 @@ def test_what_would_be_denied_is_told_before(own: Cesbr, site: Site) -> None:
 
 
 def test_maintenance_is_for_in_place(own: Cesbr) -> None:
-    """Restoring to a folder disturbs nobody."""
+    """Restoring to a directory does not start maintenance mode."""
     said = own("restore", "--backup", "latest", "--maintenance", "--target", "x")
     assert said.code == 2
     assert "--in-place" in said.err
 
 
 def test_keys_are_restored(own: Cesbr, site: Site) -> None:
-    """The difference is shown, secrets hidden; asked for or not, only what differs is written."""
+    """The difference is shown without secrets, and only changed keys are written."""
     key = site.root / "var/lib/cesbr/registry/config/redmine/password"
     site.set("/config/redmine/password", "new and secret")
     assert own("backup", "redmine").code == 0

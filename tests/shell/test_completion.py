@@ -1,4 +1,4 @@
-"""What Tab makes of names that are hard to write."""
+"""Tab completion of names that are hard to type."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ names = st.binary(min_size=1, max_size=12).filter(
 def continuations(
     start: str, children: Mapping[bytes, bool], *, quoted: bool = False
 ) -> list[Continuation]:
-    """Return what Tab makes of `start` among these names; of each, whether it is a folder."""
+    """Return the completions of `start` among these names, each with whether it is a directory."""
     found = {name: FOLDER if is_folder else OTHER for name, is_folder in children.items()}
     return NameIndex.of(found).continuing(start, partial(written, quoted=quoted))
 
 
 def _read_back(word: str) -> bytes:
-    """Return the name that the prompt understands when `word` stands on a line."""
+    """Return the name that the prompt parses from `word`."""
     statement = StatementParser(terminators=()).parse(f"cat {word} other")
     assert statement.redirector == "", word
     argument, other = statement.arg_list
@@ -57,7 +57,7 @@ def _read_back(word: str) -> bytes:
 def test_any_name_completes_into_something_that_works(
     name: bytes, quoted: bool, typed: int
 ) -> None:
-    """The word begins with what was typed, and what the prompt reads of it is that name."""
+    """The completed word starts with the typed text and parses to the right name."""
     ((whole, _, is_folder, _),) = continuations("", {name: False}, quoted=quoted)
     assert not is_folder
     start = whole[:typed]
@@ -67,7 +67,7 @@ def test_any_name_completes_into_something_that_works(
 
 
 def test_raw_characters_may_be_typed() -> None:
-    """Quotes and letters as they are, a backslash for itself; nothing where nothing begins so."""
+    """Quotes, letters and backslashes can be typed unescaped; no match offers nothing."""
 
     def words(start: str, *children: bytes, quoted: bool = False) -> list[str]:
         found = continuations(start, dict.fromkeys(children, False), quoted=quoted)
@@ -85,7 +85,7 @@ def test_raw_characters_may_be_typed() -> None:
 
 
 def test_huge_folders_keep_what_names_have_in_common() -> None:
-    """Of 100,000 names some are offered, at once, and no character is completed that is wrong."""
+    """Of 100,000 names only some are offered, quickly, and the common prefix is correct."""
     children = {b"file %06d" % number: False for number in range(100_000)}
     words = [one.word for one in continuations("fi", children, quoted=True)]
     assert len(words) == SHOWN
@@ -101,7 +101,7 @@ TYPED = (
 
 
 def test_odd_names_complete_and_work(odd: Cesbr, tmp_path: Path) -> None:
-    """At a real prompt: a few letters, Tab, Enter, and that file is written."""
+    """At a real prompt: type a few letters, press Tab and Enter, and the file is printed."""
     with terminal(odd, tmp_path) as prompt:
         prompt.wait_for_prompt()
         prompt.line("cd /latest/redmine/volumes/files")
@@ -119,7 +119,7 @@ def test_odd_names_complete_and_work(odd: Cesbr, tmp_path: Path) -> None:
 
 
 def test_backups_are_shown_with_what_they_are(kept: Cesbr, tmp_path: Path) -> None:
-    """The newest first, with time, status and size beside."""
+    """Backups are offered newest first, with their time, status and size."""
     with terminal(kept, tmp_path) as prompt:
         prompt.wait_for_prompt()
         prompt.line("ls")
@@ -139,7 +139,7 @@ def test_backups_are_shown_with_what_they_are(kept: Cesbr, tmp_path: Path) -> No
 
 
 def test_a_slow_server_does_not_keep_the_prompt(far: Cesbr, proxy: Proxy, tmp_path: Path) -> None:
-    """Tab gives up within a second, and typing goes on."""
+    """Completion times out within a second, and typing continues."""
     proxy.hold(b"/snapshots/")
     with terminal(far, tmp_path) as prompt:
         prompt.wait_for_prompt()
@@ -148,7 +148,7 @@ def test_a_slow_server_does_not_keep_the_prompt(far: Cesbr, proxy: Proxy, tmp_pa
         prompt.keys("-l", "x")
         began = time.monotonic()
         prompt.wait_for(r"^cesbr> use lax\Z")
-        assert time.monotonic() - began < 5  # a second, and what a busy machine adds
+        assert time.monotonic() - began < 5  # one second, plus a margin for a busy machine
         prompt.keys("C-c")
         prompt.wait_for(r"cesbr>\Z")
         assert proxy.held  # somebody does wait for it
@@ -159,7 +159,7 @@ def test_a_slow_server_does_not_keep_the_prompt(far: Cesbr, proxy: Proxy, tmp_pa
 def test_what_is_known_is_offered_while_the_server_is_slow(
     far: Cesbr, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A list of backups that has grown old is renewed behind the answer, one at a time."""
+    """An expired list of backups is offered at once and refreshed in the background."""
     monkeypatch.setattr(completion, "_FRESH_SECONDS", 0.0)
     session, portal = Session(Flags(), far.environ), Portal()
     app = App(session, portal, {})

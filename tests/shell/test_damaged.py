@@ -1,4 +1,4 @@
-"""What could not be read makes a result partial: exit code 3, and named, also with ``--quiet``."""
+"""Unreadable data makes a result partial: exit code 3 and a message, even with ``--quiet``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _newest(own: Cesbr) -> str:
 
 
 def _snapshot(own: Cesbr, backup: str, kind: str) -> str:
-    """Return the ID of the snapshot of one of redmine's points of data."""
+    """Return the ID of the snapshot of one item of redmine."""
     points = json.loads(own("cat", f"/{backup}/backup.json").stdout)["points"]
     (snapshot,) = [p["snapshot"] for p in points if (p["kind"], p["dogu"]) == (kind, "redmine")]
     return str(snapshot)
@@ -35,7 +35,7 @@ def _snapshot(own: Cesbr, backup: str, kind: str) -> str:
 def test_a_restore_names_the_dogu_whose_snapshot_is_damaged(
     own: Cesbr, site: Site, kind: str
 ) -> None:
-    """The rest is restored."""
+    """Everything else is restored."""
     backup = _newest(own)
     named = _damage(site.repository / "snapshots" / _snapshot(own, backup, kind))
     for number, path in enumerate((".", "redmine")):
@@ -51,7 +51,7 @@ def test_a_restore_names_the_dogu_whose_snapshot_is_damaged(
 
 
 def test_commands_over_all_backups_name_a_damaged_snapshot(own: Cesbr, site: Site) -> None:
-    """Those that looked at one backup name it, too, and have done what they should."""
+    """Commands on a single backup also report it, and still do their work."""
     backup = _newest(own)
     named = _damage(site.repository / "snapshots" / _snapshot(own, backup, "volumes"))
     commands = (
@@ -77,7 +77,7 @@ def test_commands_over_all_backups_name_a_damaged_snapshot(own: Cesbr, site: Sit
 
 
 def test_no_policy_removes_backups_while_a_snapshot_cannot_be_read(own: Cesbr, site: Site) -> None:
-    """The newest complete backup might be the one that is missing; a backup by name goes."""
+    """The unreadable backup might be the newest complete one. Removal by ID still works."""
     assert [own("backup").code for _ in range(2)] == [0, 0]
     newest = _newest(own)
     named = _damage(site.repository / "snapshots" / _snapshot(own, newest, "metadata"))
@@ -89,7 +89,7 @@ def test_no_policy_removes_backups_while_a_snapshot_cannot_be_read(own: Cesbr, s
 
 
 def test_a_damaged_index_is_named(own: Cesbr, site: Site) -> None:
-    """What it would have told is missing, and that is partial."""
+    """The data of a damaged index is missing, and the result is partial."""
     for file in (site.repository / "index").iterdir():
         named = _damage(file)
     said = own("find", "--name", "*", "--quiet")
@@ -98,7 +98,7 @@ def test_a_damaged_index_is_named(own: Cesbr, site: Site) -> None:
 
 
 def test_no_backup_at_all_is_said(cesbr: Cesbr, empty_site: Site) -> None:
-    """By every command that would list something of backups."""
+    """Every command that lists backups reports that there are none."""
     empty = cesbr.having(CESBR_ROOT=str(empty_site.root))
     for command in (("ls",), ("ls", "/"), ("find",), ("find", "--name", "x"), ("backups",)):
         said = empty(*command)

@@ -1,4 +1,4 @@
-"""``cesbr`` on an instance whose registry is an etcd, and when that etcd is gone."""
+"""``cesbr`` on an instance whose registry is an etcd, available or not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.mounting import fuse_missing
 
 @pytest.fixture
 def on_etcd(cesbr: Cesbr, site: Site, etcd: Etcd) -> Cesbr:
-    """``cesbr`` on backups of the test's own; the registry is in etcd alone."""
+    """``cesbr`` on its own backups; the registry is stored in etcd only."""
     etcd.pour(site.root / "var/lib/cesbr/registry")
     shutil.rmtree(site.root / "var/lib/cesbr/registry")
     return cesbr.having(CESBR_ROOT=str(site.root), CESBR_REGISTRY=etcd.url)
@@ -26,7 +26,7 @@ def on_etcd(cesbr: Cesbr, site: Site, etcd: Etcd) -> Cesbr:
 
 @pytest.fixture
 def gone(cesbr: Cesbr, site: Site, etcd_program: Path, tmp_path: Path) -> Iterator[Cesbr]:
-    """``cesbr`` on an instance whose etcd was killed after it had answered."""
+    """``cesbr`` on an instance whose etcd is killed after it has answered."""
     with serving(etcd_program, tmp_path / "etcd") as server:
         server.pour(site.root / "var/lib/cesbr/registry")
         shutil.rmtree(site.root / "var/lib/cesbr/registry")
@@ -37,7 +37,7 @@ def gone(cesbr: Cesbr, site: Site, etcd_program: Path, tmp_path: Path) -> Iterat
 
 
 def test_everything_comes_from_etcd(on_etcd: Cesbr, etcd: Etcd, site: Site) -> None:
-    """Address, key and data of the registry; status says so of each value, and shows no secret."""
+    """Address, key and registry data are read from etcd; status shows the source, no secrets."""
     etcd.fill({"/config/_global/fqdn": "ces.example.org", "/config/redmine/x": "in etcd"})
     said = on_etcd("--json", "backup")
     assert said.code == 0, said.err
@@ -68,7 +68,7 @@ def test_everything_comes_from_etcd(on_etcd: Cesbr, etcd: Etcd, site: Site) -> N
 
 
 def test_the_node_masters_etcd(cesbr: Cesbr, site: Site) -> None:
-    """Without a setting it is the one that the instance's configuration names."""
+    """By default the address of etcd is read from the instance's node_master file."""
     shutil.rmtree(site.root / "var/lib/cesbr/registry")
     (site.root / "etc/ces/node_master").write_text("127.0.0.77\n")
     said = cesbr.having(CESBR_ROOT=str(site.root), CESBR_REPOSITORY="/none")("--json", "status")
@@ -89,7 +89,7 @@ def timed(cesbr: Cesbr, *command: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("command", [("backups",), ("backup", "--force"), ("check",)])
 def test_what_needs_a_lost_registry_says_so(gone: Cesbr, command: tuple[str, ...]) -> None:
-    """Within seconds, with what to do."""
+    """Commands that need the registry fail within seconds and suggest what to do."""
     code, err = timed(gone, *command)
     assert code == 1
     assert "Cannot connect to the registry" in err
@@ -97,7 +97,7 @@ def test_what_needs_a_lost_registry_says_so(gone: Cesbr, command: tuple[str, ...
 
 
 def test_disaster_recovery(gone: Cesbr, site: Site, tmp_path: Path) -> None:
-    """With address and key from elsewhere all that reads works without etcd, as in the guide."""
+    """With address and key given explicitly, read commands work without etcd, as in the guide."""
     config = tmp_path / "config.toml"
     config.write_text(f'repository = "{site.repository}"\n')
     saved = gone.having(CESBR_CONFIG=str(config), RESTIC_PASSWORD=KEY)
@@ -132,7 +132,7 @@ def test_disaster_recovery(gone: Cesbr, site: Site, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(fuse_missing() is not None, reason="nothing can be mounted here")
 def test_a_mount_without_the_registry(gone: Cesbr, site: Site, tmp_path: Path) -> None:
-    """The mount program, too, asks nothing of a registry that it does not need."""
+    """The mount program does not need the registry either."""
     place = tmp_path / "mount"
     place.mkdir()
     program = [sys.executable, "-m", "cesbrfs", str(site.repository), str(place)]

@@ -1,8 +1,8 @@
-"""Every example works as it is written: those of the help, and those of the documentation.
+"""Run every example of the help and the documentation as it is written.
 
-All of them run on one sample instance whose backups have the IDs that the documentation names.
-Folders such as /mnt and /srv are moved below a folder of the test's, questions are answered with
-yes; nothing else differs from what a person types.
+All examples run on one sample instance whose backups have the IDs used in the documentation.
+Directories such as /mnt and /srv are redirected to a directory of the test, and questions are
+answered with yes. Nothing else differs from what a user types.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _lines(page: Path) -> list[str]:
     for block in _BLOCK.findall(page.read_text()):
         typed = [line for line in block.splitlines() if not re.match(r"cesbr(:\S*)?> ", line)]
         if len(typed) < len(block.splitlines()) or not any(map(_OURS.match, typed)):
-            continue  # what a prompt said; or nothing of ours
+            continue  # output of a prompt, or another program
         if "<<" in block:
             found.append(block)
             continue
@@ -67,7 +67,7 @@ _NAMED = sorted(set(_ID.findall(repr(_ALL))))
 
 @dataclass
 class Machine:
-    """A machine with the sample instance, on which lines are typed."""
+    """A machine with the sample instance, on which command lines are run."""
 
     instance: Instance
     root: Path
@@ -75,11 +75,11 @@ class Machine:
     said: list[str] = field(default_factory=list)
 
     def moved(self, line: str) -> str:
-        """Return the line with the machine's folders where the test has them."""
+        """Return the line with absolute paths redirected to the directories of the test."""
         return _MOVED.sub(f"{self.root}/", line)
 
     def type(self, line: str, capture: pytest.CaptureFixture[str]) -> int:
-        """Run one line and return its exit code: in this process, where no shell is needed."""
+        """Run one line and return its exit code; run it in this process if no shell is needed."""
         moved = self.moved(line)
         words = shlex.split(moved)
         if words[0] == "export":
@@ -106,7 +106,7 @@ class Machine:
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory, restic_old: Path) -> Instance:
-    """An instance of three dogus, backed up under each ID that the documentation names."""
+    """An instance of three dogus with a backup for each ID in the documentation."""
     instance = build(tmp_path_factory.mktemp("examples") / "instance")
     for dogu in instance.dogus:
         if dogu.name not in _KEPT:
@@ -137,7 +137,7 @@ def machine(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Machine]:
-    """A machine of the test's own, with everything that the documentation takes for granted."""
+    """A separate machine with everything that the documentation assumes."""
     root = tmp_path / "machine"
     root.mkdir()
     subprocess.run(["cp", "-a", sample.root, root / "instance"], check=True)
@@ -165,7 +165,7 @@ def machine(
     monkeypatch.setattr(Output, "ask", yes)
     monkeypatch.setattr("cesbr.commands.schedule._UNIT_DIR", root / "etc")
     for name in ("RESTIC_REPOSITORY", "RESTIC_PASSWORD_FILE"):
-        monkeypatch.setenv(name, "")  # taken back, should a line export it
+        monkeypatch.setenv(name, "")  # restored if a line exports it
         monkeypatch.delenv(name)
     monkeypatch.setenv("CESBR_ROOT", str(instance.root))
     monkeypatch.setenv("CESBR_RESTIC", str(restic_old))
@@ -181,7 +181,7 @@ def machine(
 
 
 def _prepare(machine: Machine, line: str, capture: pytest.CaptureFixture[str]) -> None:
-    """Make true what a line takes for granted and no line before it does."""
+    """Set up what a line assumes and no earlier line does."""
     if line == "cesbrfs /backups":
         (machine.root / "backups").mkdir(exist_ok=True)
     if line in ("cesbr restore", "cesbr plan"):
@@ -197,7 +197,7 @@ def _prepare(machine: Machine, line: str, capture: pytest.CaptureFixture[str]) -
 def test_lines_of_the_documentation(
     page: Path, machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each line of a page's code blocks, one after the other: all end with 0."""
+    """All lines of the code blocks of a page, run in order, exit with 0."""
     failed = []
     for line in _ALL[page]:
         if line in NOT_RUN or line.split()[0] in NOT_RUN.keys() - {"cesbr"}:
@@ -210,7 +210,7 @@ def test_lines_of_the_documentation(
 
 
 def test_examples_of_the_help(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each command's example ends with 0."""
+    """The example of each command exits with 0."""
     failed = []
     for command in _COMMANDS:
         line = f"cesbr {command.example}"
@@ -222,7 +222,7 @@ def test_examples_of_the_help(machine: Machine, capsys: pytest.CaptureFixture[st
 
 
 def test_what_is_not_run_is_there() -> None:
-    """The list of what is not run names nothing that no page has."""
+    """Every entry in the list of excluded lines occurs in a page."""
     lines = [line for page in _ALL.values() for line in page]
     for name in NOT_RUN:
         assert any(line == name or line.startswith(f"{name} ") for line in lines), name
@@ -232,7 +232,7 @@ def test_what_is_not_run_is_there() -> None:
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
 def test_commands_in_sentences_parse(page: Path) -> None:
-    """`cesbr …` within a sentence names a command that is, and flags that it has."""
+    """`cesbr …` in running text names an existing command with existing options."""
     prose = _BLOCK.sub("", page.read_text())
     for line in re.findall(r"`(cesbr [^`\n]+)`", prose):
         if "…" in line or "COMMAND" in line or line.endswith(" --version"):

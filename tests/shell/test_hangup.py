@@ -1,4 +1,4 @@
-"""The prompt ends when its terminal is closed, whatever its event loop still waits for."""
+"""The prompt exits when its terminal is closed, even if its event loop is blocked."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ sys.exit(main())
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
 def test_a_task_that_never_ends_does_not_keep_the_prompt(number: signal.Signals) -> None:
-    """The process exits with 128 and the signal's number."""
+    """The exit code is 128 plus the signal number."""
     terminal, slave = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "-c", _STUBBORN], stdin=slave, stdout=slave, stderr=slave

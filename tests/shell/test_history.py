@@ -1,4 +1,4 @@
-"""Commands that look back: find, versions, log and diff."""
+"""Commands that search and compare: find, versions, log and diff."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _listed(found: object) -> list[dict[str, object]]:
 
 
 def test_find_at_the_root_searches_all_backups(inside: Inside) -> None:
-    """A line for each content of each path, with the first and the last backup that have it."""
+    """A line per version of each path, with the first and the last backup that contain it."""
     first, second = _ids(inside)
     lines = inside("find", "--name", "hello.txt").out.splitlines()
     assert [line.split()[:3] for line in lines] == [["1", first, first], ["1", second, second]]
@@ -39,7 +39,7 @@ def test_find_at_the_root_searches_all_backups(inside: Inside) -> None:
 
 
 def test_find_in_one_backup_tells_paths_that_work(inside: Inside) -> None:
-    """Inside a backup, with `--backup` and with `--each`, a line is a path."""
+    """Inside a backup, with `--backup` and with `--each`, each line is a usable path."""
     first, second = _ids(inside)
     paths = [f"/{backup}/{VOLUME}/hello.txt" for backup in (first, second)]
     assert inside("find", "--name", "hello*", "--each").out.splitlines() == paths
@@ -73,7 +73,7 @@ def test_find_in_one_backup_tells_paths_that_work(inside: Inside) -> None:
     ],
 )
 def test_find_criteria(inside: Inside, arguments: tuple[str, ...], names: list[str] | None) -> None:
-    """Each narrows what is found; one that makes no sense is a usage error."""
+    """Each criterion narrows the result; an invalid one is a usage error."""
     said = inside("find", f"/latest/{VOLUME}", *arguments)
     if names is None:
         assert said.code == 2
@@ -83,7 +83,7 @@ def test_find_criteria(inside: Inside, arguments: tuple[str, ...], names: list[s
 
 
 def test_versions_of_a_file(own: Cesbr, site: Site) -> None:
-    """Distinct contents, which is the newest, and which the instance has now."""
+    """Distinct versions, with the newest and the one on the instance marked."""
     path = f"{VOLUME}/hello.txt"
     (site.files / "hello.txt").write_text("hello\n")
     said = own("versions", path, "--json")
@@ -101,7 +101,7 @@ def test_versions_of_a_file(own: Cesbr, site: Site) -> None:
 
 
 def test_log_of_a_folder_and_of_a_file(inside: Inside) -> None:
-    """What each backup changed, and for a file that it did."""
+    """The changes in each backup, for a directory and for a file."""
     first, second = _ids(inside)
     appeared, changed = _listed(inside("log", VOLUME, "--json").json)
     assert (appeared["backup"], appeared["event"]) == (first, "appeared")
@@ -115,7 +115,7 @@ def test_log_of_a_folder_and_of_a_file(inside: Inside) -> None:
 
 
 def test_diff_of_two_backups(inside: Inside) -> None:
-    """Marks and paths; with `--content` the lines that differ; no difference is no error."""
+    """Marks and paths; with `--content` the changed lines; no difference exits with 0."""
     first, second = _ids(inside)
     said = inside("diff", first, second, VOLUME)
     assert said.out == f"M  {VOLUME}/hello.txt\n"
@@ -138,7 +138,7 @@ def test_diff_of_two_backups(inside: Inside) -> None:
 
 
 def test_diff_with_the_instance(own: Cesbr, site: Site) -> None:
-    """What is there now is compared by what it says; what has no place there is named."""
+    """Files are compared by content; data without a counterpart on the instance is listed."""
     (site.files / "hello.txt").write_text("hello now\n")
     (site.files / "sub/binary").write_bytes(b"\0")
     (site.files / "new").mkdir()
@@ -167,14 +167,14 @@ def test_diff_with_the_instance(own: Cesbr, site: Site) -> None:
 
 
 def test_du_tells_sizes_and_what_they_add(inside: Inside) -> None:
-    """At the root a line a backup, below one a line a folder; `--depth` says how far down."""
+    """A line per backup at the root, per directory below; `--depth` limits the levels."""
     first, second = _ids(inside)
     lines = inside("du").out.splitlines()
     assert lines[0].split() == ["Size", "Adds", "Files", "Path"]
     assert [line.split()[-1] for line in lines[1:]] == [f"/{first}", f"/{second}"]
     folder, sub = _listed(inside("du", "--backup", "latest", VOLUME, "--json").json)
     assert (sub["path"], sub["size"], sub["files"]) == (f"/{second}/{VOLUME}/sub", 60_000, 1)
-    assert sub["added"] == 0  # the other backup has it, too
+    assert sub["added"] == 0  # it is also in the other backup
     assert isinstance(folder["added"], int)
     assert 0 < folder["added"] < 60_000
     (alone,) = _listed(inside("du", f"/latest/{VOLUME}/hello.txt", "--json").json)
@@ -185,7 +185,7 @@ def test_du_tells_sizes_and_what_they_add(inside: Inside) -> None:
 
 
 def test_arrays_come_an_element_a_line(inside: Inside) -> None:
-    """`find` and `diff` write their JSON as they go; nothing found is an empty array."""
+    """`find` and `diff` stream their JSON; without a result they print an empty array."""
     lines = inside("find", "--name", "hello*", "--json").out.splitlines()
     assert [line[0] for line in lines] == ["[", "{"]
     assert inside("find", "--name", "nope", "--json").out == "[]\n"
@@ -193,7 +193,7 @@ def test_arrays_come_an_element_a_line(inside: Inside) -> None:
 
 
 def test_wildcards_in_find(inside: Inside) -> None:
-    """They stand for names inside the backups, for backups, and for both; files are looked at."""
+    """Wildcards match backups, names inside backups, and both; files can be given, too."""
     first, second = _ids(inside)
 
     def found(*arguments: str) -> list[str]:
@@ -214,7 +214,7 @@ def test_wildcards_in_find(inside: Inside) -> None:
 
 
 def test_wildcards_in_versions_and_log(inside: Inside) -> None:
-    """What several paths have to tell stands below their names, for programs with their paths."""
+    """With several paths, the result of each has a heading; JSON contains the path."""
     said = inside("versions", f"{VOLUME}/[hl]*")
     assert said.out.startswith(f"{VOLUME}/hello.txt:\n#")
     assert f"\n\n{VOLUME}/link:\n#" in said.out
@@ -230,7 +230,7 @@ def test_wildcards_in_versions_and_log(inside: Inside) -> None:
 
 
 def test_wildcards_in_diff(own: Cesbr, site: Site) -> None:
-    """What they stand for may be on one side alone."""
+    """A path that matches a wildcard may exist on one side only."""
     (site.files / "help").write_text("new\n")
     (site.files / "hello.txt").unlink()
     (site.files / "sub/binary").write_bytes(b"0")
@@ -241,7 +241,7 @@ def test_wildcards_in_diff(own: Cesbr, site: Site) -> None:
 
 
 def test_wildcards_in_the_other_commands(inside: Inside) -> None:
-    """One match is what cd and tree want, du measures all of them."""
+    """`cd` and tree require exactly one match, du measures all matches."""
     assert inside("cd", "/latest/red*/v*").code == 0
     assert inside("pwd").out.endswith("/redmine/volumes\n")
     assert inside("cd", "/latest/redmine/*").code == 2
@@ -260,14 +260,14 @@ def test_wildcards_in_the_other_commands(inside: Inside) -> None:
     ],
 )  # fmt: skip
 def test_wildcards_that_match_nothing(inside: Inside, command: tuple[str, ...]) -> None:
-    """Each command says so in the same sentence."""
+    """Each command prints the same message."""
     inside("use", "latest")
     said = inside(*command, "redmine/z*")
     assert (said.code, said.out, said.err) == (1, "", "cesbr: Nothing matches redmine/z*.\n")
 
 
 def test_names_with_wildcard_characters_go_first(odd: Cesbr) -> None:
-    """`star*` is the file of that name; escaped it is nothing else either."""
+    """`star*` matches a file of exactly that name first; escaped, it matches only that file."""
     for command in ("versions", "log"):
         for name in ("star*", "star\\x2a"):
             told = _listed(odd(command, "--json", f"{VOLUME}/{name}").json)
@@ -277,7 +277,7 @@ def test_names_with_wildcard_characters_go_first(odd: Cesbr) -> None:
 
 
 def test_diff_of_what_only_the_instance_has(own: Cesbr, site: Site) -> None:
-    """A path that came after the backup is new, and one that is nowhere is an error."""
+    """A path created after the backup is new; one that exists nowhere is an error."""
     (site.files / "new/deep").mkdir(parents=True)
     (site.files / "new/deep/file").write_text("new\n")
     (site.files / "new/other").write_text("new\n")
@@ -295,7 +295,7 @@ def test_diff_of_what_only_the_instance_has(own: Cesbr, site: Site) -> None:
 
 
 def test_a_diff_on_a_terminal(own: Cesbr, site: Site, tmp_path: Path) -> None:
-    """It has git's colours, and what would move the cursor is seen instead."""
+    """It has the colours of git, and control characters are escaped."""
     (site.files / "hello.txt").write_bytes(b"hello again\r\n\x1b[2Jgone\xc2\x9b\n-- end")
     command = ("diff", "latest", "live", f"{VOLUME}/hello.txt", "--content")
     lines = [

@@ -1,4 +1,4 @@
-"""A repository whose every text holds escape sequences and line breaks, shown on a terminal."""
+"""A repository whose every text contains escape sequences and line breaks, on a terminal."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _fill(repo: MemoryRepo) -> None:
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The repository, below the folder of an instance without dogus."""
+    """The repository, in a directory of an instance without dogus."""
     root = tmp_path_factory.mktemp("hostile")
     repo = MemoryRepo(password=_KEY.encode())
     _fill(repo)
@@ -124,7 +124,7 @@ class Shell:
         self._portal = Portal()
 
     def __call__(self, name: str, *given: str, quiet: bool = False) -> Said:
-        """Run one command to its end."""
+        """Run one command and wait for it to finish."""
         command = find_command(name)
         stdout = _Terminal(io.BytesIO(), encoding="utf-8", newline="\n")
         stderr = io.StringIO()
@@ -189,7 +189,7 @@ _EVERY: dict[str, list[tuple[str, ...]]] = {
 
 
 def test_every_command_is_tried() -> None:
-    """A new command has to be added here."""
+    """Fails if a new command is missing from this list."""
     assert set(_EVERY) == {name for names in MODULES.values() for name in names}
 
 
@@ -198,7 +198,7 @@ def test_every_command_is_tried() -> None:
 def test_no_command_lets_control_characters_through(
     shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, more: tuple[str, ...]
 ) -> None:
-    """Results, notes, errors and tracebacks are escaped, and no name begins a line of its own."""
+    """Results, notes, errors and tracebacks are escaped, so that no name can start a new line."""
     monkeypatch.chdir(tmp_path)
     for given in _EVERY[name]:
         for quiet in (False, True):
@@ -211,7 +211,7 @@ def test_no_command_lets_control_characters_through(
 
 
 def test_what_is_shown_can_be_typed(shell: Shell) -> None:
-    """Names appear escaped in results and errors, and are taken so."""
+    """Names are escaped in results and errors, and commands accept the escaped form."""
     assert f"one{SHOWN}" in shell("use", f"one{SHOWN}").out
     assert shell("use", f"one{SHOWN[:9]}").code == 0
     shell("cd", "/")
@@ -221,7 +221,7 @@ def test_what_is_shown_can_be_typed(shell: Shell) -> None:
 
 
 def test_the_prompt_and_tab(hostile: Path, cesbr: Cesbr, tmp_path: Path) -> None:
-    """The prompt, its completions and its errors are escaped; a completed Backup ID works."""
+    """The prompt, completions and errors are escaped; a completed backup ID works."""
     own = cesbr.having(
         CESBR_REPOSITORY=str(hostile / "repository"),
         CESBR_PASSWORD_FILE=str(hostile / "key"),

@@ -1,4 +1,4 @@
-"""Where a command creates a repository, and where none does."""
+"""Which commands create a missing repository."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _READERS = (
 def test_an_address_from_the_command_line_is_only_looked_at(
     own: Cesbr, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
-    """It may be mistyped: exit code 10, what to do, and nothing is created."""
+    """It may be mistyped: exit code 10 with a hint, and nothing is created."""
     said = own("--repo", str(tmp_path / "mistyped"), *command)
     assert said.code == 10
     assert "There is no repository at" in said.err
@@ -35,7 +35,7 @@ def test_an_address_from_the_command_line_is_only_looked_at(
 
 
 def test_init_and_backup_create_it(own: Cesbr, tmp_path: Path) -> None:
-    """They were asked to write there."""
+    """`init` and backup create it, because the user asked to write there."""
     for command in (("init",), ("backup", "redmine")):
         place = str(tmp_path / command[0])
         said = own("--repo", place, *command)
@@ -44,7 +44,7 @@ def test_init_and_backup_create_it(own: Cesbr, tmp_path: Path) -> None:
 
 
 def test_a_repository_whose_disk_is_away(own: Cesbr, site: Site) -> None:
-    """No command makes an empty one in its place, with the configured address either."""
+    """If the disk is not mounted, no command creates an empty repository, even if configured."""
     assert own("backups").code == 0
     away = site.repository.with_name("away")
     site.repository.rename(away)

@@ -1,4 +1,4 @@
-"""^C on a terminal, in the middle of commands that take long."""
+"""^C on a terminal during long-running commands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ read answer < /dev/tty
 
 
 def test_commands_that_read_backups(far: Cesbr, proxy: Proxy, tmp_path: Path) -> None:
-    """While the storage hangs, ^C ends each of them; the prompt goes on."""
+    """While the storage hangs, ^C ends each command; the prompt returns."""
     commands = (
         "find --name 'x*'",
         "versions redmine/volumes/files/hello.txt",
@@ -43,7 +43,7 @@ def test_commands_that_read_backups(far: Cesbr, proxy: Proxy, tmp_path: Path) ->
 
 
 def test_commands_that_read_files(far: Cesbr, proxy: Proxy, tmp_path: Path) -> None:
-    """While the server hangs, ^C ends cat, and what less waits for."""
+    """While the server hangs, ^C ends cat and the read that less is waiting for."""
     pager = tmp_path / "pager"
     pager.write_text(_PAGER.format("cat"))
     pager.chmod(0o755)
@@ -71,7 +71,7 @@ def test_commands_that_read_files(far: Cesbr, proxy: Proxy, tmp_path: Path) -> N
 def test_a_pager_that_is_left_while_the_server_hangs(
     far: Cesbr, proxy: Proxy, tmp_path: Path
 ) -> None:
-    """The prompt is back at once: nobody waits for what nobody will see."""
+    """The prompt returns at once, without waiting for unread data."""
     pager = tmp_path / "pager"
     pager.write_text(_PAGER.format(":"))
     pager.chmod(0o755)

@@ -1,4 +1,4 @@
-"""ls, tree, cat and less: how they look, and in which order."""
+"""ls, tree, cat and less: format and order."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _entry(name: str, kind: str = "file", **fields: int) -> tuple[str, Entry]:
 
 
 def test_order() -> None:
-    """By name, by time, by size, and each the other way round; equal ones stay by name."""
+    """By name, time and size, and each reversed; equal entries are sorted by name."""
     entries = [
         _entry("a", size=5, mtime_ns=1),
         _entry("b", size=9, mtime_ns=3),
@@ -49,7 +49,7 @@ def test_order() -> None:
 
 
 def test_colours_take_no_cells() -> None:
-    """Columns stand as they would without colour; folders have a slash."""
+    """Columns are aligned as without colours; directories have a slash."""
     entries = [_entry("folder", "dir"), _entry("a"), _entry("run", mode=0o100755), _entry("x.gz")]
     plain = Style(columns=20).text(entries)
     assert plain == "folder/  run\na        x.gz\n"
@@ -73,12 +73,12 @@ def test_colours_take_no_cells() -> None:
     ],
 )
 def test_who_gets_colours(environ: Mapping[str, str], *, terminal_there: bool, on: bool) -> None:
-    """Terminals that can, unless NO_COLOR is set."""
+    """Colours on capable terminals, unless NO_COLOR is set."""
     assert Colours.of(environ, terminal=terminal_there).on == on
 
 
 def test_long_listings_align() -> None:
-    """Sizes stand on the right; `-h` writes them for people; a device has its numbers."""
+    """Sizes are right-aligned; `-h` prints units; a device shows its numbers."""
     entries = [_entry("a", size=5), _entry("b", size=123_456), _entry("dev", "chardev", rdev=0x103)]
     lines = Style(long=True).text(entries).splitlines()
     assert len({line.index("1970-01-01") for line in lines}) == 1
@@ -91,7 +91,7 @@ def test_long_listings_align() -> None:
 
 
 def test_a_huge_folder_is_listed_at_once() -> None:
-    """Finding the columns of 100,000 names takes no while."""
+    """Computing the columns of 100,000 names is fast."""
     entries = [_entry(f"file {'x' * (number % 30)}{number}") for number in range(100_000)]
     text = Style(columns=120).text(entries)
     assert max(map(len, text.splitlines())) <= 120
@@ -99,7 +99,7 @@ def test_a_huge_folder_is_listed_at_once() -> None:
 
 
 def test_ls_orders_and_hides(inside: Inside) -> None:
-    """The flags people know reach the listing."""
+    """The common options of ls apply to the listing."""
     assert inside("ls", "-S", FILES).out.splitlines()[0] != "sub"
     by_name = inside("ls", FILES).out.splitlines()
     assert inside("ls", "-r", FILES).out.splitlines() == by_name[::-1]
@@ -110,7 +110,7 @@ def test_ls_orders_and_hides(inside: Inside) -> None:
 
 
 def test_ls_recursive(inside: Inside) -> None:
-    """Each folder has a heading of its own; JSON has every entry with its path."""
+    """Each directory has a heading; JSON contains the path of every entry."""
     said = inside("ls", "-R", FILES).out
     assert said.startswith(f"{FILES}:\n")
     assert said.endswith(f"\n\n{FILES}/sub:\nbinary\n")
@@ -120,7 +120,7 @@ def test_ls_recursive(inside: Inside) -> None:
 
 
 def test_wildcards(inside: Inside) -> None:
-    """They reach ls, stat and cat, in a backup and from where one is."""
+    """ls, stat and cat accept wildcards, in a backup and relative to the current directory."""
     assert inside("ls", f"{FILES}/h*.t?t").out.endswith("/files/hello.txt\n")
     assert inside("ls", "--backup", "latest", "redmine/volumes/files/*.txt").out == (
         "redmine/volumes/files/hello.txt\n"
@@ -134,7 +134,7 @@ def test_wildcards(inside: Inside) -> None:
 
 
 def test_tree(inside: Inside) -> None:
-    """Lines lead to what a folder holds, and it is counted; `-L` and `-d` leave out."""
+    """Draws lines to entries and counts them; `-L` and `-d` limit the output."""
     lines = inside("tree", FILES).out.splitlines()
     assert lines[0] == FILES
     assert lines[1] == "├── a 'quoted' name"
@@ -154,7 +154,7 @@ def test_tree(inside: Inside) -> None:
 
 
 def test_cd_dash_goes_back(inside: Inside) -> None:
-    """`cd -` returns to where one was, says where that is, and leads back again."""
+    """`cd -` changes to the previous directory and prints it; a second one returns."""
     inside("cd", FILES)
     inside("cd", "/")
     here = inside("cd", "-").out
@@ -177,7 +177,7 @@ def test_cd_dash_goes_back(inside: Inside) -> None:
     ],
 )
 def test_what_looks_binary(data: bytes, *, binary: bool) -> None:
-    """Text is UTF-8 without control characters that no text has."""
+    """Text is UTF-8 without unusual control characters."""
     assert looks_binary(data) == binary
 
 
@@ -191,7 +191,7 @@ def _described(backup: str, size: int) -> _Described:
      (120, "ID Time Age Took Status Size Dogus")],
 )  # fmt: skip
 def test_backups_fit_the_terminal(columns: int, headings: str) -> None:
-    """A narrow terminal gets less, a wide one the growth in a line of its own."""
+    """A narrow terminal shows fewer columns; a wide one shows the growth in a separate line."""
     names = [f"2026112{number}T213000Z-abcdef" for number in range(4)]
     backups = [
         Backup(name, name.encode(), (Snapshot(id="0" * 64, time_ns=number << 40, tree=None),), None)
@@ -208,7 +208,7 @@ def test_backups_fit_the_terminal(columns: int, headings: str) -> None:
 
 
 def test_the_pager_is_the_users(tmp_path: Path) -> None:
-    """$PAGER with its arguments, else less or more; a sentence when there is none."""
+    """$PAGER with its arguments, else less or more; an error if none is installed."""
     assert find_pager({"PAGER": "less -X", "PATH": os.environ["PATH"]}) == ["less", "-X"]
     (tmp_path / "more").touch(mode=0o755)
     assert find_pager({"PATH": str(tmp_path)}) == ["more"]
@@ -219,7 +219,7 @@ def test_the_pager_is_the_users(tmp_path: Path) -> None:
 
 
 def test_cat_and_less_on_a_terminal(kept: Cesbr, tmp_path: Path) -> None:
-    """A terminal gets text alone; a pager has ^C to itself, and the prompt follows it."""
+    """`cat` prints only text to a terminal; a pager handles ^C, and then the prompt returns."""
     pager = tmp_path / "pager"
     pager.write_text(
         "#!/bin/sh\ntrap 'echo kept going' INT\ncat\necho END\n"
@@ -244,5 +244,5 @@ def test_cat_and_less_on_a_terminal(kept: Cesbr, tmp_path: Path) -> None:
 
 
 def test_less_off_a_terminal_is_cat(inside: Inside) -> None:
-    """In a script it writes the files."""
+    """If stdout is not a terminal, less writes the files."""
     assert inside("less", f"{FILES}/hello.txt").out == "hello again\n"

@@ -1,4 +1,4 @@
-"""init, backup, check, unlock, status, and the state of the repository before any of them."""
+"""init, backup, check, unlock, status, and the state of the repository before them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.shell.waiting import hang_the_index, wait_until
 
 
 def leave_a_lock(site: Site, restic: Path) -> None:
-    """Kill a restic that holds a lock."""
+    """Kill a restic process that holds a lock."""
     with hold_a_lock(site, restic) as holding:
         holding.kill()
     assert site.locks
 
 
 def hold_a_lock(site: Site, restic: Path) -> subprocess.Popen[bytes]:
-    """Start a restic that holds a lock until its stdin ends."""
+    """Start a restic process that holds a lock until its stdin is closed."""
     holding = subprocess.Popen(
         [restic, "-r", site.repository, "backup", "--stdin", "--no-cache"],
         env=os.environ | {"RESTIC_PASSWORD": KEY},
@@ -38,7 +38,7 @@ def hold_a_lock(site: Site, restic: Path) -> subprocess.Popen[bytes]:
 
 
 def test_nothing_configured_changes_nothing(cesbr: Cesbr) -> None:
-    """Without a repository every command says what to set, exits 2, and creates nothing."""
+    """Without a repository every command prints what to set, exits with 2, creates nothing."""
     bare = cesbr.having(CESBR_ROOT=str(cesbr.here))
     for command in ("backups", "check", "init"):
         said = bare(command)
@@ -50,7 +50,7 @@ def test_nothing_configured_changes_nothing(cesbr: Cesbr) -> None:
 def test_missing_repository_is_initialised(
     cesbr: Cesbr, new_site: Site, restic_binary: Path
 ) -> None:
-    """The first command that needs it creates it and says so, whatever restic there is."""
+    """The first command that needs it creates it and prints a notice, with any restic version."""
     own = cesbr.having(CESBR_ROOT=str(new_site.root), CESBR_RESTIC=str(restic_binary))
     said = own("backups", "--json")
     assert said.code == 0
@@ -63,7 +63,7 @@ def test_missing_repository_is_initialised(
 
 @pytest.mark.parametrize("command", [("backups",), ("check",), ("backup", "redmine"), ("ls",)])
 def test_no_init_is_error_10(cesbr: Cesbr, new_site: Site, command: tuple[str, ...]) -> None:
-    """Those who want an error for a missing repository get 10, and nothing is created."""
+    """With --no-init a missing repository is error 10, and nothing is created."""
     said = cesbr.having(CESBR_ROOT=str(new_site.root))("--no-init", *command)
     assert said.code == 10
     assert str(new_site.repository) in said.err
@@ -82,13 +82,13 @@ def test_no_init_is_error_10(cesbr: Cesbr, new_site: Site, command: tuple[str, .
 def test_looking_never_initialises(
     cesbr: Cesbr, new_site: Site, command: tuple[str, ...], code: int
 ) -> None:
-    """status, dry runs and help leave a missing repository missing."""
+    """status, dry runs and help do not create a missing repository."""
     assert cesbr.having(CESBR_ROOT=str(new_site.root))(*command).code == code
     assert not new_site.repository.exists()
 
 
 def test_init_keeps_what_is_there(cesbr: Cesbr, new_site: Site) -> None:
-    """The first init creates, the second says that it is kept, and both exit 0."""
+    """The first init creates, the second leaves it unchanged; both exit with 0."""
     own = cesbr.having(CESBR_ROOT=str(new_site.root))
     first = own("init", "--json")
     assert (first.code, first.json) == (
@@ -105,7 +105,7 @@ def test_init_keeps_what_is_there(cesbr: Cesbr, new_site: Site) -> None:
 
 @pytest.mark.parametrize("command", [("backups",), ("check",), ("backup",), ("unlock",), ("init",)])
 def test_wrong_key_is_error_12(own: Cesbr, site: Site, command: tuple[str, ...]) -> None:
-    """A wrong key is told as such, by reader and restic alike, and changes nothing."""
+    """The reader and restic both report a wrong key; nothing is changed."""
     site.set("/config/backup/encryption_key", "another key")
     said = own(*command)
     assert said.code == 12
@@ -114,7 +114,7 @@ def test_wrong_key_is_error_12(own: Cesbr, site: Site, command: tuple[str, ...])
 
 
 def test_lost_config_is_not_initialised(own: Cesbr, site: Site) -> None:
-    """A repository that only lost its config is damaged, not missing."""
+    """A repository without its config file is damaged, not missing."""
     (site.repository / "config").unlink()
     assert own("backups").code == 1
     assert own("init").code == 1
@@ -122,7 +122,7 @@ def test_lost_config_is_not_initialised(own: Cesbr, site: Site) -> None:
 
 
 def test_backup_reports_what_it_made(cesbr: Cesbr, empty_site: Site, restic_binary: Path) -> None:
-    """The result has the new Backup ID, which the listing then shows as complete."""
+    """The result contains the new backup ID, which the listing shows as complete."""
     own = cesbr.having(CESBR_ROOT=str(empty_site.root), CESBR_RESTIC=str(restic_binary))
     said = own("--json", "backup", "redmine")
     assert said.code == 0, said.err
@@ -138,7 +138,7 @@ def test_backup_reports_what_it_made(cesbr: Cesbr, empty_site: Site, restic_bina
 
 
 def test_incomplete_backup_is_error_3(cesbr: Cesbr, empty_site: Site) -> None:
-    """A volume that is not there makes the backup incomplete, and is named."""
+    """A missing volume makes the backup incomplete and is reported."""
     shutil.rmtree(empty_site.files)
     said = cesbr.having(CESBR_ROOT=str(empty_site.root))("backup", "redmine")
     assert said.code == 3
@@ -147,7 +147,7 @@ def test_incomplete_backup_is_error_3(cesbr: Cesbr, empty_site: Site) -> None:
 
 
 def test_a_suspended_instance(own: Cesbr, site: Site, tmp_path: Path) -> None:
-    """With active=false neither backup nor restore does anything; --force does it all the same."""
+    """With active=false backup and restore are refused, unless --force is given."""
     site.set("/config/backup/active", "False")
     restore = ("restore", "--backup", "latest", "--target", str(tmp_path / "back"), "--yes")
     for command in (("backup",), restore):
@@ -167,7 +167,7 @@ def test_a_suspended_instance(own: Cesbr, site: Site, tmp_path: Path) -> None:
 
 
 def test_dry_run_shows_the_plan(kept: Cesbr, kept_site: Site) -> None:
-    """It lists what would be backed up, for people and programs."""
+    """It lists the data to be backed up, as text and as JSON."""
     assert str(kept_site.files) in kept("backup", "--dry-run").out
     plan = kept("backup", "redmine", "--dry-run", "--json").json
     assert isinstance(plan, dict)
@@ -175,14 +175,14 @@ def test_dry_run_shows_the_plan(kept: Cesbr, kept_site: Site) -> None:
 
 
 def test_unknown_dogu_is_a_usage_error(kept: Cesbr) -> None:
-    """It says which dogus there are."""
+    """The error lists the existing dogus."""
     said = kept("backup", "redmein")
     assert said.code == 2
     assert "redmine" in said.err
 
 
 def test_check_finds_bit_rot_with_read_data(own: Cesbr, site: Site, restic_binary: Path) -> None:
-    """A flipped bit in a pack is found when the data is read, and only then."""
+    """A flipped bit in a pack is found only with --read-data."""
     own = own.having(CESBR_RESTIC=str(restic_binary))
     packs = (site.repository / "data").glob("*/*")
     pack = max(packs, key=lambda file: file.stat().st_size)
@@ -201,7 +201,7 @@ def test_check_finds_bit_rot_with_read_data(own: Cesbr, site: Site, restic_binar
 
 
 def test_locked_repository_is_error_11(own: Cesbr, site: Site, restic_binary: Path) -> None:
-    """While another process works, what needs the repository alone says who that is."""
+    """Commands that need an exclusive lock report who holds a conflicting one."""
     with hold_a_lock(site, restic_binary) as holding:
         said = own.having(CESBR_RESTIC=str(restic_binary))("check")
         assert said.code == 11
@@ -211,7 +211,7 @@ def test_locked_repository_is_error_11(own: Cesbr, site: Site, restic_binary: Pa
 
 
 def test_unlock_removes_dead_locks(own: Cesbr, site: Site, restic_old: Path) -> None:
-    """The lock of a dead process goes; that of a running one stays, unless all are to go."""
+    """The lock of a dead process is removed, that of a running one only with --remove-all."""
     leave_a_lock(site, restic_old)
     removed = own("unlock", "--json").json
     assert isinstance(removed, dict)
@@ -235,7 +235,7 @@ def test_unlock_removes_dead_locks(own: Cesbr, site: Site, restic_old: Path) -> 
 def test_a_signal_ends_a_command_cleanly(
     own: Cesbr, site: Site, number: signal.Signals, code: int
 ) -> None:
-    """Interrupted in the middle, it says so without a traceback and leaves no lock."""
+    """An interrupted command prints no traceback and leaves no lock."""
     hang_the_index(site)
     with own.start("check") as running:
         wait_until(lambda: site.locks, "restic's lock")
@@ -248,7 +248,7 @@ def test_a_signal_ends_a_command_cleanly(
 
 
 def test_interrupted_backup_leaves_no_lock(own: Cesbr, site: Site) -> None:
-    """A backup that is stopped leaves neither a lock nor something that looks complete."""
+    """An interrupted backup leaves no lock, and is not shown as complete."""
     before = sorted(os.listdir(site.repository / "snapshots"))
     hang_the_index(site)
     with own.start("backup", "redmine") as running:
@@ -261,7 +261,7 @@ def test_interrupted_backup_leaves_no_lock(own: Cesbr, site: Site) -> None:
 
 
 def test_status_shows_settings_but_no_secret(kept: Cesbr, kept_site: Site) -> None:
-    """Each setting comes with its source; the key is never shown."""
+    """Each setting is printed with its source; the key is never shown."""
     said = kept("status", "--json")
     assert said.code == 0
     status = said.json
@@ -288,7 +288,7 @@ def test_status_shows_settings_but_no_secret(kept: Cesbr, kept_site: Site) -> No
     ],
 )
 def test_status_tells_the_state(own: Cesbr, site: Site, key: str, value: str, state: str) -> None:
-    """Whatever is wrong, status tells it and exits 0."""
+    """`status` reports every problem and exits with 0."""
     site.set(f"/config/backup/{key}", value)
     said = own("status", "--json")
     assert said.code == 0
@@ -300,7 +300,7 @@ def test_status_tells_the_state(own: Cesbr, site: Site, key: str, value: str, st
 
 @pytest.mark.parametrize("secret", ["encryption_key", "s3_bucket_config/secret_access_key"])
 def test_status_tells_the_address_without_the_secrets(own: Cesbr, site: Site, secret: str) -> None:
-    """No private key opens one of them: that alone is the problem."""
+    """If a secret cannot be decrypted, status reports that and still shows the address."""
     site.set("/config/backup/backup_type", "S3")
     site.set("/config/backup/s3_bucket_config/address", "https://127.0.0.1:1/bucket")
     site.set(f"/config/backup/{secret}", base64.b64encode(bytes(256)).decode())
@@ -318,7 +318,7 @@ def test_status_tells_the_address_without_the_secrets(own: Cesbr, site: Site, se
 
 
 def test_status_without_any_configuration(cesbr: Cesbr) -> None:
-    """It says what to set, and exits 0."""
+    """`status` prints what to set and exits with 0."""
     said = cesbr.having(CESBR_ROOT=str(cesbr.here))("status")
     assert said.code == 0
     assert "not configured" in said.out

@@ -1,4 +1,4 @@
-"""mount and umount from the shell."""
+"""mount and umount commands."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(fuse_missing() is not None, reason=str(fuse_miss
 
 @pytest.fixture
 def mountpoint(kept: Cesbr) -> Iterator[Path]:
-    """A folder to mount on; whatever is mounted there is gone afterwards."""
+    """A directory to mount on; it is unmounted afterwards."""
     folder = kept.here / "mnt"
     folder.mkdir()
     yield folder
@@ -27,7 +27,7 @@ def mountpoint(kept: Cesbr) -> Iterator[Path]:
 
 
 def test_mount_shows_the_backups_until_umount(kept: Cesbr, mountpoint: Path) -> None:
-    """It returns when the mount answers; status lists it; umount ends it."""
+    """`mount` returns when the mount is ready; status lists it; umount ends it."""
     said = kept("mount", "mnt")
     assert said.code == 0, said.err
     assert str(mountpoint) in said.out
@@ -44,7 +44,7 @@ def test_mount_shows_the_backups_until_umount(kept: Cesbr, mountpoint: Path) -> 
 
 
 def test_busy_mount_names_who_uses_it(kept: Cesbr, mountpoint: Path) -> None:
-    """The error says who keeps the mount busy; --lazy takes it away all the same."""
+    """The error names the process that uses the mount; --lazy unmounts it anyway."""
     assert kept("mount", "mnt").code == 0
     user = subprocess.Popen(["cat"], cwd=mountpoint / "latest", stdin=subprocess.PIPE)
     with user:
@@ -58,7 +58,7 @@ def test_busy_mount_names_who_uses_it(kept: Cesbr, mountpoint: Path) -> None:
 def test_key_that_can_be_read_once_reaches_the_mount(
     kept: Cesbr, kept_site: Site, mountpoint: Path
 ) -> None:
-    """A pipe as password file is read once, and no process has the key in its arguments."""
+    """A pipe as password file is read once, and the key is in no process's arguments."""
     read_end, write_end = os.pipe()
     os.write(write_end, b"wrong key\n")
     os.close(write_end)
@@ -71,7 +71,7 @@ def test_key_that_can_be_read_once_reaches_the_mount(
     )
     os.close(read_end)
     assert done.returncode == 12
-    # The registry's own key has white space around it, which a file could not hold.
+    # The key in the registry has surrounding white space, which a file cannot represent.
     assert kept("mount", "--repo", str(kept_site.repository), "mnt").code == 0
     needle = KEY.encode()
     for process in Path("/proc").glob("[0-9]*"):
@@ -81,7 +81,7 @@ def test_key_that_can_be_read_once_reaches_the_mount(
 
 
 def test_mount_of_nothing_is_refused(kept: Cesbr) -> None:
-    """A missing folder and a repository that does not open are told with their codes."""
+    """A missing directory and an unreadable repository have different exit codes."""
     said = kept("mount", "no/such/folder", "--json")
     assert said.error["code"] == 1
     assert "does not exist" in str(said.error["error"])

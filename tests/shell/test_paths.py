@@ -1,4 +1,4 @@
-"""Paths carry over from one command to the next, or the error says how to write them."""
+"""Paths printed by one command work in the next, or the error shows how to write them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _ids(run: Inside | Cesbr) -> list[str]:
 
 
 def _beginning(backup: str, others: list[str]) -> str:
-    """Return the shortest unique beginning of an ID."""
+    """Return the shortest unique prefix of an ID."""
     return next(
         backup[:length]
         for length in range(1, len(backup))
@@ -27,7 +27,7 @@ def _beginning(backup: str, others: list[str]) -> str:
 
 @pytest.mark.parametrize("command", ["ls", "cat", "stat", "plan", "du", "tree", "select", "cd"])
 def test_a_path_inside_the_backups_is_completed_by_the_error(inside: Inside, command: str) -> None:
-    """As find, versions and log print it; what the error proposes works."""
+    """The error suggests the full path for one printed by find, versions and log."""
     folder = command in ("ls", "plan", "du", "tree", "cd")
     path = VOLUME if folder else FILE
     said = inside(command, path)
@@ -39,14 +39,14 @@ def test_a_path_inside_the_backups_is_completed_by_the_error(inside: Inside, com
 
 
 def test_wildcards_inside_the_backups_are_completed_by_the_error(inside: Inside) -> None:
-    """They stand for names in a backup."""
+    """The suggestion works for wildcards, too."""
     said = inside("ls", f"{VOLUME}/hel*")
     assert said.code == 1
     assert f"/latest/{FILE}" in said.err
 
 
 def test_a_path_from_the_root_of_the_backup_one_is_in(inside: Inside) -> None:
-    """As log and diff print it, typed in a folder of that backup."""
+    """A path as log and diff print it works in a directory of that backup."""
     inside("cd", "/latest/redmine")
     place = inside.session.shown_place
     said = inside("cat", FILE)
@@ -55,7 +55,7 @@ def test_a_path_from_the_root_of_the_backup_one_is_in(inside: Inside) -> None:
 
 
 def test_with_backup_an_absolute_path_may_begin_with_it(inside: Inside) -> None:
-    """Copied from the mount or from ls; with another backup's it is a usage error."""
+    """It may be copied from the mount or ls; that of another backup is a usage error."""
     first, second = _ids(inside)
     for path in (f"/{second}/{FILE}", f"/latest/{FILE}"):
         assert inside("cat", "--backup", second, path).out == "hello again\n"
@@ -67,7 +67,7 @@ def test_with_backup_an_absolute_path_may_begin_with_it(inside: Inside) -> None:
 
 @pytest.mark.parametrize("command", ["ls", "cat", "stat", "find", "versions", "log", "plan"])
 def test_the_unique_beginning_of_an_id_in_a_path(inside: Inside, command: str) -> None:
-    """As `use` and --backup take it; one of several is an error that names them."""
+    """A unique prefix works as in `use` and --backup; an ambiguous one is an error."""
     ids = _ids(inside)
     begin = _beginning(ids[0], ids)
     assert inside(command, f"/{begin}/{FILE}").code == 0
@@ -78,7 +78,7 @@ def test_the_unique_beginning_of_an_id_in_a_path(inside: Inside, command: str) -
 
 
 def test_diff_takes_paths_that_begin_with_a_backup(inside: Inside) -> None:
-    """On both sides, on one, as the path, at the prompt and with the beginning of an ID."""
+    """On both sides, on one, as the path, at the prompt, and with a prefix of an ID."""
     ids = _ids(inside)
     first, second = ids
     expected = f"M  {FILE}\n"
@@ -106,14 +106,14 @@ def test_diff_takes_paths_that_begin_with_a_backup(inside: Inside) -> None:
 
 @pytest.fixture
 def lost(own: Cesbr, site: Site) -> Cesbr:
-    """A third backup, in which a file is gone that is much like another one."""
+    """A third backup, from which a file was deleted that has a similar name to another."""
     (site.files / "hello.txt").rename(site.files / "hello2.txt")
     assert own("backup").code == 0
     return own
 
 
 def test_a_deleted_file_is_pointed_at(lost: Cesbr) -> None:
-    """By the newest backup that has it and the first that has not; what is proposed works."""
+    """The error names the newest backup with the file, and its suggestion works."""
     first, second, third = _ids(lost)
     gone = f"Backup {third} has no '{FILE}': it is gone since backup {third}."
     newest = f" The newest backup that has it is {second}: "

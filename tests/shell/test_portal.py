@@ -1,4 +1,4 @@
-"""The portal: ^C, work in front, threads."""
+"""The portal: ^C, work in the foreground thread, threads."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _press_ctrl_c() -> None:
 
 
 def test_returns_what_the_function_returns(portal: Portal) -> None:
-    """A call gives its value back, and one loop serves many calls."""
+    """A call returns the function's result, and one loop serves many calls."""
 
     async def token() -> trio.lowlevel.TrioToken:
         return trio.lowlevel.current_trio_token()
@@ -35,7 +35,7 @@ def test_returns_what_the_function_returns(portal: Portal) -> None:
 
 
 def test_raises_what_the_function_raises(portal: Portal) -> None:
-    """An error arrives as itself, and the loop goes on."""
+    """An exception reaches the caller unchanged, and the loop continues."""
 
     async def fail() -> None:
         raise NotFoundError("There is no such thing.")
@@ -51,7 +51,7 @@ async def _seven() -> int:
 
 
 def test_ctrl_c_cancels_and_waits_for_the_end(portal: Portal) -> None:
-    """The first ^C raises only after the task has unwound, and the portal works on."""
+    """The first ^C raises after the task has unwound, and the portal still works."""
     unwound: list[str] = []
 
     async def hang() -> None:
@@ -69,7 +69,7 @@ def test_ctrl_c_cancels_and_waits_for_the_end(portal: Portal) -> None:
 
 
 def test_ctrl_c_hides_the_errors_it_causes(portal: Portal) -> None:
-    """What a cancelled command complains about is no news to who cancelled it."""
+    """Errors that a cancelled command raises are suppressed."""
 
     async def hang() -> None:
         try:
@@ -83,7 +83,7 @@ def test_ctrl_c_hides_the_errors_it_causes(portal: Portal) -> None:
 
 
 def test_what_ends_in_spite_of_ctrl_c_counts(portal: Portal) -> None:
-    """A function that was done before it noticed the ^C has its value returned."""
+    """If the function finishes before it notices the ^C, its value is returned."""
 
     async def deaf() -> str:
         _press_ctrl_c()
@@ -95,7 +95,7 @@ def test_what_ends_in_spite_of_ctrl_c_counts(portal: Portal) -> None:
 
 
 def test_second_ctrl_c_abandons(portal: Portal) -> None:
-    """The second ^C comes back at once; the task ends by itself and the portal works on."""
+    """The second ^C returns at once; the task ends in the background and the portal still works."""
     release = threading.Event()
     ended = threading.Event()
 
@@ -118,7 +118,7 @@ def test_second_ctrl_c_abandons(portal: Portal) -> None:
 
 
 def test_slow_end_is_told(portal: Portal) -> None:
-    """Who waits for a command to end cleanly is told that it takes a while."""
+    """The user is notified if cancelling a command takes long."""
     told = threading.Event()
 
     async def slow() -> None:
@@ -135,14 +135,14 @@ def test_slow_end_is_told(portal: Portal) -> None:
 
 
 def test_ctrl_c_is_given_back(portal: Portal) -> None:
-    """After a call ^C means what it meant before."""
+    """After a call the previous SIGINT handler is restored."""
     before = signal.getsignal(signal.SIGINT)
     portal.run(_seven)
     assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_work_in_front_runs_in_the_waiting_thread(portal: Portal) -> None:
-    """What blocks on the user is done by the thread that waits, in order, with its result."""
+    """Blocking user interaction runs in the waiting thread, in order, and returns a result."""
     done: list[str] = []
 
     async def ask() -> threading.Thread:
@@ -156,7 +156,7 @@ def test_work_in_front_runs_in_the_waiting_thread(portal: Portal) -> None:
 
 
 def test_errors_in_front_reach_the_task(portal: Portal) -> None:
-    """A reader that went away is the task's business."""
+    """An exception in foreground work, such as BrokenPipeError, is raised in the task."""
 
     async def write() -> str:
         try:
@@ -173,7 +173,7 @@ def _break() -> None:
 
 
 def test_ctrl_c_ends_work_in_front(portal: Portal) -> None:
-    """What blocks in front is broken off by a ^C, also one that came just before it began."""
+    """^C interrupts blocking foreground work, even if pressed just before it starts."""
 
     async def ask() -> None:
         await in_front(_wait_for_ctrl_c)
@@ -194,7 +194,7 @@ def _wait_for_ctrl_c() -> None:
 
 
 def test_ending_the_front_thread_unwinds_the_task(portal: Portal) -> None:
-    """SIGTERM's SystemExit passes through, after the task has ended cleanly."""
+    """The SystemExit of SIGTERM is raised after the task has unwound."""
     unwound: list[str] = []
 
     def end(_number: int, _frame: object) -> None:
@@ -218,7 +218,7 @@ def test_ending_the_front_thread_unwinds_the_task(portal: Portal) -> None:
 
 
 def test_ending_the_front_thread_in_the_middle_of_its_work(portal: Portal) -> None:
-    """A task that waits for that work, whatever comes, is told that there will be no result."""
+    """A task that waits for foreground work, even if shielded, gets an exception."""
     told: list[str] = []
 
     def end(_number: int, _frame: object) -> None:
@@ -239,7 +239,7 @@ def test_ending_the_front_thread_in_the_middle_of_its_work(portal: Portal) -> No
 
 
 def test_other_threads_may_call_at_the_same_time(portal: Portal) -> None:
-    """Completion asks while another call is under way."""
+    """Completion can call while another call is running."""
     answers: list[int] = []
 
     async def outer() -> int:
@@ -253,7 +253,7 @@ def test_other_threads_may_call_at_the_same_time(portal: Portal) -> None:
 
 
 def test_who_cannot_wait_is_let_go(portal: Portal) -> None:
-    """After its patience the caller goes on, and so does the call: it is worth something later."""
+    """After its timeout the caller returns, and the call continues in the background."""
     go_on, done = threading.Event(), threading.Event()
 
     async def slow() -> None:
@@ -268,7 +268,7 @@ def test_who_cannot_wait_is_let_go(portal: Portal) -> None:
 
 
 def test_close_ends_what_still_runs() -> None:
-    """Closing cancels abandoned tasks and ends the loop's thread."""
+    """Closing cancels abandoned tasks and ends the thread of the loop."""
     before = set(threading.enumerate())
     portal = Portal()
     ended = threading.Event()

@@ -1,4 +1,4 @@
-"""How far a command is: the line, the events, and who gets to see them."""
+"""Progress of a command: the line, the events, and when they are shown."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LONG = 1.3
 
 
 class Clock:
-    """Seconds that pass when told to."""
+    """A clock that advances only when set."""
 
     now = 100.0
 
@@ -52,7 +52,7 @@ def test_the_line_shows_bytes_files_rate_and_time_left() -> None:
 
 
 def test_a_narrow_terminal_gets_what_matters() -> None:
-    """The line never is wider than the terminal, and what it is about goes last."""
+    """The line never exceeds the terminal width; the label is dropped last."""
     progress, _ = _restoring()
     for columns in range(1, 100):
         assert len(progress.line(columns)) <= columns
@@ -61,7 +61,7 @@ def test_a_narrow_terminal_gets_what_matters() -> None:
 
 
 def test_the_rate_is_that_of_the_last_while() -> None:
-    """Ten seconds without a byte, and it is 0; what went on before does not count."""
+    """The rate covers the last ten seconds only: it is 0 after ten seconds without a byte."""
     progress, clock = _restoring()
     for second in range(20):
         clock.now = 105.0 + second
@@ -71,7 +71,7 @@ def test_the_rate_is_that_of_the_last_while() -> None:
 
 
 def test_counting_anew_forgets_the_rate() -> None:
-    """The next thing that is counted from 0 has a rate of its own."""
+    """When a counter restarts at 0, its rate restarts as well."""
     progress, clock = _restoring()
     progress.update(bytes=0)
     clock.now += 4
@@ -80,7 +80,7 @@ def test_counting_anew_forgets_the_rate() -> None:
 
 
 def test_nothing_known_shows_the_time() -> None:
-    """A command that counts nothing at least shows that it goes on."""
+    """A command without counters shows the elapsed time."""
     clock = Clock()
     progress = Progress("Checking", clock)
     clock.now += 75
@@ -102,7 +102,7 @@ def test_nothing_known_shows_the_time() -> None:
 def test_who_sees_it(
     monkeypatch: pytest.MonkeyPatch, *, quiet: bool, results: bool, seconds: float, shown: bytes
 ) -> None:
-    """Nobody who wants it quiet, nothing in the first second, no one who reads in a pager."""
+    """No progress with --quiet, in the first second, or while a pager is open."""
     screen, terminal_end = os.openpty()
     reader, writer = os.pipe()
     monkeypatch.setenv("TERM", "xterm")
@@ -115,7 +115,7 @@ def test_who_sees_it(
                 out.tick()
             out.tick()
         out.clear_progress()
-        out.tick()  # nothing goes on any more
+        out.tick()  # nothing is running any more
         stream.write("end")
         stream.flush()
         assert os.read(screen, 100) == shown + b"end"
@@ -125,7 +125,7 @@ def test_who_sees_it(
 
 
 def test_a_terminal_shows_it_after_a_second(own: Cesbr, site: Site, tmp_path: Path) -> None:
-    """A long command tells on its last line how long it goes on; ^C takes that line away."""
+    """The last line of a long command shows the elapsed time; ^C removes that line."""
     hang_the_index(site)
     with terminal(own, tmp_path) as prompt:
         prompt.wait_for_prompt()
@@ -149,7 +149,7 @@ def test_a_terminal_shows_it_after_a_second(own: Cesbr, site: Site, tmp_path: Pa
 def test_programs_get_an_event_a_line(
     far: Cesbr, proxy: Proxy, tmp_path: Path, command: tuple[str, ...], what: str
 ) -> None:
-    """With --json stderr has one JSON object a line: how far it is, and in the end the error."""
+    """With --json stderr has one JSON object per line: progress events, then the error."""
     proxy.hold(b"/index/")
     cold = far.having(XDG_CACHE_HOME=str(tmp_path / "cache"))
     with cold.start("--json", *command) as running:
@@ -165,7 +165,7 @@ def test_programs_get_an_event_a_line(
 
 
 def test_without_a_terminal_nothing_is_shown(own: Cesbr, site: Site) -> None:
-    """A log file gets no progress, however long it takes."""
+    """A log file never contains progress."""
     hang_the_index(site)
     with own.start("check") as running:
         wait_until(lambda: site.locks, "restic's lock")

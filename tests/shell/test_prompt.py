@@ -20,14 +20,14 @@ FILES = "redmine/volumes/files"
 
 @pytest.fixture
 def prompt(kept: Cesbr, tmp_path: Path) -> Iterator[Terminal]:
-    """The prompt on the backups that tests only read."""
+    """The prompt on the backups that are shared by read-only tests."""
     with terminal(kept, tmp_path) as made:
         made.wait_for_prompt()
         yield made
 
 
 def test_prompt_shows_where_one_is(prompt: Terminal) -> None:
-    """It follows use and cd, and ends with 0 on ^D."""
+    """It follows use and cd; ^D exits with 0."""
     prompt.line("use latest")
     screen = prompt.wait_for(r"^cesbr:/\S+>\Z")
     backup = screen.splitlines()[-1].removeprefix("cesbr:/").removesuffix(">")
@@ -44,7 +44,7 @@ def test_prompt_shows_where_one_is(prompt: Terminal) -> None:
 
 
 def test_ctrl_c_at_the_prompt_gives_a_new_one(prompt: Terminal) -> None:
-    """What was typed is dropped, nothing ends."""
+    """The typed text is discarded, and the shell continues."""
     prompt.keys("frobni", "C-c")
     prompt.wait_for(r"^\^C\ncesbr>\Z")
     prompt.line("pwd")
@@ -52,7 +52,7 @@ def test_ctrl_c_at_the_prompt_gives_a_new_one(prompt: Terminal) -> None:
 
 
 def test_a_failed_command_returns_to_the_prompt(prompt: Terminal) -> None:
-    """Errors are one line; the shell goes on, and ends with 0."""
+    """Errors are one line; the prompt returns, and the shell exits with 0."""
     prompt.line("stauts")
     prompt.wait_for(r"^cesbr: .*did you mean 'status'\?\ncesbr>\Z")
     prompt.line("ls --nope")
@@ -68,7 +68,7 @@ def test_a_failed_command_returns_to_the_prompt(prompt: Terminal) -> None:
 
 
 def test_the_start_says_what_is_configured(kept: Cesbr, kept_site: Site, tmp_path: Path) -> None:
-    """The first time also what to do next; later only which repository it is."""
+    """The first start also prints what to do next; later ones only the repository."""
     for name, hints in (("first", True), ("second", False)):
         (tmp_path / name).mkdir()
         with terminal(kept, tmp_path / name) as prompt:
@@ -84,7 +84,7 @@ def test_the_start_says_what_is_configured(kept: Cesbr, kept_site: Site, tmp_pat
 
 
 def test_the_start_without_configuration(cesbr: Cesbr, tmp_path: Path) -> None:
-    """It says what is missing and how to find out more, and the prompt is there."""
+    """It prints what is missing and where to find help, then the prompt."""
     with terminal(cesbr.having(CESBR_ROOT=str(cesbr.here)), tmp_path) as prompt:
         screen = prompt.wait_for_prompt()
         assert "No repository is configured" in screen
@@ -92,7 +92,7 @@ def test_the_start_without_configuration(cesbr: Cesbr, tmp_path: Path) -> None:
 
 
 def test_history_is_private(prompt: Terminal, tmp_path: Path) -> None:
-    """It outlives the shell, for its owner alone, without lines that begin with a blank."""
+    """It is saved with mode 0600, without lines that begin with a blank."""
     prompt.line("pwd")
     prompt.wait_for(r"^/\ncesbr>\Z")
     prompt.line(" echo secret")
@@ -108,7 +108,7 @@ def test_history_is_private(prompt: Terminal, tmp_path: Path) -> None:
 
 
 def test_aliases_pipes_and_exit_codes(prompt: Terminal, kept: Cesbr) -> None:
-    """What one expects of a shell: other words, files, programs, and how the last command went."""
+    """Aliases, redirection, pipes and the exit code of the last command work."""
     prompt.line(f"alias create files ls /latest/{FILES}")
     prompt.wait_for(r"^Alias 'files' created\ncesbr>\Z")
     prompt.line("files -1 | grep hello")
@@ -124,7 +124,7 @@ def test_aliases_pipes_and_exit_codes(prompt: Terminal, kept: Cesbr) -> None:
 
 
 def test_narrow_terminals_and_resizing(prompt: Terminal) -> None:
-    """A long place is shortened to fit, and what is listed follows the width of the terminal."""
+    """A long path in the prompt is shortened; listings adapt to the terminal width."""
     prompt.resize(30, 30)
     prompt.line(f"cd /latest/{FILES}")
     prompt.wait_for(r"^cesbr:…/files>\Z")
@@ -141,7 +141,7 @@ def test_narrow_terminals_and_resizing(prompt: Terminal) -> None:
 
 
 def test_tab_completes_paths_and_ids(prompt: Terminal) -> None:
-    """Folders complete with a slash and go on, file names end with a blank."""
+    """Directories complete with a slash, file names with a blank."""
     prompt.keys("-l", "ls latest/red")
     prompt.keys("Tab")
     prompt.wait_for(r"^cesbr> ls latest/redmine/\Z")
@@ -166,7 +166,7 @@ def test_tab_completes_paths_and_ids(prompt: Terminal) -> None:
 
 
 def test_help_explains_without_cmd2s_clutter(prompt: Terminal) -> None:
-    """The list has our commands by category, and none of cmd2's that are of no use here."""
+    """It lists our commands by category, without the unused ones of cmd2."""
     prompt.resize(120, 100)
     prompt.line("help")
     screen = prompt.wait_for(r"^The prompt itself")
@@ -178,7 +178,7 @@ def test_help_explains_without_cmd2s_clutter(prompt: Terminal) -> None:
 
 
 def test_restore_asks(prompt: Terminal, kept: Cesbr) -> None:
-    """The plan is shown and a yes is needed; no answer, and ^C, write nothing."""
+    """The plan is shown and a yes is required; without an answer or after ^C nothing is written."""
     command = f"restore /latest/{FILES}/hello.txt --target back"
     for answer in (["n", "Enter"], ["Enter"], ["C-c"]):
         prompt.line(command)
@@ -198,7 +198,7 @@ def test_restore_asks(prompt: Terminal, kept: Cesbr) -> None:
 def test_ctrl_c_stops_a_command_and_leaves_no_lock(
     far: Cesbr, proxy: Proxy, rest_server: RestServer, tmp_path: Path
 ) -> None:
-    """In the middle of restic's work ^C returns to the prompt, which works on."""
+    """^C during restic returns to a working prompt."""
     locks = rest_server.root / "far/locks"
     proxy.hold(b"/index/")
     with terminal(far, tmp_path) as prompt:
@@ -219,7 +219,7 @@ def test_ctrl_c_stops_a_command_and_leaves_no_lock(
 
 
 def test_one_shot_asks_on_a_terminal(kept: Cesbr, tmp_path: Path) -> None:
-    """A single restore asks, too, and ^C at the question exits 130."""
+    """A one-shot restore also asks, and ^C at the question exits with 130."""
     with terminal(kept, tmp_path, "restore", f"/latest/{FILES}/hello.txt") as asked:
         asked.wait_for(r"^Restore this\? \[y/N\]\Z")
         asked.keys("C-c")

@@ -1,4 +1,4 @@
-"""init, backup and restore as users run them, with the repository behind real servers."""
+"""init, backup and restore as users run them, with the repository on real servers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tests.support.seaweed import BUCKET, KEY_ID, SECRET, SeaweedFS
 
 @dataclass(frozen=True)
 class Configured:
-    """``cesbr`` on an instance whose repository is behind a server, its address, and a secret.
+    """``cesbr`` on an instance whose repository is on a server, its address, and a secret.
 
-    `replace` puts the repository that is in a folder in the place of the server's.
+    `replace` copies a local repository over the one on the server.
     """
 
     cesbr: Cesbr
@@ -43,7 +43,7 @@ def configured(
     """Each kind of server."""
     kind: str = request.param
     own = cesbr.having(CESBR_ROOT=str(new_site.root))
-    if kind == "s3":  # all that is needed stands in the registry, as CES has it
+    if kind == "s3":  # all settings are in the registry, as in CES
         s3: SeaweedFS = request.getfixturevalue("seaweed")
         address = f"{s3.tls_url}/{BUCKET}/{tmp_path.name}"
         bucket = "/config/backup/s3_bucket_config"
@@ -76,7 +76,7 @@ def configured(
 
 
 def test_backup_and_restore(configured: Configured, restic_old: Path, tmp_path: Path) -> None:
-    """A missing repository is initialised by the first command; what is restored is the same."""
+    """The first command creates a missing repository; restored data is identical."""
     cesbr, address = configured.cesbr, configured.address
     said = cesbr("--no-init", "backups")
     assert said.code == 10
@@ -85,7 +85,7 @@ def test_backup_and_restore(configured: Configured, restic_old: Path, tmp_path: 
     assert first.code == 0, first.err
     assert "has been initialised" in first.err
     assert address in first.err
-    # From here on one whose key opens at once.
+    # From here on use a repository whose key is fast to derive.
     configured.replace(create(restic_old, tmp_path / "cheap", password=KEY).folder)
     made = cesbr("backup", "--json")
     assert made.code == 0, made.err
@@ -109,7 +109,7 @@ def _written(path: Path, text: str) -> Path:
 
 
 def test_a_bucket_that_is_not_there(cesbr: Cesbr, new_site: Site, seaweed: SeaweedFS) -> None:
-    """No command makes it but init: the address may be wrong."""
+    """Only init creates a bucket, because the address may be wrong."""
     own = cesbr.having(
         CESBR_ROOT=str(new_site.root),
         CESBR_REPOSITORY=f"{seaweed.url}/shell-made-this/place",

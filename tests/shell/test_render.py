@@ -1,4 +1,4 @@
-"""How things look."""
+"""Formatting of sizes, times, tables and columns."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from cesbr.ui import humanize
     ],
 )
 def test_sizes(count: int | None, shown: str) -> None:
-    """Units are powers of 1024, and no number needs four digits before its point."""
+    """Units are powers of 1024, and no number has four digits before the point."""
     assert humanize.size(count) == shown
 
 
 def test_times_are_local(monkeypatch: pytest.MonkeyPatch) -> None:
-    """People see their own zone, to the second."""
+    """Times are printed in the local zone, to the second."""
     monkeypatch.setenv("TZ", "UTC-2")
     time.tzset()
     try:
@@ -37,20 +37,20 @@ def test_times_are_local(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tables_align_wide_characters() -> None:
-    """Columns stand below each other, whatever the width of a character."""
+    """Columns are aligned, whatever the width of the characters."""
     lines = humanize.table([("字", "1", "x"), ("ab c", "23", "")], right={1}).splitlines()
     assert lines == ["字     1  x", "ab c  23"]
     assert humanize.table([]) == ""
 
 
 def test_long_lines_are_cut_at_a_word() -> None:
-    """A line that a terminal would wrap ends with an ellipsis instead."""
+    """A line that would wrap is truncated with an ellipsis."""
     assert humanize.table([("a", "one two three")], limit=13) == "a  one two …\n"
     assert humanize.table([("a", "one two three")], limit=16) == "a  one two three\n"
 
 
 def test_columns_fill_the_width() -> None:
-    """As few lines as fit, read downwards; a name that is too wide has a line of its own."""
+    """As few lines as possible, in column order; a name that is too wide gets a separate line."""
     assert humanize.columns(["a", "bb", "c", "d"], 9) == "a   c\nbb  d\n"
     assert humanize.columns(["a", "bb", "c", "d"], 80) == "a  bb  c  d\n"
     assert humanize.columns(["x" * 20, "y"], 10) == "x" * 20 + "\ny\n"

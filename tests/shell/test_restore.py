@@ -1,4 +1,4 @@
-"""restore: what it shows, asks, writes and reports."""
+"""restore: plan, confirmation, result and report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FILES = "redmine/volumes/files"
 
 
 def test_restores_below_the_target(kept: Cesbr) -> None:
-    """What was chosen lies below the target as it is shown below the backup, and nothing else."""
+    """Selected paths are restored below the target with the same relative paths, nothing else."""
     said = kept("restore", "--backup", "latest", FILES, "--target", "back", "--yes", "--json")
     assert said.code == 0, said.err
     report = said.json
@@ -30,7 +30,7 @@ def test_restores_below_the_target(kept: Cesbr) -> None:
 
 
 def test_default_target_is_named_by_the_backup(kept: Cesbr) -> None:
-    """Without a target it goes to restored-<Backup ID>, and existing files are kept."""
+    """The default target is restored-<backup ID>, and existing files are kept."""
     path = f"/latest/{FILES}/hello.txt"
     assert kept("restore", path, "--yes").code == 0
     (target,) = kept.here.iterdir()
@@ -46,7 +46,7 @@ def test_default_target_is_named_by_the_backup(kept: Cesbr) -> None:
 
 
 def test_nobody_to_ask_is_a_usage_error(kept: Cesbr) -> None:
-    """Without a terminal it shows the plan, asks for --yes, and writes nothing."""
+    """Without a terminal it prints the plan, asks for --yes, and writes nothing."""
     said = kept("restore", f"/latest/{FILES}")
     assert said.code == 2
     assert "--yes" in said.err
@@ -55,7 +55,7 @@ def test_nobody_to_ask_is_a_usage_error(kept: Cesbr) -> None:
 
 
 def test_dry_run_writes_nothing(kept: Cesbr) -> None:
-    """The plan says where to and how much."""
+    """The plan shows the target and the size."""
     said = kept("restore", f"/latest/{FILES}", "--dry-run", "--json")
     assert said.code == 0
     plan = said.json
@@ -66,7 +66,7 @@ def test_dry_run_writes_nothing(kept: Cesbr) -> None:
 
 
 def test_in_place_puts_volumes_back(own: Cesbr, site: Site) -> None:
-    """In place a volume's files come back where they belong, in place of what is there."""
+    """In place the files of a volume replace those at the original location."""
     (site.files / "hello.txt").write_text("broken")
     (site.files / "new.txt").write_text("new")
     (site.files / "sub/binary").unlink()
@@ -79,7 +79,7 @@ def test_in_place_puts_volumes_back(own: Cesbr, site: Site) -> None:
 
 
 def test_partial_restore_is_error_3(own: Cesbr, site: Site) -> None:
-    """What cannot be written is named, the rest is restored."""
+    """Files that cannot be written are reported, and the rest is restored."""
     (own.here / "back" / FILES / "hello.txt").mkdir(parents=True)
     said = own("restore", "--backup", "latest", FILES, "--target", "back", "--yes", "--verify")
     assert said.code == 3
@@ -95,7 +95,7 @@ def test_partial_restore_is_error_3(own: Cesbr, site: Site) -> None:
 
 
 def test_safety_backup(own: Cesbr, site: Site) -> None:
-    """Asked for, what is there is backed up before it is replaced; when that fails, nothing is."""
+    """It saves the current files first; if it fails, nothing is restored."""
     (site.files / "hello.txt").write_text("precious")
     arguments = ("--backup", "latest", f"{FILES}/hello.txt", "--in-place", "--yes")
     said = own("restore", *arguments, "--safety-backup", "--json")
@@ -120,7 +120,7 @@ def test_safety_backup(own: Cesbr, site: Site) -> None:
 
 
 def test_the_same_restore_again_restores_the_same(own: Cesbr, site: Site) -> None:
-    """The safety backup of the first is not what the second takes for the latest."""
+    """A second restore does not treat the safety backup of the first as the latest."""
     restore = ("restore", "--backup", "latest", f"{FILES}/hello.txt", "--in-place", "--yes")
     assert own("backup", "redmine").code == 0
     (site.files / "hello.txt").write_text("broken")
@@ -131,7 +131,7 @@ def test_the_same_restore_again_restores_the_same(own: Cesbr, site: Site) -> Non
 
 
 def test_a_backup_of_another_host_needs_a_flag(own: Cesbr, site: Site) -> None:
-    """In place and into the registry; the plan names the host in any case."""
+    """In place and into the registry; the plan always shows the host."""
     site.set("/config/_global/fqdn", "ces.example.org")
     assert own("backup").code == 0
     site.set("/config/_global/fqdn", "other.example.org")
@@ -153,7 +153,7 @@ def test_a_backup_of_another_host_needs_a_flag(own: Cesbr, site: Site) -> None:
 
 
 def test_in_place_offers_a_safety_backup(own: Cesbr, site: Site, tmp_path: Path) -> None:
-    """On a terminal a restore that replaces something asks first, and goes on either way."""
+    """A restore that replaces files asks first on a terminal, and continues either way."""
     (site.files / "hello.txt").write_text("precious")
     path = f"/latest/{FILES}/hello.txt"
     with terminal(own, tmp_path, "restore", path, "--in-place") as screen:
@@ -167,7 +167,7 @@ def test_in_place_offers_a_safety_backup(own: Cesbr, site: Site, tmp_path: Path)
 
 
 def test_the_safety_backup_is_the_default(own: Cesbr, site: Site, tmp_path: Path) -> None:
-    """Enter alone makes it, before the restore; without the restore it is not made either."""
+    """Enter makes it before the restore; if the restore is declined, it is not made."""
     path = f"/latest/{FILES}/hello.txt"
     for answer, backups, content in (("n", 2, "precious"), ("y", 3, "hello again\n")):
         (site.files / "hello.txt").write_text("precious")
@@ -184,7 +184,7 @@ def test_the_safety_backup_is_the_default(own: Cesbr, site: Site, tmp_path: Path
 
 
 def test_in_place_replaces_what_differs(own: Cesbr, site: Site) -> None:
-    """By default only that, which the plan shows; --overwrite always replaces everything."""
+    """By default only changed files are replaced; --overwrite always replaces all."""
     in_place = ("--backup", "latest", FILES, "--in-place")
     (site.files / "hello.txt").write_text("broken")
     inode = (site.files / "sub/binary").stat().st_ino
@@ -205,7 +205,7 @@ def test_in_place_replaces_what_differs(own: Cesbr, site: Site) -> None:
 
 
 def test_many_failures_are_grouped(own: Cesbr, site: Site) -> None:
-    """Those of one reason are listed below it, the first of them, and with --json all."""
+    """The first failures of each reason are listed below it; --json lists all."""
     for number in range(30):
         (site.files / f"many{number:02}").write_text("x")
         (own.here / "back" / FILES / f"many{number:02}").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""A restore that was cut short: ^C on a terminal, and going on."""
+"""An interrupted restore: ^C on a terminal, and --resume."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FILES = "redmine/volumes/files"
 
 
 def test_interrupted_and_resumed(far: Cesbr, proxy: Proxy, tmp_path: Path) -> None:
-    """^C ends it with 130 and says how to go on; that asks, finishes, and empties the basket."""
+    """^C exits with 130 and prints how to resume; --resume completes and clears the selection."""
     assert far("select", f"/latest/{FILES}").code == 0
     with terminal(far, tmp_path, "restore", "--target", "back") as screen:
         screen.wait_for(r"^Restore this\? \[y/N\]")
@@ -38,7 +38,7 @@ def test_interrupted_and_resumed(far: Cesbr, proxy: Proxy, tmp_path: Path) -> No
 
 
 def test_resume_tries_what_failed(own: Cesbr) -> None:
-    """After a partial restore --resume does what failed, into the same target, and nothing else."""
+    """After a partial restore --resume retries only failed files, in the same target."""
     blocked = own.here / "back" / FILES / "hello.txt"
     blocked.mkdir(parents=True)
     said = own("restore", "--backup", "latest", FILES, "--target", "back", "--yes")

@@ -1,4 +1,4 @@
-"""forget and policies, as an administrator runs them."""
+"""forget and retention policies, as an administrator runs them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.support.restic_repo import ResticRepo
 
 @pytest.fixture(scope="module")
 def twice(tmp_path_factory: pytest.TempPathFactory, empty_template: Site, restic_old: Path) -> Site:
-    """An instance that was backed up twice as a whole; nothing changes it."""
+    """An instance with two full backups, which tests do not change."""
     root = tmp_path_factory.mktemp("twice") / "site"
     return back_up_twice(copy(empty_template, root), restic_old)
 
 
 @pytest.fixture
 def site(tmp_path: Path, twice: Site) -> Site:
-    """The same for the test alone."""
+    """The same, for this test only."""
     return copy(twice, tmp_path / "site")
 
 
@@ -46,7 +46,7 @@ def ids(cesbr: Cesbr) -> list[str]:
 
 
 def test_a_dry_run_shows_and_changes_nothing(own: Cesbr, site: Site) -> None:
-    """What would go, what would stay, and why, for people and programs."""
+    """Backups to remove, backups to keep, and the reasons, as text and as JSON."""
     before = snapshots(site)
     said = own("forget", "--policy", "removeAllButKeepLatest", "--dry-run", "--prune")
     assert (said.code, said.err) == (0, "")
@@ -61,7 +61,7 @@ def test_a_dry_run_shows_and_changes_nothing(own: Cesbr, site: Site) -> None:
 
 
 def test_policies_tell_what_each_would_do(own: Cesbr, site: Site) -> None:
-    """And which one is configured."""
+    """`policies` shows the effect of each policy and marks the configured one."""
     site.set("/config/backup/retention_enabled", "true")
     site.set("/config/backup/retention_strategy", "KeepLastSevenDays")
     found = own("policies", "--json").json
@@ -77,7 +77,7 @@ def test_policies_tell_what_each_would_do(own: Cesbr, site: Site) -> None:
 
 
 def test_a_backup_of_one_dogu_does_not_stand_in_for_all(own: Cesbr) -> None:
-    """The whole one before it is still the latest; the plan tells the two apart."""
+    """The full backup before it is still the latest; the plan distinguishes the two."""
     assert own("forget", ids(own)[0], "--yes").code == 0
     assert own("backup", "redmine").code == 0
     said = own("forget", "--policy", "removeAllButKeepLatest", "--dry-run")
@@ -94,7 +94,7 @@ def test_a_backup_of_one_dogu_does_not_stand_in_for_all(own: Cesbr) -> None:
 def test_nights_and_hosts_under_one_tag_are_judged_apart(
     own: Cesbr, site: Site, restic_old: Path
 ) -> None:
-    """Each is a backup of its own: a policy keeps the new ones, and names the host."""
+    """Each is a separate backup: a policy keeps the new ones and shows the host."""
     repo = ResticRepo(restic_old, site.repository, KEY)
     for day in (1, 2, 3):
         for host in ("a", "b"):
@@ -115,7 +115,7 @@ def test_nights_and_hosts_under_one_tag_are_judged_apart(
 
 
 def test_a_backup_dated_in_the_future(own: Cesbr, site: Site, restic_old: Path) -> None:
-    """It is flagged, it is never the latest, and no policy counts from it."""
+    """It is marked, is never the latest, and does not affect policies."""
     repo = ResticRepo(restic_old, site.repository, KEY)
     repo.backup(site.files, tags=["future"], time="2036-01-01 10:00:00")
     real = ids(own)[:2]
@@ -133,7 +133,7 @@ def test_a_backup_dated_in_the_future(own: Cesbr, site: Site, restic_old: Path) 
 
 
 def test_the_configured_policy(own: Cesbr, site: Site) -> None:
-    """It is the default; switched off, all stays; wrong, it is told with its key."""
+    """It is the default; if disabled, all backups stay; if invalid, the error names its key."""
     site.set("/config/backup/retention_strategy", "removeAllButKeepLatest")
     off = own("forget", "--yes")
     assert off.code == 0
@@ -155,7 +155,7 @@ def test_the_configured_policy(own: Cesbr, site: Site) -> None:
 
 
 def test_where_nobody_can_answer_yes_is_needed(own: Cesbr, site: Site) -> None:
-    """Also for backups that are named; the error comes after the plan, before any removal."""
+    """Also for named backups; the error follows the plan and precedes any removal."""
     before = snapshots(site)
     oldest, _ = ids(own)
     said = own("forget", oldest)
@@ -181,14 +181,14 @@ def test_where_nobody_can_answer_yes_is_needed(own: Cesbr, site: Site) -> None:
 def test_what_cannot_be_meant_is_refused(
     kept: Cesbr, arguments: tuple[str, ...], told: str
 ) -> None:
-    """Before anything is looked at."""
+    """Invalid options fail before the repository is read."""
     said = kept("forget", "--yes", *arguments)
     assert said.code == 2
     assert told in said.err
 
 
 def test_the_last_complete_backup_stays(own: Cesbr, site: Site) -> None:
-    """Unless it is named and --force is given; snapshots of no backup stay in any case."""
+    """It is removed only by name with --force; other snapshots are never removed."""
     repo = ResticRepo(Path(own.environ["CESBR_RESTIC"]), site.repository, KEY)
     foreign = repo.backup(tags=["kind=x"], stdin=("file", b"foreign"))
     both = ids(own)
@@ -203,7 +203,7 @@ def test_the_last_complete_backup_stays(own: Cesbr, site: Site) -> None:
 def test_a_killed_removal_is_finished_by_the_same_command(
     own: Cesbr, site: Site, tmp_path: Path
 ) -> None:
-    """Killed after restic's first call, it leaves a backup that nobody takes for complete."""
+    """Killed after the first restic call, it leaves a backup that is shown as incomplete."""
     deadly = tmp_path / "restic"
     real = own.environ["CESBR_RESTIC"]
     deadly.write_text(
@@ -220,7 +220,7 @@ def test_a_killed_removal_is_finished_by_the_same_command(
 
 @pytest.mark.parametrize("one_shot", [False, True])
 def test_an_interrupted_prune(own: Cesbr, site: Site, tmp_path: Path, *, one_shot: bool) -> None:
-    """The backup is gone, whole, the prune leaves no lock, and a later one ends the work."""
+    """The backup is removed completely, no lock remains, and a later prune finishes."""
     oldest, newest = ids(own)
     command = ("forget", oldest, "--prune", "--yes")
     kept = {file: file.read_bytes() for file in (site.repository / "index").iterdir()}
@@ -249,7 +249,7 @@ def test_an_interrupted_prune(own: Cesbr, site: Site, tmp_path: Path, *, one_sho
 
 
 def test_a_locked_repository_is_error_11(own: Cesbr, site: Site, restic_binary: Path) -> None:
-    """Nothing is removed, and who works on it is told."""
+    """Nothing is removed, and the owner of the lock is reported."""
     before = snapshots(site)
     with hold_a_lock(site, restic_binary) as holding:
         said = own.having(CESBR_RESTIC=str(restic_binary))("forget", "--keep-last", "1", "--yes")
@@ -261,7 +261,7 @@ def test_a_locked_repository_is_error_11(own: Cesbr, site: Site, restic_binary: 
 
 
 def test_a_repository_that_does_not_answer(kept: Cesbr) -> None:
-    """It is told in one sentence, and nothing is initialised."""
+    """One error message, and no repository is created."""
     said = kept("--repo", "rest:http://127.0.0.1:1/", "forget", "--keep-last", "1", "--yes")
     assert said.code in {1, 2}
     assert said.err.count("\n") == 1
@@ -269,7 +269,7 @@ def test_a_repository_that_does_not_answer(kept: Cesbr) -> None:
 
 
 def test_a_dry_run_never_initialises(cesbr: Cesbr, new_site: Site) -> None:
-    """A missing repository stays missing."""
+    """A dry run does not create a missing repository."""
     missing = cesbr.having(CESBR_ROOT=str(new_site.root))
     assert missing("forget", "--keep-last", "1", "--dry-run").code == 10
     assert not new_site.repository.exists()

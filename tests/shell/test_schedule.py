@@ -17,14 +17,14 @@ SERVICE, TIMER = "cesbr-backup.service", "cesbr-backup.timer"
 
 @pytest.fixture
 def units(tmp_path: Path) -> Path:
-    """A folder for units."""
+    """A directory for units."""
     folder = tmp_path / "units"
     folder.mkdir()
     return folder
 
 
 def test_units_are_shown_installed_and_removed(own: Cesbr, site: Site, units: Path) -> None:
-    """Showing writes nothing; installing again with other times replaces; nothing is secret."""
+    """Showing writes nothing; installing again replaces the times; no secrets are written."""
     site.set("/config/backup/time", '{"Times":["12:30:00"]}')
     place = ("--unit-dir", str(units))
     shown = own("schedule", *place)
@@ -55,7 +55,7 @@ def test_units_are_shown_installed_and_removed(own: Cesbr, site: Site, units: Pa
 
 
 def test_what_the_service_runs_works(cesbr: Cesbr, site: Site, units: Path) -> None:
-    """With nothing in the environment but what systemd gives, and the flags of the installation."""
+    """With the environment of systemd only, and the options of the installation."""
     site.set("/config/backup/retention_enabled", "true")
     site.set("/config/backup/retention_strategy", "removeAllButKeepLatest")
     root = ("--root", os.path.relpath(site.root, cesbr.here))
@@ -76,7 +76,7 @@ def test_what_the_service_runs_works(cesbr: Cesbr, site: Site, units: Path) -> N
 
 
 def test_what_cannot_be_scheduled_is_refused(own: Cesbr, units: Path) -> None:
-    """No time, a wrong one, a password in the address, and units of somebody else."""
+    """No time, an invalid time, a password in the address, and units of another program."""
     place = ("--unit-dir", str(units))
     for arguments, told in (
         (("schedule",), "/config/backup/time"),
@@ -100,7 +100,7 @@ def test_what_cannot_be_scheduled_is_refused(own: Cesbr, units: Path) -> None:
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch, units: Path, tmp_path: Path) -> Path:
-    """Pretend that systemd runs: a systemctl that writes down what it is told."""
+    """Pretend that systemd is running: a fake systemctl that logs its arguments."""
     program, record = tmp_path / "bin/systemctl", tmp_path / "told"
     program.parent.mkdir()
     program.write_text(
@@ -115,7 +115,7 @@ def told(monkeypatch: pytest.MonkeyPatch, units: Path, tmp_path: Path) -> Path:
 
 
 def test_systemd_is_told(kept_site: Site, told: Path, tmp_path: Path) -> None:
-    """To read the units and to start the timer; to stop it before they go; and its errors show."""
+    """`systemctl` reloads and starts the timer, stops it before removal; its errors are shown."""
     inside = Inside(kept_site.root)
     try:
         said = inside("schedule", "--install", "--at", "02:30", "--on-failure", "mail@%n.service")

@@ -1,4 +1,4 @@
-"""Scripts: on stdin and by run_script; redirection."""
+"""Scripts on stdin and with run_script; redirection."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ FILES = "redmine/volumes/files"
 
 
 def test_script_keeps_its_place_and_ends_with_0(kept: Cesbr) -> None:
-    """Commands of a script share one session; blank lines and comments are nothing."""
+    """Commands of a script share one session; blank lines and comments are ignored."""
     said = kept(script=f"# go there\n\nuse latest\ncd {FILES}\ncat hello.txt\npwd\n")
     assert said.code == 0, said.err
     assert said.out.splitlines()[-2] == "hello again"
@@ -16,14 +16,14 @@ def test_script_keeps_its_place_and_ends_with_0(kept: Cesbr) -> None:
 
 
 def test_script_stops_at_the_first_failure(kept: Cesbr) -> None:
-    """It exits with the failed command's code, says where it stopped, and runs nothing more."""
+    """It exits with the code of the failed command and reports the line."""
     said = kept(script="pwd\nls /nope\npwd\n")
     assert (said.code, said.out) == (1, "/\n")
     assert "line 2" in said.err
 
 
 def test_every_kind_of_failure_stops_a_script(kept: Cesbr) -> None:
-    """Unknown commands, wrong arguments, open quotes, what cannot be redirected: none is passed."""
+    """Unknown commands, wrong arguments, unclosed quotes and failed redirection."""
     for line, code in (
         ("frobnicate", 2),
         ("ls --nope", 2),
@@ -39,14 +39,14 @@ def test_every_kind_of_failure_stops_a_script(kept: Cesbr) -> None:
 
 
 def test_json_holds_for_a_whole_script(kept: Cesbr) -> None:
-    """`cesbr --json` on a script makes every result JSON, errors too."""
+    """`cesbr --json` applies to every result and error of a script."""
     said = kept("--json", script="pwd\nls /nope\n")
     assert said.out == '{"path": "/"}\n'
     assert said.error["code"] == 1
 
 
 def test_redirection_keeps_bytes(kept: Cesbr) -> None:
-    """`>` and `|` get the bytes as they are; a reader that stops early is no failure."""
+    """`>` and `|` pass bytes unchanged; a reader that stops early is not an error."""
     said = kept(
         script=f"cd latest/{FILES}\ncat sub/binary > copy\ncat sub/binary | cat > piped\n"
         "cat sub/binary >> copy\ncat sub/binary sub/binary | head -c 3\npwd > place\n"
@@ -59,7 +59,7 @@ def test_redirection_keeps_bytes(kept: Cesbr) -> None:
 
 
 def test_quotes_and_escapes(kept: Cesbr) -> None:
-    """Names are quoted as in a shell; those with both quotes are written escaped."""
+    """Names are quoted as in a shell; names with both kinds of quotes are escaped."""
     said = kept(
         script=f"cd latest/{FILES}\ncat \"a 'quoted' name\"\ncat odd\\x20\\xff\\n\\x27\\x22name\n"
     )
@@ -67,7 +67,7 @@ def test_quotes_and_escapes(kept: Cesbr) -> None:
 
 
 def test_run_script_stops_like_stdin(kept: Cesbr) -> None:
-    """A failure within a script of a script ends them both, with its code."""
+    """A failure in a nested script ends both, with its exit code."""
     (kept.here / "inner").write_text("pwd\nls --nope\npwd\n")
     said = kept(script="run_script inner\npwd\n")
     assert (said.code, said.out) == (2, "/\n")
@@ -78,14 +78,14 @@ def test_run_script_stops_like_stdin(kept: Cesbr) -> None:
 
 
 def test_quit_ends_a_script(kept: Cesbr) -> None:
-    """What follows `quit` or `exit` is not run."""
+    """Commands after `quit` or `exit` are not run."""
     for word in ("quit", "exit"):
         said = kept(script=f"pwd\n{word}\nfrobnicate\n")
         assert (said.code, said.out) == (0, "/\n")
 
 
 def test_quotes_within_words(kept: Cesbr) -> None:
-    """They count after ``=`` and ``/`` as in other shells, where cmd2 takes them for letters."""
+    """Quotes after ``=`` and ``/`` work as in other shells, where cmd2 takes them literally."""
     said = kept(
         script="find redmine --name='hello*'\ncat latest/\"redmine\"/volumes/files/hello.txt"
     )

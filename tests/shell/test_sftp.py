@@ -13,7 +13,7 @@ from tests.support.sshd import Sshd, free_port
 
 @pytest.fixture
 def own(cesbr: Cesbr, new_site: Site, sshd: Sshd, restic_binary: Path) -> Cesbr:
-    """``cesbr`` on an instance whose registry names an SFTP server; ssh is set in its file."""
+    """``cesbr`` on an instance whose registry names an SFTP server; ssh has a config file."""
     new_site.set("/config/backup/backup_type", "SFTP")
     new_site.set("/config/backup/sftp_config/address", sshd.url(new_site.repository))
     config = cesbr.here / "config.toml"
@@ -26,7 +26,7 @@ def own(cesbr: Cesbr, new_site: Site, sshd: Sshd, restic_binary: Path) -> Cesbr:
 def test_from_nothing_to_a_restored_file(
     own: Cesbr, new_site: Site, sshd: Sshd, restic_binary: Path, tmp_path: Path
 ) -> None:
-    """A missing repository is initialised there, backed up to, browsed, checked, restored from."""
+    """A missing repository is created, backed up to, browsed, checked and restored from."""
     said = own("init")
     assert said.code == 0, said.err
     assert "has been initialised" in said.out + said.err
@@ -47,7 +47,7 @@ def test_from_nothing_to_a_restored_file(
 
 
 def test_a_server_that_is_not_there_or_not_trusted(own: Cesbr, new_site: Site, sshd: Sshd) -> None:
-    """Neither counts as a missing repository: nothing is initialised, and the reason is told."""
+    """Neither counts as a missing repository: nothing is created, and the reason is reported."""
     config = Path(own.environ["CESBR_CONFIG"])
     for command, reason in (
         (sshd.command(port=free_port()), "refused"),

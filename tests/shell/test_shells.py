@@ -1,4 +1,4 @@
-"""Tab in bash, zsh and fish, each as people have it: interactive, in a terminal."""
+"""Tab completion in bash, zsh and fish, each interactive and in a terminal."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ _FILES = "redmine/volumes/files"
 
 @dataclass(frozen=True)
 class Started(Cesbr):
-    """Another program in the place of cesbr, with its environment."""
+    """Another program in place of cesbr, with its environment."""
 
     program: tuple[str, ...] = ()
 
     @property
     def command(self) -> list[str]:
-        """How it is started."""
+        """The command line that starts it."""
         return list(self.program)
 
 
 @contextmanager
 def _interactive(cesbr: Cesbr, name: str, folder: Path) -> Iterator[Terminal]:
-    """An interactive shell that completes cesbr, which is on its PATH."""
+    """An interactive shell with completion for cesbr, which is on its PATH."""
     program = shutil.which(name)
     if program is None:
         reason = f"no {name} on PATH; `.ci/apt-packages servers` installs it"
@@ -90,7 +90,7 @@ def _interactive(cesbr: Cesbr, name: str, folder: Path) -> Iterator[Terminal]:
 
 
 def _tab(prompt: Terminal, typed: str, expected: str) -> str:
-    """Type, and press Tab until the screen has `expected`: the first may come too early."""
+    """Type, and press Tab until the screen has `expected`; the first Tab may be too early."""
     prompt.keys("C-u", "C-l")
     prompt.wait_for(r"\Aready>\s*\Z")
     prompt.keys("-l", typed)
@@ -106,7 +106,7 @@ def _tab(prompt: Terminal, typed: str, expected: str) -> str:
 
 
 def _words(prompt: Terminal) -> list[str]:
-    """Return the words of the line as the shell reads them, and leave an empty one."""
+    """Return the words of the line as the shell parses them, and clear the line."""
     prompt.keys("C-a")
     prompt.keys("-l", "show ")
     prompt.keys("Enter")
@@ -117,7 +117,7 @@ def _words(prompt: Terminal) -> list[str]:
 
 @pytest.mark.parametrize("name", SHELLS)
 def test_odd_names_complete_into_what_works(odd: Cesbr, tmp_path: Path, name: str) -> None:
-    """Whatever is typed of a name: the shell reads the completed word as exactly that name."""
+    """The shell parses the completed word as exactly that name, whatever prefix is typed."""
     with _interactive(odd, name, tmp_path) as prompt:
         for wanted, typed in TYPED.items():
             quote = typed[0] if typed[0] in "\"'" else ""
@@ -140,7 +140,7 @@ def test_odd_names_complete_into_what_works(odd: Cesbr, tmp_path: Path, name: st
 
 @pytest.mark.parametrize("name", SHELLS)
 def test_commands_flags_and_live_values(kept: Cesbr, tmp_path: Path, name: str) -> None:
-    """Commands, flags, Backup IDs in both forms, dogus, choices, folders of this machine."""
+    """Commands, options, backup IDs in both forms, dogus, choices and local directories."""
     (kept.here / "some folder").mkdir()
     with _interactive(kept, name, tmp_path) as prompt:
         _tab(prompt, "cesbr polic", r"cesbr policies\s*\Z")
@@ -159,7 +159,7 @@ def test_commands_flags_and_live_values(kept: Cesbr, tmp_path: Path, name: str) 
 
 
 def _answer(cesbr: Cesbr, *words: str) -> list[str]:
-    """Return the lines of an answer to fish; a busy machine may be too slow once."""
+    """Return the completions for fish; retry, because a busy machine may be too slow."""
     for _ in range(10):
         said = cesbr("__complete", "fish", *words)
         assert (said.code, said.err) == (0, "")
@@ -169,7 +169,7 @@ def _answer(cesbr: Cesbr, *words: str) -> list[str]:
 
 
 def test_every_command_and_its_flags_complete() -> None:
-    """With summaries; flags with their help; unknown commands with nothing."""
+    """Commands with summaries, options with help; unknown commands with nothing."""
     found = answer_to([""]).candidates
     for names in MODULES.values():
         for name in names:
@@ -188,7 +188,7 @@ def test_every_command_and_its_flags_complete() -> None:
 
 
 def test_nothing_is_initialised_and_no_key_asked_for(cesbr: Cesbr, new_site: Site) -> None:
-    """No repository appears, no password command runs, no pipe is read."""
+    """No repository is created, no password command is run, no pipe is read."""
     own = cesbr.having(CESBR_ROOT=str(new_site.root), CESBR_TAB_SECONDS="20")
     for words in (("use", ""), ("ls", ""), ("ls", "--backup", "")):
         assert _is_note(_answer(own, *words), "no repository at")
@@ -208,7 +208,7 @@ def _is_note(answer: list[str], text: str) -> bool:
 
 
 def test_it_says_why_there_is_no_answer(own: Cesbr, site: Site, tmp_path: Path) -> None:
-    """In bash a note appears, and what was typed is there again and can be completed."""
+    """`bash` shows a note, and the typed text stays and can be completed."""
     site.repository.rename(site.root / "away")
     with _interactive(own, "bash", tmp_path) as prompt:
         line = "cesbr use "
@@ -221,16 +221,16 @@ def test_it_says_why_there_is_no_answer(own: Cesbr, site: Site, tmp_path: Path) 
 
 
 def test_it_ends_within_a_second(far: Cesbr, proxy: Proxy) -> None:
-    """A storage that does not answer completes nothing, and nothing stays behind."""
+    """If the storage does not respond, nothing is completed and no process remains."""
     proxy.hold(b"/snapshots/")
     idle = min(_seconds(far, "--version") for _ in range(3))
     took = min(_seconds(far, "__complete", "fish", "use", "") for _ in range(3))
-    assert 0.8 < took < 1.2 + idle  # what a busy machine adds
+    assert 0.8 < took < 1.2 + idle  # a margin for a busy machine
     assert _is_note(_answer(far, "use", ""), "no answer within 0.9 s")
 
 
 def test_commands_are_told_without_summaries_when_those_take_too_long() -> None:
-    """What is known is said in time."""
+    """Command names are completed without summaries if loading those exceeds the timeout."""
     script = (
         "import time; import cesbr.completion.shells as t; t.find_command = lambda name:"
         " time.sleep(60); t.complete(['fish', 'polic'])"
@@ -248,7 +248,7 @@ def _seconds(cesbr: Cesbr, *arguments: str) -> float:
 
 
 def test_the_package_holds_the_files() -> None:
-    """What `cesbr completion` prints is what packages would install, and each shell takes it."""
+    """`cesbr completion` prints the packaged files, and each shell accepts them."""
     folder = Path(sys.modules["cesbr"].__path__[0]) / "completion"
     for name in SHELLS:
         if shutil.which(name):
@@ -262,6 +262,6 @@ def test_the_package_holds_the_files() -> None:
 def test_how_long_tab_may_take_can_be_said(
     given: str, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is no time that anybody would wait is passed over: Tab has nobody to complain to."""
+    """An invalid timeout is ignored, because completion cannot report errors."""
     monkeypatch.setenv("CESBR_TAB_SECONDS", given)
     assert shells._seconds() == seconds

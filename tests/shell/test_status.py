@@ -1,4 +1,4 @@
-"""What `status` and `backups` show of the backups: the latest, the next run, of which dogus."""
+"""The backups in `status` and `backups`: the latest, the next run, and the dogus."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.shell.terminal import terminal
 
 
 def test_status_shows_the_latest_backup(own: Cesbr) -> None:
-    """Its ID, time, age and size; in figures that people read."""
+    """Its ID, time, age and size, in readable units."""
     latest = own("use", "latest", "--json").json
     assert isinstance(latest, dict)
     text = own("status").out
@@ -32,20 +32,20 @@ def test_status_shows_the_latest_backup(own: Cesbr) -> None:
 
 
 def test_status_without_a_backup(cesbr: Cesbr, empty_site: Site) -> None:
-    """An empty repository has none."""
+    """The repository is empty."""
     empty = cesbr.having(CESBR_ROOT=str(empty_site.root))
     assert "Latest:      no complete backup of the whole instance\n" in empty("status").out
 
 
 def test_status_without_a_repository(cesbr: Cesbr, new_site: Site) -> None:
-    """Nothing is said of its backups, and nothing is created."""
+    """`status` shows no backups and creates nothing."""
     missing = cesbr.having(CESBR_ROOT=str(new_site.root))("status")
     assert "Latest:" not in missing.out
     assert not new_site.repository.exists()
 
 
 def test_the_next_run(tmp_path: Path) -> None:
-    """As the installed timer has it; else why there is none."""
+    """The next run of the installed timer, or the reason why there is none."""
     assert "schedule --install" in str(scheduled(tmp_path)["message"])
     timer = render_units([datetime(2026, 1, 1, 2, 30, tzinfo=UTC).time()], ["cesbr"], home="/root")[
         TIMER
@@ -61,7 +61,7 @@ def test_the_next_run(tmp_path: Path) -> None:
 
 
 def test_of_several_times_the_next_one() -> None:
-    """Today's, or the first of tomorrow; None for times that we do not write."""
+    """Today's, or the first of tomorrow; None for formats that schedule does not write."""
     now = datetime(2026, 11, 22, 12, 0).astimezone()
     timer = "OnCalendar=*-*-* 02:30:00\nOnCalendar=*-*-* 14:00:00\n"
     assert next_run(timer, now) == datetime(2026, 11, 22, 14, 0).astimezone()
@@ -73,7 +73,7 @@ def test_of_several_times_the_next_one() -> None:
 
 @pytest.mark.parametrize("columns", [60, 72, 77, 80, 100, 120])
 def test_backups_say_of_which_dogus_they_are(own: Cesbr, tmp_path: Path, columns: int) -> None:
-    """On any terminal: "all" for the whole instance, else the names."""
+    """A full backup shows "all", others the names, whatever the terminal width."""
     assert own("--quiet", "backup", "redmine").code == 0
     with terminal(own, tmp_path) as prompt:
         prompt.wait_for_prompt()
@@ -88,7 +88,7 @@ def test_backups_say_of_which_dogus_they_are(own: Cesbr, tmp_path: Path, columns
 
 
 def test_owners_by_name_and_by_number(own: Cesbr, site: Site) -> None:
-    """`ls -l` has the recorded names, and root's where none was; `-n` has numbers."""
+    """`ls -l` shows the recorded names, root if there is none; `-n` shows numbers."""
     path = "/latest/redmine/volumes/files"
     named = [line.split()[1:3] for line in own("ls", "-l", path, "/latest").out.splitlines()[1:]]
     numbers = [line.split()[1:3] for line in own("ls", "-n", path).out.splitlines()]

@@ -1,4 +1,4 @@
-"""Tables on terminals of every width."""
+"""Tables on terminals of different widths."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _table(available: int | None) -> list[str]:
 
 
 def test_the_last_column_goes_on_below_itself() -> None:
-    """It breaks after slashes and blanks, and nothing of it is lost."""
+    """It breaks after slashes and blanks, without losing characters."""
     assert _table(50) == [
         "   Size  Files  Path",
         "8.0 MiB  1,137  /20261122T213000Z-7f3a9c/redmine/a",
@@ -36,7 +36,7 @@ def test_the_last_column_goes_on_below_itself() -> None:
 
 
 def test_it_stands_below_the_others_where_there_is_no_room() -> None:
-    """A line each for what is short, the path indented beneath."""
+    """One line for the short columns, the path indented below."""
     assert _table(30) == [
         "   Size  Files",
         "    Path",
@@ -53,7 +53,7 @@ def test_it_stands_below_the_others_where_there_is_no_room() -> None:
 
 @pytest.mark.parametrize("width", [8, 9, 13, 20, 27, 28, 36, 37, 50, 79])
 def test_no_line_is_wider_than_the_terminal(width: int) -> None:
-    """Whatever the width, every character of every path is there."""
+    """Every character of every path is printed, whatever the width."""
     lines = _table(width)
     assert max(len(line) + sum(c == "字" for c in line) for line in lines) <= width
     for _, _, path in _ROWS:
@@ -61,12 +61,12 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
 
 
 def test_off_a_terminal_lines_are_as_long_as_they_are() -> None:
-    """Programs and files get one line a row."""
+    """In files and pipes each row is one line."""
     assert len(_table(None)) == 3
 
 
 def test_columns_are_left_out_in_their_order() -> None:
-    """With `keep` they go before the last one moves; it moves where that is not enough."""
+    """With `keep`, optional columns are dropped before the last column moves."""
     rows = [("12345", "abcdefgh", "123456", "newest, live"), ("12345", "abcdefgh", "123456", "")]
 
     def lines(available: int) -> list[str]:
@@ -86,7 +86,7 @@ def test_columns_are_left_out_in_their_order() -> None:
 
 
 def test_folding() -> None:
-    """Words too long for a line are broken where it ends; blanks at an end are dropped."""
+    """Long words are broken at the line end; trailing blanks are removed."""
     assert fold("one two three", 7) == ["one two", "three"]
     assert fold("a/bcdefghij", 4) == ["a/", "bcde", "fghi", "j"]
     assert fold("", 4) == [""]
@@ -100,7 +100,7 @@ def test_folding() -> None:
 
 @pytest.fixture
 def prompt(kept: Cesbr, tmp_path: Path) -> Iterator[Terminal]:
-    """The prompt on the backups that tests only read."""
+    """The prompt on the backups that are shared by read-only tests."""
     with terminal(kept, tmp_path) as made:
         made.wait_for_prompt()
         made.line(f"select /latest/{FILES}/hello.txt")
@@ -128,7 +128,7 @@ _LISTINGS = {
 
 @pytest.mark.parametrize("width", [40, 60])
 def test_narrow_terminals_wrap_nothing(prompt: Terminal, width: int) -> None:
-    """Every listing fits into narrow terminals, with all that it is asked for."""
+    """Every listing fits on a narrow terminal, with all options."""
     prompt.resize(width, 160)
     for command, shown in _LISTINGS.items():
         prompt.keys("C-l")

@@ -1,4 +1,4 @@
-"""What restic, find and git have taught: short options, other names, ``latest~1``, wildcards."""
+"""Syntax of restic, find and git: short options, other names, ``latest~1``, wildcards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAIN = "redmine/volumes/files/hello.txt"
     ],
 )  # fmt: skip
 def test_steps_back(name: str, back: int | None) -> None:
-    """As git writes it."""
+    """``latest~N`` is parsed as in git."""
     assert steps_back(name) == back
 
 
@@ -35,7 +35,7 @@ def _ids(run: Inside | Cesbr) -> list[str]:
 
 
 def test_the_backup_before_the_latest(inside: Inside) -> None:
-    """Everywhere a backup is named: as an argument, with --backup, at the begin of a path."""
+    """Wherever a backup is given: as an argument, with --backup, at the start of a path."""
     old, new = _ids(inside)
     used = inside("use", "latest~1", "--json").json
     assert isinstance(used, dict)
@@ -62,7 +62,7 @@ def test_the_backup_before_the_latest(inside: Inside) -> None:
 
 
 def test_there_are_not_so_many(inside: Inside) -> None:
-    """The error says so, in every place."""
+    """If there are too few complete backups, every command prints that."""
     for arguments in (("use", "latest~2"), ("ls", "/latest~2/redmine"), ("cat", "latest~7/x")):
         said = inside(*arguments)
         assert said.code == 1
@@ -70,7 +70,7 @@ def test_there_are_not_so_many(inside: Inside) -> None:
 
 
 def test_partial_backups_do_not_count(own: Cesbr) -> None:
-    """latest~1 is whole; with a path it counts the backups that hold it."""
+    """latest~1 is complete; with a path, only backups that contain it count."""
     old, new = _ids(own)
     assert own("--quiet", "backup", "redmine").code == 0
     third = _ids(own)[-1]
@@ -83,7 +83,7 @@ def test_partial_backups_do_not_count(own: Cesbr) -> None:
 
 
 def test_short_options(kept: Cesbr, kept_site: Site, tmp_path: Path) -> None:
-    """Restic's -r, -p, -q, -v and -t, before and after the command."""
+    """-r, -p, -q, -v and -t of restic, before and after the command."""
     (tmp_path / "wrong").write_text("wrong")
     bare = kept.having(CESBR_ROOT=str(tmp_path), RESTIC_PASSWORD=KEY)
     where = ("-r", str(kept_site.repository))
@@ -101,7 +101,7 @@ def test_short_options(kept: Cesbr, kept_site: Site, tmp_path: Path) -> None:
 
 
 def test_own_letters_win() -> None:
-    """`ls -r` is still the other way round, and no command loses an option of its own."""
+    """`ls -r` still reverses the order; short options of commands take precedence."""
     for names in MODULES.values():
         for name in names:
             parser = command_parser(find_command(name))
@@ -129,7 +129,7 @@ def test_find_as_find_has_it(inside: Inside) -> None:
     [("snapshots", "backups"), ("list", "backups"), ("get", "restore"), ("stauts", "status")],
 )
 def test_other_names(kept: Cesbr, typed: str, meant: str) -> None:
-    """What other programs call it leads to what it is called here."""
+    """The error for a command of another program suggests our name for it."""
     said = kept(typed)
     assert (said.code, said.err) == (
         2, f"cesbr: There is no command {typed!r}; did you mean {meant!r}?\n"
@@ -138,7 +138,7 @@ def test_other_names(kept: Cesbr, typed: str, meant: str) -> None:
 
 @pytest.mark.parametrize("typed", ["get", "forge", "forgt", "forgot", "unlok", "lock", "prune"])
 def test_nothing_that_removes_is_proposed(kept: Cesbr, typed: str) -> None:
-    """Neither a command nor an option."""
+    """Commands and options that remove data are never suggested."""
     said = kept(typed)
     assert said.code == 2
     assert not re.search("mean '(forget|unlock)", said.err)
@@ -147,14 +147,14 @@ def test_nothing_that_removes_is_proposed(kept: Cesbr, typed: str) -> None:
 
 
 def test_the_option_of_another_program(kept: Cesbr) -> None:
-    """`--repository` is `--repo`."""
+    """For `--repository` the error suggests `--repo`."""
     for given in (("--repository", "/x", "ls"), ("ls", "--repository", "/x")):
         said = kept(*given)
         assert (said.code, "did you mean '--repo'?" in said.err) == (2, True)
 
 
 def test_a_wildcard_without_quotes(kept: Cesbr) -> None:
-    """The shell has expanded it to names in the current folder; the error says how to avoid it."""
+    """The shell expanded it in the current directory; the error explains how to quote it."""
     for name in ("one.txt", "two.txt", "three.txt"):
         (kept.here / name).touch()
     for command in ("find --name *.txt", "versions *.txt", "ls *.txt", "cat *.txt"):
@@ -167,7 +167,7 @@ def test_a_wildcard_without_quotes(kept: Cesbr) -> None:
 
 @pytest.mark.parametrize("command", ["ls", "stat", "du"])
 def test_what_exists_is_shown(inside: Inside, command: str) -> None:
-    """`ls MISSING EXISTING` shows the one, names the other, and exits with 3."""
+    """`ls MISSING EXISTING` lists one, reports the other, and exits with 3."""
     alone = inside(command, "/latest/redmine/dogu.json")
     said = inside(command, "/latest/nothing", "/latest/redmine/dogu.json", "/latest/neither")
     assert said.code == 3
@@ -183,7 +183,7 @@ def test_what_exists_is_shown(inside: Inside, command: str) -> None:
 
 
 def test_a_root_that_is_not_there(kept: Cesbr, tmp_path: Path) -> None:
-    """A mistyped --root is named, whatever the command."""
+    """Every command reports a mistyped --root."""
     (tmp_path / "file").touch()
     for root, why in (
         (tmp_path / "typo", "it does not exist"),
@@ -198,7 +198,7 @@ def test_a_root_that_is_not_there(kept: Cesbr, tmp_path: Path) -> None:
 
 
 def test_nothing_found_prints_nothing(own: Cesbr, tmp_path: Path) -> None:
-    """On a terminal no table head stands alone."""
+    """On a terminal an empty table has no heading."""
     from tests.shell.terminal import terminal
 
     with terminal(own, tmp_path) as prompt:
@@ -212,7 +212,7 @@ def test_nothing_found_prints_nothing(own: Cesbr, tmp_path: Path) -> None:
 
 
 def test_times_for_people(own: Cesbr) -> None:
-    """Sentences have local times to the second; JSON has RFC 3339."""
+    """Text uses local times to the second; JSON uses RFC 3339."""
     said = own.having(TZ="America/New_York")("use", "2001-02-03 04:05")
     assert said.code == 1
     assert re.search(r"yet at 2001-02-03 04:05:59 \(", said.err)

@@ -1,4 +1,4 @@
-"""How ``cesbr`` is called: help, versions, mistakes, what is imported."""
+"""The command line of ``cesbr``: help, versions, errors, imports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.shell.conftest import Cesbr
 
 @pytest.fixture(autouse=True)
 def _signals() -> Iterator[None]:
-    """Give back the signals that `main` takes for its process."""
+    """Restore the signal handlers that `main` sets."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     yield
     for number, handler in before.items():
@@ -26,7 +26,7 @@ def _signals() -> Iterator[None]:
 
 
 def test_every_command_is_where_the_table_says() -> None:
-    """The table of modules and what the modules declare are the same."""
+    """The table of modules matches the commands that the modules declare."""
     assert MODULES.keys() == CATEGORIES.keys()
     for module, names in MODULES.items():
         assert [command.name for command in commands_of(module)] == list(names)
@@ -34,20 +34,20 @@ def test_every_command_is_where_the_table_says() -> None:
 
 @pytest.mark.parametrize("name", [name for names in MODULES.values() for name in names])
 def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """`--help` shows the arguments and an example that begins with the command."""
+    """`--help` shows the arguments and an example that starts with the command."""
     assert main([name, "--help"]) == 0
     assert find_command(name).example.split()[0] == name
     assert f"cesbr {find_command(name).example}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_who_reads_backups() -> None:
-    """Commands for which the key is derived from the first moment on, and those for which not."""
+    """Commands for which key derivation starts early, and those for which it does not."""
     assert all(map(reads_backups, ("backups", "ls", "restore", "find", "diff")))
     assert not any(map(reads_backups, ("status", "mount", "init", "schedule", "nonsense")))
 
 
 def test_help_lists_every_command(cesbr: Cesbr) -> None:
-    """`--help` and `help` name all commands with their summaries."""
+    """`--help` and `help` list all commands with their summaries."""
     said = cesbr("--help")
     assert said.code == 0
     for module in MODULES:
@@ -58,7 +58,7 @@ def test_help_lists_every_command(cesbr: Cesbr) -> None:
 
 
 def test_version(cesbr: Cesbr) -> None:
-    """`--version` says it, wherever it stands."""
+    """`--version` works at any position."""
     assert cesbr("--version").out == f"cesbr {__version__}\n"
     assert cesbr("ls", "--version").out == f"cesbr {__version__}\n"
 
@@ -73,7 +73,7 @@ def test_version(cesbr: Cesbr) -> None:
     ],
 )
 def test_nothing_slow_is_imported_in_vain(cesbr: Cesbr, arguments: str, unwanted: str) -> None:
-    """A one-shot command does not wait for the prompt's libraries."""
+    """A one-shot command does not import the libraries of the prompt."""
     code = (
         "import sys; from cesbr.__main__ import main; "
         f"main({arguments}); sys.exit(str({unwanted} & sys.modules.keys() or ''))"
@@ -125,7 +125,7 @@ def test_nothing_slow_is_imported_in_vain(cesbr: Cesbr, arguments: str, unwanted
 def test_mistakes_exit_2_and_say_how(
     arguments: tuple[str, ...], hint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A wrong command line is told in one sentence that helps, and does nothing."""
+    """An invalid command line prints one helpful sentence and has no effect."""
     assert main(arguments) == 2
     said = capsys.readouterr()
     assert said.out == ""
@@ -139,7 +139,7 @@ def test_mistakes_exit_2_and_say_how(
 
 
 def test_flags_may_stand_between_arguments() -> None:
-    """`ls A -l B` means `ls -l A B`."""
+    """`ls A -l B` is equivalent to `ls -l A B`."""
     from cesbr.cli.arguments import command_parser
 
     parser = command_parser(find_command("ls"))
@@ -148,6 +148,6 @@ def test_flags_may_stand_between_arguments() -> None:
 
 
 def test_unknown_commands_are_usage_errors() -> None:
-    """The table raises, so that prompt and one-shot say the same."""
+    """The table raises, so that prompt and one-shot commands print the same error."""
     with pytest.raises(UsageError, match="did you mean 'backups'"):
         find_command("bakups")

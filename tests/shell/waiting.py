@@ -1,4 +1,4 @@
-"""Waiting for what other processes do, and making them wait."""
+"""Wait for other processes, and make them hang."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SECONDS = 30
 
 
 def wait_until(true: Callable[[], object], what: str) -> None:
-    """Wait for something that another process does."""
+    """Wait until a condition that another process causes is true."""
     deadline = time.monotonic() + _SECONDS
     while not true():
         assert time.monotonic() < deadline, f"not within {_SECONDS} s: {what}"
@@ -20,7 +20,7 @@ def wait_until(true: Callable[[], object], what: str) -> None:
 
 
 def hang_the_index(site: Site) -> None:
-    """Make the storage hang where restic reads the index, after it took its lock."""
+    """Make the storage hang when restic reads the index, after it took its lock."""
     index = next((site.repository / "index").iterdir())
     index.unlink()
     os.mkfifo(index)

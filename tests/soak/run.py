@@ -1,10 +1,10 @@
-"""Use one mount hard for a long time: ``make soak SECONDS=1200``.
+"""Stress test of one mount: ``make soak SECONDS=1200``.
 
-Readers, listings, backups, forgets with prune and reloads run at once on a real mount. Every byte
-that is read is compared with what was backed up. The table shows what the mount holds over time.
+Readers, listings, backups, forget with prune, and reloads run concurrently on a real mount. Every
+byte read is compared with the original. The table shows the resources of the mount over time.
 
-Exit status 1 if a byte differs, a reader meets an error that it should not, a descriptor leaks, or
-memory keeps growing after the first quarter (of runs of four minutes or more).
+The exit code is 1 if a byte differs, a reader gets an unexpected error, a descriptor leaks, or
+memory still grows after the first quarter (in runs of four minutes or more).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Versions = dict[str, int]
 
 
 def content(path: str, version: int) -> bytes:
-    """Return what a file holds in one version."""
+    """Return the content of a file in one version."""
     size = _LARGE_BYTES if path.startswith("large") else _SMALL_BYTES
     seeded = random.Random(f"{path} {version}")
     return seeded.randbytes(seeded.randrange(size // 2, size))
@@ -71,16 +71,16 @@ class Soak:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def choose(self) -> tuple[str, Versions]:
-        """Return one of the backups at random."""
+        """Return a random backup."""
         name = random.choice(list(self.backups))
         return name, self.backups[name]
 
     def path(self, backup: str, path: str) -> Path:
-        """Return where a file of a backup is in the mount."""
+        """Return the path of a backed-up file in the mount."""
         return self.mount.path / backup / _VOLUME / path
 
     def failed(self, backup: str, error: OSError) -> None:
-        """Note an error unless the backup is being forgotten."""
+        """Record an error unless the backup is being removed."""
         if backup in self.leaving and error.errno in _GONE:
             return
         if not self.stop.is_set():
@@ -88,7 +88,7 @@ class Soak:
 
 
 def read_files(soak: Soak) -> None:
-    """Read files, whole and in parts, and compare each byte."""
+    """Read complete files and parts of files, and compare each byte."""
     while not soak.stop.is_set():
         backup, versions = soak.choose()
         path = random.choice(list(versions))
@@ -111,7 +111,7 @@ def read_files(soak: Soak) -> None:
 
 
 def walk_backups(soak: Soak) -> None:
-    """List whole backups with all attributes, and compare names and sizes."""
+    """List complete backups with all attributes, and compare names and sizes."""
     while not soak.stop.is_set():
         backup, versions = soak.choose()
         top = soak.path(backup, "")
@@ -134,7 +134,7 @@ def walk_backups(soak: Soak) -> None:
 
 
 def list_backups(soak: Soak) -> None:
-    """List whole backups with find and ls, and compare the number of files."""
+    """List complete backups with find and ls, and compare the number of files."""
     while not soak.stop.is_set():
         backup, versions = soak.choose()
         top = str(soak.path(backup, ""))
@@ -150,7 +150,7 @@ def list_backups(soak: Soak) -> None:
 
 
 def change(soak: Soak, versions: Versions, number: int) -> Versions:
-    """Write new versions of some files; return the versions of all."""
+    """Write new versions of some files; return the versions of all files."""
     changed = dict(versions)
     for path in random.sample(sorted(versions), max(1, len(versions) // 50)):
         changed[path] = number
@@ -159,7 +159,7 @@ def change(soak: Soak, versions: Versions, number: int) -> Versions:
 
 
 def back_up(soak: Soak, versions: Versions, number: int) -> None:
-    """Make one backup, wait until the mount shows it, and let the readers have it."""
+    """Make a backup, wait until the mount shows it, and make it available to the readers."""
     name = f"n{number:05}"
     soak.snapshots[name] = soak.repo.backup(soak.volume, tags=[name])
     wait_until(soak, lambda: name in os.listdir(soak.mount.path))
@@ -167,7 +167,7 @@ def back_up(soak: Soak, versions: Versions, number: int) -> None:
 
 
 def forget(soak: Soak, number: int) -> None:
-    """Forget the oldest backups, with a prune every other time."""
+    """Remove the oldest backups, with a prune every second time."""
     for name in sorted(soak.backups)[:-_KEPT_BACKUPS]:
         soak.leaving.add(name)
         soak.backups = {other: v for other, v in soak.backups.items() if other != name}
@@ -177,7 +177,7 @@ def forget(soak: Soak, number: int) -> None:
 
 
 def make_backups(soak: Soak) -> None:
-    """Back up and forget, night after night."""
+    """Add and remove backups in a loop."""
     versions = soak.backups[max(soak.backups)]
     number = 1
     while not soak.stop.is_set():
@@ -192,23 +192,23 @@ def make_backups(soak: Soak) -> None:
 
 
 def reload(soak: Soak) -> None:
-    """Have the mount list the backups again, as a service manager does."""
+    """Make the mount list the backups again, like a service manager."""
     while not soak.stop.wait(_RELOAD_SECONDS):
         soak.mount.process.send_signal(signal.SIGHUP)
 
 
 def wait_until(soak: Soak, true: Callable[[], bool]) -> None:
-    """Wait for the mount to show a change; fail after a minute."""
+    """Wait until the mount shows a change; fail after a minute."""
     deadline = time.monotonic() + 60
     while not true() and not soak.stop.is_set():
         if time.monotonic() > deadline:
             raise AssertionError("the mount did not show a change within a minute")
-        time.sleep(0.1)  # polls the mount, which reports to nobody
+        time.sleep(0.1)  # polls, because the mount sends no notification
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What the mount holds at one time; memory in KiB."""
+    """Resources of the mount at one time; memory in KiB."""
 
     seconds: int
     resident: int
@@ -222,7 +222,7 @@ class Sample:
 
 
 def sample(soak: Soak, began: float) -> Sample:
-    """Measure the mount's process, and read its own figures."""
+    """Measure the process of the mount, and read its status file."""
     process = Path("/proc", str(soak.mount.process.pid))
     status = dict(
         line.split(":", 1) for line in (process / "status").read_text().splitlines() if ":" in line
@@ -247,7 +247,7 @@ _HEAD = (
 
 
 def row(s: Sample, soak: Soak) -> str:
-    """Return one line of the table under `_HEAD`."""
+    """Return a line of the table with the columns of `_HEAD`."""
     return (
         f"{s.seconds:8} {s.resident:9,} {s.anonymous:9,} {s.descriptors:5} {s.threads:8}"
         f" {s.lookups:9,} {s.inodes:7,} {s.directories:7,} {s.errors:7}"
@@ -256,7 +256,7 @@ def row(s: Sample, soak: Soak) -> str:
 
 
 def verdict(soak: Soak, samples: list[Sample]) -> list[str]:
-    """Return what is wrong."""
+    """Return the problems found."""
     problems = list(dict.fromkeys(soak.problems))
     quarter = max(1, len(samples) // 4)
     if len(samples) >= 12:
@@ -273,7 +273,7 @@ def verdict(soak: Soak, samples: list[Sample]) -> list[str]:
 
 
 def run(seconds: float, restic: Path) -> int:
-    """Soak for so many seconds; print the table and the verdict, return the exit status."""
+    """Run for the given number of seconds, print table and verdict, return the exit code."""
     with contextlib.ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cesbrfs-soak-")))
         volume = place / "var/lib/ces" / _VOLUME
@@ -316,7 +316,7 @@ def run(seconds: float, restic: Path) -> int:
 
 
 def main() -> int:
-    """Read the command line and soak."""
+    """Parse the command line and run the stress test."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60, help="how long (60)")
     parser.add_argument("--restic", type=Path, help="the restic that writes (the one in PATH)")

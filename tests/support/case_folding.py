@@ -1,8 +1,8 @@
 # ruff: noqa: ARG002 - the handlers of pyfuse3, which has no types for all of it
-"""A file system in memory that takes names which differ only in case or normalisation for one.
+"""An in-memory file system whose names ignore case or Unicode normalisation.
 
-It keeps the spelling of who came first, as macOS, Windows, Samba and ext4 with casefold do:
-``python -m tests.support.case_folding MOUNTPOINT case|nfc`` serves until it is unmounted.
+It keeps the spelling of the first name, as macOS, Windows, Samba and ext4 with casefold do:
+``python -m tests.support.case_folding MOUNTPOINT case|nfc`` runs until it is unmounted.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _BLOCKS = 1 << 20
 
 @contextmanager
 def folding(mountpoint: Path, how: str) -> Iterator[None]:
-    """Mount such a file system for the block."""
+    """Mount such a file system inside the block."""
     mountpoint.mkdir()
     command = [sys.executable, "-m", "tests.support.case_folding", str(mountpoint), how]
     with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        process.stdout.readline()  # it is there
+        process.stdout.readline()  # it exists
         assert is_mounted(mountpoint)
         try:
             yield

@@ -86,7 +86,7 @@ class Site:
         return self.snapshot(path, self.folder("files", *nodes), "volumes", backup, dogu=dogu)
 
     def manifest(self, *points: Point, backup: str = BACKUP) -> None:
-        """Complete a backup with the manifest of these points of data."""
+        """Complete a backup with the manifest of these items."""
         data = write_manifest(Manifest(1, backup, "2026-11-22T20:30:00Z", "ces", list(points)))
         tree = self.repo.tree(self.repo.file("manifest.json", data))
         self.repo.snapshot(tree, ["/manifest.json"], tags=[backup, "kind=manifest"])
@@ -143,8 +143,8 @@ _NOBODY: Final = 65534
 
 @contextmanager
 def as_nobody() -> Iterator[Path]:
-    """Run as nobody, and yield a folder of nobody's; as oneself where one is not root."""
-    with tempfile.TemporaryDirectory() as place:  # pytest's own folder is closed to others
+    """Run as nobody and yield a directory of that user; without root, as the current user."""
+    with tempfile.TemporaryDirectory() as place:  # pytest's directory is private
         if os.geteuid() != 0:
             yield Path(place)
             return

@@ -1,4 +1,4 @@
-"""The documentation's links lead somewhere."""
+"""Links in the documentation are valid."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _LINK = re.compile(r"\]\(<?([^)\s>]+)>?\)")
 
 
 def _anchors(page: Path) -> set[str]:
-    """Return the anchors that a page's headings get: lower case, dashes, little else."""
+    """Return the anchors of a page's headings: lower case, with dashes."""
     prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     titles = re.findall(r"^#+ +(.+?) *$", prose, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def _broken(page: Path) -> list[str]:
-    """Return the links of `page` that lead to no file of the project or to no heading."""
+    """Return the links of `page` to a missing file or heading."""
     found = []
     for link in _LINK.findall(_CODE.sub("", page.read_text())):
         if re.match(r"[a-z]+:", link):
@@ -37,12 +37,12 @@ def _broken(page: Path) -> list[str]:
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    """Every relative link names a file that exists and a heading that is in it."""
+    """Every relative link has an existing file and heading as its target."""
     assert _broken(page) == []
 
 
 def test_broken_links_are_seen(tmp_path: Path) -> None:
-    """A missing file and a missing heading are found, code and other sites are left alone."""
+    """A missing file and a missing heading are found; code and external links are ignored."""
     page = tmp_path / "page.md"
     page.write_text(
         "# A `small` page\n[a](gone.md) [b](#a-small-page) [c](page.md#no) `[d](x)` [e](http://x)\n"

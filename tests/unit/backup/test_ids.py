@@ -1,4 +1,4 @@
-"""Backup IDs, and restic's word about its snapshots held against the repository's."""
+"""Backup IDs, and comparison of restic's reports with the repository."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cesbrfs.repo.format.model import Snapshot
 
 
 def test_backup_ids_sort_by_time_and_differ() -> None:
-    """An ID tells when its backup began, in UTC, and two of one second are two."""
+    """An ID contains the start time in UTC; two IDs of the same second differ."""
     moment = 1_795_383_000_123_456_789
     one, two = new_backup_id(moment), new_backup_id(moment)
     assert re.fullmatch("20261122T213000Z-[0-9a-f]{6}", one)
@@ -25,7 +25,7 @@ def _snapshot(digit: str, *paths: str, backup: str = "ours") -> Snapshot:
 
 
 def test_short_ids_become_whole() -> None:
-    """Eight digits are looked up among this backup's snapshots, not among another's."""
+    """Eight digits are resolved among the snapshots of this backup only."""
     step = PointStep("volumes", "d", paths=(Path("/v"),))
     theirs, ours = _snapshot("a", "/v", backup="theirs"), _snapshot("b", "/v")
     for digit, expected in (("a", None), ("b", ours.id)):
@@ -36,7 +36,7 @@ def test_short_ids_become_whole() -> None:
 
 
 def test_a_folder_that_the_snapshot_lacks_is_a_failure_once() -> None:
-    """Every folder asked for is in the snapshot or told; restic's own report counts first."""
+    """A requested directory missing in the snapshot is reported once, as by restic if it did."""
     odd = Path(os.fsdecode(b"/v/odd \xff\xfe"))
     step = PointStep("volumes", "d", paths=(Path("/v/a"), Path("/v/b"), Path("/v/c"), odd))
     told = Failure(b"/v/b", "permission denied")
@@ -49,6 +49,6 @@ def test_a_folder_that_the_snapshot_lacks_is_a_failure_once() -> None:
 
 
 def test_points_without_a_snapshot_stay_as_they_are() -> None:
-    """What failed whole has nothing to be looked up."""
+    """Items that failed completely are not checked."""
     point = PointResult("metadata", "d", failed=(Failure(b"dogu.json", "no"),))
     assert _confirm([PointStep("metadata", "d")], [point], "ours", []) == [point]

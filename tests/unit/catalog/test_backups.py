@@ -1,4 +1,4 @@
-"""Which snapshots make up which backup."""
+"""Assignment of snapshots to backups."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def shape(backups: Backups) -> dict[str, list[int]]:
 
 
 def test_bare_tags_are_backup_ids() -> None:
-    """Tags with an equals sign say other things."""
+    """Tags with an equals sign are not backup IDs."""
     assert backup_ids(snapshot(1, "A", "kind=volumes", "B", "dogu=x", "A", "x=y=z")) == ["A", "B"]
     assert backup_ids(snapshot(1)) == []
     assert backup_ids(snapshot(1, "")) == []
 
 
 def test_tag_values() -> None:
-    """The first tag of a key counts; an empty value is none."""
+    """The first tag of a key is used; an empty value counts as missing."""
     tagged = snapshot(1, "dogu", "dogux=1", "dogu=redmine", "dogu=jenkins", "kind=")
     assert tag_value(tagged, "dogu") == "redmine"
     assert tag_value(tagged, "kind") is None
@@ -44,7 +44,7 @@ def test_tag_values() -> None:
 
 
 def test_snapshots_are_grouped_by_their_backup_id() -> None:
-    """Oldest first, within a backup and between them, whatever order they come in."""
+    """Oldest first, within a backup and between backups, regardless of the listing order."""
     backups = group([snapshot(5, "B"), snapshot(2, "A"), snapshot(3, "B"), snapshot(1, "A")])
     assert shape(backups) == {"A": [1, 2], "B": [3, 5]}
     assert list(backups.by_name) == [b"A", b"B"]
@@ -58,14 +58,14 @@ def test_a_snapshot_of_several_backups_is_in_each() -> None:
 
 
 def test_snapshots_without_a_backup_id_are_loose() -> None:
-    """No tags at all, or only tags of another kind: kept, not hidden."""
+    """Snapshots without tags, or with other tags only, are listed separately."""
     backups = group([snapshot(2, "kind=volumes"), snapshot(1)])
     assert backups.by_name == {}
     assert numbers(backups.loose) == [1, 2]
 
 
 def test_the_newest_manifest_counts() -> None:
-    """It stands apart from the other snapshots; an older one is a snapshot like any other."""
+    """It is separate from the other snapshots; an older manifest is an ordinary snapshot."""
     tags = ("A", "kind=manifest")
     backup = group([snapshot(1, "A"), snapshot(3, *tags), snapshot(2, *tags)]).by_name[b"A"]
     assert backup.manifest == snapshot(3, *tags)
@@ -74,21 +74,21 @@ def test_the_newest_manifest_counts() -> None:
 
 
 def test_whether_a_backup_is_ours() -> None:
-    """Its snapshots say what they hold, or it has a manifest."""
+    """Its snapshots have kind tags, or it has a manifest."""
     assert not group([snapshot(1, "A", "daily=yes")]).by_name[b"A"].made_by_cesbr
     assert group([snapshot(1, "A"), snapshot(2, "A", "kind=registry")]).by_name[b"A"].made_by_cesbr
     assert group([snapshot(1, "A", "kind=manifest")]).by_name[b"A"].made_by_cesbr
 
 
 def test_the_time_of_a_backup_is_when_it_began() -> None:
-    """The oldest snapshot's; of a manifest alone, the manifest's."""
+    """The time of the oldest snapshot, or of the manifest if that is the only one."""
     late = snapshot(9, "A", "kind=manifest")
     assert group([snapshot(4, "A"), snapshot(7, "A"), late]).by_name[b"A"].time_ns == 4
     assert group([late]).by_name[b"A"].time_ns == 9
 
 
 def test_the_identity_changes_with_every_snapshot() -> None:
-    """With the manifest's coming, too."""
+    """Adding the manifest changes it as well."""
     first, second, manifest = snapshot(1, "A"), snapshot(2, "A"), snapshot(3, "A", "kind=manifest")
     groups = ([first], [first, second], [first, manifest], [first, second, manifest])
     identities = [group(members).by_name[b"A"].identity for members in groups]
@@ -97,7 +97,7 @@ def test_the_identity_changes_with_every_snapshot() -> None:
 
 
 def test_ids_that_could_be_no_folder_names() -> None:
-    """The folder's name is escaped, the ID stays what the tag says."""
+    """The directory name is escaped, the ID equals the tag."""
     backups = group([snapshot(1, "../etc"), snapshot(2, "latest"), snapshot(3, "%6Catest")])
     assert {name: backup.id for name, backup in backups.by_name.items()} == {
         b"%2E.%2Fetc": "../etc",
@@ -107,7 +107,7 @@ def test_ids_that_could_be_no_folder_names() -> None:
 
 
 def test_another_pattern_of_backup_ids() -> None:
-    """As the settings may say: only the named group of a whole tag is the ID."""
+    """With a configured pattern, only the named group of a matching tag is the ID."""
     pattern = re.compile(r"backup[=-](?P<id>\d+)")
     backups = group([snapshot(1, "backup=12"), snapshot(2, "backup-12"), snapshot(3, "x")], pattern)
     assert shape(backups) == {"12": [1, 2]}
@@ -115,7 +115,7 @@ def test_another_pattern_of_backup_ids() -> None:
 
 
 def test_finding_a_backup() -> None:
-    """By its ID, its folder's name, or a beginning that is no other's; an exact ID goes first."""
+    """By ID, directory name or unique prefix; an exact ID has precedence."""
     backups = group(
         [snapshot(1, "2026-a"), snapshot(2, "2026-ab"), snapshot(3, "2027"), snapshot(4, "a/b")]
     )
@@ -136,7 +136,7 @@ tags = st.lists(st.sampled_from(["A", "B", "/", "kind=manifest", "kind=volumes",
 
 @given(st.lists(tags, max_size=8))
 def test_no_snapshot_is_ever_lost(all_tags: list[list[str]]) -> None:
-    """Each is in every backup it names, or loose."""
+    """Each snapshot is in every backup it is tagged with, or is listed separately."""
     snapshots = [snapshot(at, *found) for at, found in enumerate(all_tags)]
     backups = group(snapshots)
     for one in snapshots:

@@ -28,7 +28,7 @@ async def laid_out(repo: MemoryRepo, rules: tuple[Rule, ...] = DEFAULT_RULES) ->
 
 
 def shown(layout: Layout) -> dict[str, str]:
-    """Return the places by path, with the source of each."""
+    """Return the placements by path, with the source of each."""
     return {
         b"/".join(path).decode("utf-8", "surrogateescape"): placement.source
         for path, placement in layout.placed.items()
@@ -40,7 +40,7 @@ def whole(layout: Layout) -> list[str]:
 
 
 def absolute(repo: MemoryRepo, *paths: str) -> str:
-    """Save a tree in which each of these absolute paths is a folder with a file."""
+    """Save a tree in which each of these absolute paths is a directory with a file."""
     top: Json = {}
     for path in paths:
         folder = top
@@ -55,7 +55,7 @@ def absolute(repo: MemoryRepo, *paths: str) -> str:
 
 
 def ces_with(repo: MemoryRepo, *others: Json) -> Json:
-    """Return the folder ``ces`` with one volume of redmine and `others`."""
+    """Return the directory ``ces`` with one volume of redmine and `others`."""
     volumes = repo.folder("volumes", repo.folder("files", repo.file("f")))
     return repo.folder("ces", repo.folder("redmine", volumes), *others)
 
@@ -76,7 +76,7 @@ class TestOurTags:
         assert whole(layout) == []
 
     async def test_single_volumes(self) -> None:
-        """Each at its path below ``volumes``, however deep."""
+        """Each volume at its path below ``volumes``, at any depth."""
         repo = MemoryRepo()
         paths = [f"{VOLUMES}/files", f"{VOLUMES}/data/deep"]
         tags = ["A", "kind=volumes", "dogu=redmine"]
@@ -95,7 +95,7 @@ class TestOurTags:
 
     @pytest.mark.parametrize("tags", [["dogu=redmine"], []], ids=["dogu", "instance"])
     async def test_metadata_and_registry(self, tags: list[str]) -> None:
-        """One file each, also when it came through stdin; without a dogu it is the instance's."""
+        """One file each, also from stdin; without a dogu it belongs to the instance."""
         repo = MemoryRepo()
         for kind, name in (("metadata", "dogu.json"), ("registry", "registry.json")):
             tree = repo.tree(repo.file(name, b"{}"))
@@ -107,12 +107,12 @@ class TestOurTags:
                 "redmine/registry.json": "/registry.json",
             }
             assert whole(layout) == []
-        else:  # there is no dogu.json of no dogu
+        else:  # a dogu.json always belongs to a dogu
             assert shown(layout) == {"_instance/registry.json": "/registry.json"}
             assert len(whole(layout)) == 1
 
     async def test_the_instances_configuration(self) -> None:
-        """From ``etc`` on."""
+        """The path below ``etc``."""
         repo = MemoryRepo()
         paths = ["/root/of/instance/etc/ces", "/root/of/instance/etc/cesapp"]
         repo.snapshot(absolute(repo, *paths), paths, tags=["A", "kind=configuration"])
@@ -122,7 +122,7 @@ class TestOurTags:
         }
 
     async def test_a_kind_nobody_knows(self) -> None:
-        """The snapshot is shown unchanged."""
+        """An unknown kind: the snapshot is shown unchanged."""
         repo = MemoryRepo()
         snapshot = repo.snapshot(absolute(repo, "/data"), ["/data"], tags=["A", "kind=new"])
         layout = await laid_out(repo)
@@ -134,7 +134,7 @@ class TestPathsInTrees:
 
     @pytest.mark.parametrize("depth", range(7))
     async def test_a_relative_path(self, depth: int) -> None:
-        """The tree holds some end of the absolute path; where it begins makes no difference."""
+        """The tree contains a suffix of the absolute path, of any length."""
         repo = MemoryRepo()
         path = "/var/lib/ces/redmine/volumes/files"
         end = "/".join(path.split("/")[1 + min(depth, 5) :])
@@ -144,14 +144,14 @@ class TestPathsInTrees:
         assert shown(layout) == {"redmine/volumes/files": path}
         assert whole(layout) == []
         (placement,) = layout.placed.values()
-        # Only of a backup of "." it is the root, a node without a name.
+        # Only a backup of "." has the root, a node without a name.
         assert placement.node.name == (b"" if depth == 6 else b"files")
         repository = await repo.open()
         assert placement.node.subtree is not None
         assert list((await repository.tree(placement.node.subtree)).nodes) == [b"f.txt"]
 
     async def test_relative_paths_from_the_same_folder(self) -> None:
-        """Each is found at its own end, though their base names are alike."""
+        """Each is found by its suffix, although the base names are equal."""
         repo = MemoryRepo()
         paths = [f"/var/lib/ces/{dogu}/volumes/data" for dogu in ("redmine", "jenkins")]
         tree = absolute(repo, "redmine/volumes/data", "jenkins/volumes/data")
@@ -164,7 +164,7 @@ class TestPathsInTrees:
         assert whole(layout) == []
 
     async def test_base_names_that_restic_made_different(self) -> None:
-        """They are ambiguous: neither is placed, both are shown."""
+        """They are ambiguous: neither is placed, both are shown unchanged."""
         repo = MemoryRepo()
         paths = [f"/var/lib/ces/{dogu}/volumes/data" for dogu in ("redmine", "jenkins")]
         snapshot = repo.snapshot(absolute(repo, "data", "data-1"), paths, tags=["A"])
@@ -172,7 +172,7 @@ class TestPathsInTrees:
         assert (shown(layout), whole(layout)) == ({}, [snapshot])
 
     async def test_a_folder_that_holds_one_of_its_own_name(self) -> None:
-        """A backup of ``.`` in ``files`` that holds ``files`` and more is the root itself."""
+        """A backup of ``.`` in ``files`` that contains ``files`` is placed as the root."""
         repo = MemoryRepo()
         path = f"{VOLUMES}/files"
         tree = repo.tree(repo.folder("files"), repo.file("other", b"x"))
@@ -183,7 +183,7 @@ class TestPathsInTrees:
         assert whole(layout) == []
 
     async def test_what_no_path_leads_to_is_not_hidden(self) -> None:
-        """A tree that holds more than its paths say is shown whole as well."""
+        """A tree with more content than its paths cover is also shown unchanged."""
         repo = MemoryRepo()
         path = f"{VOLUMES}/files"
         tree = absolute(repo, path, "/var/lib/other")
@@ -193,7 +193,7 @@ class TestPathsInTrees:
         assert whole(layout) == [snapshot]
 
     async def test_not_even_an_empty_folder_is_hidden(self) -> None:
-        """They are next to the located paths, or in a directory that the rules search."""
+        """Empty directories next to the placed paths, or in a directory that the rules search."""
         repo = MemoryRepo()
         path = "/ces/redmine/volumes/files"
         tree = repo.tree(ces_with(repo), repo.folder("empty"))
@@ -218,7 +218,7 @@ class TestPathsInTrees:
         assert whole(layout) == [snapshot]
 
     async def test_a_path_that_was_not_there(self) -> None:
-        """It was asked for, but there was nothing to back up: nothing is missing."""
+        """A path that did not exist at the time of the backup is not missing."""
         repo = MemoryRepo()
         paths = [f"{VOLUMES}/files", f"{VOLUMES}/gone"]
         repo.snapshot(absolute(repo, paths[0]), paths, tags=["A"])
@@ -228,7 +228,7 @@ class TestPathsInTrees:
 
     @pytest.mark.parametrize("paths", [[], ["/"], ["/", "/var"]])
     async def test_no_path_and_the_root(self, paths: list[str]) -> None:
-        """The root's content is looked through by the rules; without paths it is shown whole."""
+        """The rules search the content of the root; without paths it is shown unchanged."""
         repo = MemoryRepo()
         tree = absolute(repo, f"{VOLUMES}/files", "/srv/other")
         snapshot = repo.snapshot(tree, paths, tags=["A"])
@@ -237,7 +237,7 @@ class TestPathsInTrees:
         assert whole(layout) == [snapshot]
 
     async def test_an_empty_snapshot(self) -> None:
-        """No tree, or a tree without entries: still there."""
+        """A snapshot with no tree, or an empty one, is still shown."""
         for tree in (None, "empty"):
             repo = MemoryRepo()
             snapshot = repo.snapshot(tree and repo.tree(), ["/data"], tags=["A"])
@@ -246,10 +246,10 @@ class TestPathsInTrees:
 
 
 class TestRules:
-    """Snapshots of other tools: absolute host paths, bare Backup ID tags."""
+    """Snapshots of other tools: absolute host paths, tags that are backup IDs."""
 
     async def test_dogus_and_volumes_in_one_snapshot_come_apart(self) -> None:
-        """From any folder above them."""
+        """They are placed separately, whatever directory above them was backed up."""
         for path in ("/", "/var/lib/ces", "/var/lib/ces/"):
             repo = MemoryRepo()
             paths = [f"{VOLUMES}/files", f"{VOLUMES}/plugins", "/var/lib/ces/ldap/volumes/db"]
@@ -272,7 +272,7 @@ class TestRules:
         assert whole(layout) == [snapshot]
 
     async def test_volumes_that_are_no_folders(self) -> None:
-        """An empty volume has its place; an empty folder elsewhere is no part that is lost."""
+        """An empty volume is placed; other empty directories need no separate snapshot."""
         repo = MemoryRepo()
         tree = repo.tree(repo.path(f"{VOLUMES}/empty", repo.folder("empty")))
         repo.snapshot(tree, [f"{VOLUMES}/empty"], tags=["A"])
@@ -293,7 +293,7 @@ class TestRules:
     async def test_documents_say_themselves_whose_they_are(
         self, name: str, content: bytes, place: str
     ) -> None:
-        """Even without a folder of the dogu's name above, as from stdin."""
+        """The content names the dogu, even without a parent directory, as from stdin."""
         repo = MemoryRepo()
         repo.snapshot(repo.tree(repo.file(name, content)), [f"/{name}"], tags=["A"])
         layout = await laid_out(repo)
@@ -307,7 +307,7 @@ class TestRules:
         ],
     )  # fmt: skip
     async def test_documents_that_say_nothing(self, content: bytes) -> None:
-        """Broken or hostile: the folder's name decides, without one they are shown whole."""
+        """Without a valid owner the directory name counts; without one they stay unchanged."""
         repo = MemoryRepo()
         node = repo.file("dogu.json", content)
         snapshot = repo.snapshot(repo.tree(node), ["/dogu.json"], tags=["A"])
@@ -330,7 +330,7 @@ class TestRules:
         assert whole(await laid_out(repo)) == [snapshot]
 
     async def test_a_folder_named_like_a_document(self) -> None:
-        """It is looked through like any other."""
+        """It is searched like any other directory."""
         repo = MemoryRepo()
         snapshot = repo.snapshot(absolute(repo, "/x/dogu.json"), ["/x"], tags=["A"])
         layout = await laid_out(repo)
@@ -344,7 +344,7 @@ class TestRules:
         assert shown(await laid_out(repo, (rule,))) == {"wiki/volumes/www": "/data/wiki/www"}
 
     async def test_a_rule_without_groups(self) -> None:
-        """Volumes of no dogu have no place; configuration needs none."""
+        """A volume without a dogu is not placed; configuration needs no group."""
         repo = MemoryRepo()
         snapshot = repo.snapshot(absolute(repo, "/data"), ["/data"], tags=["A"])
         rule = Rule(re.compile("/data"), "volumes")
@@ -353,12 +353,12 @@ class TestRules:
         assert shown(await laid_out(repo, (rule,))) == {"_instance/configuration/data": "/data"}
 
     def test_a_rule_of_a_kind_nobody_knows(self) -> None:
-        """It is refused where it is made."""
+        """An unknown kind is rejected in the constructor."""
         with pytest.raises(UsageError, match="kind"):
             Rule(re.compile("x"), "volume")
 
     async def test_folders_without_end(self) -> None:
-        """Only so deep, and only so many folders, are looked into; the rest is shown whole."""
+        """The search is limited in depth and number of directories; the rest is shown unchanged."""
         repo = MemoryRepo()
         deep = absolute(repo, "/a/b/c/d/e/f/g/h/ces/redmine/volumes/files")
         snapshot = repo.snapshot(deep, ["/"], tags=["A"])
@@ -366,7 +366,7 @@ class TestRules:
         assert (shown(layout), whole(layout)) == ({}, [snapshot])
 
     async def test_names_that_are_not_utf8(self) -> None:
-        """A dogu's folder keeps its bytes, a volume's too."""
+        """Directory names of dogus and volumes keep their bytes."""
         repo = MemoryRepo()
         tree = repo.tree(
             repo.folder("ces", repo.folder(r"d\xff", repo.folder("volumes", repo.folder(r"v\xfe"))))
@@ -378,10 +378,10 @@ class TestRules:
 
 
 class TestClaims:
-    """Two parts with the same path."""
+    """Two items with the same path."""
 
     async def test_the_newest_is_placed_the_others_stand_whole(self) -> None:
-        """Whatever order the files are listed in."""
+        """The newest is placed, whatever the order of the listing."""
         repo = MemoryRepo()
         path = f"{VOLUMES}/files"
         ids = [
@@ -399,7 +399,7 @@ class TestClaims:
         assert sorted(whole(layout)) == sorted([ids[0], ids[2]])
 
     async def test_one_within_the_other(self) -> None:
-        """A place below a taken one is taken, and so is one above."""
+        """A path above or below a placed one is not placed."""
         for first, second in (("data", "data/inner"), ("data/inner", "data")):
             repo = MemoryRepo()
             ids = [
@@ -416,7 +416,7 @@ class TestClaims:
             assert whole(layout) == [ids[1]]
 
     async def test_two_paths_of_one_snapshot(self) -> None:
-        """Both cannot be shown there: the snapshot stands whole as well."""
+        """Only one can be placed, so the snapshot is also shown unchanged."""
         repo = MemoryRepo()
         paths = ["/one/ces/redmine/volumes/files", "/two/ces/redmine/volumes/files"]
         snapshot = repo.snapshot(absolute(repo, *paths), paths, tags=["A"])
@@ -425,7 +425,7 @@ class TestClaims:
         assert whole(layout) == [snapshot]
 
     async def test_a_name_too_long_for_a_folder(self) -> None:
-        """A tag may be longer than any name; its folder's name is cut."""
+        """A tag may exceed the length limit of names; the directory name is truncated."""
         repo = MemoryRepo()
         path = f"{VOLUMES}/files"
         tags = ["A", "kind=volumes", "dogu=" + "x" * 300]
@@ -474,7 +474,7 @@ async def test_an_unreachable_storage_settles_nothing() -> None:
     ],
 )
 def test_the_dogu_of_a_dogu_json(document: dict[str, Any], dogu: str | None) -> None:
-    """The simple name counts, the keys in any case."""
+    """The simple name is used, with keys in any case."""
     assert dogu_of_metadata(document) == dogu
 
 
@@ -493,7 +493,7 @@ def test_the_dogu_of_a_dogu_json(document: dict[str, Any], dogu: str | None) -> 
     ],
 )
 def test_the_owner_of_a_registry_json(keys: list[str], owner: str | None) -> None:
-    """One dogu's, the instance's, or no registry at all."""
+    """A dogu, the instance, or None for other content."""
     assert owner_of_registry(json.loads(json.dumps(dict.fromkeys(keys, "v")))) == owner
 
 
@@ -506,7 +506,7 @@ class TestCopies:
     @pytest.mark.parametrize("other", [OLD, "/a/ces/redmine/volumes/files", "/a" + OWN])
     @pytest.mark.parametrize("order", [1, -1])
     async def test_in_one_snapshot(self, other: str, order: int) -> None:
-        """Whatever the order of the paths, and whatever their names."""
+        """In any order of paths, and with any names."""
         repo = MemoryRepo()
         paths = [self.OWN, other][::order]
         snapshot = repo.snapshot(absolute(repo, *paths), paths, tags=["A"])
@@ -517,7 +517,7 @@ class TestCopies:
 
     @pytest.mark.parametrize("paths", [["/"], ["/home/me/root"]], ids=["root", "relative"])
     async def test_found_by_the_search(self, paths: list[str]) -> None:
-        """Of the root, or of a folder that holds an instance: the path below it counts then."""
+        """Of the root, or of a directory that contains an instance."""
         repo = MemoryRepo()
         below = "" if paths == ["/"] else paths[0]
         other = "/a/ces/redmine/volumes/files"
@@ -528,7 +528,7 @@ class TestCopies:
         assert copies == [below + other, below + self.OLD]
 
     async def test_what_only_the_copy_has_is_not_mixed_in(self) -> None:
-        """A volume that was removed since, or one of a dogu that is not there any more."""
+        """A volume or a dogu that exists only in the copy is not placed."""
         repo = MemoryRepo()
         gone = "/srv/old/ces/redmine/volumes/plugins"
         other = "/srv/old/ces/scm/volumes/data"
@@ -538,7 +538,7 @@ class TestCopies:
         assert [copy.source for copy in layout.copies] == [gone]
 
     async def test_a_newer_snapshot_of_the_copy(self) -> None:
-        """Its time does not make it the instance's."""
+        """A newer copy does not replace the data of the instance."""
         repo = MemoryRepo()
         repo.snapshot(absolute(repo, self.OWN), [self.OWN], tags=["A"], time=TIME_BEFORE)
         newer = repo.snapshot(absolute(repo, self.OLD), [self.OLD], tags=["A"])
@@ -547,7 +547,7 @@ class TestCopies:
         assert whole(layout) == [newer]
 
     async def test_configuration(self) -> None:
-        """``/etc/ces`` goes before any other ``etc/ces``, which is not mixed in either."""
+        """``/etc/ces`` has precedence over other ``etc/ces``, which are not merged."""
         repo = MemoryRepo()
         paths = ["/srv/old/etc/ces", "/srv/old/etc/cesapp", "/etc/ces"]
         repo.snapshot(absolute(repo, *paths), paths, tags=["A"])
@@ -556,7 +556,7 @@ class TestCopies:
         assert [copy.source for copy in layout.copies] == paths[:2]
 
     async def test_no_copy_at_the_instances_path(self) -> None:
-        """The one with the shorter path; the other is named."""
+        """The one with the shorter path is placed; the other is reported."""
         repo = MemoryRepo()
         paths = [self.OLD, "/data/ces/redmine/volumes/files"]
         repo.snapshot(absolute(repo, *paths), paths, tags=["A"])
@@ -565,7 +565,7 @@ class TestCopies:
         assert [copy.source for copy in layout.copies] == [self.OLD]
 
     async def test_an_original_has_no_place(self) -> None:
-        """What a rewrite took out of a snapshot is not shown from the original."""
+        """Data removed by a rewrite is not shown from the original snapshot."""
         repo = MemoryRepo()
         secret = f"{VOLUMES}/secret"
         original = repo.snapshot(absolute(repo, self.OWN, secret), [VOLUMES], tags=["A"])
@@ -575,7 +575,7 @@ class TestCopies:
         assert whole(layout) == [original]
 
     async def test_many_volumes_are_placed_in_linear_time(self) -> None:
-        """Each claims its place without a look at all others."""
+        """A path is placed without a comparison with all others."""
         layout = Layout()
         node = Node(name=b"v", type="dir", mode=0o40755)
         snapshot = Snapshot(id="ab" * 32, time_ns=0, tree=None)

@@ -1,4 +1,4 @@
-"""manifest.json as it is written and read."""
+"""Encoding and decoding of manifest.json."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ MANIFEST = Manifest(
 
 
 def test_what_is_written_is_read() -> None:
-    """Nothing is lost on the way."""
+    """Decoding returns what was encoded."""
     assert parse_manifest(write_manifest(MANIFEST)) == MANIFEST
 
 
 def test_the_written_form_is_the_documented_one() -> None:
-    """Other programs may read it: names, nulls, and bytes only where a path is not UTF-8."""
+    """The documented names and nulls; base64 only for paths that are not UTF-8."""
     assert json.loads(write_manifest(MANIFEST)) == {
         "format": 1,
         "id": "20261122T213000Z-7f3a9c",
@@ -56,7 +56,7 @@ def test_the_written_form_is_the_documented_one() -> None:
 
 
 def test_the_size_is_only_told_when_every_point_tells_its_own() -> None:
-    """An unknown part makes the sum unknown, not smaller."""
+    """If the size of one item is unknown, the total is unknown."""
     assert MANIFEST.size is None
     known = Manifest(1, "id", TIME, "ces", [Point("a", bytes=1), Point("b", bytes=2)])
     assert known.size == 3
@@ -64,7 +64,7 @@ def test_the_size_is_only_told_when_every_point_tells_its_own() -> None:
 
 
 def test_fields_of_later_versions_are_passed_over() -> None:
-    """As long as the format's number is the same."""
+    """Unknown fields are ignored as long as the format number is the same."""
     content = json.loads(write_manifest(MANIFEST)) | {"new": 1}
     content["points"][0]["new"] = 1
     assert parse_manifest(json.dumps(content).encode()) == MANIFEST
@@ -78,7 +78,7 @@ def test_fields_of_later_versions_are_passed_over() -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_manifest_is_damage(change: dict[str, Any]) -> None:
-    """Another format, or another shape: never half understood."""
+    """Another format number or structure raises an error."""
     content = json.loads(write_manifest(MANIFEST)) | change
     with pytest.raises(DamagedError):
         parse_manifest(json.dumps(content).encode())
@@ -86,6 +86,6 @@ def test_what_is_no_manifest_is_damage(change: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{", b"\xff"])
 def test_what_is_no_json_is_damage(data: bytes) -> None:
-    """Cut or overwritten."""
+    """Truncated or overwritten files."""
     with pytest.raises(DamagedError):
         parse_manifest(data)

@@ -116,7 +116,7 @@ async def test_an_error_counts_until_a_listing_succeeds(
 ) -> None:
     """A missing repository is an error, also after a slow refresh."""
     repository.error, repository.takes = RepositoryGoneError("gone"), 5.0
-    await listing.backups(_MAX_AGE)  # the last list: nobody knows yet
+    await listing.backups(_MAX_AGE)  # the cached list: the error is not known yet
     await trio.sleep(5)
     for _ in range(3):
         assert listing.backups_nowait(_MAX_AGE) is None

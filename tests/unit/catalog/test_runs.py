@@ -1,4 +1,4 @@
-"""Several hosts, several runs and rewritten snapshots under one tag."""
+"""Several hosts, several runs and rewritten snapshots with the same tag."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def snapshot(
 
 
 def shape(backups: Backups) -> dict[str, tuple[list[int], list[int]]]:
-    """Return the numbers of each backup's snapshots, and of the superseded ones."""
+    """Return the numbers of each backup's snapshots, and those of superseded ones."""
     return {
         backup.id: (
             [int(s.id, 16) for s in backup.snapshots],
@@ -43,12 +43,12 @@ def shape(backups: Backups) -> dict[str, tuple[list[int], list[int]]]:
 
 
 def test_one_run_is_a_backup_under_the_whole_tag() -> None:
-    """Snapshots of several paths, one after the other."""
+    """Snapshots of several paths, made one after the other."""
     assert shape(group([snapshot(1, ETC), snapshot(2, DATA)])) == {"nightly": ([1, 2], [])}
 
 
 def test_each_night_is_a_backup() -> None:
-    """With its own time and ID; the tag alone is none of them."""
+    """Each has its own time and ID; the tag without a suffix is not a backup ID."""
     nights = [snapshot(at, path) for at, path in ((1, ETC), (2, DATA), (25, ETC), (26, DATA))]
     assert shape(group(nights)) == {
         "nightly@19700101T010000Z@a": ([1, 2], []),
@@ -57,7 +57,7 @@ def test_each_night_is_a_backup() -> None:
 
 
 def test_each_host_is_a_backup() -> None:
-    """Also where their runs overlap; a host without a name is one, too."""
+    """Also if their runs overlap; an empty host name counts as a host."""
     mixed = [snapshot(1, ETC), snapshot(2, ETC, host="b"), snapshot(3, DATA, host="")]
     mixed += [snapshot(4, DATA), snapshot(5, DATA, host="b")]
     assert shape(group(mixed)) == {
@@ -68,7 +68,7 @@ def test_each_host_is_a_backup() -> None:
 
 
 def test_documents_of_several_dogus_belong_to_one_run() -> None:
-    """Each dogu's dogu.json comes under one path; the next run's go with that run."""
+    """All dogu.json files have the same path; each is in the backup of its run."""
     times = [1, 2, 3, 4, 25, 26, 27, 28]
     paths = ["/dogu.json", f"{DATA}/redmine", "/dogu.json", f"{DATA}/scm"] * 2
     found = shape(group([snapshot(at, path) for at, path in zip(times, paths, strict=True)]))
@@ -77,14 +77,14 @@ def test_documents_of_several_dogus_belong_to_one_run() -> None:
 
 
 def test_the_same_document_of_the_same_dogu_is_another_run() -> None:
-    """The tags of other tools may say whose it is."""
+    """Tags of other tools may name the dogu."""
     tags = ("nightly", "dogu=redmine")
     again = [snapshot(at, "/dogu.json", tags=tags) for at in (1, 25)]
     assert len(shape(group(again))) == 2
 
 
 def test_runs_of_the_same_second_have_different_ids() -> None:
-    """And none takes the ID of a backup whose tag is written so."""
+    """They also differ from the ID of a backup whose tag looks the same."""
     runs = [
         Snapshot(id=f"{at:064x}", time_ns=at, tree=None, paths=(DATA,), tags=("n",))
         for at in (1, 2)
@@ -96,7 +96,7 @@ def test_runs_of_the_same_second_have_different_ids() -> None:
 
 
 def test_a_successor_takes_the_place_of_its_original() -> None:
-    """``restic rewrite`` without ``--forget``, once or several times; the time stays."""
+    """``restic rewrite`` without ``--forget``, also repeated; the time is kept."""
     first = [snapshot(1, ETC), snapshot(2, DATA)]
     second = snapshot(9, DATA, time=2, original=2, tags=("nightly", "rewrite"))
     third = snapshot(5, DATA, time=2, original=9, tags=("nightly", "rewrite"))
@@ -106,28 +106,28 @@ def test_a_successor_takes_the_place_of_its_original() -> None:
 
 
 def test_of_two_successors_of_one_original_one_counts() -> None:
-    """They have the same paths, but are no two runs."""
+    """They have the same paths, but are not two runs."""
     made = [snapshot(at, DATA, time=1, original=1) for at in (7, 8)]
     assert shape(group(made)) == {"nightly": ([8], [7])}
     assert shape(group([snapshot(1, DATA), *made])) == {"nightly": ([8], [1, 7])}
 
 
 def test_a_successor_with_another_host_takes_its_original_along() -> None:
-    """As ``rewrite --new-host`` makes it."""
+    """As created by ``rewrite --new-host``."""
     backups = group([snapshot(1, DATA), snapshot(2, DATA, time=1, host="b", original=1)])
     assert shape(backups) == {"nightly": ([2], [1])}
     assert backups.find("nightly").host == "b"
 
 
 def test_originals_of_each_other_both_count() -> None:
-    """No restic writes that."""
+    """`restic` never writes such a cycle."""
     assert shape(group([snapshot(1, ETC, original=2), snapshot(2, DATA, original=1)])) == {
         "nightly": ([1, 2], [])
     }
 
 
 def test_tags_that_restic_sets_are_no_backup_ids() -> None:
-    """A snapshot with no other belongs to no backup."""
+    """A snapshot with only such tags belongs to no backup."""
     made = snapshot(1, DATA, tags=("repaired", "rewrite"))
     backups = group([made])
     assert (backups.by_name, backups.loose) == ({}, (made,))
@@ -151,7 +151,7 @@ def test_tags_that_restic_sets_are_no_backup_ids() -> None:
     )
 )
 def test_no_snapshot_is_lost_and_no_point_comes_twice(snapshots: list[Snapshot]) -> None:
-    """Each is in one backup for each of its tags; a backup has one host, and a path once."""
+    """One backup per tag; a backup has one host, and each path once."""
     backups = group(snapshots)
     homes = [s.id for backup in backups.by_name.values() for s in backup.members]
     assert sorted(homes) == sorted(s.id for s in snapshots for _ in s.tags)

@@ -1,4 +1,4 @@
-"""Whole-system snapshots: which of their many directories are searched for data of dogus."""
+"""Snapshots of a whole system: directories that are searched for data of dogus."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def data_of(repo: MemoryRepo, dogu: str) -> Json:
 async def laid_out(
     repo: MemoryRepo, tree: str, paths: tuple[str, ...] = ("/",), rules: tuple[Rule, ...] = ()
 ) -> tuple[Layout, dict[str, object]]:
-    """Lay out a backup of one snapshot; return its backup.json too."""
+    """Lay out a backup of one snapshot; return its backup.json as well."""
     repo.snapshot(tree, paths, tags=["A"])
     repository = await repo.open()
     backup = group(await repository.snapshots()).find("A")
@@ -42,7 +42,7 @@ def sources(layout: Layout) -> list[str]:
 
 
 async def test_an_instance_is_found_in_a_whole_system(caplog: pytest.LogCaptureFixture) -> None:
-    """Its own path comes first, although many directories come before it in the alphabet."""
+    """Its path is searched first, although many directories precede it in the alphabet."""
     repo = MemoryRepo()
     ces = repo.folder("ces", data_of(repo, "redmine"), data_of(repo, "zeta"))
     tree = system(repo, repo.path("/etc/ces", repo.folder("ces")), repo.path("/var/lib/ces", ces))
@@ -56,7 +56,7 @@ async def test_an_instance_is_found_in_a_whole_system(caplog: pytest.LogCaptureF
 
 
 async def test_an_instance_below_another_root() -> None:
-    """Such as a system that was mounted elsewhere while it was backed up."""
+    """A system that was mounted elsewhere during the backup."""
     repo = MemoryRepo()
     host = [repo.folder("aaa", *(repo.folder(f"{n:04}") for n in range(OTHER_MAX)))]
     host.append(repo.path("/var/lib/ces", repo.folder("ces", data_of(repo, "redmine"))))
@@ -66,7 +66,7 @@ async def test_an_instance_below_another_root() -> None:
 
 
 async def test_more_dogus_than_other_directories_are_searched() -> None:
-    """The bound elsewhere is none for the instance's own path."""
+    """The limit for other directories does not apply to the instance's path."""
     repo = MemoryRepo()
     dogus = [f"dogu{number:03}" for number in range(OTHER_MAX // 2 + 10)]
     ces = repo.folder("ces", *(data_of(repo, dogu) for dogu in dogus))
@@ -76,7 +76,7 @@ async def test_more_dogus_than_other_directories_are_searched() -> None:
 
 
 async def test_a_search_that_found_nothing_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    """The path below which everything is still there is named."""
+    """The path of the unchanged snapshot is reported."""
     repo = MemoryRepo()
     late = repo.path("/zzz/old/ces", repo.folder("ces", data_of(repo, "redmine")))
     layout, described = await laid_out(repo, system(repo, late))
@@ -88,7 +88,7 @@ async def test_a_search_that_found_nothing_says_so(caplog: pytest.LogCaptureFixt
 
 
 async def test_a_rule_that_begins_with_a_directory() -> None:
-    """It is searched first, too."""
+    """This directory is searched first as well."""
     repo = MemoryRepo()
     rule = Rule(re.compile(r"/zzz/apps/(?P<dogu>[^/]+)/(?P<volume>data)"), "volumes")
     app = repo.folder("redmine", repo.folder("data", repo.file("f.txt", b"content")))
@@ -98,7 +98,7 @@ async def test_a_rule_that_begins_with_a_directory() -> None:
 
 
 async def test_one_damaged_directory_hides_no_dogu() -> None:
-    """The rest of the snapshot is placed, and the whole of it is shown."""
+    """The rest of the snapshot is placed, and the snapshot is also shown unchanged."""
     repo = MemoryRepo()
     ces = repo.path("/var/lib/ces", repo.folder("ces", data_of(repo, "redmine")))
     tree = repo.tree(repo.folder("usr", subtree="ab" * 32), ces)
@@ -108,7 +108,7 @@ async def test_one_damaged_directory_hides_no_dogu() -> None:
 
 
 async def test_the_search_is_bounded_at_the_instances_path() -> None:
-    """Whoever made the snapshot decides how much is there."""
+    """The number of directories there depends on the snapshot and is not trusted."""
     repo = MemoryRepo()
     empty = repo.folder("empty")
     ces = repo.folder("ces", *(empty | {"name": f"{n:05}"} for n in range(EXPECTED_MAX)))
@@ -130,5 +130,5 @@ async def test_the_search_is_bounded_at_the_instances_path() -> None:
     ],
 )
 def test_where_a_pattern_can_match(pattern: str, start: str) -> None:
-    """Never deeper than something that it matches."""
+    """The literal start of a pattern is never deeper than a path that it matches."""
     assert literal_start(re.compile(pattern)) == start

@@ -29,7 +29,7 @@ def save_volume(repo: MemoryRepo, backup: str = "A", **fields: Any) -> str:
 
 
 def save_manifest(repo: MemoryRepo, *points: Point, backup: str = "A", **fields: Any) -> str:
-    """Save a manifest of these points."""
+    """Save a manifest of these items."""
     data = write_manifest(Manifest(1, backup, "2026-11-22T20:30:00Z", "ces", list(points)))
     tree = repo.tree(repo.file("manifest.json", data))
     tags = [backup, "kind=manifest"]
@@ -47,7 +47,7 @@ async def status(repo: MemoryRepo) -> Status:
 
 
 async def test_a_complete_backup() -> None:
-    """Every point has a snapshot and no path failed."""
+    """Every item has a snapshot and no path failed."""
     repo = MemoryRepo()
     save_manifest(repo, Point("volumes", "redmine", save_volume(repo), 7))
     assert await status(repo) is Status.COMPLETE
@@ -96,7 +96,7 @@ async def test_a_point_that_is_missing(point: Point) -> None:
 
 
 async def test_a_point_of_which_a_path_failed() -> None:
-    """The snapshot exists but one of its files failed."""
+    """The snapshot exists, but one of its files could not be read."""
     repo = MemoryRepo()
     failed = [FailedPath("/x", "denied")]
     save_manifest(repo, Point("volumes", "redmine", save_volume(repo), 7, failed))
@@ -125,7 +125,7 @@ class TestSuccessors:
     TAGS: ClassVar = ["A", "kind=volumes", "dogu=redmine"]
 
     def backed_up(self, repo: MemoryRepo, *, with_tree: bool) -> tuple[str, str]:
-        """Make a backup of one volume; return its snapshot and that one's tree."""
+        """Make a backup of one volume; return its snapshot and its tree."""
         tree = saved_tree(repo, repo.file("f", b"content"), repo.file("g", b"more"))
         snapshot = repo.snapshot(tree, [VOLUME], tags=self.TAGS)
         point = Point("volumes", "redmine", snapshot, 11)
@@ -364,10 +364,10 @@ async def test_a_manifest_without_points() -> None:
 
 @pytest.mark.parametrize("tree", [None, "00" * 32, "ab" * 32], ids=["null", "zeros", "lost"])
 class TestASnapshotWithoutATree:
-    """What it held is unknown: its backup is never complete, and never unverified."""
+    """Its content is unknown: the backup is neither complete nor unverified."""
 
     async def test_of_another_tool(self, tree: str | None) -> None:
-        """An older backup that can be read is `latest`, and kept by a policy, in its place."""
+        """An older readable backup is `latest` instead, and policies keep that one."""
         repo = MemoryRepo()
         save_volume(repo, "A", tags=["A"], time="2026-11-01T00:00:00Z")
         repo.snapshot(tree, [VOLUME], tags=["B"])
@@ -380,7 +380,7 @@ class TestASnapshotWithoutATree:
         assert "backup B" in reason
 
     async def test_that_a_manifest_names(self, tree: str | None) -> None:
-        """The manifest says that the backup was complete once."""
+        """The manifest shows that the backup was complete before."""
         repo = MemoryRepo()
         tags = ["A", "kind=volumes", "dogu=redmine"]
         save_manifest(
@@ -394,7 +394,7 @@ class TestASnapshotWithoutATree:
         assert await reports.latest(backups) is None
 
     async def test_is_shown_and_cannot_be_listed(self, tree: str | None) -> None:
-        """An empty folder in its place would be a lie."""
+        """Showing an empty directory instead would be wrong."""
         repo = MemoryRepo()
         snapshot = repo.snapshot(tree, [VOLUME], tags=["A", "kind=volumes", "dogu=redmine"])
         repository, backups = await opened(repo)
@@ -411,7 +411,7 @@ class TestASnapshotWithoutATree:
 
 
 async def test_a_tree_that_an_index_names_again() -> None:
-    """The index was repaired: the backup is as good as before."""
+    """After the index is repaired, the backup is complete again."""
     repo = MemoryRepo()
     snapshot = save_volume(repo, tags=["A"])
     files = repo.storage.files
@@ -428,7 +428,7 @@ async def test_a_tree_that_an_index_names_again() -> None:
 
 
 async def test_a_folder_without_a_tree_of_its_own() -> None:
-    """Every folder has one, also an empty one."""
+    """Every directory node needs a tree, even if it is empty."""
     repo = MemoryRepo()
     repo.snapshot(repo.tree(repo.folder("d", subtree=None), repo.file("f", b"good")), tags=["A"])
     view = BackupTree(await repo.open())

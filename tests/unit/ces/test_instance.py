@@ -117,7 +117,7 @@ async def test_one_bad_key_does_not_hide_the_others(tmp_path: Path) -> None:
 
 
 async def test_unlistable_keys_are_reported(tmp_path: Path) -> None:
-    """A folder of keys that cannot be walked is one failure, named by its key."""
+    """A directory of keys that cannot be listed is reported once, by its key."""
     registry = FileRegistry(tmp_path / "registry")
     instance = Instance(tmp_path / "root", registry)
     await registry.set("/dogu/redmine/current", "1")

@@ -280,7 +280,7 @@ def test_an_interrupted_removal_can_be_repeated(
         if backup.id not in kept:
             state = data.draw(st.sampled_from(["as it was", "begun", "gone"]))
         if state == "begun" and backup.status != "unverified":
-            dogus = data.draw(st.sampled_from(DOGUS))  # the remaining tags name others
+            dogus = data.draw(st.sampled_from(DOGUS))  # as in the remaining tags
             left.append(replace(backup, status="incomplete", dogus=dogus))
         elif state != "gone":
             left.append(backup)

@@ -1,4 +1,4 @@
-"""Settings: who wins, where a value came from, what a mistake is told as, and no secret shown."""
+"""Settings: precedence, sources, error messages, and no secrets in output."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _no_system_config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Return a home with a folder for the settings file."""
+    """Return a home directory with a directory for the settings file."""
     (tmp_path / "home/.config/cesbr").mkdir(parents=True)
     return tmp_path / "home"
 
@@ -47,7 +47,7 @@ async def set_backup(registry: Registry, values: Mapping[str, str]) -> None:
 
 
 def test_defaults() -> None:
-    """Without anything the instance is the machine itself, and nothing is guessed."""
+    """Without settings the instance is this machine, and nothing is guessed."""
     settings = load(Flags(), {})
     assert settings.repository is None
     assert settings.password is None
@@ -63,7 +63,7 @@ def test_defaults() -> None:
 
 
 def test_flags_go_before_environment_before_file(home: Path) -> None:
-    """Each value comes from the highest source that has it, and says which one that is."""
+    """Each value comes from the source with the highest precedence, which is recorded."""
     file = write(
         home / ".config/cesbr/config.toml",
         'repository = "/from/file"\nroot = "/from/file"\ncache_size = "1M"\nrestic = "/opt/restic"',
@@ -92,7 +92,7 @@ def test_flags_go_before_environment_before_file(home: Path) -> None:
 
 
 def test_every_value_has_a_variable(tmp_path: Path) -> None:
-    """CESBR_* exists for each setting that is one value."""
+    """Each setting with a single value has a CESBR_* variable."""
     settings = load(
         Flags(),
         {
@@ -119,7 +119,7 @@ def test_every_value_has_a_variable(tmp_path: Path) -> None:
 
 
 def test_which_file_is_read(tmp_path: Path, home: Path) -> None:
-    """--config, $CESBR_CONFIG, the user's, the system's: the first one is the only one."""
+    """Only the first of --config, $CESBR_CONFIG, the user's and the system's file."""
     xdg = write(tmp_path / "xdg/cesbr/config.toml", 'restic = "xdg"')
     user = write(home / ".config/cesbr/config.toml", 'restic = "user"')
     system = write(layers.SYSTEM_CONFIG, 'restic = "system"')
@@ -143,7 +143,7 @@ def test_which_file_is_read(tmp_path: Path, home: Path) -> None:
 
 
 def test_the_whole_file(tmp_path: Path) -> None:
-    """Every key of the file is understood."""
+    """Every key of the file is supported."""
     file = write(
         tmp_path / "config.toml",
         """
@@ -224,7 +224,7 @@ def test_the_whole_file(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_in_the_file_name_it_and_the_key(tmp_path: Path, text: str, told: str) -> None:
-    """A wrong setting is a usage error that says where it stands."""
+    """An invalid setting is a usage error that names the file and the key."""
     file = write(tmp_path / "config.toml", text)
     with pytest.raises(UsageError) as raised:
         load(Flags(config=str(file)), {})
@@ -233,7 +233,7 @@ def test_mistakes_in_the_file_name_it_and_the_key(tmp_path: Path, text: str, tol
 
 
 def test_files_that_cannot_be_read_are_told(tmp_path: Path, home: Path) -> None:
-    """A file that was named has to be there; bytes that are no text are told with its name."""
+    """An explicitly given file must exist; invalid UTF-8 is reported with the file name."""
     with pytest.raises(UsageError, match=r"none\.toml cannot be read: No such file"):
         load(Flags(config=str(tmp_path / "none.toml")), {})
     (home / ".config/cesbr/config.toml").mkdir()
@@ -255,7 +255,7 @@ def test_sizes(size: str, expected: int) -> None:
 
 
 async def test_patience_reaches_the_storage(tmp_path: Path) -> None:
-    """A flag goes before the file, and whoever opens the repository gets the number."""
+    """The option overrides the file, and the storage receives the value."""
     file = write(tmp_path / "config.toml", "patience = 7")
     environ = {"RESTIC_REPOSITORY": "/repository", "RESTIC_PASSWORD": "x"}
     settings = load(Flags(config=str(file), patience="0"), environ)
@@ -289,14 +289,14 @@ def test_options_need_a_key_and_a_value(option: str) -> None:
 def test_repository_addresses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, expected: str
 ) -> None:
-    """Local ones become absolute from here, those of servers stay in restic's form."""
+    """Local addresses become absolute, those of servers are kept in restic's form."""
     monkeypatch.chdir(tmp_path)
     settings = load(Flags(repository=given), {})
     assert settings.repository == expected.replace("HERE", str(tmp_path))
 
 
 def test_a_working_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole paths work from a folder that was removed; a relative one is a usage error."""
+    """In a removed directory absolute paths work; a relative path is a usage error."""
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
@@ -307,7 +307,7 @@ def test_a_working_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_repository_file(tmp_path: Path) -> None:
-    """RESTIC_REPOSITORY_FILE is trimmed as restic does it, and excludes RESTIC_REPOSITORY."""
+    """RESTIC_REPOSITORY_FILE is trimmed as in restic, and excludes RESTIC_REPOSITORY."""
     file = write(tmp_path / "where", "\ufeff /srv/repo \n")
     environ = {"RESTIC_REPOSITORY_FILE": str(file)}
     assert load(Flags(), environ).repository == "/srv/repo"
@@ -322,7 +322,7 @@ async def key_of(flags: Flags, environ: Mapping[str, str]) -> bytes:
 
 
 async def test_where_the_key_comes_from(tmp_path: Path) -> None:
-    """Flag, CESBR_*, RESTIC_* and the file in this order; a plain value is used byte for byte."""
+    """Option, CESBR_*, RESTIC_*, file, in this order; plain values are used byte for byte."""
     one, two = write(tmp_path / "one", " first \n"), write(tmp_path / "two", "second")
     config = write(tmp_path / "config.toml", f'password_file = "{two.name}"')
     environ = {"CESBR_CONFIG": str(config)}
@@ -355,7 +355,7 @@ async def test_where_the_key_comes_from(tmp_path: Path) -> None:
 async def test_password_files_are_read_as_restic_reads_them(
     tmp_path: Path, content: bytes, key: bytes
 ) -> None:
-    """White space in Go's sense goes, byte order marks count, all other bytes stay."""
+    """White space as defined by Go is trimmed, byte order marks count, other bytes stay."""
     (tmp_path / "password").write_bytes(content)
     assert await key_of(Flags(password_file=str(tmp_path / "password")), {}) == key
 
@@ -364,7 +364,7 @@ async def test_password_files_are_read_as_restic_reads_them(
 async def test_restic_agrees_about_password_files(
     tmp_path: Path, restic_binary: Path, content: bytes
 ) -> None:
-    """What we read in a password file opens the same repository as what restic reads there."""
+    """A repository made with restic's password file can be opened with our parsing."""
     file = tmp_path / "password"
     file.write_bytes(content)
     key = await key_of(Flags(password_file=str(file)), {})
@@ -384,7 +384,7 @@ async def test_restic_agrees_about_password_files(
     ],
 )
 async def test_a_key_that_cannot_be_had_is_told(environ: dict[str, str], told: str) -> None:
-    """The error names the source, never the command's text."""
+    """The error names the source, but not the text of a password command."""
     with pytest.raises(UsageError, match=told) as raised:
         await key_of(Flags(), environ)
     assert "s3cret" not in raised.value.message
@@ -426,7 +426,7 @@ async def test_a_key_that_cannot_be_had_is_told(environ: dict[str, str], told: s
 async def test_the_registrys_repository(
     registry: Registry, values: dict[str, str], url: str, key: str
 ) -> None:
-    """The three types in any case, their addresses with and without the scheme."""
+    """The three types in any case; addresses with and without the scheme."""
     await set_backup(registry, values)
     settings = await load(Flags(registry=registry.address), {}).resolve()
     assert settings.repository == url
@@ -446,14 +446,14 @@ async def test_the_registrys_repository(
 async def test_mistakes_in_the_registry_name_the_key(
     registry: Registry, values: dict[str, str], told: str
 ) -> None:
-    """What the registry says and cannot be used is told by its key."""
+    """The error for an invalid registry value names its key."""
     await set_backup(registry, values)
     with pytest.raises(UsageError, match=told):
         await load(Flags(registry=registry.address), {}).resolve()
 
 
 async def test_the_registrys_key_is_used_byte_for_byte(registry: Registry) -> None:
-    """White space in the key is a part of it; an empty one is none."""
+    """White space is part of the key; an empty key counts as missing."""
     await set_backup(registry, {"encryption_key": " ke\u00fc \n", "backup_type": ""})
     settings = load(Flags(registry=registry.address, repository="/repo"), {})
     assert (await settings.access()).key == Secret(" ke\u00fc \n".encode())
@@ -469,7 +469,7 @@ async def test_the_registrys_key_is_used_byte_for_byte(registry: Registry) -> No
 
 
 async def test_the_registrys_s3_credentials_belong_to_its_address(registry: Registry) -> None:
-    """They go with its own repository only, and never beside others from the environment."""
+    """They are used only for the registry's repository, never mixed with the environment."""
     await set_backup(
         registry,
         {
@@ -497,7 +497,7 @@ async def test_the_registrys_s3_credentials_belong_to_its_address(registry: Regi
 
 
 async def test_a_known_repository_asks_no_registry(tmp_path: Path) -> None:
-    """With address and key at hand, a registry that cannot be read is in nobody's way."""
+    """If address and key are set, an unreadable registry does not matter."""
     (tmp_path / "var/lib/cesbr/registry/config/backup/backup_type").mkdir(parents=True)
     flags = Flags(root=str(tmp_path))
     with pytest.raises(RegistryError, match="backup_type: it is a directory"):
@@ -506,7 +506,7 @@ async def test_a_known_repository_asks_no_registry(tmp_path: Path) -> None:
 
 
 async def test_nothing_configured_says_what_to_set(tmp_path: Path) -> None:
-    """Without a repository or a key: exit 2, what to set, and nothing is created."""
+    """Without repository or key: exit code 2, what to set, and nothing is created."""
     with pytest.raises(UsageError, match=r"No repository .*--repo.*RESTIC_REPOSITORY.*backup_type"):
         await load(Flags(root=str(tmp_path)), {"RESTIC_PASSWORD": "k"}).access()
     with pytest.raises(UsageError, match=r"No encryption key .*--password-file.*encryption_key"):
@@ -515,7 +515,7 @@ async def test_nothing_configured_says_what_to_set(tmp_path: Path) -> None:
 
 
 async def test_which_registry_is_asked(tmp_path: Path) -> None:
-    """One that was named; else an embedded one that is there; else the node master's etcd."""
+    """The configured one, else an existing embedded one, else the node master's etcd."""
     flags = Flags(root=str(tmp_path))
     embedded = tmp_path / "var/lib/cesbr/registry"
     assert load(flags, {}).registry == str(embedded)
@@ -537,7 +537,7 @@ async def test_which_registry_is_asked(tmp_path: Path) -> None:
 
 
 def test_a_closed_folder_hides_no_etcd() -> None:
-    """Whoever may not look for an embedded registry is told of the node master's etcd."""
+    """If the embedded registry is not accessible, the etcd of node_master is reported."""
     with open_folder() as root:
         write(root / "etc/ces/node_master", "192.0.2.10")
         closed = root / "var/lib/cesbr"
@@ -549,14 +549,14 @@ def test_a_closed_folder_hides_no_etcd() -> None:
 
 
 async def test_a_registry_that_cannot_be_asked(tmp_path: Path) -> None:
-    """An address of no etcd is told as such, and shows no password."""
+    """An invalid etcd address is reported without its password."""
     settings = load(Flags(registry="ftp://me:s3cret@192.0.2.1"), {})
     with pytest.raises(UsageError, match=r"ftp://me:\*\*\*@192\.0\.2\.1.*Write http://HOST"):
         await settings.access()
 
 
 async def test_secrets_are_never_shown(tmp_path: Path) -> None:
-    """No repr, description or error of settings holds a password."""
+    """No repr, description or error of settings contains a password."""
     environ = {
         "RESTIC_PASSWORD": "s3cret",
         "RESTIC_REPOSITORY": "rest:https://me:s3cret@host/",
@@ -583,12 +583,12 @@ async def test_secrets_are_never_shown(tmp_path: Path) -> None:
     ],
 )
 def test_default_cache(environ: dict[str, str], expected: str) -> None:
-    """The cache is where the XDG specification has it, and at a fixed place without a home."""
+    """The cache follows the XDG specification, with a fixed path if there is no home."""
     assert load(Flags(), environ).cache_dir == Path(expected)
 
 
 def test_settings_are_cheap_to_import() -> None:
-    """Telling what is configured loads neither trio nor the registry."""
+    """Describing the settings imports neither trio nor the registry."""
     code = (
         "import sys; from cesbrfs.config.settings import Flags, load; load(Flags(), {});"
         "print(sorted({'trio', 'msgspec', 'cesbrfs.ces.registry', 'cmd2'} & sys.modules.keys()))"
@@ -601,7 +601,7 @@ def test_settings_are_cheap_to_import() -> None:
 
 
 def test_a_tilde_is_the_home_wherever_a_path_is_given(home: Path) -> None:
-    """A shell leaves it in ``--repo=~/r``; never a folder of that name is made."""
+    """Shells do not expand it in ``--repo=~/r``; no directory named ``~`` is created."""
     flags = Flags(
         repository="~/r", password_file="~/key", registry="~/reg", root="~/root", cache_dir="~/c"
     )
@@ -630,7 +630,7 @@ def test_a_tilde_is_the_home_wherever_a_path_is_given(home: Path) -> None:
 
 
 async def test_a_repository_without_a_password_is_named_unsupported(tmp_path: Path) -> None:
-    """With an empty file, and with nothing at all."""
+    """With an empty password file, and without any password setting."""
     (tmp_path / "empty").touch()
     registry = str(tmp_path / "registry")
     for file in (str(tmp_path / "empty"), None):
@@ -640,6 +640,6 @@ async def test_a_repository_without_a_password_is_named_unsupported(tmp_path: Pa
 
 
 def test_the_key_hint_goes_along() -> None:
-    """To restic and to the reader."""
+    """It is passed to restic and to the reader."""
     settings = load(Flags(), {"RESTIC_KEY_HINT": "abcd"})
     assert settings.environment == {"RESTIC_KEY_HINT": "abcd"}

@@ -22,7 +22,7 @@ print(before - resident())
 
 
 def test_trim_returns_what_is_free_between_pages_in_use() -> None:
-    """25 MB are free in 250 pieces, none of them at the top."""
+    """25 MB are free in 250 pieces, none of them at the top of the heap."""
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=True
     )

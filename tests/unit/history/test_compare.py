@@ -1,4 +1,4 @@
-"""Test comparing equal bytes in different blobs, and caching of results."""
+"""Compare equal bytes in different blobs, and cache the results."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LENGTHS = st.lists(st.integers(1, 4), max_size=8)
 def test_equal_bytes_whatever_the_chunks(
     one: bytes, other: bytes, first: list[int], second: list[int], same: bool
 ) -> None:
-    """The blobs do not matter, only what they contain."""
+    """Files with equal bytes are equal, however they are split into blobs."""
     other = one if same else other
 
     async def run() -> None:
@@ -50,7 +50,7 @@ def test_equal_bytes_whatever_the_chunks(
 
 
 async def test_what_differs_in_a_blob_of_one_length_is_not_read() -> None:
-    """Files that one chunker made are different as soon as a blob is; nothing is read for that."""
+    """With the same chunk boundaries, different blob IDs prove a difference without reads."""
     repo = MemoryRepo()
     nodes = [repo.file("f", b"same", b"one.", b"end"), repo.file("f", b"same", b"two.", b"end")]
     blobs = [[bytes.fromhex(text) for text in node["content"]] for node in nodes]
@@ -58,7 +58,7 @@ async def test_what_differs_in_a_blob_of_one_length_is_not_read() -> None:
 
 
 async def test_other_chunks_are_no_other_content(tmp_path: Path) -> None:
-    """One line of find, one version, no difference; a second process reads no content again."""
+    """One line in find, one version, no diff; a second process reads no content."""
     repo = MemoryRepo()
     save(repo, "a", repo.file("f", b"one", b"two"), repo.file("g", b"xx", b"y"))
     save(repo, "b", repo.file("f", b"on", b"etw", b"o"), repo.file("g", b"x", b"yy"), hour=2)
@@ -90,7 +90,7 @@ async def test_other_chunks_are_no_other_content(tmp_path: Path) -> None:
 
 
 async def test_a_file_among_our_own_folders_is_compared_too() -> None:
-    """A dump has a placement without a stored parent folder."""
+    """A dump is placed without a stored parent directory."""
     repo = MemoryRepo()
     for number, parts in enumerate(((b"one", b"two"), (b"on", b"etwo"))):
         tree = repo.tree(repo.file("redmine.sql", *parts))

@@ -1,4 +1,4 @@
-"""Test history commands on in-memory repositories against a plain walk."""
+"""History commands on in-memory repositories, compared with a plain walk."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FILES = (b"redmine", b"volumes", b"files")
 
 
 def save(repo: MemoryRepo, backup: str, *nodes: Json, hour: int = 1, **fields: object) -> str:
-    """Back a volume up that holds `nodes`."""
+    """Back up a volume that contains `nodes`."""
     tree = repo.tree(repo.path(VOLUME, repo.folder("files", *nodes)))
     time = f"2026-11-22T{hour:02}:00:00Z"
     return repo.snapshot(tree, [VOLUME], **{"tags": [backup], "time": time} | fields)
@@ -105,7 +105,7 @@ def nodes_of(repo: MemoryRepo, tree: dict[str, object]) -> list[Json]:
 @settings(max_examples=40, deadline=None)
 @given(trees=st.lists(TREES, min_size=1, max_size=4), glob=st.sampled_from(["*", "a", "[ab]", "?"]))
 def test_the_memoised_find_equals_a_plain_walk(trees: list[dict[str, object]], glob: str) -> None:
-    """Whatever the backups share, each has what it has, found once."""
+    """Every match in every backup is found exactly once, whatever the backups share."""
 
     async def run() -> None:
         repo = MemoryRepo()
@@ -119,7 +119,7 @@ def test_the_memoised_find_equals_a_plain_walk(trees: list[dict[str, object]], g
 
 
 async def test_one_line_for_one_content() -> None:
-    """Equal contents come together under the newest; another content is another match."""
+    """Equal contents are grouped under the newest backup; other content is another match."""
     repo = MemoryRepo()
     for number, text in enumerate((b"one", b"one", b"two", b"one")):
         save(repo, f"b{number}", repo.file("f", text), hour=number)
@@ -133,7 +133,7 @@ async def test_one_line_for_one_content() -> None:
 
 
 async def test_folders_that_backups_share_are_read_once(tmp_path: Path) -> None:
-    """A second run reads no folders and computes no layouts."""
+    """A second run reads no directories and computes no layouts."""
     repo = MemoryRepo()
     for number in range(5):
         shared = repo.folder("shared", repo.file("deep", b"deep"))
@@ -146,7 +146,7 @@ async def test_folders_that_backups_share_are_read_once(tmp_path: Path) -> None:
     memo = FolderIndex(view.repository)
     line = await line_of(view, memo=memo)
     first = each(line, await found(line, names=["*"]))
-    assert memo.loaded == 6  # five volumes, and what they share
+    assert memo.loaded == 6  # five volumes and their shared parents
     await memo.save()
     view = BackupTree(await opened())
     memo = FolderIndex(view.repository)
@@ -166,7 +166,7 @@ async def test_folders_that_backups_share_are_read_once(tmp_path: Path) -> None:
 async def test_what_was_kept_and_is_damaged_is_made_anew(
     tmp_path: Path, damage: bytes | None
 ) -> None:
-    """A truncated or foreign record is ignored."""
+    """A truncated or foreign cache record is ignored."""
     repo = MemoryRepo()
     save(repo, "b", repo.file("f", b"x"))
     caching = CacheConfig(folder=tmp_path)
@@ -182,7 +182,7 @@ async def test_what_was_kept_and_is_damaged_is_made_anew(
 
 
 async def test_every_criterion() -> None:
-    """Sizes, times, types, paths and expressions; several of one kind are alternatives."""
+    """Sizes, times, types, paths, expressions; several of the same kind are alternatives."""
     repo = MemoryRepo()
     nodes = (
         repo.file("Big.TXT", b"0123456789", mtime="2026-01-02T00:00:00Z"),
@@ -218,7 +218,7 @@ async def test_every_criterion() -> None:
 
 
 async def test_a_folder_that_cannot_be_read_is_passed_over() -> None:
-    """The rest is found, and the error is reported."""
+    """Everything else is found, and the error is reported."""
     repo = MemoryRepo()
     lost = repo.folder("lost", repo.file("x", b"x"))
     lost["subtree"] = "ab" * 32
@@ -229,7 +229,7 @@ async def test_a_folder_that_cannot_be_read_is_passed_over() -> None:
 
 
 async def test_a_snapshot_of_no_backup_is_searched_by_itself() -> None:
-    """It is shown whole, and so are the paths in it."""
+    """It is shown unchanged, with the paths of the snapshot."""
     repo = MemoryRepo()
     snapshot = repo.snapshot(repo.tree(repo.file("f", b"x")), ["/f"])
     view = BackupTree(await repo.open())
@@ -240,7 +240,7 @@ async def test_a_snapshot_of_no_backup_is_searched_by_itself() -> None:
 
 
 async def test_versions_come_and_go() -> None:
-    """Appeared, changed, vanished, returned; a backup of another dogu does not count."""
+    """Added, changed, removed and returned files; backups of other dogus are ignored."""
     repo = MemoryRepo()
     other = repo.tree(repo.path("/var/lib/ces/ldap/volumes/db", repo.folder("db")))
     states = (None, b"one", b"one", "other", b"two", None, b"one")
@@ -266,7 +266,7 @@ async def test_versions_come_and_go() -> None:
 
 
 async def test_differences_between_backups() -> None:
-    """Every mark occurs; folders include their content; metadata only on request."""
+    """Every mark occurs; directories include their content; metadata only on request."""
     repo = MemoryRepo()
     kept = repo.folder("kept", repo.file("same", b"same"))
     link = {"name": "l", "type": "symlink", "mode": 1 << 27 | 0o777}
@@ -335,7 +335,7 @@ async def test_differences_from_the_instance(tmp_path: Path) -> None:
 
 
 async def test_what_backups_share_is_measured_once() -> None:
-    """Sizes of many backups cost what differs between them; a shared blob is added by none."""
+    """The cost depends on the differences; a shared blob is not counted as added."""
     repo = MemoryRepo()
     folders = [repo.folder(f"d{n}", repo.file("f", b"%d" % n * 100)) for n in range(30)]
     backups = 20
@@ -346,7 +346,7 @@ async def test_what_backups_share_is_measured_once() -> None:
     rows = await sizes.measure((), 1)
     assert [row.files for row in rows] == [31] * backups
     assert len({row.size for row in rows}) == 2  # "own 9" and "own 10"
-    # Above a volume are six folders; all of a backup's are looked at twice, the shared ones thrice.
+    # There are six directories above a volume; all are visited twice, shared ones three times.
     assert max(looked_at) <= 3 * (7 * backups + 30)
     (alone,) = await sizes.measure((b"b3", *FILES, b"own"), 0)
     (shared,) = await sizes.measure((b"b3", *FILES, b"d7"), 0)

@@ -1,4 +1,4 @@
-"""A record that cannot be read fails alone, whatever is wrong with it: nothing else does."""
+"""A record that cannot be parsed fails on its own, whatever is wrong with it."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ FIELDS: Final = (
 
 
 def nested_in(fields: Json) -> bytes:
-    """Return a JSON object with these fields and one of 100,000 nested arrays."""
+    """Return a JSON object with these fields and a field with 100,000 nested arrays."""
     return json.dumps(fields)[:-1].encode() + b',"deep":' + NESTED
 
 
 async def test_nested_json_in_snapshots_and_indexes() -> None:
-    """They are named as damaged; the others are used."""
+    """They are reported as damaged; the others are used."""
     repo = MemoryRepo()
     repo.snapshot(repo.tree(repo.file("f", b"content")))
     deep = {
@@ -63,7 +63,7 @@ async def test_nested_json_in_a_lock() -> None:
 
 
 async def test_nested_json_in_a_tree() -> None:
-    """That directory fails, in long and in short."""
+    """That directory fails, with both parsers."""
     repo = MemoryRepo()
     deep = repo.save(BlobType.TREE, b'{"nodes":' + NESTED)
     repo.snapshot(repo.tree(repo.folder("d", subtree=deep), repo.file("f", b"content")))
@@ -79,16 +79,16 @@ async def test_nested_json_in_a_tree() -> None:
 
 
 def test_nested_json_in_a_manifest() -> None:
-    """As in all others."""
+    """It is reported as damaged."""
     with pytest.raises(DamagedError):
         parse_manifest(nested_in({"format": 1}))
 
 
 @pytest.mark.parametrize("raw", [nested_in({"kdf": "scrypt"}), b"", b"\xff", b"[]", b"{}"])
 async def test_a_key_file_that_cannot_be_parsed(raw: bytes) -> None:
-    """The others are tried; without one that fits, it is named."""
+    """The others are tried; if none fits, the error names the damaged one."""
     repo = MemoryRepo()
-    for _ in range(4):  # whatever the order in which they are listed
+    for _ in range(4):  # in any order of the listing
         bad = repo.put(FileType.KEY, raw)
         raw += b" "
     assert await Repository.open(repo.storage, Secret(PASSWORD))
@@ -99,7 +99,7 @@ async def test_a_key_file_that_cannot_be_parsed(raw: bytes) -> None:
 
 
 async def test_an_error_that_nothing_foresees(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a file, of a key file: it is named, and the others are read."""
+    """An unexpected exception for one file or key file is reported, and the others are read."""
     repo = MemoryRepo()
     names = [repo.put(FileType.SNAPSHOT, b"%d" % number) for number in range(3)]
     files = UnpackedFiles(repo.storage)
@@ -126,7 +126,7 @@ async def test_an_error_that_nothing_foresees(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("kind", ["file", "dir", "symlink", "fifo", "dev"])
 def test_any_value_in_any_field_of_an_entry(field: str, kind: str) -> None:
-    """The entry, or the whole tree, is refused: no other exception, and never the neighbours."""
+    """The entry or the tree is rejected without another exception; other entries stay."""
     for value in VALUES:
         node = {
             "name": "odd",
@@ -142,10 +142,10 @@ def test_any_value_in_any_field_of_an_entry(field: str, kind: str) -> None:
             parsed, (rows, _) = parse_tree(data), parse_entries(data)
             parse_names(data)
         except DamagedError:
-            assert value == "\ud800"  # no JSON at all
+            assert value == "\ud800"  # not valid JSON
             continue
         assert b"good" in parsed.nodes
-        if field in ("content", "user", "group"):  # which are not read in short
+        if field in ("content", "user", "group"):  # which the fast parser does not read
             continue
         assert [row.name for row in rows.listed] == [
             name for name in parsed.nodes if name not in (b".", b"/")
@@ -157,7 +157,7 @@ def test_any_value_in_any_field_of_an_entry(field: str, kind: str) -> None:
     "field", ["time", "tree", "paths", "tags", "hostname", "original", "summary"]
 )
 def test_any_value_in_any_field_of_a_snapshot(field: str) -> None:
-    """It is read or it is damaged."""
+    """It is parsed or reported as damaged."""
     for value in VALUES:
         data = json.dumps({"time": TIME, "tree": "ab" * 32} | {field: value}).encode()
         for parse in (parse_snapshot, parse_lock):
@@ -169,7 +169,7 @@ def test_any_value_in_any_field_of_a_snapshot(field: str) -> None:
 
 @pytest.mark.parametrize("target", ["a\0b", "x" * (TARGET_MAX + 1)])
 def test_a_target_that_no_link_can_have(target: str) -> None:
-    """Such a link can be neither shown nor restored; it is refused, and named."""
+    """Such a link can be neither shown nor restored; it is rejected and reported."""
     link = {"name": "link", "type": "symlink", "linktarget": target}
     data = json.dumps({"nodes": [link, {"name": "good", "type": "file"}]}).encode()
     tree = parse_tree(data)

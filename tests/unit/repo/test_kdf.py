@@ -1,4 +1,4 @@
-"""Keys that are derived ahead are those that would be derived, and each derivation is used once."""
+"""Early key derivation gives the same keys, and each derivation is used once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def repository(folder: Path, *contents: bytes) -> str:
 def test_what_was_derived_ahead_is_taken_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second half of the work is not begun again, and the keys are the right ones."""
+    """The work in progress is not repeated, and the keys are right."""
     folder = repository(tmp_path, JSON)
     key_file = parse_key_file(JSON)
     expected = scrypt_key(b"pw", key_file)
@@ -35,7 +35,7 @@ def test_what_was_derived_ahead_is_taken_up(
 
 
 def test_what_is_under_way_is_not_begun_again(tmp_path: Path) -> None:
-    """Whoever asks twice gets one derivation."""
+    """Two requests for the same key share one derivation."""
     folder = repository(tmp_path, JSON)
     kdf.derive_ahead(folder, Secret(b"pw"), tmp_path)
     (begun,) = kdf._started.values()
@@ -45,7 +45,7 @@ def test_what_is_under_way_is_not_begun_again(tmp_path: Path) -> None:
 
 
 def test_another_password_is_derived_anew(tmp_path: Path) -> None:
-    """What is under way for one password says nothing about another."""
+    """A derivation for one password is not used for another."""
     kdf.derive_ahead(repository(tmp_path, JSON), Secret(b"pw"), tmp_path)
     key_file = parse_key_file(JSON)
     assert kdf.derived(b"other", key_file) == scrypt_key(b"other", key_file)
@@ -54,7 +54,7 @@ def test_another_password_is_derived_anew(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("contents", [(), (JSON, JSON), (b"no key file",)])
 def test_nothing_is_begun_in_doubt(tmp_path: Path, contents: tuple[bytes, ...]) -> None:
-    """Without exactly one readable key file there is nothing to derive yet."""
+    """Derivation starts early only with exactly one readable key file."""
     kdf.derive_ahead(repository(tmp_path, *contents), Secret(b"pw"), tmp_path)
     kdf.derive_ahead(str(tmp_path / "missing"), Secret(b"pw"), tmp_path)
     kdf.derive_ahead("rest:http://server/", Secret(b"pw"), tmp_path)
@@ -62,7 +62,7 @@ def test_nothing_is_begun_in_doubt(tmp_path: Path, contents: tuple[bytes, ...]) 
 
 
 def test_an_impossible_key_file_is_told_to_who_asks(tmp_path: Path) -> None:
-    """Parameters that scrypt refuses are an error where the keys are needed."""
+    """Parameters that scrypt rejects raise an error when the keys are needed."""
     absurd = JSON.replace(b'"N":2', b'"N":3')
     kdf.derive_ahead(repository(tmp_path, absurd), Secret(b"pw"), tmp_path)
     with pytest.raises(DamagedError):

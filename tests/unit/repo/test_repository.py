@@ -1,4 +1,4 @@
-"""The reader over repositories in memory: every kind of damage, and changes while it is open."""
+"""The reader on in-memory repositories: every kind of damage, and concurrent changes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FILE = b"some content"
 
 
 def simple(version: int = 2) -> MemoryRepo:
-    """Return a repository with one snapshot that holds ``d/f.txt``."""
+    """Return a repository with one snapshot that contains ``d/f.txt``."""
     repo = MemoryRepo(version)
     repo.snapshot(repo.tree(repo.folder("d", repo.file("f.txt", FILE))), ["/d"])
     return repo
@@ -56,7 +56,7 @@ def flip(repo: MemoryRepo, kind: FileType, name: str, at: int) -> None:
 
 
 async def content(repository: Repository, tree: Tree, *path: bytes) -> bytes:
-    """Read a whole file below `tree`."""
+    """Read a complete file below `tree`."""
     *folders, last = path
     for name in folders:
         subtree = tree.nodes[name].subtree
@@ -82,7 +82,7 @@ class TestOpening:
 
     @pytest.mark.parametrize("version", [1, 2])
     async def test_both_formats(self, version: int) -> None:
-        """The version, the ID and everything below."""
+        """The version, the ID and all content."""
         repo = simple(version)
         repository = await repo.open()
         assert (repository.version, repository.id) == (version, "c0" * 32)
@@ -96,7 +96,7 @@ class TestOpening:
         assert await read_all(repo) == FILE
 
     async def test_every_key_opens_it(self) -> None:
-        """Each password byte for byte, and no other."""
+        """Each password opens it byte for byte, and no other does."""
         repo = simple()
         passwords = (PASSWORD, b"second ", b"\xff\0", b"")
         for password in passwords[1:]:
@@ -107,7 +107,7 @@ class TestOpening:
             await repo.open(b"second")
 
     async def test_the_wrong_key_says_so_without_showing_it(self) -> None:
-        """Exit code 12, and the address it is about."""
+        """Exit code 12; the message contains the address and not the key."""
         repo = simple()
         repo.storage.display_url = "sftp:host:/repo"
         with pytest.raises(WrongKeyError, match="sftp:host:/repo") as caught:
@@ -116,7 +116,7 @@ class TestOpening:
         assert caught.value.exit_code == 12
 
     async def test_nothing_there(self) -> None:
-        """There is no repository, exit code 10."""
+        """A missing repository is error 10."""
         with pytest.raises(RepositoryMissingError):
             await Repository.open(MemoryStorage(), Secret(PASSWORD))
 
@@ -124,14 +124,14 @@ class TestOpening:
         "kind", [FileType.KEY, FileType.SNAPSHOT, FileType.INDEX, FileType.PACK]
     )
     async def test_config_is_gone_but_something_is_left(self, kind: FileType) -> None:
-        """Damaged, never missing: an init would lock what is left away."""
+        """It is damaged, not missing: an init would make the remaining data inaccessible."""
         storage = MemoryStorage()
         storage.files[kind, "ab" * 32] = b"left"
         with pytest.raises(RepositoryDamagedError, match=kind.value):
             await Repository.open(storage, Secret(PASSWORD))
 
     async def test_no_keys_are_left(self) -> None:
-        """Nothing can open it any more; the key is not to blame."""
+        """It is damaged; the error is not a wrong key."""
         repo = simple()
         for name in names(repo, FileType.KEY):
             del repo.storage.files[FileType.KEY, name]
@@ -144,15 +144,15 @@ class TestOpening:
     async def test_a_broken_key_file_beside_a_good_one(
         self, raw: bytes, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """It does not matter for the others' passwords, but it is told."""
+        """Other passwords work; the damaged file is reported."""
         repo = simple()
         (good,) = names(repo, FileType.KEY)
         key_file = repo.storage.files.pop((FileType.KEY, good))
         repo.put(FileType.KEY, raw)
-        repo.storage.files[FileType.KEY, good] = key_file  # listed, and tried, last
+        repo.storage.files[FileType.KEY, good] = key_file  # listed and tried last
         assert await read_all(repo) == FILE
         assert "key" in caplog.text.lower()
-        with pytest.raises(DamagedError):  # it might have been the one of this password
+        with pytest.raises(DamagedError):  # it might be the key file for this password
             await repo.open(b"another")
 
     async def test_a_key_file_that_is_not_what_its_name_promises(self) -> None:
@@ -176,7 +176,7 @@ class TestOpening:
 
     @pytest.mark.parametrize("raw", [b"", b"x", bytes(100)])
     async def test_a_config_that_is_none(self, raw: bytes) -> None:
-        """Empty, short or overwritten."""
+        """Empty, truncated or overwritten."""
         repo = simple()
         repo.storage.files[FileType.CONFIG, ""] = raw
         with pytest.raises(RepositoryDamagedError, match="config"):
@@ -184,14 +184,14 @@ class TestOpening:
 
     @pytest.mark.parametrize("version", [0, 3, None])
     async def test_a_format_of_another_time(self, version: int | None) -> None:
-        """It is not read as if it were known."""
+        """An unknown format version is rejected."""
         repo = simple()
         repo.set_config(version=version, id="c0" * 32)
         with pytest.raises(RepositoryDamagedError, match="format"):
             await repo.open()
 
     async def test_a_config_is_never_compressed(self) -> None:
-        """The marker of compressed files means nothing in it."""
+        """The marker byte of compressed files is not allowed in it."""
         repo = simple()
         repo.storage.files[FileType.CONFIG, ""] = repo.seal(b'\x02{"version": 2}')
         with pytest.raises(RepositoryDamagedError):
@@ -201,7 +201,7 @@ class TestOpening:
         "error", [RepositoryDeniedError("no"), RepositoryUnreachableError("?")]
     )
     async def test_a_storage_that_fails(self, error: CesbrError) -> None:
-        """Denied and unreachable are not missing."""
+        """Access denied and unreachable are not missing."""
         repo = simple()
         repo.storage.fail[FileType.CONFIG, ""] = error
         with pytest.raises(type(error)):
@@ -209,10 +209,10 @@ class TestOpening:
 
 
 class TestSnapshots:
-    """Listing them, again and again."""
+    """Repeated listings of snapshots."""
 
     async def test_oldest_first(self) -> None:
-        """By time, whatever zone it was written in."""
+        """Sorted by time, whatever time zone it is written in."""
         repo = MemoryRepo()
         times = ["2026-01-02T00:30:00+02:00", "2026-01-01T23:00:00Z", "0000-01-01T00:00:00Z"]
         ids = [repo.snapshot(None, time=time) for time in times]
@@ -243,7 +243,7 @@ class TestSnapshots:
     async def test_a_damaged_one_is_left_out_and_told(
         self, spoil: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
     ) -> None:
-        """The others are listed; it is logged once, and named until it is mended or gone."""
+        """The others are listed; it is logged once, and reported until repaired or removed."""
         repo = simple()
         good = names(repo, FileType.SNAPSHOT)[0]
         bad = repo.snapshot(None, ["/bad"])
@@ -265,7 +265,7 @@ class TestSnapshots:
         assert repository.damaged == {}
 
     async def test_one_snapshot_in_the_place_of_another(self) -> None:
-        """Its MAC is right, but it is not the file that its name promises."""
+        """Its MAC is right, but its content does not match the file name."""
         repo = simple()
         (name,) = names(repo, FileType.SNAPSHOT)
         other = repo.snapshot(None, ["/other"])
@@ -278,7 +278,7 @@ class TestSnapshots:
         "error", [RepositoryDeniedError("no"), RepositoryUnreachableError("?")]
     )
     async def test_a_storage_that_fails_is_no_empty_repository(self, error: CesbrError) -> None:
-        """The listing fails as a whole, as itself, and works again later."""
+        """The listing raises the storage error, and works again later."""
         repo = simple()
         for _ in range(20):
             repo.snapshot(None, [f"/{_}"])
@@ -291,7 +291,7 @@ class TestSnapshots:
         assert len(await repository.snapshots()) == 21
 
     async def test_one_that_is_forgotten_while_it_is_listed(self) -> None:
-        """Listed, then gone: neither an error nor damage."""
+        """A file removed after the listing is neither an error nor damage."""
         repo = simple()
         repository = await repo.open()
         vanishing = repo.snapshot(None)
@@ -302,12 +302,12 @@ class TestSnapshots:
 
 
 class TestTrees:
-    """Folders, and hostile ones."""
+    """Directories, including malicious ones."""
 
     async def test_a_hostile_folder_shows_what_it_can(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """What no folder can hold is refused and logged with its reason."""
+        """Invalid entries are rejected and logged with the reason; valid ones are shown."""
         repo = MemoryRepo()
         hostile = ["..", "a/b", "", r"nul\x00", "x" * 256, r"\Uffffffff"]
         nodes = [repo.file(name, b"evil") for name in hostile]
@@ -322,7 +322,7 @@ class TestTrees:
 
     @pytest.mark.parametrize("name", [".", "/"])
     async def test_a_root_that_is_a_folder_in_itself(self, name: str) -> None:
-        """Very old backups have it; its content takes its place, only at the root."""
+        """Very old backups have a node ``.`` in the root; it is replaced by its content."""
         repo = MemoryRepo()
         inner = repo.folder(name, repo.file("f", FILE), repo.folder(name, repo.file("g", b"")))
         repo.snapshot(repo.tree(inner, repo.file("h", b"")))
@@ -334,7 +334,7 @@ class TestTrees:
 
     @pytest.mark.parametrize("name", [".", "/"])
     async def test_a_root_entry_of_that_name_that_is_no_folder(self, name: str) -> None:
-        """It would be a file called ``.``."""
+        """It would be a file named ``.``."""
         repo = MemoryRepo()
         repo.snapshot(repo.tree(repo.file(name, b"evil"), repo.file("good", FILE)))
         repository = await repo.open()
@@ -344,7 +344,7 @@ class TestTrees:
 
     @pytest.mark.parametrize("special", [".", "/"])
     async def test_entries_of_the_root_and_of_a_special_folder_in_it(self, special: str) -> None:
-        """None takes the place of another of the same name: the second is named."""
+        """Of two entries with the same name the second is reported."""
         repo = MemoryRepo()
         inside = repo.folder(special, repo.file("a", b"inside"), repo.file("b", b"only inside"))
         repo.snapshot(repo.tree(inside, repo.file("a", FILE)))
@@ -356,7 +356,7 @@ class TestTrees:
         assert "b'a'" in reason
 
     async def test_two_special_folders_in_a_root(self) -> None:
-        """The same with those: what comes first stays."""
+        """Of entries with the same name the first is kept."""
         repo = MemoryRepo()
         dot = repo.folder(".", repo.file("a", FILE))
         repo.snapshot(repo.tree(dot, repo.folder("/", repo.file("a", b"other"))))
@@ -366,7 +366,7 @@ class TestTrees:
         assert len(root.refused) == 1
 
     async def test_a_snapshot_without_a_tree(self) -> None:
-        """It cannot be read: restic would not restore it either."""
+        """It cannot be read; restic cannot restore it either."""
         repo = MemoryRepo()
         repo.snapshot(None)
         repository = await repo.open()
@@ -374,7 +374,7 @@ class TestTrees:
             await repository.root(await only(repository))
 
     async def test_a_tree_that_is_none(self) -> None:
-        """The blob is what its ID promises, but no folder."""
+        """The blob matches its ID, but is not a tree."""
         repo = MemoryRepo()
         repo.snapshot(repo.save(BlobType.TREE, b"no tree"))
         repository = await repo.open()
@@ -382,7 +382,7 @@ class TestTrees:
             await repository.root(await only(repository))
 
     async def test_a_large_folder(self) -> None:
-        """Decoded in a thread, kept in memory by what its nodes take there."""
+        """It is decoded in a thread, and cached by the memory size of its nodes."""
         repo = MemoryRepo()
         nodes = [repo.file(f"file {number}") for number in range(2000)]
         repo.snapshot(repo.tree(*nodes))
@@ -394,7 +394,7 @@ class TestTrees:
         assert repo.storage.reads == []
 
     async def test_a_data_blob_is_no_tree(self) -> None:
-        """The same ID as data does not answer for a tree."""
+        """A data blob with the same ID is not used as a tree."""
         repo = MemoryRepo()
         data = json.dumps({"nodes": []}).encode() + b"\n"
         repo.snapshot(repo.save(BlobType.DATA, data))
@@ -409,10 +409,10 @@ class TestTrees:
 class TestContent:
     """Reading files."""
 
-    @settings(deadline=None)  # it opens a repository each time, on a machine that may be busy
+    @settings(deadline=None)  # opens a repository each time, on a machine that may be busy
     @given(st.lists(st.binary(max_size=6), max_size=8), st.integers(0, 60), st.integers(0, 60))
     def test_any_part_of_any_file(self, parts: list[bytes], offset: int, size: int) -> None:
-        """Across blobs, with empty and repeated ones, beyond the end."""
+        """Across blobs, with empty and repeated ones, past the end."""
 
         async def check() -> None:
             repo = MemoryRepo()
@@ -427,7 +427,7 @@ class TestContent:
 
     @pytest.mark.parametrize("cache_bytes", [0, 5 << 20, 64 << 20])
     async def test_reading_ahead_changes_no_bytes(self, cache_bytes: int) -> None:
-        """Straight on, back and across; and where all is held, each blob is read once."""
+        """Forward, backward and random; if everything fits in the cache, blobs are read once."""
         repo = MemoryRepo()
         noise = random.Random(5)
         parts = [noise.randbytes(noise.randrange(1, 300_000)) for _ in range(40)]
@@ -448,11 +448,11 @@ class TestContent:
             for offset in offsets:
                 assert await opened.read(offset, 100_000) == whole[offset : offset + 100_000]
         assert repository.blobs.fetching == 0
-        if cache_bytes > len(whole):  # and one read may reach beyond the pack, and be made again
+        if cache_bytes > len(whole):  # one read may extend past the pack and be repeated
             assert len(repo.storage.reads) <= len(parts) + 1
 
     async def test_a_damaged_blob_that_is_read_ahead(self) -> None:
-        """Only who asks for it gets the error; what lies before and behind it is read."""
+        """Only a read of that blob fails; the blobs before and after it are read."""
         repo = MemoryRepo()
         parts = [bytes((n,)) * 200_000 for n in range(6)]
         repo.snapshot(repo.tree(repo.file("f", *parts)))
@@ -469,7 +469,7 @@ class TestContent:
             assert await opened.read(400_000, 800_000) == b"".join(parts[2:])
 
     async def test_the_blobs_tell_the_size(self) -> None:
-        """What the node says may be wrong."""
+        """The size in the node may be wrong."""
         repo = MemoryRepo()
         repo.snapshot(repo.tree(repo.file("f", FILE, size=1 << 40)))
         repository = await repo.open()
@@ -477,7 +477,7 @@ class TestContent:
         assert (await repository.open_file(node)).size == len(FILE)
 
     async def test_only_the_blob_is_read_and_only_once(self) -> None:
-        """Not its pack; and ten readers at the same time share one reading."""
+        """Not the whole pack; ten concurrent readers share one read."""
         repo = MemoryRepo()
         large = [bytes((n,)) * 200_000 for n in range(3)]  # decoded in a thread
         repo.snapshot(repo.tree(repo.file("f", *large)))
@@ -497,7 +497,7 @@ class TestContent:
         assert length == len(repo.blob(BlobType.DATA, large[1]).record)
 
     async def test_index_files_that_disagree_about_a_length(self) -> None:
-        """A file must not be shifted by what a damaged place's index claimed."""
+        """A wrong length in one index file must not shift the file's content."""
         repo = MemoryRepo()
         first, second = (repo.blob(BlobType.DATA, part) for part in (b"first", b"second"))
         name, entries = repo.pack(first, second)
@@ -514,7 +514,7 @@ class TestContent:
             await opened.read(0, 100)
 
     async def test_a_missing_blob(self) -> None:
-        """Named in the message; other files are read."""
+        """The message names it; other files can be read."""
         repo = MemoryRepo()
         lost = repo.file("lost")
         lost["content"] = ["ab" * 32]
@@ -532,11 +532,11 @@ def pack_of(repo: MemoryRepo) -> str:
 
 
 class TestDamage:
-    """Flipped bytes, cuts and losses in packs and index files."""
+    """Flipped bytes, truncation and losses in packs and index files."""
 
     @pytest.mark.parametrize("version", [1, 2])
     async def test_every_byte_of_a_pack_is_under_a_check(self, version: int) -> None:
-        """Wherever a blob's byte is flipped, reading it fails, and reading others does not."""
+        """A flipped byte in a blob makes reads of that blob fail, and no others."""
         repo = MemoryRepo(version)
         parts = [b"first", b"second", b"third"]
         repo.snapshot(repo.tree(repo.file("f", *parts)))
@@ -557,7 +557,7 @@ class TestDamage:
                 flip(repo, FileType.PACK, name, at)
 
     async def test_a_truncated_pack(self) -> None:
-        """Blobs before the cut are read, those behind are damaged."""
+        """Blobs before the end are read, others are damaged."""
         repo = MemoryRepo()
         repo.snapshot(repo.tree(repo.file("f", b"first", b"second")))
         name = pack_of(repo)
@@ -578,7 +578,7 @@ class TestDamage:
             await read_all(repo)
 
     async def test_a_missing_pack(self) -> None:
-        """The index names it, nothing is there: told as what it is, not as a missing file."""
+        """A pack in the index that does not exist is damage, not a missing file."""
         repo = simple()
         del repo.storage.files[FileType.PACK, pack_of(repo)]
         with pytest.raises(BlobMissingError):
@@ -589,7 +589,7 @@ class TestDamage:
     async def test_a_duplicate_elsewhere_is_taken(
         self, loss: str, first: bool, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Whichever of the two places is lost, and however."""
+        """Whichever of the two copies is lost or damaged."""
         repo = MemoryRepo()
         blob = repo.blob(BlobType.DATA, FILE)
         again = repo.blob(BlobType.DATA, FILE, compress=False)
@@ -612,7 +612,7 @@ class TestDamage:
         assert ("next place" in caplog.text) == lost_first
 
     async def test_all_duplicates_are_lost(self) -> None:
-        """One damaged, one gone."""
+        """One is damaged, one is missing."""
         repo = MemoryRepo()
         blob = repo.blob(BlobType.DATA, FILE)
         packs = [repo.pack(blob), repo.pack(repo.blob(BlobType.DATA, b"x"), blob)]
@@ -624,7 +624,7 @@ class TestDamage:
             await repository.data(blob.id)
 
     async def test_a_blob_at_another_ones_place(self) -> None:
-        """Right MAC, right length, wrong content: the SHA-256 notices."""
+        """MAC and length are right, but the content is wrong: the SHA-256 detects it."""
         repo = MemoryRepo()
         name, entries = repo.pack(
             repo.blob(BlobType.DATA, b"one"), repo.blob(BlobType.DATA, b"two")
@@ -640,7 +640,7 @@ class TestDamage:
     async def test_a_damaged_index_file(
         self, at: int | None, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """What only it names is missing, the rest is read; it is told, and taken when mended."""
+        """Only its blobs are missing; it is reported, and used after a repair."""
         repo = simple()
         (name,) = names(repo, FileType.INDEX)
         whole = repo.storage.files[FileType.INDEX, name]
@@ -665,7 +665,7 @@ class TestDamage:
         "fields", [{"uncompressed_length": -5}, {"offset": 1 << 40}, {"id": "../../etc/passwd"}]
     )
     async def test_an_absurd_index_file(self, fields: dict[str, Any]) -> None:
-        """Left out like a damaged one."""
+        """It is ignored like a damaged one."""
         repo = simple()
         name, entries = repo.pack(repo.blob(BlobType.DATA, b"other"))
         absurd = repo.index((name, [entries[0] | fields]))
@@ -675,7 +675,7 @@ class TestDamage:
         assert list(repository.damaged) == [f"index/{absurd}"]
 
     async def test_places_that_lie_in_no_pack(self) -> None:
-        """Beyond the end of the pack, four gigabytes long."""
+        """Past the end of the pack, four gigabytes long."""
         repo = MemoryRepo()
         blob = repo.blob(BlobType.DATA, FILE)
         name, (entry,) = repo.pack(blob)
@@ -686,11 +686,11 @@ class TestDamage:
 
 
 class TestChangesMeanwhile:
-    """Another process backs up, forgets and prunes while the repository is open."""
+    """Another process runs backup, forget and prune while the repository is open."""
 
     @staticmethod
     def rewrite(repo: MemoryRepo, *, keep_indexes: bool = False) -> None:
-        """Do as prune does: every pack is written anew, then the old indexes and packs go."""
+        """Rewrite all packs like prune, then remove the old index files and packs."""
         packs, indexes = names(repo, FileType.PACK), names(repo, FileType.INDEX)
         repo._saved.clear()
         repo.tree(repo.folder("d", repo.file("f.txt", FILE)))
@@ -702,7 +702,7 @@ class TestChangesMeanwhile:
 
     @pytest.mark.parametrize("keep_indexes", [False, True])
     async def test_packs_that_were_written_anew(self, keep_indexes: bool) -> None:
-        """The index is listed once more, and the blob found at its new place."""
+        """The index is listed again, and the blob is found at its new location."""
         repo = simple()
         repository = await repo.open()
         root = await repository.root(await only(repository))
@@ -712,7 +712,7 @@ class TestChangesMeanwhile:
         assert len(index.names) == (2 if keep_indexes else 1)
 
     async def test_trees_that_a_prune_removed_leave_the_caches(self) -> None:
-        """Otherwise each forgotten backup would add some; what is still there stays cached."""
+        """Trees of forgotten backups are evicted; existing ones stay cached."""
         repo = simple()
         removed = bytes.fromhex(repo.tree(repo.file("g.txt", b"other content")))
         repo.flush()
@@ -730,7 +730,7 @@ class TestChangesMeanwhile:
         assert repository._trees.peek(removed) is None
 
     async def test_a_stale_index_whose_other_place_is_damaged(self) -> None:
-        """One pack gone is reason enough to look again, whatever became of the other."""
+        """A missing pack causes a reload of the index, even if the other copy is damaged."""
         repo = MemoryRepo()
         blob = repo.blob(BlobType.DATA, FILE)
         packs = [repo.pack(blob), repo.pack(repo.blob(BlobType.DATA, b"x"), blob)]
@@ -744,7 +744,7 @@ class TestChangesMeanwhile:
         assert await repository.data(blob.id) == FILE
 
     async def test_blobs_of_a_new_backup(self) -> None:
-        """A snapshot made after the index was loaded is read in full."""
+        """A snapshot made after the index was loaded can be read completely."""
         repo = simple()
         repository = await repo.open()
         await repository.index()
@@ -756,7 +756,7 @@ class TestChangesMeanwhile:
         assert await content(repository, root, b"new") == b"new content"
 
     async def test_a_file_of_a_new_backup_is_opened_first_of_all(self) -> None:
-        """Its length is looked for in the new index files, too."""
+        """The new index files are loaded for its size as well."""
         repo = simple()
         repository = await repo.open()
         await repository.index()
@@ -766,7 +766,7 @@ class TestChangesMeanwhile:
         assert (await repository.open_file(node)).size == len(b"new content")
 
     async def test_many_readers_list_the_index_once(self) -> None:
-        """Each finds its blob gone; one listing serves them all."""
+        """Each misses its blob; one listing serves all of them."""
         repo = simple()
         parts = [bytes((n,)) * 10 for n in range(20)]
         repository = await repo.open()
@@ -783,7 +783,7 @@ class TestChangesMeanwhile:
         assert repo.storage.listings[FileType.INDEX] == 1
 
     async def test_a_forgotten_snapshot_is_not_found(self) -> None:
-        """Its folders and files say that it is gone; those of kept ones say what is damaged."""
+        """Its files report "not found"; missing data of kept snapshots is damage."""
         repo = simple()
         repository = await repo.open()
         snapshot = await only(repository)
@@ -805,7 +805,7 @@ class TestChangesMeanwhile:
             await repository.open_file(node, snapshot)
 
     async def test_an_index_file_replaced_while_it_is_loaded(self) -> None:
-        """Listed, then gone: what took its place is found at the first ask."""
+        """A file removed after the listing: its replacement is found with the first read."""
         repo = simple()
         repository = await repo.open()
         snapshot = await only(repository)
@@ -822,7 +822,7 @@ class TestChangesMeanwhile:
 
     @pytest.mark.parametrize("times", [3, 7])
     async def test_an_index_replaced_again_and_again(self, times: int) -> None:
-        """Listed again until it is whole, while `prune` and `repair index` go on."""
+        """It is listed again until complete, while `prune` and `repair index` run."""
         repo = simple()
         repository = await repo.open()
         snapshot = await only(repository)
@@ -842,7 +842,7 @@ class TestChangesMeanwhile:
     async def test_an_index_that_is_replaced_without_end(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """It ends with an error that does not say that the repository is damaged."""
+        """It ends with an error that does not report damage."""
         monkeypatch.setattr("cesbrfs.repo.read.index_loader._RELIST_SECONDS", (0.0, 0.0))
         repo = simple()
         repository = await repo.open()
@@ -859,13 +859,13 @@ class TestChangesMeanwhile:
 
     @pytest.mark.parametrize("ask", ["tree", "size", "known"])
     async def test_a_listing_that_missed_the_old_and_the_new_file(self, ask: str) -> None:
-        """A storage lists file by file: what was listed before it came, and what went before."""
+        """A listing is not atomic: it may miss both a file and its replacement."""
         repo = simple()
         repository = await repo.open()
         snapshot = await only(repository)
         files = repo.storage.files
         held = {key: files.pop(key) for key in list(files) if key[0] is FileType.INDEX}
-        # Another index is what a listing in the middle of it finds.
+        # A listing during the replacement finds another index.
         repo.index(repo.pack(repo.blob(BlobType.DATA, b"other")))
         listed: list[str] = []
 
@@ -888,5 +888,5 @@ class TestChangesMeanwhile:
 
 
 def test_a_node_has_no_blobs_without_content() -> None:
-    """A folder's or a link's list of blobs is empty."""
+    """The blob list of a directory or a link is empty."""
     assert Node(name=b"d", type="dir", mode=0o40755).blobs == []

@@ -1,4 +1,4 @@
-"""What a restic process is given: nothing of the user's own restic, the key byte for byte."""
+"""The environment of restic processes: none of the user's settings, the exact key."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def access(url: str = "/srv/repo", **environ: str) -> Access:
 
 
 def test_the_users_own_restic_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another repository, another key, or a host filter must not reach our restic."""
+    """Repository, key and host filter of the user must not reach our restic."""
     for name in ("REPOSITORY", "REPOSITORY_FILE", "PASSWORD", "PASSWORD_COMMAND", "HOST", "FOO"):
         monkeypatch.setenv(f"RESTIC_{name}", "theirs")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "theirs")
@@ -49,13 +49,13 @@ def test_the_users_own_restic_is_left_out(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_cache_is_where_we_say(tmp_path: Path) -> None:
-    """Our setting wins over the user's RESTIC_CACHE_DIR, which else stays."""
+    """Our setting overrides the user's RESTIC_CACHE_DIR, which is the default."""
     assert environment(access(), cache_dir=tmp_path)["RESTIC_CACHE_DIR"] == str(tmp_path)
     assert environment(access())["RESTIC_CACHE_DIR"] == os.environ["RESTIC_CACHE_DIR"]
 
 
 def test_the_cache_is_used_only_where_it_can_be_written(tmp_path: Path) -> None:
-    """Restic 0.19 fails on a cache that it cannot make."""
+    """`restic` 0.19 fails if it cannot create the cache."""
     (tmp_path / "file").touch()
     assert has_usable_cache({"RESTIC_CACHE_DIR": str(tmp_path / "a/b")})
     assert (tmp_path / "a/b").is_dir()
@@ -76,7 +76,7 @@ def test_the_cache_is_used_only_where_it_can_be_written(tmp_path: Path) -> None:
     ],
 )
 def test_credentials_of_rest_servers_reach_old_versions_too(url: str, address: str) -> None:
-    """Before 0.16.1 they have to stand in the address, unless it has its own."""
+    """Before 0.16.1 they are put in the address, unless it has its own."""
     given_access = access(url, RESTIC_REST_USERNAME="u/s", RESTIC_REST_PASSWORD="p@w")
     assert repository_address(given_access, knows_rest_variables=False) == address
     assert repository_address(given_access, knows_rest_variables=True) == url
@@ -84,7 +84,7 @@ def test_credentials_of_rest_servers_reach_old_versions_too(url: str, address: s
 
 
 def test_options_and_certificates_become_flags() -> None:
-    """0.14 knows the certificate only as a flag; no flag holds a secret."""
+    """0.14 supports the certificate only as an option; no option contains a secret."""
     given_access = Access(
         "s3:host/bucket",
         Secret(b"pw"),
@@ -95,7 +95,7 @@ def test_options_and_certificates_become_flags() -> None:
 
 
 def test_arguments_for_ssh_become_a_command_that_every_restic_knows() -> None:
-    """0.14 has no sftp.args; commas and quotes in an option are restic's CSV."""
+    """0.14 has no sftp.args; restic parses commas and quotes in options as CSV."""
     given_access = Access(
         "sftp://user@host:2222//srv", Secret(b"pw"), {"sftp.args": '-J a,b -i "my key"'}
     )
@@ -108,7 +108,7 @@ def test_arguments_for_ssh_become_a_command_that_every_restic_knows() -> None:
 
 
 def test_anonymous_requests_of_old_versions() -> None:
-    """0.14 makes them unasked, and does not know the option that asks for them."""
+    """0.14 sends them by default, and does not support the option."""
     anonymous = Access("s3:host/bucket", Secret(b"pw"), {"s3.unsafe-anonymous-auth": "true"})
     assert flags(anonymous) == ["--option", "s3.unsafe-anonymous-auth=true"]
     assert flags(anonymous, knows_anonymous=False) == []
@@ -132,13 +132,13 @@ def test_anonymous_requests_of_old_versions() -> None:
     ],
 )
 def test_which_keys_restic_reads_as_they_are(key: bytes, exact: bool) -> None:
-    """It trims Unicode white space and drops byte order marks."""
+    """`restic` trims Unicode white space and removes byte order marks."""
     assert is_read_exactly(key) is exact
 
 
 @given(st.binary(min_size=1, max_size=200))
 def test_any_key_arrives_byte_for_byte_or_is_refused(key: bytes) -> None:
-    """Through the pipe what restic leaves alone, through the environment what it would trim."""
+    """Through a pipe if restic would not change it, else through the environment."""
     if b"\0" in key and not is_read_exactly(key):
         with pytest.raises(UsageError, match="NUL"), passed_key(Secret(key)):
             pass
@@ -147,13 +147,13 @@ def test_any_key_arrives_byte_for_byte_or_is_refused(key: bytes) -> None:
         if descriptors:
             assert env == {"RESTIC_PASSWORD_FILE": f"/dev/fd/{descriptors[0]}"}
             assert Path(env["RESTIC_PASSWORD_FILE"]).read_bytes() == key
-            assert Path(env["RESTIC_PASSWORD_FILE"]).read_bytes() == b""  # no second time
+            assert Path(env["RESTIC_PASSWORD_FILE"]).read_bytes() == b""  # only once
         else:
             assert os.fsencode(env["RESTIC_PASSWORD"]) == key
 
 
 def test_no_descriptor_is_left_open() -> None:
-    """Neither the key's pipe nor a file in memory outlives the call."""
+    """Neither the pipe of the key nor a memory file stays open after the call."""
     before = os.listdir("/proc/self/fd")
     with passed_key(Secret(b"pw")), passed_bytes(b"data") as held:
         assert os.read(held, 9) == b"data"
@@ -162,13 +162,13 @@ def test_no_descriptor_is_left_open() -> None:
 
 
 def test_an_empty_key_is_refused() -> None:
-    """Restic would ask for it at the terminal."""
+    """`restic` would prompt for it."""
     with pytest.raises(UsageError, match="empty"), passed_key(Secret(b"")):
         pass
 
 
 def test_what_restic_inherits_can_be_named() -> None:
-    """Only names that are known to be needed pass."""
+    """Only variables on the allowlist are passed."""
     assert inherited({"PATH": "/bin", "LD_PRELOAD": "x", "LANG": "de", "NO_PROXY": "h"}) == {
         "PATH": "/bin",
         "NO_PROXY": "h",
@@ -177,7 +177,7 @@ def test_what_restic_inherits_can_be_named() -> None:
 
 
 def test_values_are_never_flags_and_excludes_never_patterns() -> None:
-    """A host named --help stays a host, and [1] means [1]."""
+    """A host named --help is a host, and [1] matches only [1]."""
     assert backup_flags(
         tags=["kind=volumes", "-x"],
         host="--help",
@@ -196,13 +196,13 @@ def test_values_are_never_flags_and_excludes_never_patterns() -> None:
 
 @pytest.mark.parametrize("tag", ["", "a,b"])
 def test_tags_that_restic_would_take_apart_are_refused(tag: str) -> None:
-    """A comma makes two tags of one."""
+    """`restic` splits tags at commas."""
     with pytest.raises(UsageError, match="tag"):
         backup_flags(tags=[tag], host=None, parent=None, time=None, exclude=())
 
 
 def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Restic reports errors by the path it was given."""
+    """`restic` reports errors with the path it was given."""
     monkeypatch.chdir(tmp_path)
     assert absolute("a/b") == os.fsencode(tmp_path / "a/b")
     assert absolute(b"/x\xff") == b"/x\xff"

@@ -1,4 +1,4 @@
-"""What restic's failures mean, over the texts that its versions print."""
+"""Interpretation of restic's error messages in each supported version."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ DEAD = {
 
 @pytest.mark.parametrize("reason", NOT_FOUND.values(), ids=NOT_FOUND)
 def test_missing_is_told_by_text_in_the_old_and_by_code_in_the_new_version(reason: str) -> None:
-    """Both say that there is no repository, with exit code 10, and name the address."""
+    """Both raise the error for a missing repository, with exit code 10 and the address."""
     for version, code, frame in ((OLD, 1, FRAME), (NEW, 10, FRAME_10)):
         error = classify(version, code, frame.format(reason), URL)
         assert type(error) is RepositoryMissingError
@@ -94,7 +94,7 @@ def test_missing_is_told_by_text_in_the_old_and_by_code_in_the_new_version(reaso
 @pytest.mark.parametrize("frame", [FRAME, FAILED], ids=["old frame", "new frame"])
 @pytest.mark.parametrize("reason", REFUSED.values(), ids=REFUSED)
 def test_a_refusal_is_never_missing(version: Version, frame: str, reason: str) -> None:
-    """The question whether there is a repository does not count behind a refusal."""
+    """The text "Is there a repository" after a refusal is ignored."""
     error = classify(version, 1, frame.format(reason), URL)
     assert type(error) is RepositoryDeniedError
     assert reason.rstrip(".") in error.message
@@ -110,7 +110,7 @@ def test_a_refusal_is_never_missing(version: Version, frame: str, reason: str) -
     ],
 )
 def test_a_server_that_is_not_trusted(version: Version, text: str) -> None:
-    """Neither missing nor away: another try cannot help."""
+    """It is neither missing nor unreachable: a retry cannot help."""
     error = classify(version, 1, text, URL)
     assert type(error) is RepositoryUntrustedError
     assert is_hopeless(text)
@@ -119,7 +119,7 @@ def test_a_server_that_is_not_trusted(version: Version, text: str) -> None:
 @pytest.mark.parametrize("version", [OLD, NEW], ids=str)
 @pytest.mark.parametrize("reason", DEAD.values(), ids=DEAD)
 def test_a_dead_connection_is_never_missing(version: Version, reason: str) -> None:
-    """Nor does it count behind an unanswered question, or behind a reason that is not known."""
+    """The question is also ignored after a timeout or an unknown error."""
     error = classify(version, 1, FRAME.format(reason), URL)
     assert type(error) is RepositoryUnreachableError
 
@@ -127,7 +127,7 @@ def test_a_dead_connection_is_never_missing(version: Version, reason: str) -> No
 @pytest.mark.parametrize("version", [OLD, NEW], ids=str)
 @pytest.mark.parametrize("reason", UNTRUSTED.values(), ids=UNTRUSTED)
 def test_who_is_not_trusted_is_never_missing(version: Version, reason: str) -> None:
-    """Neither a certificate nor a host key that nobody vouches for; waiting would not help."""
+    """An untrusted certificate or host key; a retry would not help."""
     error = classify(version, 1, FRAME.format(reason), URL)
     assert type(error) is RepositoryUntrustedError
     assert is_hopeless(reason)
@@ -135,7 +135,7 @@ def test_who_is_not_trusted_is_never_missing(version: Version, reason: str) -> N
 
 @pytest.mark.parametrize("version", [OLD, NEW], ids=str)
 def test_no_bucket_is_a_kind_of_missing(version: Version) -> None:
-    """It has its own error, which does not lead to a bucket that nobody asked for."""
+    """It has its own error, so that no bucket is created by accident."""
     reason = "Stat: The specified bucket does not exist"
     error = classify(version, 1, FRAME.format(reason), URL)
     assert type(error) is BucketMissingError
@@ -252,7 +252,7 @@ TEXTS: dict[str, tuple[int, str, type[CesbrError]]] = {
 def test_each_text_has_its_meaning(
     version: Version, code: int, text: str, kind: type[CesbrError]
 ) -> None:
-    """The text alone tells, in whatever version it stands; the message names the repository."""
+    """Only the text decides, whatever the version; the message names the repository."""
     error = classify(version, code, text, URL)
     assert type(error) is kind
     assert URL in error.message or kind is InterruptedByUserError
@@ -260,7 +260,7 @@ def test_each_text_has_its_meaning(
 
 
 def test_the_codes_count_where_the_version_has_them() -> None:
-    """10 and 11 from 0.17.0, 12 from 0.17.1, also without a text; before, they mean nothing."""
+    """10 and 11 since 0.17.0, 12 since 0.17.1, also without a text; not before."""
     kinds = [
         [type(classify(version, code, "", URL)) for code in (10, 11, 12)]
         for version in (Version(0, 16, 5), Version(0, 17, 0), Version(0, 17, 1))
@@ -273,7 +273,7 @@ def test_the_codes_count_where_the_version_has_them() -> None:
 
 
 def test_errors_in_json_read_as_those_in_text() -> None:
-    """0.18 puts the reason of a failed --json command into an event on stderr."""
+    """0.18 prints the reason of a failed --json command as an event on stderr."""
     text = (
         '{"message_type":"exit_error","code":11,"message":"unable to create lock in backend:'
         ' repository is already locked by PID 9558 on vm by root (UID 0, GID 0)\\nlock was"}'
@@ -284,13 +284,13 @@ def test_errors_in_json_read_as_those_in_text() -> None:
 
 
 def test_a_complaint_about_the_cache_does_not_make_it_a_refusal() -> None:
-    """Only what ended restic says what it means."""
+    """Only the error that ended restic is interpreted."""
     text = "unable to open cache: mkdir /c: permission denied\n" + FRAME.format(NOT_FOUND["local"])
     assert type(classify(OLD, 1, text, URL)) is RepositoryMissingError
 
 
 def test_an_unreadable_source_does_not_make_it_a_refusal() -> None:
-    """Neither do a backup's own error events."""
+    """Error events of a backup do not count either."""
     text = (
         '{"message_type":"error","error":{"message":"open /a: permission denied"},"item":"/a"}\n'
         "Fatal: unable to save snapshot: unexpected EOF"
@@ -299,7 +299,7 @@ def test_an_unreadable_source_does_not_make_it_a_refusal() -> None:
 
 
 def test_an_interrupted_look_is_never_missing() -> None:
-    """Restic asks "Is there a repository" when it is stopped amidst its retries, too."""
+    """`restic` also prints "Is there a repository" if interrupted during its retries."""
     text = (
         "Stat(<config/>) returned error, retrying after 0.8s: unexpected HTTP response (500)\n"
         "\x1b[2Ksignal interrupt received, cleaning up\n" + FRAME.format("context canceled")

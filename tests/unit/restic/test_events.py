@@ -1,4 +1,4 @@
-"""restic's JSON of 0.14 and of newer versions, as typed objects."""
+"""Parsing of restic's JSON events, of 0.14 and newer versions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cesbrfs.restic.events import (
 
 
 def test_status_has_zeros_for_what_restic_leaves_out() -> None:
-    """Zero fields are left out, and a null list occurs."""
+    """`restic` omits zero fields, and prints null for an empty list."""
     event = parse_event(
         b'{"message_type":"status","percent_done":0,"total_files":1,"total_bytes":3,'
         b'"current_files":null}'
@@ -29,7 +29,7 @@ def test_status_has_zeros_for_what_restic_leaves_out() -> None:
 
 
 def test_summaries_of_old_and_new_versions() -> None:
-    """0.14 has 8 digits of the snapshot's id, 0.18 has all and more fields beside."""
+    """0.14 has 8 digits of the snapshot ID, 0.18 has all, and more fields."""
     old = parse_event(
         b'{"message_type":"summary","files_new":1,"data_added":703,"total_bytes_processed":3,'
         b'"total_duration":0.2112,"snapshot_id":"49c6530a"}'
@@ -57,7 +57,7 @@ def test_summaries_of_old_and_new_versions() -> None:
     ],
 )
 def test_the_reason_of_an_unreadable_item(error: bytes, reason: str) -> None:
-    """0.14 prints Go's error values, newer ones a message, some nothing at all."""
+    """0.14 prints Go error values, newer versions a message, some nothing."""
     event = parse_event(
         b'{"message_type":"error","error":' + error + b',"during":"archival","item":"/S/x"}'
     )
@@ -79,18 +79,18 @@ def test_the_reason_of_an_unreadable_item(error: bytes, reason: str) -> None:
     ],
 )
 def test_what_is_no_known_event_is_skipped(line: bytes) -> None:
-    """Text, unknown events and broken JSON are nobody's failure."""
+    """Text, unknown events and invalid JSON are ignored."""
     assert parse_event(line) is None
 
 
 def test_text_loses_what_is_for_a_terminal() -> None:
-    """0.14 clears the line even where there is no terminal; a progress line's clock is no news."""
+    """0.14 prints control sequences even without a terminal; a changed clock is no progress."""
     assert plain(b"\x1b[2K[0:05] 12.00%  3 / 25 packs\r") == "[0:05] 12.00%  3 / 25 packs"
     assert without_elapsed("[1:00:05] 12.00%  3 / 25 packs") == "12.00%  3 / 25 packs"
 
 
 def test_a_failed_check_keeps_only_the_damage() -> None:
-    """Progress and advice are left out, each damage is named once, and never none at all."""
+    """Progress and advice are removed; each error is kept once, at least one."""
     said = [
         "using temporary cache in /c/restic-check-cache-1",
         "create exclusive lock for repository",
@@ -122,17 +122,17 @@ def test_a_failed_check_keeps_only_the_damage() -> None:
         (b"plain", "plain"),
         ("grün".encode(), "grün"),
         (b"b\xff\xfed", "b\ufffd\ufffdd"),
-        (b"\xe2\x82", "\ufffd\ufffd"),  # Python's own "replace" makes one of these two
+        (b"\xe2\x82", "\ufffd\ufffd"),  # "replace" of Python makes one U+FFFD of these two
         (b"\xed\xa0\x80", "\ufffd\ufffd\ufffd"),
     ],
 )
 def test_names_as_restic_shows_them(name: bytes, shown: str) -> None:
-    """Go makes one U+FFFD of each byte that is not UTF-8."""
+    """Go replaces each invalid byte by one U+FFFD."""
     assert as_restic_shows(name) == shown
 
 
 def test_lost_bytes_are_found_on_disk() -> None:
-    """A shown path gets its bytes back where exactly one name fits, component by component."""
+    """The bytes of a printed path are restored if exactly one existing name matches."""
     folders = {b"/": [b"a\xff"], b"/a\xff": [b"x\xfe", b"y\xfe", b"y\xfd"]}
 
     def names_in(folder: bytes) -> list[bytes]:
@@ -146,7 +146,7 @@ def test_lost_bytes_are_found_on_disk() -> None:
 
 @given(st.lists(st.binary(min_size=1).filter(lambda b: not set(b) & {0, 47}), min_size=1))
 def test_any_path_survives_restics_json(names: list[bytes]) -> None:
-    """A path whose every folder holds only it comes back byte for byte."""
+    """A path whose directories have one entry each is restored byte for byte."""
     parents = {b"/" + b"/".join(names[:i]): names[i] for i in range(len(names))}
     shown = "/" + "/".join(map(as_restic_shows, names))
     assert bytes_of_path(shown, lambda folder: [parents[folder]]) == b"/" + b"/".join(names)
@@ -161,13 +161,13 @@ def test_any_path_survives_restics_json(names: list[bytes]) -> None:
     ],
 )
 def test_versions_are_read_and_ordered(said: str, version: Version) -> None:
-    """Released and self-built restics say their version alike."""
+    """Released and self-built versions have the same format."""
     assert Version.parse(said) == version
     assert Version.parse(said) >= OLDEST
     assert Version(0, 9, 6) < OLDEST
 
 
 def test_what_is_no_version_of_restic_is_refused() -> None:
-    """Another program under that name is told, with what it said."""
+    """The error for another program contains its output."""
     with pytest.raises(ResticError, match=r"borg 2\.0"):
         Version.parse("borg 2.0")

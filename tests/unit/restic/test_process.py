@@ -1,4 +1,4 @@
-"""Running a program to its end, or ending it: with real processes that misbehave on purpose."""
+"""Run, interrupt and kill programs, using real processes that misbehave."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ async def sh(script: str, **more: object) -> Completed:
 
 
 async def test_output_and_exit_code_are_returned() -> None:
-    """Both pipes arrive whole, the exit code with them, and no process stays."""
+    """The complete output and the exit code are returned, and no process remains."""
     ended = await sh("echo out; printf unended; echo err >&2; exit 3")
     assert ended == Completed(3, b"out\nunended", b"err", Ending.ITSELF)
     assert children() == []
 
 
 async def test_large_output_on_both_pipes_does_not_block() -> None:
-    """Both pipes are read at once, in lines however they are cut."""
+    """Both pipes are read concurrently, and split into lines."""
     lines = 0
 
     def count(line: bytes) -> LineVerdict:
@@ -44,20 +44,20 @@ async def test_large_output_on_both_pipes_does_not_block() -> None:
 
 
 async def test_a_program_that_is_not_there_is_told() -> None:
-    """The message names the program and the reason."""
+    """The message contains the program and the reason."""
     with pytest.raises(ResticError, match=r"/no/such/restic cannot be started .*No such file"):
         await run(["/no/such/restic"], env=ENV)
 
 
 async def test_the_deadline_interrupts() -> None:
-    """A program that takes too long gets SIGINT and may still say something."""
+    """A program that exceeds the timeout gets SIGINT, and its last output is read."""
     ended = await sh("trap 'echo caught; exit 130' INT; while :; do sleep 0.05; done", deadline=0.3)
     assert ended == Completed(130, b"caught", b"", Ending.DEADLINE)
     assert children() == []
 
 
 async def test_one_that_ignores_sigint_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the grace comes SIGTERM, then SIGKILL, for its whole group."""
+    """After a grace period its process group gets SIGTERM, then SIGKILL."""
     monkeypatch.setattr("cesbrfs.restic.process._TERMINATE_GRACE", 0.2)
     ended = await sh("trap '' INT TERM; while :; do sleep 0.05; done", deadline=0.2, grace=0.2)
     assert (ended.exit_code, ended.ending) == (-9, Ending.DEADLINE)
@@ -65,7 +65,7 @@ async def test_one_that_ignores_sigint_is_killed(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_silence_ends_it() -> None:
-    """No progress for long enough: lines that repeat themselves are none."""
+    """Without progress it times out; repeated lines are not progress."""
     script = (
         "import time\ntry:\n  while True: print('same', flush=True); time.sleep(0.02)\n"
         "except KeyboardInterrupt: exit(130)"
@@ -75,13 +75,13 @@ async def test_silence_ends_it() -> None:
 
 
 async def test_lines_that_change_are_progress() -> None:
-    """A program that gets on may take many times the silence."""
+    """A program that makes progress may run many times the timeout."""
     script = "i=0; while [ $i -lt 20 ]; do i=$((i+1)); echo $i; sleep 0.1; done"
     assert (await sh(script, silence=1.0)).ending is Ending.ITSELF
 
 
 async def test_reading_is_progress() -> None:
-    """A silent program that reads is not ended, as `check` says nothing amidst a large tree."""
+    """A silent program that reads is not killed: `check` is silent during large trees."""
     script = (
         "import time\nend = time.monotonic() + 2.2\nfile = open('/dev/zero', 'rb', buffering=0)\n"
         "while time.monotonic() < end: file.read(8192); time.sleep(0.02)"
@@ -91,14 +91,14 @@ async def test_reading_is_progress() -> None:
 
 
 async def test_a_hopeless_line_ends_it() -> None:
-    """A handler can see that waiting is of no use."""
+    """A handler can abort it after a line of output."""
     script = "trap 'exit 130' INT; echo denied >&2; while :; do sleep 0.05; done"
     ended = await sh(script, on_stderr=lambda line: LineVerdict(give_up=line == b"denied"))
     assert ended == Completed(130, b"", b"denied", Ending.HOPELESS)
 
 
 async def test_a_handlers_exception_ends_it_and_is_raised() -> None:
-    """The bug of a handler reaches the caller as it is, with no process left behind."""
+    """An exception in a handler is raised unchanged, and no process remains."""
 
     def broken(_line: bytes) -> LineVerdict:
         raise ZeroDivisionError
@@ -109,10 +109,10 @@ async def test_a_handlers_exception_ends_it_and_is_raised() -> None:
 
 
 async def test_cancelling_interrupts_and_reads_the_pipes_to_their_end() -> None:
-    """What a program says while it cleans up is drained: a closed pipe would kill it amidst that.
+    """Output during cleanup is read: a closed pipe would kill the program.
 
-    It writes far more than a pipe holds after the interrupt, then tells by a file that it got
-    to its end.
+    After the interrupt it writes far more than the capacity of a pipe, then creates a file to show
+    that it finished.
     """
     lines = 0
     seen = trio.Event()
@@ -130,7 +130,7 @@ async def test_cancelling_interrupts_and_reads_the_pipes_to_their_end() -> None:
         "  os.write(1, b'end\\n')\n"
         "  sys.exit(130)\n"
         "signal.signal(signal.SIGINT, stop)\n"
-        # Not print: the signal may come while it is still at work, and it cannot be entered twice.
+        # Not print, which is not reentrant: the signal may arrive during another print.
         "os.write(1, b'begin\\n')\n"
         "while True: time.sleep(0.01)"
     )
@@ -145,7 +145,7 @@ async def test_cancelling_interrupts_and_reads_the_pipes_to_their_end() -> None:
 
 
 async def test_a_cancelled_call_may_linger(tmp_path: Path) -> None:
-    """What must not be cut in two ends by itself, though the caller is cancelled."""
+    """A program that must not be interrupted finishes, although the caller is cancelled."""
     begun = trio.Event()
 
     def listen(_line: bytes) -> LineVerdict:

@@ -1,4 +1,4 @@
-"""What is there when a plan has been carried out."""
+"""Files in the target after a plan was executed."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def site(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.Mon
 def memory_site(
     tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Site:
-    """The same, with a repository in memory."""
+    """The same, with an in-memory repository."""
     return Site.by_writers(request.param, tmp_path, monkeypatch)
 
 
 async def test_only_the_chosen_is_written(site: Site) -> None:
-    """One file comes with its parents, which take what was recorded of them, and nothing else."""
+    """One file is restored with its parents and their metadata, and nothing else."""
     parent = site.folder(
         "deep", site.file("a", b"1"), site.file("b", b"2"), mode=1 << 31 | 0o2750 & 0o777
     )
@@ -48,7 +48,7 @@ async def test_only_the_chosen_is_written(site: Site) -> None:
 
 
 async def test_parents_that_exist_stay_as_they_are(site: Site) -> None:
-    """A folder that is not chosen itself keeps its mode, whatever is overwritten in it."""
+    """A directory that is not selected keeps its mode, whatever is overwritten in it."""
     site.volume(site.folder("deep", site.file("a", b"1")))
     (site.restored / "deep").mkdir(parents=True, mode=0o700)
     (site.restored / "deep").chmod(0o711)
@@ -68,7 +68,7 @@ async def test_parents_that_exist_stay_as_they_are(site: Site) -> None:
 async def test_chosen_folder_that_exists(
     site: Site, overwrite: Overwrite, existing_ns: int, mode: int
 ) -> None:
-    """A chosen folder takes the recorded attributes where a file would be replaced."""
+    """A selected directory gets the recorded metadata if a file would be replaced."""
     site.volume(site.file("a", b"1"))
     site.restored.mkdir(parents=True)
     site.restored.chmod(0o711)
@@ -90,7 +90,7 @@ async def test_chosen_folder_that_exists(
 async def test_existing_file(
     site: Site, overwrite: Overwrite, existing_ns: int, replaced: bool
 ) -> None:
-    """A file that exists is replaced by the rule, else skipped, which is no failure."""
+    """An existing file is replaced or skipped by the rule; skipping is no failure."""
     site.volume(site.file("a", b"from the backup"))
     site.restored.mkdir(parents=True)
     there = site.restored / "a"
@@ -103,7 +103,7 @@ async def test_existing_file(
 
 
 async def test_restoring_again_skips_everything(site: Site) -> None:
-    """A second restore by the default rule leaves every file as it was, links and fifos too."""
+    """A second restore with the default rule changes nothing, including links and FIFOs."""
     site.volume(
         site.file("a", b"1"),
         site.node("link", "symlink", 1 << 27 | 0o777, linktarget="a"),
@@ -117,7 +117,7 @@ async def test_restoring_again_skips_everything(site: Site) -> None:
 
 
 async def test_replacing_everything_again(site: Site) -> None:
-    """Links and fifos that exist are replaced like files."""
+    """Existing links and FIFOs are replaced like files."""
     site.volume(
         site.file("a", b"1"),
         site.node("link", "symlink", 1 << 27 | 0o777, linktarget="a"),
@@ -133,7 +133,7 @@ async def test_replacing_everything_again(site: Site) -> None:
 
 
 async def test_what_is_in_the_way_fails_alone(site: Site) -> None:
-    """A folder in a file's place and a file in a folder's are told; the rest is restored."""
+    """A directory in place of a file, or vice versa, is reported; the rest is restored."""
     site.volume(
         site.file("a", b"1"),
         site.folder("d", site.file("x", b"2")),
@@ -153,7 +153,7 @@ async def test_what_is_in_the_way_fails_alone(site: Site) -> None:
 
 
 async def test_hard_links_of_one_file(site: Site) -> None:
-    """Names of one file become names of one file; alike inodes with other content do not."""
+    """Hard links are restored as such; equal inodes with other content are not linked."""
     one = {"inode": 7, "device_id": 1, "links": 3}
     site.volume(
         site.file("a", b"same", **one),
@@ -170,7 +170,7 @@ async def test_hard_links_of_one_file(site: Site) -> None:
 
 
 async def test_hard_link_to_a_file_that_was_kept(site: Site) -> None:
-    """Where the first name exists and is kept, the others are linked to each other, not to it."""
+    """If the first name exists and is kept, the others are linked to each other only."""
     one = {"inode": 7, "device_id": 1, "links": 3}
     site.volume(*(site.file(name, b"same", **one) for name in "abc"))
     site.restored.mkdir(parents=True)
@@ -182,7 +182,7 @@ async def test_hard_link_to_a_file_that_was_kept(site: Site) -> None:
 
 
 async def test_hard_link_whose_first_name_fails(site: Site) -> None:
-    """When the first name cannot be written, the next one is, and the others link to that."""
+    """If the first name cannot be written, the others are linked to the next one."""
     one = {"inode": 7, "device_id": 1, "links": 3}
     site.volume(
         site.folder("1", site.file("a", b"same", **one)),
@@ -235,7 +235,7 @@ async def test_one_batch_in_many_directories(site: Site, tmp_path: Path) -> None
 
 
 async def test_zeros_become_holes(site: Site) -> None:
-    """A file of mostly zeros takes little room, and has its content and size."""
+    """A file with mostly zeros uses little disk space, with the right content and size."""
     zeros = bytes(1 << 20)
     site.volume(
         site.file("middle", b"start" + zeros, zeros + b"end"),
@@ -251,7 +251,7 @@ async def test_zeros_become_holes(site: Site) -> None:
 
 
 async def test_large_file_in_many_blobs(site: Site) -> None:
-    """A file that is written in steps has every byte, and progress is told on the way."""
+    """A file written in steps is complete, and progress is reported in between."""
     blobs = [bytes([number]) * (200_000 + number) for number in range(1, 11)]
     site.volume(site.file("large", *blobs), site.file("small", b"1"))
     told: list[Progress] = []
@@ -264,7 +264,7 @@ async def test_large_file_in_many_blobs(site: Site) -> None:
 
 
 async def test_size_is_what_the_blobs_hold(site: Site) -> None:
-    """A node that names a wrong size is restored as its content is."""
+    """If the size in the node is wrong, the file is restored from its blobs."""
     site.volume(site.file("a", b"12345", size=3), site.file("b", b"12345", size=300_000))
     report = await site.restore(_ALL)
     assert (report.bytes, report.failed) == (10, [])
@@ -280,7 +280,7 @@ async def test_sockets_are_skipped(site: Site) -> None:
 
 
 async def test_very_deep_folders(memory_site: Site) -> None:
-    """Depth costs no descriptors and no recursion."""
+    """The depth does not affect open file descriptors or recursion."""
     node = memory_site.file("bottom", b"1")
     for _ in range(300):
         node = memory_site.folder("d", node)
@@ -297,7 +297,7 @@ async def test_very_deep_folders(memory_site: Site) -> None:
 
 
 async def test_backup_json_is_restored_as_a_file(site: Site) -> None:
-    """What only our tree shows can be taken along."""
+    """A generated file can be restored."""
     site.volume(site.file("a", b"1"))
     await site.restore(f"/{BACKUP}")
     assert f'"id": "{BACKUP}"' in (site.target / "backup.json").read_text()
@@ -305,7 +305,7 @@ async def test_backup_json_is_restored_as_a_file(site: Site) -> None:
 
 
 async def test_a_far_repository_takes_few_requests(memory_site: Site) -> None:
-    """Behind a network small files, which lie side by side in packs, come many at a time."""
+    """Small files that are adjacent in packs are read with few requests."""
     noise = random.Random(3)
     content = {f"f{n:03}": noise.randbytes(3000) for n in range(300)}
     memory_site.volume(*(memory_site.file(name, data) for name, data in content.items()))

@@ -1,4 +1,4 @@
-"""What goes wrong fails by itself, is told, and leaves nothing behind."""
+"""Errors of one file are reported, do not affect others, and leave no temporary files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def site(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.Mon
 def memory_site(
     tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Site:
-    """The same, with a repository in memory."""
+    """The same, with an in-memory repository."""
     return Site.by_writers(request.param, tmp_path, monkeypatch)
 
 
@@ -46,7 +46,7 @@ def _leftovers(top: Path) -> list[Path]:
 
 
 async def test_lost_content_fails_alone(site: Site) -> None:
-    """Files whose blobs are gone, small and large, leave nothing; the rest is restored."""
+    """Files with missing blobs leave nothing behind; the rest is restored."""
     small = site.file("small", b"1")
     small["content"] = ["aa" * 32]
     large = site.file("large", *(bytes([n]) * 100_000 for n in range(1, 7)))
@@ -60,7 +60,7 @@ async def test_lost_content_fails_alone(site: Site) -> None:
 
 
 async def test_damaged_content_fails_alone(site: Site) -> None:
-    """A pack with flipped bits loses the files it holds, not the others."""
+    """A pack with flipped bits affects only its own files."""
     blob = site.repo.blob(BlobType.DATA, b"broken")
     pack, entries = site.repo.pack(blob)
     site.repo.index((pack, entries))
@@ -80,7 +80,7 @@ async def test_damaged_content_fails_alone(site: Site) -> None:
 
 
 async def test_unreachable_repository_is_given_up(memory_site: Site) -> None:
-    """When nothing can be read any more, the rest is told as failed without being tried."""
+    """Once nothing can be read, the remaining files fail without an attempt."""
     memory_site.volume(
         *(memory_site.file(f"{number:04}", b"%d" % number) for number in range(2000))
     )
@@ -94,12 +94,12 @@ async def test_unreachable_repository_is_given_up(memory_site: Site) -> None:
     report = await execute(view, planned)
     assert (len(report.failed), report.files) == (2000, 0)
     assert len({failure.path for failure in report.failed}) == 2000
-    assert len(memory_site.repo.storage.reads) < 1000  # what was under way at the same time
+    assert len(memory_site.repo.storage.reads) < 1000  # files that were read at the same time
     assert "Not tried" in report.failed[-1].error
 
 
 async def test_backup_gone_meanwhile(memory_site: Site) -> None:
-    """What was shown by our own folders and is gone when it is its turn is told."""
+    """Generated files of a backup that was removed are reported when their turn comes."""
     snapshot = memory_site.volume(memory_site.file("a", b"1"))
     view = await memory_site.view()
     planned = await memory_site.plan(f"/{BACKUP}/backup.json", view=view)
@@ -110,7 +110,7 @@ async def test_backup_gone_meanwhile(memory_site: Site) -> None:
 
 
 async def test_target_that_cannot_be_made(site: Site, tmp_path: Path) -> None:
-    """A target that became impossible is one clear error."""
+    """A target that became invalid is a single error."""
     site.volume(site.file("a", b"1"))
     view = await site.view()
     planned = await site.plan(_ALL, view=view)
@@ -121,7 +121,7 @@ async def test_target_that_cannot_be_made(site: Site, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("large", [False, True])
 async def test_cancelling_leaves_no_temporary_files(site: Site, large: bool) -> None:
-    """Cancelled in the middle, finished files stay, the begun one goes, folders are usable."""
+    """Finished files stay, unfinished ones are removed, and directories are accessible."""
     begun = (
         [site.file("large", *(bytes([n]) * 300_000 for n in range(1, 13)))]
         if large
@@ -150,7 +150,7 @@ async def test_cancelling_leaves_no_temporary_files(site: Site, large: bool) -> 
 
 @pytest.fixture
 def small_disk(site: Site) -> Iterator[None]:
-    """Let the target be a file system of one MiB."""
+    """Mount a file system of one MiB as the target."""
     site.target.mkdir()
     options = ["-t", "tmpfs", "-o", "size=1m", "none"]
     if subprocess.run(["mount", *options, site.target], check=False).returncode:
@@ -161,7 +161,7 @@ def small_disk(site: Site) -> Iterator[None]:
 
 @as_root
 async def test_no_room(site: Site, small_disk: None) -> None:
-    """A full disk fails the files that do not fit, with a hint, and leaves no half ones."""
+    """A full disk fails the files that do not fit, with a hint, and leaves no partial files."""
     large = site.file("1 large", *(os.urandom(90_000) for _ in range(24)))
     small = [f"{number:03}" for number in range(2, 100)]
     site.volume(large, *(site.file(name, name.encode()) for name in small))
@@ -170,7 +170,7 @@ async def test_no_room(site: Site, small_disk: None) -> None:
     (failure,) = report.failed
     assert failure.path.endswith(b"1 large")
     assert "make room" in failure.error
-    for name in small:  # though for a moment the large one had taken their room
+    for name in small:  # although the large one temporarily used their space
         assert (site.restored / name).read_text() == name
     assert not _leftovers(site.target)
     assert told[-1].files == told[-1].total_files == 99
@@ -179,7 +179,7 @@ async def test_no_room(site: Site, small_disk: None) -> None:
 
 @as_root
 async def test_no_room_for_anything(site: Site, small_disk: None) -> None:
-    """Where nothing fits, most is not even read, and all is told as failed once."""
+    """If nothing fits, most files are not read, and everything is reported once."""
     (site.target / "full").write_bytes(bytes(1 << 20))
     site.volume(*(site.file(f"{number:04}", b"%d" % number) for number in range(2000)))
     view = await site.view()
@@ -191,7 +191,7 @@ async def test_no_room_for_anything(site: Site, small_disk: None) -> None:
 
 
 async def test_without_root(memory_site: Site) -> None:
-    """Owners and devices need root: the rest is restored, told once, without set-user-ID."""
+    """Owners and devices need root: the rest is restored without setuid, with one note."""
     theirs = {"uid": 12345, "gid": 54321}
     memory_site.volume(
         memory_site.file("program", b"run", mode=_GO_SETUID | 0o755, **theirs),
@@ -225,7 +225,7 @@ async def test_without_root(memory_site: Site) -> None:
 
 
 async def test_inherited_acl_is_not_kept(site: Site) -> None:
-    """A default ACL of the target's changes nothing about what is restored."""
+    """A default ACL of the target does not affect restored files."""
     site.volume(site.folder("d", site.file("a", b"1")))
     site.target.mkdir()
     none = 0xFFFFFFFF
@@ -243,7 +243,7 @@ async def test_inherited_acl_is_not_kept(site: Site) -> None:
 
 @as_root
 async def test_what_cannot_be_replaced(site: Site, tmp_path: Path) -> None:
-    """A mountpoint, an immutable file and an immutable folder are named with their true cause."""
+    """A mountpoint, an immutable file and an immutable directory: the error has the cause."""
     site.volume(
         *(site.file(name, b"new") for name in ("fine", "mounted", "frozen")),
         site.folder("closed", site.file("inside", b"new")),
@@ -282,7 +282,7 @@ def _freeze(path: Path, stack: ExitStack) -> None:
 
 
 async def test_too_small_a_target_is_foreseen(site: Site) -> None:
-    """The plan warns where more is to be written than is free, less what is replaced."""
+    """The plan warns if the size exceeds the free space plus that of replaced files."""
     huge = site.file("huge", b"x")
     huge["size"] = 1 << 60
     site.volume(huge, site.file("a", b"1"))

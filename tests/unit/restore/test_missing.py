@@ -1,4 +1,4 @@
-"""What could not be read, understood or was not covered: named, and never taken for removed."""
+"""Data that is unreadable, unknown or was not backed up is reported, and not as removed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VOLUMES = (b"redmine", b"volumes")
 
 
 def odd(name: str, kind: str | None, **fields: object) -> Json:
-    """Return an entry of a type that nothing can show."""
+    """Return an entry of an unknown type."""
     return {"name": name, "type": kind, "mode": 0o644, "mtime": "2026-11-22T21:30:00Z"} | fields
 
 
@@ -44,7 +44,7 @@ async def two(repo: MemoryRepo) -> tuple[BackupTree, Timeline, Timeline]:
 
 
 def tagged(repo: MemoryRepo, backup: str, hour: int, *volumes: Json) -> str:
-    """Back up all volumes of redmine as one point of data, as our own backups do."""
+    """Back up all volumes of redmine as one item, as cesbr does."""
     path = "/var/lib/ces/redmine/volumes"
     tree = repo.tree(repo.path(path, repo.folder("volumes", *volumes)))
     tags = [backup, "kind=volumes", "dogu=redmine"]
@@ -60,7 +60,7 @@ def metadata(repo: MemoryRepo, backup: str, hour: int, dogu: str = "redmine") ->
 
 @pytest.mark.parametrize("kind", ["irregular", "", None, "of the future"])
 async def test_an_unknown_type_is_shown_and_named(kind: str | None) -> None:
-    """Find lists it, diff says that its type is another, and each names it once."""
+    """`find` lists it, diff reports a type change, and each reports it once."""
     repo = MemoryRepo()
     save(repo, "a", repo.file("good", b"good"), repo.file("later", b"file"))
     save(repo, "b", repo.file("good", b"good"), odd("later", kind), hour=2)
@@ -87,7 +87,7 @@ async def test_an_unknown_type_is_shown_and_named(kind: str | None) -> None:
 
 @pytest.mark.parametrize("above", [True, False])
 async def test_an_unknown_type_outside_of_what_is_placed_is_not_hidden(*, above: bool) -> None:
-    """Its snapshot is shown whole, too, where it has one beside a volume or above."""
+    """The snapshot is also shown unchanged if it has one outside of the volumes."""
     repo = MemoryRepo()
     volume = repo.folder("files", repo.file("f", b"x"))
     beside = () if above else (odd("irregular", "irregular"),)
@@ -101,7 +101,7 @@ async def test_an_unknown_type_outside_of_what_is_placed_is_not_hidden(*, above:
 
 
 async def test_impossible_names_are_named() -> None:
-    """What no folder can hold is no entry, and is not passed over in silence."""
+    """Invalid names are not entries, but are reported."""
     repo = MemoryRepo()
     save(repo, "a", repo.file("good", b"good"), repo.file("..", b"evil"))
     line = await line_of(BackupTree(await repo.open()))
@@ -110,7 +110,7 @@ async def test_impossible_names_are_named() -> None:
 
 
 async def test_an_interrupted_backup_says_nothing_about_what_it_lacks() -> None:
-    """Neither log nor diff calls a dogu's volumes removed in it, and log compares across it."""
+    """`log` and diff report no removed volumes in it, and log compares across it."""
     repo = MemoryRepo()
     metadata(repo, "a", 1)
     tagged(repo, "a", 1, repo.folder("files", repo.file("f", b"1"), repo.file("gone", b"1")))
@@ -148,7 +148,7 @@ async def test_a_backup_of_one_dogu_says_nothing_about_the_others() -> None:
 
 
 async def test_a_volume_that_is_gone_is_removed() -> None:
-    """Where all volumes of a dogu are one point of data, one that is not there did not exist."""
+    """If all volumes are one item, a volume that is not in it did not exist."""
     repo = MemoryRepo()
     tagged(repo, "a", 1, repo.folder("files", repo.file("f", b"1")), repo.folder("old"))
     tagged(repo, "b", 2, repo.folder("files", repo.file("f", b"1")))
@@ -159,7 +159,7 @@ async def test_a_volume_that_is_gone_is_removed() -> None:
 
 
 async def test_a_folder_that_cannot_be_read_is_not_removed() -> None:
-    """Diff compares the rest and names it; versions and log take nothing in it for gone."""
+    """`diff` compares the rest and reports it; versions and log report nothing removed."""
     repo = MemoryRepo()
     sub = repo.folder("sub", repo.file("f", b"x"))
     save(repo, "a", sub, repo.file("g", b"1"))
@@ -180,7 +180,7 @@ async def test_a_folder_that_cannot_be_read_is_not_removed() -> None:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
-    """Return where restores go."""
+    """Return the target of restores."""
     return Site(tmp_path / "target")
 
 
@@ -208,7 +208,7 @@ async def test_a_restore_names_the_dogu_whose_snapshot_is_damaged(
 
 
 async def test_a_restore_names_what_the_backup_could_not_read(site: Site, tmp_path: Path) -> None:
-    """Only of what was chosen, above, at or below it; in place, only what has a place."""
+    """Only for selected paths, above, at or below them; in place only for placed ones."""
     snapshot = site.volume(site.folder("sub", site.file("f", b"x")), site.file("g", b"x"))
     failed = [FailedPath("/srv/root/var/lib/ces/redmine/volumes/files/sub/secret", "no access")]
     site.manifest(
@@ -234,7 +234,7 @@ async def test_a_restore_names_what_the_backup_could_not_read(site: Site, tmp_pa
 
 
 async def test_a_blob_that_cannot_be_read_is_no_other_content() -> None:
-    """Two files that cannot be compared are named by diff, and not called changed."""
+    """`diff` reports files that cannot be compared, and not as changed."""
     repo = MemoryRepo()
     save(repo, "a", repo.file("f", b"one", b"two"), repo.file("g", b"1"))
     other = repo.file("f", b"on", b"etwo")

@@ -1,4 +1,4 @@
-"""The plan, and what lies in the target or is put there meanwhile."""
+"""The plan, existing files in the target, and changes in the target after planning."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _leftovers(top: Path) -> list[Path]:
 
 
 async def test_plan_writes_nothing_and_tells_all(site: Site) -> None:
-    """Totals, what exists already and what becomes of it, before anything is touched."""
+    """Totals, existing files and their actions, before anything is written."""
     site.volume(
         site.file("new", b"12345"),
         site.file("there", b"123"),
@@ -55,7 +55,7 @@ async def test_plan_writes_nothing_and_tells_all(site: Site) -> None:
 
 
 async def test_plan_of_nothing_there(site: Site) -> None:
-    """A target that does not exist is not made by planning."""
+    """Planning does not create a missing target."""
     site.volume(site.file("a", b"1"))
     planned = await site.plan(f"/{BACKUP}")
     assert (planned.existing, planned.files, planned.folders) == (0, 2, 3)
@@ -63,7 +63,7 @@ async def test_plan_of_nothing_there(site: Site) -> None:
 
 
 async def test_target_in_a_file_is_refused(site: Site) -> None:
-    """A file is no target."""
+    """A file is not a valid target."""
     site.volume(site.file("a", b"1"))
     site.target.write_text("a file")
     with pytest.raises(UsageError, match="not a folder"):
@@ -71,7 +71,7 @@ async def test_target_in_a_file_is_refused(site: Site) -> None:
 
 
 async def test_names_no_folder_can_hold_fail(site: Site, tmp_path: Path) -> None:
-    """Names that would lead out are told as failures; what is beside them is restored."""
+    """Names with path traversal are reported as failures; other entries are restored."""
     site.volume(
         site.file("fine", b"1"),
         site.file("..", b"2"),
@@ -87,7 +87,7 @@ async def test_names_no_folder_can_hold_fail(site: Site, tmp_path: Path) -> None
 
 
 async def test_missing_tree_fails_alone(site: Site) -> None:
-    """A folder whose tree is lost is told; everything else is restored."""
+    """A directory with a missing tree is reported; everything else is restored."""
     site.volume(
         site.folder("lost", subtree="ee" * 32),
         site.folder("whole", site.file("a", b"1")),
@@ -99,7 +99,7 @@ async def test_missing_tree_fails_alone(site: Site) -> None:
 
 
 async def test_no_link_in_the_target_is_followed(site: Site, tmp_path: Path) -> None:
-    """A symlink where a folder belongs fails; nothing is written where it leads."""
+    """A symlink in place of a directory fails; nothing is written to its target."""
     outside = tmp_path / "outside"
     outside.mkdir()
     site.volume(site.folder("d", site.file("x", b"1")), site.file("fine", b"2"))
@@ -112,7 +112,7 @@ async def test_no_link_in_the_target_is_followed(site: Site, tmp_path: Path) -> 
 
 
 async def test_link_put_there_meanwhile_is_not_followed(site: Site, tmp_path: Path) -> None:
-    """A folder exchanged for a symlink after planning leads nothing out of the target."""
+    """A directory replaced by a symlink after planning does not lead out of the target."""
     outside = tmp_path / "outside"
     outside.mkdir()
     site.volume(
@@ -134,7 +134,7 @@ async def test_link_put_there_meanwhile_is_not_followed(site: Site, tmp_path: Pa
 
 @pytest.mark.parametrize("overwrite", list(Overwrite))
 async def test_file_put_there_meanwhile_is_kept(site: Site, overwrite: Overwrite) -> None:
-    """What the plan did not show is not replaced: skipped by the default rule, else a failure."""
+    """A file that is not in the plan is not replaced: skipped by default, else a failure."""
     site.volume(site.file("a", b"from the backup"))
 
     def appear() -> None:
@@ -149,7 +149,7 @@ async def test_file_put_there_meanwhile_is_kept(site: Site, overwrite: Overwrite
 
 
 async def test_file_made_newer_meanwhile_is_kept(site: Site) -> None:
-    """By if-newer, a file that was changed after planning is not replaced."""
+    """With if-newer, a file changed after planning is not replaced."""
     site.volume(site.file("a", b"from the backup"))
     site.restored.mkdir(parents=True)
     (site.restored / "a").write_text("old")
@@ -164,7 +164,7 @@ async def test_file_made_newer_meanwhile_is_kept(site: Site) -> None:
 
 
 async def test_target_may_be_a_link(site: Site, tmp_path: Path) -> None:
-    """The target itself may be reached through a symlink."""
+    """The target itself may be a symlink."""
     site.volume(site.file("a", b"1"))
     (tmp_path / "real").mkdir()
     site.target.symlink_to("real")
@@ -173,7 +173,7 @@ async def test_target_may_be_a_link(site: Site, tmp_path: Path) -> None:
 
 
 async def test_folder_put_there_meanwhile_is_kept(site: Site) -> None:
-    """A folder that appeared after planning is restored into and keeps its mode."""
+    """A directory created after planning is used and keeps its mode."""
     site.volume(site.folder("d", site.file("a", b"1")))
 
     def appear() -> None:

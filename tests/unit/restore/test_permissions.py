@@ -1,4 +1,4 @@
-"""Folders that were restored read-only, restored into again by their owner without root."""
+"""Restore again into read-only restored directories, as their owner without root."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _GO_DIR = 1 << 31
 
 @pytest.fixture(params=[0o555, 0o444, 0o311, 0o000], ids=oct)
 def mode(request: pytest.FixtureRequest) -> int:
-    """The mode of the folders."""
+    """The mode of the directories."""
     return int(request.param)
 
 
 @pytest.fixture
 def site(mode: int) -> Iterator[Site]:
-    """Two folders of this mode, one in the other, restored once by a user without rights."""
+    """Two nested directories with this mode, restored once by an unprivileged user."""
     with as_nobody() as place:
         site = Site(place / "target")
         inner = site.folder("inner", site.file("b", b"2"), mode=_GO_DIR | mode)
@@ -65,7 +65,7 @@ async def _restore(site: Site, overwrite: Overwrite, journals: Path) -> RestoreR
 
 @pytest.mark.parametrize("overwrite", list(Overwrite))
 async def test_again(site: Site, mode: int, overwrite: Overwrite) -> None:
-    """What is missing or changed comes back, and the folders have their modes again."""
+    """Missing and changed files are restored, and the directories keep their modes."""
     await site.restore(_ALL)
     _open(site)
     outer = site.restored / "outer"
@@ -82,7 +82,7 @@ async def test_again(site: Site, mode: int, overwrite: Overwrite) -> None:
 
 
 async def test_a_plan_changes_nothing(site: Site, mode: int) -> None:
-    """What cannot be looked into is named, not opened."""
+    """Inaccessible directories are reported, without changing their modes."""
     await site.restore(_ALL)
     outer = site.restored / "outer"
     before = outer.stat()
@@ -95,7 +95,7 @@ async def test_a_plan_changes_nothing(site: Site, mode: int) -> None:
 
 
 async def test_after_a_partial_run(site: Site, mode: int, tmp_path: Path) -> None:
-    """What failed is tried again below the folders that the partial run left closed."""
+    """Failed files are retried below directories that the partial run left read-only."""
     journals = site.target.parent / "journals"
     blocked = site.restored / "outer/inner/b"
     blocked.mkdir(parents=True)
@@ -111,7 +111,7 @@ async def test_after_a_partial_run(site: Site, mode: int, tmp_path: Path) -> Non
 
 
 async def test_after_a_killed_run(site: Site, mode: int) -> None:
-    """A folder that a killed restore left open gets the mode back that it had before."""
+    """A directory left writable by a killed restore gets its previous mode back."""
     journals = site.target.parent / "journals"
     await site.restore(_ALL)
     _open(site)
@@ -119,7 +119,7 @@ async def test_after_a_killed_run(site: Site, mode: int) -> None:
     (outer / "a").unlink()
     for path in (outer / "inner", outer):
         path.chmod(mode)
-    with Journal(journals, site.target) as journal:  # what such a run had come to
+    with Journal(journals, site.target) as journal:  # the state of such a run
         journal.begin({"repository": "r"})
         journal.folder(f"{VOLUME}/outer".encode(), dressed=False, mode=mode)
         outer.chmod(mode | 0o700)
@@ -129,7 +129,7 @@ async def test_after_a_killed_run(site: Site, mode: int) -> None:
 
 
 async def test_the_folder_of_somebody_else_stays_closed(site: Site) -> None:
-    """Nothing is opened that is not the user's own."""
+    """The mode of other users' directories is not changed."""
     if os.getuid() != 0:
         pytest.skip("only root can give a folder away")
     await site.restore(_ALL)

@@ -1,4 +1,4 @@
-"""Registry data out of a backup, into a file registry and a real etcd: plan, write, conflicts."""
+"""Restore registry data to a file registry and a real etcd: plan, write, conflicts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ INSTANCE = {
 
 
 def save(repo: MemoryRepo, owner: str | None, document: object, *, backup: str = "A") -> str:
-    """Save a registry.json as our backups do."""
+    """Save a registry.json as cesbr does."""
     tags = [backup, "kind=registry", *([f"dogu={owner}"] if owner else [])]
     content = document if isinstance(document, bytes) else json.dumps(document).encode()
     tree = repo.tree(repo.file("registry.json", content))
@@ -58,7 +58,7 @@ def repo() -> MemoryRepo:
 
 @pytest.fixture
 def instance(registry: Registry, tmp_path: Path) -> Instance:
-    """An instance with an empty registry, of files and in etcd."""
+    """An instance with an empty registry, in files and in etcd."""
     return Instance(tmp_path / "root", registry)
 
 
@@ -69,14 +69,14 @@ async def opened(repo: MemoryRepo) -> tuple[BackupTree, Backup]:
 
 
 async def restored(instance: Instance, planned: RegistryPlan) -> RegistryReport:
-    """Write what was planned."""
+    """Execute the plan."""
     report = RegistryReport(planned)
     await write_registry(instance.registry, report)
     return report
 
 
 async def required(view: BackupTree, backup: Backup, instance: Instance) -> None:
-    """Require the same blueprint, as the registry wants it."""
+    """Require the same blueprint through the registry key."""
     config = await backup_config(instance.registry)
     await require_same_blueprint(view, backup, instance, config)
 
@@ -86,7 +86,7 @@ def actions(planned: RegistryPlan) -> dict[str, str]:
 
 
 async def test_all_goes_into_an_empty_registry(repo: MemoryRepo, instance: Instance) -> None:
-    """Everything is added; a second time nothing differs."""
+    """Everything is added; a second plan has no differences."""
     view, backup = await opened(repo)
     report = await restored(instance, await plan_registry(view, backup, instance))
     assert (report.written, report.exit_code) == (7, 0)
@@ -98,7 +98,7 @@ async def test_all_goes_into_an_empty_registry(repo: MemoryRepo, instance: Insta
 
 
 async def test_the_plan_says_what_differs(repo: MemoryRepo, instance: Instance) -> None:
-    """New, changed, equal and additional keys are told apart, of the dogus that are chosen."""
+    """New, changed, equal and additional keys of the selected dogus are listed separately."""
     view, backup = await opened(repo)
     await instance.registry.set("/config/redmine/logging/root", "DEBUG")
     await instance.registry.set("/config/redmine/extra", "mine")
@@ -122,7 +122,7 @@ async def test_the_plan_says_what_differs(repo: MemoryRepo, instance: Instance) 
 
 
 async def test_some_keys_alone(repo: MemoryRepo, instance: Instance) -> None:
-    """Keys and folders of keys can be named; one that is nowhere is an error."""
+    """Keys and directories of keys can be selected; a missing one is an error."""
     view, backup = await opened(repo)
     planned = await plan_registry(view, backup, instance, keys=["/config/redmine/", "/blueprint"])
     assert list(actions(planned)) == [
@@ -142,15 +142,15 @@ async def test_some_keys_alone(repo: MemoryRepo, instance: Instance) -> None:
 
 
 async def test_what_changes_meanwhile_is_not_written(repo: MemoryRepo, instance: Instance) -> None:
-    """Between plan and writing somebody else may write: that stays, and is told."""
+    """Keys modified after planning are skipped and reported."""
     view, backup = await opened(repo)
     await instance.registry.set("/config/redmine/gone", "soon")
     await instance.registry.set("/config/redmine/logging/root", "DEBUG")
     planned = await plan_registry(view, backup, instance, ["redmine"], delete=True)
     await instance.registry.set("/config/redmine/logging/root", "ERROR")
     await instance.registry.set("/dogu/redmine/current", "7.0-1")
-    await instance.registry.set("/dogu/redmine/6.1-1", "{}")  # as it is to become
-    await instance.registry.delete("/config/redmine/gone")  # as it is to become
+    await instance.registry.set("/dogu/redmine/6.1-1", "{}")  # the planned value
+    await instance.registry.delete("/config/redmine/gone")  # the planned value
     report = await restored(instance, planned)
     assert report.conflicts == ["/config/redmine/logging/root", "/dogu/redmine/current"]
     assert (report.written, report.removed, report.exit_code) == (2, 1, 3)
@@ -159,7 +159,7 @@ async def test_what_changes_meanwhile_is_not_written(repo: MemoryRepo, instance:
 
 
 async def test_a_dogu_counts_as_installed_last(repo: MemoryRepo, instance: Instance) -> None:
-    """What makes a dogu an installed one comes after all else, and goes before it."""
+    """The key that marks a dogu as installed is written last and deleted first."""
     view, backup = await opened(repo)
     planned = await plan_registry(view, backup, instance, ["redmine"])
     assert [change.key for change in planned.changes][-2:] == [
@@ -180,7 +180,7 @@ async def test_a_dogu_counts_as_installed_last(repo: MemoryRepo, instance: Insta
 
 
 async def test_a_key_in_the_way_is_told(repo: MemoryRepo, instance: Instance) -> None:
-    """Where a folder is to become a value, or a value a folder, --delete makes room."""
+    """If a directory becomes a value or vice versa, --delete removes the obstacle."""
     view, backup = await opened(repo)
     await instance.registry.set("/config/redmine/logging", "a value")
     await instance.registry.set("/dogu/redmine/current/odd", "a folder")
@@ -199,7 +199,7 @@ async def test_a_key_in_the_way_is_told(repo: MemoryRepo, instance: Instance) ->
 async def test_what_the_backup_could_not_read_is_not_removed(
     repo: MemoryRepo, instance: Instance
 ) -> None:
-    """A key that failed in the backup may have been there: --delete leaves it alone."""
+    """--delete keeps keys that failed in the backup, as they may have existed."""
     snapshot = save(repo, "cas", {"/config/cas/a": "1"})
     failed = [FailedPath("/config/cas/broken", "unreadable")]
     points = [Point("registry", "cas", snapshot, 10, failed)]
@@ -215,7 +215,7 @@ async def test_what_the_backup_could_not_read_is_not_removed(
 
 
 async def test_what_does_not_belong_is_refused(instance: Instance) -> None:
-    """A registry.json can only restore the keys that it is for, and only texts."""
+    """A registry.json restores only keys of its owner, and only string values."""
     repo = MemoryRepo()
     odd = {"config/redmine/a": "1", "/config/backup/encryption_key": "mine", "/config/redmine/n": 1}
     save(repo, "redmine", odd)
@@ -235,7 +235,7 @@ async def test_what_does_not_belong_is_refused(instance: Instance) -> None:
 
 
 async def test_cancelled_it_can_be_done_again(repo: MemoryRepo, instance: Instance) -> None:
-    """What was written before ^C stays, is reported, and the rest is what a second run does."""
+    """Keys written before ^C are kept and reported; a second run writes the rest."""
     view, backup = await opened(repo)
     report = RegistryReport(await plan_registry(view, backup, instance))
     with trio.CancelScope() as scope:
@@ -265,7 +265,7 @@ async def test_cancelled_it_can_be_done_again(repo: MemoryRepo, instance: Instan
 async def test_other_blueprints_are_denied(
     saved: str | None, live: str | None, denied: bool, instance: Instance
 ) -> None:
-    """With the key true only a backup of the same blueprint is restored; without, any."""
+    """If the key is true, only backups of the same blueprint are restored."""
     repo = MemoryRepo()
     document = {"/config/_global/x": "1"}
     if saved:
@@ -284,7 +284,7 @@ async def test_other_blueprints_are_denied(
 
 
 async def test_a_backup_that_does_not_tell_is_denied(instance: Instance) -> None:
-    """A backup of one dogu has no blueprint in it."""
+    """A backup of one dogu contains no blueprint."""
     repo = MemoryRepo()
     save(repo, "redmine", REDMINE)
     view, backup = await opened(repo)
@@ -294,7 +294,7 @@ async def test_a_backup_that_does_not_tell_is_denied(instance: Instance) -> None
 
 
 def test_ids_of_blueprints() -> None:
-    """Only one id that is plainly told counts."""
+    """Only an unambiguous ID is used."""
     assert blueprint_id({"/blueprint": '{"blueprintId": "x"}', "/blueprint/y": "[1]"}) == "x"
     assert blueprint_id({"/a": '{"blueprintId": "x"}', "/b": '{"blueprintid": "y"}'}) is None
     assert blueprint_id({"/a": "{", "/b": "x", "/c": '{"blueprintId": 1}'}) is None
@@ -315,13 +315,13 @@ def test_ids_of_blueprints() -> None:
     ],
 )
 def test_secrets_are_masked(key: str, value: str) -> None:
-    """Keys that sound secret and values that look so are hidden, also as one line."""
+    """Values with secret-sounding keys, or that look secret, are masked, also in one line."""
     assert is_secret(key, value)
     assert masked(key, value) == masked_line(key, value) == MASK
 
 
 def test_what_is_no_secret_is_shown() -> None:
-    """Ordinary values are as they are; a line is escaped, cut, and without a URL's password."""
+    """Other values are shown, escaped and truncated, without passwords in URLs."""
     assert not is_secret("/config/redmine/public.pem", "-----BEGIN RSA PUBLIC KEY-----")
     assert not is_secret("/config/_global/key_provider", "oaesp")
     assert masked("/config/x/y", None) is None
@@ -332,7 +332,7 @@ def test_what_is_no_secret_is_shown() -> None:
 
 
 async def test_refused_keys_count_as_failed(repo: MemoryRepo, instance: Instance) -> None:
-    """Refused keys count from the start, so that no report looks better than it is."""
+    """Rejected keys are counted as failed from the start."""
     view, backup = await opened(repo)
     planned = await plan_registry(view, backup, instance)
     refused = KeyFailure("/x", "why")

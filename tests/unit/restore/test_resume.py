@@ -1,4 +1,4 @@
-"""A restore that was cut short goes on where it was; what it finished is not what was there."""
+"""Resume an interrupted restore; files it has finished do not count as existing files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BLOBS = 12
 
 
 def _fill(site: Site) -> Site:
-    """Back up a folder of small files, some with two names, and a large file."""
+    """Back up a directory with small files, hard links, and a large file."""
     small = [
         site.file(f"{n:04}", b"%d" % n, inode=n // 2 + 1, device_id=1, links=2)
         if n % 10 < 2
@@ -45,7 +45,7 @@ def site(tmp_path: Path) -> Site:
 
 @pytest.fixture
 def journals(tmp_path: Path) -> Path:
-    """Where the journals are."""
+    """The directory of the journals."""
     return tmp_path / "journals"
 
 
@@ -57,7 +57,7 @@ async def _restore(
     stop: bool = False,
     kill: bool = False,
 ) -> RestoreReport | None:
-    """Restore all with a journal; None when it was stopped as soon as something was done."""
+    """Restore everything with a journal; return None if stopped after the first file."""
     view = await site.view()
     selection = select([await view.resolve(_ALL)])
     with Journal(journals, site.target) as journal:
@@ -67,7 +67,7 @@ async def _restore(
         with trio.CancelScope() as scope:
 
             def told(progress: Progress) -> None:
-                if kill and progress.bytes > 1_000_000:  # the large file was begun
+                if kill and progress.bytes > 1_000_000:  # the large file was started
                     os.kill(os.getpid(), signal.SIGKILL)
                 if stop and progress.files:
                     scope.cancel()
@@ -82,7 +82,7 @@ def _inodes(site: Site) -> dict[str, tuple[int, int]]:
 
 
 def _single(site: Site) -> list[Path]:
-    """Return the restored files that have one name."""
+    """Return the restored files with a single name."""
     return sorted(p for p in site.restored.rglob("0*") if p.stat().st_nlink == 1)
 
 
@@ -98,7 +98,7 @@ def _check(site: Site) -> None:
 
 @pytest.mark.parametrize("overwrite", [Overwrite.NEVER, Overwrite.ALWAYS])
 async def test_interrupted(site: Site, journals: Path, overwrite: Overwrite) -> None:
-    """The next run finishes it, writes nothing a second time, and then leaves no journal."""
+    """The next run completes it, writes nothing twice, and removes the journal."""
     existing = site.restored / "small/0002"
     existing.parent.mkdir(parents=True)
     existing.write_text("mine")
@@ -124,7 +124,7 @@ async def test_interrupted(site: Site, journals: Path, overwrite: Overwrite) -> 
 
 
 async def test_changed_since(site: Site, journals: Path) -> None:
-    """What was restored and is changed or moved since counts as any other file that is there."""
+    """A restored file that was changed or moved since counts as an existing file."""
     assert await _restore(site, journals, stop=True) is None
     changed, replaced, gone = _single(site)[:3]
     changed.write_text("mine")
@@ -138,7 +138,7 @@ async def test_changed_since(site: Site, journals: Path) -> None:
 
 
 async def test_killed(site: Site, journals: Path, tmp_path: Path) -> None:
-    """SIGKILL leaves a half file under a temporary name: the next run removes it, and finishes."""
+    """SIGKILL leaves a temporary file; the next run removes it and completes the restore."""
     script = (
         "import sys, trio; from pathlib import Path; from tests.support.restore_site import Site\n"
         "from tests.unit.restore.test_resume import _fill, _restore\n"
@@ -164,7 +164,7 @@ async def test_killed(site: Site, journals: Path, tmp_path: Path) -> None:
 
 
 async def test_machine_went_down(site: Site, journals: Path) -> None:
-    """What was written before a crash of the machine, and may be half there, is written again."""
+    """Files written before a system crash, which may be incomplete, are written again."""
     assert await _restore(site, journals, stop=True) is None
     known, unknown = _single(site)[:2]
     file = file_of(journals, site.target)
@@ -182,7 +182,7 @@ async def test_machine_went_down(site: Site, journals: Path) -> None:
 
 
 async def test_what_failed_is_tried_again(site: Site, journals: Path) -> None:
-    """After a partial restore the journal stays, and the next one does only what failed."""
+    """After a partial restore the journal is kept; the next run retries only failures."""
     blocked = site.restored / "small/0002"
     blocked.mkdir(parents=True)
     blocked.parent.chmod(0o750)
@@ -200,7 +200,7 @@ async def test_what_failed_is_tried_again(site: Site, journals: Path) -> None:
 
 
 def test_one_at_a_time(journals: Path, tmp_path: Path) -> None:
-    """Two restores into one target at once are refused, by any name of it; others are not."""
+    """Concurrent restores to the same target are refused, whatever path is used for it."""
     (tmp_path / "link").symlink_to(tmp_path / "target")
     with Journal(journals, tmp_path / "target") as journal:
         with pytest.raises(RestoreRunningError, match="is running"):

@@ -1,4 +1,4 @@
-"""What is chosen, and where it lands."""
+"""The selection, and the target paths."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _at(*paths: str) -> list[ResolvedPath]:
 
 
 def test_each_path_is_chosen_once() -> None:
-    """Duplicates and what lies below another choice collapse; alike beginnings do not."""
+    """Duplicates and paths below other ones are removed; equal prefixes are not enough."""
     selection = select(_at("/B/a/b", "/B/a", "/B/a", "/B/a b", "/B/a-b/c", "/A/x", "/B/a/b/c"))
     assert selection.items == (
         Item(b"A", (b"x",)),
@@ -42,7 +42,7 @@ def test_each_path_is_chosen_once() -> None:
 
 @pytest.mark.parametrize("paths", [(), ("/",), ("/", "/B/a")])
 def test_nothing_and_everything_are_refused(paths: Sequence[str]) -> None:
-    """Neither no path nor the root can be restored."""
+    """An empty selection and the root cannot be restored."""
     with pytest.raises(UsageError):
         select(_at(*paths))
 
@@ -59,7 +59,7 @@ def test_nothing_and_everything_are_refused(paths: Sequence[str]) -> None:
     ],
 )
 def test_default_target_is_named_by_what_is_restored(paths: Sequence[str], folder: str) -> None:
-    """One backup names it, or one snapshot of no backup."""
+    """By the only backup, or by the only snapshot without a backup."""
     assert default_target(select(_at(*paths))) == Path(folder)
 
 
@@ -76,7 +76,7 @@ def test_default_target_is_named_by_what_is_restored(paths: Sequence[str], folde
     ],
 )
 def test_places_on_the_instance(shown: str, place: str) -> None:
-    """Volumes and configuration have their places; folders above them are looked into."""
+    """Volumes and configuration have a location; directories above them are expanded."""
     found = place_on_instance([part.encode() for part in shown.split("/") if part])
     assert found == tuple(part.encode() for part in place.split("/") if part)
 
@@ -99,7 +99,7 @@ def test_places_on_the_instance(shown: str, place: str) -> None:
     ],
 )
 def test_what_has_no_place_has_a_hint(shown: str) -> None:
-    """Registry data, metadata and snapshots shown whole are told why, and what to do."""
+    """Registry data, metadata and unplaced snapshots get a reason and a remedy."""
     reason = place_on_instance([part.encode() for part in shown.split("/")])
     assert isinstance(reason, str)
     assert reason.endswith(".")
@@ -119,7 +119,7 @@ async def _instance(site: Site) -> None:
 
 
 async def test_in_place_puts_everything_where_it_belongs(site: Site, tmp_path: Path) -> None:
-    """Volumes and configuration go home, live files beside them stay, the rest is left out."""
+    """Volumes and configuration are restored, other live files stay, the rest is skipped."""
     await _instance(site)
     root = tmp_path / "root"
     live = root / "var/lib/ces/redmine/volumes/files"
@@ -128,7 +128,7 @@ async def test_in_place_puts_everything_where_it_belongs(site: Site, tmp_path: P
     (live / "extra").write_text("live")
     (root / "etc").mkdir(mode=0o711)
     report = await site.restore(f"/{BACKUP}", target=InPlace(root), overwrite=Overwrite.ALWAYS)
-    assert [failure.path for failure in report.failed] == [b"B1"]  # it has no manifest
+    assert [failure.path for failure in report.failed] == [b"B1"]  # there is no manifest
     assert (live / "a").read_text() == "old a"
     assert (live / "extra").read_text() == "live"
     assert (root / "etc/ces/type").read_text() == "vm"
@@ -140,7 +140,7 @@ async def test_in_place_puts_everything_where_it_belongs(site: Site, tmp_path: P
 
 @pytest.mark.parametrize("path", ["redmine/dogu.json", "redmine/registry.json", "backup.json"])
 async def test_in_place_refuses_what_was_named(site: Site, tmp_path: Path, path: str) -> None:
-    """A path that has no place is an error when it was asked for itself."""
+    """An explicitly selected path without a location is an error."""
     await _instance(site)
     with pytest.raises(UsageError, match="in place"):
         await site.plan(f"/{BACKUP}/{VOLUME}", f"/{BACKUP}/{path}", target=InPlace(tmp_path))
@@ -148,7 +148,7 @@ async def test_in_place_refuses_what_was_named(site: Site, tmp_path: Path, path:
 
 
 async def test_in_place_takes_one_backup(site: Site, tmp_path: Path) -> None:
-    """Two backups of one place cannot both be there."""
+    """Two backups of the same location cannot both be restored."""
     site.volume(site.file("a", b"1"))
     site.volume(site.file("a", b"2"), backup="B2")
     with pytest.raises(UsageError, match="one backup"):
@@ -156,21 +156,21 @@ async def test_in_place_takes_one_backup(site: Site, tmp_path: Path) -> None:
 
 
 async def test_in_place_needs_the_root(site: Site, tmp_path: Path) -> None:
-    """A root that does not exist is not made."""
+    """A missing root directory is not created."""
     site.volume(site.file("a", b"1"))
     with pytest.raises(RestoreError, match="--root"):
         await site.plan("/B1", target=InPlace(tmp_path / "missing"))
 
 
 async def test_in_place_refuses_snapshots_of_no_backup(site: Site, tmp_path: Path) -> None:
-    """Where a snapshot without a backup belongs is not known."""
+    """Their location on the instance is unknown."""
     loose = site.repo.snapshot(site.repo.tree(site.file("a", b"1")), ["/a"])
     with pytest.raises(UsageError, match="--target"):
         await site.plan(f"/_snapshots/{loose[:8]}/a", target=InPlace(tmp_path))
 
 
 async def test_several_backups_lie_side_by_side(site: Site) -> None:
-    """With more than one backup, each has a folder of its own."""
+    """With more than one backup, each has a separate directory."""
     site.volume(site.file("a", b"1"))
     site.volume(site.file("a", b"2"), backup="B2")
     report = await site.restore(f"/B1/{VOLUME}/a", f"/B2/{VOLUME}")
@@ -180,7 +180,7 @@ async def test_several_backups_lie_side_by_side(site: Site) -> None:
 
 
 async def test_a_snapshot_of_no_backup_is_restored_below_its_id(site: Site) -> None:
-    """Loose snapshots keep their short ID in the path."""
+    """The path contains the short ID of the snapshot."""
     tree = site.repo.tree(site.folder("srv", site.file("a", b"1")))
     loose = site.repo.snapshot(tree, ["/srv"])
     await site.restore(f"/_snapshots/{loose[:8]}/srv/a")
@@ -188,7 +188,7 @@ async def test_a_snapshot_of_no_backup_is_restored_below_its_id(site: Site) -> N
 
 
 async def test_a_choice_that_is_gone_is_told(site: Site) -> None:
-    """A backup forgotten between choosing and planning is no crash."""
+    """A backup removed between selection and planning is an error message, not a crash."""
     snapshot = site.volume(site.file("a", b"1"))
     view = await site.view()
     located = [await view.resolve(f"/{BACKUP}/{VOLUME}/a")]

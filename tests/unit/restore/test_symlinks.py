@@ -1,4 +1,4 @@
-"""In place: symlinks above a volume are followed as backup follows them, no others are."""
+"""In place: symlinks above a volume are followed, as in a backup; no others are."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _VOLUME = "var/lib/ces/redmine/volumes/files"
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
-    """A volume with a folder, the instance's configuration, and a live instance."""
+    """A volume with a directory, the instance's configuration, and a live instance."""
     site = Site(tmp_path / "root")
     volume = site.volume(site.file("a", b"old"), site.folder("d", site.file("b", b"old")))
     node = site.folder("ces", site.file("type", b"old"))
@@ -33,7 +33,7 @@ def site(tmp_path: Path) -> Site:
 
 
 def _move(site: Site, path: str) -> Path:
-    """Move a folder of the instance elsewhere, and leave a link to there."""
+    """Move a directory of the instance elsewhere, and replace it with a symlink."""
     moved = site.target.parent / "disk/moved"
     moved.parent.mkdir()
     (site.target / path).rename(moved)
@@ -49,7 +49,7 @@ async def _plan(site: Site) -> RestorePlan:
 
 @pytest.mark.parametrize("moved", [*_ABOVE, "etc"])
 async def test_what_was_moved_is_followed(site: Site, moved: str) -> None:
-    """All comes back where the link leads, and the link stays."""
+    """Files are restored to the target of the link, and the link is kept."""
     _move(site, moved)
     report = await execute(await site.view(), await _plan(site))
     assert report.failed == []
@@ -60,7 +60,7 @@ async def test_what_was_moved_is_followed(site: Site, moved: str) -> None:
 
 @pytest.mark.parametrize("moved", [_VOLUME, f"{_VOLUME}/d", "etc/ces"])
 async def test_a_volume_or_below_is_not_followed(site: Site, moved: str) -> None:
-    """A link there is refused with a hint, and nothing is written where it leads."""
+    """A link there is refused with a hint, and nothing is written to its target."""
     there = _move(site, moved)
     planned = await _plan(site)
     report = await execute(await site.view(), planned)
@@ -70,7 +70,7 @@ async def test_a_volume_or_below_is_not_followed(site: Site, moved: str) -> None
 
 
 async def test_below_a_target_nothing_is_followed(site: Site, tmp_path: Path) -> None:
-    """The names of the instance's folders are nothing special below --target."""
+    """With --target the directory names of the instance have no special meaning."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     target = tmp_path / "target"
@@ -83,7 +83,7 @@ async def test_below_a_target_nothing_is_followed(site: Site, tmp_path: Path) ->
 
 
 async def test_a_link_to_nothing(site: Site) -> None:
-    """The disk that volumes were moved to is not mounted: refused, and nothing is made."""
+    """The disk with the volumes is not mounted: refused, and nothing is created."""
     moved = _move(site, "var/lib/ces")
     moved.rename(moved.with_name("gone"))
     report = await execute(await site.view(), await _plan(site))
@@ -94,7 +94,7 @@ async def test_a_link_to_nothing(site: Site) -> None:
 
 
 async def test_a_link_into_what_is_kept_out_of(site: Site) -> None:
-    """A link that leads into the repository, or deep into it, is refused."""
+    """A link to the repository, or to a directory inside it, is refused."""
     from cesbrfs.restore import make_plan, select
 
     moved = _move(site, "var/lib/ces")
@@ -111,7 +111,7 @@ async def test_a_link_into_what_is_kept_out_of(site: Site) -> None:
 
 
 async def test_a_link_that_was_changed_after_the_plan(site: Site) -> None:
-    """What the plan did not show is not written to."""
+    """A location that is not in the plan is not written to."""
     _move(site, "var/lib/ces")
     elsewhere = site.target.parent / "elsewhere"
     (elsewhere / "redmine/volumes/files").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""By if-changed what looks as in the backup is left alone; what differs is shown first."""
+"""if-changed: files equal to the backup are kept; differing files are listed first."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _acl() -> bytes:
 
 
 async def test_nothing_changed(site: Site) -> None:
-    """A second restore writes nothing, replaces no inode, and says how much is unchanged."""
+    """A second restore writes nothing, keeps all inodes, and reports the unchanged files."""
     await site.restore(_ALL)
     before = {path: path.lstat() for path in site.restored.iterdir()}
     report = await site.restore(_ALL, overwrite=Overwrite.IF_CHANGED)
@@ -87,7 +87,7 @@ async def test_nothing_changed(site: Site) -> None:
 
 @pytest.mark.parametrize("number", range(len(_DIFFERENCES)))
 async def test_what_differs_is_replaced(site: Site, number: int) -> None:
-    """One difference of any kind: that file is shown first, and alone is replaced."""
+    """Only a file with a difference is listed first and replaced."""
     name, change = _DIFFERENCES[number]
     await site.restore(_ALL)
     change(site.restored / name)
@@ -107,7 +107,7 @@ async def test_what_differs_is_replaced(site: Site, number: int) -> None:
 
 @pytest.mark.parametrize("name", ["one", "two"])
 async def test_a_changed_name_is_linked_to_the_other_again(site: Site, name: str) -> None:
-    """Of a file with two names the one that an editor replaced is one with the other again."""
+    """A hard link that an editor replaced is linked again."""
     await site.restore(_ALL)
     other = site.restored / ("two" if name == "one" else "one")
     inode = other.stat().st_ino
@@ -120,7 +120,7 @@ async def test_a_changed_name_is_linked_to_the_other_again(site: Site, name: str
 
 @pytest.mark.parametrize("overwrite", [Overwrite.NEVER, Overwrite.ALWAYS, Overwrite.IF_NEWER])
 async def test_every_plan_shows_first_what_differs(site: Site, overwrite: Overwrite) -> None:
-    """What is kept or replaced anyway comes after what differs, whatever its name."""
+    """Kept and unconditionally replaced files follow the differing ones."""
     await site.restore(_ALL)
     _touch(site.restored / "link")
     planned = await site.plan(_ALL, overwrite=overwrite)

@@ -1,4 +1,4 @@
-"""One file: written under a temporary name, checked, put in its place."""
+"""Write one file: temporary file, verification, rename."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PLAIN = FileMetadata(Node(b"f", "file", stat.S_IFREG | 0o640, mtime_ns=1, atime
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An empty folder to restore into."""
+    """An empty directory to restore into."""
     made = tmp_path / "target"
     made.mkdir()
     return made
@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opened(folder: Path) -> Iterator[int]:
-    """A descriptor of that folder."""
+    """A file descriptor of that directory."""
     descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     yield descriptor
     os.close(descriptor)
@@ -58,7 +58,7 @@ _pieces = st.lists(st.tuples(st.booleans(), st.integers(1, 3 * HOLE_BYTES)), min
 
 @given(_pieces, st.integers(0, 2 * HOLE_BYTES))
 def test_solid_leaves_out_nothing_but_zeros(pieces: list[tuple[bool, int]], offset: int) -> None:
-    """What is yielded is in order, and put into zeros it gives the data."""
+    """The pieces are in order, and with zeros in between they equal the data."""
     data = b"".join((b"\1" if full else b"\0") * length for full, length in pieces)
     rebuilt = bytearray(len(data))
     last = 0
@@ -71,7 +71,7 @@ def test_solid_leaves_out_nothing_but_zeros(pieces: list[tuple[bool, int]], offs
 
 @pytest.mark.parametrize("offset", [0, 1, HOLE_BYTES - 1, HOLE_BYTES])
 def test_solid_finds_the_holes(offset: int) -> None:
-    """A whole block of zeros is left out wherever the data begins in the file."""
+    """A complete block of zeros is omitted, wherever the data starts in the file."""
     lead = (-offset) % HOLE_BYTES
     data = b"x" * lead + bytes(HOLE_BYTES) + b"y"
     found = list(solid(data, offset))
@@ -79,7 +79,7 @@ def test_solid_finds_the_holes(offset: int) -> None:
 
 
 def test_placed_file_has_all_of_it(folder: Path, opened: int) -> None:
-    """Content in several blobs, mode and times, and no temporary name stays."""
+    """Content of several blobs, mode and times; the temporary file is gone."""
     new = NewFile(opened)
     blobs = [b"a" * 1000, bytes(200_000), b"b", bytes(100_000)]
     for blob in blobs:
@@ -94,7 +94,7 @@ def test_placed_file_has_all_of_it(folder: Path, opened: int) -> None:
 
 
 def test_altered_file_is_not_placed(folder: Path, opened: int) -> None:
-    """What reads back differently from what was backed up is a failure."""
+    """If the content read back differs from the backup, the file fails."""
     content = b"as it was backed up"
     new = NewFile(opened)
     new.write(content)
@@ -108,14 +108,14 @@ def test_altered_file_is_not_placed(folder: Path, opened: int) -> None:
 
 
 def _read_from_disks() -> int:
-    """Return how many bytes this process has had read from disks."""
+    """Return the number of bytes that this process has read from disks."""
     counts = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(counts["read_bytes"])
 
 
 @pytest.mark.parametrize("from_disk", [True, False])
 def test_verifying_reads_from_the_disk(folder: Path, opened: int, from_disk: bool) -> None:
-    """What the kernel still holds in memory proves nothing about the disk."""
+    """Reading from the page cache would not detect disk errors."""
     control = folder / "control"
     control.write_bytes(os.urandom(1 << 20))
     with control.open("rb") as file:
@@ -124,7 +124,7 @@ def test_verifying_reads_from_the_disk(folder: Path, opened: int, from_disk: boo
         before = _read_from_disks()
         file.read()
     if _read_from_disks() - before < 1 << 20:
-        pytest.skip("no disk lies below this folder")
+        pytest.skip("this directory is not on a disk")
     blobs = [os.urandom(1 << 20) for _ in range(3)]
     new = NewFile(opened)
     for blob in blobs:
@@ -138,7 +138,7 @@ def test_verifying_reads_from_the_disk(folder: Path, opened: int, from_disk: boo
 
 @pytest.mark.parametrize("shape", ["shorter", "longer"])
 def test_file_of_another_size_is_caught(folder: Path, opened: int, shape: str) -> None:
-    """A file cut meanwhile is a failure; what was appended is cut off."""
+    """A file truncated during the restore fails; appended data is removed."""
     content = b"as it was backed up"
     new = NewFile(opened)
     new.write(content)
@@ -155,7 +155,7 @@ def test_file_of_another_size_is_caught(folder: Path, opened: int, shape: str) -
 
 
 def test_missing_blob_is_caught(opened: int) -> None:
-    """A file that got fewer blobs than its node names does not pass."""
+    """A file with fewer blobs than its node lists fails."""
     new = NewFile(opened)
     new.write(b"one")
     with pytest.raises(RestoreError, match="Not all"):
@@ -165,7 +165,7 @@ def test_missing_blob_is_caught(opened: int) -> None:
 
 @pytest.mark.parametrize("kind", ["file", "link", "dangling", "folder"])
 def test_nothing_is_replaced_unasked(folder: Path, opened: int, kind: str) -> None:
-    """What appeared in the place of a new file stays, whatever it is."""
+    """Anything that appeared in place of a new file is kept."""
     there = folder / "f"
     match kind:
         case "file":
@@ -187,7 +187,7 @@ def test_nothing_is_replaced_unasked(folder: Path, opened: int, kind: str) -> No
 
 
 def test_link_is_replaced_and_not_followed(folder: Path, opened: int) -> None:
-    """Replacing a symlink leaves what it led to alone."""
+    """Replacing a symlink does not affect its target."""
     (folder / "other").write_text("other")
     (folder / "f").symlink_to("other")
     new = _written(opened, b"ours")
@@ -202,7 +202,7 @@ def test_link_is_replaced_and_not_followed(folder: Path, opened: int) -> None:
 def test_place_without_hard_links(
     folder: Path, opened: int, there: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the file system has no hard links, a rename does it, and still replaces nothing."""
+    """If the file system has no hard links, rename is used, without replacing anything."""
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
@@ -222,7 +222,7 @@ def test_place_without_hard_links(
 
 
 def test_link_to_a_replaced_file_is_not_made(folder: Path, opened: int) -> None:
-    """A further name is linked only to the very file that was restored."""
+    """A hard link is made only to the file that was restored."""
     (folder / "first").write_text("restored")
     status = (folder / "first").stat()
     other = (status.st_dev, status.st_ino + 1)
@@ -235,7 +235,7 @@ def test_link_to_a_replaced_file_is_not_made(folder: Path, opened: int) -> None:
 
 
 def test_folder_may_be_there_but_nothing_else(folder: Path, opened: int) -> None:
-    """A folder that appeared is used; a symlink to one is not."""
+    """An existing directory is used; a symlink to one is not."""
     assert make_folder(opened, b"new")
     assert stat.S_IMODE((folder / "new").stat().st_mode) == 0o700
     assert not make_folder(opened, b"new")
@@ -245,7 +245,7 @@ def test_folder_may_be_there_but_nothing_else(folder: Path, opened: int) -> None
 
 
 def test_descent_follows_no_link(tmp_path: Path) -> None:
-    """The target may be a symlink; a symlink below it is not gone through."""
+    """The target may be a symlink; symlinks below it are not followed."""
     (tmp_path / "real/a/b").mkdir(parents=True)
     (tmp_path / "target").symlink_to("real")
     (tmp_path / "real/link").symlink_to("a")
@@ -270,7 +270,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def test_new_target_is_its_owners_alone(tmp_path: Path) -> None:
-    """A target that is made can be looked into by nobody else; one that exists keeps its mode."""
+    """A new target is private; an existing one keeps its mode."""
     os.close(open_target(tmp_path / "a/b", create=True))
     assert stat.S_IMODE((tmp_path / "a/b").stat().st_mode) == 0o700
     (tmp_path / "there").mkdir(mode=0o755)
@@ -280,7 +280,7 @@ def test_new_target_is_its_owners_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("target", ["kept", "kept/new", "kept/a/b/new", "link/x", "file"])
 def test_targets_that_are_refused(tmp_path: Path, target: str) -> None:
-    """No target is in a guarded folder, through a symlink neither, and none is a file."""
+    """A file, and any path in a guarded directory, even through a symlink."""
     (tmp_path / "kept/a").mkdir(parents=True)
     (tmp_path / "link").symlink_to("kept")
     (tmp_path / "file").touch()
@@ -292,14 +292,14 @@ def test_targets_that_are_refused(tmp_path: Path, target: str) -> None:
 
 
 def test_whole_devices_are_guarded(tmp_path: Path) -> None:
-    """Nothing is restored into a mount of backups."""
+    """Nothing is restored to a mount of backups."""
     guard = ForbiddenTargets(devices={tmp_path.stat().st_dev: "a mount of the backups"})
     with pytest.raises(UsageError, match="mount"):
         inspect(tmp_path / "new", guard)
 
 
 def test_notes_tell_each_kind_once() -> None:
-    """What befell many files is one sentence with the first of them."""
+    """A note about many files is one sentence with the first path."""
     notes = Warnings()
     for name in (b"a", b"b", b"c"):
         notes.add("The owner could not be set", name, "do this")
@@ -312,7 +312,7 @@ def test_notes_tell_each_kind_once() -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EIO, errno.ELOOP])
 def test_errors_say_what_to_do(number: int) -> None:
-    """An error of the system becomes one sentence with a hint."""
+    """An OSError becomes one sentence with a hint."""
     said = tell(OSError(number, "x"))
     assert said.startswith(os.strerror(number))
     assert said.endswith(".")

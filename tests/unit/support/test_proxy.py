@@ -1,4 +1,4 @@
-"""The tests' own proxy does to a connection what it says, and nothing else."""
+"""The test proxy injects exactly the configured faults."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CONTENT = bytes(range(251)) * (2 * _MiB // 251)
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[tuple[str, int]]:
-    """A server that answers each byte it gets with `_CONTENT`."""
+    """A server that responds to each received byte with `_CONTENT`."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def answer(connection: socket.socket) -> None:
@@ -52,7 +52,7 @@ def _connect(proxy: Proxy) -> socket.socket:
 
 
 def _ask(connection: socket.socket, size: int = len(_CONTENT)) -> bytes:
-    """Ask for the content and return what comes of it until `size` bytes, the end or an error."""
+    """Request the content; return what was received until `size` bytes, the end or an error."""
     connection.sendall(b"?")
     got = bytearray()
     with contextlib.suppress(ConnectionResetError):
@@ -62,7 +62,7 @@ def _ask(connection: socket.socket, size: int = len(_CONTENT)) -> bytes:
 
 
 def test_everything_passes_unchanged(proxy: Proxy) -> None:
-    """Without faults the content comes as it is, over several connections at once."""
+    """Without faults the content is unchanged, also over several connections at once."""
     with _connect(proxy) as first, _connect(proxy) as second:
         assert _ask(first) == _ask(second) == _CONTENT
     assert proxy.accepted == 2
@@ -70,7 +70,7 @@ def test_everything_passes_unchanged(proxy: Proxy) -> None:
 
 
 def test_delay_costs_a_round_trip_not_throughput(proxy: Proxy) -> None:
-    """The first byte takes the round trip, the other 2 MiB travel beside it."""
+    """The first byte takes one round trip; the other 2 MiB arrive at full rate."""
     proxy.round_trip = 0.2
     with _connect(proxy) as connection:
         _ask(connection)
@@ -90,7 +90,7 @@ def test_rate_is_shared_by_all_connections(proxy: Proxy) -> None:
 
 
 def test_reset_and_truncate_cut_the_answer_where_they_should(proxy: Proxy) -> None:
-    """At most as many bytes arrive as were to pass; another connection is whole again."""
+    """At most the given number of bytes arrives; another connection works."""
     for fault in (Fault.RESET, Fault.TRUNCATE):
         proxy.inject(fault, after=300_000)
         with _connect(proxy) as connection:
@@ -103,7 +103,7 @@ def test_reset_and_truncate_cut_the_answer_where_they_should(proxy: Proxy) -> No
 
 
 def test_corrupt_flips_one_bit_of_one_byte(proxy: Proxy) -> None:
-    """The byte at the place that was named differs, again and again where that was asked for."""
+    """The byte at the given offset differs, repeatedly if configured."""
     proxy.inject(Fault.CORRUPT, after=1_000_000, times=2)
     with _connect(proxy) as connection:
         got = _ask(connection)
@@ -112,7 +112,7 @@ def test_corrupt_flips_one_bit_of_one_byte(proxy: Proxy) -> None:
 
 
 def test_stall_stops_one_connection(proxy: Proxy) -> None:
-    """What stalls sends no more, and others go on."""
+    """A stalled connection sends no more data; other connections continue."""
     proxy.inject(Fault.STALL, after=1000)
     with _connect(proxy) as stalled, _connect(proxy) as other:
         assert _ask(stalled, 1000) == _CONTENT[:1000]
@@ -123,7 +123,7 @@ def test_stall_stops_one_connection(proxy: Proxy) -> None:
 
 
 def test_refuse_and_admit(proxy: Proxy) -> None:
-    """Open connections are reset and new ones refused, until they are admitted on the same port."""
+    """Open connections are reset and new ones refused, until they are admitted again."""
     with _connect(proxy) as connection:
         _ask(connection)
         proxy.refuse()
@@ -137,7 +137,7 @@ def test_refuse_and_admit(proxy: Proxy) -> None:
 
 
 def test_hold_and_heal(proxy: Proxy) -> None:
-    """While everything is held nothing arrives; then what was held does."""
+    """No data arrives while the proxy holds it; afterwards all data arrives."""
     with _connect(proxy) as connection:
         _ask(connection)
         proxy.hold()

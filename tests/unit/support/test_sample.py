@@ -1,4 +1,4 @@
-"""The sample instance really holds what tests and the demo rely on."""
+"""The sample instance contains what tests and the demo rely on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sample(
 
 
 def _content(top: Path) -> dict[str, tuple[int, int, bytes]]:
-    """Mode, time and content of everything below `top`, keys and what they encrypt left out."""
+    """Mode, time and content of everything below `top`, without keys and encrypted data."""
     found = {}
     for path in sorted(top.rglob("*")):
         about = path.lstat()
@@ -37,7 +37,7 @@ def _content(top: Path) -> dict[str, tuple[int, int, bytes]]:
 
 
 def test_every_dogu_has_its_volumes_filled_and_a_private_key(sample: Instance) -> None:
-    """All thirteen dogus are there, also volumes that no backup holds, and dogus without any."""
+    """All thirteen dogus, including volumes without backup and dogus without volumes."""
     assert len(sample.dogus) == 13
     for dogu in sample.dogus:
         for volume in dogu.volumes:
@@ -50,7 +50,7 @@ def test_every_dogu_has_its_volumes_filled_and_a_private_key(sample: Instance) -
 
 
 def test_registry_names_the_dogus_and_the_backup(sample: Instance) -> None:
-    """Values stand exactly in their files; a removed dogu has versions and no current one."""
+    """Files contain the exact values; a removed dogu has versions but no current one."""
     registry = sample.registry
     assert (registry / "config/backup/encryption_key").read_text() == sample.key
     assert (registry / "config/backup/local_config/path").read_text() == str(sample.repository)
@@ -65,7 +65,7 @@ def test_registry_names_the_dogus_and_the_backup(sample: Instance) -> None:
 
 
 def test_keys_of_descriptions_come_in_several_cases(sample: Instance) -> None:
-    """Some dogu.json has `Name`, some `name`, some `NAME`; mariadb leaves NeedsBackup out."""
+    """dogu.json uses `Name`, `name` and `NAME`; mariadb omits NeedsBackup."""
     names = set()
     for path in (sample.registry / "dogu_v2").glob("*/*[0-9]"):
         names |= {key for key in json.loads(path.read_text()) if key.lower() == "name"}
@@ -75,7 +75,7 @@ def test_keys_of_descriptions_come_in_several_cases(sample: Instance) -> None:
 
 
 def test_odd_names_are_there_byte_for_byte(sample: Instance) -> None:
-    """Quotes, patterns, line ends, bytes that are no UTF-8, 255 bytes."""
+    """Quotes, patterns, line breaks, invalid UTF-8, 255 bytes."""
     found = set(os.listdir(os.fsencode(sample.oddities / "names")))
     assert set(oddities.NAMES) <= found
     assert max(map(len, oddities.NAMES)) == 255
@@ -84,7 +84,7 @@ def test_odd_names_are_there_byte_for_byte(sample: Instance) -> None:
 
 
 def test_links_are_links(sample: Instance) -> None:
-    """Hard links in one folder and across two, symbolic ones to all kinds of places."""
+    """Hard links in one directory and across two, symlinks to all kinds of targets."""
     links = sample.oddities / "links"
     assert (links / "here/one").stat().st_nlink == 3
     assert (links / "here/one").samefile(links / "there/three")
@@ -95,7 +95,7 @@ def test_links_are_links(sample: Instance) -> None:
 
 
 def test_sparse_and_empty_files_are_so(sample: Instance) -> None:
-    """Holes take no room on the disk, and the empty ones are empty."""
+    """Holes use no disk space, and empty files are empty."""
     shapes = sample.oddities / "shapes"
     for path in shapes.glob("*hole*"):
         about = path.stat()
@@ -107,7 +107,7 @@ def test_sparse_and_empty_files_are_so(sample: Instance) -> None:
 
 
 def test_modes_times_and_attributes_are_kept(sample: Instance) -> None:
-    """Special bits, nanoseconds and far years, and an attribute of every byte."""
+    """Special bits, nanoseconds, distant years, and an attribute with every byte value."""
     modes = sample.oddities / "modes"
     assert {stat.S_IMODE(path.stat().st_mode) for path in modes.iterdir()} >= {
         0o4755,
@@ -126,7 +126,7 @@ def test_modes_times_and_attributes_are_kept(sample: Instance) -> None:
 
 
 def test_special_files_are_special(sample: Instance) -> None:
-    """A pipe and a socket; nothing here is a file that could be read by chance."""
+    """A FIFO and a socket, neither of which can be read like a file."""
     special = sample.oddities / "special"
     assert (special / "fifo").is_fifo()
     assert (special / "socket").is_socket()
@@ -134,7 +134,7 @@ def test_special_files_are_special(sample: Instance) -> None:
 
 @_AS_ROOT
 def test_root_gets_owners_closed_files_and_capabilities(sample: Instance) -> None:
-    """What only root can make is there when root makes it."""
+    """Files that only root can create exist if root builds it."""
     ldap = next(sample.volume("ldap", "db").glob("*.mdb")).stat()
     assert (ldap.st_uid, ldap.st_gid) == (100, 101)
     assert (sample.oddities / "owners/large ids").stat().st_uid == 3_000_000_000
@@ -149,13 +149,13 @@ def test_root_gets_owners_closed_files_and_capabilities(sample: Instance) -> Non
 
 
 def test_two_builds_are_alike(sample: Instance, tmp_path: Path) -> None:
-    """Nothing but the keys depends on when or where an instance is built."""
+    """Only the keys depend on the time and place of the build."""
     again = build(tmp_path / "again", repository=sample.repository)
     assert _content(again.root) == _content(sample.root)
 
 
 def test_changes_edit_add_delete_rename_and_update(tmp_path: Path) -> None:
-    """A day of work leaves every kind of difference, and a further day another one."""
+    """A day of changes has every kind of difference, and another day different ones."""
     instance = build(tmp_path / "root")
     seen = [_content(instance.root)]
     for day in (1, 2):

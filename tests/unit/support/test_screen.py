@@ -1,4 +1,4 @@
-"""The recorded session: how lines become a picture, and that text and picture agree."""
+"""The recorded session: conversion of terminal lines to a picture that matches the text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TEXT = "{http://www.w3.org/2000/svg}text"
 
 
 def test_colours_are_taken_apart() -> None:
-    """Styles add up until they are taken back; columns count cells, not characters."""
+    """Styles accumulate until they are reset; columns count cells, not characters."""
     line = "a\x1b[1mb\x1b[34m字c\x1b[39md\x1b[0m e\x1b[38;5;1mf\x1b[4;93mg"
     bold, blue = Style(bold=True), Style("#79c0ff", bold=True)
     assert list(runs(line)) == [
@@ -31,15 +31,15 @@ def test_colours_are_taken_apart() -> None:
 
 
 def test_pictures_are_well_formed() -> None:
-    """Whatever a line holds is text; it needs no font and no file from elsewhere."""
+    """Any line is escaped as text; no external fonts or files are needed."""
     made = picture(["<a> & \"b\" 'c'", "", "  \x1b[1mx"], "1 < 2")
-    root = ET.fromstring(made)  # noqa: S314 - our own
+    root = ET.fromstring(made)  # noqa: S314 - our own file
     texts = list(root.iter(_TEXT))
     assert [text.text for text in texts] == ["<a> & \"b\" 'c'", "x"]
     assert texts[1].get("class") == "b"
     assert float(texts[1].get("x") or 0) > float(texts[0].get("x") or 0)
     assert "url(" not in made
-    assert made.count("http") == 1  # the namespace
+    assert made.count("http") == 1  # the XML namespace
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,12 @@ def test_pictures_are_well_formed() -> None:
     ],
 )  # fmt: skip
 def test_the_recorded_session_shows_each_step(step: str) -> None:
-    """What the documentation shows is what it says it shows."""
+    """The recording contains every step that the documentation describes."""
     assert step in (_DOCS / "session.txt").read_text()
 
 
 def test_text_and_picture_are_of_one_session() -> None:
-    """Every word of the text stands in the picture."""
-    root = ET.parse(_DOCS / "session.svg").getroot()  # noqa: S314 - our own
+    """Every word of the text occurs in the picture."""
+    root = ET.parse(_DOCS / "session.svg").getroot()  # noqa: S314 - our own file
     shown = " ".join(str(text.text) for text in root.iter(_TEXT))
     assert shown.split() == (_DOCS / "session.txt").read_text().split()

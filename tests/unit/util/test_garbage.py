@@ -1,4 +1,4 @@
-"""Errors leave no cycles: a mount collects garbage rarely, and tracebacks hold what was read."""
+"""Errors create no reference cycles, which would keep data alive between rare collections."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def unreachable(_kind: FileType, _name: str) -> None:
 
 
 async def a_pack_that_is_gone() -> None:
-    """The index is listed again, in vain."""
+    """The index is listed again without success."""
     repo = MemoryRepo()
     blob = bytes.fromhex(repo.save(BlobType.DATA, b"content"))
     repo.flush()
@@ -37,7 +37,7 @@ async def a_pack_that_is_gone() -> None:
 
 
 async def damaged_index_files() -> None:
-    """The first error ends the others."""
+    """The first error cancels the other loads."""
 
     async def fail() -> None:
         await trio.lowlevel.checkpoint()
@@ -47,7 +47,7 @@ async def damaged_index_files() -> None:
 
 
 async def readers_that_share_a_load() -> None:
-    """One loads, the other waits for it."""
+    """One reader loads, the other waits."""
     cache: LruCache[str, bytes] = LruCache(100, len)
 
     async def load() -> bytes:
@@ -64,14 +64,14 @@ async def readers_that_share_a_load() -> None:
 
 
 async def a_stretch_whose_server_is_away() -> None:
-    """The error is kept for those who wait for the same stretch."""
+    """The error is stored for other readers of the same range."""
     repo = MemoryRepo()
     repo.storage.before_read = unreachable
     await RangeCoalescer(repo.storage, Throughput()).read(bytes(32), 0, 10)
 
 
 async def a_server_that_is_away() -> None:
-    """The error is kept for those who wait for the server."""
+    """The error is stored for other waiting readers."""
     repo = MemoryRepo()
     repo.storage.before_read = unreachable
     await RetryingStorage(repo.storage, 0).read(FileType.CONFIG)
@@ -88,7 +88,7 @@ async def a_server_that_is_away() -> None:
     ],
 )
 async def test_errors_leave_no_cycles(fail: Callable[[], Awaitable[None]]) -> None:
-    """All of them are freed at once, with their tracebacks."""
+    """All errors are freed immediately, with their tracebacks."""
     gc.collect()
     gc.disable()
     try:

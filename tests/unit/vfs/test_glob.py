@@ -11,7 +11,7 @@ from tests.support.memory_repo import MemoryRepo
 
 
 async def view_of(*names: str) -> BackupTree:
-    """Return a view of one backup, A, whose folder /A/redmine/volumes/files holds `names`."""
+    """Return a view of one backup A whose /A/redmine/volumes/files contains `names`."""
     repo = MemoryRepo()
     path = "/var/lib/ces/redmine/volumes/files"
     folder = repo.folder("files", *[repo.file(name, b"x") for name in names])
@@ -38,7 +38,7 @@ FILES = "/A/redmine/volumes/files"
     ],
 )
 async def test_what_matches(pattern: str, found: list[str]) -> None:
-    """As a shell would, but a name with a star in it goes first; `latest` is no second backup."""
+    """As in a shell, but an existing literal name has precedence; `latest` never matches."""
     view = await view_of("a.txt", "b.txt", "c", ".hidden", "star*", "star1")
     places = await expand(view, pattern)
     assert [place.parts[-1].decode() for place in places] == found
@@ -46,7 +46,7 @@ async def test_what_matches(pattern: str, found: list[str]) -> None:
 
 
 async def test_from_where_one_is() -> None:
-    """A path without a slash in front starts there."""
+    """A relative path starts in the given directory."""
     view = await view_of("a.txt")
     (place,) = await expand(view, "volumes/*/a*", (b"A", b"redmine"))
     assert place.shown == f"{FILES}/a.txt"
@@ -54,6 +54,6 @@ async def test_from_where_one_is() -> None:
 
 @pytest.mark.parametrize("pattern", ["/B*", f"{FILES}/*/x", f"{FILES}/[z]", "/A/[", "/none"])
 async def test_nothing_matches(pattern: str) -> None:
-    """Which is an error, as for any path that is not there."""
+    """It is an error, as for any missing path."""
     with pytest.raises(NotFoundError):
         await expand(await view_of("a.txt"), pattern)

@@ -559,7 +559,7 @@ class TestFarAway:
             await go_on.wait()
             return await listed()
 
-        view.repository.snapshots = slowly  # type: ignore[method-assign]  # a server far away
+        view.repository.snapshots = slowly  # type: ignore[method-assign]  # a remote server
         again = await view.at((b"b1", b"redmine", b"volumes", b"files"))
         assert again.node == before.node
         told: list[str] = []

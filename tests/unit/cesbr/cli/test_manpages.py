@@ -1,4 +1,4 @@
-"""The manual pages: complete, and such that the tools which show them have nothing to say."""
+"""The manual pages are complete and pass groff without warnings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAGES = {"cesbr": cesbr_page, "cesbrfs": cesbrfs_page}
 
 
 def _shown(page: str, *arguments: str) -> str:
-    """Return what groff makes of a page; fails when it warns."""
+    """Return the output of groff for a page; fail on warnings."""
     if shutil.which("groff") is None:
         reason = "no groff on PATH; `.ci/apt-packages servers` installs it"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
@@ -36,14 +36,14 @@ def _shown(page: str, *arguments: str) -> str:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_pages_are_well_formed(name: str) -> None:
-    """No warning, no line that would not fit, and the name as man's index needs it."""
+    """No warnings, no overlong lines, and a NAME section in the form that man indexes."""
     shown = _shown(PAGES[name]())
     assert max(map(len, shown.splitlines())) <= 100
     assert f"\n       {name} - " in shown
 
 
 def test_cesbr_page_has_every_command_and_flag() -> None:
-    """Each command with its summary and its example, each flag with its help."""
+    """Each command with summary and example, each option with its help text."""
     shown = " ".join(_shown(cesbr_page()).split())
     for module in MODULES:
         for command in commands_of(module):
@@ -56,14 +56,14 @@ def test_cesbr_page_has_every_command_and_flag() -> None:
 
 
 def test_cesbrfs_page_has_every_flag() -> None:
-    """Each flag with its help."""
+    """Each option with its help text."""
     shown = " ".join(_shown(cesbrfs_page()).split())
     for action in cesbrfs_parser()._actions:
         assert " ".join(str(action.help).split()) in shown
 
 
 def test_words_are_no_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What troff takes for something else reads as it was written."""
+    """Text that looks like troff requests is printed literally."""
     said = "a\\fBc 'x' \"y\" -z ~ ^ ` … ."
     monkeypatch.setattr("cesbr.cli.manpages._TREE", ((".so /etc/passwd", said), ("'", said)))
     shown = _shown(cesbrfs_page())
@@ -72,7 +72,7 @@ def test_words_are_no_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_pages_are_written(tmp_path: Path) -> None:
-    """`python -m cesbr.cli.manpages FOLDER` makes the folder and names what it wrote."""
+    """`python -m cesbr.cli.manpages DIR` creates DIR and prints the files it wrote."""
     folder = tmp_path / "man/man1"
     done = subprocess.run(
         [sys.executable, "-m", "cesbr.cli.manpages", folder],

@@ -1,4 +1,4 @@
-"""The words of a line that is still being typed, and what the last of them is about."""
+"""Parse a line that is still being typed, and find what its last word is a value of."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)))
 def test_quoted_words_are_read_back(words: list[str]) -> None:
-    """What a shell would read is read; a blank at the end begins a new word."""
+    """Words are parsed as in a shell; a trailing blank starts a new word."""
     assert split(shlex.join([*words, ""])) == [*words, ""]
     assert split(shlex.join(["x", *words]) + " ") == ["x", *words, ""]
 
@@ -34,7 +34,7 @@ def test_quoted_words_are_read_back(words: list[str]) -> None:
     ],
 )
 def test_unfinished_lines(line: str, words: list[str]) -> None:
-    """Open quotes, escapes, redirections, and what only the shell could expand."""
+    """Open quotes, escapes, redirections, and expansions that only the shell can do."""
     assert split(line) == words
 
 
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
 def test_what_the_last_word_is_about(
     words: list[str], metavar: str, typed: str, given_before: dict[str, str]
 ) -> None:
-    """The option or the argument whose value it is, and the options' values before it."""
+    """The option or argument it is a value of, and the preceding option values."""
     found = asked(_parser(), words)
     assert found.action is not None
     assert (found.action.metavar, found.typed, found.given) == (metavar, typed, given_before)
@@ -77,7 +77,7 @@ def test_what_the_last_word_is_about(
 
 
 def test_nothing_is_left() -> None:
-    """Where all arguments stand already, and of an option that is unknown."""
+    """After all arguments are given, and for an unknown option."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("only")
     assert asked(parser, ["x", ""]).action is None

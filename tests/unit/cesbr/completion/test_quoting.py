@@ -24,5 +24,5 @@ from cesbr.completion.quoting import around_words
     ],
 )
 def test_quotes_go_around_words(typed: str, meant: str) -> None:
-    """As in a shell a quote may open within a word; a lone one is a letter."""
+    """A quote can open inside a word, as in a shell; an unbalanced one is literal."""
     assert around_words(typed) == meant

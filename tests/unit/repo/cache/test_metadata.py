@@ -1,4 +1,4 @@
-"""The cache on disk: what was written is what is read, and anything else is as good as nothing."""
+"""The cache on disk returns exactly what was written, or nothing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMES = ["0a" * 32, "0b" * 32, "0c" * 32]
 
 
 def segment(seed: int, rows: int = 100) -> Segment:
-    """Return an index file's rows, of blobs with random IDs."""
+    """Return the rows of an index file with random blob IDs."""
     noise = random.Random(seed)
     blobs = [
         {"id": noise.randbytes(32).hex(), "type": "data", "offset": 9 * at, "length": 40 + at}
@@ -56,7 +56,7 @@ class TestTables:
 
     @pytest.mark.parametrize("rows", [0, 1, 1000])
     def test_a_table_is_found_again(self, disk: MetadataCache, rows: int) -> None:
-        """Every blob at its place, as in the table that was kept."""
+        """Every blob is found as in the table that was written."""
         parts = {NAMES[0]: segment(1, rows), NAMES[1]: segment(2, rows)}
         table = Table.of(parts)
         mapped = disk.keep_table(table)
@@ -72,7 +72,7 @@ class TestTables:
         assert sorted(ids(found.segment())) == sorted(ids(table.segment()))
 
     def test_only_what_is_still_true_is_taken(self, disk: MetadataCache) -> None:
-        """A table with an index file that is gone says too much; no file is told of twice."""
+        """A table with a removed index file is ignored; no index file is used twice."""
         for names in (NAMES[:2], NAMES[1:]):
             disk.keep_table(Table.of({name: segment(int(name[:2], 16)) for name in names}))
         assert [table.names for table in disk.tables(NAMES[:2])] == [tuple(NAMES[:2])]
@@ -80,7 +80,7 @@ class TestTables:
         assert len(disk.tables(NAMES)) == 1
 
     def test_tables_nobody_needs_are_removed(self, disk: MetadataCache) -> None:
-        """And those that are kept stay, also for those who have mapped the others."""
+        """Needed tables are kept, and mapped ones stay readable in other processes."""
         old = disk.keep_table(Table.of({NAMES[0]: segment(1)}))
         new = disk.keep_table(Table.of({NAMES[1]: segment(2)}))
         disk.drop_tables([new])
@@ -92,7 +92,7 @@ class TestTables:
     def test_a_damaged_table_is_none(
         self, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
     ) -> None:
-        """Wherever a bit is flipped or the file is cut; it is removed, so that it is made anew."""
+        """A table with a flipped bit or truncated anywhere is removed and rebuilt."""
         disk = MetadataCache(tmp_path_factory.mktemp("cache"))
         disk.keep_table(Table.of({NAMES[0]: segment(1, 5)}))
         (path,) = files(disk)
@@ -108,22 +108,22 @@ class TestTables:
 
 
 class TestSnapshots:
-    """Snapshot files as restic sealed them."""
+    """Snapshot files, encrypted as in the repository."""
 
     @staticmethod
     def named(raws: dict[str, bytes]) -> dict[str, bytes]:
-        """Return the files by the names that their content gives them."""
+        """Return the files by name, which is the hash of the content."""
         return {hashlib.sha256(raw).hexdigest(): raw for raw in raws.values()}
 
     @pytest.mark.parametrize("raws", [{}, {"a": b"one"}, {"a": b"one", "b": b"", "c": bytes(1000)}])
     def test_they_are_found_again(self, disk: MetadataCache, raws: dict[str, bytes]) -> None:
-        """By their names."""
+        """The cached files are found by name."""
         kept = self.named(raws)
         disk.keep_snapshots(kept)
         assert MetadataCache(disk.folder).snapshots() == kept
 
     def test_a_file_that_is_cut_or_changed(self, disk: MetadataCache) -> None:
-        """Those before the damage are still there, nothing wrong is."""
+        """Records before the damage are returned, damaged ones are not."""
         kept = self.named({str(n): bytes((n,)) * 50 for n in range(4)})
         disk.keep_snapshots(kept)
         (path,) = files(disk)
@@ -137,15 +137,15 @@ class TestSnapshots:
             assert len(found) >= at // (len(whole) // 4)
 
     def test_nothing_kept_yet(self, disk: MetadataCache) -> None:
-        """An empty cache holds no snapshots."""
+        """An empty cache contains no snapshots."""
         assert disk.snapshots() == {}
 
 
 class TestFolder:
-    """Where it all lies."""
+    """The cache directory."""
 
     def test_it_is_for_nobody_else(self, tmp_path: Path) -> None:
-        """Folders 0700, also one that was open before; files 0600, and nothing half-written."""
+        """Directories have mode 0700, even existing ones; files 0600, without partial files."""
         (tmp_path / "repo").mkdir(mode=0o755)
         disk = MetadataCache(tmp_path / "repo")
         disk.keep_table(Table.of({NAMES[0]: segment(1)}))
@@ -157,7 +157,7 @@ class TestFolder:
     def test_a_folder_that_cannot_be_made(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """It is done without, and said once."""
+        """The cache is disabled, with a single warning."""
         (tmp_path / "file").touch()
         disk = MetadataCache(tmp_path / "file/repo")
         table = Table.of({NAMES[0]: segment(1)})
@@ -173,7 +173,7 @@ class TestFolder:
     def test_a_disk_that_is_full(
         self, disk: MetadataCache, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """What was to be kept is used from memory, and nothing half-written is left."""
+        """Data is used from memory, and no partial file remains."""
         beside = disk.folder / f".snapshots.{os.getpid()}.{threading.get_ident()}"
         beside.symlink_to("/dev/full")
         disk.keep_snapshots(TestSnapshots.named({"a": b"x" * 100_000}))
@@ -185,7 +185,7 @@ class TestFolder:
 
 
 class TestRepositoriesWithACache:
-    """The reader opens the same repository again and again with one cache folder."""
+    """Open the same repository several times with one cache directory."""
 
     @staticmethod
     async def open(repo: MemoryRepo, folder: Path) -> Repository:
@@ -194,7 +194,7 @@ class TestRepositoriesWithACache:
         return await Repository.open(repo.storage, Secret(PASSWORD), CacheConfig(folder=folder))
 
     async def test_the_second_opening_reads_no_index(self, tmp_path: Path) -> None:
-        """What is on disk need not be read; what is new is."""
+        """Only index files that are not cached are read."""
         repo = MemoryRepo()
         blobs = [repo.save(BlobType.DATA, bytes((n,)) * 10) for n in range(20)]
         first = await self.open(repo, tmp_path)
@@ -210,7 +210,7 @@ class TestRepositoriesWithACache:
         assert [kind for kind, *_ in repo.storage.reads].count(FileType.INDEX) == 1
 
     async def test_a_prune_between_two_openings(self, tmp_path: Path) -> None:
-        """Tables of index files that are gone are not believed."""
+        """Tables of removed index files are ignored."""
         repo = MemoryRepo()
         repo.save(BlobType.DATA, b"lost")
         await (await self.open(repo, tmp_path)).index()
@@ -225,7 +225,7 @@ class TestRepositoriesWithACache:
         assert await repository.data(bytes.fromhex(kept)) == b"kept"
 
     async def test_many_small_backups_one_after_the_other(self, tmp_path: Path) -> None:
-        """Each adds an index file; tables are brought together, and every blob stays found."""
+        """Each adds an index file; tables are merged, and every blob is still found."""
         repo = MemoryRepo()
         repository = await self.open(repo, tmp_path)
         saved: list[str] = []
@@ -243,7 +243,7 @@ class TestRepositoriesWithACache:
         assert len(list((tmp_path / again.id).glob("*.index"))) < 10
 
     async def test_snapshots_from_disk(self, tmp_path: Path) -> None:
-        """Many are read once for all openings; forgotten and new ones are noticed."""
+        """Cached snapshots are read once; new and forgotten ones are noticed."""
         repo = MemoryRepo()
         ids = [repo.snapshot(None, [f"/{number}"]) for number in range(80)]
         first = await self.open(repo, tmp_path)
@@ -258,7 +258,7 @@ class TestRepositoriesWithACache:
         ]
 
     async def test_snapshots_of_another_repository_with_the_same_id(self, tmp_path: Path) -> None:
-        """What the keys do not open is read again from the repository, and is no error."""
+        """A cached file that cannot be decrypted is read again from the repository."""
         repo = MemoryRepo()
         for number in range(80):
             repo.snapshot(None, [f"/{number}"])
@@ -271,9 +271,9 @@ class TestRepositoriesWithACache:
 
     @pytest.mark.parametrize("wrong", ["../outside", "", ".", "ab", "/etc", "C0" * 32])
     async def test_an_id_that_leads_out_of_the_folder(self, tmp_path: Path, wrong: str) -> None:
-        """A hostile config gets no cache, and changes no folder of ours.
+        """A malicious ID in config disables the cache and touches no other directory.
 
-        The key file is cached, and the hash of the address.
+        Only the key file and the hash of the address are cached.
         """
         repo = MemoryRepo()
         repo.save(BlobType.DATA, b"x")

@@ -1,4 +1,4 @@
-"""What a repository says of lengths and counts is bounded: nothing it holds can take more."""
+"""Lengths and counts in a repository are limited, so that it cannot exhaust resources."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.support.memory_repo import PASSWORD, MemoryRepo
 
 
 def on_disk(repo: MemoryRepo, top: Path) -> LocalStorage:
-    """Write a repository into a folder."""
+    """Write a repository to a directory."""
     repo.flush()
     for (kind, name), raw in repo.storage.files.items():
         storage = LocalStorage(os.fspath(top))
@@ -49,16 +49,16 @@ def make_pipe(path: Path) -> None:
 
 
 class TestInPlaceOfAFile:
-    """What is no regular file fails alone, and at once."""
+    """An entry that is not a regular file fails on its own, without blocking."""
 
     @pytest.mark.parametrize("kind", [FileType.KEY, FileType.SNAPSHOT, FileType.INDEX])
     @pytest.mark.parametrize("what", ["pipe", "device", "loop", "folder"])
     async def test_it_fails_alone(self, tmp_path: Path, kind: FileType, what: str) -> None:
-        """The others of its folder are read."""
+        """The other files of the directory are read."""
         repo = MemoryRepo()
         repo.snapshot(repo.tree(repo.file("f", b"content")))
         storage = on_disk(repo, tmp_path)
-        for name in ("0" * 64, "f" * 64):  # before and after the good one
+        for name in ("0" * 64, "f" * 64):  # listed before and after the valid one
             path = tmp_path / kind.value / name
             if what == "pipe":
                 os.mkfifo(path)
@@ -75,7 +75,7 @@ class TestInPlaceOfAFile:
 
     @pytest.mark.parametrize("kind", [FileType.CONFIG, FileType.PACK])
     async def test_what_all_need(self, tmp_path: Path, kind: FileType) -> None:
-        """An error, where a pipe would be waited for for ever."""
+        """It raises an error; opening a FIFO would block forever."""
         storage = on_disk(MemoryRepo(), tmp_path)
         make_pipe(Path(storage._path(kind, "ab" * 32)))
         with trio.fail_after(20), pytest.raises(StorageError, match="not a regular file"):
@@ -83,10 +83,10 @@ class TestInPlaceOfAFile:
 
 
 class TestSizes:
-    """A file that is larger than restic's is not read."""
+    """A file larger than any that restic writes is not read."""
 
     async def test_of_a_snapshot(self, tmp_path: Path) -> None:
-        """It is named, and the others are there."""
+        """It is reported, and the others are listed."""
         repo = MemoryRepo()
         repo.snapshot(repo.tree(repo.file("f", b"content")))
         storage = on_disk(repo, tmp_path)
@@ -98,14 +98,14 @@ class TestSizes:
         assert "more than any such file" in reason
 
     async def test_of_the_config(self, tmp_path: Path) -> None:
-        """It has no listing that tells."""
+        """The size of config is not listed."""
         storage = on_disk(MemoryRepo(), tmp_path)
         os.truncate(tmp_path / "config", SIZE_MAX[FileType.CONFIG] + 1)
         with pytest.raises(DamagedError, match="more than restic writes"):
             await Repository.open(storage, Secret(PASSWORD))
 
     async def test_that_a_server_lists(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It is believed, whatever would come."""
+        """The listed size is used, before any data is requested."""
         repo = MemoryRepo()
         repo.snapshot(None)
         listed = [
@@ -122,12 +122,12 @@ class TestSizes:
 
 
 class TestBombs:
-    """What little data unpacks to, or is said to."""
+    """Small data that decompresses to, or claims, a huge size."""
 
     @pytest.mark.parametrize("field", ["length", "uncompressed_length"])
     @pytest.mark.parametrize("kind", [BlobType.DATA, BlobType.TREE])
     async def test_a_blob_that_is_said_to_be_huge(self, kind: BlobType, field: str) -> None:
-        """It is not read, and what has the bytes that are promised is."""
+        """It is not read; other files are."""
         repo = MemoryRepo()
         bound = TREE_BLOB_MAX if kind is BlobType.TREE else DATA_BLOB_MAX
         blob = repo.blob(kind, b"content")
@@ -141,7 +141,7 @@ class TestBombs:
         assert await other.blobs.load(kind, blob.id) == b"content"
 
     async def test_a_snapshot(self) -> None:
-        """It is named; the others are listed."""
+        """It is reported; the others are listed."""
         repo = MemoryRepo()
         good = repo.snapshot(None)
         bomb = b"{" + b" " * SNAPSHOT_MAX + b"}"
@@ -153,7 +153,7 @@ class TestBombs:
         }
 
     async def test_an_index(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The same."""
+        """It is reported; the others are used."""
         monkeypatch.setattr("cesbrfs.repo.format.pack.UNPACKED_MAX", 1 << 20)
         repo = MemoryRepo()
         repo.snapshot(repo.tree(repo.file("f", b"content")))
@@ -166,7 +166,7 @@ class TestBombs:
 
     @pytest.mark.parametrize("fields", [{"tags": ["t"] * 1025}, {"paths": ["/p"] * 65_537}])
     async def test_lists_in_a_snapshot(self, fields: dict[str, list[str]]) -> None:
-        """Each tag may be a backup, and each path is looked for."""
+        """The numbers of tags and paths are limited, as each is looked up."""
         repo = MemoryRepo()
         paths = fields.get("paths", ["/"])
         bad = repo.snapshot(None, paths, **{k: v for k, v in fields.items() if k != "paths"})
@@ -176,11 +176,11 @@ class TestBombs:
 
 
 class TestKeys:
-    """How much work key files can ask for."""
+    """Limits for the work that key files can require."""
 
     @pytest.fixture
     def tried(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-        """Return the work of each key file that is tried; it costs nothing."""
+        """Record the cost of each key file that is tried, without deriving keys."""
         found: list[int] = []
 
         def note(key_file: KeyFile, password: bytes) -> Keys:
@@ -192,7 +192,7 @@ class TestKeys:
         return found
 
     async def test_costly_ones_come_last(self, tried: list[int]) -> None:
-        """The right one is found without them."""
+        """The right key is found before they are tried."""
         repo = MemoryRepo()
         for number in range(8):
             repo.add_key(b"other %d" % number, N=1 << 20, r=8, p=1)
@@ -200,7 +200,7 @@ class TestKeys:
         assert tried == [2]
 
     async def test_many_of_them(self, tried: list[int]) -> None:
-        """All together take no more than thirty-two of restic's own."""
+        """The total work is limited to that of thirty-two keys with restic's parameters."""
         repo = MemoryRepo()
         for number in range(30):
             repo.add_key(b"other %d" % number, N=1 << 21, r=8, p=1)
@@ -209,7 +209,7 @@ class TestKeys:
         assert sum(tried) <= kdf.ALL_WORK_MAX
 
     async def test_as_many_as_restic_would_try(self, tried: list[int]) -> None:
-        """Twenty of its own, the last of which is the right one or none."""
+        """Twenty keys of restic, of which the last or none is the right one."""
         repo = MemoryRepo()
         for number in range(19):
             repo.add_key(b"other %d" % number, N=1 << 15, r=8, p=4)
@@ -218,7 +218,7 @@ class TestKeys:
         assert len(tried) == 20
 
     async def test_one_that_asks_for_too_much(self) -> None:
-        """It is refused without any work."""
+        """It is refused without deriving a key."""
         repo = MemoryRepo()
         repo.add_key(b"costly", N=1 << 22, r=8, p=1)
         with pytest.raises(DamagedError, match="too much work"):
@@ -226,7 +226,7 @@ class TestKeys:
 
 
 class TestFoldersWithinFolders:
-    """Fifty trees make 2**50 paths, when each is in the next one twice."""
+    """Fifty trees that each contain the next one twice make 2**50 paths."""
 
     DEPTH = 50
 
@@ -239,7 +239,7 @@ class TestFoldersWithinFolders:
         return repo.snapshot(repo.tree(node), ["/0"], tags=["A"])
 
     async def view(self, depth: int = DEPTH) -> BackupTree:
-        """Return the view of a repository with one backup that has it."""
+        """Return the view of a repository with one backup of this snapshot."""
         repo = MemoryRepo()
         self.doubling(repo, depth)
         return BackupTree(await repo.open())
@@ -252,7 +252,7 @@ class TestFoldersWithinFolders:
         assert (usage.files, usage.size) == (1 << self.DEPTH, 7 << self.DEPTH)
 
     async def test_what_a_choice_holds(self) -> None:
-        """The same."""
+        """Each tree is read once."""
         view = await self.view()
         with trio.fail_after(30):
             amount = await measure(view, await view.at((b"A", b"_snapshots")))
@@ -262,7 +262,7 @@ class TestFoldersWithinFolders:
         "criteria", [Criteria(names=("x*",)), Criteria(types=frozenset({"symlink"}))]
     )
     async def test_a_search_that_finds_nothing(self, criteria: Criteria) -> None:
-        """It ends."""
+        """The search terminates."""
         view = await self.view()
         timeline = await of_backups(
             view, FolderIndex(view.repository), (await view.backups()).by_name.values()
@@ -277,7 +277,7 @@ class TestFoldersWithinFolders:
         assert not found
 
     async def test_a_search_without_end_can_be_cancelled(self) -> None:
-        """What it finds comes at once."""
+        """Matches are returned immediately."""
         view = await self.view()
         timeline = await of_backups(
             view, FolderIndex(view.repository), (await view.backups()).by_name.values()
@@ -294,7 +294,7 @@ class TestFoldersWithinFolders:
         assert len(found) >= 100
 
     async def test_every_path_is_found(self) -> None:
-        """What was found once is found at each path."""
+        """A match in a shared tree is returned at each path."""
         view = await self.view(5)
         timeline = await of_backups(
             view, FolderIndex(view.repository), (await view.backups()).by_name.values()
@@ -311,7 +311,7 @@ class TestFoldersWithinFolders:
         assert len(found) == 1
 
     async def test_a_plan(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It ends with an error, before it takes all memory."""
+        """It ends with an error before it exhausts the memory."""
         monkeypatch.setattr("cesbrfs.restore.planner.ENTRIES_MAX", 10_000)
         view = await self.view()
         selection = select([await view.resolve("/A")])
@@ -321,7 +321,7 @@ class TestFoldersWithinFolders:
 
 @pytest.mark.parametrize("tags", [["A", "kind=volumes", "dogu=redmine"], ["A"]])
 async def test_many_volumes(tags: list[str]) -> None:
-    """Thirty thousand are placed in seconds, where each was compared with each for minutes."""
+    """Thirty thousand are placed in seconds; comparing all pairs took minutes."""
     repo = MemoryRepo()
     volume = repo.folder("v")
     volumes = repo.folder("volumes", *(volume | {"name": f"v{n}"} for n in range(30_000)))
@@ -334,7 +334,7 @@ async def test_many_volumes(tags: list[str]) -> None:
 
 
 async def test_a_path_of_very_many_names() -> None:
-    """It cannot have been backed up, and is not looked for at each of its ends."""
+    """It cannot be a real path, and its suffixes are not searched."""
     repo = MemoryRepo()
     repo.snapshot(repo.tree(repo.file("f", b"content")), ["/a" * 200_000], tags=["A"])
     view = BackupTree(await repo.open())

@@ -1,4 +1,4 @@
-"""Keys and records: the published vectors, and everything that must not open."""
+"""Keys and encryption: published test vectors, and everything that must not decrypt."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ NONCE = bytes(range(16))
     ],
 )
 def test_the_vectors_of_poly1305_aes(message: str, r: str, k: str, nonce: str, tag: str) -> None:
-    """The MAC is the one of Bernstein's paper, appendix B."""
+    """Test vectors of Bernstein's paper, appendix B."""
     keys = Keys(bytes(32), bytes.fromhex(k), bytes.fromhex(r))
     record = bytes.fromhex(nonce + message + tag)
     assert seal_record(keys, open_record(keys, record), record[:16]) == record
@@ -76,14 +76,14 @@ def test_the_vectors_of_poly1305_aes(message: str, r: str, k: str, nonce: str, t
 def test_the_vectors_of_scrypt(
     password: bytes, salt: bytes, cost: int, block: int, parallel: int, raw: str
 ) -> None:
-    """The derived key is the one of RFC 7914, cut into encryption key, k and r."""
+    """Test vectors of RFC 7914, split into encryption key, k and r."""
     keys = derive_keys(password, KeyFile("scrypt", cost, block, parallel, salt))
     assert (keys.encrypt + keys.mac_k + keys.mac_r).hex() == raw
 
 
 @given(st.binary(max_size=300), st.binary(min_size=16, max_size=16).filter(any))
 def test_a_record_opens_to_what_was_sealed(plain: bytes, nonce: bytes) -> None:
-    """Any content, any nonce but zero, as bytes and as a view."""
+    """Any content with any nonce except zero, as bytes and as a memoryview."""
     record = seal_record(KEYS, plain, nonce)
     assert len(record) == len(plain) + 32
     assert open_record(KEYS, record) == plain
@@ -92,7 +92,7 @@ def test_a_record_opens_to_what_was_sealed(plain: bytes, nonce: bytes) -> None:
 
 @given(st.binary(max_size=40), st.data())
 def test_a_flipped_bit_anywhere_is_noticed(plain: bytes, data: st.DataObject) -> None:
-    """Nonce, ciphertext and tag are all under the MAC."""
+    """The MAC covers nonce, ciphertext and tag."""
     record = bytearray(seal_record(KEYS, plain, NONCE))
     bit = data.draw(st.integers(0, len(record) * 8 - 1))
     record[bit // 8] ^= 1 << bit % 8
@@ -101,7 +101,7 @@ def test_a_flipped_bit_anywhere_is_noticed(plain: bytes, data: st.DataObject) ->
 
 
 def test_a_record_cut_anywhere_is_damage() -> None:
-    """Down to nothing at all; too short is no question of the key."""
+    """Truncated to any length, including 0; a short record is not a wrong key."""
     record = seal_record(KEYS, b"content", NONCE)
     for length in range(len(record)):
         with pytest.raises(DamagedError) as caught:
@@ -112,13 +112,13 @@ def test_a_record_cut_anywhere_is_damage() -> None:
 
 
 def test_the_nonce_zero_is_refused() -> None:
-    """No writer draws it, and restic refuses it, even where the MAC is right."""
+    """`restic` neither writes nor accepts it, even with a valid MAC."""
     with pytest.raises(DamagedError, match="nonce"):
         open_record(KEYS, seal_record(KEYS, b"content", bytes(16)))
 
 
 def test_an_unclamped_r_is_clamped() -> None:
-    """A stored r may have the bits set that Poly1305 takes no notice of."""
+    """A stored r may contain bits that Poly1305 ignores."""
     clamped = Keys(KEYS.encrypt, KEYS.mac_k, bytes.fromhex("ffffff0ffcffff0ffcffff0ffcffff0f"))
     unclamped = Keys(KEYS.encrypt, KEYS.mac_k, b"\xff" * 16)
     assert open_record(clamped, seal_record(unclamped, b"content", NONCE)) == b"content"
@@ -126,7 +126,7 @@ def test_an_unclamped_r_is_clamped() -> None:
 
 @pytest.mark.parametrize("key", ["encrypt", "mac_k", "mac_r"])
 def test_another_key_does_not_open_a_record(key: str) -> None:
-    """The MAC keys decide; the encryption key alone is not under the MAC."""
+    """Only the MAC keys are checked; the MAC does not cover the encryption key."""
     other = Keys(**({k: getattr(KEYS, k) for k in ("encrypt", "mac_k", "mac_r")} | {
         key: b"\0" * len(getattr(KEYS, key))
     }))  # fmt: skip
@@ -148,7 +148,7 @@ def test_another_key_does_not_open_a_record(key: str) -> None:
     ],
 )  # fmt: skip
 def test_absurd_parameters_are_refused_at_once(fields: dict[str, Any]) -> None:
-    """Neither the machine's memory nor its hours are at a key file's command."""
+    """A key file cannot make us use unlimited memory or time."""
     key_file = KeyFile(kdf="scrypt", N=2, r=1, p=1, salt=b"salt")
     derive_keys(b"password", key_file)
     began = time.process_time()
@@ -158,12 +158,12 @@ def test_absurd_parameters_are_refused_at_once(fields: dict[str, Any]) -> None:
 
 
 def test_the_parameters_restic_may_choose_are_taken() -> None:
-    """Its calibration goes up to 2**17 and several lanes on fast machines."""
+    """Up to N = 2**17 and several lanes, as calibrated on fast machines."""
     derive_keys(b"password", KeyFile(kdf="scrypt", N=1 << 15, r=8, p=1, salt=bytes(64)))
 
 
 def test_only_the_right_password_opens_the_master_key() -> None:
-    """Byte for byte: white space counts."""
+    """Passwords are compared byte for byte, including white space."""
     repo = MemoryRepo()
     raw = repo.storage.files[FileType.KEY, repo.add_key(b"pw ")]
     key_file = parse_key_file(raw)
@@ -182,7 +182,7 @@ def test_only_the_right_password_opens_the_master_key() -> None:
     ],
 )  # fmt: skip
 def test_an_incomplete_master_key_is_damage(master: object) -> None:
-    """It opened, so the password is right: this is not a wrong key."""
+    """It was decrypted, so the password is right: the error is not a wrong key."""
     key_file = KeyFile(kdf="scrypt", N=2, r=1, p=1, salt=b"salt")
     sealed = seal_record(derive_keys(PASSWORD, key_file), json.dumps(master).encode(), NONCE)
     with pytest.raises(DamagedError) as caught:
@@ -193,5 +193,5 @@ def test_an_incomplete_master_key_is_damage(master: object) -> None:
 
 
 def test_keys_do_not_show_themselves() -> None:
-    """A repr, as in a log line or a traceback, holds no key."""
+    """A repr, as in a log line or a traceback, contains no key."""
     assert repr(KEYS) == "Keys()"

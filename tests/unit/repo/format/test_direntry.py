@@ -1,4 +1,4 @@
-"""Folders in short: the same as in full, whichever way they were read, and through being packed."""
+"""Compact directory entries equal the full nodes, with both parsers and after packing."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def blob(*nodes: dict[str, Any]) -> bytes:
 
 @given(st.lists(entries, max_size=4))
 def test_the_quick_way_reads_what_the_careful_one_does(nodes: list[dict[str, Any]]) -> None:
-    """Where it does not leave a tree to it: the same entries in the same order, none refused."""
+    """The fast parser returns the same entries in the same order, or declines the tree."""
     data = blob(*nodes)
     careful_rows, refused_rows, _ = _entries(data, "tree", entry_of)
     careful_nodes, refused_nodes, _ = _entries(data, "tree", node_of)
@@ -76,21 +76,21 @@ def test_the_quick_way_reads_what_the_careful_one_does(nodes: list[dict[str, Any
     ],
 )
 def test_what_restic_writes_goes_the_quick_way(fields: dict[str, Any]) -> None:
-    """Otherwise it would gain nothing."""
+    """The fast parser supports all trees that restic writes."""
     data = blob(ORDINARY | fields, ORDINARY | {"name": "other"})
     assert decode_entries(data) is not None
     assert decode_nodes(data) is not None
 
 
 def test_an_empty_folder_goes_the_quick_way() -> None:
-    """It has no names to look at."""
+    """The fast parser supports an empty tree."""
     assert decode_entries(blob()) == []
     assert decode_nodes(blob()) == {}
 
 
 @given(st.lists(entries, max_size=4, unique_by=lambda entry: str(entry["name"])))
 def test_rows_say_what_nodes_do(nodes: list[dict[str, Any]]) -> None:
-    """A folder shows the same in short as in full, but for files whose content names no blobs."""
+    """Compact entries equal full ones, except for files with invalid blob lists."""
     data = blob(*nodes)
     rows, _ = parse_entries(data)
     tree = parse_tree(data)
@@ -114,20 +114,20 @@ rows = st.builds(
 
 @given(st.lists(rows))
 def test_packed_and_unpacked_rows_are_the_same(listed: list[DirEntry]) -> None:
-    """Bytes, numbers of 64 bits, and what is missing survive."""
+    """Bytes, 64-bit numbers and missing values are preserved."""
     packed = pack(DirEntries(listed))
     assert packed is not None
     assert unpack(packed).listed == listed
 
 
 def test_times_that_do_not_fit_are_not_packed() -> None:
-    """A file of the year 9999 is listed all the same, but not kept."""
+    """A file of the year 9999 is listed, but not cached."""
     listed, _ = parse_entries(blob(ORDINARY | {"mtime": "9999-12-31T23:59:59Z"}))
     assert len(listed.listed) == 1
     assert pack(listed) is None
 
 
 def test_names_are_found_by_their_position() -> None:
-    """In whatever order they come."""
+    """In any order."""
     listed = entries_of(Node(name, "file", 0o100644) for name in (b"b", b"a", b"c"))
     assert [listed.position(name) for name in (b"a", b"b", b"c", b"d")] == [1, 0, 2, None]

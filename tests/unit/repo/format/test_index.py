@@ -1,4 +1,4 @@
-"""The merged index: every place of every blob, and index files that cannot be right."""
+"""The merged index: every location of every blob, and invalid index files."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_blob_is_known_by_type_and_id() -> None:
 
 
 def test_compressed_blobs_have_a_length_of_their_own() -> None:
-    """Zero and null mean that the blob is not compressed."""
+    """A length of zero or null means that the blob is not compressed."""
     index = index_of(
         index_file(
             (C, [entry(A, uncompressed_length=5000)]),
@@ -56,7 +56,7 @@ def test_compressed_blobs_have_a_length_of_their_own() -> None:
 
 
 def test_every_place_of_a_duplicate_is_kept() -> None:
-    """In two packs, of two index files, one of them compressed."""
+    """In two packs of two index files, one of them compressed."""
     index = index_of(
         index_file((B, [entry(A)])),
         index_file((C, [entry(A, uncompressed_length=100, length=60)])),
@@ -68,7 +68,7 @@ def test_every_place_of_a_duplicate_is_kept() -> None:
 
 
 def test_what_several_index_files_repeat_is_there_once() -> None:
-    """A pack may be spread over several files, and be named again in another."""
+    """A pack may be split over several files, and repeated in another."""
     first = index_file((C, [entry(A)]))
     second = index_file((C, [entry(B, offset=132)]), (C, [entry(A)]))
     index = index_of(first, second, first)
@@ -80,7 +80,7 @@ def test_what_several_index_files_repeat_is_there_once() -> None:
 
 
 def test_an_id_is_not_found_across_rows() -> None:
-    """Bytes that look like an ID where none begins are passed over, and what follows is found."""
+    """Bytes that match an ID across two rows are skipped, and later matches are found."""
     blob = b"\xaa\xaa" + bytes(14) + b"\xaa\xaa" + b"\xff" * 14
     crossing = blob[16:] + struct.pack("<IIII", 0, 5, 132, 100)  # ends with the rest of blob's row
     index = index_of(index_file((B, [entry(blob, offset=5)])))
@@ -104,7 +104,7 @@ blobs = st.tuples(
 def test_it_finds_what_a_dictionary_would(
     files: list[list[tuple[bytes, list[tuple[bytes, str, int, int, int]]]]],
 ) -> None:
-    """Any packs and blobs over any number of files, held against the obvious way."""
+    """Any packs and blobs in any number of files, compared with a dictionary."""
     expected: dict[tuple[str, bytes], set[BlobLocation]] = {}
     for packs in files:
         for pack, held in packs:
@@ -135,7 +135,7 @@ def test_it_finds_what_a_dictionary_would(
 
 @pytest.mark.parametrize("content", ["{}", '{"packs": null}', '{"packs": []}'])
 def test_an_empty_index(content: str) -> None:
-    """A repository without a backup, or one whose index files were all emptied."""
+    """A repository without backups, or with empty index files only."""
     index = index_of(content.encode())
     assert len(index) == 0
     assert index.places(BlobType.DATA, A) == []
@@ -143,7 +143,7 @@ def test_an_empty_index(content: str) -> None:
 
 
 def test_nulls_and_superseded_files_are_passed_over() -> None:
-    """``supersedes`` of old versions, packs without blobs, fields of the future."""
+    """``supersedes`` of old versions, packs without blobs, unknown fields."""
     content = {"supersedes": [A.hex()], "packs": [{"id": B.hex(), "blobs": None, "new": 1}]}
     assert len(index_of(json.dumps(content).encode())) == 0
 
@@ -158,20 +158,20 @@ def test_nulls_and_superseded_files_are_passed_over() -> None:
     ],
 )  # fmt: skip
 def test_an_absurd_entry_is_damage(fields: dict[str, Any]) -> None:
-    """Numbers that lie in no pack, and types nobody knows."""
+    """Offsets that are in no pack, and unknown types."""
     with pytest.raises(DamagedError):
         parse_segment(index_file((B, [entry(A, **fields)])), "index")
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b'{"packs": {}}', b'{"packs": [{"id": "ab"}]}'])
 def test_what_is_no_index_is_damage(data: bytes) -> None:
-    """Of another shape, or a pack without a proper name."""
+    """Another structure, or a pack with an invalid name."""
     with pytest.raises(DamagedError):
         parse_segment(data, "index")
 
 
 def test_an_index_is_compact() -> None:
-    """A blob costs one row in its segment and one in the table, not a pile of objects."""
+    """A blob uses one row in its segment and one in the table, and no Python objects."""
     data = index_file((B, [entry(bytes((n,)) * 32) for n in range(256)]))
     segment = parse_segment(data, "index")
     assert len(segment.rows) == 256 * ROW_BYTES

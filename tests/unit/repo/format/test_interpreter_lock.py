@@ -25,10 +25,10 @@ def _hash() -> None:
 
 @pytest.mark.parametrize("work", [_decrypt, _hash], ids=["AES-256-CTR", "SHA-256"])
 def test_the_lock_is_released(work: Callable[[], None]) -> None:
-    """While another thread works on 64 MiB, this one keeps running Python code.
+    """While another thread processes 64 MiB, this one continues to run Python code.
 
-    With the lock held, this thread would get no turn between the start and the end of the work:
-    the switch interval is far longer than that.
+    If the lock were held, this thread would not run between the start and the end of the work,
+    because the switch interval is far longer than that.
     """
     started, finished = threading.Event(), threading.Event()
 
@@ -46,7 +46,7 @@ def test_the_lock_is_released(work: Callable[[], None]) -> None:
         turns = 0
         while not finished.is_set() and turns < 1000:
             turns += 1
-            finished.wait(0)  # lets go of the lock, and needs it again to return
+            finished.wait(0)  # releases the lock, and acquires it again to return
         thread.join()
     finally:
         sys.setswitchinterval(before)

@@ -1,4 +1,4 @@
-"""restic's JSON as data: names, times, modes, trees, snapshots, and what is none of them."""
+"""Parsing of restic's JSON: names, times, modes, trees, snapshots, and invalid values."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LAST_NS = 253_402_300_800 * NS - 1
 
 
 def one(**fields: Any) -> Any:
-    """Return the only node of a tree whose only node has these fields."""
+    """Return the only node of a tree, created with these fields."""
     tree = parse_tree(json.dumps({"nodes": [{"name": "n", "type": "file"} | fields]}).encode())
     assert not tree.refused
     (node,) = tree.nodes.values()
@@ -42,7 +42,7 @@ def one(**fields: Any) -> Any:
 
 
 def refusal(**fields: Any) -> str:
-    """Return why a tree refuses a node with these fields."""
+    """Return the reason why a tree rejects a node with these fields."""
     tree = parse_tree(json.dumps({"nodes": [{"name": "n", "type": "file"} | fields]}).encode())
     assert not tree.nodes
     (reason,) = tree.refused
@@ -53,7 +53,7 @@ def refusal(**fields: Any) -> str:
 
 
 def go_quote(raw: bytes) -> str:
-    """Do what Go's strconv.Quote does, but for the quotes around."""
+    """Quote like Go's strconv.Quote, without the surrounding quotes."""
     simple = {
         '"': '\\"', "\\": "\\\\", "\a": "\\a", "\b": "\\b", "\f": "\\f",
         "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v",
@@ -84,7 +84,7 @@ def go_quote(raw: bytes) -> str:
 
 @given(st.one_of(st.binary(), st.text().map(str.encode)))
 def test_names_survive_go_quoting(raw: bytes) -> None:
-    """Whatever bytes restic quoted come back as they were."""
+    """Unquoting returns the original bytes."""
     assert unquote(go_quote(raw)) == raw
 
 
@@ -101,7 +101,7 @@ def test_names_survive_go_quoting(raw: bytes) -> None:
     ],
 )
 def test_unquote_tells_bytes_from_code_points(quoted: str, raw: bytes) -> None:
-    r"""An ``\x`` is a byte, a ``\u`` a code point, and a backslash escapes itself."""
+    r"""``\\x`` is a byte, ``\\u`` a code point, and a backslash escapes itself."""
     assert unquote(quoted) == raw
 
 
@@ -110,7 +110,7 @@ def test_unquote_tells_bytes_from_code_points(quoted: str, raw: bytes) -> None:
     ["\\", r"\x4", r"\u12", r"\U0000004", r"\q", r"\ud800", r"\U00110000", r"\Uffffffff", r"\777"],
 )
 def test_unquote_refuses_what_go_never_writes(quoted: str) -> None:
-    """A broken escape is an error of its own kind, never a wrong name and never another crash."""
+    """An invalid escape raises one specific error, and never returns a wrong name."""
     with pytest.raises(ValueError, match=r"\S"):
         unquote(quoted)
     assert refusal(name=quoted)
@@ -118,7 +118,7 @@ def test_unquote_refuses_what_go_never_writes(quoted: str) -> None:
 
 @given(st.text(alphabet=st.sampled_from("\\xuU0123456789abcdefqn'\"ä\ud800"), max_size=12))
 def test_unquote_either_answers_or_refuses(quoted: str) -> None:
-    """No text makes it fail in a third way."""
+    """No input raises any other exception."""
     with contextlib.suppress(ValueError):
         assert isinstance(unquote(quoted), bytes)
 
@@ -128,7 +128,7 @@ def test_unquote_either_answers_or_refuses(quoted: str) -> None:
     ["", "..", "a/b", "/etc/passwd", r"nul\x00", r"\x2fa", r"a\u002fb", "x" * 256, "ä" * 128],
 )
 def test_names_no_folder_can_hold_are_refused(name: str) -> None:
-    """A hostile tree's names are refused, not changed into others; its other entries stay."""
+    """Invalid names are rejected, not changed; the other entries are kept."""
     nodes = [{"name": "good", "type": "file"}, {"name": name, "type": "file"}]
     tree = parse_tree(json.dumps({"nodes": nodes}).encode())
     assert list(tree.nodes) == [b"good"]
@@ -140,12 +140,12 @@ def test_names_no_folder_can_hold_are_refused(name: str) -> None:
     [b"...", b".a", b"x" * 255, b"\xff", b"a\\b", b"-rf", b"*", b" ", b"\n", "ä".encode() * 127],
 )
 def test_odd_names_are_kept_as_they_are(name: bytes) -> None:
-    """What a file system can hold is no reason to refuse."""
+    """Any name that a file system allows is accepted."""
     assert one(name=go_quote(name)).name == name
 
 
 def test_the_second_of_one_name_is_refused() -> None:
-    """Of two entries of one name the first stays."""
+    """Of two entries with the same name the first is kept."""
     nodes = [
         {"name": "a", "type": "file", "size": 1},
         {"name": r"\x61", "type": "file", "size": 2},
@@ -156,7 +156,7 @@ def test_the_second_of_one_name_is_refused() -> None:
 
 
 def test_names_alone_are_those_of_the_tree() -> None:
-    """What is read for completion is what the whole tree shows, but for what no folder can hold."""
+    """Names read for completion equal those of the tree, except for invalid ones."""
     nodes = [
         {"name": "a", "type": "file", "size": 3, "content": [ID]},
         {"name": "a", "type": "dir"},
@@ -186,7 +186,7 @@ zones = st.integers(-23 * 60 - 59, 23 * 60 + 59)
 
 @given(at_any_time)
 def test_formatted_times_parse_to_what_they_were(time_ns: int) -> None:
-    """Nanoseconds survive, from the year 0000 to the year 9999."""
+    """Nanoseconds are preserved, from the year 0000 to 9999."""
     assert parse_time(format_time(time_ns)) == time_ns
 
 
@@ -194,12 +194,12 @@ def test_formatted_times_parse_to_what_they_were(time_ns: int) -> None:
 def test_times_mean_what_datetime_says(
     day: dt.datetime, digits: int, fraction: int, zone: int
 ) -> None:
-    """Zones and fractions of 0 to 9 digits, held against the standard library."""
+    """Zones and fractions of 0 to 9 digits, compared with the standard library."""
     shown = f".{fraction:09d}"[: digits + 1] if digits else ""
     sign = "-" if zone < 0 else "+"
     text = f"{day:%Y-%m-%dT%H:%M:%S}".rjust(19, "0")
     text += f"{shown}{sign}{abs(zone) // 60:02d}:{abs(zone) % 60:02d}"
-    elapsed = day.replace(microsecond=0) - dt.datetime(1970, 1, 1)  # noqa: DTZ001 - both have none
+    elapsed = day.replace(microsecond=0) - dt.datetime(1970, 1, 1)  # noqa: DTZ001 - both are naive
     seconds = elapsed.days * 86_400 + elapsed.seconds - zone * 60
     expected_fraction = int((shown[1:] or "0").ljust(9, "0"))
     assert parse_time(text) == seconds * NS + expected_fraction
@@ -225,7 +225,7 @@ def test_the_year_0000_is_the_year_2000_five_cycles_before(day: dt.date) -> None
     ],
 )
 def test_known_times(text: str, time_ns: int) -> None:
-    """The edges, a leap day and zones on both sides."""
+    """The limits, a leap day, and positive and negative zone offsets."""
     assert parse_time(text) == time_ns
 
 
@@ -240,7 +240,7 @@ def test_known_times(text: str, time_ns: int) -> None:
     ],
 )  # fmt: skip
 def test_other_texts_are_no_times(text: str) -> None:
-    """What restic does not write is damage."""
+    """Text that restic does not write raises an error."""
     with pytest.raises(DamagedError):
         parse_time(text)
 
@@ -262,22 +262,22 @@ def test_other_texts_are_no_times(text: str) -> None:
         ("fifo", 1 << 25 | 0o600, stat.S_IFIFO | 0o600),
         ("socket", 1 << 24 | 0o755, stat.S_IFSOCK | 0o755),
         ("file", (1 << 23 | 1 << 22 | 1 << 20) | 0o777, stat.S_IFREG | 0o7777),
-        ("file", 0o4755, stat.S_IFREG | 0o755),  # Go keeps st_mode's 04000 elsewhere
+        ("file", 0o4755, stat.S_IFREG | 0o755),  # Go stores 04000 of st_mode in another bit
     ],
 )
 def test_go_modes_become_st_modes(kind: str, go_mode: int, mode: int) -> None:
-    """Go's FileMode has its own bits for types, setuid, setgid and sticky."""
+    """Go's FileMode has other bits for types, setuid, setgid and sticky."""
     assert one(type=kind, mode=go_mode).mode == mode
 
 
 @pytest.mark.parametrize("kind", ["irregular", "", "door", None])
 def test_types_nothing_can_show_are_refused(kind: str | None) -> None:
-    """An unknown type is refused with its name."""
+    """An unknown type is rejected, and the error contains its name."""
     assert "type" in refusal(type=kind)
 
 
 def test_every_field_may_be_null_or_missing() -> None:
-    """Nulls mean what a missing field means, and unknown fields mean nothing."""
+    """Null is equivalent to a missing field, and unknown fields are ignored."""
     fields = (
         "mode mtime atime ctime uid gid user group inode device_id size links linktarget"
         " linktarget_raw extended_attributes generic_attributes device content subtree error future"
@@ -291,7 +291,7 @@ def test_every_field_may_be_null_or_missing() -> None:
 
 
 def test_a_whole_node() -> None:
-    """Every field that matters is taken over, times as nanoseconds, IDs as bytes."""
+    """Every relevant field is parsed: times as nanoseconds, IDs as bytes."""
     node = one(
         mode=0o640,
         mtime="2024-01-01T00:00:00.000000001Z",
@@ -323,7 +323,7 @@ def test_a_whole_node() -> None:
 
 
 def test_links_and_devices() -> None:
-    """A raw target wins, a link is as long as its target, a device has its number."""
+    """A raw target has precedence, a link's size is that of its target, a device has a number."""
     assert one(type="symlink", linktarget="ä").target == "ä".encode()
     raw = base64.b64encode(b"\xff/x").decode()
     node = one(type="symlink", linktarget="\ufffd/x", linktarget_raw=raw, size=99)
@@ -343,13 +343,13 @@ def test_links_and_devices() -> None:
     ],
 )  # fmt: skip
 def test_impossible_fields_refuse_their_node(fields: dict[str, Any]) -> None:
-    """Numbers no file system has, and IDs that are none, never reach those who show them."""
+    """Numbers out of range and invalid IDs reject the node."""
     assert refusal(**fields)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b'{"nodes": 1}', b"\xff"])
 def test_what_is_no_tree_is_damage(data: bytes) -> None:
-    """Not JSON, or JSON of another shape."""
+    """Not JSON, or JSON with another structure."""
     with pytest.raises(DamagedError):
         parse_tree(data)
 
@@ -358,7 +358,7 @@ def test_what_is_no_tree_is_damage(data: bytes) -> None:
 
 
 def test_a_snapshot_with_everything() -> None:
-    """What is used of a snapshot, in a form restic 0.18 writes."""
+    """All used fields of a snapshot, in a form written by restic 0.18."""
     snapshot = parse_snapshot(
         json.dumps(
             {
@@ -411,7 +411,7 @@ def test_a_broken_snapshot_is_damage(fields: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{", b'{"version": "2"}', b'"x"'])
 def test_a_broken_config_is_damage(data: bytes) -> None:
-    """Config and key file fail alike."""
+    """Config and key file raise the same error."""
     with pytest.raises(DamagedError):
         parse_config(data)
     with pytest.raises(DamagedError):
@@ -419,13 +419,13 @@ def test_a_broken_config_is_damage(data: bytes) -> None:
 
 
 def test_an_index_as_a_list_is_of_2015() -> None:
-    """Not even restic can read it any more; the message says what to do."""
+    """Even restic cannot read it any more; the message suggests what to do."""
     with pytest.raises(DamagedError, match="repair index"):
         parse_index(b"[]")
 
 
 @pytest.mark.parametrize("text", ["", "ab", "zz" * 32, "ab" * 33, "ab " * 32, "ab" * 31 + "a "])
 def test_what_is_no_id_is_damage(text: str) -> None:
-    """64 hex digits and nothing else."""
+    """Only 64 hexadecimal digits are an ID."""
     with pytest.raises(DamagedError):
         parse_id(text)

@@ -1,4 +1,4 @@
-"""Blobs, unpacked files and pack headers: what is accepted, and every way of being wrong."""
+"""Blobs, unpacked files and pack headers: valid forms, and every kind of error."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def seal(plain: bytes) -> bytes:
 def opened(
     content: bytes, stored: bytes | None = None, *, plain: int | None = None, compressed: bool
 ) -> bytes:
-    """Decode a record of `stored` with the ID of `content` and the length in the index."""
+    """Decode the record `stored` with the ID of `content` and the length in the index."""
     record = seal(content if stored is None else stored)
     place = BlobLocation(PACK, 0, len(record), len(content) if plain is None else plain, compressed)
     return decode_blob(KEYS, hashlib.sha256(content).digest(), record, place)
@@ -54,7 +54,7 @@ def unsized(content: bytes) -> bytes:
 
 @given(st.binary(max_size=2000))
 def test_blobs_of_every_form_open(content: bytes) -> None:
-    """Plain, compressed with and without the size in the frame, streamed and in one piece."""
+    """Plain, compressed with and without the size in the frame, in one or more blocks."""
     assert opened(content, compressed=False) == content
     assert opened(content, sized(content), compressed=True) == content
     assert opened(content, unsized(content), compressed=True) == content
@@ -68,28 +68,28 @@ CONTENT = b"some content, some content, some content"
 
 @pytest.mark.parametrize("frame", [sized(CONTENT), unsized(CONTENT)], ids=["sized", "unsized"])
 class TestCompressedBlobs:
-    """A zstd frame that is not exactly what the index promises."""
+    """A zstd frame that differs from the index."""
 
     @pytest.mark.parametrize("length", [0, 1, len(CONTENT) - 1, len(CONTENT) + 1, 1 << 20])
     def test_a_wrong_length(self, frame: bytes, length: int) -> None:
-        """Too short and too long are both noticed."""
+        """Shorter and longer content is detected."""
         with pytest.raises(DamagedError):
             opened(CONTENT, frame, plain=length, compressed=True)
 
     @pytest.mark.parametrize("garbage", [b"\0", b"garbage", sized(b""), sized(b"more")])
     def test_trailing_garbage(self, frame: bytes, garbage: bytes) -> None:
-        """Nothing may follow the frame, not even another frame."""
+        """No data may follow the frame, not even another frame."""
         with pytest.raises(DamagedError):
             opened(CONTENT, frame + garbage, compressed=True)
 
     def test_a_truncated_frame(self, frame: bytes) -> None:
-        """Wherever it is cut."""
+        """Truncated to any length."""
         for length in range(len(frame)):
             with pytest.raises(DamagedError):
                 opened(CONTENT, frame[:length], compressed=True)
 
     def test_a_bomb(self, frame: bytes) -> None:
-        """A frame that unpacks to far more than promised is not unpacked."""
+        """A frame that decompresses to far more than the index claims is not decompressed."""
         bomb = unsized(bytes(1 << 26)) if frame == unsized(CONTENT) else sized(bytes(1 << 26))
         tracemalloc.start()
         try:
@@ -102,20 +102,20 @@ class TestCompressedBlobs:
 
 
 def test_content_that_is_not_what_the_id_promises() -> None:
-    """The SHA-256 is checked even where the MAC is right: blobs may have changed places."""
+    """The SHA-256 is checked even if the MAC is right: blobs may have been swapped."""
     place = BlobLocation(PACK, 0, 32 + len(CONTENT), len(CONTENT), compressed=False)
     with pytest.raises(DamagedError, match="99999999"):
         decode_blob(KEYS, hashlib.sha256(b"other").digest(), seal(CONTENT), place)
 
 
 def test_a_plain_blob_of_another_length() -> None:
-    """Two index files that disagree would shift what follows in a file."""
+    """Otherwise, with two contradictory index files, later file content would shift."""
     with pytest.raises(DamagedError):
         opened(CONTENT, plain=3, compressed=False)
 
 
 def test_a_plain_blob_is_not_taken_for_a_compressed_one() -> None:
-    """Nor the other way round."""
+    """Neither is a compressed one taken for a plain one."""
     with pytest.raises(DamagedError):
         opened(CONTENT, CONTENT, compressed=True)
     with pytest.raises(DamagedError):
@@ -124,7 +124,7 @@ def test_a_plain_blob_is_not_taken_for_a_compressed_one() -> None:
 
 @pytest.mark.parametrize("json", [b"{}", b"[]", b'{"a": "' + b"x" * 100_000 + b'"}'])
 def test_unpacked_files_of_every_form_open(json: bytes) -> None:
-    """Raw JSON, and 0x02 before a zstd frame with and without its size."""
+    """Raw JSON, or 0x02 before a zstd frame with and without its size."""
     assert decode_unpacked(KEYS, seal(json)) == json
     assert decode_unpacked(KEYS, seal(b"\x02" + sized(json))) == json
     assert decode_unpacked(KEYS, seal(b"\x02" + unsized(json))) == json
@@ -139,13 +139,13 @@ def test_unpacked_files_of_every_form_open(json: bytes) -> None:
     ],
 )  # fmt: skip
 def test_other_unpacked_files_are_damage(plain: bytes) -> None:
-    """Another first byte, a cut frame, something after it."""
+    """Another first byte, a truncated frame, trailing data."""
     with pytest.raises(DamagedError):
         decode_unpacked(KEYS, seal(plain))
 
 
 def test_what_follows_an_unpacked_file_wherever_its_frame_ends() -> None:
-    """Also where it ends with the last byte of a piece, so that the rest is never looked at."""
+    """Trailing data is detected even if the frame ends exactly at the end of a chunk."""
     noise = random.Random(1).randbytes(3 * 4096)
     frames = {len(frame): frame for frame in (sized(noise[:n]) for n in range(4060, 4100))}
     frame = frames[4096]
@@ -155,7 +155,7 @@ def test_what_follows_an_unpacked_file_wherever_its_frame_ends() -> None:
 
 
 def test_an_unpacked_file_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A small file that unpacks to more than any real one is stopped on the way."""
+    """Decompression stops once the size exceeds that of any real file."""
     monkeypatch.setattr(pack, "UNPACKED_MAX", 1 << 20)
     for bomb in (sized(bytes(1 << 24)), unsized(bytes(1 << 24))):
         with pytest.raises(DamagedError, match="1 MiB"):
@@ -164,7 +164,7 @@ def test_an_unpacked_file_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_header_tells_every_blob_and_its_place(version: int) -> None:
-    """Mixed types, plain and compressed: the same as the index says."""
+    """Mixed types, plain and compressed: the header equals the index."""
     repo = MemoryRepo(version)
     blobs = [
         repo.blob(BlobType.DATA, b"data", compress=False),
@@ -194,7 +194,7 @@ def test_a_header_tells_every_blob_and_its_place(version: int) -> None:
     ids=["type 4", "cut", "cut compressed", "a blob shorter than a record"],
 )
 def test_a_broken_header_is_damage(header: bytes) -> None:
-    """Unknown types, cut entries, impossible lengths."""
+    """Unknown types, truncated entries, invalid lengths."""
     with pytest.raises(DamagedError):
         parse_header(KEYS, PACK, seal(header))
 
@@ -213,6 +213,6 @@ def test_an_impossible_header_length_is_damage(tail: bytes, size: int) -> None:
 
 
 def test_the_longest_header_lengths_are_taken() -> None:
-    """A pack that is nothing but its header, and one of 16 MiB."""
+    """A pack with only a header, and a header of 16 MiB."""
     assert header_length(b"\x60\0\0\0", 100) == 96
     assert header_length(b"\0\0\0\x01", 1 << 30) == 1 << 24

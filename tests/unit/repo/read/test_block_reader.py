@@ -1,4 +1,4 @@
-"""Trees on a disk of this machine are read in blocks: right, in few reads, whatever lies beside."""
+"""Read trees on a local disk in blocks: right bytes, few reads, and no effect of other data."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ CONTENT = random.Random(9).randbytes(1_000_000)
 
 
 def packs() -> MemoryStorage:
-    """Return a storage with one pack of CONTENT."""
+    """Return a storage with one pack that contains CONTENT."""
     found = MemoryStorage()
     found.files[FileType.PACK, PACK.hex()] = CONTENT
     return found
 
 
 def on_disk(repo: MemoryRepo, folder: Path) -> LocalStorage:
-    """Write a repository's files to where restic has them."""
+    """Write the files of a repository where restic stores them."""
     repo.flush()
     for (kind, name), raw in repo.storage.files.items():
         place = {
@@ -41,7 +41,7 @@ def on_disk(repo: MemoryRepo, folder: Path) -> LocalStorage:
 
 
 async def test_a_walk_that_goes_backwards_takes_few_reads() -> None:
-    """Folders come after what lies in them, so that a walk meets their records in reverse."""
+    """`restic` writes subdirectories first, so a walk reads the records in reverse order."""
     storage = packs()
     blocks = BlockReader(storage)
     for offset in range(900_000, 0, -1009):
@@ -50,7 +50,7 @@ async def test_a_walk_that_goes_backwards_takes_few_reads() -> None:
 
 
 async def test_what_was_read_is_returned_without_waiting() -> None:
-    """A record's neighbours are there without waiting, the same bytes; what lies afar is not."""
+    """Records near one that was read are returned without blocking, distant ones are not."""
     blocks = BlockReader(packs())
     assert blocks.read_nowait(PACK, 5000, 100) is None
     await blocks.read(PACK, 5000, 100)
@@ -61,7 +61,7 @@ async def test_what_was_read_is_returned_without_waiting() -> None:
 
 
 async def test_a_record_that_lies_across_blocks() -> None:
-    """It is put together; `read_nowait` returns no part of it."""
+    """It is assembled; it is never returned in part."""
     blocks = BlockReader(packs())
     across = (256 << 10) - 50
     assert await blocks.read(PACK, across, 100) == CONTENT[across : across + 100]
@@ -98,7 +98,7 @@ async def test_what_cannot_be_read_beside_a_tree(
 
 
 async def test_a_pack_that_was_damaged_and_mended(tmp_path: Path) -> None:
-    """What was read of it before is not used again."""
+    """Data read before the repair is not used again."""
     repo = MemoryRepo()
     repo.snapshot(repo.tree(repo.folder("d")))
     storage = on_disk(repo, tmp_path)

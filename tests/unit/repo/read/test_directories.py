@@ -1,4 +1,4 @@
-"""Listings of stored folders: out of memory, from disk, or out of trees, always the same."""
+"""Listings of stored directories from memory, from disk and from trees are the same."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.memory_repo import PASSWORD, MemoryRepo
 
 
 def nested(folders: int = 5) -> tuple[MemoryRepo, list[bytes]]:
-    """Return a repository, and the tree IDs of its folders."""
+    """Return a repository, and the tree IDs of its directories."""
     repo = MemoryRepo()
     made = [
         repo.folder(f"d{number}", repo.file(f"f{number}", b"content", size=number))
@@ -52,7 +52,7 @@ def kept_rows(cache: Path) -> list[Path]:
 
 
 async def test_the_next_mount_reads_no_tree(tmp_path: Path) -> None:
-    """What was listed is kept when the repository is closed; trees, and even the index, are not."""
+    """Listings are cached when the repository is closed; neither trees nor index are read."""
     repo, trees = nested()
     first = await opened(repo, tmp_path)
     expected = await names(first, trees)
@@ -65,7 +65,7 @@ async def test_the_next_mount_reads_no_tree(tmp_path: Path) -> None:
 
 
 async def test_without_a_cache_folder_nothing_is_kept() -> None:
-    """Listings are read all the same, and closing has nothing to write."""
+    """Listings work without a cache directory, and closing writes nothing."""
     repo, trees = nested()
     repository = await repo.open()
     assert await names(repository, trees) == [b"f0", b"f1", b"f2", b"f3", b"f4"]
@@ -74,7 +74,7 @@ async def test_without_a_cache_folder_nothing_is_kept() -> None:
 
 
 async def test_at_rest_nothing_can_be_read(tmp_path: Path) -> None:
-    """Names lie on disk sealed with the repository's keys, for nobody else to open."""
+    """Cached names are encrypted with the repository's keys, in private files."""
     repo = MemoryRepo(version=1)
     tree = repo.tree(repo.file("a-name-to-look-for", b"content"))
     repo.snapshot(tree)
@@ -91,7 +91,7 @@ async def test_at_rest_nothing_can_be_read(tmp_path: Path) -> None:
 async def test_what_is_damaged_is_made_anew(
     tmp_path: Path, at: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A flipped byte, in head, directory or body, is never a wrong listing, and does not stay."""
+    """A flipped byte in any part is never a wrong listing, and the file is rewritten."""
     repo, trees = nested()
     first = await opened(repo, tmp_path)
     expected = await names(first, trees)
@@ -111,7 +111,7 @@ async def test_what_is_damaged_is_made_anew(
 async def test_another_process_took_it_away(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Two mounts share the folder: what one brought together, the other reads again, quietly."""
+    """Two mounts share the directory; if one merges segments, the other reloads them."""
     repo, trees = nested()
     first = await opened(repo, tmp_path)
     expected = await names(first, trees)
@@ -124,7 +124,7 @@ async def test_another_process_took_it_away(
 
 
 async def test_small_segments_are_brought_together(tmp_path: Path) -> None:
-    """Many short mounts leave one file, with what each of them saw."""
+    """Many short mounts leave one merged file."""
     repo, trees = nested()
     for tree in trees:
         repository = await opened(repo, tmp_path)
@@ -136,7 +136,7 @@ async def test_small_segments_are_brought_together(tmp_path: Path) -> None:
 
 
 async def test_the_longest_unused_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder has a bound; what was used last stays."""
+    """The directory has a size limit; the least recently used segments are evicted."""
     repo, trees = nested(8)
     monkeypatch.setattr(directory_store, "_SMALL", 0)
     monkeypatch.setattr(directory_store, "_MOST_STORED", 1000)
@@ -154,7 +154,7 @@ async def test_the_longest_unused_goes(tmp_path: Path, monkeypatch: pytest.Monke
 async def test_enough_for_a_segment_is_written_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A mount that is killed loses what came since."""
+    """A killed mount loses only later entries."""
     monkeypatch.setattr("cesbrfs.repo.read.directories.SEGMENT_BYTES", 100)
     repo, trees = nested()
     repository = await opened(repo, tmp_path)
@@ -170,7 +170,7 @@ async def test_enough_for_a_segment_is_written_at_once(
 async def test_a_little_is_written_after_a_while(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Where no more comes, it does not wait for the end of the mount."""
+    """Few entries are written after a delay, not only at the end of the mount."""
     repo, trees = nested()
     repository = await opened(repo, tmp_path)
     writes: list[int] = []
@@ -179,7 +179,7 @@ async def test_a_little_is_written_after_a_while(
         writes.append(len(repository.listings._new))
         repository.listings._some = trio.Event()
 
-    repository.listings.keep = keep  # type: ignore[method-assign]  # a thread and this clock differ
+    repository.listings.keep = keep  # type: ignore[method-assign]  # threads do not follow this clock
     async with trio.open_nursery() as nursery:
         nursery.start_soon(repository.listings.flush_periodically)
         await names(repository, trees)
@@ -191,7 +191,7 @@ async def test_a_little_is_written_after_a_while(
 
 
 async def test_a_folder_that_is_damaged(tmp_path: Path) -> None:
-    """It is no listing, and nothing is kept of it."""
+    """It raises an error, and is not cached."""
     repo = MemoryRepo()
     tree = repo.save(BlobType.TREE, b"no JSON at all")
     repo.snapshot(tree)
@@ -203,7 +203,7 @@ async def test_a_folder_that_is_damaged(tmp_path: Path) -> None:
 
 
 def test_prefixes_that_are_alike(tmp_path: Path) -> None:
-    """Two trees whose IDs begin alike are told apart: one that is not there is not found."""
+    """Tree IDs with the same prefix are distinguished; a missing one is not found."""
     kept = CacheDir(tmp_path)
     store = DirectoryStore(kept, MemoryRepo().keys)
     here, alike = bytes(32), bytes(31) + b"\1"
@@ -213,7 +213,7 @@ def test_prefixes_that_are_alike(tmp_path: Path) -> None:
 
 
 async def test_rows_of_another_version(tmp_path: Path) -> None:
-    """What is sealed with the right keys, but no list of rows, is made anew."""
+    """Records that decrypt but do not contain rows are rewritten."""
     repo, trees = nested(1)
     repository = await opened(repo, tmp_path)
     store = DirectoryStore(CacheDir(tmp_path / "c0" / "rows"), repo.keys)
@@ -225,7 +225,7 @@ async def test_rows_of_another_version(tmp_path: Path) -> None:
 async def test_a_bug_does_not_end_the_mount(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is logged, and what is new later is kept."""
+    """It is logged, and later entries are cached."""
     monkeypatch.setattr("cesbrfs.repo.read.directories.SEGMENT_BYTES", 100)
     repo, trees = nested()
     repository = await opened(repo, tmp_path)

@@ -1,4 +1,4 @@
-"""Reading packs in stretches: always the right bytes, in few requests, within a bound."""
+"""Read packs with read-ahead: right bytes, few requests, limited memory."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def test_every_read_gets_its_own_bytes(
     along: bool,
     make: Callable[[Storage], SequentialReader | RangeCoalescer],
 ) -> None:
-    """Jumping about, or each where the one before it in that pack has ended."""
+    """Random reads, and sequential reads in each pack."""
 
     async def check() -> None:
         reader = make(storage())
         ends: dict[bytes, int] = {}
         for pack, offset, length in reads:
             start = ends.get(pack, offset) if along else offset
-            length = min(length, len(CONTENT) - start)  # noqa: PLW2901 - up to the pack's end
+            length = min(length, len(CONTENT) - start)  # noqa: PLW2901 - limited to the end of the pack
             assert bytes(await reader.read(pack, start, length)) == CONTENT[start : start + length]
             ends[pack] = start + length
 
@@ -57,9 +57,9 @@ def test_every_read_gets_its_own_bytes(
 
 
 async def test_reads_that_run_along_take_few_requests() -> None:
-    """Thousands of small blobs side by side, in far fewer requests; hardly a byte is read twice.
+    """Thousands of small adjacent blobs need few requests, with hardly any repeated bytes.
 
-    Their lengths are no power of two, so that some lie across the end of what was read before.
+    Their lengths are not powers of two, so that some cross the end of the previous read.
     """
     held = storage()
     reader = SequentialReader(held)
@@ -71,7 +71,7 @@ async def test_reads_that_run_along_take_few_requests() -> None:
 
 
 async def test_reads_that_jump_about_take_only_what_they_ask_for() -> None:
-    """A single small file from each of many places costs its own bytes."""
+    """A small file at each of many offsets is read without read-ahead."""
     held = storage()
     reader = SequentialReader(held)
     for offset in range(0, 2 << 20, 200_000):
@@ -81,7 +81,7 @@ async def test_reads_that_jump_about_take_only_what_they_ask_for() -> None:
 
 @pytest.mark.parametrize("last", [1, 1000, 100_000])
 async def test_the_end_of_a_pack(last: int) -> None:
-    """Reading further than the pack goes is no damage; a blob that does go further is."""
+    """Read-ahead past the end of a pack is no error; a blob that ends there is."""
     size = 400_000
     reader = SequentialReader(storage(size))
     step = 20_000
@@ -93,7 +93,7 @@ async def test_the_end_of_a_pack(last: int) -> None:
 
 
 async def test_a_pack_that_is_broken_further_on() -> None:
-    """What lies before the place that cannot be read is read: only the reach is given up."""
+    """If read-ahead reaches a bad block, the requested range before it is still read."""
 
     class Broken(MemoryStorage):
         """A disk with a bad block at byte 300,000 of every pack."""
@@ -101,7 +101,7 @@ async def test_a_pack_that_is_broken_further_on() -> None:
         async def read(
             self, kind: FileType, name: str = "", offset: int = 0, length: int | None = None
         ) -> bytes:
-            """Read as the memory does, but not across the bad block."""
+            """Read from memory, but fail across the bad block."""
             if offset <= 300_000 < offset + (length if length is not None else 1 << 40):
                 raise StorageError("input/output error")
             return await super().read(kind, name, offset, length)
@@ -117,7 +117,7 @@ async def test_a_pack_that_is_broken_further_on() -> None:
 
 
 async def test_a_pack_that_is_gone() -> None:
-    """It is missing at once, without a second look."""
+    """A missing pack is reported without a second read."""
     held = storage()
     reader = SequentialReader(held)
     await reader.read(PACKS[0], 0, 1000)
@@ -129,7 +129,7 @@ async def test_a_pack_that_is_gone() -> None:
 
 
 async def test_what_is_remembered_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stretches of all packs together; the least recently read go first."""
+    """The total size of cached ranges is limited; the least recently used are evicted."""
     monkeypatch.setattr(readahead, "_CACHE_BYTES", 1 << 20)
     reader = SequentialReader(storage())
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""A repository behind a network: few requests, much from the disk, always the right bytes."""
+"""A remote repository: few requests, caching on disk, right bytes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def opened(repo: MemoryRepo, folder: Path, **bounds: int | Path) -> Reposi
 
 
 async def nodes_of(repository: Repository) -> dict[bytes, Node]:
-    """Return what the root of the only snapshot holds."""
+    """Return the nodes in the root of the only snapshot."""
     (snapshot,) = await repository.snapshots()
     return dict((await repository.root(snapshot)).nodes)
 
@@ -78,7 +78,7 @@ def packs_read(repo: MemoryRepo) -> int:
 
 
 def below(folder: Path, pattern: str) -> list[Path]:
-    """Return what lies below `folder` and matches."""
+    """Return the files below `folder` that match."""
     return list(folder.rglob(pattern))
 
 
@@ -88,17 +88,17 @@ def flipped(data: bytes, at: int) -> bytes:
 
 
 def nested() -> MemoryRepo:
-    """Return a repository with a folder and two files."""
+    """Return a repository with a directory and two files."""
     repo = MemoryRepo()
     repo.snapshot(repo.tree(repo.folder("d", repo.file("f", b"content")), repo.file("g", b"g")))
     return repo
 
 
 class TestLink:
-    """What answers tell."""
+    """Estimation of round-trip time and throughput."""
 
     def test_far_and_broad_reaches_further_than_near_or_narrow(self) -> None:
-        """A reach is about what comes in the time of a round trip."""
+        """Read-ahead is roughly the amount of data that arrives within one round trip."""
         far, near, narrow = Throughput(), Throughput(), Throughput()
         for _ in range(50):
             for link, round_trip, rate in (
@@ -113,7 +113,7 @@ class TestLink:
         assert far.ahead > 4 * far.bandwidth_delay_product
 
     def test_an_outage_is_no_round_trip(self) -> None:
-        """One read that waited for half a minute has the next ones reach hardly further."""
+        """A read that was delayed by half a minute hardly changes the read-ahead."""
         link = Throughput()
         for _ in range(50):
             link.add_sample(4096, 0.005)
@@ -126,18 +126,18 @@ class TestLink:
         assert link.round_trip > 0.15, "a way that became longer is learnt"
 
     def test_an_answer_in_no_time(self) -> None:
-        """A clock may stand still."""
+        """The clock may not advance between request and response."""
         link = Throughput()
         link.add_sample(1 << 20, 0.0)
         assert link.bandwidth_delay_product > 0
 
 
 class TestPlan:
-    """Which ranges to ask for."""
+    """Coalescing of reads into ranges."""
 
     @given(st.lists(st.tuples(st.integers(0, 5000), st.integers(1, 900)), max_size=30))
     def test_every_record_lies_in_one_range(self, records: list[tuple[int, int]]) -> None:
-        """Whatever the order, and none is longer than it may be unless its only record is."""
+        """In any order; no range exceeds the limit unless its only record does."""
         places = [place(1000 * offset, length) for offset, length in records]
         ranges = plan(places, largest=200_000)
         for one in places:
@@ -147,17 +147,17 @@ class TestPlan:
         assert all(end - start <= 200_000 for _, start, end in ranges)
 
     def test_neighbours_come_together_and_strangers_do_not(self) -> None:
-        """A small gap is read with them; another pack, or a far place, is another range."""
+        """Small gaps are read as well; another pack, or a large gap, starts another range."""
         other = b"\1" * 32
         found = plan([place(1000, 50), place(0, 900), place(2 << 20, 10), place(0, 5, other)])
         assert found == [(other, 0, 5), (PACK, 0, 1050), (PACK, 2 << 20, (2 << 20) + 10)]
 
 
 class TestStretches:
-    """Reading packs in stretches."""
+    """Reading ranges of packs."""
 
     async def test_what_was_asked_for_ahead_is_not_asked_for_again(self) -> None:
-        """Neither while it is under way nor when it is there."""
+        """Neither while the prefetch is running nor when it is complete."""
         held = storage()
         reader = RangeCoalescer(held, Throughput())
         async with trio.open_nursery() as nursery:
@@ -167,7 +167,7 @@ class TestStretches:
         assert len(held.reads) == 1
 
     async def test_a_cancelled_reader_leaves_no_one_waiting(self) -> None:
-        """Those who wait for its answer ask for it themselves."""
+        """Readers that wait for its response send the request themselves."""
         held = storage()
         reader = RangeCoalescer(held, Throughput())
         got: list[bytes] = []
@@ -184,7 +184,7 @@ class TestStretches:
         assert got == [CONTENT[10:110]] * 3
 
     async def test_a_failed_reading_ahead_is_the_readers_business(self) -> None:
-        """Who needs it asks again, and gets the error or the bytes."""
+        """A reader repeats a failed prefetch, and gets the error or the bytes."""
         held = storage()
         reader = RangeCoalescer(held, Throughput())
         held.fail[FileType.PACK, PACK.hex()] = StorageError("Broken.")
@@ -196,7 +196,7 @@ class TestStretches:
         assert bytes(await reader.read(PACK, 0, 100)) == CONTENT[:100]
 
     async def test_those_who_wait_for_one_answer_get_one_error(self) -> None:
-        """A server that is away is not asked by each of them, one after the other."""
+        """Waiting readers share the error, instead of retrying one after the other."""
         held = storage()
         reader = RangeCoalescer(held, Throughput())
         await reader.read(PACK, 0, 1000)
@@ -220,7 +220,7 @@ class TestStretches:
         assert bytes(await reader.read(PACK, 1000, 100)) == CONTENT[1000:1100]
 
     async def test_the_rate_is_taken_from_what_came(self) -> None:
-        """A stretch may be asked for beyond the end of its pack."""
+        """A range may extend past the end of its pack, so only received bytes count."""
         counts: list[int] = []
 
         class Watched(Throughput):
@@ -244,7 +244,7 @@ class TestStretches:
             await reader.read(PACK, len(CONTENT) - 5, 6)
 
     async def test_what_is_held_has_a_bound(self) -> None:
-        """The longest unused goes first, and is asked for again."""
+        """The least recently used range is evicted, and requested again when needed."""
         held = storage()
         packs = [bytes((n,)) * 32 for n in range(20)]
         for pack in packs:
@@ -261,10 +261,10 @@ class TestStretches:
 
 
 class TestKeyFile:
-    """The key file is kept as it is, so that the next start need not wait for it."""
+    """The key file is cached, so that the next start does not have to wait for it."""
 
     async def test_the_one_that_opened_is_kept_alone(self, tmp_path: Path) -> None:
-        """Another one takes its place; and what is kept is all that deriving ahead needs."""
+        """Only the key that opened is cached; that is enough for early key derivation."""
         repo = nested()
         await opened(repo, tmp_path)
         folder = kept_keys(repo.storage.display_url, tmp_path)
@@ -287,10 +287,10 @@ class TestKeyFile:
 
 
 class TestTreesOnDisk:
-    """Folders are read from packs once, and from the disk from then on."""
+    """Trees are read from packs once, and from disk afterwards."""
 
     async def test_the_second_opening_asks_for_no_folder(self, tmp_path: Path) -> None:
-        """All of them come from the disk, and are the same."""
+        """All directories are read from disk, and are equal."""
         repo = nested()
         first = await nodes_of(await opened(repo, tmp_path))
         assert packs_read(repo)
@@ -301,7 +301,7 @@ class TestTreesOnDisk:
         assert not packs_read(repo)
 
     async def test_at_rest_nothing_can_be_read(self, tmp_path: Path) -> None:
-        """Names lie there only as restic sealed them, for nobody else to open."""
+        """Names are stored encrypted as in the repository, in private files."""
         repo = MemoryRepo(version=1)
         repo.snapshot(repo.tree(repo.file("a-name-to-look-for", b"content")))
         await nodes_of(await opened(repo, tmp_path))
@@ -313,7 +313,7 @@ class TestTreesOnDisk:
             assert path.parent.stat().st_mode & 0o077 == 0
 
     async def test_a_damaged_block_is_read_again(self, tmp_path: Path) -> None:
-        """A disk that flips a bit costs a request, and the damage does not stay."""
+        """A flipped bit on disk costs one request, and the block is replaced."""
         repo = nested()
         first = await nodes_of(await opened(repo, tmp_path))
         (block,) = below(tmp_path, "trees/*")
@@ -325,7 +325,7 @@ class TestTreesOnDisk:
         assert not packs_read(repo)
 
     async def test_letting_go_of_a_pack_disturbs_no_reader(self, tmp_path: Path) -> None:
-        """What readers use in memory is changed where they run, not in a thread beside them."""
+        """Shared state is changed in the readers' thread, not in a worker thread."""
         blocks = CachedBlockReader(storage(), Throughput(), CacheDir(tmp_path / "trees"))
         await blocks.read(PACK, 5, 10)
         threads: list[int] = []
@@ -342,7 +342,7 @@ class TestTreesOnDisk:
         assert not below(tmp_path, "trees/*")
 
     async def test_packs_that_are_gone_leave_the_disk(self, tmp_path: Path) -> None:
-        """After a prune their blocks would only take room."""
+        """After a prune the blocks of removed packs are deleted."""
         repo = nested()
         await nodes_of(await opened(repo, tmp_path))
         (block,) = below(tmp_path, "trees/*")
@@ -356,7 +356,7 @@ class TestTreesOnDisk:
         assert not block.exists()
 
     async def test_restics_own_cache_is_read(self, tmp_path: Path) -> None:
-        """Where it has the pack whole; a damaged one there is passed over and left as it is."""
+        """If it contains the complete pack; a damaged one is ignored and not changed."""
         repo = nested()
         ((_, pack),) = [key for key in repo.storage.files if key[0] is FileType.PACK]
         kept = tmp_path / "restic" / ("c0" * 32) / "data" / pack[:2] / pack
@@ -374,10 +374,10 @@ class TestTreesOnDisk:
 
 
 class TestData:
-    """File content, and the disk that may hold some of it."""
+    """File content, and its optional cache on disk."""
 
     async def test_damage_on_the_way_heals(self, tmp_path: Path) -> None:
-        """A blob that arrives damaged is asked for once more; one that lies damaged is an error."""
+        """A blob damaged in transit is requested again; one damaged in storage is an error."""
         repo = MemoryRepo()
         repo.snapshot(repo.tree(repo.file("f", b"content" * 1000)))
         ((_, pack),) = [key for key in repo.storage.files if key[0] is FileType.PACK]
@@ -400,7 +400,7 @@ class TestData:
             await content(await opened(repo, tmp_path), b"f")
 
     async def test_content_kept_on_disk_asks_for_no_pack(self, tmp_path: Path) -> None:
-        """With a bound for it; and a damaged record is asked for again."""
+        """With a size limit set; a damaged record is requested again."""
         repo = MemoryRepo()
         repo.snapshot(repo.tree(repo.file("f", b"content" * 1000)))
         assert await content(await opened(repo, tmp_path, data=1 << 20), b"f") == b"content" * 1000
@@ -413,20 +413,20 @@ class TestData:
         assert packs_read(repo) == 1
 
     async def test_without_a_bound_nothing_is_kept(self, tmp_path: Path) -> None:
-        """File content is on disk only where that was asked for."""
+        """File content is cached on disk only if configured."""
         repo = MemoryRepo()
         repo.snapshot(repo.tree(repo.file("f", b"content")))
         await content(await opened(repo, tmp_path), b"f")
         assert not below(tmp_path, "data")
 
     def test_the_bound_holds_and_the_longest_unused_goes(self, tmp_path: Path) -> None:
-        """What is read again stays."""
+        """Content that was read again is kept."""
         folder = tmp_path / "kept"
         records = BlobStore(CacheDir(folder), 160_000)
         names = [bytes((n,)) * 32 for n in range(60)]
         for number, name in enumerate(names):
             records.put(name, bytes(5000))
-            # Clocks of file systems are coarse: the order is made plain.
+            # File system timestamps are coarse, so set them explicitly.
             for at, held in enumerate(names[1 : number + 1]):
                 if records.has(held):
                     os.utime(folder / held.hex(), ns=(10**9 * at, 10**9 * at))
@@ -439,10 +439,10 @@ class TestData:
 
 
 class TestKeptFiles:
-    """A folder of files that several may write at once."""
+    """A cache directory with concurrent writers."""
 
     def test_many_may_write_the_same_file(self, tmp_path: Path) -> None:
-        """Two readers of one blob keep it at the same time: both do, and it is whole."""
+        """Two readers of one blob write it at the same time: both succeed, the file is complete."""
         kept = CacheDir(tmp_path / "kept")
         content = [bytes((number,)) * 100_000 for number in range(8)]
 
@@ -456,7 +456,7 @@ class TestKeptFiles:
         assert os.listdir(kept.folder) == ["same"]
 
     def test_what_a_killed_process_left_goes(self, tmp_path: Path) -> None:
-        """But not what another one may still be writing."""
+        """Temporary files that another process may still be writing are kept."""
         kept = CacheDir(tmp_path / "kept")
         for name, age in (("old", 7200), ("new", 5)):
             (kept.folder / f".{name}.1.1").write_bytes(b"half")
@@ -467,10 +467,10 @@ class TestKeptFiles:
 
 
 class TestNeighbours:
-    """Small files of one folder."""
+    """Small files in one directory."""
 
     async def test_what_is_known_of_folders_is_bounded(self, tmp_path: Path) -> None:
-        """Large ones push others out, long before there are too many of them."""
+        """Large directories evict others before the maximum number is reached."""
         neighbours = SiblingPrefetcher((await opened(nested(), tmp_path)).blobs)
         for folder in range(8):
             nodes = [
@@ -481,7 +481,7 @@ class TestNeighbours:
         assert neighbours._known == 90_000
 
     async def test_a_folder_of_small_files_takes_few_requests(self, tmp_path: Path) -> None:
-        """Opened one after the other, in the order of the listing."""
+        """The files are opened one after the other, in the order of the listing."""
         repo = MemoryRepo()
         noise = random.Random(3)
         files = {f"f{n:03}": noise.randbytes(3000) for n in range(300)}

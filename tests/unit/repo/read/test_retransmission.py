@@ -1,4 +1,4 @@
-"""Bytes that change on their way: read once more from a network, told at once from a disk."""
+"""Data corrupted in transit is read again from a network, but not from a disk."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class _Wire:
         self.faults: Counter[FileType] = Counter(dict.fromkeys(FileType, faults))
 
     async def list(self, kind: FileType) -> Sequence[FileInfo]:
-        """List unchanged."""
+        """List without faults."""
         return await self._storage.list(kind)
 
     async def read(
         self, kind: FileType, name: str = "", offset: int = 0, length: int | None = None
     ) -> bytes:
-        """Read, with the fault."""
+        """Read, and inject the fault."""
         data = bytearray(await self._storage.read(kind, name, offset, length))
         if self.faults[kind] > 0:
             self.faults[kind] -= 1
@@ -46,7 +46,7 @@ class _Disk(_Wire):
     """The same as a disk."""
 
     def read_into(self, kind: FileType, name: str, offset: int, buffer: memoryview) -> None:
-        """Not asked for in these tests."""
+        """Not used in these tests."""
         raise NotImplementedError
 
     def will_read(self, kind: FileType, name: str, offset: int, length: int) -> None:
@@ -75,9 +75,9 @@ async def _contents(repository: Repository) -> list[bytes]:
 async def test_a_changed_byte_is_read_once_more(
     repo: MemoryRepo, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One fault in each kind of file: everything is read right, and each fault is logged."""
+    """With one fault in each kind of file all data is right, and each fault is logged."""
     wire = _Wire(repo.storage, 1)
-    wire.faults[FileType.CONFIG] = 2  # first it is only looked for
+    wire.faults[FileType.CONFIG] = 2  # the first read only checks that it exists
     repository = await Repository.open(wire, Secret(PASSWORD))
     assert await _contents(repository) == _SMALL
     assert repository.damaged == {}
@@ -86,7 +86,7 @@ async def test_a_changed_byte_is_read_once_more(
 
 
 async def test_a_window_with_a_changed_byte_is_given_up(repo: MemoryRepo) -> None:
-    """However many reads are changed, in whatever window: each file is right, or an error."""
+    """With any number of faults in any window, each file is right or an error."""
     wire = _Wire(repo.storage, 0)
     repository = await Repository.open(wire, Secret(PASSWORD))
     (snapshot,) = await repository.snapshots()
@@ -98,7 +98,7 @@ async def test_a_window_with_a_changed_byte_is_given_up(repo: MemoryRepo) -> Non
 
 
 async def test_what_is_damaged_twice_is_damaged(repo: MemoryRepo) -> None:
-    """A second fault is an error and not asked about again; later the file is right."""
+    """A second fault is an error, without a third read; later the file can be read."""
     wire = _Wire(repo.storage, 0)
     repository = await Repository.open(wire, Secret(PASSWORD))
     (snapshot,) = await repository.snapshots()
@@ -113,6 +113,6 @@ async def test_what_is_damaged_twice_is_damaged(repo: MemoryRepo) -> None:
 
 
 async def test_a_disk_is_not_asked_twice(repo: MemoryRepo) -> None:
-    """What lies damaged on a disk stays so: the error comes from the first read."""
+    """Damage on a disk is permanent: the first read raises the error."""
     with pytest.raises(DamagedError):
         await Repository.open(_Disk(repo.storage, 1), Secret(PASSWORD))

@@ -1,4 +1,4 @@
-"""Addresses of repositories are taken apart as restic does."""
+"""Repository addresses are parsed as in restic."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NOTHING = Secret(b"")
     ],
 )
 def test_forms(url: str, address: LocalAddress | S3Address | RestAddress | RcloneAddress) -> None:
-    """Each form of restic's documentation, with its oddities."""
+    """Each form in restic's documentation, with its special cases."""
     assert parse(url) == address
 
 
@@ -58,7 +58,7 @@ def test_forms(url: str, address: LocalAddress | S3Address | RestAddress | Rclon
     ],
 )  # fmt: skip
 def test_what_is_no_address(url: str) -> None:
-    """The sentence names the form to write, and never a password."""
+    """The message shows the form to write, and never a password."""
     with pytest.raises(UsageError) as raised:
         parse(url)
     assert "secret" not in raised.value.message

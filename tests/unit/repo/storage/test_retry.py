@@ -1,4 +1,4 @@
-"""Asking a storage again: what is repeated, how long readers wait, and who asks while they do."""
+"""Retry of storage requests: conditions, delays, and readers that share an attempt."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PATIENCE = 60.0
 
 
 class _Server(MemoryStorage):
-    """A server that can be away: `fault` tells what happens to a request, None: an answer."""
+    """A server that can be down: `fault` returns the error of a request, or None."""
 
     def __init__(self) -> None:
         super().__init__("far://away")
@@ -43,14 +43,14 @@ class _Server(MemoryStorage):
         self.takes = 0.0
 
     async def list(self, kind: FileType) -> Sequence[FileInfo]:
-        """List, after the fault."""
+        """Return the listing, or raise the fault."""
         await self._meet_fault()
         return await super().list(kind)
 
     async def read(
         self, kind: FileType, name: str = "", offset: int = 0, length: int | None = None
     ) -> bytes:
-        """Read, after the fault."""
+        """Return the data, or raise the fault."""
         await self._meet_fault()
         return await super().read(kind, name, offset, length)
 
@@ -66,23 +66,23 @@ class _Server(MemoryStorage):
             self.asking -= 1
 
     def refuse(self, error: type[CesbrError] = RepositoryUnreachableError) -> None:
-        """Be away from now on."""
+        """Take the server down."""
         self.fault = partial(error, "far://away refuses connections; start it.")
 
     def answer(self) -> None:
-        """Be there from now on."""
+        """Bring the server up."""
         self.fault = lambda: None
 
 
 @pytest.fixture
 def server() -> _Server:
-    """A server that answers."""
+    """A server that is up."""
     return _Server()
 
 
 @pytest.fixture
 async def patient(server: _Server) -> RetryingStorage:
-    """A patient reader of it which has been answered once."""
+    """A reader with retry that has already received a response."""
     made = RetryingStorage(server, _PATIENCE)
     assert await _read(made) == _CONTENT
     server.asked.clear()
@@ -101,7 +101,7 @@ async def _back_after(server: _Server, seconds: float) -> None:
 async def test_a_lost_connection_is_not_noticed(
     server: _Server, patient: RetryingStorage, autojump_clock: MockClock
 ) -> None:
-    """One unanswered request is repeated within a fraction of a second."""
+    """A request without a response is retried within a fraction of a second."""
     errors = [RepositoryUnreachableError("reset")]
     server.fault = lambda: errors.pop() if errors else None
     began = trio.current_time()
@@ -114,7 +114,7 @@ async def test_a_lost_connection_is_not_noticed(
 async def test_readers_wait_while_the_server_is_away(
     server: _Server, patient: RetryingStorage, autojump_clock: MockClock, away: float
 ) -> None:
-    """An outage shorter than the patience ends for the readers at most a pause after it ended."""
+    """After an outage shorter than the timeout, readers resume within one retry delay."""
     server.refuse()
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
@@ -135,7 +135,7 @@ async def test_patience_ends_with_the_error_and_everything_works_later(
     error: type[CesbrError],
     number: int,
 ) -> None:
-    """After the patience the reader gets the last error; when the server is back, its bytes."""
+    """After the timeout the reader gets the last error; later reads succeed."""
     server.refuse(error)
     began = trio.current_time()
     with pytest.raises(error) as raised:
@@ -151,7 +151,7 @@ async def test_patience_ends_with_the_error_and_everything_works_later(
 async def test_one_asks_for_all(
     server: _Server, patient: RetryingStorage, autojump_clock: MockClock
 ) -> None:
-    """Of a hundred waiting readers one at a time asks; then all of them read."""
+    """Of a hundred waiting readers one at a time retries; then all succeed."""
     server.refuse()
     server.takes = 0.1
     read: list[bytes] = []
@@ -176,7 +176,7 @@ async def test_one_asks_for_all(
 async def test_many_requests_lost_at_once_are_one_loss(
     server: _Server, patient: RetryingStorage, autojump_clock: MockClock
 ) -> None:
-    """A short outage stays short for all of them: the pauses do not grow with their number."""
+    """The retry delay does not grow with the number of requests lost at once."""
     server.takes = 1
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
@@ -192,7 +192,7 @@ async def test_many_requests_lost_at_once_are_one_loss(
 async def test_pauses_grow_up_to_five_seconds(
     server: _Server, patient: RetryingStorage, autojump_clock: MockClock
 ) -> None:
-    """The server is left in peace more and more, and asked again every five seconds at last."""
+    """The retry delay grows to a maximum of five seconds."""
     server.refuse()
     with pytest.raises(RepositoryUnreachableError):
         await _read(patient)
@@ -205,7 +205,7 @@ async def test_pauses_grow_up_to_five_seconds(
 async def test_patience_counts_from_when_the_server_went_away(
     server: _Server, patient: RetryingStorage, autojump_clock: MockClock
 ) -> None:
-    """All who wait get the error at the same time."""
+    """All waiting readers get the error at the same time."""
     server.refuse()
     began = trio.current_time()
 
@@ -223,7 +223,7 @@ async def test_patience_counts_from_when_the_server_went_away(
 async def test_after_the_patience_each_reader_costs_one_attempt(
     server: _Server, patient: RetryingStorage, autojump_clock: MockClock
 ) -> None:
-    """A long outage holds up each reader for a second, and nobody misses its end."""
+    """In a long outage each reader is delayed by one second, and the end is noticed."""
     server.refuse()
     with pytest.raises(RepositoryUnreachableError):
         await _read(patient)
@@ -249,7 +249,7 @@ async def test_after_the_patience_each_reader_costs_one_attempt(
 async def test_cancelled_readers_leave_at_once(
     server: _Server, patient: RetryingStorage, autojump_clock: MockClock
 ) -> None:
-    """Whoever waits or asks can go at any time, and the next one takes its turn."""
+    """A waiting or retrying reader can be cancelled, and the next one takes over."""
     server.refuse()
     began = trio.current_time()
     async with trio.open_nursery() as others:
@@ -267,7 +267,7 @@ async def test_cancelled_readers_leave_at_once(
 async def test_a_wrong_address_is_told_within_seconds(
     server: _Server, autojump_clock: MockClock
 ) -> None:
-    """Before the first answer there is little patience; a blip at the start is survived."""
+    """Before the first response the timeout is short, but a brief failure is retried."""
     server.refuse()
     began = trio.current_time()
     with pytest.raises(RepositoryUnreachableError):
@@ -281,7 +281,7 @@ async def test_a_wrong_address_is_told_within_seconds(
 async def test_an_address_that_never_answers_is_asked_once(
     server: _Server, autojump_clock: MockClock
 ) -> None:
-    """Where the first attempt took longer than opening may, there is no second."""
+    """If the first attempt exceeds the timeout for opening, there is no second one."""
     server.refuse(RepositoryTimedOutError)
     server.takes = 10
     with pytest.raises(RepositoryTimedOutError):
@@ -295,7 +295,7 @@ async def test_an_address_that_never_answers_is_asked_once(
 async def test_what_cannot_change_is_raised_at_once(
     server: _Server, patient: RetryingStorage, autojump_clock: MockClock, error: type[CesbrError]
 ) -> None:
-    """Nothing is asked twice whose answer will be the same."""
+    """Permanent errors are not retried."""
     server.refuse(error)
     with pytest.raises(error):
         await _read(patient)
@@ -305,7 +305,7 @@ async def test_what_cannot_change_is_raised_at_once(
 async def test_a_file_the_server_fails_on_is_asked_for_a_few_times(
     server: _Server, patient: RetryingStorage, autojump_clock: MockClock
 ) -> None:
-    """That holds up neither the reader for long, nor others at all."""
+    """Its reader is delayed only briefly, and other readers not at all."""
     server.files[FileType.PACK, "cd" * 32] = _CONTENT
     server.fail[FileType.PACK, _NAME] = StorageError("far://away failed on the file.")
     began = trio.current_time()
@@ -327,7 +327,7 @@ async def test_a_file_the_server_fails_on_is_asked_for_a_few_times(
 async def test_a_request_that_alone_is_never_answered_ends(
     server: _Server, patient: RetryingStorage, autojump_clock: MockClock
 ) -> None:
-    """Where other requests are answered all the time, one that is not still has its patience."""
+    """A request that always fails times out, even while other requests succeed."""
     began = trio.current_time()
     asked = 0
 
@@ -352,7 +352,7 @@ async def test_a_request_that_alone_is_never_answered_ends(
 
 
 async def test_no_patience_asks_once(server: _Server, autojump_clock: MockClock) -> None:
-    """Who sets the patience to nothing gets the error at once."""
+    """With a timeout of 0 the error is raised without a retry."""
     patient = RetryingStorage(server, 0)
     await _read(patient)
     server.refuse()
@@ -367,7 +367,7 @@ async def test_an_outage_is_logged_when_it_begins_and_when_it_ends(
     autojump_clock: MockClock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Ten readers and many attempts make two lines; a lost connection makes none."""
+    """An outage logs two lines, however many readers retry; a lost connection none."""
     caplog.set_level(logging.INFO)
     server.refuse()
     async with trio.open_nursery() as nursery:

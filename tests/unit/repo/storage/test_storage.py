@@ -1,4 +1,4 @@
-"""The storage protocol, held against the local storage and the one in memory alike."""
+"""The storage protocol, tested with the local and the in-memory storage."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def fill(request: pytest.FixtureRequest, tmp_path: Path) -> Fill:
 
 
 async def test_files_are_listed_by_kind(fill: Fill) -> None:
-    """With their sizes; a kind without files, or without a folder, is empty."""
+    """With sizes; a kind without files, or without a directory, is empty."""
     storage = fill(
         {
             (FileType.SNAPSHOT, NAME): b"12345",
@@ -67,7 +67,7 @@ async def test_files_are_listed_by_kind(fill: Fill) -> None:
 
 
 async def test_only_proper_names_are_listed(fill: Fill) -> None:
-    """Temporary files of restic, and whatever else lies about, are none of ours."""
+    """Temporary files of restic and unrelated files are ignored."""
     strange = (NAME[:-1], NAME + "-tmp-123", NAME.upper(), "." + NAME[1:], "README", NAME + "\n")
     files = dict.fromkeys([(FileType.INDEX, name) for name in strange], b"x")
     storage = fill(files | {(FileType.INDEX, NAME): b"index"})
@@ -76,7 +76,7 @@ async def test_only_proper_names_are_listed(fill: Fill) -> None:
 
 
 async def test_reading_whole_files_and_parts(fill: Fill) -> None:
-    """From anywhere, of any length, small and large."""
+    """At any offset, of any length."""
     storage = fill({(FileType.PACK, NAME): LARGE})
     assert await storage.read(FileType.PACK, NAME) == LARGE
     for offset, length in ((0, 0), (0, 10), (7, 300_000), (len(LARGE) - 3, 3), (len(LARGE), 0)):
@@ -86,7 +86,7 @@ async def test_reading_whole_files_and_parts(fill: Fill) -> None:
 
 
 async def test_a_file_that_is_not_there(fill: Fill) -> None:
-    """Whole or in part, and where the folder is missing too."""
+    """Completely or in part, and if the directory is missing."""
     storage = fill({(FileType.INDEX, OTHER): b""})
     for kind in (FileType.INDEX, FileType.PACK):
         with pytest.raises(FileMissingError):
@@ -99,14 +99,14 @@ async def test_a_file_that_is_not_there(fill: Fill) -> None:
 
 @pytest.mark.parametrize(("offset", "length"), [(0, 11), (10, 1), (100, 1), (0, 1 << 20)])
 async def test_a_file_that_is_too_short(fill: Fill, offset: int, length: int) -> None:
-    """A truncated pack is damage, not a short answer."""
+    """A truncated pack is an error, not a short read."""
     storage = fill({(FileType.PACK, NAME): b"0123456789"})
     with pytest.raises(DamagedError):
         await storage.read(FileType.PACK, NAME, offset, length)
 
 
 async def test_a_cancelled_read_ends(fill: Fill) -> None:
-    """A read inside a cancelled scope does not go on."""
+    """A read in a cancelled scope does not start."""
     storage = fill({(FileType.PACK, NAME): LARGE})
     with trio.CancelScope() as scope:
         scope.cancel()
@@ -115,7 +115,7 @@ async def test_a_cancelled_read_ends(fill: Fill) -> None:
 
 
 async def test_config_is_a_file_at_the_top(tmp_path: Path) -> None:
-    """And packs lie below the first two digits of their names."""
+    """Packs are stored below the first two digits of their names."""
     (tmp_path / "config").write_bytes(b"config")
     (tmp_path / "data/01").mkdir(parents=True)
     (tmp_path / "data/01" / NAME).write_bytes(b"pack")
@@ -125,9 +125,9 @@ async def test_config_is_a_file_at_the_top(tmp_path: Path) -> None:
 
 
 async def test_files_that_vanish_while_they_are_listed(tmp_path: Path) -> None:
-    """A file that another process removes during the listing does not hide all the others.
+    """A file that is removed during the listing does not affect the others.
 
-    A link into nowhere is what the listing meets then: a name, and nothing behind it.
+    A dangling link simulates this: it has a name but cannot be opened.
     """
     for folder in ("snapshots", "data/01"):
         (tmp_path / folder).mkdir(parents=True)
@@ -139,7 +139,7 @@ async def test_files_that_vanish_while_they_are_listed(tmp_path: Path) -> None:
 
 
 async def test_no_folder_at_all(tmp_path: Path) -> None:
-    """Nothing is listed, config is missing: what that means is for others to say."""
+    """The listing is empty and config is missing; callers decide what that means."""
     storage = LocalStorage(str(tmp_path / "nothing"))
     assert list(await storage.list(FileType.KEY)) == []
     with pytest.raises(FileMissingError):
@@ -147,7 +147,7 @@ async def test_no_folder_at_all(tmp_path: Path) -> None:
 
 
 async def test_a_path_through_a_file_is_no_repository(tmp_path: Path) -> None:
-    """A wrong address must not look like a repository that is only missing."""
+    """A wrong address must not look like a missing repository."""
     (tmp_path / "file").write_bytes(b"")
     storage = LocalStorage(str(tmp_path / "file/repo"))
     with pytest.raises(RepositoryUnreachableError, match="address"):
@@ -157,7 +157,7 @@ async def test_a_path_through_a_file_is_no_repository(tmp_path: Path) -> None:
 
 
 async def test_a_folder_in_the_place_of_a_file(tmp_path: Path) -> None:
-    """One file cannot be read: an error of the storage."""
+    """A directory instead of a file raises a storage error."""
     (tmp_path / "index" / NAME).mkdir(parents=True)
     storage = LocalStorage(str(tmp_path))
     with pytest.raises(StorageError, match=NAME):
@@ -165,7 +165,7 @@ async def test_a_folder_in_the_place_of_a_file(tmp_path: Path) -> None:
 
 
 async def test_a_refused_folder_is_denied_not_missing(tmp_path: Path) -> None:
-    """What may not be read must never look as if it did not exist."""
+    """A directory without read permission must not look missing."""
     (tmp_path / "repo/keys").mkdir(parents=True)
     (tmp_path / "repo/config").write_bytes(b"config")
     storage = LocalStorage(str(tmp_path / "repo"))
@@ -185,7 +185,7 @@ async def test_a_refused_folder_is_denied_not_missing(tmp_path: Path) -> None:
 
 
 def test_addresses_of_local_folders() -> None:
-    """With and without ``local:``; a Windows-like colon makes no other kind."""
+    """With and without ``local:``; a colon as in Windows paths is no scheme."""
     assert local_folder("/srv/backup") == "/srv/backup"
     assert local_folder("local:/srv/backup") == "/srv/backup"
     assert local_folder("local:s3:odd") == "s3:odd"
@@ -198,7 +198,7 @@ def test_addresses_of_local_folders() -> None:
 
 
 def test_open_storage_takes_a_folder_and_refuses_nothing(tmp_path: Path) -> None:
-    """An empty address is a setting that is missing; the shown address has no secrets."""
+    """An empty address is a missing setting; displayed addresses contain no secrets."""
     storage = open_storage(Access(f"local:{tmp_path}", Secret(b"key")))
     assert storage.display_url == str(tmp_path)
     for empty in ("", "local:"):
@@ -207,7 +207,7 @@ def test_open_storage_takes_a_folder_and_refuses_nothing(tmp_path: Path) -> None
 
 
 async def test_a_network_is_met_with_patience() -> None:
-    """Nobody listens there: that is told after the seconds that were set, or those of opening."""
+    """A closed port is reported after the configured timeout, or the one for opening."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     access = Access(f"rest:http://127.0.0.1:{port}/", Secret(b"key"), patience=0)

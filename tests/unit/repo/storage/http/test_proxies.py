@@ -1,4 +1,4 @@
-"""Which proxy counts for which address: Go's rules, by which restic goes."""
+"""Selection of the proxy for an address, with the rules of Go, as in restic."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_proxy_of_an_address(url: str, environ: dict[str, str], found: str |
 
 
 def test_a_proxy_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variable is named, its password is not shown; one for another scheme stops nothing."""
+    """The error names the variable without its password; other schemes are not affected."""
     access = Access("rest:http://10.77.0.2:8000/", Secret(b"key"))
     monkeypatch.setenv("HTTPS_PROXY", "socks://x")
     monkeypatch.setenv("ALL_PROXY", "socks://x")

@@ -1,4 +1,4 @@
-"""What a redirect of a server becomes: an error that names where it leads."""
+"""A redirect is an error that shows its target."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cesbrfs.repo.storage.http.client import Answer, other_refusal
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_the_address_is_named(status: int) -> None:
-    """Without passwords, queries and what a terminal would obey."""
+    """Without passwords, queries and control characters."""
     location = "https://u:topsecret@new.example/r/\x1b[2Jconfig?signature=topsecret"
     answer = Answer(status, {"location": location}, b"")
     message = other_refusal(answer, "rest:http://old/", "config", str(status)).message
@@ -19,6 +19,6 @@ def test_the_address_is_named(status: int) -> None:
 
 
 def test_one_that_names_none() -> None:
-    """It is an error all the same."""
+    """A redirect without a target is an error as well."""
     message = other_refusal(Answer(302, {}, b""), "rest:http://old/", "config", "302").message
     assert "unnamed" in message

@@ -1,4 +1,4 @@
-"""Where credentials for S3 are found: restic's chain."""
+"""Sources of S3 credentials, in restic's order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PRINTED = {"Version": 1, "AccessKeyId": "ID", "SecretAccessKey": "s3cr3t", "Ses
 
 
 def signer(tmp_path: Path, **environment: str) -> CredentialsProvider:
-    """Return one with these variables, and with no file that they do not name."""
+    """Return a signer with these variables, and no other files."""
     none = str(tmp_path / "none")
     files = {"AWS_SHARED_CREDENTIALS_FILE": none, "MINIO_SHARED_CREDENTIALS_FILE": none}
     return CredentialsProvider(
@@ -44,14 +44,14 @@ def program(tmp_path: Path, text: str) -> dict[str, str]:
     ],
 )
 async def test_the_environment(tmp_path: Path, key_id: str, secret: str) -> None:
-    """Each pair of variables that restic takes."""
+    """Each pair of variables that restic supports."""
     found = await signer(tmp_path, **{key_id: "ID", secret: "s3cr3t"}).current()
     assert found is not None
     assert (found.key_id, found.secret) == ("ID", Secret(b"s3cr3t"))
 
 
 async def test_a_program_of_a_profile(tmp_path: Path) -> None:
-    """What it prints counts before keys beside it."""
+    """Its output has precedence over keys in the same profile."""
     variables = program(tmp_path, f"[ \"$1\" = 'an argument' ] && echo '{json.dumps(_PRINTED)}'")
     found = await signer(tmp_path, **variables).current()
     assert found is not None
@@ -61,7 +61,7 @@ async def test_a_program_of_a_profile(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["exit 3", "echo topsecret", "echo '{}'", "exec /no/such"])
 async def test_a_program_that_gives_none(tmp_path: Path, text: str) -> None:
-    """It is named, and nothing that it printed is shown."""
+    """The error names the program, but not its output."""
     with pytest.raises(RepositoryDeniedError, match="credential_process of profile 'p'") as caught:
         await signer(tmp_path, **program(tmp_path, text)).current()
     assert "topsecret" not in caught.value.message

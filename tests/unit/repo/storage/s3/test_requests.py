@@ -1,4 +1,4 @@
-"""Where requests to S3 go, and for which region they are signed: what no local server can show."""
+"""Addresses and signing regions of S3 requests that cannot be tested on a local server."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def storage_of(
     ],
 )  # fmt: skip
 def test_where_a_bucket_is(place: str, options: dict[str, str], url: str) -> None:
-    """In the host's name for the great providers, in the path for all others, or as it was said."""
+    """In the host name for large providers, in the path otherwise, or as configured."""
     storage = storage_of(place, options=options)
     key = "a b/config" if "%20" in place else "config"
     assert storage._request(key, "", None)[0] == url
@@ -75,7 +75,7 @@ def test_where_a_bucket_is(place: str, options: dict[str, str], url: str) -> Non
 def test_regions(
     place: str, environment: dict[str, str], options: dict[str, str], region: str
 ) -> None:
-    """The option, the environment, the host's name, and what goes without saying."""
+    """The option, the environment, the host name, and the default."""
     signer = Credentials("id", Secret(b"secret"))
     headers = storage_of(place, environment, options)._request("config", "", signer)[1]
     assert f"/{region}/s3/aws4_request" in headers["authorization"]
@@ -87,7 +87,7 @@ def error(status: int, code: str, more: str = "") -> Answer:
 
 
 def test_the_region_that_the_server_names() -> None:
-    """It is taken where none was said; where one was, a refusal is told."""
+    """It is used if no region is configured; otherwise the refusal is an error."""
     malformed = error(400, "AuthorizationHeaderMalformed", "<Region>eu-west-3</Region>")
     redirect = Answer(301, {"x-amz-bucket-region": "eu-west-3"}, b"")
     for answer in (malformed, redirect):
@@ -117,12 +117,12 @@ def test_the_region_that_the_server_names() -> None:
     ],
 )
 def test_what_answers_mean(answer: Answer, kind: type[CesbrError]) -> None:
-    """Those that asking again may change are unreachable ones; the code comes before the status."""
+    """Temporary errors are "unreachable"; the error code has precedence over the status."""
     assert type(storage_of("host/bucket")._refusal(answer, "config")) is kind
 
 
 async def test_a_listing_with_sizes_that_are_none() -> None:
-    """It is no answer of S3's, and said so: no other error leaves a storage."""
+    """It is reported as an invalid response, without any other exception."""
     made = storage_of("https://server/bucket/repo")
     name = f"<Key>repo/keys/{'a' * 64}</Key>"
     for size in ("<Size>many</Size>", "<Size>-1</Size>", ""):

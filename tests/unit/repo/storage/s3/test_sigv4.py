@@ -1,4 +1,4 @@
-"""Signatures against the examples that Amazon publishes with its description of them."""
+"""Signatures, compared with the examples in the documentation of AWS."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def signature_of(header: str) -> str:
 
 
 def test_getting_an_object_in_part() -> None:
-    """Amazon S3's example "GET Object", with a signed range, to the last letter of the header."""
+    """The example "GET Object" of Amazon S3, with a signed range: the header is identical."""
     headers = {
         "Host": HOST,
         "Range": "bytes=0-9",
@@ -54,7 +54,7 @@ def test_getting_an_object_in_part() -> None:
     ],
 )
 def test_listing_a_bucket(parameters: list[tuple[str, str]], signature: str) -> None:
-    """Amazon S3's examples "GET Bucket (List Objects)" and "GET Bucket Lifecycle"."""
+    """The examples "GET Bucket (List Objects)" and "GET Bucket Lifecycle" of Amazon S3."""
     headers = signed_headers(
         "GET", HOST, "/", query_of(parameters), OF_S3, region="us-east-1", now=THEN
     )
@@ -72,7 +72,7 @@ def test_listing_a_bucket(parameters: list[tuple[str, str]], signature: str) -> 
     ],
 )
 def test_the_suite_of_version_4(query: list[tuple[str, str]], signature: str) -> None:
-    """The suite's get-vanilla and get-vanilla-query-order-key-case."""
+    """The test suite's get-vanilla and get-vanilla-query-order-key-case."""
     credentials = Credentials("AKIDEXAMPLE", Secret(b"wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"))
     header = authorization(
         "GET",
@@ -88,7 +88,7 @@ def test_the_suite_of_version_4(query: list[tuple[str, str]], signature: str) ->
 
 
 def test_a_session_token_is_signed() -> None:
-    """Temporary credentials send a token, which the signature covers; no repr shows it."""
+    """The token of temporary credentials is sent and signed; no repr shows it."""
     credentials = Credentials("id", SECRET, Secret(b"a-token"))
     headers = signed_headers("GET", HOST, "/", "", credentials, region="eu", now=THEN)
     assert headers["x-amz-security-token"] == "a-token"
@@ -98,6 +98,6 @@ def test_a_session_token_is_signed() -> None:
 
 
 def test_encoding() -> None:
-    """Only AWS's unreserved characters stay; slashes of a path do, too."""
+    """Only the unreserved characters of AWS, and slashes of a path, are not encoded."""
     assert encoded("a b+c/ü~-._*") == "a%20b%2Bc%2F%C3%BC~-._%2A"
     assert encoded("/a b/c", safe="/") == "/a%20b/c"

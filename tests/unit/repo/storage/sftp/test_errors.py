@@ -1,4 +1,4 @@
-"""What ssh and SFTP servers say, and what it means; the texts are OpenSSH's own."""
+"""Interpretation of messages from ssh and SFTP servers, with texts of OpenSSH."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ BANNER = "Authorised use only.\nPermission denied to everybody else.\n"
     ],
 )  # fmt: skip
 def test_what_ssh_says(said: str, kind: type[CesbrError], hint: str) -> None:
-    """Each has its class, and a sentence that names the repository and what to do."""
+    """Each has its error class, and a message with the repository and what to do."""
     error = ssh_failure(said, 255, "sftp:nas:/x")
     assert type(error) is kind
     assert hint in error.message
@@ -75,20 +75,20 @@ def test_what_ssh_says(said: str, kind: type[CesbrError], hint: str) -> None:
 
 
 def test_a_command_that_was_killed_or_never_ends() -> None:
-    """There is something to say even when it said nothing."""
+    """There is a message even if ssh printed nothing."""
     for code in (-9, None):
         assert "was killed" in ssh_failure("", code, "sftp:nas:/x").message
 
 
 def test_what_is_said_stays_short_and_printable() -> None:
-    """A server's text cannot paint the screen, nor fill it."""
+    """Server text is escaped and truncated."""
     message = ssh_failure("\x1b[2Jbad " * 300, 255, "sftp:nas:/x").message
     assert "\x1b" not in message
     assert len(message) < 400
 
 
 def test_a_server_that_sends_text() -> None:
-    """A start file of the shell that prints is the usual reason: show what it prints."""
+    """The usual cause is a shell startup file that prints text, so the text is shown."""
     error = not_sftp(b"Last login: today\n\x1b", "sftp:nas:/x")
     assert "'Last login: today'" in error.message
     assert "sftp:nas:/x" in not_sftp(b"", "sftp:nas:/x").message
@@ -104,7 +104,7 @@ def test_a_server_that_sends_text() -> None:
     ],
 )
 def test_what_a_server_refuses(status: SftpStatus, kind: type[CesbrError], number: int) -> None:
-    """None of them looks to a reader of the mount as if a file of the backup did not exist."""
+    """None of these errors looks like a missing file to a reader of the mount."""
     error = refused(status, "/x/config", "sftp:nas:/x")
     assert type(error) is kind
     assert error.errno == number
@@ -112,7 +112,7 @@ def test_what_a_server_refuses(status: SftpStatus, kind: type[CesbrError], numbe
 
 
 def test_what_ssh_may_see_of_our_environment() -> None:
-    """Its agent and its home; not our secrets, and no program to ask with."""
+    """The agent and the home directory, but no secrets and no askpass program."""
     given = {
         "HOME": "/root", "SSH_AUTH_SOCK": "/agent", "LC_ALL": "de_DE.UTF-8",
         "RESTIC_PASSWORD": "secret", "AWS_SECRET_ACCESS_KEY": "secret", "CESBR_ROOT": "/x",

@@ -1,4 +1,4 @@
-"""Addresses and commands of SFTP repositories: what restic understands by them."""
+"""Addresses and commands of SFTP repositories are parsed as in restic."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HERE = SftpAddress("host", "/x")
     ],
 )
 def test_addresses(url: str, expected: SftpAddress) -> None:
-    """Both of restic's forms, as restic reads them."""
+    """Both forms of restic."""
     assert parse_sftp(url) == expected
 
 
@@ -53,7 +53,7 @@ def test_addresses(url: str, expected: SftpAddress) -> None:
     ],
 )
 def test_what_is_no_address(url: str, hint: str) -> None:
-    """Refused with what to write, and before anything is started."""
+    """The error shows the valid form, before any command is started."""
     with pytest.raises(UsageError, match=hint):
         SftpStorage.from_access(Access(url, Secret(b"key")))
 
@@ -70,7 +70,7 @@ def test_what_is_no_address(url: str, hint: str) -> None:
     ],
 )
 def test_commands_are_split_as_restic_splits_them(text: str, words: list[str]) -> None:
-    """What restic 0.14 and 0.19 made of each was looked at: no shell would do the same."""
+    """Expected values are from restic 0.14 and 0.19, which differ from a shell."""
     assert ssh_command(HERE, {"sftp.command": text}) == words
 
 
@@ -85,7 +85,7 @@ def test_the_command_is_restics_own() -> None:
 @pytest.mark.parametrize("args", ["-v", "-i 'my key'", '-o "A=b c" -4'])
 @pytest.mark.parametrize("user", ["", "user", "two words"])
 def test_arguments_as_a_command(args: str, user: str) -> None:
-    """A restic that knows no sftp.args gets a command that is split into the same words."""
+    """A restic without sftp.args gets a command that splits into the same words."""
     address = SftpAddress("host", "/x", user, "22")
     option = command_option(address, args)
     assert ssh_command(address, {"sftp.command": option}) == ssh_command(
@@ -105,12 +105,12 @@ def test_arguments_as_a_command(args: str, user: str) -> None:
     ],
 )
 def test_options_that_cannot_be_used(options: dict[str, str], hint: str) -> None:
-    """Each is named."""
+    """The error names the option."""
     with pytest.raises(UsageError, match=hint):
         SftpStorage.from_access(Access("sftp:host:/x", Secret(b"key"), options))
 
 
 def test_a_name_that_no_command_can_hold() -> None:
-    """Better an error than another user."""
+    """An error is better than a login as another user."""
     with pytest.raises(UsageError, match="handed to ssh"):
         command_option(SftpAddress("host", "/x", 'a"b'), "-v")

@@ -1,4 +1,4 @@
-"""SFTP packets: what is asked, what comes back, and what is none."""
+"""Encoding and decoding of SFTP packets, and invalid ones."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def packed(kind: int, number: int, body: bytes) -> bytes:
 
 
 def attributes(given: Attributes, *, more: bool = False) -> bytes:
-    """Pack attributes as a server does; with `more` it tells things that nobody asked for."""
+    """Encode attributes like a server; `more` adds fields that we do not use."""
     flags = (given.size is not None) | (given.mode is not None) << 2
     parts = [struct.pack(">Q", given.size)] if given.size is not None else []
     if more:
@@ -55,7 +55,7 @@ def names(entries: list[SftpName], *, more: bool = False) -> bytes:
 
 
 def test_requests_are_as_the_draft_has_them() -> None:
-    """Byte for byte, as they stand in the draft."""
+    """Byte for byte as specified in the draft."""
     assert sftp.init() == b"\0\0\0\5\1\0\0\0\3"
     assert sftp.open_file(7, b"/a") == b"\0\0\0\x13\3\0\0\0\7\0\0\0\2/a\0\0\0\1\0\0\0\0"
     assert sftp.close(8, b"h") == b"\0\0\0\n\4\0\0\0\x08\0\0\0\1h"
@@ -73,7 +73,7 @@ def test_requests_are_as_the_draft_has_them() -> None:
     st.lists(st.integers(0, 60), max_size=8),
 )
 def test_packets_come_out_however_they_are_cut(packets: list[Packet], cuts: list[int]) -> None:
-    """A pipe gives pieces of any size: the packets are the same, in order."""
+    """The packets are the same, however the stream is split into chunks."""
     data = b"".join(packed(*packet) for packet in packets)
     incoming = Incoming()
     found: list[Packet] = []
@@ -86,7 +86,7 @@ def test_packets_come_out_however_they_are_cut(packets: list[Packet], cuts: list
 
 @pytest.mark.parametrize("length", [0, 4, (1 << 20) + 1, 0xFFFFFFFF])
 def test_a_length_that_no_packet_has(length: int) -> None:
-    """Text in the place of SFTP looks like a huge packet; nobody waits for that."""
+    """Text instead of SFTP looks like a huge packet, which is an error."""
     start = struct.pack(">I", length) + b"Last login"
     with pytest.raises(ProtocolError) as caught:
         list(Incoming().feed(start))
@@ -95,7 +95,7 @@ def test_a_length_that_no_packet_has(length: int) -> None:
 
 @given(st.dictionaries(st.binary(max_size=20), st.binary(max_size=20)))
 def test_versions(extensions: dict[bytes, bytes]) -> None:
-    """The extensions are what the server offers; another version is none that we speak."""
+    """The extensions are parsed; another version is rejected."""
     body = b"".join(string(key) + string(value) for key, value in extensions.items())
     assert sftp.parse_version(Packet(Kind.VERSION, 3, body)) == extensions
     with pytest.raises(ProtocolError):
@@ -104,7 +104,7 @@ def test_versions(extensions: dict[bytes, bytes]) -> None:
 
 @given(U32, st.text(max_size=20))
 def test_statuses(code: int, message: str) -> None:
-    """With a message and a language, and from old servers without."""
+    """With message and language, and without them, as from old servers."""
     whole = Packet(Kind.STATUS, 1, struct.pack(">I", code) + string(message.encode()) + string(b""))
     assert sftp.parse_status(whole) == SftpStatus(code, message)
     assert sftp.parse_status(Packet(Kind.STATUS, 1, struct.pack(">I", code))) == SftpStatus(
@@ -114,14 +114,14 @@ def test_statuses(code: int, message: str) -> None:
 
 @given(st.binary(max_size=99))
 def test_handles_and_data(data: bytes) -> None:
-    """Both are one string."""
+    """Both are a single string."""
     assert sftp.parse_handle(Packet(Kind.HANDLE, 1, string(data))) == data
     assert sftp.parse_data(Packet(Kind.DATA, 1, string(data))) == data
 
 
 @given(ENTRIES, st.booleans())
 def test_names_and_attributes(entries: list[SftpName], more: bool) -> None:
-    """Whatever a server tells about a file, its size and mode are found."""
+    """Size and mode are found, whatever other attributes are present."""
     packet = Packet(Kind.NAME, 1, names(entries, more=more))
     assert sftp.parse_names(packet) == entries
     for entry in entries:
@@ -137,7 +137,7 @@ def test_limits(given: Limits) -> None:
 
 @given(st.data())
 def test_what_ends_too_early_or_is_of_another_kind(data: st.DataObject) -> None:
-    """An answer that is cut short never passes for a whole one."""
+    """A truncated response is never accepted."""
     entry = SftpName(b"name", Attributes(5, 0o100644))
     parse, kind, body = data.draw(
         st.sampled_from(
@@ -156,7 +156,7 @@ def test_what_ends_too_early_or_is_of_another_kind(data: st.DataObject) -> None:
     with pytest.raises(ProtocolError):
         parse(Packet(Kind.CLOSE, 3, body))
     cut = data.draw(st.integers(0, len(body) - 1))
-    whole = {Kind.VERSION: (0,), Kind.STATUS: (4,)}  # there these parts may be left out
+    whole = {Kind.VERSION: (0,), Kind.STATUS: (4,)}  # these fields are optional
     if cut not in whole.get(kind, ()):
         with pytest.raises(ProtocolError):
             parse(Packet(kind, 3, body[:cut]))
