@@ -1,7 +1,7 @@
 """Restores, compared with ``restic restore``: complete commands, page cache dropped.
 
 Targets are kept until the end of the run: ext4 does not reuse inodes for some minutes after they
-were deleted, and searches for others meanwhile, which makes creating files several times slower.
+were deleted, and the search for others makes creating files several times slower.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ _OUTAGE_SECONDS: Final = float(os.environ.get("CESBR_TEST_OUTAGE", "1"))
 _SIZE: Final = 3 << 20
 _HASTY_SECONDS: Final = 2.0
 _PATIENT_SECONDS: Final = 60.0
-_RIGHT: Final = "right bytes"
+_RIGHT: Final = "correct"
 _EIO: Final = "Input/output error"
 _TIMED_OUT: Final = "Connection timed out"
 _DENIED: Final = "Permission denied"
@@ -221,7 +221,7 @@ def test_connections_that_end(
 ) -> None:
     """A request whose connection is closed is retried, even three times in a row."""
     far.proxy.inject(fault, after=400_000, times=3)
-    name = {Fault.RESET: "connection reset", Fault.TRUNCATE: "answer ends early"}[fault]
+    name = {Fault.RESET: "connection reset", Fault.TRUNCATE: "reply ends early"}[fault]
     reader = Reader(patient, source, fault.name.lower())
     _check(reader, far, table, f"{name}, after 400 kB, three times", _RIGHT)
 
@@ -246,7 +246,7 @@ def test_corrupt_bytes_for_ever(far: Far, hasty: Mount, source: Path, table: Tab
     reader = Reader(hasty, source, "corrupt-all")
     _check(reader, far, table, "a byte of each 100 kB is changed (patience 2 s)", _EIO)
     far.proxy.heal()
-    _check(reader, far, table, "… and then none any more", _RIGHT, injected=False)
+    _check(reader, far, table, "… then no more faults", _RIGHT, injected=False)
 
 
 def test_silence(far: Far, hasty: Mount, source: Path, table: Table) -> None:
@@ -258,7 +258,7 @@ def test_silence(far: Far, hasty: Mount, source: Path, table: Table) -> None:
     assert os.listdir(_folder(hasty, "hold")) == ["data"]
     assert time.monotonic() - began < 2
     far.proxy.heal()
-    _check(reader, far, table, "… and then answers", _RIGHT, injected=False)
+    _check(reader, far, table, "… then responds", _RIGHT, injected=False)
 
 
 def test_away_for_longer_than_the_patience(
@@ -267,11 +267,11 @@ def test_away_for_longer_than_the_patience(
     """The reader gets EIO; after the outage the same mount reads the same file."""
     far.proxy.refuse()
     reader = Reader(hasty, source, "refuse")
-    name = "server is away (patience 2 s)"
+    name = "server is offline (patience 2 s)"
     took = _check(reader, far, table, name, _EIO, injected=False)
     assert took >= _HASTY_SECONDS
     far.proxy.admit()
-    _check(reader, far, table, "… and then back", _RIGHT, injected=False)
+    _check(reader, far, table, "… then back online", _RIGHT, injected=False)
 
 
 def test_away_for_less_than_the_patience(
@@ -282,7 +282,7 @@ def test_away_for_less_than_the_patience(
     back = threading.Timer(2, far.proxy.admit)
     back.start()
     reader = Reader(patient, source, "blip")
-    took = _check(reader, far, table, "server is away for 2 s", _RIGHT, injected=False)
+    took = _check(reader, far, table, "server is offline for 2 s", _RIGHT, injected=False)
     back.join()
     assert 2 <= took < 10
 
@@ -300,12 +300,12 @@ def test_a_server_killed_in_the_middle_of_a_copy(
         time.sleep(0.01)
     far.kill()
     assert copy.poll() is None, "the copy was over before"
-    time.sleep(_OUTAGE_SECONDS)  # the duration of the outage
+    time.sleep(_OUTAGE_SECONDS)  # which is how long the server is offline
     far.start()
     assert copy.wait() == 0, patient.log.read_text()
     took = time.monotonic() - began
     assert differences(records(str(_volume(source, "copy"))), records(str(target))) == []
-    name = f"server killed in the middle of `cp -a`, started after {_OUTAGE_SECONDS:g} s"
+    name = f"server killed in the middle of `cp -a`, restarted after {_OUTAGE_SECONDS:g} s"
     table.add(name, far, "copy is equal", took)
 
 

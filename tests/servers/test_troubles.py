@@ -45,37 +45,37 @@ _WRONG_KEY: Final = 12
 
 _TROUBLES: Final[Mapping[str, Mapping[str, tuple[int, str]]]] = {
     "S3": {
-        "address is none": (_USAGE, "names no host or no bucket|is not a valid address"),
-        "host not known": (1, "is not known"),
-        "refused": (1, "Connection refused"),
-        "timed out": (1, "did not answer within|does not answer in time"),
+        "invalid address": (_USAGE, "names no host or no bucket|is not a valid address"),
+        "unknown host": (1, "is not known"),
+        "connection refused": (1, "Connection refused"),
+        "timeout": (1, "did not answer within|does not answer in time"),
         "server not trusted": (1, "certificate does not prove"),
         "wrong credentials": (1, "The credentials for .* are wrong"),
         "no permission": (1, "have no permission"),
         "no bucket": (_MISSING, "no bucket"),
         "no repository": (_MISSING, "There is no repository"),
-        "wrong key": (_WRONG_KEY, "The encryption key is wrong"),
+        "wrong password": (_WRONG_KEY, "The encryption key is wrong"),
     },
     "REST": {
-        "address is none": (_USAGE, "is not a valid address of a REST server"),
-        "host not known": (1, "is not known"),
-        "refused": (1, "Connection refused"),
-        "timed out": (1, "did not answer within|does not answer in time"),
+        "invalid address": (_USAGE, "is not a valid address of a REST server"),
+        "unknown host": (1, "is not known"),
+        "connection refused": (1, "Connection refused"),
+        "timeout": (1, "did not answer within|does not answer in time"),
         "server not trusted": (1, "certificate does not prove"),
         "wrong credentials": (1, "The credentials for .* are wrong"),
         "no repository": (_MISSING, "There is no repository"),
-        "wrong key": (_WRONG_KEY, "The encryption key is wrong"),
+        "wrong password": (_WRONG_KEY, "The encryption key is wrong"),
     },
     "SFTP": {
-        "address is none": (_USAGE, "names no host or no folder|is not a valid address"),
-        "host not known": (1, "is not known"),
-        "refused": (1, "Connection refused"),
-        "timed out": (1, "has not answered|does not answer in time"),
+        "invalid address": (_USAGE, "names no host or no folder|is not a valid address"),
+        "unknown host": (1, "is not known"),
+        "connection refused": (1, "Connection refused"),
+        "timeout": (1, "has not answered|does not answer in time"),
         "server not trusted": (1, "host key of .* is not known"),
         "wrong credentials": (1, "does not let this user in"),
         "no permission": (1, "permission denied"),
         "no repository": (_MISSING, "There is no repository"),
-        "wrong key": (_WRONG_KEY, "The encryption key is wrong"),
+        "wrong password": (_WRONG_KEY, "The encryption key is wrong"),
     },
 }
 """The exit code, and what the sentence holds."""
@@ -127,11 +127,11 @@ def _common(right: Case, port: int, silent: int) -> dict[str, Case]:
     """Return the cases that all kinds of servers have."""
     (nobody,) = free_ports(1)
     return {
-        "host not known": right.at("127.0.0.1", "host.invalid"),
-        "refused": right.at(str(port), str(nobody)),
-        "timed out": right.at(str(port), str(silent)),
+        "unknown host": right.at("127.0.0.1", "host.invalid"),
+        "connection refused": right.at(str(port), str(nobody)),
+        "timeout": right.at(str(port), str(silent)),
         "no repository": right.at("/troubles", "/nothing"),
-        "wrong key": replace(right, key="another"),
+        "wrong password": replace(right, key="another"),
     }
 
 
@@ -142,7 +142,7 @@ def s3_cases(seaweed: SeaweedFS, repo: ResticRepo, silent: int) -> dict[str, Cas
     right = Case(f"{seaweed.url}/{BUCKET}/troubles", seaweed.environment)
     return {
         **_common(right, seaweed.port, silent),
-        "address is none": replace(right, url="s3:host"),
+        "invalid address": replace(right, url="s3:host"),
         "server not trusted": right.at(seaweed.url, seaweed.tls_url).having(RESTIC_CACERT=""),
         "wrong credentials": right.having(AWS_SECRET_ACCESS_KEY="wrong"),
         "no permission": right.having(**seaweed.of_another),
@@ -165,7 +165,7 @@ def rest_cases(
         right = Case(f"{server.url}/troubles/", server.environment)
         yield {
             **_common(right, server.port, silent),
-            "address is none": replace(right, url="rest:host"),
+            "invalid address": replace(right, url="rest:host"),
             "server not trusted": right.having(RESTIC_CACERT=""),
             "wrong credentials": right.having(RESTIC_REST_PASSWORD="wrong"),
         }
@@ -185,7 +185,7 @@ def sftp_cases(
     unknown = sshd.command("-o UserKnownHostsFile=/dev/null")
     return {
         **_common(right, sshd.port, silent),
-        "address is none": Case("sftp:host"),
+        "invalid address": Case("sftp:host"),
         "server not trusted": replace(right, command=unknown),
         "wrong credentials": right.at(str(sshd.folder / "ssh_config"), str(folder / "config")),
         "no permission": replace(right, command=_AS_NOBODY),
@@ -206,8 +206,8 @@ class Table:
         self.rows.setdefault(trouble, {})[kind] = f"{code}: {told}"
 
     def text(self) -> str:
-        """Return the table in Markdown."""
-        lines = [f"| what is wrong | {' | '.join(_TROUBLES)} |", f"|---{'|---' * len(_TROUBLES)}|"]
+        """Return it in Markdown."""
+        lines = [f"| problem | {' | '.join(_TROUBLES)} |", f"|---{'|---' * len(_TROUBLES)}|"]
         lines += [
             f"| {trouble} | {' | '.join(row.get(kind, '') for kind in _TROUBLES)} |"
             for trouble, row in self.rows.items()
@@ -275,7 +275,7 @@ async def test_each_trouble_has_its_sentence(
     programs = [["cesbrfs", "mnt"], ["cesbr", "backups", "--no-init"]]
     if code != _MISSING:  # they would repair it
         programs += [["cesbr", "init"]]
-    if trouble != "timed out":  # the timeout for restic is longer
+    if trouble != "timeout":  # restic is waited for longer
         programs += [["cesbr", "backup", "--no-init"]]
     said: list[str] = []
 

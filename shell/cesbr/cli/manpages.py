@@ -65,7 +65,7 @@ def cesbr_page() -> str:
         _text(
             "With a command, cesbr runs it and exits with its code. Without one it opens a prompt"
             " with the same commands, or runs the commands on standard input until one"
-            " fails.  Flags stand before or after the command."
+            " fails.  Options may precede or follow the command."
         ),
         ".PP",
         _text(
