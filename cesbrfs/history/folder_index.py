@@ -20,8 +20,6 @@ from cesbrfs.repo.repository import Repository, no_tree
 from cesbrfs.util.lru import LruCache
 
 _NS: Final = 1_000_000_000
-_CACHE_BYTES: Final = 128 << 20
-"""Maximum size of the listings, in memory and on disk: about 1.5 million names."""
 _RECORD_NAME: Final = "names"
 _VERSION: Final = 2
 """Format version of the record and its entries."""
@@ -168,7 +166,7 @@ class FolderIndex:
     def __init__(self, repository: Repository) -> None:
         self.repository: Final = repository
         self.loaded = 0
-        self._cache: LruCache[bytes, bytes] = LruCache(_CACHE_BYTES, len)
+        self._cache: LruCache[bytes, bytes] = LruCache(repository.caching.history, len)
         self._virtual: dict[bytes, bytes] = {}
         self._roots: dict[bytes, bytes] = {}
         self.compared: dict[bytes, bool] = {}

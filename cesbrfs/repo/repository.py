@@ -55,7 +55,6 @@ __all__ = ["CacheConfig", "FileReader", "Repository"]
 
 _log = logging.getLogger(__name__)
 
-_TREE_CACHE_BYTES: Final = 64 << 20
 _LARGE_TREES: Final = 2
 """Trees of any size that are cached in addition: decoding them per request is too slow."""
 _NODE_BYTES: Final = 600
@@ -80,7 +79,7 @@ class Repository:
         self.key_file = ""
         """The name of the key file that opened it."""
         self._password: Final = password
-        self._caching: Final = caching
+        self.caching: Final = caching
         self._files: Final = UnpackedFiles(storage, self._confirm)
         self._worth_keeping: Final = 1 if self.is_remote else _WORTH_KEEPING
         self._snapshots: dict[str, Snapshot] = {}
@@ -90,9 +89,9 @@ class Repository:
         self._refused: frozenset[str] = frozenset()
         """Key files of another repository that the password does not open."""
         self._identify(keys, config)
-        self.blobs: Final = Blobs(self._files, keys, caching.memory, self._packs(), self._disk)
-        self.listings: Final = DirectoryCache(self.blobs, self._segments())
-        self._trees: LruCache[bytes, Tree] = LruCache(_TREE_CACHE_BYTES, _tree_bytes, _LARGE_TREES)
+        self.blobs: Final = Blobs(self._files, keys, caching, self._packs(), self._disk)
+        self.listings: Final = DirectoryCache(self.blobs, self._segments(), caching)
+        self._trees: LruCache[bytes, Tree] = LruCache(caching.trees, _tree_bytes, _LARGE_TREES)
         self.blobs.on_pruned = self._evict_pruned
 
     def _identify(self, keys: Keys, config: Config) -> None:
@@ -101,18 +100,20 @@ class Repository:
         self.id = config.id or ""
         self.version = config.version or 0
         # An ID that is none could lead out of the cache's folder.
-        top = self._caching.folder
+        top = self.caching.folder
         self._folder = top / self.id if top and is_file_name(self.id) else None
         self._disk = MetadataCache(self._folder) if self._folder else None
 
     def _packs(self) -> Packs:
         if isinstance(self.storage, SyncReadable):
-            return LocalPacks(self.storage, self._keys)
-        return RemotePacks(self.storage, self._keys, self._folder, self._caching)
+            return LocalPacks(self.storage, self._keys, self.caching)
+        return RemotePacks(self.storage, self._keys, self._folder, self.caching)
 
     def _segments(self) -> DirectoryStore | None:
         folder = self._folder
-        return DirectoryStore(CacheDir(folder / "rows"), self._keys) if folder else None
+        if folder is None:
+            return None
+        return DirectoryStore(CacheDir(folder / "rows"), self._keys, self.caching)
 
     @classmethod
     async def open(

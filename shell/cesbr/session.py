@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from cesbr.ui.output import Output
 from cesbrfs.config.settings import Flags, Settings, load, require_root
@@ -26,9 +26,6 @@ if TYPE_CHECKING:  # all of them import trio, which the prompt's start does not 
     from cesbrfs.restic import Restic
     from cesbrfs.util.lru import LruCache
     from cesbrfs.vfs.tree import BackupTree
-
-_NAMES_BYTES: Final = 128 << 20
-"""Maximum memory for names of folders, for completion."""
 
 
 @dataclass(slots=True)
@@ -142,13 +139,13 @@ class Session:
             self._memo = FolderIndex(view.repository)
         return self._memo
 
-    def names(self) -> LruCache[bytes, NameIndex]:
-        """Return what is remembered of the names in folders."""
+    def names(self, view: BackupTree) -> LruCache[bytes, NameIndex]:
+        """Return the cache of names in directories, for completion."""
         from cesbr.completion.name_index import NameIndex
         from cesbrfs.util.lru import LruCache
 
         if self._names is None:
-            self._names = LruCache(_NAMES_BYTES, NameIndex.held_bytes)
+            self._names = LruCache(view.repository.caching.names, NameIndex.held_bytes)
         return self._names
 
     def basket(self, view: BackupTree) -> Basket:

@@ -22,6 +22,7 @@ from typing import Final
 
 from cesbrfs.errors import DamagedError
 from cesbrfs.repo.cache.cache_dir import CacheDir
+from cesbrfs.repo.cache.config import CacheConfig
 from cesbrfs.repo.format.crypto import Keys, open_record, seal_record
 from cesbrfs.repo.format.model import ID_BYTES
 from cesbrfs.repo.format.pack import decode_unpacked, encode_unpacked
@@ -32,7 +33,6 @@ _log = logging.getLogger(__name__)
 SEGMENT_BYTES: Final = 1 << 20
 """Of rows; compressed they take a third of it on disk."""
 _MOST_STORED: Final = 64 << 20
-_MOST_HELD: Final = 16 << 20
 _SMALL: Final = SEGMENT_BYTES // 8
 """Segments whose file is smaller are brought together when the next one is written."""
 _HEAD: Final = struct.Struct("<8sI")
@@ -62,12 +62,17 @@ class SegmentDirectory:
 class DirectoryStore:
     """The segments in `kept`.  What is not said to run in a thread runs where readers do."""
 
-    def __init__(self, kept: CacheDir, keys: Keys) -> None:
+    def __init__(
+        self,
+        kept: CacheDir,
+        keys: Keys,
+        caching: CacheConfig = CacheConfig(),  # noqa: B008 - frozen
+    ) -> None:
         self._kept = kept
         self._keys = keys
         self._directories: list[SegmentDirectory] = []
         """Those that were of use last come first."""
-        self._bodies: LruCache[str, bytes] = LruCache(_MOST_HELD, len)
+        self._bodies: LruCache[str, bytes] = LruCache(caching.directory_segments, len)
 
     def directories(self) -> list[SegmentDirectory]:
         """Read the directories of all segments that are here; in a thread."""

@@ -17,6 +17,7 @@ from cesbrfs.errors import (
     FileMissingError,
     StorageError,
 )
+from cesbrfs.repo.cache.config import CacheConfig
 from cesbrfs.repo.cache.metadata import MetadataCache
 from cesbrfs.repo.format.crypto import Keys
 from cesbrfs.repo.format.index import Index
@@ -28,33 +29,28 @@ from cesbrfs.util.lru import LruCache
 
 _log = logging.getLogger(__name__)
 
-_TREE_CACHE_BYTES: Final = 1 << 20
-"""Bytes of small trees that are cached for opens that follow a listing."""
-
 
 class Blobs:
-    """All blobs of a repository, loaded from `packs`.
-
-    `capacity` bounds the bytes of data blobs cached in memory; `disk` caches the index.
-    """
+    """All blobs of a repository, loaded from `packs`; `disk` caches the index."""
 
     def __init__(
         self,
         files: UnpackedFiles,
         keys: Keys,
-        capacity: int,
+        caching: CacheConfig,
         packs: Packs,
         disk: MetadataCache | None = None,
     ) -> None:
         self._storage = files.storage
         self._packs = packs
         self._loader = IndexLoader(files, keys, disk, self._index_changed)
-        self._trees: LruCache[bytes, bytes] = LruCache(_TREE_CACHE_BYTES, len)
-        self._cache: LruCache[bytes, bytes] = LruCache(capacity, len)
+        self._trees: LruCache[bytes, bytes] = LruCache(caching.tree_blobs, len)
+        self._cache: LruCache[bytes, bytes] = LruCache(caching.memory, len)
         self._ahead: trio.Nursery | None = None
         self.on_pruned: Callable[[Index], Awaitable[None]] | None = None
         """Called with the new index when index files are gone, as after a prune."""
-        self.capacity: Final = capacity
+        self.capacity: Final = caching.memory
+        """Maximum size of the data blobs cached in memory, in bytes."""
         self.fetching = 0
         """Number of blobs that are being read ahead of their readers."""
 

@@ -20,6 +20,7 @@ from typing import Final
 import trio
 
 from cesbrfs.repo.cache.cache_dir import CacheDir
+from cesbrfs.repo.cache.config import CacheConfig
 from cesbrfs.repo.read.throughput import Throughput
 from cesbrfs.repo.storage import FileType, Storage, read_up_to
 from cesbrfs.util.lru import LruCache
@@ -27,16 +28,20 @@ from cesbrfs.util.lru import LruCache
 _BLOCK_BYTES: Final = 256 << 10
 """The local storage reads up to this many bytes without a thread."""
 _REMOTE_BLOCK_BYTES: Final = 1 << 20
-_CACHE_BYTES: Final = 4 << 20
 
 
 class BlockReader:
     """Reads tree records from packs of `storage` in blocks of `size` bytes."""
 
-    def __init__(self, storage: Storage, size: int = _BLOCK_BYTES) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        caching: CacheConfig = CacheConfig(),  # noqa: B008 - frozen
+        size: int = _BLOCK_BYTES,
+    ) -> None:
         self._storage = storage
         self._size = size
-        self._blocks: LruCache[tuple[bytes, int], bytes] = LruCache(_CACHE_BYTES, len)
+        self._blocks: LruCache[tuple[bytes, int], bytes] = LruCache(caching.blocks, len)
 
     def read_nowait(self, pack: bytes, offset: int, length: int) -> bytes | None:
         """Like `read`, but never blocks. None unless the record is in one cached block."""
@@ -79,9 +84,14 @@ class CachedBlockReader(BlockReader):
     """
 
     def __init__(
-        self, storage: Storage, link: Throughput, disk: CacheDir, restic: Path | None = None
+        self,
+        storage: Storage,
+        link: Throughput,
+        disk: CacheDir,
+        restic: Path | None = None,
+        caching: CacheConfig = CacheConfig(),  # noqa: B008 - frozen
     ) -> None:
-        super().__init__(storage, _REMOTE_BLOCK_BYTES)
+        super().__init__(storage, caching, _REMOTE_BLOCK_BYTES)
         self._link = link
         self._disk = disk
         self._restic = restic

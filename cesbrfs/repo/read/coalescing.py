@@ -21,12 +21,11 @@ from cesbrfs.errors import (
     StorageError,
     fresh_copy,
 )
+from cesbrfs.repo.cache.config import CacheConfig
 from cesbrfs.repo.format.pack import BlobLocation
 from cesbrfs.repo.read.throughput import Throughput
 from cesbrfs.repo.storage import FileType, Storage, read_up_to
 
-_CACHE_BYTES: Final = 16 << 20
-"""Bytes of responses that are cached, in addition to those in progress."""
 _MAX_GAP_BYTES: Final = 64 << 10
 """Gap between records that is read, too, because that takes less time than another request."""
 _MAX_RANGE_BYTES: Final = 4 << 20
@@ -83,8 +82,14 @@ class _Request:
 class RangeCoalescer:
     """Reads records from packs of a remote storage."""
 
-    def __init__(self, storage: Storage, link: Throughput) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        link: Throughput,
+        caching: CacheConfig = CacheConfig(),  # noqa: B008 - frozen
+    ) -> None:
         self._storage = storage
+        self._max_cached = caching.ranges
         self._link = link
         self._packs: dict[bytes, list[_Request]] = {}
         self._recent: OrderedDict[_Request, bytes] = OrderedDict()
@@ -192,7 +197,7 @@ class RangeCoalescer:
     def _cache(self, pack: bytes, request: _Request) -> None:
         self._recent[request] = pack
         self._cached_bytes += request.end - request.start
-        while self._cached_bytes > _CACHE_BYTES and len(self._recent) > 1:
+        while self._cached_bytes > self._max_cached and len(self._recent) > 1:
             oldest, its_pack = next(iter(self._recent.items()))
             self._drop(its_pack, oldest)
 

@@ -16,6 +16,7 @@ import msgspec
 import trio
 
 from cesbrfs.errors import DamagedError
+from cesbrfs.repo.cache.config import CacheConfig
 from cesbrfs.repo.cache.directory_store import SEGMENT_BYTES, DirectoryStore
 from cesbrfs.repo.format.direntry import DirEntries, entries_of, pack, unpack
 from cesbrfs.repo.format.model import ID_BYTES, Tree
@@ -27,12 +28,10 @@ from cesbrfs.util.lru import LruCache
 
 _log = logging.getLogger(__name__)
 
-_CACHE_BYTES: Final = 32 << 20
 _LARGE: Final = 2
 """Directories of any size that are cached in addition: parsing them per request is too slow."""
 _ROW_BYTES: Final = 350
 """About what a row takes in memory."""
-_PACKED_BYTES: Final = 16 << 20
 _TOP: Final = b"^"
 _PATIENCE: Final = 30.0
 """Seconds after which what is less than a segment is written, too."""
@@ -41,11 +40,16 @@ _PATIENCE: Final = 30.0
 class DirectoryCache:
     """The rows of stored folders by tree ID (32 bytes); `segments` keeps them on disk."""
 
-    def __init__(self, blobs: Blobs, segments: DirectoryStore | None) -> None:
+    def __init__(
+        self,
+        blobs: Blobs,
+        segments: DirectoryStore | None,
+        caching: CacheConfig = CacheConfig(),  # noqa: B008 - frozen
+    ) -> None:
         self._blobs = blobs
         self._segments = segments
-        self._cached: LruCache[bytes, DirEntries] = LruCache(_CACHE_BYTES, _size, _LARGE)
-        self._packed: LruCache[bytes, bytes] = LruCache(_PACKED_BYTES, len)
+        self._cached: LruCache[bytes, DirEntries] = LruCache(caching.directories, _size, _LARGE)
+        self._packed: LruCache[bytes, bytes] = LruCache(caching.packed_directories, len)
         self._new: dict[bytes, bytes] = {}
         """What is not on disk yet."""
         self._new_bytes = 0

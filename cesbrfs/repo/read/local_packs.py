@@ -8,6 +8,7 @@ from typing import Final, Protocol
 import trio
 
 from cesbrfs.errors import DamagedError, FileMissingError, StorageError
+from cesbrfs.repo.cache.config import CacheConfig
 from cesbrfs.repo.format.crypto import Keys
 from cesbrfs.repo.format.index import Index
 from cesbrfs.repo.format.pack import BlobLocation, BlobType, decode_blob
@@ -26,11 +27,16 @@ class SyncStorage(Storage, SyncReadable, Protocol):
 class LocalPacks:
     """Reads large records in worker threads, small trees in cached blocks, others directly."""
 
-    def __init__(self, storage: SyncStorage, keys: Keys) -> None:
+    def __init__(
+        self,
+        storage: SyncStorage,
+        keys: Keys,
+        caching: CacheConfig = CacheConfig(),  # noqa: B008 - frozen
+    ) -> None:
         self._storage = storage
         self._decoder = RecordDecoder(keys)
-        self._records = SequentialReader(storage)
-        self._blocks = BlockReader(storage)
+        self._records = SequentialReader(storage, caching)
+        self._blocks = BlockReader(storage, caching)
         self._buffers: list[bytearray] = []
         """Idle buffers for large records: as many as threads have read at the same time."""
 

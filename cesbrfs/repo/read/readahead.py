@@ -11,13 +11,13 @@ from collections import OrderedDict
 from typing import Final
 
 from cesbrfs.errors import FileMissingError, StorageError
+from cesbrfs.repo.cache.config import CacheConfig
 from cesbrfs.repo.storage import FileType, Storage, read_up_to
 
 _FIRST_BYTES: Final = 128 << 10
 _MAX_BYTES: Final = 2 << 20
 _MAX_GAP_BYTES: Final = 64 << 10
 """Gap between two reads that still counts as sequential."""
-_CACHE_BYTES: Final = 8 << 20
 
 
 class _Range:
@@ -38,8 +38,13 @@ class _Range:
 class SequentialReader:
     """Reads records from packs; caches the last range of each within a bound."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        caching: CacheConfig = CacheConfig(),  # noqa: B008 - frozen
+    ) -> None:
         self._storage = storage
+        self._max_cached = caching.ranges // 2
         self._ranges: OrderedDict[bytes, _Range] = OrderedDict()
         self._cached_bytes = 0
 
@@ -78,6 +83,6 @@ class SequentialReader:
             self._cached_bytes -= len(old.data)
         self._ranges[pack] = cached
         self._cached_bytes += len(cached.data)
-        while self._cached_bytes > _CACHE_BYTES and len(self._ranges) > 1:
+        while self._cached_bytes > self._max_cached and len(self._ranges) > 1:
             _, oldest = self._ranges.popitem(last=False)
             self._cached_bytes -= len(oldest.data)

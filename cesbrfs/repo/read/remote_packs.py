@@ -36,13 +36,13 @@ class RemotePacks:
     ) -> None:
         self._decoder = RecordDecoder(keys)
         self._link: Final = Throughput()
-        self._ranges = RangeCoalescer(storage, self._link)
+        self._ranges = RangeCoalescer(storage, self._link, caching)
         self._blocks: CachedBlockReader | None = None
         self._store: BlobStore | None = None
         if folder is not None:
             restic = caching.restic / folder.name if caching.restic else None
             cache = CacheDir(folder / "trees")
-            self._blocks = CachedBlockReader(storage, self._link, cache, restic)
+            self._blocks = CachedBlockReader(storage, self._link, cache, restic, caching)
             if caching.data:
                 self._store = BlobStore(CacheDir(folder / "data"), caching.data)
 

@@ -101,7 +101,7 @@ async def _below(
     view = await context.view(may_init=False)
     try:
         folder = (await view.resolve(path, place)).entry
-        names = await names_in(view, folder, context.session.names())
+        names = await names_in(view, folder, context.session.names(view))
     except (NotFoundError, NotAFolderError):
         return []
     return names.continuing(start, write)

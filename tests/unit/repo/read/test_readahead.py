@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cesbrfs.errors import DamagedError, FileMissingError, StorageError
-from cesbrfs.repo.read import readahead
+from cesbrfs.repo.cache.config import CacheConfig
 from cesbrfs.repo.read.coalescing import RangeCoalescer
 from cesbrfs.repo.read.readahead import SequentialReader
 from cesbrfs.repo.read.throughput import Throughput
@@ -128,10 +128,9 @@ async def test_a_pack_that_is_gone() -> None:
     assert len(held.reads) == 1
 
 
-async def test_what_is_remembered_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_remembered_has_a_bound() -> None:
     """The total size of cached ranges is limited; the least recently used are evicted."""
-    monkeypatch.setattr(readahead, "_CACHE_BYTES", 1 << 20)
-    reader = SequentialReader(storage())
+    reader = SequentialReader(storage(), CacheConfig(memory=4 << 20))
     for _ in range(3):
         for pack in PACKS:
             for offset in range(0, 2 << 20, 150_000):
