@@ -25,7 +25,7 @@ from cesbrfs.restore.files import Done, FileResult, Parts, RestoreContext, Write
 from cesbrfs.restore.journal import Journal, PreviousRun
 from cesbrfs.restore.plan import PlannedFile, PlannedFolder
 from cesbrfs.restore.result_counter import ResultCounter
-from cesbrfs.restore.thread_writer import ThreadWriter, settled
+from cesbrfs.restore.thread_writer import ThreadWriter, settled, warn_of_death
 from cesbrfs.restore.worker_pool import WorkerDiedError, WorkerProcess
 from cesbrfs.restore.worker_protocol import Reply, WireBlob, WireFile, WriteFiles, WriteRange
 from cesbrfs.restore.writer import NewFile, temp_prefix
@@ -139,7 +139,6 @@ class ProcessWriter:
         self._threads: Final = threads
         self._workers: Final = workers
         self._open: Final[dict[int, _LargeFile]] = {}
-        self._reported: Final[set[bytes]] = set()
 
     async def write(self, planned: AsyncGenerator[PlannedFile, None]) -> None:
         """Write files."""
@@ -250,6 +249,8 @@ class ProcessWriter:
 
     async def _write_batch(self, worker: WorkerProcess, batch: _Batch) -> None:
         tried = [item for item in batch.located if not self._results.skip_pointless(item.file)]
+        if not tried:
+            return
         try:
             reply = await worker.request(_Batch(tried).request())
         except WorkerDiedError:
@@ -271,7 +272,7 @@ class ProcessWriter:
             try:
                 reply = await worker.request(part.request())
             except WorkerDiedError:
-                self._report_death(worker)
+                warn_of_death(self._context, large.job)
                 large.read_again = True
             else:
                 self._results.add_bytes(reply.written_bytes)
@@ -312,18 +313,9 @@ class ProcessWriter:
 
     # A worker that died
 
-    def _report_death(self, worker: WorkerProcess) -> None:
-        if worker.tag not in self._reported:
-            self._reported.add(worker.tag)
-            self._context.warnings.add(
-                "A worker process of the restore was killed; its files were restored without it,"
-                " beginning with",
-                b"",
-            )
-
     async def _write_after_death(self, worker: WorkerProcess, batch: Sequence[_Located]) -> None:
         """Write what a dead worker has not completed, by the journal."""
-        self._report_death(worker)
+        warn_of_death(self._context, batch[0].job)
         done = await trio.to_thread.run_sync(self._completed, worker, batch)
         for item, identity in done:
             result = settled(item.file, item.job, FileResult(Done.WRITTEN, identity))

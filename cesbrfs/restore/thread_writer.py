@@ -12,12 +12,13 @@ import trio
 from cesbrfs.errors import CesbrError
 from cesbrfs.restore import files
 from cesbrfs.restore.content import find_entry, load_blobs, run_concurrently, write_job
+from cesbrfs.restore.directories import remove_temp_files
 from cesbrfs.restore.files import Done, FileResult, RestoreContext, WriteJob
 from cesbrfs.restore.plan import PlannedFile
 from cesbrfs.restore.result_counter import ResultCounter
 from cesbrfs.restore.worker_pool import WorkerDiedError, WorkerProcess
 from cesbrfs.restore.worker_protocol import WireFile, WriteFiles
-from cesbrfs.restore.writer import NewFile
+from cesbrfs.restore.writer import NewFile, temp_prefix
 from cesbrfs.vfs.entries import Entry, VirtualFile
 from cesbrfs.vfs.tree import BackupTree
 
@@ -92,9 +93,16 @@ class ThreadWriter:
         alive = [process for process in self.processes if not process.is_dead]
         if alive:
             self._turn += 1
+            worker = alive[self._turn % len(alive)]
             request = WriteFiles(0, [], [WireFile(job, [], content) for _, job, content in loaded])
-            with suppress(WorkerDiedError):  # the threads write the files again
-                reply = await alive[self._turn % len(alive)].request(request)
+            try:
+                reply = await worker.request(request)
+            except WorkerDiedError:  # the threads write the files again
+                warn_of_death(self._context, loaded[0][1])
+                parts = {job.directory for _, job, _ in loaded}
+                prefixes = (temp_prefix(worker.tag),)
+                await trio.to_thread.run_sync(remove_temp_files, self._context, parts, prefixes)
+            else:
                 for warning in reply.warnings:
                     self._context.warnings.add(*warning)
                 return [reply.result(position) for position in range(len(loaded))]
@@ -164,6 +172,14 @@ class ThreadWriter:
         if self._blobs.min_request_bytes:
             count = max(_GROUP, self._blobs.max_readahead * len(blobs) // max(size, 1))
             self._blobs.fetch(blobs[at : at + count])
+
+
+def warn_of_death(context: RestoreContext, job: WriteJob) -> None:
+    """Report that a worker died with a request that begins with `job`."""
+    context.warnings.add(
+        "A worker process of the restore was killed, and its last files were written without it",
+        job.path,
+    )
 
 
 def settled(file: PlannedFile, job: WriteJob, result: FileResult) -> FileResult:

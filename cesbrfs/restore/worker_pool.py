@@ -51,6 +51,7 @@ class WorkerProcess:
         self.tag: Final = tag
         """Begins its temporary names."""
         self.is_dead = False
+        """Whether it has ended or been closed: further requests fail."""
         self._process: Final = process
         self._stream: Final = stream
         self._send_lock: Final = trio.Lock()
@@ -105,6 +106,7 @@ class WorkerProcess:
 
     async def aclose(self) -> None:
         """Close the connection, and wait until the process has finished its file and ended."""
+        self.is_dead = True
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError, OSError):
             self._stream.socket.shutdown(socket.SHUT_WR)
         with trio.move_on_after(_EXIT_SECONDS) as waiting:

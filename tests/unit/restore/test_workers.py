@@ -98,6 +98,29 @@ async def test_a_killed_worker_loses_nothing(
     _check(site)
 
 
+async def test_a_killed_worker_of_a_remote_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its request is written by threads; no temporary file stays, and the report names the death."""
+    site = Site.by_writers(WRITERS[1], tmp_path, monkeypatch)
+    files = _fill(site)
+    request = WorkerProcess.request
+    killed: list[WorkerProcess] = []
+
+    async def kill(self: WorkerProcess, message: Request) -> Reply:
+        if not killed:
+            killed.append(self)
+            self._process.send_signal(signal.SIGKILL)
+            await self._process.wait()
+        return await request(self, message)
+
+    monkeypatch.setattr(WorkerProcess, "request", kill)
+    report = await _restore(site)
+    assert (report.files, report.failed) == (files, [])
+    assert any("worker process" in warning for warning in report.warnings)
+    _check(site)
+
+
 async def test_damaged_content_is_reported_as_without_workers(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
