@@ -101,7 +101,7 @@ async def test_a_killed_worker_loses_nothing(
 async def test_a_killed_worker_of_a_remote_repository(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its request is written by threads; no temporary file stays, and the report names the death."""
+    """Threads write its files; no temporary file stays, and the report names the death."""
     site = Site.by_writers(WRITERS[1], tmp_path, monkeypatch)
     files = _fill(site)
     request = WorkerProcess.request
