@@ -90,7 +90,7 @@ def _one(before: argparse.Namespace) -> int:
     _log_to_stderr(arguments)
     said = vars(arguments)
     out = Output(as_json=said.get("json", False), quiet=said.get("quiet", False))
-    session, portal = Session(settings_flags(arguments)), Portal()
+    session, portal = Session(settings_flags(vars(arguments))), Portal()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
     if reads_backups(command.name):
@@ -107,7 +107,7 @@ def _shell(before: argparse.Namespace) -> int:
     from cesbr.session import Session
 
     _log_to_stderr(before)
-    session = Session(settings_flags(before))
+    session = Session(settings_flags(vars(before)))
     session.look_ahead()
     from cesbr.app import run_app
 

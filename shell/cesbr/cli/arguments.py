@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from cesbrfs import __version__
 from cesbrfs.util.argparser import Parser
@@ -100,12 +101,11 @@ def command_parser(command: Command) -> argparse.ArgumentParser:
     return parser
 
 
-def settings_flags(arguments: argparse.Namespace) -> Flags:
-    """Return what the command line says about the settings."""
+def settings_flags(arguments: Mapping[str, Any]) -> Flags:
+    """Return the settings on a command line, from its parsed arguments by name."""
     from cesbrfs.config.settings import Flags
 
-    said = vars(arguments)
     return Flags(
-        **{name: said[name] for _, name, _, _ in _SETTINGS if name in said},
-        auto_init=False if said.get("no_init") else None,
+        **{name: arguments[name] for _, name, _, _ in _SETTINGS if name in arguments},
+        auto_init=False if arguments.get("no_init") else None,
     )

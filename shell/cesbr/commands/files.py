@@ -369,7 +369,7 @@ async def _cat(context: Context, arguments: argparse.Namespace) -> int:
         return True
 
     guarded = context.out.terminal and not arguments.force
-    return await write_content(context, arguments, write, guarded=guarded)
+    return await write_content(context, arguments.paths, arguments.backup, write, guarded=guarded)
 
 
 async def _less(context: Context, arguments: argparse.Namespace) -> int:
@@ -384,14 +384,18 @@ async def _less(context: Context, arguments: argparse.Namespace) -> int:
     with context.out.lent():
         async with Pager.open(context.session.environ) as pager, trio.open_nursery() as nursery:
 
-            async def leave() -> None:  # who leaves it waits no longer for what it would show
+            async def leave() -> None:  # the user has closed the pager
                 await pager.ended()
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(leave)
             with pager.reading:
                 code = await write_content(
-                    context, arguments, pager.write, guarded=not arguments.force
+                    context,
+                    arguments.paths,
+                    arguments.backup,
+                    pager.write,
+                    guarded=not arguments.force,
                 )
             nursery.cancel_scope.cancel()
     if pager.interrupted:

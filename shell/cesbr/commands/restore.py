@@ -1,4 +1,4 @@
-"""Getting things back: what was chosen, where it lands, the question, the work, the report."""
+"""The commands `plan` and `restore`: plan, confirmation, restore, report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from cesbr.commands import Command
 from cesbr.commands.navigate import add_backup_flag, choose_backup, locate_all
 from cesbr.damage import report_damaged
 from cesbr.safeguards import restore_on_instance
-from cesbr.state.resume import absolute, from_basket, journals, request_of, resume
+from cesbr.state.basket import shown
+from cesbr.state.resume import absolute, journals, resume
 from cesbr.ui.restore_origin import (
     Origin,
     add_other_host_flag,
@@ -48,6 +49,7 @@ from cesbrfs.restore import (
 from cesbrfs.restore.blueprint import denial, require_same_blueprint
 from cesbrfs.restore.journal import Journal
 from cesbrfs.restore.journal import read as read_journal
+from cesbrfs.restore.request import RestoreRequest
 from cesbrfs.restore.summary import sheet_json
 from cesbrfs.restore.targets import folder_of
 from cesbrfs.vfs.entries import ResolvedPath
@@ -136,23 +138,34 @@ def _restore_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _request(arguments: argparse.Namespace) -> RestoreRequest:
+    """Return the request of a command line; raises UsageError for options that conflict."""
+    names = RestoreRequest.__dataclass_fields__.keys() & vars(arguments).keys()
+    given = {name: getattr(arguments, name) for name in names}
+    given["paths"] = tuple(given["paths"])
+    given["overwrite"] = Overwrite(given["overwrite"]) if given["overwrite"] else None
+    request = RestoreRequest(**given)
+    _check(request)
+    return request
+
+
 async def _plan(context: Context, arguments: argparse.Namespace) -> int:
-    _check(arguments)
+    request = _request(arguments)
     # It leaves even a missing repository as it is.
     view = await context.view(may_init=False)
-    return await _show(context, view, arguments, await _chosen(context, view, arguments))
+    return await _show(context, view, request, await _chosen(context, view, request))
 
 
 async def _show(
-    context: Context, view: BackupTree, arguments: argparse.Namespace, selection: Selection
+    context: Context, view: BackupTree, request: RestoreRequest, selection: Selection
 ) -> int:
     """Show what a restore would do, and whether the instance would deny it."""
-    planned = await _planned(context, view, arguments, selection)
+    planned = await _planned(context, view, request, selection)
     origins = await origins_of(view, selection)
     denied: str | None = None
-    if arguments.in_place:
+    if request.in_place:
         backup = await _only_backup(view, selection)
-        denied = None if arguments.other_host else await other_host(context, backup)
+        denied = None if request.other_host else await other_host(context, backup)
         denied = denied or await _denied(context, view, selection)
     await context.out.result(
         {**sheet_json(planned), "from": [o.as_json() for o in origins], "denied": denied},
@@ -176,103 +189,104 @@ async def _denied(context: Context, view: BackupTree, selection: Selection) -> s
 
 
 async def _restore(context: Context, arguments: argparse.Namespace) -> int:
-    _check(arguments)
-    if arguments.maintenance and not arguments.in_place and not arguments.resume:
+    request = _request(arguments)
+    if request.maintenance and not request.in_place and not request.resume:
         raise UsageError("--maintenance needs --in-place. Pass --in-place, too.")
-    config = await _config(context, arguments)
+    config = await _config(context, request)
     # A dry run leaves even a missing repository as it is.
-    view = await context.view(may_init=not arguments.dry_run)
-    if arguments.resume:
-        await resume(context, view, arguments)
-    selection = await _chosen(context, view, arguments)
-    if arguments.dry_run:
-        return await _show(context, view, arguments, selection)
-    target = folder_of(await _target(context, arguments, selection))
+    view = await context.view(may_init=not request.dry_run)
+    if request.resume:
+        request = await resume(context, view, request)
+    selection = await _chosen(context, view, request)
+    if request.dry_run:
+        return await _show(context, view, request, selection)
+    target = folder_of(await _target(context, request, selection))
     folder = journals(context)
     if folder is None:
-        return await _ask_and_restore(context, arguments, selection, config)
+        return await _ask_and_restore(context, request, selection, config)
     with await trio.to_thread.run_sync(Journal, folder, target) as journal:
-        return await _ask_and_restore(context, arguments, selection, config, journal)
+        return await _ask_and_restore(context, request, selection, config, journal)
 
 
 async def _ask_and_restore(
     context: Context,
-    arguments: argparse.Namespace,
+    request: RestoreRequest,
     selection: Selection,
     config: BackupConfig,
     journal: Journal | None = None,
 ) -> int:
     view = await context.view()
-    planned = await _planned(context, view, arguments, selection, journal)
-    if arguments.in_place:
+    planned = await _planned(context, view, request, selection, journal)
+    if request.in_place:
         backup = await _only_backup(view, selection)
         instance = (await context.session.settings()).instance()
         await require_same_blueprint(view, backup, instance, config)
-        await require_own_host(context, backup, unless=arguments.other_host)
+        await require_own_host(context, backup, unless=request.other_host)
     origins = await origins_of(view, selection)
-    if arguments.yes:
+    if request.yes:
         for warning in planned.warnings:
             context.out.note(f"warning: {warning}", always=True)
     else:
         text = origins_text(origins, context.out.room) + plan_text(planned, context.out.room)
         told = {**sheet_json(planned), "from": [origin.as_json() for origin in origins]}
         context.out.event("plan", told, text)
-    saved = await _safety(context, arguments, planned) if arguments.in_place else None
-    if not arguments.yes and not await context.out.ask("Restore this?"):
+    saved = await _safety(context, request, planned) if request.in_place else None
+    if not request.yes and not await context.out.ask("Restore this?"):
         context.out.note("Nothing was restored.")
         return 0
     if saved:
         await saved.make(context)
     if journal:
-        journal.begin(request_of(view, arguments, selection, planned))
-    work = partial(_carry_out, context, view, planned, journal, origins, from_disk=arguments.verify)
-    if arguments.in_place:
+        paths = [shown((item.backup, *item.parts)) for item in selection.items]
+        journal.begin(request.as_json(view.repository.id, paths, planned.target))
+    work = partial(_carry_out, context, view, planned, journal, origins, from_disk=request.verify)
+    if request.in_place:
         backup = await _only_backup(view, selection)
         code = await restore_on_instance(
-            context, config, backup, work, maintenance=arguments.maintenance
+            context, config, backup, work, maintenance=request.maintenance
         )
     else:
         code = await work()
-    if code == 0 and from_basket(arguments):
+    if code == 0 and request.is_of_selection:
         context.session.basket(view).remove((i.backup, *i.parts) for i in selection.items)
     return code
 
 
 async def _safety(
-    context: Context, arguments: argparse.Namespace, planned: RestorePlan
+    context: Context, request: RestoreRequest, planned: RestorePlan
 ) -> SafetyBackup | None:
     """Return the backup that is wanted of what will be replaced; a person is asked."""
     from cesbr.backups import choose_safety_backup
 
-    wanted = arguments.safety_backup
-    if wanted is None and arguments.yes:
+    wanted = request.safety_backup
+    if wanted is None and request.yes:
         wanted = False
     return await choose_safety_backup(context, planned, wanted=wanted)
 
 
-def _check(arguments: argparse.Namespace) -> None:
+def _check(request: RestoreRequest) -> None:
     """Raise UsageError for what cannot be asked for together."""
-    resumes = getattr(arguments, "resume", False)
-    if getattr(arguments, "safety_backup", None) and not (arguments.in_place or resumes):
+    resumes = request.resume
+    if request.safety_backup and not (request.in_place or resumes):
         raise UsageError("--safety-backup needs --in-place. Pass --in-place, too.")
-    if resumes and (arguments.paths or arguments.backup):
+    if resumes and (request.paths or request.backup):
         raise UsageError("--resume knows what to restore; leave out the paths, or leave it out.")
-    if arguments.in_place and arguments.target:
+    if request.in_place and request.target:
         raise UsageError("Restore either to --target or --in-place, not both.")
-    if arguments.suffix and not arguments.suffix.startswith(_BEGINS):
+    if request.suffix and not request.suffix.startswith(_BEGINS):
         raise UsageError(
             f"A suffix begins with one of {' '.join(_BEGINS)}; for the Backup ID, pass --suffix"
             " after the paths."
         )
 
 
-async def _chosen(context: Context, view: BackupTree, arguments: argparse.Namespace) -> Selection:
+async def _chosen(context: Context, view: BackupTree, request: RestoreRequest) -> Selection:
     """Return what the command line names, else what is selected."""
-    if arguments.paths or arguments.backup:
-        backup = await choose_backup(context, arguments.backup, arguments.paths)
+    if request.paths or request.backup:
+        backup = await choose_backup(context, request.backup, request.paths)
         located = [
             place
-            for path in arguments.paths or ["."]
+            for path in request.paths or ["."]
             for _, place in await locate_all(context, path, backup)
         ]
         await report_damaged(context)  # before the question: it may have been the latest
@@ -291,22 +305,20 @@ async def _chosen(context: Context, view: BackupTree, arguments: argparse.Namesp
 async def _planned(
     context: Context,
     view: BackupTree,
-    arguments: argparse.Namespace,
+    request: RestoreRequest,
     selection: Selection,
     journal: Journal | None = None,
 ) -> RestorePlan:
-    replaces = arguments.in_place and arguments.suffix is None
-    overwrite = Overwrite.IF_CHANGED if replaces else Overwrite.NEVER
-    if arguments.overwrite:
-        overwrite = Overwrite(arguments.overwrite)
-    target = await _target(context, arguments, selection)
+    target = await _target(context, request, selection)
     past = journal.past if journal else None
     folder = journals(context)
     if folder and not journal:
         past = await trio.to_thread.run_sync(read_journal, folder, folder_of(target))
-    suffix = arguments.suffix
+    suffix = request.suffix
     with context.out.progress("Planning", results=True):
-        return await make_plan(view, selection, target, overwrite, suffix=suffix, past=past)
+        return await make_plan(
+            view, selection, target, request.effective_overwrite, suffix=suffix, past=past
+        )
 
 
 async def _carry_out(
@@ -352,20 +364,20 @@ async def _only_backup(view: BackupTree, selection: Selection) -> Backup:
     return (await view.backups()).by_name[name]
 
 
-async def _config(context: Context, arguments: argparse.Namespace) -> BackupConfig:
+async def _config(context: Context, request: RestoreRequest) -> BackupConfig:
     """Return what the instance wants of restores, as far as this one has to do with it.
 
     SuspendedError when it wants none.  A registry that is lost must not keep data lost, too.
     """
     registry = (await context.session.settings()).open_registry()
-    asks = not (arguments.force or arguments.dry_run)
-    if not asks and (arguments.dry_run or not arguments.in_place):
+    asks = not (request.force or request.dry_run)
+    if not asks and (request.dry_run or not request.in_place):
         return BackupConfig(registry.address)
     try:
         config = await backup_config(registry)
     except RegistryUnreachableError as error:
         context.out.note(f"Whether restores are suspended is not known: {error.message}")
-        if arguments.in_place:
+        if request.in_place:
             context.out.note("So no script runs, and a backup of any blueprint is restored.")
         return BackupConfig(registry.address)
     if asks:
@@ -373,10 +385,10 @@ async def _config(context: Context, arguments: argparse.Namespace) -> BackupConf
     return config
 
 
-async def _target(context: Context, arguments: argparse.Namespace, selection: Selection) -> Target:
-    if arguments.in_place:
+async def _target(context: Context, request: RestoreRequest, selection: Selection) -> Target:
+    if request.in_place:
         return InPlace((await context.session.settings()).root)
-    return ToFolder(absolute(arguments.target or default_target(selection)))
+    return ToFolder(absolute(request.target or default_target(selection)))
 
 
 COMMANDS: Final = (

@@ -253,10 +253,7 @@ async def _key_is_at_hand(context: Context) -> bool:
 
 
 def _settings(given: dict[str, str]) -> Flags:
-    """Return the settings that stand on the line; the shell has not read ``~`` yet."""
-    import argparse
-
+    """Return the settings on the line, in which the shell has not expanded ``~`` yet."""
     from cesbr.cli.arguments import settings_flags
 
-    said = {name: os.path.expanduser(value) for name, value in given.items()}
-    return settings_flags(argparse.Namespace(**said))
+    return settings_flags({name: os.path.expanduser(value) for name, value in given.items()})

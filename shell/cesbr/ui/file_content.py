@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from cesbr.commands.navigate import choose_backup, locate_all
@@ -26,24 +25,25 @@ CONTROL: Final = re.compile(rb"[\x00-\x07\x0e-\x1a\x1c-\x1f\x7f]")
 
 async def write_content(
     context: Context,
-    arguments: argparse.Namespace,
+    paths: Sequence[str],
+    backup: str | None,
     write: Callable[[bytes], Awaitable[bool]],
     *,
     guarded: bool,
 ) -> int:
     """Pass the bytes of each file to `write` until it returns False (the reader has closed)."""
     failed: list[int] = []
-    backup = await choose_backup(context, arguments.backup, arguments.paths)
-    for path in arguments.paths:
+    where = await choose_backup(context, backup, paths)
+    for path in paths:
         try:
-            for _, place in await locate_all(context, path, backup):
+            for _, place in await locate_all(context, path, where):
                 if not await _write_one(context, place, write, guarded=guarded):
                     return 0
         except CesbrError as error:
-            if len(arguments.paths) == 1:
+            if len(paths) == 1:
                 raise
             failed.append(await report(error, context.out))
-    if len(failed) == len(arguments.paths) and (hint := quote_hint(arguments.paths)):
+    if len(failed) == len(paths) and (hint := quote_hint(paths)):
         context.out.note(f"{hint.removeprefix('. ')}.")
     return failed[0] if failed else 0
 

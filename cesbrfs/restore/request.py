@@ -1,0 +1,89 @@
+"""What a user asked a restore for: from the command line, to the journal, and back to resume it.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cesbrfs.restore.overwrite import Overwrite
+from cesbrfs.util.escape import show, unshow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreRequest:
+    """A request to restore paths of backups; without paths and `backup`, the selection.
+
+    `overwrite` None stands for the default of the target. `safety_backup` None: ask.
+    """
+
+    paths: tuple[str, ...] = ()
+    backup: str | None = None
+    target: str | None = None
+    in_place: bool = False
+    suffix: str | None = None
+    overwrite: Overwrite | None = None
+    other_host: bool = False
+    verify: bool = False
+    maintenance: bool = False
+    safety_backup: bool | None = None
+    resume: bool = False
+    dry_run: bool = False
+    yes: bool = False
+    force: bool = False
+    resumes_selection: bool | None = None
+    """Whether the resumed restore was one of the selection; None if nothing is resumed."""
+
+    @property
+    def is_of_selection(self) -> bool:
+        """Whether the selection is restored."""
+        if self.resumes_selection is not None:
+            return self.resumes_selection
+        return not self.paths and not self.backup
+
+    @property
+    def effective_overwrite(self) -> Overwrite:
+        """The rule about existing files."""
+        if self.overwrite is not None:
+            return self.overwrite
+        replaces = self.in_place and self.suffix is None
+        return Overwrite.IF_CHANGED if replaces else Overwrite.NEVER
+
+    def as_json(self, repository: str, paths: Sequence[str], target: Path) -> dict[str, object]:
+        """Return what the journal records: the chosen `paths` and the `target` are absolute."""
+        return {
+            "repository": repository,
+            "paths": list(paths),
+            "basket": self.is_of_selection,
+            "in_place": self.in_place,
+            "target": show(os.fsencode(target)),
+            "overwrite": str(self.effective_overwrite),
+            "suffix": None if self.suffix is None else show(os.fsencode(self.suffix)),
+            "verify": self.verify,
+            "other_host": self.other_host,
+        }
+
+    def resumed(self, recorded: Mapping[str, Any]) -> RestoreRequest:
+        """Return this request with the paths, target and rules of a recorded one."""
+        suffix = recorded["suffix"]
+        return replace(
+            self,
+            backup=None,
+            paths=tuple(recorded["paths"]),
+            resumes_selection=recorded["basket"],
+            in_place=recorded["in_place"],
+            target=None if recorded["in_place"] else _unescape(recorded["target"]),
+            overwrite=Overwrite(recorded["overwrite"]),
+            verify=self.verify or recorded.get("verify", False),
+            other_host=self.other_host or recorded.get("other_host", False),
+            suffix=None if suffix is None else _unescape(suffix),
+        )
+
+
+def _unescape(text: str) -> str:
+    return os.fsdecode(unshow(text) or b"")
