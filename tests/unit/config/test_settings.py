@@ -250,7 +250,7 @@ def test_files_that_cannot_be_read_are_told(tmp_path: Path, home: Path) -> None:
      ("3gb", 3 << 30), ("1T", 1 << 40)],
 )  # fmt: skip
 def test_sizes(size: str, expected: int) -> None:
-    """Units are powers of 1024, in any case."""
+    """Units are powers of 1024 and case-insensitive."""
     assert load(Flags(cache_size=size), {}).cache_size == expected
 
 
