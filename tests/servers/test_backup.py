@@ -105,7 +105,7 @@ async def add_dogu(site: Site, name: str, *volumes: str, on_disk: bool = True) -
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory, restic_old: Path) -> ResticRepo:
-    """Return an empty repository to copy; both restics can use it."""
+    """Return an empty repository to copy, for both versions of restic."""
     return create(restic_old, tmp_path_factory.mktemp("template") / "repository")
 
 
@@ -121,7 +121,7 @@ async def make_site(folder: Path, binary: Path, template: ResticRepo) -> Site:
 
 @pytest.fixture
 async def both(tmp_path: Path, restic_binary: Path, template: ResticRepo) -> Site:
-    """Return an empty site, once for each restic."""
+    """Return an empty site, for each version of restic."""
     return await make_site(tmp_path, restic_binary, template)
 
 
@@ -423,7 +423,7 @@ async def test_stopped_on_the_way_it_is_incomplete(site: Site) -> None:
 
 
 async def test_progress_is_told(site: Site) -> None:
-    """One small point begins alone, then the others at once, volumes first, then the manifest."""
+    """A small point of data starts alone, then all others, volumes first, the manifest last."""
     await add_dogu(site, "redmine", "data")
     steps: list[Step] = []
     result = await site.run("redmine", on_progress=steps.append)
@@ -455,7 +455,7 @@ with backup_lock(Path(sys.argv[1]), "20261122T213000Z-7f3a9c", "2026-11-22T21:30
 
 @asynccontextmanager
 async def holding(command: list[str]) -> AsyncIterator[int]:
-    """Run a process that holds the lock, and kill it at the end."""
+    """Run a process that holds the lock; kill it at the end."""
     process = await trio.lowlevel.open_process(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=PROJECT
     )

@@ -43,7 +43,7 @@ async def instance(tmp_path: Path) -> Instance:
 
 @pytest.fixture
 async def restic(tmp_path: Path, restic_binary: Path) -> Restic:
-    """Each restic, on an empty repository."""
+    """Each version of restic with an empty repository."""
     repo = create(restic_binary, tmp_path / "repository")
     return await Restic.open(repo.access, binary=str(restic_binary))
 

@@ -300,7 +300,7 @@ def test_a_server_killed_in_the_middle_of_a_copy(
         time.sleep(0.01)
     far.kill()
     assert copy.poll() is None, "the copy was over before"
-    time.sleep(_OUTAGE_SECONDS)  # which is how long the server is offline
+    time.sleep(_OUTAGE_SECONDS)  # how long the server is offline
     far.start()
     assert copy.wait() == 0, patient.log.read_text()
     took = time.monotonic() - began

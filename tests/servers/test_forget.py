@@ -62,7 +62,7 @@ class Shelf:
         host: str = "h",
         stdin: tuple[str, bytes] = ("file", b"content"),
     ) -> str:
-        """Make one snapshot and return its ID."""
+        """Create a snapshot and return its ID."""
         return self.repo.backup("--host", host, tags=tags, time=time, stdin=stdin)
 
     async def look(self) -> tuple[Backups, dict[str, Report]]:

@@ -22,7 +22,7 @@ ABOVE = (b"redmine", b"volumes", b"files")
 
 @dataclass(frozen=True)
 class Backed:
-    """A volume that was backed up four times, as a, b, c and d."""
+    """A volume with four backups, a, b, c and d."""
 
     repo: ResticRepo
     volume: Path

@@ -306,7 +306,7 @@ def repo(small: ResticRepo, tmp_path: Path) -> ResticRepo:
 
 
 async def read_only_file(repo: ResticRepo) -> bytes:
-    """Read the only file."""
+    """Read the only file of the snapshot."""
     repository = await repo.open()
     snapshots = await repository.snapshots()
     if not snapshots:
@@ -318,7 +318,7 @@ async def read_only_file(repo: ResticRepo) -> bytes:
 
 
 def files_of(repo: ResticRepo, kind: str) -> list[Path]:
-    """Return the files of one kind."""
+    """Return the repository files of one kind."""
     top = repo.folder / kind
     return [top] if top.is_file() else [path for path in top.rglob("*") if path.is_file()]
 

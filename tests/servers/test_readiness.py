@@ -94,7 +94,7 @@ through = pytest.mark.parametrize("through_restic", [False, True], ids=["reader"
 
 
 def files_below(top: Path) -> dict[str, bytes | None]:
-    """Return every path below `top` with its content, for comparison."""
+    """Return the paths below `top` with their content."""
     return {
         str(path.relative_to(top)): path.read_bytes() if path.is_file() else None
         for path in top.rglob("*")

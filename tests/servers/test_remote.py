@@ -51,7 +51,7 @@ class Place:
 
 @pytest.fixture(params=["s3", "s3-tls", "rest", "rest-tls", "rest-server", "rclone"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
-    """Each kind of storage behind a real server, in turn."""
+    """Each kind of storage, with a real server."""
     kind: str = request.param
     if kind.startswith("s3"):
         s3: SeaweedFS = request.getfixturevalue("seaweed")

@@ -51,7 +51,7 @@ def empty_repository(restic_binary: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def restic(restic_binary: Path, empty_repository: Path) -> Restic:
-    """Each restic on an empty repository."""
+    """Each version of restic with an empty repository."""
     return await Restic.open(Access(str(empty_repository), KEY), binary=str(restic_binary))
 
 
@@ -64,7 +64,7 @@ async def snapshots(restic: Restic) -> list[Snapshot]:
 
 
 def write_files(folder: Path, names: Iterable[bytes]) -> list[bytes]:
-    """Write a file for each name and return their paths."""
+    """Create a file for each name and return the paths."""
     folder.mkdir(exist_ok=True)
     paths = [os.path.join(os.fsencode(folder), name) for name in names]
     for path in paths:

@@ -1,4 +1,4 @@
-"""Forgetting, untagging and pruning through the restic driver, with real restics."""
+"""Forget, untag and prune through the restic driver, with real versions of restic."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def repo(restic_binary: Path, tmp_path: Path) -> ResticRepo:
 
 @pytest.fixture
 async def restic(repo: ResticRepo) -> Restic:
-    """Each restic on it."""
+    """Each version of restic with this repository."""
     return await Restic.open(repo.access, binary=str(repo.binary))
 
 

@@ -74,7 +74,7 @@ async def test_listing_and_reading(filled: SeaweedFS, tls: bool, old: str) -> No
 
 
 async def test_a_repository_may_be_the_whole_bucket(filled: SeaweedFS) -> None:
-    """An address without a prefix."""
+    """An address may have no prefix."""
     storage = storage_of(f"{filled.url}/{BUCKET}", filled.environment)
     assert await storage.read(FileType.CONFIG) == b"at the root"
     assert list(await storage.list(FileType.PACK)) == []

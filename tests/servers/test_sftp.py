@@ -1,4 +1,4 @@
-"""Repositories on a real SFTP server: reading, refusals, cancelled readers, lost connections."""
+"""Reads, errors, cancellation and lost connections with a real SFTP server."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Files:
 
     @property
     def small(self) -> list[str]:
-        """The names of all packs but the large one."""
+        """The names of all packs except the large one."""
         return [name for name in self.packs if name != self.large]
 
 
@@ -137,7 +137,7 @@ async def opened(
 
 @pytest.fixture
 async def storage(sshd: Sshd, files: Files) -> AsyncIterator[SftpStorage]:
-    """A storage on the server that all tests share."""
+    """A storage on the shared server."""
     async with opened(sshd, files) as made:
         yield made
 

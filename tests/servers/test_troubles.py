@@ -112,7 +112,7 @@ class Case:
 
 @pytest.fixture(scope="module")
 def repo(restic_old: Path, tmp_path_factory: pytest.TempPathFactory) -> ResticRepo:
-    """A repository without a backup; only to be copied."""
+    """A repository without backups, to be copied."""
     return create(restic_old, tmp_path_factory.mktemp("repository") / "troubles")
 
 
@@ -124,7 +124,7 @@ def silent() -> Iterator[int]:
 
 
 def _common(right: Case, port: int, silent: int) -> dict[str, Case]:
-    """Return the cases that all kinds of servers have."""
+    """Return the cases that apply to all kinds of servers."""
     (nobody,) = free_ports(1)
     return {
         "unknown host": right.at("127.0.0.1", "host.invalid"),
@@ -206,7 +206,7 @@ class Table:
         self.rows.setdefault(trouble, {})[kind] = f"{code}: {told}"
 
     def text(self) -> str:
-        """Return it in Markdown."""
+        """Return the table in Markdown."""
         lines = [f"| problem | {' | '.join(_TROUBLES)} |", f"|---{'|---' * len(_TROUBLES)}|"]
         lines += [
             f"| {trouble} | {' | '.join(row.get(kind, '') for kind in _TROUBLES)} |"
@@ -275,7 +275,7 @@ async def test_each_trouble_has_its_sentence(
     programs = [["cesbrfs", "mnt"], ["cesbr", "backups", "--no-init"]]
     if code != _MISSING:  # they would repair it
         programs += [["cesbr", "init"]]
-    if trouble != "timeout":  # restic is waited for longer
+    if trouble != "timeout":  # restic times out later
         programs += [["cesbr", "backup", "--no-init"]]
     said: list[str] = []
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Final
+
+from tests.support.http_server import serving
 
 _SECOND: Final = "application/vnd.x.restic.rest.v2"
 _CARRIED: Final = ("Content-Range",)
@@ -62,12 +63,5 @@ def older(to: int) -> Iterator[Older]:
         def log_message(self, *_: object) -> None:
             """Do not log requests."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        front.port = server.server_address[1]
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        try:
-            yield front
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Handler) as front.port:
+        yield front

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Final
+
+from tests.support.http_server import serving
 
 PROOF: Final = "a-token-of-the-container"
 _TOKEN: Final = "a-token-of-the-session"
@@ -86,12 +87,5 @@ def giving(key_id: str, secret: str) -> Iterator[Roles]:
         def log_message(self, *_: object) -> None:
             """Do not log requests."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        roles.port = server.server_address[1]
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        try:
-            yield roles
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Handler) as roles.port:
+        yield roles

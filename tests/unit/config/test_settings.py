@@ -187,7 +187,7 @@ def test_the_whole_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("repository = ", "is not TOML"),
         ('repositry = "/x"', "unknown key 'repositry'"),
@@ -223,12 +223,12 @@ def test_the_whole_file(tmp_path: Path) -> None:
         ('password_file = "a"\npassword_command = "b"', "both set"),
     ],
 )
-def test_mistakes_in_the_file_name_it_and_the_key(tmp_path: Path, text: str, told: str) -> None:
+def test_mistakes_in_the_file_name_it_and_the_key(tmp_path: Path, text: str, message: str) -> None:
     """An invalid setting is a usage error that names the file and the key."""
     file = write(tmp_path / "config.toml", text)
     with pytest.raises(UsageError) as raised:
         load(Flags(config=str(file)), {})
-    assert told in raised.value.message
+    assert message in raised.value.message
     assert str(file) in raised.value.message
 
 
@@ -250,7 +250,7 @@ def test_files_that_cannot_be_read_are_told(tmp_path: Path, home: Path) -> None:
      ("3gb", 3 << 30), ("1T", 1 << 40)],
 )  # fmt: skip
 def test_sizes(size: str, expected: int) -> None:
-    """Units are powers of 1024, in any case."""
+    """Units are powers of 1024 and case-insensitive."""
     assert load(Flags(cache_size=size), {}).cache_size == expected
 
 
@@ -373,7 +373,7 @@ async def test_restic_agrees_about_password_files(
 
 
 @pytest.mark.parametrize(
-    ("environ", "told"),
+    ("environ", "message"),
     [
         ({"RESTIC_PASSWORD_FILE": "/none"}, r"/none cannot be read: No such file"),
         ({"RESTIC_PASSWORD_FILE": "/dev/null"}, r"empty \(environment RESTIC_PASSWORD_FILE\)"),
@@ -383,9 +383,9 @@ async def test_restic_agrees_about_password_files(
         ({"RESTIC_PASSWORD_COMMAND": "echo 's3cret"}, r"COMMAND\) cannot be run: No closing"),
     ],
 )
-async def test_a_key_that_cannot_be_had_is_told(environ: dict[str, str], told: str) -> None:
+async def test_a_key_that_cannot_be_had_is_told(environ: dict[str, str], message: str) -> None:
     """The error names the source, but not the text of a password command."""
-    with pytest.raises(UsageError, match=told) as raised:
+    with pytest.raises(UsageError, match=message) as raised:
         await key_of(Flags(), environ)
     assert "s3cret" not in raised.value.message
 
@@ -434,7 +434,7 @@ async def test_the_registrys_repository(
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "message"),
     [
         ({"backup_type": "ftp"}, "Invalid value 'ftp' of /config/backup/backup_type"),
         ({"backup_type": "local"}, "Set /config/backup/local_config/path"),
@@ -444,11 +444,11 @@ async def test_the_registrys_repository(
     ],
 )
 async def test_mistakes_in_the_registry_name_the_key(
-    registry: Registry, values: dict[str, str], told: str
+    registry: Registry, values: dict[str, str], message: str
 ) -> None:
     """The error for an invalid registry value names its key."""
     await set_backup(registry, values)
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         await load(Flags(registry=registry.address), {}).resolve()
 
 
@@ -488,8 +488,8 @@ async def test_the_registrys_s3_credentials_belong_to_its_address(registry: Regi
         "AWS_DEFAULT_REGION": "eu",
     }
     assert "s3cret" not in repr(access)
-    told = (await load(flags, {}).resolve()).describe()["credentials"]
-    assert told == {"value": "***", "source": "registry /config/backup/s3_bucket_config"}
+    described = (await load(flags, {}).resolve()).describe()["credentials"]
+    assert described == {"value": "***", "source": "registry /config/backup/s3_bucket_config"}
     own = {"AWS_ACCESS_KEY_ID": "own", "AWS_SECRET_ACCESS_KEY": "own too"}
     assert (await load(flags, own).access()).environment == own
     elsewhere = Flags(registry=registry.address, repository="s3:https://other/bucket")

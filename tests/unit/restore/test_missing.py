@@ -37,7 +37,7 @@ async def differences(
 
 
 async def two(repo: MemoryRepo) -> tuple[BackupTree, Timeline, Timeline]:
-    """Return the lines of the backups a and b."""
+    """Compare the backups a and b; return the lines."""
     view = BackupTree(await repo.open())
     memo = FolderIndex(view.repository)
     return view, await line_of(view, "a", memo=memo), await line_of(view, "b", memo=memo)
@@ -137,7 +137,7 @@ async def test_an_interrupted_backup_says_nothing_about_what_it_lacks() -> None:
 
 
 async def test_a_backup_of_one_dogu_says_nothing_about_the_others() -> None:
-    """In both directions."""
+    """`diff` reports no other dogu as added or removed."""
     repo = MemoryRepo()
     metadata(repo, "a", 1)
     metadata(repo, "a", 1, "ldap")

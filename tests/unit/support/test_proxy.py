@@ -27,7 +27,7 @@ def server() -> Iterator[tuple[str, int]]:
                 connection.sendall(_CONTENT)
 
     def accept() -> None:
-        with contextlib.suppress(OSError):  # closed below
+        with contextlib.suppress(OSError):  # `shutdown` below ends `accept`
             while True:
                 connection, _ = listener.accept()
                 threading.Thread(target=answer, args=[connection], daemon=True).start()

@@ -33,7 +33,7 @@ Fill = Callable[[dict[tuple[FileType, str], bytes]], Storage]
 
 @pytest.fixture(params=["local", "memory"])
 def fill(request: pytest.FixtureRequest, tmp_path: Path) -> Fill:
-    """Make a storage with these files, by kind and name."""
+    """Create a storage with these files, by kind and name."""
 
     def local(files: dict[tuple[FileType, str], bytes]) -> Storage:
         for (kind, name), data in files.items():

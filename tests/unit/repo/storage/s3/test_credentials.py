@@ -69,7 +69,7 @@ async def test_a_program_that_gives_none(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("name", ["aliases", "hosts"])
 async def test_the_client_of_minio(tmp_path: Path, name: str) -> None:
-    """The alias s3 of its configuration, in the old and the new form."""
+    """The alias `s3` in both forms of the configuration of MinIO's client."""
     file = tmp_path / "config.json"
     alias = {"url": "http://host", "accessKey": "ID", "secretKey": "s3cr3t", "api": "S3v4"}
     file.write_text(json.dumps({"version": "10", name: {"s3": alias}}))

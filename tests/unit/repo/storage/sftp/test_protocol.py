@@ -131,7 +131,7 @@ def test_names_and_attributes(entries: list[SftpName], more: bool) -> None:
 
 @given(st.builds(Limits, U64, U64, U64, U64))
 def test_limits(given: Limits) -> None:
-    """Four numbers, in this order."""
+    """The limits are four numbers, in this order."""
     assert sftp.parse_limits(Packet(Kind.EXTENDED_REPLY, 1, struct.pack(">QQQQ", *given))) == given
 
 
