@@ -35,7 +35,7 @@ class Version:
         found = _VERSION.match(said)
         if not found:
             raise ResticError(
-                f"'restic version' answered {said[:80]!r}, which is no version of restic; check"
+                f"'restic version' answered {said[:80]!r}, which is not a version of restic; check"
                 " which program the setting 'restic' names."
             )
         return cls(*(int(number or 0) for number in found.groups()))
@@ -58,7 +58,7 @@ async def find_restic(configured: str | None = None) -> Path:
         return Path(found)
     if configured:
         raise ResticError(
-            f"{configured} is no program that can be run; set 'restic' to the path of the restic"
+            f"{configured} is not an executable program; set 'restic' to the path of the restic"
             " binary."
         )
     raise ResticError(

@@ -311,7 +311,7 @@ class HttpClient:
         if _WANTS_CERTIFICATE.search(reason):
             raise RepositoryDeniedError(
                 f"The server of {self._display_url} asks for a client certificate that it trusts"
-                f" ({reason}); name its file in RESTIC_TLS_CLIENT_CERT."
+                f" ({reason}); set RESTIC_TLS_CLIENT_CERT to its file."
             ) from error
         raise RepositoryUnreachableError(
             f"The server of {self._display_url} does not speak TLS as this machine does ({reason});"

@@ -262,7 +262,7 @@ def _profile(path: str, profile: str) -> Mapping[str, str]:
         return {}
     except (OSError, ValueError, configparser.Error) as error:
         # Not the error itself, nor as its cause: it quotes the line, which may hold a secret.
-        reason = error.strerror if isinstance(error, OSError) else "it is no INI file"
+        reason = error.strerror if isinstance(error, OSError) else "it is not an INI file"
         raise UsageError(f"The credentials in {path} cannot be read: {reason}.") from None
     return parser[profile] if parser.has_section(profile) else {}
 

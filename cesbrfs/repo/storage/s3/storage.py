@@ -203,7 +203,7 @@ class S3Storage:
         if code == "NoSuchBucket":
             return BucketMissingError(
                 f"There is no bucket {self._address.bucket!r} at {self._address.host}, so"
-                f" {self.display_url} is no repository; correct the address, or create the"
+                f" {self.display_url} is not a repository; correct the address, or create the"
                 " bucket and the repository with 'cesbr init'."
             )
         if answer.status == 404:  # noqa: PLR2004 - HTTP's own number
@@ -260,7 +260,7 @@ def _is_in_host(access: Access, address: S3Address) -> bool:
     """Return whether the bucket is part of the host name (dns) or of the path."""
     lookup = access.options.get("s3.bucket-lookup", "auto")
     if lookup not in ("auto", "dns", "path"):
-        raise UsageError(f"The option s3.bucket-lookup is {lookup!r}; say auto, dns or path.")
+        raise UsageError(f"The option s3.bucket-lookup is {lookup!r}; use auto, dns or path.")
     if lookup == "auto":
         dotted = address.scheme == "https" and "." in address.bucket  # no certificate fits those
         return _BY_NAME.fullmatch(address.host) is not None and not dotted

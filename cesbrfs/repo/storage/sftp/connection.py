@@ -250,8 +250,8 @@ class SftpConnection:
 
     def _babble(self) -> CesbrError:
         return RepositoryUnreachableError(
-            f"The server of the repository at {self.display_url} sent what is no answer; the"
-            " connection was ended."
+            f"The server of the repository at {self.display_url} sent an invalid response; the"
+            " connection was closed."
         )
 
     def _fail(self, failure: CesbrError) -> None:

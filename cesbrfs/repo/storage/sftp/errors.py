@@ -125,7 +125,7 @@ def ssh_failure(said: str, exit_code: int | None, display_url: str) -> CesbrErro
             return kind(sentence.format(display_url=display_url, told=_told(found[-1])))
     rest = [line for line in lines if not _NOISE.match(line)]
     how = "was killed" if exit_code is None or exit_code < 0 else f"ended with code {exit_code}"
-    told = _told(rest[-1]) if rest else f"the command that leads there {how}"
+    told = _told(rest[-1]) if rest else f"its command {how}"
     return RepositoryUnreachableError(
         f"The repository at {display_url} cannot be reached ({told}); check the address and the"
         " connection."
@@ -147,7 +147,7 @@ def not_sftp(start: bytes, display_url: str) -> CesbrError:
     line = "".join(char for char in text.splitlines()[0] if char.isprintable()) if text else ""
     return StorageError(
         f"The server of the repository at {display_url} does not speak SFTP (it sends"
-        f" {line[:60]!r}); a start file of the shell there must print nothing."
+        f" {line[:60]!r}); the start files of its shell must print nothing."
     )
 
 
@@ -178,6 +178,6 @@ def timed_out(seconds: float, display_url: str) -> CesbrError:
 def unusable(command: str, error: OSError, display_url: str) -> CesbrError:
     """Return the error for a command that cannot be started."""
     return UsageError(
-        f"{command!r}, which leads to {display_url}, cannot be started ({error.strerror});"
+        f"{command!r}, which connects to {display_url}, cannot be started ({error.strerror});"
         " install the package openssh-client, or correct the option 'sftp.command'."
     )

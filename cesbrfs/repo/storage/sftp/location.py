@@ -35,7 +35,9 @@ def parse_sftp(url: str) -> SftpAddress:
     if not found.host:
         raise UsageError(f"The address of the repository names no host; {_FORMS}.")
     if found.host.startswith("-") or any(not char.isprintable() for char in found.host):
-        raise UsageError(f"{found.host!r} in the repository's address is no host; {_FORMS}.")
+        raise UsageError(
+            f"{found.host!r} in the repository's address is not a host name; {_FORMS}."
+        )
     if found.path.startswith("~"):
         raise UsageError(
             f"The repository's folder {found.path!r} starts with '~', which SFTP servers do not"
