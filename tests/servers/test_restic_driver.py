@@ -359,13 +359,19 @@ class TestLocks:
     ) -> None:
         """`check` conflicts with the lock of a backup; a killed backup's lock is removable."""
         process = await trio.lowlevel.open_process(
-            [restic.binary, "backup", "-r", restic.access.url, endless(tmp_path)],
-            env={**os.environ, "RESTIC_PASSWORD": KEY.value.decode()},
-            stdout=subprocess.DEVNULL,
+            [restic.binary, "backup", "--json", "-r", restic.access.url, endless(tmp_path)],
+            env={
+                **os.environ,
+                "RESTIC_PASSWORD": KEY.value.decode(),
+                "RESTIC_PROGRESS_FPS": "10",
+            },
+            stdout=subprocess.PIPE,
         )
+        assert process.stdout is not None
         try:
-            while not locks(restic):  # noqa: ASYNC110 - another process' file
-                await trio.sleep(0.01)
+            # A lock that is just being created can still lose against that of `check`.
+            assert b'"status"' in await process.stdout.receive_some()
+            assert locks(restic)
             with pytest.raises(RepositoryLockedError, match=rf"PID {process.pid} on"):
                 await restic.check()
             await restic.unlock()
