@@ -30,7 +30,7 @@ class Password:
     command: str | None = field(default=None, repr=False)
     value: Secret | None = None
 
-    def at_hand(self) -> Secret | None:
+    def obtain_nowait(self) -> Secret | None:
         """Return the key if it needs no waiting; pipes and errors are left to `obtain`."""
         if self.value is None and self.file is not None and self.file.is_file():
             try:

@@ -183,9 +183,9 @@ class Settings:
             environment=settings.environment,
         )
 
-    def at_hand(self) -> tuple[str, Secret] | None:
+    def access_nowait(self) -> tuple[str, Secret] | None:
         """Return the repository's address and its key if both are available without waiting."""
-        key = self.password.at_hand() if self.password else None
+        key = self.password.obtain_nowait() if self.password else None
         return (self.repository, key) if self.repository and key else None
 
     def describe(self) -> dict[str, dict[str, object]]:

@@ -116,7 +116,7 @@ def _mount(
 
     steady_heap()
     # Key derivation takes as long as all the imports that follow.
-    known = settings.at_hand()
+    known = settings.access_nowait()
     if known is not None:
         derive_ahead(*known, settings.cache_dir)
     import trio

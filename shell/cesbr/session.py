@@ -82,7 +82,7 @@ class Session:
         """
         try:
             settings = self.loaded()
-            known = settings.at_hand()
+            known = settings.access_nowait()
         except CesbrError:
             return  # the command tells
         if known is not None:

@@ -216,7 +216,7 @@ def _live(
         if kind == "DOGU":
             found = [(printable(name), "") for name in await candidates.dogus(context)]
             return _matching(here.typed, found, here.before)
-        if not await _key_is_at_hand(context):
+        if not await _key_needs_no_input(context):
             return _note("the key comes from a command or a pipe, which Tab does not read.")
         if kind == "ID":
             live = here.action is not None and here.action.metavar == "ID|live"
@@ -247,9 +247,9 @@ def _live(
         return _note(error.message)
 
 
-async def _key_is_at_hand(context: Context) -> bool:
+async def _key_needs_no_input(context: Context) -> bool:
     """Return whether the key needs no pipe and no command, which might ask for input."""
-    return (await context.session.settings()).at_hand() is not None
+    return (await context.session.settings()).access_nowait() is not None
 
 
 def _settings(given: dict[str, str]) -> Flags:
