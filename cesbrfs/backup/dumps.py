@@ -1,8 +1,8 @@
-"""What dogus keep in the databases of other dogus, dumped by a command that those expose.
+"""Dump the databases that dogus keep in other dogus, with a command that those provide.
 
-A dogu such as postgresql exposes ``backup-consumer``: it reads what a consumer's service account
-says, as lines ``username: …``, and writes a dump of its database to stdout.  How a command gets
-into the dogu's container is a setting, the runner.
+A dogu such as postgresql provides ``backup-consumer``: it reads the service account of a consumer
+from stdin, as lines ``username: …``, and writes a dump of its database to stdout. The setting
+`command_runner` defines how a command is run in a dogu's container.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ FOLDER: Final = "dumps"
 
 @dataclass(frozen=True, slots=True)
 class DumpRunner:
-    """How to run a command in a dogu's container.
+    """The configured command line that runs a command in a dogu's container.
 
     In `words`, ``{dogu}`` is the dogu whose command it is, ``{command}`` the command, and
-    ``{consumer}`` the dogu whose data it dumps.  It gets `seconds`.
+    ``{consumer}`` the dogu whose data is dumped. It may take `seconds`.
     """
 
     words: tuple[str, ...]
@@ -59,9 +59,9 @@ async def plan_dumps(
     installed: Sequence[InstalledDogu],
     runner: DumpRunner | None,
 ) -> list[PointStep]:
-    """Return a step for each of the `chosen` dogus and each dogu that holds a database of it.
+    """Return a step for each of the `chosen` dogus and each dogu with a database of it.
 
-    It holds one when the consumer depends on it, or has a service account there.
+    A dogu has one if the consumer depends on it, or has a service account there.
     """
     exposed = {
         found.name: found.dogu.commands[_EXPOSED]
@@ -97,11 +97,11 @@ async def save_dump(
     dump: DumpCommand,
     save: Callable[[int, Callable[[], None]], Awaitable[_T]],
 ) -> _T:
-    """Run `dump` and `save` together and return what the latter returns.
+    """Run `dump` and `save` concurrently and return the result of `save`.
 
-    `save` gets the descriptor from which it reads the dump, and a function that ends that early.
-    It meets the end only after the command has succeeded: what is cut off is never taken for a
-    dump.  A command that fails cancels it; ScriptError says why.
+    `save` gets the descriptor to read the dump from, and a function that ends it early. The
+    descriptor reaches its end only after the command has succeeded, so that a truncated dump is
+    never taken for a complete one. A command that fails cancels `save` and raises ScriptError.
     """
     account = await _account(instance, consumer, dump.provider)
     reader, writer = os.pipe()
@@ -163,9 +163,9 @@ async def _run(dump: DumpCommand, account: bytes, writer: int) -> None:
 
 
 async def _account(instance: Instance, consumer: str, provider: str) -> bytes:
-    """Return what the consumer's service account says, a line for each of its keys.
+    """Return the service account of the consumer, one line per key.
 
-    CES encrypts these values for the consumer; plain ones are taken as they are.
+    CES encrypts these values for the consumer; plain ones are used as they are.
     """
     folder = f"/config/{consumer}/sa-{provider}"
     private = PrivateKeys(

@@ -1,4 +1,4 @@
-"""Plan -> backup: takes the snapshots, two at a time, and then writes the manifest."""
+"""Carry out a backup plan: one snapshot per point of data, several at once, then the manifest."""
 
 from __future__ import annotations
 
@@ -81,18 +81,19 @@ async def run_backup(
     safety: bool = False,
     workers: int | None = None,
 ) -> BackupResult:
-    """Back up what `plan` says, under a new Backup ID; `safety` marks it as a safety backup.
+    """Carry out `plan` under a new Backup ID; `safety` marks a safety backup.
 
     Up to `workers` restic processes run at once, by default one per core: each spends most of a
     second deriving the key.
 
-    `prepare` runs once no other backup can, gets that ID and returns the plan as it is then; what
-    it raises ends the backup before it has begun.  A point that fails makes the backup incomplete.
+    `prepare` is called with the ID while no other backup can run, and returns the final plan;
+    its exceptions end the backup before it begins. A point that fails makes the backup
+    incomplete.
 
-    Raises BackupRunningError when another one runs, RepositoryError if all others would fail too
-    (wrong key, gone, denied, unreachable, locked, full) and ResticError when not one snapshot could
-    be made.  Stopped on the way, by an error or by a cancellation, it leaves its snapshots without
-    a manifest, and so counts as incomplete.
+    Raises BackupRunningError when another one runs, RepositoryError if all others would fail
+    too (wrong key, gone, denied, unreachable, locked, full), and ResticError if there is no
+    snapshot at all. If it is stopped by an error or cancelled, its snapshots stay without a
+    manifest, and it counts as incomplete.
     """
     started = time.time_ns()
     backup_id = new_backup_id(started)
@@ -139,7 +140,7 @@ def _nothing(points: Sequence[PointResult]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """One run: what all its snapshots have in common."""
+    """One run: everything its snapshots have in common."""
 
     instance: Instance
     restic: Restic
@@ -170,7 +171,7 @@ class _Run:
         return result
 
     async def _folders(self, step: PointStep, progress: Step) -> PointResult:
-        """Back up folders; what has vanished by then, or is stored wrongly, is a failure."""
+        """Back up folders; those that vanish or are stored wrongly are failures."""
         result = await self._snapshot(step, progress, step.paths, None)
         if result.snapshot:
             links = await mangled_links(self.restic.version, step.paths)
@@ -180,7 +181,7 @@ class _Run:
         return _with_failures(result, gone, "it vanished while the backup ran")
 
     async def _registry(self, step: PointStep, progress: Step) -> PointResult:
-        """Back up registry data as it is now, not as it was when the plan was made."""
+        """Back up the current registry data, not that of the time of planning."""
         try:
             data = await registry_data(self.instance, step.dogu)
         except RegistryUnreachableError as error:  # the other points are backed up all the same
@@ -192,7 +193,7 @@ class _Run:
         return await self._snapshot(step, progress, (), (REGISTRY_JSON, data.to_json()))
 
     async def _dump(self, step: PointStep, dump: DumpCommand, progress: Step) -> PointResult:
-        """Back up what a command writes, or nothing of it when that fails."""
+        """Back up the output of a command, or nothing if it fails."""
         document = step.document or ""
         path = Path(FOLDER, document)
 
@@ -271,9 +272,9 @@ def _confirm(
     backup_id: str,
     snapshots: Iterable[Snapshot],
 ) -> list[PointResult]:
-    """Hold what restic reported against what the repository lists.
+    """Compare restic's reports with the snapshots in the repository.
 
-    Gives each point the whole ID of its snapshot; a snapshot or a folder of it that the repository
+    Sets the complete ID of each snapshot. A snapshot, or a folder of it, that the repository
     does not list is a failure.
     """
     ours = [snapshot for snapshot in snapshots if backup_id in snapshot.tags]

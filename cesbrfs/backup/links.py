@@ -1,7 +1,7 @@
-"""Symlinks whose targets the restic in use cannot store.
+"""Find symlinks whose targets the restic in use cannot store.
 
 restic before 0.16 records the target of a link as JSON text: bytes that are not UTF-8 become
-U+FFFD, and a restore makes a link to something else.  Later ones have a field for such bytes.
+U+FFFD, and a restore creates a link to another path. Later versions have a field for such bytes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a backup consists of: the steps that are planned, and what became of each.  Pure."""
+"""The plan of a backup (its steps) and the results of its points. Pure."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class DumpCommand:
-    """The program whose output is what `provider` holds for a dogu; it gets `seconds` for it."""
+    """The program that dumps the data of a dogu in `provider`; it may take `seconds`."""
 
     provider: str
     words: tuple[str, ...]
@@ -48,12 +48,11 @@ class DumpCommand:
 
 @dataclass(frozen=True, slots=True)
 class PointStep:
-    """One point of data to back up; `dogu` is None for the instance's own.
+    """One point of data to back up; `dogu` is None for those of the instance.
 
-    Either `paths`, folders that are backed up as they are, or a `document`, a file's name whose
-    content is made at the time (or is `content`, when it is known, or what `dump` writes).
-    Neither: nothing can be backed up.  `failed` is what should be part of the point
-    and cannot.
+    Either `paths`, folders to back up, or a `document`, the name of a file whose content is
+    generated (or is `content` if known already, or the output of `dump`). Neither: nothing can
+    be backed up. `failed` is what should be part of the point but cannot be.
     """
 
     kind: Kind
@@ -83,7 +82,7 @@ class PointStep:
 
 @dataclass(frozen=True, slots=True)
 class BackupPlan:
-    """All steps of a backup but the manifest; `left_out` belongs to none of them."""
+    """All steps of a backup except the manifest; `left_out` belongs to none of them."""
 
     steps: tuple[PointStep, ...]
     left_out: tuple[LeftOut, ...] = ()
@@ -98,7 +97,7 @@ class BackupPlan:
 
 @dataclass(frozen=True, slots=True)
 class PointResult:
-    """What became of a point: its snapshot's ID (None: no snapshot) and tree, sizes in bytes."""
+    """The result for a point: ID (None: no snapshot) and tree of its snapshot, sizes in bytes."""
 
     kind: Kind
     dogu: str | None
@@ -124,7 +123,7 @@ class PointResult:
 
 @dataclass(frozen=True, slots=True)
 class BackupResult:
-    """A backup that ran to its end.  `failed` holds all failures, those of the points too."""
+    """A backup that ran to its end. `failed` has all failures, including those of the points."""
 
     id: str
     points: tuple[PointResult, ...]
@@ -132,12 +131,12 @@ class BackupResult:
 
     @property
     def status(self) -> Status:
-        """``complete`` when nothing failed."""
+        """``complete`` if nothing failed."""
         return "incomplete" if self.failed else "complete"
 
     @property
     def exit_code(self) -> int:
-        """0, or 3 when something is missing."""
+        """0, or 3 if something failed."""
         return 3 if self.failed else 0
 
     def as_json(self) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Instance -> plan: which points of data a backup has, and what is missing before it begins."""
+"""Plan a backup: find the points of data of an instance, and what is missing."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ REGISTRY_JSON: Final = "registry.json"
 async def plan_backup(
     instance: Instance, dogus: Sequence[str] | None = None, runner: DumpRunner | None = None
 ) -> BackupPlan:
-    """Work out the steps of a backup of everything, or of the dogus named.
+    """Plan a backup of everything, or of the named dogus.
 
-    With a `runner`, what dogus keep in the databases of others is dumped, too.
-    UsageError when one of these is not installed, or when there is nothing at all to back up;
-    RegistryError when the registry cannot be listed or does not answer.
+    With a `runner`, data in the databases of other dogus is dumped, too. Raises UsageError if
+    one of the dogus is not installed or there is nothing to back up, and RegistryError if the
+    registry cannot be listed or does not respond.
     """
     installed = await instance.dogus()
     if dogus is not None:
@@ -44,8 +44,8 @@ async def plan_backup(
         reason = "no dogu of this name is installed"
         left_out = tuple(LeftOut(os.fsencode(path), reason) for path in strays)
         return BackupPlan(tuple(steps), left_out)
-    # Volumes but not one dogu: rather the wrong registry than a system that lost all of them.
-    error = f"the registry {instance.registry.address} names no installed dogu, so whose is it?"
+    # Volumes without a single dogu: probably the wrong registry.
+    error = f"the registry {instance.registry.address} contains no installed dogu"
     for path in strays:
         failed = (Failure(os.fsencode(path), error),)
         steps.append(PointStep("volumes", show(os.fsencode(path.parent.name)), failed=failed))
@@ -53,7 +53,7 @@ async def plan_backup(
 
 
 def choose(installed: Sequence[InstalledDogu], names: Iterable[str]) -> list[InstalledDogu]:
-    """Return the dogus of these `names`; UsageError for one that is not installed."""
+    """Return the dogus of these `names`; raises UsageError for one that is not installed."""
     by_name = {dogu.name: dogu for dogu in installed}
     chosen = list(dict.fromkeys(names))
     for name in chosen:
@@ -109,9 +109,9 @@ async def _registry(instance: Instance, dogu: str | None) -> PointStep:
 
 
 async def registry_data(instance: Instance, dogu: str | None) -> RegistryData:
-    """Return the registry data of a dogu, or of the instance for None; failures are part of it.
+    """Return the registry data of a dogu (None: of the instance), with its failures.
 
-    RegistryUnreachableError when the registry does not answer.
+    Raises RegistryUnreachableError if the registry does not respond.
     """
     try:
         if dogu is None:

@@ -33,11 +33,11 @@ _log = logging.getLogger(__name__)
 
 _STOP_SECONDS: Final = 5.0
 """Grace period for running requests when the mount ends."""
+_AWAY_SECONDS: Final = 0.2
+"""The same while the server is offline."""
 _IGNORED_SIGNALS: Final = (
     signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO,
 )  # fmt: skip
-_AWAY_SECONDS: Final = 0.2
-"""The same while the server is offline."""
 
 
 async def serve(
