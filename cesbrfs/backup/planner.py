@@ -45,7 +45,7 @@ async def plan_backup(
         left_out = tuple(LeftOut(os.fsencode(path), reason) for path in strays)
         return BackupPlan(tuple(steps), left_out)
     # Volumes without a single dogu: probably the wrong registry.
-    error = f"the registry {instance.registry.address} contains no installed dogu"
+    error = f"the registry {instance.registry.address} names no installed dogu"
     for path in strays:
         failed = (Failure(os.fsencode(path), error),)
         steps.append(PointStep("volumes", show(os.fsencode(path.parent.name)), failed=failed))
