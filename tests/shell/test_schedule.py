@@ -58,14 +58,16 @@ def test_what_the_service_runs_works(cesbr: Cesbr, site: Site, units: Path) -> N
     """With the environment of systemd only, and the options of the installation."""
     site.set("/config/backup/retention_enabled", "true")
     site.set("/config/backup/retention_strategy", "removeAllButKeepLatest")
-    root = ("--root", os.path.relpath(site.root, cesbr.here))
+    root = ("--root", os.path.relpath(site.root, cesbr.here), "--patience", "7")
     said = cesbr(*root, "schedule", "--install", "--at", "02:30", "--unit-dir", str(units))
     assert said.code == 0, said.err
     lines = (units / SERVICE).read_text().splitlines()
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": cesbr.environ["PYTHONPATH"]}
     environ |= {"HOME": str(cesbr.here)}
     commands = [line.removeprefix("ExecStart=") for line in lines if line.startswith("ExecStart")]
+    assert commands
     for command in commands:
+        assert "--patience 7" in command
         done = subprocess.run(
             shlex.split(command), env=environ, cwd="/", capture_output=True, check=False
         )

@@ -1,4 +1,4 @@
-"""restic's cryptography: scrypt, AES-256-CTR and Poly1305-AES over bytes.  Pure functions.
+"""restic's cryptography: AES-256-CTR and Poly1305-AES over bytes. Pure; scrypt is in `repo.kdf`.
 
 A record is ``nonce 16 | ciphertext | tag 16``.  The nonce is the whole initial counter; the tag is
 Poly1305 over the ciphertext with the key ``r | AES-128-ECB(k, nonce)``.  A record is decrypted only

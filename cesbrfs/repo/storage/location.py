@@ -6,7 +6,7 @@
 ``rest:https://[user:pw@]host[:p]/path/``   a server that speaks restic's REST protocol
 ``rest:http+unix:///socket:/path/``         the same behind a socket of this machine
 ``rclone:remote:path``                      what rclone reaches
-``sftp:user@host:path``, ``sftp://…``       what ssh reaches; see `sftp_address`
+``sftp:user@host:path``, ``sftp://…``       what ssh reaches; see `sftp.location`
 ==========================================  =====================================================
 """
 

@@ -1,7 +1,7 @@
 """The storages that the reader supports, by the prefix of their addresses.
 
-To add a storage, create its module or directory and add one line to `STORAGES`. The conformance
-tests (``tests/servers/test_storages.py``) fail for a storage without a test fixture.
+The steps to add one are in ``docs/architecture.md``. The conformance tests
+(``tests/servers/test_storages.py``) fail for a storage without a test fixture.
 """
 
 from __future__ import annotations

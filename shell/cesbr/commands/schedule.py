@@ -109,14 +109,14 @@ def _program() -> list[str]:
 
 
 def _flags(context: Context) -> list[str]:
-    """Return the settings that were given as flags: the units' cesbr shall have the same."""
+    """Return the settings passed as options, which the units pass as well."""
     from cesbrfs.util.secret import redact
 
     given = context.session.flags
     for address in (given.repository, given.registry):
         if address is not None and redact(address) != address:
             raise UsageError(
-                f"{redact(address)} holds a password, which every user could read in a unit; say"
+                f"{redact(address)} holds a password, which every user could read in a unit; set"
                 " the address in the settings file instead."
             )
     flags: list[str] = []
@@ -126,6 +126,7 @@ def _flags(context: Context) -> list[str]:
         ("--registry", _place(given.registry)),
         ("--root", _absolute(given.root)),
         ("--config", _absolute(given.config)),
+        ("--patience", given.patience),
     ):
         flags += [flag, value] if value is not None else []
     return flags
