@@ -131,14 +131,14 @@ class TestProgram:
         monkeypatch.setenv("PATH", "/nonexistent")
         with pytest.raises(ResticError, match="install"):
             await find_restic()
-        with pytest.raises(ResticError, match="/no/restic is no program"):
+        with pytest.raises(ResticError, match="/no/restic is not an executable program"):
             await find_restic("/no/restic")
 
     @pytest.mark.parametrize(
         ("answer", "told"),
         [
             ("echo restic 0.13.1 compiled with go1.18", "0.14.0 is the oldest"),
-            ("echo borg 2.0", "no version of restic"),
+            ("echo borg 2.0", "not a version of restic"),
             ("exit 7", "exit code 7"),
         ],
     )

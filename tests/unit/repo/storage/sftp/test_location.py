@@ -49,7 +49,7 @@ def test_addresses(url: str, expected: SftpAddress) -> None:
         ("sftp://host/x?y", "%3F"),
         ("sftp:host:~/x", "~"),
         ("sftp:[::1]:/x", r"\[::1\]:22"),
-        ("sftp:-oProxyCommand=evil:/x", "no host"),
+        ("sftp:-oProxyCommand=evil:/x", "not a host name"),
     ],
 )
 def test_what_is_no_address(url: str, hint: str) -> None:
