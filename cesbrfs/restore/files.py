@@ -130,11 +130,22 @@ def write_files(
 
     All are written before the journal records them and the first one gets its final name.
     """
+    return _write_all(
+        context,
+        directories,
+        (partial(_prepare, context, directories, job, content) for job, content in jobs),
+    )
+
+
+def _write_all(
+    context: RestoreContext, directories: DirFd, writes: Iterable[Callable[[], _Prepared]]
+) -> list[FileResult]:
+    """Write files under temporary names, then place them; leave no temporary name behind."""
     prepared: list[_Prepared | FileResult] = []
     try:
-        for job, content in jobs:
+        for write in writes:
             context.check_cancelled()
-            prepared.append(_attempt(partial(_prepare, context, directories, job, content)))
+            prepared.append(_attempt(write))
         return _place_all(context, directories, prepared)
     finally:
         for item in prepared:
@@ -189,11 +200,12 @@ def _place_all(
     context: RestoreContext, directories: DirFd, prepared: Sequence[_Prepared | FileResult]
 ) -> list[FileResult]:
     """Record complete files in the journal, and give them their final names."""
-    results: list[FileResult | None] = []
-    for item in prepared:
-        skipped = isinstance(item, _Prepared) and _is_outdated(context, directories, item.job)
-        result = item if isinstance(item, FileResult) else None
-        results.append(FileResult(Done.SKIPPED) if skipped else result)
+    results = [
+        item
+        if isinstance(item, FileResult)
+        else _attempt(partial(_early_result, context, directories, item.job))
+        for item in prepared
+    ]
     if context.journal:
         context.journal.files(
             (item.job.path, item.new.status, item.job.journal_key)
@@ -210,13 +222,14 @@ def _place_all(
     return placed
 
 
-def _is_outdated(context: RestoreContext, directories: DirFd, job: WriteJob) -> bool:
-    """Check whether a file must not be replaced because it was modified after planning."""
+def _early_result(context: RestoreContext, directories: DirFd, job: WriteJob) -> FileResult | None:
+    """Return SKIPPED for a file that is kept because it was modified after planning, else None."""
     if job.action is not Action.OVERWRITE or context.overwrite is not Overwrite.IF_NEWER:
-        return False
+        return None
     status = lookup(directories.open(job.directory), job.name)
-    mtime_ns = job.node.mtime_ns
-    return status is not None and not context.overwrite.replaces(status.st_mtime_ns, mtime_ns)
+    if status is None or context.overwrite.replaces(status.st_mtime_ns, job.node.mtime_ns):
+        return None
+    return FileResult(Done.SKIPPED)
 
 
 def _place(directories: DirFd, overwrite: Overwrite, item: _Prepared) -> FileResult:
@@ -284,17 +297,9 @@ def finish(
 
 def link_files(context: RestoreContext, links: Iterable[LinkJob]) -> list[FileResult]:
     """Make hard links; an error means that the file must be written instead."""
-    prepared: list[_Prepared | FileResult] = []
     with context.directories() as sources, context.directories() as directories:
-        try:
-            for link in links:
-                context.check_cancelled()
-                prepared.append(_attempt(partial(_link, context, sources, directories, link)))
-            return _place_all(context, directories, prepared)
-        finally:
-            for item in prepared:
-                if isinstance(item, _Prepared):
-                    _discard(directories, item)
+        writes = (partial(_link, context, sources, directories, link) for link in links)
+        return _write_all(context, directories, writes)
 
 
 def _link(context: RestoreContext, sources: DirFd, directories: DirFd, link: LinkJob) -> _Prepared:

@@ -78,7 +78,6 @@ class _LargeFile:
 
     file: PlannedFile
     job: WriteJob
-    entry: Entry
     directories: DirFd
     new: NewFile
     outstanding: int = 0
@@ -216,20 +215,18 @@ class ProcessWriter:
         if item is None:  # the index was replaced, or is damaged
             await self._threads.write_batch([file])
         elif item.size > LARGE_BYTES:
-            await self._start_large(item, entry, send)
+            await self._start_large(item, send)
             return None
         return item
 
-    async def _start_large(
-        self, item: _Located, entry: Entry, send: trio.MemorySendChannel[list[_Work]]
-    ) -> None:
+    async def _start_large(self, item: _Located, send: trio.MemorySendChannel[list[_Work]]) -> None:
         """Create the temporary file of a large file, and send its ranges."""
         try:
             opened, new = await trio.to_thread.run_sync(files.begin, self._context, item.job)
         except (OSError, CesbrError) as error:
             self._results.settle(item.file, FileResult(error))
             return
-        large = _LargeFile(item.file, item.job, entry, opened, new)
+        large = _LargeFile(item.file, item.job, opened, new)
         self._open[id(large)] = large
         ranges = list(_ranges(large, item.blobs))
         new.assume_written([location.uncompressed_length for _, location in item.blobs])

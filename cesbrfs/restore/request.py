@@ -19,7 +19,7 @@ from cesbrfs.util.escape import show, unshow
 class RestoreRequest:
     """A request to restore paths of backups; without paths and `backup`, the selection.
 
-    `overwrite` None stands for the default of the target. `safety_backup` None: ask.
+    `overwrite` None is the default of the target. `safety_backup` None: ask.
     """
 
     paths: tuple[str, ...] = ()

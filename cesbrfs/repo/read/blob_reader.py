@@ -83,8 +83,3 @@ class BlobReader:
             os.close(descriptor)
             raise StorageError(f"{path} is not a regular file.")
         return descriptor
-
-    def close(self) -> None:
-        """Close all packs."""
-        while self._packs:
-            os.close(self._packs.popitem()[1].descriptor)
