@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -15,7 +16,8 @@ import trio
 from cesbrfs.errors import RepositoryUnreachableError, RestoreError
 from cesbrfs.repo.format.pack import BlobType
 from cesbrfs.repo.storage import FileType
-from cesbrfs.restore import Overwrite, Progress, execute
+from cesbrfs.restore import Overwrite, Progress, execute, files
+from cesbrfs.restore.dirfd import lookup
 from tests.sample.oddities import acl
 from tests.support.restore_site import BACKUP, VOLUME, WRITERS, Site, as_nobody, names
 
@@ -107,6 +109,29 @@ async def test_backup_gone_meanwhile(memory_site: Site) -> None:
     await view.backups(max_age=0)
     report = await execute(view, planned)
     assert "gone" in report.failed[0].error
+
+
+async def test_a_last_check_that_fails_concerns_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With if-newer, an existing file that cannot be examined any more fails alone."""
+    site = Site(tmp_path / "target")
+    site.volume(*(site.file(name, b"new") for name in ("a", "b", "c")))
+    site.restored.mkdir(parents=True)
+    for name in ("a", "b", "c"):
+        (site.restored / name).write_text("old")
+        os.utime(site.restored / name, (0, 0))
+
+    def deny(folder: int, name: bytes) -> os.stat_result | None:
+        if name == b"b":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return lookup(folder, name)
+
+    monkeypatch.setattr(files, "lookup", deny)
+    report = await site.restore(_ALL, overwrite=Overwrite.IF_NEWER)
+    assert [failure.path.decode() for failure in report.failed] == [f"{VOLUME}/b"]
+    assert [(site.restored / name).read_text() for name in "abc"] == ["new", "old", "new"]
+    assert not _leftovers(site.target)
 
 
 async def test_target_that_cannot_be_made(site: Site, tmp_path: Path) -> None:
