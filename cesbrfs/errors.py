@@ -48,14 +48,14 @@ class NotFoundError(CesbrError):
     errno = errno.ENOENT
 
 
-class NotAFolderError(CesbrError):
-    """A path goes through something that is not a folder."""
+class NotDirectoryError(CesbrError):
+    """A path goes through something that is not a directory."""
 
     errno = errno.ENOTDIR
 
 
-class IsAFolderError(CesbrError):
-    """A folder stands where a file was asked for."""
+class IsDirectoryError(CesbrError):
+    """A directory stands where a file was asked for."""
 
     errno = errno.EISDIR
 
@@ -80,7 +80,7 @@ class RepositoryError(CesbrError):
 class RepositoryMissingError(RepositoryError):
     """There is no repository at the configured address, and nothing that could have been one.
 
-    Its errno is EIO: rsync takes ENOENT for a folder that was deleted, and deletes its copy.
+    Its errno is EIO: rsync takes ENOENT for a directory that was deleted, and deletes its copy.
     """
 
     exit_code = 10

@@ -12,7 +12,7 @@ import trio
 
 from cesbrfs.errors import BucketMissingError, RepositoryMissingError
 from cesbrfs.repo.cache.known_repositories import is_known
-from cesbrfs.repo.location import Access, local_folder
+from cesbrfs.repo.location import Access, local_directory
 from cesbrfs.repo.storage import MayHoldOthers, Storage, open_storage
 from cesbrfs.util.mountinfo import unmounted_mountpoint
 
@@ -25,9 +25,9 @@ async def require_creatable(
     `cache_dir` is this user's cache; with `may_replace_known` a repository that it knows there
     counts as removed on purpose.
     """
-    folder = local_folder(access.url)
-    if folder is not None:
-        point = await trio.to_thread.run_sync(unmounted_mountpoint, folder)
+    directory = local_directory(access.url)
+    if directory is not None:
+        point = await trio.to_thread.run_sync(unmounted_mountpoint, directory)
         if point is not None:
             raise _refused(
                 access,
@@ -49,8 +49,8 @@ async def require_creatable(
     if other is not None:
         raise _refused(
             access,
-            f"the folder is not empty and holds no repository, but {other!r}. Correct the address,"
-            " or name an empty folder.",
+            f"the directory is not empty and holds no repository, but {other!r}. Correct the"
+            " address, or name an empty directory.",
         )
 
 

@@ -50,7 +50,7 @@ from cesbrfs.errors import (
 )
 from cesbrfs.init_guard import require_creatable
 from cesbrfs.repo.cache.config import CacheConfig
-from cesbrfs.repo.location import Access, local_folder
+from cesbrfs.repo.location import Access, local_directory
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import FileType, Storage, open_storage
 
@@ -222,7 +222,7 @@ async def open_ready(
     assert verdict.error is not None, "what cannot be opened has an error"
     if not auto_init or not _may_change(verdict):
         raise verdict.error
-    await _initialise_alone(access, open_restic, say, caching.folder)
+    await _initialise_alone(access, open_restic, say, caching.directory)
     return await Repository.open(open_storage(access), access.key, caching, access.key_hint)
 
 
@@ -312,8 +312,8 @@ async def _only_one(access: Access) -> AsyncIterator[None]:
 
 def _lock_name(access: Access) -> bytes:
     """Return the address of the socket that is the lock for the repository's location."""
-    folder = local_folder(access.url)
-    place = access.display_url if folder is None else os.path.realpath(folder)
+    directory = local_directory(access.url)
+    place = access.display_url if directory is None else os.path.realpath(directory)
     return b"\0cesbrfs-init-" + hashlib.sha256(os.fsencode(place)).hexdigest().encode()
 
 

@@ -216,8 +216,8 @@ def rest_tls_server(
     rclone: Path, tmp_path_factory: pytest.TempPathFactory, certificates: Certificates
 ) -> Iterator[RestServer]:
     """The same with TLS, requiring a client certificate."""
-    folder = tmp_path_factory.mktemp("rest-tls")
-    with serving_rest(rclone, folder, certificates, asks_client=True) as server:
+    directory = tmp_path_factory.mktemp("rest-tls")
+    with serving_rest(rclone, directory, certificates, asks_client=True) as server:
         yield server
 
 

@@ -25,7 +25,7 @@ from cesbrfs.util.process import public_environment, run_program
 _T = TypeVar("_T")
 
 _EXPOSED: Final = "backup-consumer"
-FOLDER: Final = "dumps"
+DIRECTORY: Final = "dumps"
 """Where dumps are shown below their dogu."""
 
 
@@ -167,12 +167,12 @@ async def _account(instance: Instance, consumer: str, provider: str) -> bytes:
 
     CES encrypts these values for the consumer; plain ones are used as they are.
     """
-    folder = f"/config/{consumer}/sa-{provider}"
+    directory = f"/config/{consumer}/sa-{provider}"
     private = PrivateKeys(
-        instance.root, instance.volumes_folder(consumer) / PRIVATE_VOLUME / "private.pem"
+        instance.root, instance.volumes_directory(consumer) / PRIVATE_VOLUME / "private.pem"
     )
     lines = b""
-    for name in await instance.registry.children(folder):
-        value = await read_secret(instance.registry, f"{folder}/{name}", private)
+    for name in await instance.registry.children(directory):
+        value = await read_secret(instance.registry, f"{directory}/{name}", private)
         lines += f"{name}: ".encode() + (value or b"") + b"\n"
     return lines

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from cesbrfs.backup.dumps import FOLDER, save_dump
+from cesbrfs.backup.dumps import DIRECTORY, save_dump
 from cesbrfs.backup.links import mangled_links
 from cesbrfs.backup.plan import (
     BackupPlan,
@@ -158,7 +158,7 @@ class _Run:
         progress = Step(number, total, step.kind, step.dogu)
         self.tell(progress)
         if step.paths:
-            result = await self._folders(step, progress)
+            result = await self._directories(step, progress)
         elif step.dump is not None:
             result = await self._dump(step, step.dump, progress)
         elif step.kind == "registry":
@@ -170,8 +170,8 @@ class _Run:
         self.tell(replace(progress, result=result))
         return result
 
-    async def _folders(self, step: PointStep, progress: Step) -> PointResult:
-        """Back up folders; those that vanish or are stored wrongly are failures."""
+    async def _directories(self, step: PointStep, progress: Step) -> PointResult:
+        """Back up directories; those that vanish or are stored wrongly are failures."""
         result = await self._snapshot(step, progress, step.paths, None)
         if result.snapshot:
             links = await mangled_links(self.restic.version, step.paths)
@@ -195,7 +195,7 @@ class _Run:
     async def _dump(self, step: PointStep, dump: DumpCommand, progress: Step) -> PointResult:
         """Back up the output of a command, or nothing if it fails."""
         document = step.document or ""
-        path = Path(FOLDER, document)
+        path = Path(DIRECTORY, document)
 
         async def save(reader: int, end: Callable[[], None]) -> PointResult:
             return await self._snapshot(step, progress, (), (document, reader), end)
@@ -274,7 +274,7 @@ def _confirm(
 ) -> list[PointResult]:
     """Compare restic's reports with the snapshots in the repository.
 
-    Sets the complete ID of each snapshot. A snapshot, or a folder of it, that the repository
+    Sets the complete ID of each snapshot. A snapshot, or a directory of it, that the repository
     does not list is a failure.
     """
     ours = [snapshot for snapshot in snapshots if backup_id in snapshot.tags]

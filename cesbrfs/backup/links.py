@@ -21,15 +21,15 @@ RAW_TARGETS: Final = Version(0, 16)
 """The first restic that stores targets of any bytes."""
 
 
-async def mangled_links(version: Version, folders: Iterable[Path]) -> list[Failure]:
-    """Return a failure for each symlink below `folders` that restic `version` stores wrongly."""
+async def mangled_links(version: Version, directories: Iterable[Path]) -> list[Failure]:
+    """Return a failure for each symlink below `directories` that this restic stores wrongly."""
     if version >= RAW_TARGETS:
         return []
     reason = (
         f"restic {version} cannot store its target, which is not UTF-8; install restic"
         f" {RAW_TARGETS} or newer, or change the link"
     )
-    tops = [os.fsencode(folder) for folder in folders]
+    tops = [os.fsencode(directory) for directory in directories]
     found = await trio.to_thread.run_sync(lambda: [*_links(tops)])
     return [Failure(path, reason) for path in found]
 

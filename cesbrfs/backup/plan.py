@@ -50,7 +50,7 @@ class DumpCommand:
 class PointStep:
     """One point of data to back up; `dogu` is None for those of the instance.
 
-    Either `paths`, folders to back up, or a `document`, the name of a file whose content is
+    Either `paths`, directories to back up, or a `document`, the name of a file whose content is
     generated (or is `content` if known already, or the output of `dump`). Neither: nothing can
     be backed up. `failed` is what should be part of the point but cannot be.
     """

@@ -65,7 +65,7 @@ def choose(installed: Sequence[InstalledDogu], names: Iterable[str]) -> list[Ins
 
 
 async def _instance_itself(instance: Instance) -> list[PointStep]:
-    configuration = _folders("configuration", None, await instance.configuration())
+    configuration = _directories("configuration", None, await instance.configuration())
     registry = await _registry(instance, None)
     return [
         step
@@ -87,7 +87,7 @@ async def _dogu(instance: Instance, dogu: InstalledDogu) -> list[PointStep]:
         failed = (Failure(f"/dogu/{dogu.name}".encode(), error),)
         return [PointStep("metadata", dogu.name, failed=failed)]
     steps = [_metadata(dogu), await _registry(instance, dogu.name)]
-    volumes = _folders("volumes", dogu.name, dogu.volumes)
+    volumes = _directories("volumes", dogu.name, dogu.volumes)
     if volumes.paths or volumes.failed or volumes.left_out:
         steps.append(volumes)
     return steps
@@ -123,16 +123,18 @@ async def registry_data(instance: Instance, dogu: str | None) -> RegistryData:
         return RegistryData({}, (("/config", error.message),))
 
 
-def _folders(kind: Kind, dogu: str | None, folders: Iterable[InstalledVolume]) -> PointStep:
-    folders = list(folders)
+def _directories(kind: Kind, dogu: str | None, directories: Iterable[InstalledVolume]) -> PointStep:
+    directories = list(directories)
     return PointStep(
         kind,
         dogu,
-        paths=tuple(f.path for f in folders if f.needs_backup and not f.reason),
+        paths=tuple(f.path for f in directories if f.needs_backup and not f.reason),
         failed=tuple(
-            Failure(os.fsencode(f.path), f.reason) for f in folders if f.needs_backup and f.reason
+            Failure(os.fsencode(f.path), f.reason)
+            for f in directories
+            if f.needs_backup and f.reason
         ),
         left_out=tuple(
-            LeftOut(os.fsencode(f.path), f.reason) for f in folders if not f.needs_backup
+            LeftOut(os.fsencode(f.path), f.reason) for f in directories if not f.needs_backup
         ),
     )

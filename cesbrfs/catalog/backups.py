@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from cesbrfs.catalog.folder_names import LATEST, folder_name
+from cesbrfs.catalog.directory_names import LATEST, directory_name
 from cesbrfs.catalog.rules import DEFAULT_BACKUP_TAG
 from cesbrfs.catalog.runs import Run, split
 from cesbrfs.errors import NotFoundError
@@ -187,7 +187,7 @@ def _backup(backup_id: str, tag: str, run: Run) -> Backup:
     manifest = manifests[-1] if manifests else None
     others = tuple(s for s in run.snapshots if s is not manifest)
     superseded = tuple(run.superseded)
-    return Backup(backup_id, folder_name(backup_id), others, manifest, superseded, tag)
+    return Backup(backup_id, directory_name(backup_id), others, manifest, superseded, tag)
 
 
 def _generated_id(tag: str, run: Run, taken: set[str]) -> str:

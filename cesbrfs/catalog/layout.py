@@ -20,7 +20,7 @@ from typing import Final
 
 import trio
 
-from cesbrfs.catalog import folder_names
+from cesbrfs.catalog import directory_names
 from cesbrfs.catalog.backups import Backup, tag_value
 from cesbrfs.catalog.rules import DEFAULT_RULES, Rule
 from cesbrfs.catalog.search import SearchQueue
@@ -150,7 +150,7 @@ def _report_cut(backup: Backup, snapshot: Snapshot, found: Sequence[Placement]) 
         level,
         "Not all directories of snapshot %s were searched for data of dogus, because it has too"
         " many. See /%s/%s/%s for the whole snapshot, or set rules by path.",
-        snapshot.id[:8], show(backup.name), folder_names.SNAPSHOTS.decode(), snapshot.id[:8],
+        snapshot.id[:8], show(backup.name), directory_names.SNAPSHOTS.decode(), snapshot.id[:8],
     )  # fmt: skip
 
 
@@ -258,26 +258,30 @@ class _Placer:
 
     async def _by_tags(self, path: str, node: Node) -> bool:
         """Place a path by the tags of the snapshot; return False if they do not apply."""
-        owner = folder_names.folder_name(self._dogu) if self._dogu else folder_names.INSTANCE
+        owner = (
+            directory_names.directory_name(self._dogu) if self._dogu else directory_names.INSTANCE
+        )
         if node.type == "file" and (self._dogu or self._kind == "registry"):
             files = {
-                "metadata": (folder_names.DOGU_JSON,),
-                "registry": (folder_names.REGISTRY_JSON,),
-                "dump": (folder_names.DUMPS, node.name),
+                "metadata": (directory_names.DOGU_JSON,),
+                "registry": (directory_names.REGISTRY_JSON,),
+                "dump": (directory_names.DUMPS, node.name),
             }
             if self._kind in files:
                 return self._add((owner, *files[self._kind]), node, path)
         if self._kind == "configuration":
             return self._add(
-                (owner, folder_names.CONFIGURATION, *_below(path, "etc", node)), node, path
+                (owner, directory_names.CONFIGURATION, *_below(path, "etc", node)), node, path
             )
         if self._kind == "volumes" and self._dogu:
             *_, last = path.rstrip("/").split("/")
             if last == "volumes" and node.type == "dir":
                 for child in (await self._children(node)).values():
-                    self._add((owner, folder_names.VOLUMES, child.name), child, _join(path, child))
+                    self._add(
+                        (owner, directory_names.VOLUMES, child.name), child, _join(path, child)
+                    )
                 return True
-            return self._add((owner, folder_names.VOLUMES, *_volume(path, node)), node, path)
+            return self._add((owner, directory_names.VOLUMES, *_volume(path, node)), node, path)
         return False
 
     async def _search(self, path: str, node: Node) -> None:
@@ -323,20 +327,22 @@ class _Placer:
         if dogu is None and kind in ("volumes", "metadata"):
             return False
         owner = (
-            folder_names.folder_name(dogu)
+            directory_names.directory_name(dogu)
             if dogu and dogu != "_instance"
-            else folder_names.INSTANCE
+            else directory_names.INSTANCE
         )
         if kind == "volumes":
             volume = match.groupdict().get("volume")
             name = node.name or (volume or "").encode()
             base = path[: match.start("dogu")] if match.groupdict().get("dogu") else ""
-            return bool(name) and self._add((owner, folder_names.VOLUMES, name), node, path, base)
+            return bool(name) and self._add(
+                (owner, directory_names.VOLUMES, name), node, path, base
+            )
         if kind == "configuration":
             below = _below(path, "etc", node)
             base = path[: len(path) - len(b"/".join(below).decode("utf-8", "surrogateescape"))]
-            return self._add((owner, folder_names.CONFIGURATION, *below), node, path, base)
-        leaf = folder_names.DOGU_JSON if kind == "metadata" else folder_names.REGISTRY_JSON
+            return self._add((owner, directory_names.CONFIGURATION, *below), node, path, base)
+        leaf = directory_names.DOGU_JSON if kind == "metadata" else directory_names.REGISTRY_JSON
         base = path[: match.start("dogu")] if match.groupdict().get("dogu") else "/"
         return self._add((owner, leaf), node, path, base)
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from cesbrfs.catalog.backups import REPAIRED, Backup, Backups, tag_value
 from cesbrfs.catalog.completeness import is_complete, missing_points
-from cesbrfs.catalog.folder_names import SNAPSHOTS
+from cesbrfs.catalog.directory_names import SNAPSHOTS
 from cesbrfs.catalog.layout import Layout, Placement
 from cesbrfs.catalog.manifest import FILE_NAME, Manifest, parse_manifest
 from cesbrfs.errors import CesbrError, DamagedError, RepositoryUnreachableError

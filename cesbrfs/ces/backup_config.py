@@ -19,7 +19,7 @@ from cesbrfs.ces.registry import Registry
 from cesbrfs.ces.retention import POLICIES, Policy, policy_named
 from cesbrfs.errors import SuspendedError, UsageError
 
-FOLDER: Final = "/config/backup"
+PREFIX: Final = "/config/backup"
 
 _TIME_OF_DAY: Final = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?", re.ASCII)
 _KEY_NAMES: Final = (
@@ -88,7 +88,7 @@ class BackupConfig:
         if self.retention_strategy is None:
             raise UsageError(
                 f"Retention is enabled in the registry {self.address}, but"
-                f" {FOLDER}/retention_strategy is not set. Set it to one of {', '.join(POLICIES)}."
+                f" {PREFIX}/retention_strategy is not set. Set it to one of {', '.join(POLICIES)}."
             )
         return policy_named(self.retention_strategy)
 
@@ -121,7 +121,7 @@ class BackupConfig:
         """Raise SuspendedError if backups and restores are disabled."""
         if not self.active:
             raise SuspendedError(
-                f"Backup and restore are suspended: {FOLDER}/active in the registry "
+                f"Backup and restore are suspended: {PREFIX}/active in the registry "
                 f"{self.address} is false. Set it to true, or pass --force."
             )
 
@@ -133,7 +133,7 @@ class BackupConfig:
         return {name: self._describe_key(name) for name in _KEY_NAMES}
 
     def _describe_key(self, name: str) -> dict[str, object]:
-        source = f"registry {FOLDER}/{name}" if self._text(name) else "default"
+        source = f"registry {PREFIX}/{name}" if self._text(name) else "default"
         try:
             found: object = self.times if name == "time" else getattr(self, name)
         except UsageError as error:
@@ -162,14 +162,14 @@ class BackupConfig:
 
     def _invalid(self, name: str, expected: str) -> UsageError:
         return UsageError(
-            f"Invalid value '{masked_line(name, self._text(name))}' of {FOLDER}/{name} in the"
+            f"Invalid value '{masked_line(name, self._text(name))}' of {PREFIX}/{name} in the"
             f" registry {self.address}. Set it to {expected}."
         )
 
 
 async def backup_config(registry: Registry) -> BackupConfig:
     """Read the backup configuration from `registry`."""
-    found = {name: await registry.get(f"{FOLDER}/{name}") for name in _KEY_NAMES}
+    found = {name: await registry.get(f"{PREFIX}/{name}") for name in _KEY_NAMES}
     return BackupConfig(registry.address, {k: v for k, v in found.items() if v is not None})
 
 

@@ -83,13 +83,13 @@ class Instance:
         self.registry = registry
 
     @property
-    def dogus_folder(self) -> Path:
+    def dogus_directory(self) -> Path:
         """The directory of all dogus, ``ROOT/var/lib/ces``."""
         return self.root / "var/lib/ces"
 
-    def volumes_folder(self, dogu: str) -> Path:
+    def volumes_directory(self, dogu: str) -> Path:
         """Return the directory of the volumes of `dogu`."""
-        return self.dogus_folder / dogu / "volumes"
+        return self.dogus_directory / dogu / "volumes"
 
     async def fqdn(self) -> str | None:
         """Return the host name of the instance; None if the registry has none."""
@@ -118,7 +118,7 @@ class Instance:
             raise  # not a problem of this dogu
         except (RegistryError, DoguError) as error:
             problem = error.message
-        volumes = await trio.to_thread.run_sync(_volumes, self.volumes_folder(name), dogu)
+        volumes = await trio.to_thread.run_sync(_volumes, self.volumes_directory(name), dogu)
         return InstalledDogu(name, version, text, dogu, problem, volumes)
 
     async def _current(self, name: str) -> str:
@@ -137,13 +137,13 @@ class Instance:
 
     async def configuration(self) -> tuple[InstalledVolume, ...]:
         """Return the configuration directories; `needs_backup` is False for a missing one."""
-        folders = (self.root / "etc/ces", self.root / "etc/cesapp")
-        return await trio.to_thread.run_sync(_configuration, folders)
+        directories = (self.root / "etc/ces", self.root / "etc/cesapp")
+        return await trio.to_thread.run_sync(_configuration, directories)
 
     async def orphaned_volumes(self, installed: Iterable[str]) -> list[Path]:
         """Return the volume directories of dogus that are not among `installed`."""
         names = frozenset(installed)
-        return await trio.to_thread.run_sync(_orphaned_volumes, self.dogus_folder, names)
+        return await trio.to_thread.run_sync(_orphaned_volumes, self.dogus_directory, names)
 
     async def dogu_registry(self, name: str) -> RegistryData:
         """Return all registry keys of the dogu `name`."""
@@ -199,20 +199,20 @@ def _why_unreadable(path: Path) -> str:
     return "" if stat.S_ISDIR(mode) else "not a directory"
 
 
-def _volumes(folder: Path, dogu: Dogu | None) -> tuple[InstalledVolume, ...]:
-    """Compare the declared volumes with the directories in `folder`."""
+def _volumes(directory: Path, dogu: Dogu | None) -> tuple[InstalledVolume, ...]:
+    """Compare the declared volumes with the directories in `directory`."""
     present: list[str] = []
     found: dict[str, InstalledVolume] = {}
     try:
-        present = sorted(os.listdir(folder))
+        present = sorted(os.listdir(directory))
     except FileNotFoundError:
         pass  # reported for each declared volume
     except OSError as error:
         reason = error.strerror or str(error)
-        private = InstalledVolume(PRIVATE_VOLUME, folder / PRIVATE_VOLUME, True, reason)
+        private = InstalledVolume(PRIVATE_VOLUME, directory / PRIVATE_VOLUME, True, reason)
         found[PRIVATE_VOLUME] = private
     for volume in dogu.volumes if dogu else ():
-        path = folder / volume.name
+        path = directory / volume.name
         reason = (
             _why_unreadable(path) if volume.needs_backup else "NeedsBackup is false in dogu.json"
         )
@@ -220,7 +220,7 @@ def _volumes(folder: Path, dogu: Dogu | None) -> tuple[InstalledVolume, ...]:
     for name in present:
         if name in found:
             continue
-        path = folder / name
+        path = directory / name
         if dogu is None or name == PRIVATE_VOLUME:
             found[name] = InstalledVolume(
                 name, path, needs_backup=True, reason=_why_unreadable(path)
@@ -231,22 +231,22 @@ def _volumes(folder: Path, dogu: Dogu | None) -> tuple[InstalledVolume, ...]:
     return tuple(found.values())
 
 
-def _configuration(folders: tuple[Path, ...]) -> tuple[InstalledVolume, ...]:
+def _configuration(directories: tuple[Path, ...]) -> tuple[InstalledVolume, ...]:
     found = []
-    for folder in folders:
-        reason = _why_unreadable(folder)
+    for directory in directories:
+        reason = _why_unreadable(directory)
         exists = reason != _MISSING  # any other error must be reported, not skipped
-        found.append(InstalledVolume(folder.name, folder, exists, reason))
+        found.append(InstalledVolume(directory.name, directory, exists, reason))
     return tuple(found)
 
 
-def _orphaned_volumes(folder: Path, installed: frozenset[str]) -> list[Path]:
+def _orphaned_volumes(directory: Path, installed: frozenset[str]) -> list[Path]:
     try:
-        names = sorted(os.listdir(folder))
+        names = sorted(os.listdir(directory))
     except OSError:
         return []
     return [
-        folder / name / "volumes"
+        directory / name / "volumes"
         for name in names
-        if name not in installed and (folder / name / "volumes").is_dir()
+        if name not in installed and (directory / name / "volumes").is_dir()
     ]

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from cesbrfs.ces.backup_config import FOLDER
+from cesbrfs.ces.backup_config import PREFIX
 from cesbrfs.ces.private_keys import PrivateKeys, read_secret
 from cesbrfs.ces.redaction import masked_line
 from cesbrfs.ces.registry import Registry
 from cesbrfs.errors import UsageError
 from cesbrfs.util.secret import Secret
 
-S3_CONFIG: Final = f"{FOLDER}/s3_bucket_config"
-ENCRYPTION_KEY: Final = f"{FOLDER}/encryption_key"
+S3_CONFIG: Final = f"{PREFIX}/s3_bucket_config"
+ENCRYPTION_KEY: Final = f"{PREFIX}/encryption_key"
 
 _ADDRESS_KEYS: Final[Mapping[str, str]] = {
     "local": "local_config/path",
@@ -49,16 +49,16 @@ async def configured_repository(registry: Registry) -> ConfiguredRepository | No
     instances have both forms. Raises UsageError, which names the key, for a missing or invalid
     value.
     """
-    raw_type = ((await registry.get(f"{FOLDER}/backup_type")) or "").strip()
+    raw_type = ((await registry.get(f"{PREFIX}/backup_type")) or "").strip()
     kind = raw_type.lower()
     if not kind:
         return None
     if kind not in _ADDRESS_KEYS:
         raise UsageError(
-            f"Invalid value '{masked_line('backup_type', raw_type)}' of {FOLDER}/backup_type in the"
+            f"Invalid value '{masked_line('backup_type', raw_type)}' of {PREFIX}/backup_type in the"
             f" registry {registry.address}. Set it to local, SFTP or S3."
         )
-    key = f"{FOLDER}/{_ADDRESS_KEYS[kind]}"
+    key = f"{PREFIX}/{_ADDRESS_KEYS[kind]}"
     address = ((await registry.get(key)) or "").strip()
     scheme, colon, rest = address.partition(":")
     if colon and scheme.lower() == kind:

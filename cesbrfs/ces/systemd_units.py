@@ -25,12 +25,12 @@ def render_units(
     *,
     home: str,
     on_failure: str | None = None,
-    folder: str | None = None,
+    directory: str | None = None,
 ) -> Mapping[str, str]:
     """Return the file names and texts of the service and the timer.
 
     `command` is ``cesbr`` with its options, `home` the home directory of the installing user,
-    `on_failure` a unit to start when a run fails, and `folder` the path of a local repository.
+    `on_failure` a unit to start when a run fails, and `directory` the path of a local repository.
     Raises UsageError if `times` is empty.
     """
     if not times:
@@ -38,15 +38,17 @@ def render_units(
             "No backup time is configured. Set /config/backup/time in the registry, for example to"
             ' {"Times":["02:30:00"]}, or pass --at 02:30.'
         )
-    return {SERVICE: _service(command, home, on_failure, folder), TIMER: _timer(times)}
+    return {SERVICE: _service(command, home, on_failure, directory), TIMER: _timer(times)}
 
 
-def _service(command: Sequence[str], home: str, on_failure: str | None, folder: str | None) -> str:
+def _service(
+    command: Sequence[str], home: str, on_failure: str | None, directory: str | None
+) -> str:
     backup = _command_line([*command, "backup"])
     forget = _command_line([*command, "forget", "--policy", "configured", "--yes", "--prune"])
     hook = f"OnFailure={_one_line(on_failure)}\n" if on_failure else ""
-    if folder:  # wait for mounts of fstab; if one fails, no backup is made
-        hook = f"RequiresMountsFor={_quoted(folder)}\n{hook}"
+    if directory:  # wait for mounts of fstab; if one fails, no backup is made
+        hook = f"RequiresMountsFor={_quoted(directory)}\n{hook}"
     return f"""{MARK}
 [Unit]
 Description=Backup of the Cloudogu EcoSystem

@@ -34,7 +34,7 @@ _TOML_KEYS: Final = frozenset({
 def absolute_path(text: str, *, home: str | None = None, base: str | None = None) -> str:
     """Return a path of this machine that a user wrote, made absolute; links in it stay.
 
-    ``~`` is `home`, $HOME by default; a relative path starts at `base`, the working folder
+    ``~`` is `home`, $HOME by default; a relative path starts at `base`, the working directory
     by default. Raises FileNotFoundError if that does not exist.
     """
     home = home or os.environ.get("HOME")
@@ -66,7 +66,7 @@ class Flags:
 class RawSetting:
     """A value as it was written somewhere.
 
-    Relative paths in it start at `base` (None: the working folder), ``~`` in them means `home`.
+    Relative paths in it start at `base` (None: the working directory), ``~`` in them means `home`.
     """
 
     value: object = field(repr=False)
@@ -93,7 +93,8 @@ class RawSetting:
             return Path(absolute_path(self.text(), home=self.home, base=base))
         except FileNotFoundError:
             raise UsageError(
-                f"{self.where} is a relative path, but the working folder is gone; write it whole."
+                f"{self.where} is a relative path, but the working directory is gone; "
+                "specify an absolute path."
             ) from None
 
     def flag(self) -> bool:
@@ -153,10 +154,10 @@ class RawSetting:
         elif colon and re.fullmatch("[A-Za-z0-9]+", scheme):
             raise UsageError(
                 f"{self.where} has an unknown scheme, {scheme}:, in {redact(text)}; use one of "
-                f"{', '.join(KINDS)}, or ./{redact(text)} for a folder of that name."
+                f"{', '.join(KINDS)}, or ./{redact(text)} for a directory of that name."
             )
         if not text:
-            raise UsageError(f"{self.where} does not name a folder. Write its path.")
+            raise UsageError(f"{self.where} does not name a directory. Write its path.")
         return str(replace(self, value=text).path())
 
 

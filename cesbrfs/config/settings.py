@@ -85,7 +85,7 @@ class Settings:
         """What the reader may hold, and where."""
         return CacheConfig(
             memory=self.cache_size,
-            folder=self.cache_dir,
+            directory=self.cache_dir,
             data=self.data_cache_size,
             restic=self.restic_cache,
         )
@@ -223,7 +223,7 @@ def require_root(settings: Settings) -> None:
     try:
         if stat.S_ISDIR(os.stat(settings.root).st_mode):
             return
-        problem = "it is not a folder"
+        problem = "it is not a directory"
     except FileNotFoundError:
         problem = "it does not exist"
     except OSError as error:
@@ -321,7 +321,7 @@ def _password(layers: ConfigLayers) -> Password | None:
 
 
 def _registry(layers: ConfigLayers, root: Path) -> str:
-    """Return the registry's address: an etcd's URLs, or the folder of a file registry.
+    """Return the registry's address: an etcd's URLs, or the directory of a file registry.
 
     Where nothing says one, an embedded registry that is there counts, as somebody put it there;
     then the etcd of the instance's node master.
@@ -331,7 +331,7 @@ def _registry(layers: ConfigLayers, root: Path) -> str:
         return given.text() if "://" in given.text() else str(given.path())
     embedded, node_master = root / "var/lib/cesbr/registry", root / "etc/ces/node_master"
     with suppress(OSError, ValueError, IndexError):
-        if not os.path.isdir(embedded):  # nor hidden by a folder that only root may enter
+        if not os.path.isdir(embedded):  # nor hidden by a directory that only root may enter
             host = node_master.read_text().split()[0]
             layers.sources["registry"] = f"file {node_master}"
             return f"http://[{host}]:4001" if ":" in host else f"http://{host}:4001"

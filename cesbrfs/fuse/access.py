@@ -12,14 +12,16 @@ from typing import Final
 
 import msgspec
 
-from cesbrfs.catalog import folder_names
+from cesbrfs.catalog import directory_names
 from cesbrfs.catalog.backups import tag_value
 from cesbrfs.vfs.entries import Entry, SnapshotEntry
 
-_SECRET: Final = frozenset({folder_names.INSTANCE, folder_names.REGISTRY_JSON, folder_names.DUMPS})
+_SECRET: Final = frozenset(
+    {directory_names.INSTANCE, directory_names.REGISTRY_JSON, directory_names.DUMPS}
+)
 _KINDS: Final = frozenset({"registry", "dump"})
 _OTHERS_NAMES: Final = frozenset(
-    {folder_names.VOLUMES, folder_names.CONFIGURATION, folder_names.SNAPSHOTS}
+    {directory_names.VOLUMES, directory_names.CONFIGURATION, directory_names.SNAPSHOTS}
 )
 """Directories of ours in which names are not ours: a volume may be called ``dumps``."""
 

@@ -112,7 +112,7 @@ def _mount(
 ) -> None:
     from cesbrfs.fuse.tuning import steady_heap
     from cesbrfs.repo.kdf import derive_ahead
-    from cesbrfs.repo.location import local_folder
+    from cesbrfs.repo.location import local_directory
 
     steady_heap()
     # Key derivation takes as long as all the imports that follow.
@@ -126,8 +126,8 @@ def _mount(
 
     async def run() -> None:
         access = await settings.access()
-        folder = local_folder(access.url)
-        real = check_mountpoint(mountpoint, folder)
+        directory = local_directory(access.url)
+        real = check_mountpoint(mountpoint, directory)
         if known is None:
             derive_ahead(access.url, access.key, settings.cache_dir)
         from cesbrfs.fuse.mount import serve

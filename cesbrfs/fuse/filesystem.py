@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from cesbrfs.catalog.backups import Backups
-from cesbrfs.catalog.folder_names import STATUS_FOLDER
-from cesbrfs.errors import CesbrError, DamagedError, NotAFolderError
+from cesbrfs.catalog.directory_names import STATUS_DIRECTORY
+from cesbrfs.errors import CesbrError, DamagedError, NotDirectoryError
 from cesbrfs.fuse.access import for_owner_only
 from cesbrfs.fuse.handles import DirHandle, HandleTable, Readable, VirtualFileHandle
 from cesbrfs.fuse.inodes import (
@@ -82,7 +82,7 @@ class InodeFileSystem:
         """The snapshots at the last change; None before the first."""
         self._neighbours = SiblingPrefetcher(view.repository.blobs)
         self.prefetcher: Final = SubtreePrefetcher(self._prefetch_entries)
-        self._status_folder: Final = self.status.directory(view.root.node)
+        self._status_directory: Final = self.status.directory(view.root.node)
 
     # Inodes by number
 
@@ -155,8 +155,8 @@ class InodeFileSystem:
             if shown.holder is not directory:
                 self._directories.evict(directory)
             return shown
-        if parent == ROOT and name == STATUS_FOLDER:  # even where the repository is gone
-            return attrs_of(self._virtual_inode(above, self._status_folder))
+        if parent == ROOT and name == STATUS_DIRECTORY:  # even where the repository is gone
+            return attrs_of(self._virtual_inode(above, self._status_directory))
         entry = await self.view.child(above.entry, name)
         return attrs_of(self._virtual_inode(above, entry)) if entry is not None else None
 
@@ -197,7 +197,7 @@ class InodeFileSystem:
             assert isinstance(holder.entry, SnapshotEntry)
             return TreeRef.of(holder.entry), holder.backup
         if isinstance(holder, HardLinkInode) or not stat.S_ISDIR(row.mode):
-            raise NotAFolderError(f"Inode {number} is not a directory.")
+            raise NotDirectoryError(f"Inode {number} is not a directory.")
         return TreeRef(holder.tree_ref.snapshot, row.subtree, False), holder.backup
 
     def hard_link_attrs(self, directory: StoredDir, entry: DirEntry) -> InodeAttrs:
@@ -297,7 +297,7 @@ class InodeFileSystem:
     async def open_file(self, node_ref: NodeRef) -> tuple[int, bool]:
         """Open a regular file; return a handle, and whether the reported size is the true one.
 
-        Raises IsAFolderError, and what the repository raises for missing blobs.
+        Raises IsDirectoryError, and what the repository raises for missing blobs.
         """
         entry = node_ref.entry
         if node_ref.siblings:

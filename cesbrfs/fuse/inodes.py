@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, NamedTuple
 
 from cesbrfs.catalog.backups import Backups
-from cesbrfs.catalog.folder_names import SNAPSHOTS, STATUS_FOLDER
+from cesbrfs.catalog.directory_names import SNAPSHOTS, STATUS_DIRECTORY
 from cesbrfs.errors import NotFoundError
 from cesbrfs.repo.format.direntry import DirEntry
 from cesbrfs.repo.format.model import Node, Snapshot
@@ -202,7 +202,7 @@ def removed(inodes: Iterable[Inode | HardLinkInode], backups: Backups) -> list[I
     Entries stored below one of these are not included.
     """
     own = [inode for inode in inodes if isinstance(inode, Inode) and inode.number != ROOT]
-    shown = {*backups.by_name, SNAPSHOTS, STATUS_FOLDER}
+    shown = {*backups.by_name, SNAPSHOTS, STATUS_DIRECTORY}
     gone = {
         inode.number
         for inode in own

@@ -63,8 +63,8 @@ def check_mountpoint(mountpoint: str, repository: str | None) -> str:
 
 def _check_apart(mountpoint: str, real: str, repository: str) -> None:
     """Refuse a mount over or inside the repository."""
-    folder = os.path.realpath(repository)
-    if Path(real).is_relative_to(folder) or Path(folder).is_relative_to(real):
+    directory = os.path.realpath(repository)
+    if Path(real).is_relative_to(directory) or Path(directory).is_relative_to(real):
         raise MountError(
             f"The mount point {mountpoint} overlaps the repository at {repository}. Choose another"
             " directory."

@@ -22,7 +22,7 @@ from cesbrfs.repo.read.blobs import Blobs
 
 _SMALL: Final = 1 << 20
 """Larger files have their own read-ahead."""
-_FOLDERS: Final = 64
+_DIRECTORIES: Final = 64
 _FILES: Final = 100_000
 """Maximum number of files tracked over all directories except the last: bounds memory."""
 _SKIPPED: Final = 8
@@ -66,7 +66,7 @@ class SiblingPrefetcher:
             reader = self._readers[directory] = _Reader(places, files, before, at, at)
             self._known += len(files)
             while len(self._readers) > 1 and (
-                len(self._readers) > _FOLDERS or self._known > _FILES
+                len(self._readers) > _DIRECTORIES or self._known > _FILES
             ):
                 _, oldest = self._readers.popitem(last=False)
                 self._known -= len(oldest.files)

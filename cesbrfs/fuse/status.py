@@ -11,7 +11,7 @@ from typing import Final
 import trio
 
 from cesbrfs import __version__
-from cesbrfs.catalog.folder_names import STATUS_FOLDER
+from cesbrfs.catalog.directory_names import STATUS_DIRECTORY
 from cesbrfs.repo.format.model import Node, NodeType
 from cesbrfs.repo.repository import Repository
 from cesbrfs.vfs.entries import Entry, VirtualDir
@@ -52,7 +52,7 @@ class MountStatus:
         async def load() -> dict[bytes, Entry]:
             return entries
 
-        return VirtualDir(STATUS_FOLDER, node(STATUS_FOLDER, 0o40555, "dir"), load)
+        return VirtualDir(STATUS_DIRECTORY, node(STATUS_DIRECTORY, 0o40555, "dir"), load)
 
     def _numbers(self) -> dict[str, int]:
         return {

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from cesbrfs.errors import CesbrError, NotFoundError, RepositoryUnreachableError
-from cesbrfs.history.folder_index import IndexedEntry, pair_of
+from cesbrfs.history.directory_index import IndexedEntry, pair_of
 from cesbrfs.util.escape import show
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from cesbrfs.repo.format.model import Node
     from cesbrfs.repo.repository import Repository
 
-EntryInFolder = tuple[bytes, IndexedEntry]
-"""The key of a folder and one of its entries."""
+EntryInDirectory = tuple[bytes, IndexedEntry]
+"""The key of a directory and one of its entries."""
 
 
 async def equal_bytes(
@@ -64,8 +64,8 @@ async def _with_lengths(repository: Repository, blobs: Sequence[bytes]) -> list[
 async def same_content(
     line: Timeline,
     parts: Parts,
-    one: EntryInFolder,
-    other: EntryInFolder,
+    one: EntryInDirectory,
+    other: EntryInDirectory,
     *,
     others: Timeline | None = None,
 ) -> bool:
@@ -89,13 +89,13 @@ async def same_content(
     return equal
 
 
-async def node_of(line: Timeline, parts: Parts, held: EntryInFolder) -> Node:
+async def node_of(line: Timeline, parts: Parts, held: EntryInDirectory) -> Node:
     """Return the node of an entry at a path; NotFoundError if no backup has it any more."""
-    folder, row = held
-    if not line.index.is_virtual(folder):
-        return (await line.index.tree(folder)).nodes[parts[-1]]
+    directory, row = held
+    if not line.index.is_virtual(directory):
+        return (await line.index.tree(directory)).nodes[parts[-1]]
     for found, mask in await line.at(parts):
-        if found.content == row.content:  # virtual folders have no stored tree
+        if found.content == row.content:  # virtual directories have no stored tree
             return (await line.view.at((*line.newest(mask).parts, *parts))).node
     raise NotFoundError(f"No backup contains {'/'.join(map(show, parts))!r} any more.")
 
@@ -105,7 +105,7 @@ async def distinct(
 ) -> list[tuple[IndexedEntry, int]]:
     """Merge the entries of one path that have the same bytes; the newest entry represents them.
 
-    The result is ordered by the newest backup of each. `level` has the folders that contain the
+    The result is ordered by the newest backup of each. `level` has the directories that contain the
     entries. Entries that cannot be compared are not merged.
     """
     found = _by_identity(rows)
@@ -116,7 +116,10 @@ async def distinct(
         if sizes[row.size] > 1:
             for at, (earlier, theirs) in enumerate(merged):
                 if row.may_equal(earlier) and await _equal(
-                    line, parts, (_folder(level, mask), row), (_folder(level, theirs), earlier)
+                    line,
+                    parts,
+                    (_directory(level, mask), row),
+                    (_directory(level, theirs), earlier),
                 ):
                     together |= theirs
                     del merged[at]
@@ -125,7 +128,9 @@ async def distinct(
     return merged
 
 
-async def _equal(line: Timeline, parts: Parts, one: EntryInFolder, other: EntryInFolder) -> bool:
+async def _equal(
+    line: Timeline, parts: Parts, one: EntryInDirectory, other: EntryInDirectory
+) -> bool:
     try:
         return await same_content(line, parts, one, other)
     except RepositoryUnreachableError:
@@ -135,8 +140,8 @@ async def _equal(line: Timeline, parts: Parts, one: EntryInFolder, other: EntryI
         return False
 
 
-def _folder(level: Level, mask: int) -> bytes:
-    """Return the key of the folder in the newest backup of `mask`."""
+def _directory(level: Level, mask: int) -> bytes:
+    """Return the key of the directory in the newest backup of `mask`."""
     newest = 1 << mask.bit_length() - 1
     return next(key for key, moments in level.items() if moments & newest)
 

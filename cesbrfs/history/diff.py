@@ -1,4 +1,4 @@
-"""Compare two folders: names, content, and optionally metadata."""
+"""Compare two directories: names, content, and optionally metadata."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 
 from cesbrfs.errors import CesbrError, NotFoundError, RepositoryUnreachableError
 from cesbrfs.history.compare import same_content
-from cesbrfs.history.folder_index import FolderIndex, IndexedEntry
+from cesbrfs.history.directory_index import DirectoryIndex, IndexedEntry
 from cesbrfs.history.timeline import BackupSlot, Parts, Timeline, Troubles, cannot_be_shown, shown
 from cesbrfs.history.versions import What
 from cesbrfs.util.escape import show
@@ -48,15 +48,15 @@ class Side(Protocol):
     """One side of a comparison. Only this side can interpret the `subtree` of its entries."""
 
     async def listing(self, key: bytes) -> Mapping[bytes, IndexedEntry]:
-        """Return the entries of a folder by name."""
+        """Return the entries of a directory by name."""
         ...
 
     def refused(self, key: bytes) -> Sequence[str]:
-        """Return the reasons for entries of a just listed folder that cannot be shown."""
+        """Return the reasons for entries of a just listed directory that cannot be shown."""
         ...
 
     def covers(self, key: bytes) -> bool:
-        """Return whether a name missing in the folder did not exist when it was backed up."""
+        """Return whether a name missing in the directory did not exist when it was backed up."""
         ...
 
     async def same_content(
@@ -68,7 +68,7 @@ class Side(Protocol):
     ) -> bool:
         """Return whether `theirs`, of the side `other`, has the same content as `own`.
 
-        Both are entries with the key of their folder. They have the same type, not "dir".
+        Both are entries with the key of their directory. They have the same type, not "dir".
         """
         ...
 
@@ -80,15 +80,15 @@ class BackupSide:
         self.line: Final = line
 
     async def listing(self, key: bytes) -> Mapping[bytes, IndexedEntry]:
-        """Return the entries of a folder by name."""
+        """Return the entries of a directory by name."""
         return await self.line.index.listing(key)
 
     def refused(self, key: bytes) -> Sequence[str]:
-        """Return the reasons for entries of a just listed folder that cannot be shown."""
+        """Return the reasons for entries of a just listed directory that cannot be shown."""
         return self.line.index.refused(key)
 
     def covers(self, key: bytes) -> bool:
-        """Return whether a name missing in the folder did not exist when it was backed up."""
+        """Return whether a name missing in the directory did not exist when it was backed up."""
         return not self.line.index.is_open(key)
 
     async def same_content(
@@ -112,11 +112,11 @@ async def diff(
     remarks: Remarks,
     attributes: bool = False,
 ) -> AsyncIterator[Change]:
-    """Yield the differences between two folders, given by key; None for a missing folder.
+    """Yield the differences between two directories, given by key; None for a missing directory.
 
-    Folders come before their entries, which are sorted by name. If both sides are backups, folders
-    with the same key are skipped. With `attributes`, differences of mode, owner, time and extended
-    attributes are included. Paths that cannot be compared are added to `remarks`.
+    Directories come before their entries, which are sorted by name. If both sides are backups,
+    directories with the same key are skipped. With `attributes`, differences of mode, owner, time
+    and extended attributes are included. Paths that cannot be compared are added to `remarks`.
     """
     alike = isinstance(after, BackupSide)
     stack: list[tuple[Parts, bytes | None, bytes | None]] = [(parts, first, second)]
@@ -154,7 +154,7 @@ async def diff(
 async def _listing(
     side: Side, key: bytes | None, at: Parts, remarks: Remarks
 ) -> Mapping[bytes, IndexedEntry] | None:
-    """Return the entries of a folder; on a read error, record it and return None."""
+    """Return the entries of a directory; on a read error, record it and return None."""
     if key is None:
         return _NOTHING
     try:
@@ -235,7 +235,7 @@ async def diff_backups(
 
 
 async def _one_row(line: Timeline, parts: Parts) -> tuple[bytes, IndexedEntry] | None:
-    """Return the entry at a path in a timeline of one backup, with the key of its folder."""
+    """Return the entry at a path in a timeline of one backup, with the key of its directory."""
     traced = await line.trace(parts)
     if line.troubles:
         raise line.troubles[0].error
@@ -245,13 +245,13 @@ async def _one_row(line: Timeline, parts: Parts) -> tuple[bytes, IndexedEntry] |
             f"Backup {backup} cannot be compared at {shown(parts)!r}: the backup does not"
             " include it."
         )
-    return next(((next(iter(traced.folders)), row) for row, _ in traced.rows), None)
+    return next(((next(iter(traced.directories)), row) for row, _ in traced.rows), None)
 
 
 def attributes_differ(before: IndexedEntry, after: IndexedEntry) -> bool:
     """Return whether two entries of one type differ in mode, owner, time or xattrs."""
     if before.seconds is None or after.seconds is None:
-        return False  # a virtual folder has no recorded metadata
+        return False  # a virtual directory has no recorded metadata
     return _attributes(before) != _attributes(after)
 
 
@@ -262,7 +262,7 @@ def _attributes(row: IndexedEntry) -> tuple[object, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The change of a folder from the previous backup to this one."""
+    """The change of a directory from the previous backup to this one."""
 
     moment: BackupSlot
     what: What
@@ -270,11 +270,11 @@ class Step:
 
 
 async def history(timeline: Timeline, parts: Parts, *, attributes: bool = False) -> list[Step]:
-    """Return the changes of a folder from backup to backup, oldest first.
+    """Return the changes of a directory from backup to backup, oldest first.
 
-    Backups that do not cover the folder or have no changes are skipped, as is any part of the
-    folder that a backup does not cover. Read errors are added to `timeline.troubles`. Raises
-    NotFoundError or NotAFolderError.
+    Backups that do not cover the directory or have no changes are skipped, as is any part of the
+    directory that a backup does not cover. Read errors are added to `timeline.troubles`. Raises
+    NotFoundError or NotDirectoryError.
     """
     level = await timeline.level(parts)
     covering = (await timeline.trace(parts)).covering if parts else timeline.everything
@@ -301,8 +301,8 @@ async def history(timeline: Timeline, parts: Parts, *, attributes: bool = False)
     return steps
 
 
-async def _merged(index: FolderIndex, before: bytes, key: bytes) -> bytes:
-    """Return the key of the later folder, plus earlier entries that it does not cover."""
+async def _merged(index: DirectoryIndex, before: bytes, key: bytes) -> bytes:
+    """Return the key of the later directory, plus earlier entries that it does not cover."""
     if before == key or not index.is_open(key):
         return key
     earlier, rows = await index.listing(before), dict(await index.listing(key))

@@ -11,7 +11,7 @@ from typing import Final
 
 from cesbrfs.errors import UsageError
 from cesbrfs.history.compare import distinct
-from cesbrfs.history.folder_index import IndexedEntry
+from cesbrfs.history.directory_index import IndexedEntry
 from cesbrfs.history.timeline import Level, Parts, Progress, Timeline
 
 TYPES: Final[Mapping[str, str]] = {
@@ -118,13 +118,14 @@ async def find(
 ) -> None:
     """Call `found` with each match at or below `start`, once per distinct content.
 
-    All versions of a folder count as one content. The entry is that of the newest backup. Matches
-    come folder by folder, sorted by name. A `start` that is not a folder is itself checked.
+    All versions of a directory count as one content. The entry is that of the newest backup.
+    Matches come directory by directory, sorted by name. A `start` that is not a directory is itself
+    checked.
     """
     matcher = Matcher(criteria)
     traced = await timeline.trace(start)
     alone = [(row, mask) for row, mask in traced.rows if row.subtree is None]
-    for match in await _match_start(timeline, start, traced.folders, alone, matcher):
+    for match in await _match_start(timeline, start, traced.directories, alone, matcher):
         await found(match)
     if traced.rows and len(alone) == len(traced.rows):
         return

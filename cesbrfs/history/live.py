@@ -17,8 +17,8 @@ import trio
 from cesbrfs.errors import CesbrError, NotFoundError, RepositoryUnreachableError
 from cesbrfs.history.compare import node_of
 from cesbrfs.history.diff import BackupSide, Change, Remarks, change_of, diff
-from cesbrfs.history.folder_index import FolderIndex, IndexedEntry, row_of
-from cesbrfs.history.timeline import BackupSlot, Parts, Timeline, folders
+from cesbrfs.history.directory_index import DirectoryIndex, IndexedEntry, row_of
+from cesbrfs.history.timeline import BackupSlot, Parts, Timeline, directories
 from cesbrfs.repo.format.model import Node, NodeType
 from cesbrfs.repo.repository import Repository
 from cesbrfs.vfs.tree import BackupTree
@@ -40,18 +40,18 @@ class LiveError(CesbrError):
 
 
 class LiveSide:
-    """The live instance as a side of a comparison; the key of a folder is its path.
+    """The live instance as a side of a comparison; the key of a directory is its path.
 
     A file with the same size and modification time as the stored one counts as unchanged. With
     `checksum`, the content of every file is compared.
     """
 
-    def __init__(self, index: FolderIndex, *, checksum: bool = False) -> None:
+    def __init__(self, index: DirectoryIndex, *, checksum: bool = False) -> None:
         self._index = index
         self._checksum = checksum
 
     async def listing(self, key: bytes) -> Mapping[bytes, IndexedEntry]:
-        """Return the entries of a folder by name; raises LiveError if it cannot be read."""
+        """Return the entries of a directory by name; raises LiveError if it cannot be read."""
         return await trio.to_thread.run_sync(_listing, key)
 
     def refused(self, _key: bytes) -> Sequence[str]:
@@ -98,7 +98,7 @@ class LeftOut:
 class LiveInstance:
     """The instance below `root`, with the options and the results of a comparison.
 
-    `place` maps a path below a backup to a path on the instance. It returns ``()`` for a folder
+    `place` maps a path below a backup to a path on the instance. It returns ``()`` for a directory
     whose entries are mapped individually, and a reason if there is no counterpart; such paths are
     added to `left_out`.
     """
@@ -126,7 +126,7 @@ async def diff_live(
             continue
         rows = await timeline.at(at)
         if not where:
-            level = folders(rows) if at else timeline.roots
+            level = directories(rows) if at else timeline.roots
             names = [name for key in level for name in await timeline.whole_listing(at, key) or ()]
             stack += [(*at, name) for name in sorted(names, reverse=True)]
             continue
@@ -224,15 +224,15 @@ def live_row(path: bytes) -> IndexedEntry | None:
         raise _error(path, error) from error
 
 
-def _listing(folder: bytes) -> dict[bytes, IndexedEntry]:
+def _listing(directory: bytes) -> dict[bytes, IndexedEntry]:
     rows: dict[bytes, IndexedEntry] = {}
     try:
-        for name in os.listdir(folder):
-            row = live_row(os.path.join(folder, name))
+        for name in os.listdir(directory):
+            row = live_row(os.path.join(directory, name))
             if row is not None and row.type != "socket":  # restic does not back up sockets
                 rows[name] = row
     except OSError as error:
-        raise _error(folder, error) from error
+        raise _error(directory, error) from error
     return rows
 
 

@@ -1,8 +1,8 @@
-"""Walk many backups at once and visit each shared folder once.
+"""Walk many backups at once and visit each shared directory once.
 
 A slot ("moment") of the timeline is a backup, or a snapshot of no backup; the oldest is number 0. A
-set of slots is a bit mask. A `Level` of the walk has the distinct folders at one path, each with
-the mask of the slots that contain it.
+set of slots is a bit mask. A `Level` of the walk has the distinct directories at one path, each
+with the mask of the slots that contain it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Final
 
 import trio
 
-from cesbrfs.catalog import folder_names
+from cesbrfs.catalog import directory_names
 from cesbrfs.catalog.backups import Backup
-from cesbrfs.errors import CesbrError, NotAFolderError, NotFoundError, RepositoryUnreachableError
-from cesbrfs.history.folder_index import FolderIndex, IndexedEntry, row_of
+from cesbrfs.errors import CesbrError, NotDirectoryError, NotFoundError, RepositoryUnreachableError
+from cesbrfs.history.directory_index import DirectoryIndex, IndexedEntry, row_of
 from cesbrfs.util.escape import show
 from cesbrfs.util.tasks import gather
 from cesbrfs.vfs.entries import Entry, SnapshotEntry, VirtualDir, VirtualFile, VirtualSymlink
@@ -26,12 +26,12 @@ from cesbrfs.vfs.tree import BackupTree
 
 Parts = tuple[bytes, ...]
 Level = Mapping[bytes, int]
-"""The moments that have it, by a folder's key in the index."""
+"""The moments that have it, by a directory's key in the index."""
 
 _UNPRODUCTIVE_MAX: Final = 16_384
-"""Maximum number of folders remembered as containing no result."""
+"""Maximum number of directories remembered as containing no result."""
 _PREFETCH_LEVELS: Final = 8
-"""Number of following levels whose folders are prefetched."""
+"""Number of following levels whose directories are prefetched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +73,18 @@ class Troubles(list[ReadError]):
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """The distinct entries at one path, and the folders that contain or could contain it.
+    """The distinct entries at one path, and the directories that contain or could contain it.
 
     `covering` is the mask of the slots that show whether the path existed.
     """
 
     rows: Sequence[tuple[IndexedEntry, int]]
-    folders: Level
+    directories: Level
     covering: int
 
 
 Progress = Callable[[int], object]
-"""Callback that receives the number of folders visited so far."""
+"""Callback that receives the number of directories visited so far."""
 
 
 @dataclass(slots=True)
@@ -95,7 +95,7 @@ class Timeline:
     """
 
     view: BackupTree
-    index: FolderIndex
+    index: DirectoryIndex
     moments: Sequence[BackupSlot]
     roots: Level
     troubles: Troubles = field(default_factory=Troubles)
@@ -121,12 +121,12 @@ class Timeline:
         return self.moments[(mask & -mask).bit_length() - 1]
 
     def time_of(self, row: IndexedEntry, mask: int) -> int:
-        """Return the mtime of `row`; a virtual folder has the time of its newest backup."""
+        """Return the mtime of `row`; a virtual directory has the time of its newest backup."""
         time_ns = row.mtime_ns
         return self.newest(mask).time_ns if time_ns is None else time_ns
 
     async def listing(self, parts: Parts, key: bytes) -> Mapping[bytes, IndexedEntry] | None:
-        """Return the entries of the folder `key`, which is at `parts`.
+        """Return the entries of the directory `key`, which is at `parts`.
 
         On a read error, adds it to `troubles` and returns None. Raises RepositoryUnreachableError.
         """
@@ -153,7 +153,7 @@ class Timeline:
         absent = 0
         for at, name in enumerate(parts):
             if at:
-                level = folders(rows.items())
+                level = directories(rows.items())
                 absent |= union(mask for row, mask in rows.items() if row.subtree is None)
             rows = {}
             for key, mask in level.items():
@@ -172,18 +172,18 @@ class Timeline:
         return (await self.trace(parts)).rows
 
     async def level(self, parts: Parts) -> Level:
-        """Return the folders at a path.
+        """Return the directories at a path.
 
-        Raises NotFoundError, or NotAFolderError if it is not a folder in any slot.
+        Raises NotFoundError, or NotDirectoryError if it is not a directory in any slot.
         """
         if not parts:
             return self.roots
         found = await self.at(parts)
         if not found:
             raise NotFoundError(f"None of the searched backups contains {shown(parts)!r}.")
-        level = folders(found)
+        level = directories(found)
         if not level:
-            raise NotAFolderError(f"{shown(parts)!r} is not a folder.")
+            raise NotDirectoryError(f"{shown(parts)!r} is not a directory.")
         return level
 
     async def walk(
@@ -195,14 +195,15 @@ class Timeline:
         progress: Progress | None = None,
         results: Callable[[], int] | None = None,
     ) -> None:
-        """Call `look` for each path at or below `start` with the distinct folders at it.
+        """Call `look` for each path at or below `start` with the distinct directories at it.
 
-        Folders come before their subfolders, which are sorted by name. Read errors and unshowable
-        entries are added to `troubles`. Raises RepositoryUnreachableError.
+        Directories come before their subdirectories, which are sorted by name. Read errors and
+        unshowable entries are added to `troubles`. Raises RepositoryUnreachableError.
 
-        With `results`, the number of results so far, folders without a result below them are not
-        walked again at another path, so results must not depend on the path. The work is then
-        linear in distinct folders and results; the paths of a few nested folders can be 2**50.
+        With `results`, the number of results so far, directories without a result below them are
+        not walked again at another path, so results must not depend on the path. The work is then
+        linear in distinct directories and results; the paths of a few nested directories can be
+        2**50.
         """
         seen = 0
         unproductive = _Barren()
@@ -234,7 +235,7 @@ class Timeline:
     async def _listings(
         self, parts: Parts, level: Level
     ) -> tuple[list[tuple[Mapping[bytes, IndexedEntry], int]], dict[bytes, dict[bytes, int]]]:
-        """Return the folders of a level that can be read, and the levels below it by name."""
+        """Return the directories of a level that can be read, and the levels below it by name."""
         held: list[tuple[Mapping[bytes, IndexedEntry], int]] = []
         below: dict[bytes, dict[bytes, int]] = {}
         for key, mask in level.items():
@@ -257,7 +258,7 @@ class Timeline:
         try:
             await self.index.fetch(key)
         except CesbrError:
-            return  # reported when the walk reads this folder
+            return  # reported when the walk reads this directory
 
 
 class _Barren:
@@ -270,7 +271,7 @@ class _Barren:
         return frozenset(level.items()) in self._known
 
     def add(self, level: Level) -> None:
-        """Remember a level; folders within each other come back soon or not at all."""
+        """Remember a level; directories within each other come back soon or not at all."""
         if len(self._known) >= _UNPRODUCTIVE_MAX:
             self._known.clear()
         self._known.add(frozenset(level.items()))
@@ -291,8 +292,8 @@ def union(masks: Iterable[int]) -> int:
     return reduce(or_, masks, 0)
 
 
-def folders(rows: Iterable[tuple[IndexedEntry, int]]) -> Level:
-    """Return the level of those entries that are folders."""
+def directories(rows: Iterable[tuple[IndexedEntry, int]]) -> Level:
+    """Return the level of those entries that are directories."""
     level: dict[bytes, int] = {}
     for row, mask in rows:
         if row.subtree is not None:
@@ -300,7 +301,9 @@ def folders(rows: Iterable[tuple[IndexedEntry, int]]) -> Level:
     return level
 
 
-async def of_backups(view: BackupTree, index: FolderIndex, backups: Iterable[Backup]) -> Timeline:
+async def of_backups(
+    view: BackupTree, index: DirectoryIndex, backups: Iterable[Backup]
+) -> Timeline:
     """Return the timeline of these backups, without ``backup.json``."""
     await index.load()
     ordered = sorted(backups, key=lambda backup: (backup.time_ns, backup.name))
@@ -323,10 +326,10 @@ async def of_backups(view: BackupTree, index: FolderIndex, backups: Iterable[Bac
     return _timeline(view, index, moments, keys)
 
 
-async def of_snapshot(view: BackupTree, index: FolderIndex, name: bytes) -> Timeline:
+async def of_snapshot(view: BackupTree, index: DirectoryIndex, name: bytes) -> Timeline:
     """Return the timeline of one snapshot of no backup, by its name in ``/_snapshots``."""
     await index.load()
-    parts = (folder_names.SNAPSHOTS, name)
+    parts = (directory_names.SNAPSHOTS, name)
     entry = await view.at(parts)
     row = await _row(view, index, (), entry)
     moment = BackupSlot(shown(parts), entry.node.mtime_ns, parts)
@@ -335,7 +338,7 @@ async def of_snapshot(view: BackupTree, index: FolderIndex, name: bytes) -> Time
 
 def _timeline(
     view: BackupTree,
-    index: FolderIndex,
+    index: DirectoryIndex,
     moments: Sequence[BackupSlot],
     keys: Sequence[bytes | None],
 ) -> Timeline:
@@ -347,7 +350,7 @@ def _timeline(
 
 
 async def _row(
-    view: BackupTree, index: FolderIndex, parts: Parts, entry: Entry
+    view: BackupTree, index: DirectoryIndex, parts: Parts, entry: Entry
 ) -> IndexedEntry | None:
     """Return the index entry for `entry`, which is at `parts` below its backup.
 
@@ -370,14 +373,14 @@ async def _row(
 
 
 def _is_whole(parts: Parts, children: Iterable[Entry]) -> bool:
-    """Return whether a virtual folder covers everything, because it is one point of data.
+    """Return whether a virtual directory covers everything, because it is one point of data.
 
     This holds for the volumes of a dogu, unless each volume was backed up separately.
     """
     match parts:
-        case (_, folder_names.CONFIGURATION, *_):
+        case (_, directory_names.CONFIGURATION, *_):
             return True
-        case (_, folder_names.VOLUMES):
+        case (_, directory_names.VOLUMES):
             snapshots = [child.snapshot for child in children if isinstance(child, SnapshotEntry)]
             return any("/volumes/" not in path for s in snapshots for path in s.paths)
     return False

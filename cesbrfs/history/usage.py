@@ -1,7 +1,7 @@
-"""Measure folders: their size, and the space that only they occupy in the repository.
+"""Measure directories: their size, and the space that only they occupy in the repository.
 
-The second figure (`added`) is the stored, compressed size of the blobs below a folder that no other
-backup refers to: without the folder, the repository would be smaller by this amount.
+The second figure (`added`) is the stored, compressed size of the blobs below a directory that no
+other backup refers to: without the directory, the repository would be smaller by this amount.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from cesbrfs.catalog import folder_names
+from cesbrfs.catalog import directory_names
 from cesbrfs.catalog.backups import Backup
 from cesbrfs.errors import CesbrError, RepositoryUnreachableError, UsageError
 from cesbrfs.history.timeline import Parts, Progress, cannot_be_shown
@@ -29,7 +29,7 @@ _SHARED: Final = -1
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The disk usage of a folder or file: bytes, number of files, and added stored bytes.
+    """The disk usage of a directory or file: bytes, number of files, and added stored bytes.
 
     A file with several hard links counts once, as in du(1).
     """
@@ -58,7 +58,7 @@ class _Sum:
 
 
 class UsageReport:
-    """Measures paths of a tree. `troubles` are read errors of folders."""
+    """Measures paths of a tree. `troubles` are read errors of directories."""
 
     def __init__(self, view: BackupTree, progress: Progress | None = None) -> None:
         self._view: Final = view
@@ -70,16 +70,16 @@ class UsageReport:
         self._measured = ""
 
     async def measure(self, parts: Parts, depth: int) -> list[Usage]:
-        """Return the usage of a path and of the folders below it, `depth` levels down.
+        """Return the usage of a path and of the directories below it, `depth` levels down.
 
-        Folders come before their content. At the root, each backup is measured against all others,
-        and the root itself is not listed. Raises NotFoundError.
+        Directories come before their content. At the root, each backup is measured against all
+        others, and the root itself is not listed. Raises NotFoundError.
         """
         self._measured = "/" + "/".join(map(show, parts))
         entry = await self._view.at(parts)
         if not parts:
             return await self._all_backups(depth)
-        if parts == (folder_names.SNAPSHOTS,):
+        if parts == (directory_names.SNAPSHOTS,):
             raise UsageError("Give the path of a snapshot below /_snapshots.")
         own, others = await self._owners(parts)
         (unique,) = await self._unique([own], [others])
@@ -103,7 +103,7 @@ class UsageReport:
         everything = {s.id: s for s in backups.loose}
         for backup in backups.by_name.values():
             everything |= {s.id: s for s in _snapshots(backup)}
-        if parts[0] == folder_names.SNAPSHOTS:
+        if parts[0] == directory_names.SNAPSHOTS:
             entry = await self._view.at(parts[:2])
             assert isinstance(entry, SnapshotEntry)
             own = [entry.snapshot]
@@ -192,7 +192,7 @@ class UsageReport:
     async def _list(
         self, parts: Parts, entry: Entry, depth: int, unique: set[_Blob], rows: list[Usage]
     ) -> _Sum:
-        """Return the total of `entry`; add it and its folders down to `depth` to `rows`."""
+        """Return the total of `entry`; add it and its directories down to `depth` to `rows`."""
         position = len(rows)
         total = _Sum()
         if isinstance(entry, VirtualDir) or (depth > 0 and entry.node.type == "dir"):
@@ -211,7 +211,7 @@ class UsageReport:
         else:
             _count(total, entry.node, unique)
         if depth >= 0:
-            whole = len(parts) == 1 and parts[0] != folder_names.SNAPSHOTS
+            whole = len(parts) == 1 and parts[0] != directory_names.SNAPSHOTS
             # A backup has more blobs than its tree shows: parent directories and the manifest.
             added = await self._stored(unique if whole else total.blobs)
             size = total.size + sum(total.links.values())
@@ -219,9 +219,9 @@ class UsageReport:
         return total
 
     async def _below(self, total: _Sum, entry: SnapshotEntry, unique: set[_Blob]) -> None:
-        """Add everything in a folder to `total`, level by level.
+        """Add everything in a directory to `total`, level by level.
 
-        A tree that occurs several times in a level is read once: nested folders can form 2**50
+        A tree that occurs several times in a level is read once: nested directories can form 2**50
         paths from a few trees.
         """
         first = _tree_of(entry)
@@ -243,7 +243,7 @@ class UsageReport:
             level = below
 
     async def _shared(self, tree: bytes, is_root: bool) -> _Sum:
-        """Return the total of a folder without unique blobs; computed once per distinct tree."""
+        """Return the total of a directory without unique blobs; computed once per distinct tree."""
         waiting = [(tree, is_root)]
         while waiting:
             at, top = waiting[-1]
@@ -302,7 +302,7 @@ def _count_tree(total: _Sum, tree: tuple[bytes, bool] | None, unique: set[_Blob]
 
 
 def _tree_of(entry: SnapshotEntry) -> tuple[bytes, bool] | None:
-    """Return the tree of a stored folder and whether it is a root; None if it has no tree."""
+    """Return the tree of a stored directory and whether it is a root; None if it has no tree."""
     tree = entry.snapshot.tree if entry.top else entry.node.subtree
     return None if tree is None else (tree, entry.top)
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from cesbrfs.errors import NotFoundError
 from cesbrfs.history.compare import distinct
-from cesbrfs.history.folder_index import IndexedEntry
+from cesbrfs.history.directory_index import IndexedEntry
 from cesbrfs.history.timeline import BackupSlot, Parts, Timeline, shown
 
 What = Literal["appeared", "changed", "vanished"]
@@ -47,14 +47,14 @@ class Versions:
 async def versions(timeline: Timeline, parts: Parts) -> Versions:
     """Return the versions of a path; raises NotFoundError if no backup contains it.
 
-    A folder has a single version, regardless of its content.
+    A directory has a single version, regardless of its content.
     """
     traced = await timeline.trace(parts)
     if not traced.rows:
         raise NotFoundError(
             f"No backup contains {shown(parts)!r}. Search for the name with 'cesbr find --name'."
         )
-    rows = await distinct(timeline, parts, traced.folders, traced.rows)
+    rows = await distinct(timeline, parts, traced.directories, traced.rows)
     found = [Version(row, mask) for row, mask in rows]
     return Versions(found, _events(timeline, found, traced.covering), traced.covering)
 

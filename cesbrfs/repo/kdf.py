@@ -15,7 +15,7 @@ from typing import Final
 from cesbrfs.errors import CesbrError, DamagedError
 from cesbrfs.repo.format.crypto import Keys, keys_from_bytes
 from cesbrfs.repo.format.model import KeyFile, parse_key_file
-from cesbrfs.repo.location import local_folder
+from cesbrfs.repo.location import local_directory
 from cesbrfs.util.secret import Secret, redact
 
 _MEMORY: Final = 1 << 30
@@ -87,15 +87,12 @@ def _question(password: bytes, key_file: KeyFile) -> _Question:
 
 
 def kept_keys(display_url: str, cache_dir: Path) -> Path:
-    """Return the folder that keeps the key file of a repository behind a network, as it is there.
+    """Return the cache directory for the key file of a remote repository.
 
     `display_url` is the repository's address without secrets.
     """
-    return (
-        cache_dir
-        / "keys"
-        / hashlib.sha256(display_url.encode(errors="surrogateescape")).hexdigest()
-    )
+    digest = hashlib.sha256(display_url.encode(errors="surrogateescape"))
+    return cache_dir / "keys" / digest.hexdigest()
 
 
 def derive_ahead(url: str, password: Secret, cache_dir: Path) -> None:
@@ -104,13 +101,13 @@ def derive_ahead(url: str, password: Secret, cache_dir: Path) -> None:
     Does nothing if there is none or more than one, since it is not known which will be used.
     For a remote repository it is the key file that opened it last.
     """
-    local = local_folder(url)
-    folder = Path(local, "keys") if local is not None else kept_keys(redact(url), cache_dir)
+    local = local_directory(url)
+    directory = Path(local, "keys") if local is not None else kept_keys(redact(url), cache_dir)
     try:
-        names = os.listdir(folder)
+        names = os.listdir(directory)
         if len(names) != 1:
             return
-        with open(folder / names[0], "rb") as file:
+        with open(directory / names[0], "rb") as file:
             key_file = parse_key_file(file.read())
     except (OSError, CesbrError):
         return  # opening the repository raises the error again

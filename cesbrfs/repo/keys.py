@@ -52,7 +52,7 @@ async def open_keys(
     files = await storage.list(FileType.KEY)
     if not files:
         raise RepositoryDamagedError(
-            f"The repository at {storage.display_url} has lost its key files; restore the folder"
+            f"The repository at {storage.display_url} has lost its key files; restore the directory"
             " 'keys' from a copy of the repository."
         )
     beginnings = tuple(hint for hint in hints if hint)

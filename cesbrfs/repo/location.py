@@ -9,17 +9,17 @@ from typing import Final
 from cesbrfs.util.secret import Secret, redact
 
 KINDS: Final = ("sftp", "s3", "rest", "b2", "azure", "gs", "swift", "rclone")
-"""What restic's addresses begin with where a repository is in no folder of this machine."""
+"""What restic's addresses begin with where a repository is in no directory of this machine."""
 
 
 def kind_of(url: str) -> str:
-    """Return which of `KINDS` an address is of, "local" for a folder."""
+    """Return which of `KINDS` an address is of, "local" for a directory."""
     kind, colon, _ = url.partition(":")
     return kind if colon and kind in KINDS else "local"
 
 
-def local_folder(url: str) -> str | None:
-    """Return the folder of a local repository's address, or None for one kept elsewhere."""
+def local_directory(url: str) -> str | None:
+    """Return the directory of a local repository's address, or None for one kept elsewhere."""
     return url.removeprefix("local:") if kind_of(url) == "local" else None
 
 

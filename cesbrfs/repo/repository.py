@@ -99,21 +99,21 @@ class Repository:
         self._keys = keys
         self.id = config.id or ""
         self.version = config.version or 0
-        # An ID that is none could lead out of the cache's folder.
-        top = self.caching.folder
-        self._folder = top / self.id if top and is_file_name(self.id) else None
-        self._disk = MetadataCache(self._folder) if self._folder else None
+        # An ID that is none could lead out of the cache's directory.
+        top = self.caching.directory
+        self._directory = top / self.id if top and is_file_name(self.id) else None
+        self._disk = MetadataCache(self._directory) if self._directory else None
 
     def _packs(self) -> Packs:
         if isinstance(self.storage, SyncReadable):
             return LocalPacks(self.storage, self._keys, self.caching)
-        return RemotePacks(self.storage, self._keys, self._folder, self.caching)
+        return RemotePacks(self.storage, self._keys, self._directory, self.caching)
 
     def _segments(self) -> DirectoryStore | None:
-        folder = self._folder
-        if folder is None:
+        directory = self._directory
+        if directory is None:
             return None
-        return DirectoryStore(CacheDir(folder / "rows"), self._keys, self.caching)
+        return DirectoryStore(CacheDir(directory / "rows"), self._keys, self.caching)
 
     @classmethod
     async def open(
@@ -131,20 +131,23 @@ class Repository:
         Raises RepositoryMissingError, RepositoryDamagedError, WrongKeyError, and what the storage
         raises.
         """
-        folder = caching.folder
-        hints = [key_hint, known_key_file(storage.display_url, folder) or "" if folder else ""]
+        directory = caching.directory
+        hints = [
+            key_hint,
+            known_key_file(storage.display_url, directory) or "" if directory else "",
+        ]
         opened = ""
 
         def keep(name: str, raw: bytes) -> None:
             nonlocal opened
             opened = name
-            if folder is not None and through_network(storage):
-                _keep_key(kept_keys(storage.display_url, folder), name, raw)
+            if directory is not None and through_network(storage):
+                _keep_key(kept_keys(storage.display_url, directory), name, raw)
 
         keys = await open_keys(storage, key, keep, hints)
         config = await open_config(storage, keys)
-        if folder is not None:
-            await trio.to_thread.run_sync(note_known, storage.display_url, folder, opened)
+        if directory is not None:
+            await trio.to_thread.run_sync(note_known, storage.display_url, directory, opened)
         repository = cls(storage, keys, config, caching, key)
         repository.key_file = opened
         return repository
@@ -196,9 +199,8 @@ class Repository:
             except RepositoryMissingError as error:
                 gone = RepositoryGoneError(
                     f"The repository at {self.storage.display_url} is gone: its config was there"
-                    " when it"
-                    " was opened. Check that its disk is mounted or its server has the folder; it"
-                    " is used again once it is back."
+                    " when it was opened. Check that its disk is mounted or that its server has the"
+                    " directory; it is used again once it is back."
                 )
                 self._note_gone(gone)
                 raise gone from error
@@ -327,14 +329,14 @@ class Repository:
         return None if b"." in tree.nodes or b"/" in tree.nodes else tree
 
     async def tree(self, tree_id: bytes) -> Tree:
-        """Return the folder of this ID (32 bytes).
+        """Return the directory of this ID (32 bytes).
 
         Raises BlobMissingError or DamagedError when the repository does not hold it whole.
         """
         tree = await self._tree(tree_id)
         if b"." in tree.nodes or b"/" in tree.nodes:  # only a snapshot's root may have them
             nodes = {name: node for name, node in tree.nodes.items() if name not in (b".", b"/")}
-            refused = (*tree.refused, "'.' or '/': no folder can hold this name")
+            refused = (*tree.refused, "'.' or '/': no directory can hold this name")
             return Tree.of(nodes, refused, tree.unknown)
         return tree
 
@@ -360,7 +362,7 @@ class Repository:
         self.listings.drop(gone)
 
     async def names(self, tree_id: bytes) -> dict[bytes, int]:
-        """Return what the folder of this ID holds, as `parse_names` does; raises as `tree`."""
+        """Return what the directory of this ID holds, as `parse_names` does; raises as `tree`."""
         data = await self.blobs.load(BlobType.TREE, tree_id)
         what = f"tree {tree_id.hex()[:8]}"
         if len(data) > THREAD_BYTES:
@@ -368,7 +370,7 @@ class Repository:
         return parse_names(data, what)
 
     async def root(self, snapshot: Snapshot) -> Tree:
-        """Return a snapshot's root folder; nodes named ``.`` or ``/`` give way to their content.
+        """Return a snapshot's root directory; nodes named ``.`` or ``/`` give way to their content.
 
         Raises DamagedError for a snapshot without a tree, and what `tree` raises.
         """
@@ -396,7 +398,7 @@ class Repository:
         return found
 
     async def top(self, tree_id: bytes) -> Tree:
-        """Return the tree of this ID as the root folder of the snapshots that have it."""
+        """Return the tree of this ID as the root directory of the snapshots that have it."""
         tree = await self._tree(tree_id)
         if not any(name in tree.nodes for name in (b".", b"/")):
             return tree
@@ -414,7 +416,7 @@ class Repository:
                 refused += inner.refused
                 unknown |= inner.unknown
             else:
-                refused.append(f"{name.decode()!r}: no folder can hold this name")
+                refused.append(f"{name.decode()!r}: no directory can hold this name")
         return Tree.of(nodes, refused, unknown)
 
     # What is worked out from trees, and kept on disk under a name
@@ -489,9 +491,9 @@ def _tree_bytes(tree: Tree) -> int:
     return 200 + xattrs + sum(_NODE_BYTES + len(node.content) for node in nodes)
 
 
-def _keep_key(folder: Path, name: str, raw: bytes) -> None:
+def _keep_key(directory: Path, name: str, raw: bytes) -> None:
     """Keep a key file, as the only one, so that the next opening can begin with its work early."""
-    kept = CacheDir(folder)
+    kept = CacheDir(directory)
     held = [file.name for file in kept.files()]
     for other in held:
         if other != name:

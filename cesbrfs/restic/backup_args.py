@@ -16,7 +16,7 @@ _PATTERN_SIGNS: Final = str.maketrans({char: "\\" + char for char in "\\*?["})
 
 
 def absolute(path: PathLike) -> bytes:
-    """Return `path` from the root: restic reports what it was given, relative to its own folder."""
+    """Return `path` as an absolute path; restic reports relative ones as it was given them."""
     found = os.fsencode(path)
     return found if found.startswith(b"/") else os.path.join(os.getcwdb(), found)
 
@@ -46,15 +46,15 @@ def item_errors(failed: Mapping[str, Failed]) -> dict[bytes, str]:
     return {path: event.reason or _reason(path) for path, event in paths.items()}
 
 
-def _names_in(folder: bytes) -> list[bytes]:
+def _names_in(directory: bytes) -> list[bytes]:
     try:
-        return os.listdir(folder)
+        return os.listdir(directory)
     except OSError:
         return []
 
 
 def _reason(path: bytes) -> str:
-    """Find out why `path` cannot be read, where restic (0.14, for folders) does not say."""
+    """Find out why `path` cannot be read, where restic (0.14, for directories) does not say."""
     try:
         mode = os.lstat(path).st_mode
         if stat.S_ISDIR(mode):

@@ -190,7 +190,7 @@ class Restic:
         heard = BackupOutput(on_event, on_interrupt)
         if stdin is not None:
             if paths or not stdin[0] or "/" in stdin[0]:
-                # 0.18.0 fails on a name with folders: "unable to save snapshot: open /x".
+                # 0.18.0 fails on a name with directories: "unable to save snapshot: open /x".
                 raise UsageError("A backup from memory takes one bare file name and no paths.")
             command += ["--stdin", "--stdin-filename", stdin[0]]
             if isinstance(stdin[1], int):

@@ -118,18 +118,18 @@ def _as_csv(text: str) -> str:
 def has_usable_cache(env: Mapping[str, str]) -> bool:
     """Return whether restic's cache can be written; 0.19 fails where older ones only warn."""
     if found := env.get("RESTIC_CACHE_DIR"):
-        folder = Path(found)
+        directory = Path(found)
     elif found := env.get("XDG_CACHE_HOME"):
-        folder = Path(found, "restic")
+        directory = Path(found, "restic")
     elif found := env.get("HOME"):
-        folder = Path(found, ".cache", "restic")
+        directory = Path(found, ".cache", "restic")
     else:
         return False
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError:
         return False
-    return os.access(folder, os.R_OK | os.W_OK | os.X_OK)
+    return os.access(directory, os.R_OK | os.W_OK | os.X_OK)
 
 
 def is_read_exactly(key: bytes) -> bool:

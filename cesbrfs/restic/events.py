@@ -31,7 +31,7 @@ class Status(msgspec.Struct, tag_field="message_type", tag="status", frozen=True
 
 
 class Failed(msgspec.Struct, tag_field="message_type", tag="error", frozen=True):
-    """A file or folder that could not be read; `error` differs from version to version."""
+    """A file or directory that could not be read; `error` differs from version to version."""
 
     error: dict[str, object] | str | None = None
     during: str = ""
@@ -40,7 +40,7 @@ class Failed(msgspec.Struct, tag_field="message_type", tag="error", frozen=True)
 
     @property
     def reason(self) -> str:
-        """Why, in words; empty where restic does not say (0.14 for a folder)."""
+        """Why, in words; empty where restic does not say (0.14 for a directory)."""
         if isinstance(self.error, str):
             return self.error
         if not self.error:
@@ -194,7 +194,7 @@ def as_restic_shows(name: bytes) -> str:
 def bytes_of_path(shown: str, names_in: Callable[[bytes], Iterable[bytes]]) -> bytes:
     """Return the path that restic shows as `shown`, with the bytes that its JSON has lost.
 
-    `names_in` lists a folder.  A component that fits no name, or several, stays as it is shown.
+    `names_in` lists a directory.  A component that fits no name, or several, stays as it is shown.
     """
     if "\ufffd" not in shown:
         return shown.encode("utf-8", "surrogateescape")

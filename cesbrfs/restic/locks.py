@@ -16,7 +16,7 @@ from typing import Final
 import trio
 
 from cesbrfs.repo.format.model import Lock
-from cesbrfs.repo.location import Access, local_folder
+from cesbrfs.repo.location import Access, local_directory
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import FileType, open_storage
 
@@ -30,7 +30,7 @@ async def remove_own(
 ) -> None:
     """Remove the locks of our process `pid`, which was started at `started_ns` and has ended.
 
-    In a local folder their files are removed.  Elsewhere `unlock` runs ``restic unlock``, unless
+    In a local directory their files are removed.  Elsewhere `unlock` runs ``restic unlock``, unless
     that could remove the lock of another process: then ours stays, too.
     """
     storage = open_storage(access)
@@ -43,10 +43,10 @@ async def remove_own(
     finally:
         await storage.aclose()
     own = {lock.id for lock in locks if _is_own(lock, pid, started_ns)}
-    folder = local_folder(access.url)
-    if folder is not None:
+    directory = local_directory(access.url)
+    if directory is not None:
         for name in own:
-            await trio.to_thread.run_sync(_unlink, Path(folder, "locks", name))
+            await trio.to_thread.run_sync(_unlink, Path(directory, "locks", name))
     elif own and own | {lock.id for lock in locks if _is_safe(lock)} == listed:
         await unlock()
 

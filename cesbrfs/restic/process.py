@@ -171,7 +171,7 @@ class _Call:
         if self._failure is not None:
             raise self._failure
         return Completed(
-            # None: killed, yet stuck in the kernel (a dead network folder).
+            # None: killed, yet stuck in the kernel (a dead network directory).
             -signal.SIGKILL if self._process.returncode is None else self._process.returncode,
             out.kept(),
             err.kept(),

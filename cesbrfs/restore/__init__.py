@@ -1,7 +1,7 @@
 """Restore: a selection is planned, the plan is shown, carried out, and reported.
 
     selection = select([await view.resolve("/20261122T213000Z-7f3a9c/redmine")])
-    planned = await make_plan(view, selection, ToFolder(path), Overwrite.NEVER)
+    planned = await make_plan(view, selection, ToDirectory(path), Overwrite.NEVER)
     report = await execute(view, planned)
 
 Files are written by this package, not by ``restic restore``: it works alike with every version of
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from cesbrfs.restore.executor import execute as execute
     from cesbrfs.restore.overwrite import Action as Action
     from cesbrfs.restore.overwrite import Overwrite as Overwrite
+    from cesbrfs.restore.plan import PlannedDirectory as PlannedDirectory
     from cesbrfs.restore.plan import PlannedFile as PlannedFile
-    from cesbrfs.restore.plan import PlannedFolder as PlannedFolder
     from cesbrfs.restore.plan import RestorePlan as RestorePlan
     from cesbrfs.restore.planner import make_plan as make_plan
     from cesbrfs.restore.report import Failure as Failure
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cesbrfs.restore.targets import InPlace as InPlace
     from cesbrfs.restore.targets import Refused as Refused
     from cesbrfs.restore.targets import Target as Target
-    from cesbrfs.restore.targets import ToFolder as ToFolder
+    from cesbrfs.restore.targets import ToDirectory as ToDirectory
 
 _MODULES = {
     "BY_BACKUP": "targets",
@@ -42,14 +42,14 @@ _MODULES = {
     "Item": "selection",
     "Overwrite": "overwrite",
     "PlannedFile": "plan",
-    "PlannedFolder": "plan",
+    "PlannedDirectory": "plan",
     "Progress": "report",
     "Refused": "targets",
     "RestorePlan": "plan",
     "RestoreReport": "report",
     "Selection": "selection",
     "Target": "targets",
-    "ToFolder": "targets",
+    "ToDirectory": "targets",
     "default_target": "selection",
     "execute": "executor",
     "make_plan": "planner",

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from cesbrfs.catalog.backups import Backup
-from cesbrfs.ces.backup_config import FOLDER, BackupConfig
+from cesbrfs.ces.backup_config import PREFIX, BackupConfig
 from cesbrfs.ces.instance import Instance
 from cesbrfs.errors import BlueprintError, NotFoundError
 from cesbrfs.restore.registry import read_document, values_below
@@ -19,7 +19,7 @@ from cesbrfs.vfs.tree import BackupTree
 
 _KEYS: Final = "/blueprint"
 _ID: Final = "blueprintid"
-_DENIED: Final = f"; {FOLDER}/deny_cross_blueprint_restores is true: set it to false to restore it"
+_DENIED: Final = f"; {PREFIX}/deny_cross_blueprint_restores is true: set it to false to restore it"
 
 
 async def require_same_blueprint(

@@ -17,19 +17,17 @@ from cesbrfs.repo.format.model import Node
 from cesbrfs.restore.files import WriteJob
 from cesbrfs.restore.journal import key_of
 from cesbrfs.restore.metadata import FileMetadata
-from cesbrfs.restore.plan import FILE_MODE, PlannedFile, PlannedFolder
+from cesbrfs.restore.plan import FILE_MODE, PlannedDirectory, PlannedFile
 from cesbrfs.vfs.entries import Entry, SnapshotEntry, VirtualFile
 from cesbrfs.vfs.tree import BackupTree
 
-_FOLDER_MODE: Final = stat.S_IFDIR | 0o755
+_DIRECTORY_MODE: Final = stat.S_IFDIR | 0o755
 
 _T = TypeVar("_T")
 
 
-def write_job(
-    file: PlannedFile, entry: Entry, directory: tuple[bytes, ...] | None = None
-) -> WriteJob:
-    """Return the job that writes `file` from `entry`; `directory` are its folder's names if known.
+def write_job(file: PlannedFile, entry: Entry, parts: tuple[bytes, ...] | None = None) -> WriteJob:
+    """Return the job that writes `file` from `entry`; `parts` is its directory's path, if known.
 
     Generated files are writable for their owner, and keep the owner they are created with.
     """
@@ -39,7 +37,7 @@ def write_job(
         node = msgspec.structs.replace(node, mode=FILE_MODE, content=content)
         key = key_of(entry)
     return WriteJob(
-        file.folder.parts if directory is None else directory,
+        file.directory.parts if parts is None else parts,
         file.name,
         node,
         file.action,
@@ -49,26 +47,28 @@ def write_job(
     )
 
 
-def folder_metadata(folder: PlannedFolder) -> FileMetadata:
-    """Return the metadata for a folder; folders without recorded metadata are their owner's."""
-    entry = folder.entry
+def directory_metadata(directory: PlannedDirectory) -> FileMetadata:
+    """Return a directory's metadata; one without recorded metadata is owned by the process."""
+    entry = directory.entry
     if entry is None:
         now = time.time_ns()
-        node = Node(name=folder.name, type="dir", mode=_FOLDER_MODE, mtime_ns=now, atime_ns=now)
+        node = Node(
+            name=directory.name, type="dir", mode=_DIRECTORY_MODE, mtime_ns=now, atime_ns=now
+        )
     elif isinstance(entry, SnapshotEntry):
         node = entry.node
     else:
-        node = msgspec.structs.replace(entry.node, mode=_FOLDER_MODE)
+        node = msgspec.structs.replace(entry.node, mode=_DIRECTORY_MODE)
     owned = isinstance(entry, SnapshotEntry) and not entry.top
-    return FileMetadata(node, folder.path, owned=owned)
+    return FileMetadata(node, directory.path, owned=owned)
 
 
 async def find_entry(view: BackupTree, file: PlannedFile) -> Entry:
     """Return the entry in the backup that `file` is restored from."""
     if file.entry is not None:
         return file.entry
-    folder = file.folder.entry
-    entry = await view.child(folder, file.name) if folder else None
+    directory = file.directory.entry
+    entry = await view.child(directory, file.name) if directory else None
     if entry is None:
         raise RestoreError("It is gone from the repository since it was planned; choose again.")
     return entry
@@ -79,17 +79,17 @@ class EntryFinder:
 
     def __init__(self, view: BackupTree) -> None:
         self._view: Final = view
-        self._folder: Entry | None = None
+        self._directory: Entry | None = None
         self._children: Mapping[bytes, Entry] = {}
 
     async def find(self, file: PlannedFile) -> Entry:
         """Like `find_entry`."""
-        folder = file.folder.entry
-        if file.entry is not None or not isinstance(folder, SnapshotEntry):
+        directory = file.directory.entry
+        if file.entry is not None or not isinstance(directory, SnapshotEntry):
             return await find_entry(self._view, file)
-        if folder is not self._folder:
-            self._children = await self._view.children(folder)
-            self._folder = folder
+        if directory is not self._directory:
+            self._children = await self._view.children(directory)
+            self._directory = directory
         return self._children.get(file.name) or await find_entry(self._view, file)
 
 

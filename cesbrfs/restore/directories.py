@@ -7,89 +7,89 @@ import os
 from collections.abc import Iterable
 
 from cesbrfs.errors import CesbrError, RestoreError
-from cesbrfs.restore.content import folder_metadata
+from cesbrfs.restore.content import directory_metadata
 from cesbrfs.restore.dirfd import DirFd, explain_flags, one_file, spelled, tell
 from cesbrfs.restore.files import Parts, RestoreContext
 from cesbrfs.restore.journal import PreviousRun
 from cesbrfs.restore.permissions import close_again, open_up
-from cesbrfs.restore.plan import PlannedFolder
-from cesbrfs.restore.writer import apply_to_folder, make_folder, temp_prefix
+from cesbrfs.restore.plan import PlannedDirectory
+from cesbrfs.restore.writer import apply_to_directory, make_directory, temp_prefix
 
 
-def make_folders(
-    context: RestoreContext, folders: Iterable[PlannedFolder]
-) -> tuple[int, list[tuple[PlannedFolder, OSError | CesbrError]]]:
-    """Create the folders that do not exist; return how many were created, and the failures.
+def make_directories(
+    context: RestoreContext, directories: Iterable[PlannedDirectory]
+) -> tuple[int, list[tuple[PlannedDirectory, OSError | CesbrError]]]:
+    """Create the directories that do not exist; return how many were created, and the failures.
 
-    The content of a folder that failed is marked as lost.
+    The content of a directory that failed is marked as lost.
     """
     made = 0
-    failed: list[tuple[PlannedFolder, OSError | CesbrError]] = []
-    with context.directories() as directories:
-        for folder in folders:
+    failed: list[tuple[PlannedDirectory, OSError | CesbrError]] = []
+    with context.directories() as dirfd:
+        for directory in directories:
             context.check_cancelled()
-            assert folder.parent is not None
-            if folder.parent.lost:
-                folder.lost = True
+            assert directory.parent is not None
+            if directory.parent.lost:
+                directory.lost = True
                 continue
             try:
-                if folder.exists:
-                    _make_writable(context, directories, folder)
+                if directory.exists:
+                    _make_writable(context, dirfd, directory)
                 else:
-                    made += _create(directories.open(folder.parent.parts), folder)
+                    made += _create(dirfd.open(directory.parent.parts), directory)
             except (OSError, RestoreError) as error:
-                folder.lost = True
-                failed.append((folder, error))
+                directory.lost = True
+                failed.append((directory, error))
                 continue
             if context.journal:
-                context.journal.folder(folder.path, dressed=folder.dressed)
+                context.journal.directory(directory.path, dressed=directory.dressed)
     return made, failed
 
 
-def _create(parent: int, folder: PlannedFolder) -> bool:
-    """Create a folder unless it appeared since it was planned; return whether it was created."""
+def _create(parent: int, directory: PlannedDirectory) -> bool:
+    """Create a directory unless it appeared since it was planned; return whether it was created."""
     try:
-        created = make_folder(parent, folder.name)
+        created = make_directory(parent, directory.name)
     except PermissionError as error:
         explain_flags(parent, b".", error)
         raise
-    if not created and (other := spelled(parent, folder.name)) is not None:
-        raise RestoreError(one_file(folder.name, other))
-    folder.exists = True
-    folder.dressed = created
+    if not created and (other := spelled(parent, directory.name)) is not None:
+        raise RestoreError(one_file(directory.name, other))
+    directory.exists = True
+    directory.dressed = created
     return created
 
 
-def _make_writable(context: RestoreContext, directories: DirFd, folder: PlannedFolder) -> None:
-    """Make an existing folder writable if something will be written there."""
-    changes = folder.dressed or any(file.writes for file in folder.files)
-    if changes or not all(below.exists for below in folder.folders.values()):
+def _make_writable(context: RestoreContext, dirfd: DirFd, directory: PlannedDirectory) -> None:
+    """Make an existing directory writable if something will be written there."""
+    changes = directory.dressed or any(file.writes for file in directory.files)
+    if changes or not all(below.exists for below in directory.directories.values()):
         with contextlib.suppress(OSError):  # then writing the files fails, and names them
-            open_up(directories.open(folder.parts), folder, context.journal)
+            open_up(dirfd.open(directory.parts), directory, context.journal)
 
 
 def remove_stale_temp_files(context: RestoreContext, past: PreviousRun) -> None:
     """Remove temporary files that earlier restores into this target left behind."""
     prefixes = tuple(map(temp_prefix, past.tags))
     if prefixes:
-        paths = (b"", *past.folders)
+        paths = (b"", *past.directories)
         remove_temp_files(context, [tuple(filter(None, p.split(b"/"))) for p in paths], prefixes)
 
 
 def remove_temp_files(
-    context: RestoreContext, folders: Iterable[Parts], prefixes: tuple[bytes, ...]
+    context: RestoreContext, directories: Iterable[Parts], prefixes: tuple[bytes, ...]
 ) -> None:
-    """Remove the files in `folders` whose names begin with one of `prefixes`."""
-    with context.directories() as directories:
-        for parts in folders:
+    """Remove the files in `directories` whose names begin with one of `prefixes`."""
+    with context.directories() as dirfd:
+        for parts in directories:
             context.check_cancelled()
-            with contextlib.suppress(OSError):  # the folder may not exist any more
-                _remove_by_prefix(directories.open(parts), prefixes)
+            with contextlib.suppress(OSError):  # the directory may not exist any more
+                _remove_by_prefix(dirfd.open(parts), prefixes)
 
 
-def _remove_by_prefix(folder: int, prefixes: tuple[bytes, ...]) -> None:
+def _remove_by_prefix(directory: int, prefixes: tuple[bytes, ...]) -> None:
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-    descriptor = os.open(".", flags, dir_fd=folder)
+    descriptor = os.open(".", flags, dir_fd=directory)
     try:
         for name in map(os.fsencode, os.listdir(descriptor)):
             if name.startswith(prefixes):
@@ -98,20 +98,20 @@ def _remove_by_prefix(folder: int, prefixes: tuple[bytes, ...]) -> None:
         os.close(descriptor)
 
 
-def finish_folders(context: RestoreContext, folders: Iterable[PlannedFolder]) -> None:
-    """Apply the metadata of folders after everything in them was written."""
-    with context.directories() as directories:
-        for folder in folders:
-            if not folder.exists or folder.lost:
+def finish_directories(context: RestoreContext, directories: Iterable[PlannedDirectory]) -> None:
+    """Apply the metadata of directories after everything in them was written."""
+    with context.directories() as dirfd:
+        for directory in directories:
+            if not directory.exists or directory.lost:
                 continue
             try:
-                if folder.dressed:
-                    opened = directories.open(folder.parts)
-                    apply_to_folder(opened, folder_metadata(folder), context.warnings)
-                elif folder.closed_mode is not None:
-                    close_again(directories.open(folder.parts), folder)
+                if directory.dressed:
+                    opened = dirfd.open(directory.parts)
+                    apply_to_directory(opened, directory_metadata(directory), context.warnings)
+                elif directory.closed_mode is not None:
+                    close_again(dirfd.open(directory.parts), directory)
             except OSError as error:
                 reason = tell(error)
                 context.warnings.add(
-                    f"A folder's attributes could not be set ({reason})", folder.path
+                    f"A directory's attributes could not be set ({reason})", directory.path
                 )

@@ -59,28 +59,28 @@ def tell(error: OSError) -> str:
     return f"{reason}: {hint}." if hint else f"{reason}: check the file there."
 
 
-def explain_flags(folder: int, name: bytes, error: PermissionError) -> None:
-    """Raise RestoreError if `error` is due to a flag of the file `name` or its open folder.
+def explain_flags(directory: int, name: bytes, error: PermissionError) -> None:
+    """Raise RestoreError if `error` is due to a flag of the file `name` or its open directory.
 
     The immutable and the append-only flag make changes fail with EPERM, also for root.
     """
     if error.errno != errno.EPERM:
         return
-    for path, what in ((name, "It"), (b".", "Its folder")):
-        for flag, letter in _flags(folder, path):
+    for path, what in ((name, "It"), (b".", "Its directory")):
+        for flag, letter in _flags(directory, path):
             raise RestoreError(
                 f"{what} is {flag} (see lsattr): run 'chattr -{letter}' on it and restore again."
             ) from error
 
 
-def _flags(folder: int, name: bytes) -> list[tuple[str, str]]:
-    """Return the flags that keep a file or folder from being changed, none where unknown."""
+def _flags(directory: int, name: bytes) -> list[tuple[str, str]]:
+    """Return the flags that keep a file or directory from being changed, none where unknown."""
     with contextlib.suppress(OSError):
-        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         if stat.S_IFMT(status.st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
             return []  # opening a device or a fifo does things
         how = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        opened = os.open(name, how, dir_fd=folder)
+        opened = os.open(name, how, dir_fd=directory)
         try:
             found = fcntl.ioctl(opened, _GET_FLAGS, bytes(8))
         finally:
@@ -94,17 +94,17 @@ def _flags(folder: int, name: bytes) -> list[tuple[str, str]]:
 class ForbiddenTargets:
     """Directories, by (device, inode), and whole devices that nothing may be restored into."""
 
-    folders: dict[tuple[int, int], str] = field(default_factory=dict)
+    directories: dict[tuple[int, int], str] = field(default_factory=dict)
     devices: dict[int, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, folders: Mapping[str, str]) -> ForbiddenTargets:
-        """Forbid `folders` (path: description) and every mount of cesbrfs."""
+    def of(cls, directories: Mapping[str, str]) -> ForbiddenTargets:
+        """Forbid `directories` (path: description) and every mount of cesbrfs."""
         guard = cls()
-        for path, what in folders.items():
+        for path, what in directories.items():
             with contextlib.suppress(OSError):
                 status = os.stat(path)
-                guard.folders[status.st_dev, status.st_ino] = what
+                guard.directories[status.st_dev, status.st_ino] = what
         with contextlib.suppress(OSError):  # without /proc none is known
             for mounted in our_mounts():
                 guard.devices[mounted.device] = "a mount of the backups"
@@ -112,7 +112,9 @@ class ForbiddenTargets:
 
     def against(self, status: os.stat_result) -> str | None:
         """Return the description of a forbidden directory, None if it may be written to."""
-        return self.folders.get((status.st_dev, status.st_ino)) or self.devices.get(status.st_dev)
+        return self.directories.get((status.st_dev, status.st_ino)) or self.devices.get(
+            status.st_dev
+        )
 
     def around(self, path: bytes) -> str | None:
         """Like `against`, for the directory at this real path and its parents."""
@@ -138,9 +140,9 @@ class Room:
     needed: int = 0
 
     @classmethod
-    def of(cls, folder: int | str, path: bytes) -> Room:
+    def of(cls, directory: int | str, path: bytes) -> Room:
         """Return the free space at an open directory, or at one given by its path."""
-        found = os.statvfs(folder)
+        found = os.statvfs(directory)
         return cls(path, found.f_bavail * found.f_frsize, max(found.f_frsize, 1))
 
     def rounded(self, size: int) -> int:
@@ -167,18 +169,18 @@ def inspect(target: Path, guard: ForbiddenTargets) -> TargetState:
     top = os.path.realpath(target)
     exists = os.path.lexists(top)
     if exists and not os.path.isdir(top):
-        raise UsageError(f"{target} is not a folder; choose another target.")
+        raise UsageError(f"{target} is not a directory; choose another target.")
     above = Path(top)
     device, room = -1, None
-    for folder in (above, *above.parents):
+    for directory in (above, *above.parents):
         try:
-            status = os.stat(folder)
+            status = os.stat(directory)
             if room is None:
-                device, room = status.st_dev, Room.of(str(folder), os.fsencode(folder))
+                device, room = status.st_dev, Room.of(str(directory), os.fsencode(directory))
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise RestoreError(f"{folder} cannot be read: {tell(error)}") from error
+            raise RestoreError(f"{directory} cannot be read: {tell(error)}") from error
         if what := guard.against(status):
             raise UsageError(f"{target} is in {what}; choose a target outside of it.")
     return TargetState(exists, device, room)
@@ -196,37 +198,37 @@ def open_target(target: Path, *, create: bool) -> int:
         raise RestoreError(f"{target} cannot be restored into: {tell(error)}") from error
 
 
-def lookup(folder: int, name: bytes) -> os.stat_result | None:
+def lookup(directory: int, name: bytes) -> os.stat_result | None:
     """Return the status of `name` in an open directory, None if it does not exist."""
     try:
-        return os.stat(name, dir_fd=folder, follow_symlinks=False)
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return None
 
 
-def obstacle(status: os.stat_result, *, to_folder: bool) -> str | None:
+def obstacle(status: os.stat_result, *, to_directory: bool) -> str | None:
     """Return why an existing file cannot be replaced, None if it can."""
-    if to_folder == stat.S_ISDIR(status.st_mode):
+    if to_directory == stat.S_ISDIR(status.st_mode):
         return None
-    if not to_folder:
-        return "A folder exists in its place; move it aside and restore again."
+    if not to_directory:
+        return "A directory exists in its place; move it aside and restore again."
     if stat.S_ISLNK(status.st_mode):
         return (
-            "A symbolic link, which is not followed, is in the place of this folder; use a bind"
+            "A symbolic link, which is not followed, is in the place of this directory; use a bind"
             " mount instead, or move it aside, and restore again."
         )
-    return "A file exists in the place of this folder; move it aside and restore again."
+    return "A file exists in the place of this directory; move it aside and restore again."
 
 
-def follow(folder: int, name: bytes, guard: ForbiddenTargets) -> os.stat_result:
+def follow(directory: int, name: bytes, guard: ForbiddenTargets) -> os.stat_result:
     """Return the status of the directory that a symlink points to; raises RestoreError."""
     try:
-        status = os.stat(name, dir_fd=folder)
-        real = os.path.realpath(b"/proc/self/fd/%d/%s" % (folder, name))
-        what = guard.around(real) if stat.S_ISDIR(status.st_mode) else "no folder"
+        status = os.stat(name, dir_fd=directory)
+        real = os.path.realpath(b"/proc/self/fd/%d/%s" % (directory, name))
+        what = guard.around(real) if stat.S_ISDIR(status.st_mode) else "no directory"
     except OSError as error:
         raise RestoreError(
-            f"The folder that this symbolic link leads to cannot be reached"
+            f"The directory that this symbolic link leads to cannot be reached"
             f" ({os.strerror(error.errno or errno.EIO)}): mount or make it, and restore again."
         ) from error
     if what:
@@ -237,10 +239,10 @@ def follow(folder: int, name: bytes, guard: ForbiddenTargets) -> os.stat_result:
     return status
 
 
-def listed(folder: int) -> set[bytes] | None:
+def listed(directory: int) -> set[bytes] | None:
     """Return the names in an open directory as stored there, None if that is denied."""
     with contextlib.suppress(OSError):
-        opened = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
+        opened = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
         try:
             return set(map(os.fsencode, os.listdir(opened)))
         finally:
@@ -248,20 +250,20 @@ def listed(folder: int) -> set[bytes] | None:
     return None
 
 
-def spelled(folder: int, name: bytes) -> bytes | None:
+def spelled(directory: int, name: bytes) -> bytes | None:
     """Return the stored spelling of the existing `name` if it differs, else None.
 
     It differs on file systems that ignore case or Unicode normalisation.
     """
-    names = listed(folder)
+    names = listed(directory)
     if names is None or name in names:
         return None
-    status = lookup(folder, name)
-    return next((other for other in names if status and _is(folder, other, status)), None)
+    status = lookup(directory, name)
+    return next((other for other in names if status and _is(directory, other, status)), None)
 
 
-def _is(folder: int, name: bytes, status: os.stat_result) -> bool:
-    found = lookup(folder, name)
+def _is(directory: int, name: bytes, status: os.stat_result) -> bool:
+    found = lookup(directory, name)
     return found is not None and os.path.samestat(found, status)
 
 
@@ -277,7 +279,7 @@ def one_file(name: bytes, other: bytes) -> str:
 
 
 Followed = Mapping[tuple[bytes, ...], tuple[int, int]]
-"""The folders below a target that symlinks may lead to, by their names, with device and inode."""
+"""Directories below a target that symlinks may lead to, by path, with device and inode."""
 
 
 class DirFd:

@@ -13,12 +13,13 @@ import trio
 
 from cesbrfs.repo.format.model import Node
 from cesbrfs.repo.storage.local import LocalStorage
-from cesbrfs.restore import directories, files
+from cesbrfs.restore import directories as restore_directories
+from cesbrfs.restore import files
 from cesbrfs.restore.dirfd import open_target
 from cesbrfs.restore.files import Done, LinkJob, RestoreContext, WriteJob
 from cesbrfs.restore.journal import Journal
 from cesbrfs.restore.metadata import Warnings
-from cesbrfs.restore.plan import PlannedFile, PlannedFolder, RestorePlan
+from cesbrfs.restore.plan import PlannedDirectory, PlannedFile, RestorePlan
 from cesbrfs.restore.process_writer import ProcessWriter
 from cesbrfs.restore.report import Progress, RestoreReport
 from cesbrfs.restore.result_counter import ResultCounter
@@ -27,8 +28,8 @@ from cesbrfs.restore.thread_writer import ThreadWriter
 from cesbrfs.restore.worker_pool import open_workers, worker_count
 from cesbrfs.vfs.tree import BackupTree
 
-_FOLDERS: Final = 64
-"""Folders created in one thread hop, just before their files are written."""
+_DIRECTORIES: Final = 64
+"""Directories created in one thread hop, just before their files are written."""
 _LINKS: Final = 256
 
 
@@ -93,17 +94,19 @@ class _Run:
             if plan.closed:
                 await trio.to_thread.run_sync(survey_closed, plan, context.target, context.journal)
             self._results.begin()
-            await trio.to_thread.run_sync(directories.remove_stale_temp_files, context, plan.past)
+            await trio.to_thread.run_sync(
+                restore_directories.remove_stale_temp_files, context, plan.past
+            )
             async with self._prefetching():
                 await self._write_all()
                 postponed = self._results.take_postponed()
                 # One at a time, so that files that do not fit take no space from those that do.
                 await self._threads.write(_iterate(postponed), tasks=1)
                 await self._link()
-        finally:  # also when interrupted: no folder keeps the mode it had during the restore
+        finally:  # also when interrupted: no directory keeps the mode it had during the restore
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(
-                    directories.finish_folders, context, plan.order[:0:-1]
+                    restore_directories.finish_directories, context, plan.order[:0:-1]
                 )
                 await trio.to_thread.run_sync(files.close, context)
         report.warnings = context.warnings.sentences()
@@ -136,9 +139,9 @@ class _Run:
                 repository = self._view.repository
                 storage = repository.storage
                 local = isinstance(storage, LocalStorage)
-                folder = storage.folder if isinstance(storage, LocalStorage) else ""
+                directory = storage.directory if isinstance(storage, LocalStorage) else ""
                 processes = await stack.enter_async_context(
-                    open_workers(self._workers, self._context, repository.keys, folder)
+                    open_workers(self._workers, self._context, repository.keys, directory)
                 )
                 if local and processes:
                     writer = ProcessWriter(
@@ -149,29 +152,31 @@ class _Run:
             await writer.write(self._to_write())
 
     async def _to_write(self) -> AsyncGenerator[PlannedFile, None]:
-        """Create the folders; yield the files to write in each, without further hard links."""
+        """Create the directories; yield the files to write in each, without further hard links."""
         order = iter(self._plan.order)
         created = list(islice(order, 1))  # the target itself exists
         while created:
-            for folder in created:
-                for file in folder.files:
-                    if file.writes and not file.follows and not folder.lost:
+            for directory in created:
+                for file in directory.files:
+                    if file.writes and not file.follows and not directory.lost:
                         yield file
-            created = list(islice(order, _FOLDERS))
+            created = list(islice(order, _DIRECTORIES))
             if created:
                 await self._make(created)
 
-    async def _make(self, folders: Sequence[PlannedFolder]) -> None:
+    async def _make(self, directories: Sequence[PlannedDirectory]) -> None:
         made, failed = await trio.to_thread.run_sync(
-            directories.make_folders, self._context, folders
+            restore_directories.make_directories, self._context, directories
         )
-        self._results.report.folders += made
-        for folder, error in failed:
-            self._results.fail_folder(folder, error)
+        self._results.report.directories += made
+        for directory, error in failed:
+            self._results.fail_directory(directory, error)
 
     async def _link(self) -> None:
         """Make hard links; write a separate file where that fails."""
-        followers = (f for folder in self._plan.order if not folder.lost for f in folder.files)
+        followers = (
+            f for directory in self._plan.order if not directory.lost for f in directory.files
+        )
         pending = [file for file in followers if file.writes and file.follows]
         while pending:
             unlinked: list[PlannedFile] = []
@@ -218,8 +223,8 @@ def _link_job(file: PlannedFile) -> LinkJob | None:
     if links is None or links.leader is None or links.written is None:
         return None
     node = Node(file.name, "file", stat.S_IFREG, mtime_ns=file.mtime_ns)
-    job = WriteJob(file.folder.parts, file.name, node, file.action, key=links.key)
-    return LinkJob(job, (*links.leader.folder.parts, links.leader.name), links.written)
+    job = WriteJob(file.directory.parts, file.name, node, file.action, key=links.key)
+    return LinkJob(job, (*links.leader.directory.parts, links.leader.name), links.written)
 
 
 async def _iterate(planned: Iterable[PlannedFile]) -> AsyncGenerator[PlannedFile, None]:

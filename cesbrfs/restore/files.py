@@ -236,17 +236,17 @@ def _place(directories: DirFd, overwrite: Overwrite, item: _Prepared) -> FileRes
     """Give a complete file its final name."""
     job, new = item
     identity = new.identity if job.hard_linked else None
-    new.folder = directories.open(job.directory)
+    new.directory = directories.open(job.directory)
     try:
         new.place(job.name, replace=job.action in (Action.OVERWRITE, Action.REDO))
     except AppearedError:
-        if (other := spelled(new.folder, job.name)) is not None:
+        if (other := spelled(new.directory, job.name)) is not None:
             raise RestoreError(one_file(job.name, other)) from None
         if overwrite is Overwrite.NEVER:
             return FileResult(Done.SKIPPED)
         raise
     except PermissionError as error:
-        explain_flags(new.folder, job.name, error)
+        explain_flags(new.directory, job.name, error)
         raise
     return FileResult(Done.WRITTEN, identity)
 
@@ -254,7 +254,7 @@ def _place(directories: DirFd, overwrite: Overwrite, item: _Prepared) -> FileRes
 def _discard(directories: DirFd, item: _Prepared) -> None:
     """Remove the temporary name of a file if it still exists."""
     with contextlib.suppress(OSError):
-        item.new.folder = directories.open(item.job.directory)
+        item.new.directory = directories.open(item.job.directory)
         item.new.discard()
 
 

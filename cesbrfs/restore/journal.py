@@ -48,14 +48,14 @@ class FinishedFile(NamedTuple):
 class PreviousRun:
     """The state that earlier restores into a target left.
 
-    `folders` were processed; those that are True have yet to get their metadata. `modes` are the
-    original modes of folders that were made writable. `tags` are part of the names of temporary
-    files. `crashed`: the machine has rebooted since, so that files may be incomplete. `request` is
-    what the last run was asked to restore.
+    `directories` were processed; those that are True have yet to get their metadata. `modes` are
+    the original modes of directories that were made writable. `tags` are part of the names of
+    temporary files. `crashed`: the machine has rebooted since, so that files may be incomplete.
+    `request` is what the last run was asked to restore.
     """
 
     files: dict[bytes, FinishedFile] = field(default_factory=dict)
-    folders: dict[bytes, bool] = field(default_factory=dict)
+    directories: dict[bytes, bool] = field(default_factory=dict)
     modes: dict[bytes, int] = field(default_factory=dict)
     tags: set[bytes] = field(default_factory=set)
     crashed: bool = False
@@ -77,7 +77,7 @@ class PreviousRun:
             case ["folder", str(path), bool(dressed), *mode]:
                 name = unshow(path)
                 if name is not None:
-                    self.folders[name] = self.folders.get(name, False) or dressed
+                    self.directories[name] = self.directories.get(name, False) or dressed
                     if mode and isinstance(mode[0], int):
                         self.modes.setdefault(name, mode[0])
             case ["file", str(path), int(inode), int(size), int(mtime), str(key)]:
@@ -92,12 +92,12 @@ class JournalWriter:
     def __init__(self, descriptor: int) -> None:
         self.descriptor: Final = descriptor
 
-    def folder(self, path: bytes, *, dressed: bool, mode: int | None = None) -> None:
-        """Record that files may be written in a folder, and whether it gets metadata in the end.
+    def directory(self, path: bytes, *, dressed: bool, mode: int | None = None) -> None:
+        """Record that files may be written in a directory, and whether it gets metadata in the end.
 
-        `mode` is the one to set again on a folder that is writable during the restore only.
+        `mode` is the one to set again on a directory that is writable during the restore only.
         """
-        with suppress(OSError):  # then a later run does not resume this folder
+        with suppress(OSError):  # then a later run does not resume this directory
             self.add("folder", show(path), dressed, *(() if mode is None else (mode,)))
 
     def files(self, files: Iterable[tuple[bytes, os.stat_result, str]]) -> None:
@@ -125,17 +125,17 @@ class Journal(JournalWriter):
     written.
     """
 
-    def __init__(self, folder: Path, target: Path) -> None:
-        self._file: Final = file_of(folder, target)
+    def __init__(self, directory: Path, target: Path) -> None:
+        self._file: Final = file_of(directory, target)
         self.tag: Final = secrets.token_hex(_TAG_BYTES).encode()
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             super().__init__(self._locked())
         except OSError as error:
             raise RestoreError(
                 f"The journal {self._file} cannot be written: {error.strerror}."
             ) from error
-        self.past: Final = read(folder, target)
+        self.past: Final = read(directory, target)
 
     def _locked(self) -> int:
         while True:
@@ -201,15 +201,15 @@ def _key(node: Node, content: bytes) -> str:
     return digest.hexdigest()
 
 
-def file_of(folder: Path, target: Path) -> Path:
+def file_of(directory: Path, target: Path) -> Path:
     """Return the path of the journal of a target."""
     real = os.fsencode(os.path.realpath(target))
-    return folder / f"{hashlib.sha256(real).hexdigest()[: 2 * _DIGEST]}.journal"
+    return directory / f"{hashlib.sha256(real).hexdigest()[: 2 * _DIGEST]}.journal"
 
 
-def read(folder: Path, target: Path) -> PreviousRun:
+def read(directory: Path, target: Path) -> PreviousRun:
     """Return the content of the journal of a target, empty if there is none."""
-    return _read(file_of(folder, target))
+    return _read(file_of(directory, target))
 
 
 def _read(file: Path) -> PreviousRun:
@@ -221,10 +221,10 @@ def _read(file: Path) -> PreviousRun:
     return past
 
 
-def last_request(folder: Path, repository: str) -> Mapping[str, Any] | None:
+def last_request(directory: Path, repository: str) -> Mapping[str, Any] | None:
     """Return the request of the last interrupted restore from a repository."""
     try:
-        files = sorted(folder.glob("*.journal"), key=lambda file: -file.stat().st_mtime_ns)
+        files = sorted(directory.glob("*.journal"), key=lambda file: -file.stat().st_mtime_ns)
     except OSError:
         return None
     requests = (_read(file).request for file in files)

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from cesbrfs.catalog import folder_names
+from cesbrfs.catalog import directory_names
 from cesbrfs.catalog.completeness import missing_points, repaired_points
 from cesbrfs.catalog.manifest import Point
 from cesbrfs.errors import BlobMissingError, DamagedError
@@ -15,11 +15,11 @@ from cesbrfs.restore.targets import InPlace, Refused, Target, place_on_instance
 from cesbrfs.vfs.tree import BackupTree
 
 _LEAVES = {
-    "metadata": folder_names.DOGU_JSON,
-    "registry": folder_names.REGISTRY_JSON,
-    "volumes": folder_names.VOLUMES,
-    "configuration": folder_names.CONFIGURATION,
-    "dump": folder_names.DUMPS,
+    "metadata": directory_names.DOGU_JSON,
+    "registry": directory_names.REGISTRY_JSON,
+    "volumes": directory_names.VOLUMES,
+    "configuration": directory_names.CONFIGURATION,
+    "dump": directory_names.DUMPS,
 }
 """The name below a dogu, or below the instance, of a point of data."""
 _WITH_PARTS = 2
@@ -67,14 +67,14 @@ async def lacking(view: BackupTree, selection: Selection, target: Target) -> lis
 
 def _has_points(item: Item) -> bool:
     """Check whether an item is a backup, a dogu or a point of several files in it."""
-    if item.parts[:1] in ((folder_names.BACKUP_JSON,), (folder_names.SNAPSHOTS,)):
+    if item.parts[:1] in ((directory_names.BACKUP_JSON,), (directory_names.SNAPSHOTS,)):
         return False
-    alone = item.parts[1:] in ((folder_names.DOGU_JSON,), (folder_names.REGISTRY_JSON,))
+    alone = item.parts[1:] in ((directory_names.DOGU_JSON,), (directory_names.REGISTRY_JSON,))
     return len(item.parts) <= _WITH_PARTS and not alone
 
 
 def _place(point: Point) -> tuple[bytes, ...]:
-    owner = folder_names.folder_name(point.dogu) if point.dogu else folder_names.INSTANCE
+    owner = directory_names.directory_name(point.dogu) if point.dogu else directory_names.INSTANCE
     return owner, _LEAVES.get(point.kind, os.fsencode(point.kind))
 
 

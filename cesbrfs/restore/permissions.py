@@ -12,7 +12,7 @@ from typing import Final
 
 from cesbrfs.restore.journal import JournalWriter
 from cesbrfs.restore.metadata import handle
-from cesbrfs.restore.plan import PlannedFolder
+from cesbrfs.restore.plan import PlannedDirectory
 
 _ALL: Final = os.R_OK | os.W_OK | os.X_OK
 
@@ -22,22 +22,22 @@ def is_closed(opened: int) -> bool:
     return _lacks(opened, os.X_OK)
 
 
-def open_up(opened: int, folder: PlannedFolder, journal: JournalWriter | None) -> None:
+def open_up(opened: int, directory: PlannedDirectory, journal: JournalWriter | None) -> None:
     """Make an open directory (O_PATH) writable and searchable for its owner; raises OSError."""
     if not _lacks(opened, _ALL):
         return
     mode = stat.S_IMODE(os.stat(opened).st_mode)
-    if folder.closed_mode is None:
-        folder.closed_mode = mode
+    if directory.closed_mode is None:
+        directory.closed_mode = mode
     if journal:  # a later restore can set the mode again if this one is killed
-        journal.folder(folder.path, dressed=folder.dressed, mode=folder.closed_mode)
+        journal.directory(directory.path, dressed=directory.dressed, mode=directory.closed_mode)
     os.chmod(handle(opened), mode | stat.S_IRWXU)
 
 
-def close_again(opened: int, folder: PlannedFolder) -> None:
+def close_again(opened: int, directory: PlannedDirectory) -> None:
     """Set the mode that an open directory (O_PATH) had before `open_up`; raises OSError."""
-    if folder.closed_mode is not None:
-        os.chmod(handle(opened), folder.closed_mode)
+    if directory.closed_mode is not None:
+        os.chmod(handle(opened), directory.closed_mode)
 
 
 def _lacks(opened: int, rights: int) -> bool:

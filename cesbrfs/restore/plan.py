@@ -52,14 +52,14 @@ class HardLinks:
 
 @dataclass(slots=True, eq=False)
 class PlannedFile:
-    """Anything but a folder; `size` is in bytes, `links` is set if it has several names.
+    """Anything but a directory; `size` is in bytes, `links` is set if it has several names.
 
     `there` is the existing file: size in bytes and modification time in ns; `same`: its size, time
     and metadata are equal. `entry` is set if the target name differs from the name in the backup,
     `key` if an earlier run restored it.
     """
 
-    folder: PlannedFolder
+    directory: PlannedDirectory
     name: bytes
     type: NodeType
     size: int
@@ -75,7 +75,7 @@ class PlannedFile:
     @property
     def path(self) -> bytes:
         """The path below the target."""
-        return b"/".join((*self.folder.parts, self.name))
+        return b"/".join((*self.directory.parts, self.name))
 
     @property
     def writes(self) -> bool:
@@ -89,16 +89,16 @@ class PlannedFile:
 
 
 @dataclass(slots=True, eq=False)
-class PlannedFolder:
-    """A folder; `chosen` with all its content, otherwise a parent of something chosen.
+class PlannedDirectory:
+    """A directory; `chosen` with all its content, otherwise a parent of something chosen.
 
-    `entry` is None for folders that are in no backup. `dressed`: it gets the recorded metadata.
+    `entry` is None for directories that are in no backup. `dressed`: it gets the recorded metadata.
     `lost`: it could not be created. `device` is that of its file system, `closed_mode` the mode to
     set again after it was made writable.
     """
 
     name: bytes
-    parent: PlannedFolder | None
+    parent: PlannedDirectory | None
     entry: Entry | None
     chosen: bool = False
     exists: bool = False
@@ -107,16 +107,16 @@ class PlannedFolder:
     device: int = -1
     closed_mode: int | None = None
     files: list[PlannedFile] = field(default_factory=list)
-    folders: dict[bytes, PlannedFolder] = field(default_factory=dict)
+    directories: dict[bytes, PlannedDirectory] = field(default_factory=dict)
 
     @property
     def parts(self) -> tuple[bytes, ...]:
         """The names below the target."""
         names: list[bytes] = []
-        folder = self
-        while folder.parent is not None:
-            names.append(folder.name)
-            folder = folder.parent
+        directory = self
+        while directory.parent is not None:
+            names.append(directory.name)
+            directory = directory.parent
         return tuple(reversed(names))
 
     @property
@@ -134,25 +134,25 @@ class PlannedFolder:
 class RestorePlan:
     """Everything that will be done below `target`.
 
-    `files` with `bytes` will be written (hard links of one file count once) and `folders` created
-    for the chosen paths in `landings`. Of the `existing` files, `will_overwrite` are replaced and
-    `will_skip` are not; sockets are skipped, too. `refused` will fail. `done` files with
-    `done_bytes` were restored by an earlier run, according to the journal (`past`). `unchanged`
-    files are equal by size, time and metadata, and so are `will_look_same` of those that are
-    replaced. `left_out` is not restored in place. `order` contains all folders, each after its
-    parent; the first is the target. The content of `closed` folders, which are not searchable, is
-    planned after they are made searchable. `rooms` are the file systems by device. The names in
-    `fixed` belong to the instance, and symlinks there point to the folders in `followed`. Nothing
-    is written to what `guard` forbids.
+    `files` with `bytes` will be written (hard links of one file count once) and `directories`
+    created for the chosen paths in `landings`. Of the `existing` files, `will_overwrite` are
+    replaced and `will_skip` are not; sockets are skipped, too. `refused` will fail. `done` files
+    with `done_bytes` were restored by an earlier run, according to the journal (`past`).
+    `unchanged` files are equal by size, time and metadata, and so are `will_look_same` of those
+    that are replaced. `left_out` is not restored in place. `order` contains all directories, each
+    after its parent; the first is the target. The content of `closed` directories, which are not
+    searchable, is planned after they are made searchable. `rooms` are the file systems by device.
+    The names in `fixed` belong to the instance, and symlinks there point to the directories in
+    `followed`. Nothing is written to what `guard` forbids.
     """
 
     target: Path
     overwrite: Overwrite
-    order: list[PlannedFolder]
+    order: list[PlannedDirectory]
     landings: tuple[RestoreItem, ...] = ()
     left_out: tuple[Refused, ...] = ()
     files: int = 0
-    folders: int = 0
+    directories: int = 0
     bytes: int = 0
     existing: int = 0
     will_overwrite: int = 0
@@ -164,7 +164,7 @@ class RestorePlan:
     done_bytes: int = 0
     past: PreviousRun = field(default_factory=PreviousRun)
     refused: list[Refused] = field(default_factory=list)
-    closed: list[PlannedFolder] = field(default_factory=list)
+    closed: list[PlannedDirectory] = field(default_factory=list)
     rooms: dict[int, Room] = field(default_factory=dict)
     fixed: frozenset[Parts] = frozenset()
     followed: dict[Parts, tuple[int, int]] = field(default_factory=dict)
@@ -186,19 +186,19 @@ class RestorePlan:
             if room.too_small
         ]
 
-    def items(self) -> Iterator[PlannedFolder | PlannedFile]:
-        """Yield each planned folder, followed by its files."""
-        for at, folder in enumerate(self.order):
+    def items(self) -> Iterator[PlannedDirectory | PlannedFile]:
+        """Yield each planned directory, followed by its files."""
+        for at, directory in enumerate(self.order):
             if at:
-                yield folder
-            yield from folder.files
+                yield directory
+            yield from directory.files
 
     def as_json(self) -> dict[str, object]:
         """Return the plan's figures as ``--dry-run --json`` prints them."""
         return {
             "target": os.fspath(self.target),
             "files": self.files,
-            "folders": self.folders,
+            "folders": self.directories,
             "bytes": self.bytes,
             "existing": self.existing,
             "overwritten": self.will_overwrite,
@@ -207,7 +207,7 @@ class RestorePlan:
             "done": self.done,
             "free": self.free,
             "warnings": self.warnings,
-            "closed": [for_json(folder.path, "path") for folder in self.closed],
+            "closed": [for_json(directory.path, "path") for directory in self.closed],
             "refused": [{**for_json(r.path, "path"), "error": r.reason} for r in self.refused],
             "left_out": [{**for_json(r.path, "path"), "reason": r.reason} for r in self.left_out],
         }

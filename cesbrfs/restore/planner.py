@@ -26,8 +26,8 @@ from cesbrfs.restore.plan import (
     FILE_MODE,
     HardLinks,
     Looks,
+    PlannedDirectory,
     PlannedFile,
-    PlannedFolder,
     RestorePlan,
 )
 from cesbrfs.restore.selection import Selection
@@ -37,15 +37,15 @@ from cesbrfs.restore.targets import (
     Refused,
     RestoreItems,
     Target,
+    directory_of,
     fixed_parts,
-    folder_of,
     land,
 )
 from cesbrfs.util.tasks import gather
 from cesbrfs.vfs.entries import Entry, SnapshotEntry
 from cesbrfs.vfs.tree import BackupTree
 
-_CHECKPOINT_FOLDERS: Final = 16
+_CHECKPOINT_DIRECTORIES: Final = 16
 ENTRIES_MAX: Final = 10_000_000
 """Maximum number of entries of a plan. Each takes a few hundred bytes of memory."""
 
@@ -64,16 +64,16 @@ async def make_plan(
 
     Files that `past` records as restored are not written again.
 
-    Raises UsageError if the target is in the repository, in a mount of backups or in a folder of
+    Raises UsageError if the target is in the repository, in a mount of backups or in a directory of
     `keep_out`, or if a chosen path has no place on an instance; NotFoundError if one does not exist
     any more; RestoreError if the target cannot be examined.
     """
     landings = await land(view, selection, target, suffix)
-    top = folder_of(target)
+    top = directory_of(target)
     storage = view.repository.storage
     forbidden = {os.fspath(path): f"{path}, which is excluded" for path in keep_out}
     if isinstance(storage, LocalStorage):
-        forbidden[storage.folder] = "the repository"
+        forbidden[storage.directory] = "the repository"
     guard = await trio.to_thread.run_sync(ForbiddenTargets.of, forbidden)
     state = await trio.to_thread.run_sync(inspect, top, guard)
     if isinstance(target, InPlace) and not state.exists:
@@ -103,20 +103,22 @@ class _Grower:
         self._listed_count = 0
         self.refused: list[Refused] = []
 
-    async def grow(self, landings: RestoreItems) -> PlannedFolder:
-        """Return the planned target folder with its content."""
-        root = PlannedFolder(b"", None, landings.root, exists=True, dressed=False)
-        level: list[PlannedFolder] = []
+    async def grow(self, landings: RestoreItems) -> PlannedDirectory:
+        """Return the planned target directory with its content."""
+        root = PlannedDirectory(b"", None, landings.root, exists=True, dressed=False)
+        level: list[PlannedDirectory] = []
         for landing in landings.found:
-            folder = root
+            directory = root
             for name, entry in zip(landing.parts[:-1], landing.entries[:-1], strict=True):
-                folder = folder.folders.setdefault(name, PlannedFolder(name, folder, entry))
+                directory = directory.directories.setdefault(
+                    name, PlannedDirectory(name, directory, entry)
+                )
             if landing.parts:
                 leaf = landing.entries[-1]
                 assert leaf is not None
-                below = self._add(folder, landing.parts[-1], leaf)
+                below = self._add(directory, landing.parts[-1], leaf)
                 if below is None and landing.parts[-1] != landing.source[-1]:
-                    folder.files[-1].entry = leaf
+                    directory.files[-1].entry = leaf
             else:
                 below = root
             if below:
@@ -126,36 +128,38 @@ class _Grower:
             level = await self._fill(level)
         return root
 
-    async def _fill(self, level: Sequence[PlannedFolder]) -> list[PlannedFolder]:
-        """Add the content of these folders; return their subfolders."""
-        below = await gather([partial(self._listed, folder) for folder in level])
+    async def _fill(self, level: Sequence[PlannedDirectory]) -> list[PlannedDirectory]:
+        """Add the content of these directories; return their subdirectories."""
+        below = await gather([partial(self._listed, directory) for directory in level])
         return [child for children in below for child in children]
 
-    async def _listed(self, folder: PlannedFolder) -> list[PlannedFolder]:
+    async def _listed(self, directory: PlannedDirectory) -> list[PlannedDirectory]:
         self._listed_count += 1
-        if self._listed_count % _CHECKPOINT_FOLDERS == 0:
+        if self._listed_count % _CHECKPOINT_DIRECTORIES == 0:
             await trio.lowlevel.checkpoint()  # cached trees are returned without one
-        return await self._children(folder)
+        return await self._children(directory)
 
-    async def _children(self, folder: PlannedFolder) -> list[PlannedFolder]:
-        assert folder.entry is not None
+    async def _children(self, directory: PlannedDirectory) -> list[PlannedDirectory]:
+        assert directory.entry is not None
         try:
-            children = await self._view.children(folder.entry)
-            hostile = await self._view.refused(folder.entry)
+            children = await self._view.children(directory.entry)
+            hostile = await self._view.refused(directory.entry)
         except CesbrError as error:
-            if folder.parent is None:
+            if directory.parent is None:
                 raise
-            self.refused.append(Refused(folder.parts, error.message))
-            del folder.parent.folders[folder.name]
+            self.refused.append(Refused(directory.parts, error.message))
+            del directory.parent.directories[directory.name]
             return []
         for what in hostile:
-            reason = f"An entry of this folder cannot be restored: {what}."
-            self.refused.append(Refused(folder.parts, reason))
-        below = [self._add(folder, name, entry) for name, entry in children.items()]
+            reason = f"An entry of this directory cannot be restored: {what}."
+            self.refused.append(Refused(directory.parts, reason))
+        below = [self._add(directory, name, entry) for name, entry in children.items()]
         return [child for child in below if child]
 
-    def _add(self, folder: PlannedFolder, name: bytes, entry: Entry) -> PlannedFolder | None:
-        """Plan one entry; return it when it is a folder."""
+    def _add(
+        self, directory: PlannedDirectory, name: bytes, entry: Entry
+    ) -> PlannedDirectory | None:
+        """Plan one entry; return it when it is a directory."""
         self._entries += 1
         if self._entries > ENTRIES_MAX:
             raise RestoreError(
@@ -166,19 +170,19 @@ class _Grower:
         assert b"\0" not in name
         node = entry.node
         if stat.S_ISDIR(node.mode):
-            below = PlannedFolder(name, folder, entry, chosen=True)
-            folder.folders[name] = below
+            below = PlannedDirectory(name, directory, entry, chosen=True)
+            directory.directories[name] = below
             return below
         size = node.size if node.type == "file" else 0
         looks = _looks(entry, node)
         looks = self._looks.setdefault(looks, looks)
-        file = PlannedFile(folder, name, node.type, size, node.mtime_ns, looks)
+        file = PlannedFile(directory, name, node.type, size, node.mtime_ns, looks)
         if self._past.files and file.path in self._past.files:
             file.key = key_of(entry)
         link = hard_link_id(node) if isinstance(entry, SnapshotEntry) else 0
         if isinstance(entry, SnapshotEntry) and link:
             file.links = self._links.setdefault((entry.snapshot.id, link), HardLinks())
-        folder.files.append(file)
+        directory.files.append(file)
         return None
 
 

@@ -23,7 +23,7 @@ from cesbrfs.restore.directories import remove_temp_files
 from cesbrfs.restore.dirfd import DirFd, lookup
 from cesbrfs.restore.files import Done, FileResult, Parts, RestoreContext, WriteJob
 from cesbrfs.restore.journal import Journal, PreviousRun
-from cesbrfs.restore.plan import PlannedFile, PlannedFolder
+from cesbrfs.restore.plan import PlannedDirectory, PlannedFile
 from cesbrfs.restore.result_counter import ResultCounter
 from cesbrfs.restore.thread_writer import ThreadWriter, settled, warn_of_death
 from cesbrfs.restore.worker_pool import WorkerDiedError, WorkerProcess
@@ -174,16 +174,16 @@ class ProcessWriter:
         """Send the files of a window to the workers in the order of their packs."""
         located: list[_Located] = []
         entries = EntryFinder(self._view)
-        folder: PlannedFolder | None = None
-        directory: Parts = ()
+        directory: PlannedDirectory | None = None
+        parts: Parts = ()
         for number, file in enumerate(window):
             if self._results.skip_pointless(file):
                 continue
             if number % _CHECKPOINT_FILES == 0:
                 await trio.lowlevel.checkpoint()
-            if file.folder is not folder:
-                folder, directory = file.folder, file.folder.parts
-            item = await self._prepare(index, entries, file, directory, send)
+            if file.directory is not directory:
+                directory, parts = file.directory, file.directory.parts
+            item = await self._prepare(index, entries, file, parts, send)
             if item is not None:
                 located.append(item)
         order: dict[bytes, int] = {}

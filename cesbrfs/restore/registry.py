@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 from urllib.parse import unquote_to_bytes
 
-from cesbrfs.catalog import folder_names
+from cesbrfs.catalog import directory_names
 from cesbrfs.catalog.backups import Backup
 from cesbrfs.ces.instance import Instance, RegistryData
 from cesbrfs.ces.redaction import is_secret, masked
@@ -157,9 +157,9 @@ async def plan_registry(
     """Compare a backup's registry data with the registry.
 
     `owners` are dogus, None is the instance; without any it is everything in the backup.  `keys`
-    are keys, or folders of them, to be restored alone.  Only with `delete` are keys removed that
-    the backup does not have.  Raises NotFoundError for what the backup lacks, RegistryError when
-    the registry does not answer.
+    are keys, or directories of them, to be restored alone.  Only with `delete` are keys removed
+    that the backup does not have.  Raises NotFoundError for what the backup lacks, RegistryError
+    when the registry does not answer.
     """
     await instance.registry.get("/config/_global/fqdn")  # one error for all where it is away
     wanted = [_normal(key) for key in keys]
@@ -180,7 +180,7 @@ async def plan_registry(
             old, new = live.values.get(key), saved.get(key)
             if old == new:
                 same += 1
-            elif any(_below(key, folder) for folder, _ in live.failed):
+            elif any(_below(key, directory) for directory, _ in live.failed):
                 continue  # refused as a whole
             elif new is not None or (delete and not any(_below(key, path) for path in unknown)):
                 changes.append(KeyChange(key, old, new))
@@ -242,9 +242,9 @@ async def read_document(view: BackupTree, backup: Backup, owner: str | None) -> 
 
     NotFoundError when the backup has none, DamagedError when it is no JSON object.
     """
-    folder = folder_names.INSTANCE if owner is None else folder_names.folder_name(owner)
+    directory = directory_names.INSTANCE if owner is None else directory_names.directory_name(owner)
     try:
-        entry = await view.at((backup.name, folder, folder_names.REGISTRY_JSON))
+        entry = await view.at((backup.name, directory, directory_names.REGISTRY_JSON))
     except NotFoundError:
         of, hint = "of the instance", f"; 'cesbr ls {show(backup.name)}' shows what it holds."
         if owner is not None:
@@ -254,7 +254,7 @@ async def read_document(view: BackupTree, backup: Backup, owner: str | None) -> 
     content = await view.content(entry)
     size = len(content.content) if isinstance(content, VirtualFile) else content.size
     if size > _DOCUMENT_MAX:
-        raise DamagedError(f"{show(folder)}/registry.json of backup {backup.id} is too large.")
+        raise DamagedError(f"{show(directory)}/registry.json of backup {backup.id} is too large.")
     data = content.content if isinstance(content, VirtualFile) else await content.read(0, size)
     try:
         document = json.loads(data)
@@ -262,7 +262,7 @@ async def read_document(view: BackupTree, backup: Backup, owner: str | None) -> 
         document = error
     if not isinstance(document, dict):
         raise DamagedError(
-            f"{show(folder)}/registry.json of backup {backup.id} is no JSON object of keys and"
+            f"{show(directory)}/registry.json of backup {backup.id} is no JSON object of keys and"
             " values; choose another backup."
         )
     return document
@@ -270,14 +270,14 @@ async def read_document(view: BackupTree, backup: Backup, owner: str | None) -> 
 
 async def _owners(view: BackupTree, backup: Backup) -> list[str | None]:
     """Return whose registry data the backup has: the instance's first."""
-    folder = await view.at((backup.name,))
+    directory = await view.at((backup.name,))
     found: list[str | None] = []
-    for name, entry in sorted((await view.children(folder)).items()):
-        if name == folder_names.SNAPSHOTS or entry.node.type != "dir":
+    for name, entry in sorted((await view.children(directory)).items()):
+        if name == directory_names.SNAPSHOTS or entry.node.type != "dir":
             continue
-        if await view.child(entry, folder_names.REGISTRY_JSON) is not None:
+        if await view.child(entry, directory_names.REGISTRY_JSON) is not None:
             owner = unquote_to_bytes(name).decode("utf-8", "surrogateescape")
-            found.append(None if name == folder_names.INSTANCE else owner)
+            found.append(None if name == directory_names.INSTANCE else owner)
     if not found:
         raise NotFoundError(f"Backup {backup.id} holds no registry data; choose another backup.")
     return found
@@ -323,12 +323,12 @@ def _normal(key: str) -> str:
     return "/" + key.strip("/")
 
 
-def _below(key: str, folder: str) -> bool:
-    return key == folder or key.startswith(folder.rstrip("/") + "/")
+def _below(key: str, directory: str) -> bool:
+    return key == directory or key.startswith(directory.rstrip("/") + "/")
 
 
 def _is_wanted(key: str, wanted: Sequence[str]) -> bool:
-    return not wanted or any(_below(key, folder) for folder in wanted)
+    return not wanted or any(_below(key, directory) for directory in wanted)
 
 
 def _belongs(key: str, owner: str | None) -> bool:
@@ -347,16 +347,16 @@ def _in_order(changes: Iterable[KeyChange]) -> tuple[KeyChange, ...]:
 
     A dogu counts as installed by its key ``current``, which comes after all that it refers to and
     is the first to be removed.  Else nothing is removed before everything is written, but for keys
-    that would be in the way: where a folder becomes a value, or a value a folder.
+    that would be in the way: where a directory becomes a value, or a value a directory.
     """
     changes = list(changes)
     added = {change.key for change in changes if change.action == "add"}
-    above = {folder for key in added for folder in _folders(key)}
+    above = {directory for key in added for directory in _directories(key)}
 
     def rank(change: KeyChange) -> tuple[int, str]:
         current = change.key.endswith("/current") and change.key.startswith("/dogu")
         if change.action == "remove":
-            if change.key in above or not added.isdisjoint(_folders(change.key)):
+            if change.key in above or not added.isdisjoint(_directories(change.key)):
                 return 0, change.key
             return (4 if current else 5), change.key
         if current:
@@ -366,16 +366,16 @@ def _in_order(changes: Iterable[KeyChange]) -> tuple[KeyChange, ...]:
     return tuple(sorted(changes, key=rank))
 
 
-def _folders(key: str) -> list[str]:
+def _directories(key: str) -> list[str]:
     """Return the parent directories of `key`."""
     parts = key.split("/")
     return ["/".join(parts[:length]) for length in range(2, len(parts))]
 
 
-def values_below(document: Mapping[str, object], folder: str) -> dict[str, str]:
-    """Return the texts of a registry.json at and below `folder`."""
+def values_below(document: Mapping[str, object], directory: str) -> dict[str, str]:
+    """Return the texts of a registry.json at and below `directory`."""
     return {
         _normal(key): value
         for key, value in document.items()
-        if isinstance(value, str) and _below(_normal(key), folder)
+        if isinstance(value, str) and _below(_normal(key), directory)
     }

@@ -33,14 +33,14 @@ class RestoreReport:
     """What was done below `target`.
 
     `files` were written, `linked` of them as further names of one file; `bytes` of content were
-    written and read back; `folders` were made; `skipped` files stayed as they were; `unchanged`
+    written and read back; `directories` were made; `skipped` files stayed as they were; `unchanged`
     looked as they would be restored; `done` had been restored by an earlier run.  `warnings` are
     sentences about what could not be restored faithfully.
     """
 
     target: Path
     files: int = 0
-    folders: int = 0
+    directories: int = 0
     bytes: int = 0
     linked: int = 0
     skipped: int = 0
@@ -60,7 +60,7 @@ class RestoreReport:
         return {
             "target": os.fspath(self.target),
             "files": self.files,
-            "folders": self.folders,
+            "folders": self.directories,
             "bytes": self.bytes,
             "skipped": self.skipped,
             "unchanged": self.unchanged,

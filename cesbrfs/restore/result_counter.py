@@ -14,7 +14,7 @@ from cesbrfs.errors import (
 )
 from cesbrfs.restore.dirfd import tell
 from cesbrfs.restore.files import Done, FileResult, Outcome
-from cesbrfs.restore.plan import PlannedFile, PlannedFolder, RestorePlan
+from cesbrfs.restore.plan import PlannedDirectory, PlannedFile, RestorePlan
 from cesbrfs.restore.report import Failure, Progress, RestoreReport
 
 _PERSISTENT_FAILURES: Final = 16
@@ -91,9 +91,9 @@ class ResultCounter:
                 if self._failures_in_a_row >= _PERSISTENT_FAILURES:
                     self._given_up = f"Not tried after others failed. {reason(outcome)}"
 
-    def fail_folder(self, folder: PlannedFolder, error: OSError | CesbrError) -> None:
-        """Report a folder that could not be created."""
-        self.fail(folder.path, f"{reason(error)} Nothing in this folder was restored.")
+    def fail_directory(self, directory: PlannedDirectory, error: OSError | CesbrError) -> None:
+        """Report a directory that could not be created."""
+        self.fail(directory.path, f"{reason(error)} Nothing in this directory was restored.")
 
     def fail(self, path: bytes, error: str) -> None:
         """Report a failure."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cesbrfs.catalog import folder_names
+from cesbrfs.catalog import directory_names
 from cesbrfs.errors import UsageError
 from cesbrfs.vfs.entries import ResolvedPath
 
@@ -17,7 +17,7 @@ _SEVERAL: Final = "restored"
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One chosen path: the folder name of its backup, and the names below the backup.
+    """One chosen path: the directory name of its backup, and the names below the backup.
 
     For snapshots of no backup `backup` is ``_snapshots``, and the first of `parts` the short ID.
     """
@@ -34,7 +34,7 @@ class Selection:
 
     @property
     def backups(self) -> tuple[bytes, ...]:
-        """The folder names of the backups that something was chosen from."""
+        """The directory names of the backups that something was chosen from."""
         return tuple(dict.fromkeys(item.backup for item in self.items))
 
 
@@ -65,7 +65,7 @@ def default_target(selection: Selection) -> Path:
     if len(selection.backups) != 1:
         return Path(_SEVERAL)
     (name,) = selection.backups
-    if name == folder_names.SNAPSHOTS:
+    if name == directory_names.SNAPSHOTS:
         snapshots = {item.parts[0] if item.parts else b"" for item in selection.items}
         if len(snapshots) != 1 or snapshots == {b""}:
             return Path(_SEVERAL)

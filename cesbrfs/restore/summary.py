@@ -8,7 +8,7 @@ from typing import Final
 
 from cesbrfs.repo.format.timestamps import format_time
 from cesbrfs.restore.overwrite import Action, Overwrite
-from cesbrfs.restore.plan import PlannedFile, PlannedFolder, RestorePlan
+from cesbrfs.restore.plan import PlannedDirectory, PlannedFile, RestorePlan
 from cesbrfs.restore.targets import RestoreItem
 from cesbrfs.util.escape import for_json
 
@@ -66,46 +66,46 @@ def shares(plan: RestorePlan) -> list[PlanShare]:
     """Return what becomes of each chosen path, in their order."""
     if not plan.order:
         return []
-    files: dict[PlannedFolder, dict[bytes, PlannedFile]] = {}
+    files: dict[PlannedDirectory, dict[bytes, PlannedFile]] = {}
     return [_share(plan.order[0], landing, files) for landing in plan.landings]
 
 
 def _share(
-    root: PlannedFolder,
+    root: PlannedDirectory,
     landing: RestoreItem,
-    files: dict[PlannedFolder, dict[bytes, PlannedFile]],
+    files: dict[PlannedDirectory, dict[bytes, PlannedFile]],
 ) -> PlanShare:
-    """Return one share; `files` keeps the names of folders that were looked at."""
+    """Return one share; `files` keeps the names of directories that were looked at."""
     share = PlanShare(landing.source, landing.parts)
-    folder: PlannedFolder | None = root
+    directory: PlannedDirectory | None = root
     for name in landing.parts[:-1]:
-        folder = folder.folders.get(name) if folder else None
-    if folder is not None and landing.parts:
+        directory = directory.directories.get(name) if directory else None
+    if directory is not None and landing.parts:
         name = landing.parts[-1]
-        if folder not in files:
-            files[folder] = {file.name: file for file in folder.files}
-        file = files[folder].get(name)
+        if directory not in files:
+            files[directory] = {file.name: file for file in directory.files}
+        file = files[directory].get(name)
         if file is not None:
             share.count(file)
             return share
-        folder = folder.folders.get(name)
-    if folder is None:  # it is refused
+        directory = directory.directories.get(name)
+    if directory is None:  # it is refused
         share.refused += 1
         return share
-    waiting = [folder]
+    waiting = [directory]
     while waiting:
         one = waiting.pop()
         for file in one.files:
             share.count(file)
-        waiting += one.folders.values()
+        waiting += one.directories.values()
     return share
 
 
 def there_already(plan: RestorePlan) -> Iterator[PlannedFile]:
     """Yield the files in whose place something lies, those first that it differs from."""
     for same in (False, True):
-        for folder in plan.order:
-            for file in folder.files:
+        for directory in plan.order:
+            for file in directory.files:
                 if file.there is not None and file.same is same:
                     yield file
 

@@ -24,7 +24,7 @@ from cesbrfs.restore.dirfd import (
 from cesbrfs.restore.journal import JournalWriter, PreviousRun
 from cesbrfs.restore.overwrite import Action, Overwrite
 from cesbrfs.restore.permissions import is_closed, open_up
-from cesbrfs.restore.plan import PlannedFile, PlannedFolder, RestorePlan
+from cesbrfs.restore.plan import PlannedDirectory, PlannedFile, RestorePlan
 from cesbrfs.restore.targets import Refused
 from cesbrfs.restore.unchanged import looks_same
 
@@ -47,57 +47,57 @@ def survey(planned: RestorePlan, state: TargetState) -> None:
 
 
 def survey_closed(planned: RestorePlan, target: int, journal: JournalWriter | None) -> None:
-    """Make closed folders searchable, and plan their content."""
+    """Make closed directories searchable, and plan their content."""
     while planned.closed:
-        folder = planned.closed.pop()
+        directory = planned.closed.pop()
         with DirFd(target, planned.followed) as descent:
             try:
-                open_up(descent.open(folder.parts), folder, journal)
+                open_up(descent.open(directory.parts), directory, journal)
             except OSError as error:
-                planned.refused.append(Refused(folder.parts, tell(error)))
+                planned.refused.append(Refused(directory.parts, tell(error)))
                 continue
-        _survey(planned, target, folder)
+        _survey(planned, target, directory)
 
 
-def _survey(planned: RestorePlan, target: int, top: PlannedFolder) -> None:
-    """Compare one folder and everything below it."""
+def _survey(planned: RestorePlan, target: int, top: PlannedDirectory) -> None:
+    """Compare one directory and everything below it."""
     waiting = [top]
     with DirFd(target, planned.followed) as descent:
         while waiting:
             trio.from_thread.check_cancelled()
-            folder = waiting.pop()
+            directory = waiting.pop()
             try:
-                if folder.exists:
-                    opened = descent.open(folder.parts)
-                    if (folder.files or folder.folders) and is_closed(opened):
-                        planned.closed.append(folder)
+                if directory.exists:
+                    opened = descent.open(directory.parts)
+                    if (directory.files or directory.directories) and is_closed(opened):
+                        planned.closed.append(directory)
                         continue
-                    _compare(planned, folder, opened)
-                elif folder.parent is not None:
-                    folder.device = folder.parent.device
+                    _compare(planned, directory, opened)
+                elif directory.parent is not None:
+                    directory.device = directory.parent.device
             except OSError as error:
-                planned.refused.append(Refused(folder.parts, tell(error)))
+                planned.refused.append(Refused(directory.parts, tell(error)))
                 continue
             except RestoreError as error:
-                planned.refused.append(Refused(folder.parts, error.message))
+                planned.refused.append(Refused(directory.parts, error.message))
                 continue
-            planned.order.append(folder)
-            _count(planned, folder)
-            waiting += list(folder.folders.values())[::-1]
+            planned.order.append(directory)
+            _count(planned, directory)
+            waiting += list(directory.directories.values())[::-1]
 
 
-def _compare(planned: RestorePlan, folder: PlannedFolder, opened: int) -> None:
-    """Set the actions for the entries of an existing folder."""
+def _compare(planned: RestorePlan, directory: PlannedDirectory, opened: int) -> None:
+    """Set the actions for the entries of an existing directory."""
     status = os.stat(opened)
     if what := planned.guard.against(status):
-        raise RestoreError(f"This folder is {what}; choose a target outside of it.")
-    folder.device = status.st_dev
-    if folder.device not in planned.rooms:
-        planned.rooms[folder.device] = Room.of(opened, folder.path)
-    names = _Names(folder, opened)
-    for file in folder.files:
+        raise RestoreError(f"This directory is {what}; choose a target outside of it.")
+    directory.device = status.st_dev
+    if directory.device not in planned.rooms:
+        planned.rooms[directory.device] = Room.of(opened, directory.path)
+    names = _Names(directory, opened)
+    for file in directory.files:
         _compare_file(planned, file, opened, names)
-    for below in list(folder.folders.values()):
+    for below in list(directory.directories.values()):
         found = lookup(opened, below.name)
         if found is None:
             continue
@@ -107,11 +107,11 @@ def _compare(planned: RestorePlan, folder: PlannedFolder, opened: int) -> None:
             if stat.S_ISLNK(found.st_mode) and below.parts in planned.fixed:
                 found = follow(opened, below.name, planned.guard)
                 planned.followed[below.parts] = (found.st_dev, found.st_ino)
-            if reason := obstacle(found, to_folder=True):
+            if reason := obstacle(found, to_directory=True):
                 raise RestoreError(reason)  # noqa: TRY301 - as above
         except RestoreError as error:
             planned.refused.append(Refused(below.parts, error.message))
-            del folder.folders[below.name]
+            del directory.directories[below.name]
             continue
         below.exists = True
         below.closed_mode = planned.past.modes.get(below.path)
@@ -119,17 +119,17 @@ def _compare(planned: RestorePlan, folder: PlannedFolder, opened: int) -> None:
             found.st_mtime_ns, below.entry.node.mtime_ns
         )
         below.dressed = (replaced and below.chosen and not below.ours) or (
-            planned.past.folders.get(below.path, False)
+            planned.past.directories.get(below.path, False)
         )
 
 
 class _Names:
-    """Finds planned names of one folder that are the same file on its file system."""
+    """Finds planned names of one directory that are the same file on its file system."""
 
-    def __init__(self, folder: PlannedFolder, opened: int) -> None:
-        self._folder = folder
+    def __init__(self, directory: PlannedDirectory, opened: int) -> None:
+        self._directory = directory
         self._opened = opened
-        several = len(folder.files) + len(folder.folders) > 1
+        several = len(directory.files) + len(directory.directories) > 1
         self._listed = listed(opened) if several else None
         self._spelled: dict[tuple[int, int], bytes] | None = None
 
@@ -141,7 +141,7 @@ class _Names:
         if self._listed is None or name in self._listed:
             return None
         if self._spelled is None:
-            planned = {*(file.name for file in self._folder.files), *self._folder.folders}
+            planned = {*(file.name for file in self._directory.files), *self._directory.directories}
             self._spelled = {}
             for one in sorted(planned & self._listed):
                 found = lookup(self._opened, one)
@@ -152,7 +152,7 @@ class _Names:
 
 
 def _compare_file(planned: RestorePlan, file: PlannedFile, opened: int, names: _Names) -> None:
-    """Set the action for a file of an existing folder."""
+    """Set the action for a file of an existing directory."""
     try:
         status = lookup(opened, file.name)
     except OSError as error:
@@ -174,7 +174,7 @@ def _decide(planned: RestorePlan, file: PlannedFile, status: os.stat_result, ope
     """Set the action for an existing file that no earlier run has restored."""
     planned.existing += 1
     file.there = (status.st_size, status.st_mtime_ns)
-    if reason := obstacle(status, to_folder=False):
+    if reason := obstacle(status, to_directory=False):
         _refuse(planned, file, reason)
         return
     file.same = looks_same(file, status, opened)
@@ -188,7 +188,7 @@ def _decide(planned: RestorePlan, file: PlannedFile, status: os.stat_result, ope
 
 def _refuse(planned: RestorePlan, file: PlannedFile, reason: str) -> None:
     file.action = Action.REFUSE
-    planned.refused.append(Refused((*file.folder.parts, file.name), reason))
+    planned.refused.append(Refused((*file.directory.parts, file.name), reason))
 
 
 def _resumed(past: PreviousRun, file: PlannedFile, status: os.stat_result) -> Action:
@@ -200,11 +200,11 @@ def _resumed(past: PreviousRun, file: PlannedFile, status: os.stat_result) -> Ac
     return Action.REDO if past.crashed and same else Action.CREATE
 
 
-def _count(planned: RestorePlan, folder: PlannedFolder) -> None:
-    """Add a folder to the totals, and choose the name of a hard-linked file to write."""
-    if folder.parent is not None and not folder.exists:
-        planned.folders += 1
-    for file in folder.files:
+def _count(planned: RestorePlan, directory: PlannedDirectory) -> None:
+    """Add a directory to the totals, and choose the name of a hard-linked file to write."""
+    if directory.parent is not None and not directory.exists:
+        planned.directories += 1
+    for file in directory.files:
         if file.type == "socket" and file.writes:
             file.action = Action.SKIP
             planned.sockets += 1
@@ -223,7 +223,7 @@ def _count(planned: RestorePlan, folder: PlannedFolder) -> None:
 
 def _need(planned: RestorePlan, file: PlannedFile) -> None:
     """Add the space that a file needs, minus that of the file it replaces."""
-    room = planned.rooms.get(file.folder.device)
+    room = planned.rooms.get(file.directory.device)
     if room:
         replaced = file.there[0] if file.there and file.action is Action.OVERWRITE else 0
         room.needed += room.rounded(file.size) - room.rounded(replaced)

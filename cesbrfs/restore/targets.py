@@ -1,4 +1,4 @@
-"""Map chosen paths to targets: below a folder, or in place on the instance."""
+"""Map chosen paths to targets: below a directory, or in place on the instance."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from cesbrfs.catalog import folder_names
+from cesbrfs.catalog import directory_names
 from cesbrfs.errors import NotFoundError, UsageError
 from cesbrfs.restore.selection import Item, Selection
 from cesbrfs.util.escape import show
@@ -19,11 +19,11 @@ BY_BACKUP: Final = ""
 """The suffix for ``.<backup ID>`` of each backup."""
 _DOGUS: Final = (b"var", b"lib", b"ces")
 _ETC: Final = b"etc"
-_TO_A_FOLDER: Final = "restore it to a folder with --target and take from there what you need."
+_TO_DIRECTORY: Final = "restore it to a directory with --target and take from there what you need."
 
 
 @dataclass(frozen=True, slots=True)
-class ToFolder:
+class ToDirectory:
     """Restore below `path`: as shown below the backup, or below the Backup ID if several."""
 
     path: Path
@@ -39,11 +39,11 @@ class InPlace:
     root: Path = Path("/")
 
 
-Target = ToFolder | InPlace
+Target = ToDirectory | InPlace
 
 
 def fixed_parts(parts: tuple[bytes, ...]) -> list[tuple[bytes, ...]]:
-    """Return the parent folders of a target in place that belong to the instance.
+    """Return the parent directories of a target in place that belong to the instance.
 
     They are not part of a backup: all above a volume, or ``etc``. Symlinks there are followed.
     """
@@ -51,9 +51,9 @@ def fixed_parts(parts: tuple[bytes, ...]) -> list[tuple[bytes, ...]]:
     return [parts[:end] for end in range(1, min(length, len(parts)) + 1)]
 
 
-def folder_of(target: Target) -> Path:
-    """Return the folder that everything is written to."""
-    return target.path if isinstance(target, ToFolder) else target.root
+def directory_of(target: Target) -> Path:
+    """Return the directory that everything is written to."""
+    return target.path if isinstance(target, ToDirectory) else target.root
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,8 @@ class Refused:
 class RestoreItem:
     """One path to restore: its names below the target, and the entry for each of them.
 
-    Folders that are in no backup, such as ``var`` in place, have no entry. `source` are its names
-    from the root of the backups; with a suffix, the last name below the target differs.
+    Directories that are in no backup, such as ``var`` in place, have no entry. `source` are its
+    names from the root of the backups; with a suffix, the last name below the target differs.
     """
 
     parts: tuple[bytes, ...]
@@ -157,8 +157,8 @@ async def _in_place(view: BackupTree, selection: Selection) -> RestoreItems:
     left_out: list[Refused] = []
     for item in selection.items:
         waiting = [(item.parts, (await _chain(view, item))[1:])]
-        if item.backup == folder_names.SNAPSHOTS:
-            raise UsageError(f"A snapshot of no backup has no place here; {_TO_A_FOLDER}")
+        if item.backup == directory_names.SNAPSHOTS:
+            raise UsageError(f"A snapshot of no backup has no place here; {_TO_DIRECTORY}")
         while waiting:
             parts, chain = waiting.pop()
             place = place_on_instance(parts)
@@ -170,7 +170,7 @@ async def _in_place(view: BackupTree, selection: Selection) -> RestoreItems:
                 source = (item.backup, *parts)
                 found.append(RestoreItem(place, _aligned(chain, len(place)), source))
             else:
-                reason = place if isinstance(place, str) else f"It has no place; {_TO_A_FOLDER}"
+                reason = place if isinstance(place, str) else f"It has no place; {_TO_DIRECTORY}"
                 if parts == item.parts:
                     shown = "/".join(show(part) for part in parts)
                     raise UsageError(f"{shown} cannot be restored in place: {reason}")
@@ -189,33 +189,33 @@ def place_on_instance(  # noqa: PLR0911 - one for each kind of place
 ) -> tuple[bytes, ...] | str:
     """Return where names below a backup belong below an instance's root.
 
-    ``()`` means that the entries of the folder have separate places; a sentence is the reason why
-    there is none.
+    ``()`` means that the entries of the directory have separate places; a sentence is the reason
+    why there is none.
     """
     match tuple(parts):
-        case (folder_names.BACKUP_JSON,):
+        case (directory_names.BACKUP_JSON,):
             return "it describes the backup and is no part of the instance."
-        case (folder_names.SNAPSHOTS, *_):
-            return f"where snapshots shown whole belong is not known; {_TO_A_FOLDER}"
-        case (_, folder_names.REGISTRY_JSON):
+        case (directory_names.SNAPSHOTS, *_):
+            return f"where snapshots shown whole belong is not known; {_TO_DIRECTORY}"
+        case (_, directory_names.REGISTRY_JSON):
             return "its keys are restored by 'cesbr restore-registry'."
-        case (_, folder_names.DOGU_JSON):
+        case (_, directory_names.DOGU_JSON):
             return (
-                f"install the dogu in this version instead; to read its dogu.json, {_TO_A_FOLDER}"
+                f"install the dogu in this version instead; to read its dogu.json, {_TO_DIRECTORY}"
             )
-        case (_, folder_names.DUMPS, *_):
-            return f"a dump is loaded by the tools of its database; {_TO_A_FOLDER}"
+        case (_, directory_names.DUMPS, *_):
+            return f"a dump is loaded by the tools of its database; {_TO_DIRECTORY}"
         case (
             ()
             | (_,)
-            | (folder_names.INSTANCE, folder_names.CONFIGURATION)
-            | (_, folder_names.VOLUMES)
+            | (directory_names.INSTANCE, directory_names.CONFIGURATION)
+            | (_, directory_names.VOLUMES)
         ):
             return ()
-        case (folder_names.INSTANCE, folder_names.CONFIGURATION, b"etc", *rest):
+        case (directory_names.INSTANCE, directory_names.CONFIGURATION, b"etc", *rest):
             return (_ETC, *rest)
-        case (dogu, folder_names.VOLUMES, *rest) if (
-            dogu != folder_names.INSTANCE and b"%" not in dogu
+        case (dogu, directory_names.VOLUMES, *rest) if (
+            dogu != directory_names.INSTANCE and b"%" not in dogu
         ):
-            return (*_DOGUS, dogu, folder_names.VOLUMES, *rest)
-    return f"where it belongs on the instance is not known; {_TO_A_FOLDER}"
+            return (*_DOGUS, dogu, directory_names.VOLUMES, *rest)
+    return f"where it belongs on the instance is not known; {_TO_DIRECTORY}"

@@ -16,7 +16,7 @@ from cesbrfs.restore.plan import PlannedFile
 _PERMISSIONS = 0o777
 
 
-def looks_same(file: PlannedFile, status: os.stat_result, folder: int) -> bool:
+def looks_same(file: PlannedFile, status: os.stat_result, directory: int) -> bool:
     """Return whether the file with this status in an open directory (O_PATH) equals `file`.
 
     Metadata that only root can restore is compared only by root. A file that cannot be examined
@@ -24,7 +24,7 @@ def looks_same(file: PlannedFile, status: os.stat_result, folder: int) -> bool:
     """
     try:
         return _same_status(file, status) and _same_attributes(
-            file, handle(folder) + b"/" + file.name
+            file, handle(directory) + b"/" + file.name
         )
     except OSError:
         return False

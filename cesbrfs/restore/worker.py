@@ -52,7 +52,7 @@ class Worker:
             tag=setup.tag,
         )
         keys = Keys(setup.encrypt, setup.mac_k, setup.mac_r)
-        self._blobs = BlobReader(setup.folder, keys)
+        self._blobs = BlobReader(setup.directory, keys)
         self._directories = DirFd(setup.target, self._context.followed)
 
     def serve(self, request: Request) -> Reply:

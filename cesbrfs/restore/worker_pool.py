@@ -119,15 +119,15 @@ class WorkerProcess:
 
 @asynccontextmanager
 async def open_workers(
-    count: int, context: RestoreContext, keys: Keys, folder: str
+    count: int, context: RestoreContext, keys: Keys, directory: str
 ) -> AsyncGenerator[list[WorkerProcess], None]:
-    """Start `count` workers for the repository in `folder`; end them on exit."""
+    """Start `count` workers for the repository in `directory`; end them on exit."""
     workers: list[WorkerProcess] = []
     async with trio.open_nursery() as nursery:
         try:
             for number in range(count):
                 with suppress(OSError):  # no more processes: the threads of this one do the work
-                    workers.append(await _start(context, keys, folder, number))
+                    workers.append(await _start(context, keys, directory, number))
                     nursery.start_soon(workers[-1].receive_replies)
             yield workers
         finally:
@@ -137,7 +137,7 @@ async def open_workers(
             nursery.cancel_scope.cancel()
 
 
-async def _start(context: RestoreContext, keys: Keys, folder: str, number: int) -> WorkerProcess:
+async def _start(context: RestoreContext, keys: Keys, directory: str, number: int) -> WorkerProcess:
     ours, theirs = socket.socketpair()
     journal = context.journal.descriptor if context.journal else None
     inherited = [theirs.fileno(), context.target, *(() if journal is None else (journal,))]
@@ -158,7 +158,7 @@ async def _start(context: RestoreContext, keys: Keys, folder: str, number: int) 
     tag = b"-".join(filter(None, (context.tag, b"w%d" % number)))
     worker = WorkerProcess(process, trio.SocketStream(trio.socket.from_stdlib_socket(ours)), tag)
     setup = Setup(
-        folder=folder,
+        directory=directory,
         encrypt=keys.encrypt,
         mac_k=keys.mac_k,
         mac_r=keys.mac_r,

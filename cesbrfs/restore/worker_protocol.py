@@ -22,11 +22,11 @@ LENGTH: Final = struct.Struct("<I")
 class Setup(msgspec.Struct, array_like=True, gc=False):
     """What a worker needs to know. The master key travels here only, never in argv or a file.
 
-    `folder` is the repository, empty if the content comes with the jobs. `journal`: a descriptor of
-    the journal was inherited.
+    `directory` is the repository, empty if the content comes with the jobs. `journal`: a descriptor
+    of the journal was inherited.
     """
 
-    folder: str
+    directory: str
     encrypt: bytes
     mac_k: bytes
     mac_r: bytes

@@ -31,7 +31,7 @@ _NO_NOREPLACE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP})
 _COMPARED_BYTES: Final = 1 << 20
 """Content up to this size is compared with what was written, which is faster than hashing."""
 _OWNER_ONLY: Final = 0o600
-_FOLDER_OWNER_ONLY: Final = 0o700
+_DIRECTORY_OWNER_ONLY: Final = 0o700
 
 
 _RANDOM: Final = secrets.token_hex(6)
@@ -72,8 +72,8 @@ def temp_prefix(tag: bytes) -> bytes:
 class NewEntry:
     """A file with a temporary name in an open directory."""
 
-    def __init__(self, folder: int, tag: bytes = b"") -> None:
-        self.folder = folder
+    def __init__(self, directory: int, tag: bytes = b"") -> None:
+        self.directory = directory
         """Its open directory. If that was closed, it must be opened again before further calls."""
         self.name: Final = temp_prefix(tag) + f"{_RANDOM}-{next(_numbers)}".encode()
         self._exists = False
@@ -82,12 +82,12 @@ class NewEntry:
     def place(self, name: bytes, *, replace: bool) -> None:
         """Rename it to `name`; raises AppearedError if that exists and `replace` is not set."""
         if replace:
-            os.rename(self.name, name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+            os.rename(self.name, name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
             # rename(2) keeps both names if they are hard links of one file.
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.name, dir_fd=self.folder)
+                os.unlink(self.name, dir_fd=self.directory)
             self._exists = False
-        elif _rename_new(self.folder, self.name, name):
+        elif _rename_new(self.directory, self.name, name):
             self._exists = False
 
     def discard(self) -> None:
@@ -95,7 +95,7 @@ class NewEntry:
         if self._exists:
             self._exists = False
             with contextlib.suppress(OSError):
-                os.unlink(self.name, dir_fd=self.folder)
+                os.unlink(self.name, dir_fd=self.directory)
 
     @property
     def status(self) -> os.stat_result:
@@ -103,7 +103,7 @@ class NewEntry:
         return self._status or self._stat()
 
     def _stat(self) -> os.stat_result:
-        return os.stat(self.name, dir_fd=self.folder, follow_symlinks=False)
+        return os.stat(self.name, dir_fd=self.directory, follow_symlinks=False)
 
     @property
     def identity(self) -> tuple[int, int]:
@@ -112,13 +112,13 @@ class NewEntry:
         return status.st_dev, status.st_ino
 
 
-def _rename_new(folder: int, old: bytes, new: bytes) -> bool:
+def _rename_new(directory: int, old: bytes, new: bytes) -> bool:
     """Rename without replacing anything; return whether the old name is gone.
 
     Raises AppearedError if `new` exists. Without RENAME_NOREPLACE, as on NFS, a hard link does the
     same, and on file systems without either, a check before the rename.
     """
-    if _renameat2(folder, old, folder, new, _NOREPLACE) == 0:
+    if _renameat2(directory, old, directory, new, _NOREPLACE) == 0:
         return True
     number = ctypes.get_errno()
     if number == errno.EEXIST:
@@ -126,7 +126,7 @@ def _rename_new(folder: int, old: bytes, new: bytes) -> bool:
     if number not in _NO_NOREPLACE:
         raise OSError(number, os.strerror(number))
     try:
-        os.link(old, new, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+        os.link(old, new, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
     except FileExistsError:
         raise _appeared() from None
     except OSError as error:
@@ -134,9 +134,9 @@ def _rename_new(folder: int, old: bytes, new: bytes) -> bool:
             raise
     else:
         return False
-    if lookup(folder, new) is not None:
+    if lookup(directory, new) is not None:
         raise _appeared() from None
-    os.rename(old, new, src_dir_fd=folder, dst_dir_fd=folder)
+    os.rename(old, new, src_dir_fd=directory, dst_dir_fd=directory)
     return True
 
 
@@ -149,10 +149,10 @@ def _appeared() -> AppearedError:
 class NewFile(NewEntry):
     """A regular file with a temporary name, open for writing."""
 
-    def __init__(self, folder: int, tag: bytes = b"") -> None:
-        super().__init__(folder, tag)
+    def __init__(self, directory: int, tag: bytes = b"") -> None:
+        super().__init__(directory, tag)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._fd = os.open(self.name, flags, _OWNER_ONLY, dir_fd=folder)
+        self._fd = os.open(self.name, flags, _OWNER_ONLY, dir_fd=directory)
         self._exists = True
         self._lengths: list[int] = []
         self._written: list[bytes] = []
@@ -277,9 +277,9 @@ class NewSpecial(NewEntry):
     """A symlink, fifo or device with a temporary name and its metadata applied."""
 
     def __init__(
-        self, folder: int, metadata: FileMetadata, warnings: Warnings, tag: bytes = b""
+        self, directory: int, metadata: FileMetadata, warnings: Warnings, tag: bytes = b""
     ) -> None:
-        super().__init__(folder, tag)
+        super().__init__(directory, tag)
         try:
             self._make(metadata.node)
             self._exists = True
@@ -292,10 +292,10 @@ class NewSpecial(NewEntry):
     def _apply(self, metadata: FileMetadata, warnings: Warnings) -> None:
         if metadata.node.type == "symlink":
             # chown and utime of a symlink need a path: that of its directory, and its name.
-            metadata.apply(handle(self.folder) + b"/" + self.name, warnings)
+            metadata.apply(handle(self.directory) + b"/" + self.name, warnings)
             return
         flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-        opened = os.open(self.name, flags, dir_fd=self.folder)
+        opened = os.open(self.name, flags, dir_fd=self.directory)
         try:
             metadata.apply(handle(opened), warnings)
         finally:
@@ -303,14 +303,14 @@ class NewSpecial(NewEntry):
 
     def _make(self, node: Node) -> None:
         if node.type == "symlink":
-            os.symlink(node.target, self.name, dir_fd=self.folder)
+            os.symlink(node.target, self.name, dir_fd=self.directory)
             return
         if node.type == "fifo":
-            os.mkfifo(self.name, _OWNER_ONLY, dir_fd=self.folder)
+            os.mkfifo(self.name, _OWNER_ONLY, dir_fd=self.directory)
             return
         try:
             mode = stat.S_IFMT(node.mode) | _OWNER_ONLY
-            os.mknod(self.name, mode, node.rdev, dir_fd=self.folder)
+            os.mknod(self.name, mode, node.rdev, dir_fd=self.directory)
         except PermissionError as error:
             raise RestoreError("Only root can make device files; restore it as root.") from error
 
@@ -320,14 +320,14 @@ class NewLink(NewEntry):
 
     def __init__(
         self,
-        folder: int,
+        directory: int,
         source: int,
         name: bytes,
         identity: tuple[int, int],
         tag: bytes = b"",
     ) -> None:
-        super().__init__(folder, tag)
-        os.link(name, self.name, src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False)
+        super().__init__(directory, tag)
+        os.link(name, self.name, src_dir_fd=source, dst_dir_fd=directory, follow_symlinks=False)
         self._exists = True
         self._status = self._stat()
         if self.identity != identity:
@@ -335,13 +335,13 @@ class NewLink(NewEntry):
             raise RestoreError("The file to link to was replaced; restore it again.")
 
 
-def make_folder(parent: int, name: bytes) -> bool:
+def make_directory(parent: int, name: bytes) -> bool:
     """Create a directory with mode 0700; its metadata is applied when its content is complete.
 
     Returns False if the directory exists; raises AppearedError if something else does.
     """
     try:
-        os.mkdir(name, _FOLDER_OWNER_ONLY, dir_fd=parent)
+        os.mkdir(name, _DIRECTORY_OWNER_ONLY, dir_fd=parent)
     except FileExistsError:
         status = lookup(parent, name)
         if status is None or not stat.S_ISDIR(status.st_mode):
@@ -350,7 +350,7 @@ def make_folder(parent: int, name: bytes) -> bool:
     return True
 
 
-def apply_to_folder(opened: int, metadata: FileMetadata, warnings: Warnings) -> None:
+def apply_to_directory(opened: int, metadata: FileMetadata, warnings: Warnings) -> None:
     """Apply metadata to the directory of an O_PATH descriptor."""
     descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=opened)
     try:

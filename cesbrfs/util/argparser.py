@@ -62,7 +62,7 @@ def quote_hint(words: Sequence[str]) -> str:
     here = [word for word in words if "/" not in word and os.path.lexists(word)]
     if not here:
         return ""
-    return ". They are names in the current folder: quote wildcards, as in '*.txt'"
+    return ". They are names in the current directory: quote wildcards, as in '*.txt'"
 
 
 def _missing(parser: argparse.ArgumentParser, names: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from cesbrfs.errors import NotAFolderError
+from cesbrfs.errors import NotDirectoryError
 from cesbrfs.repo.format.model import Node, Snapshot
 from cesbrfs.util.escape import show
 
@@ -35,14 +35,14 @@ class TreeRef(NamedTuple):
     top: bool
 
     @classmethod
-    def of(cls, folder: SnapshotEntry) -> TreeRef:
-        """Return the reference for `folder`; raises NotAFolderError for other types."""
-        if folder.node.type != "dir":
-            raise NotAFolderError(f"{show(folder.name)!r} is not a folder.")
+    def of(cls, directory: SnapshotEntry) -> TreeRef:
+        """Return the reference for `directory`; raises NotDirectoryError for other types."""
+        if directory.node.type != "dir":
+            raise NotDirectoryError(f"{show(directory.name)!r} is not a directory.")
         return cls(
-            folder.snapshot,
-            folder.snapshot.tree if folder.top else folder.node.subtree,
-            folder.top,
+            directory.snapshot,
+            directory.snapshot.tree if directory.top else directory.node.subtree,
+            directory.top,
         )
 
 

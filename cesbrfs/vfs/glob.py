@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Final
 
-from cesbrfs.errors import NotAFolderError, NotFoundError
+from cesbrfs.errors import NotDirectoryError, NotFoundError
 from cesbrfs.util.escape import show, unshow
 from cesbrfs.vfs.entries import ResolvedPath, VirtualSymlink
 from cesbrfs.vfs.tree import BackupTree
@@ -56,7 +56,7 @@ async def _below(view: BackupTree, location: Parts, part: str) -> Iterable[Parts
         if not has_wildcards(part):
             return [(await view.resolve(part, location)).parts]
         children = await view.children(await view.at(location))
-    except (NotFoundError, NotAFolderError):
+    except (NotFoundError, NotDirectoryError):
         return []
     # `latest` points to another match.
     names = [name for name, child in children.items() if not isinstance(child, VirtualSymlink)]

@@ -58,8 +58,8 @@ async def measure(view: BackupTree, entry: Entry) -> TreeSize:
     return TreeSize(files, size)
 
 
-def _directory_key(folder: Entry) -> object:
-    """Return what folders that hold the same have in common."""
-    if isinstance(folder, SnapshotEntry):
-        return folder.snapshot.id, folder.top, folder.node.subtree
-    return id(folder)
+def _directory_key(directory: Entry) -> object:
+    """Return what directories that hold the same have in common."""
+    if isinstance(directory, SnapshotEntry):
+        return directory.snapshot.id, directory.top, directory.node.subtree
+    return id(directory)

@@ -44,7 +44,7 @@ async def open_backups(
         environment=os.environ if environ is None else environ,
     )
     repository = await Repository.open(
-        open_storage(access), access.key, CacheConfig(folder=cache_dir)
+        open_storage(access), access.key, CacheConfig(directory=cache_dir)
     )
     try:
         yield BackupTree(repository, uid=os.getuid(), gid=os.getgid())

@@ -8,14 +8,19 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
-from cesbrfs.catalog import folder_names
+from cesbrfs.catalog import directory_names
 from cesbrfs.catalog.backups import Backup, Backups
 from cesbrfs.errors import NotFoundError, UsageError
 from cesbrfs.util.escape import show, unshow
 from cesbrfs.util.suggest import did_you_mean
 from cesbrfs.vfs.entries import Entry, ResolvedPath, VirtualDir, VirtualSymlink
 
-_NOT_OWNERS: Final = ("", "..", folder_names.SNAPSHOTS.decode(), folder_names.BACKUP_JSON.decode())
+_NOT_OWNERS: Final = (
+    "",
+    "..",
+    directory_names.SNAPSHOTS.decode(),
+    directory_names.BACKUP_JSON.decode(),
+)
 """First parts of a path below a backup that name neither a dogu nor the instance."""
 _WILDCARD: Final = re.compile(r"[*?\[]")
 
@@ -115,7 +120,7 @@ async def _by_prefix(
 ) -> tuple[bytes, Entry]:
     """Return the backup that `part` means at the root: ``latest~N``, or a prefix of its ID."""
     backups = await tree.backups()
-    if not parts and folder_names.steps_back(part) is not None:
+    if not parts and directory_names.steps_back(part) is not None:
         backup = await tree.find_backup(part)
     elif not parts and backups.starting(part):
         backup = backups.find(part)
@@ -128,7 +133,7 @@ async def _not_found(
     tree: ResolvableTree, parts: Sequence[bytes], directory: Entry, name: bytes
 ) -> NotFoundError:
     """Return the error for a missing name, with the reason or a similar name."""
-    if name == folder_names.LATEST and not parts:
+    if name == directory_names.LATEST and not parts:
         return await tree.no_latest()
     reason = (await tree.unknown(directory)).get(name)
     if reason is not None:
@@ -167,7 +172,7 @@ def parse_past_time(text: str) -> int | None:
 
 def owner_directory(dogu: str | None) -> str:
     """Return the escaped directory name of a dogu, or of the instance for None."""
-    return show(folder_names.INSTANCE if dogu is None else folder_names.folder_name(dogu))
+    return show(directory_names.INSTANCE if dogu is None else directory_names.directory_name(dogu))
 
 
 def owner_directories(paths: Iterable[str]) -> frozenset[str]:

@@ -24,13 +24,13 @@ import msgspec
 import trio
 
 from cesbrfs import __version__
-from cesbrfs.catalog import folder_names
+from cesbrfs.catalog import directory_names
 from cesbrfs.catalog.backups import Backup, Backups
 from cesbrfs.catalog.layout import REVISION, Layout, lay_out
 from cesbrfs.catalog.refresh import BackupListing
 from cesbrfs.catalog.rules import DEFAULT_BACKUP_TAG, DEFAULT_RULES, Rule
 from cesbrfs.catalog.status import Holds, Report, Reports, Status, describe, dogus_of
-from cesbrfs.errors import IsAFolderError, NotAFolderError, NotFoundError
+from cesbrfs.errors import IsDirectoryError, NotDirectoryError, NotFoundError
 from cesbrfs.repo.format.model import Node, Tree
 from cesbrfs.repo.repository import FileReader, Repository
 from cesbrfs.util.dates import local_time
@@ -166,7 +166,7 @@ class BackupTree:
         """
         backups = await self.backups()
         named = wanted.encode("utf-8", "surrogateescape") in backups.by_name
-        back = None if named else folder_names.steps_back(wanted)
+        back = None if named else directory_names.steps_back(wanted)
         if back is not None:
             listed = list(backups.by_name.values())
             backup = await self._newest(listed, paths, back)
@@ -255,7 +255,7 @@ class BackupTree:
     async def dogus(self, backup: Backup) -> list[str]:
         """Return the escaped directory names of the dogus in `backup`, sorted."""
         entries = (await self._cached_layout(backup)).entries
-        other = (folder_names.INSTANCE, folder_names.SNAPSHOTS)
+        other = (directory_names.INSTANCE, directory_names.SNAPSHOTS)
         return sorted(
             show(name)
             for name, entry in entries.items()
@@ -265,7 +265,7 @@ class BackupTree:
     # Walking
 
     async def children(self, entry: Entry) -> Mapping[bytes, Entry]:
-        """Return the entries of a directory by name; raises NotAFolderError for other types."""
+        """Return the entries of a directory by name; raises NotDirectoryError for other types."""
         if isinstance(entry, VirtualDir):
             return await entry.load()
         nodes = await self.nodes(entry)
@@ -291,20 +291,20 @@ class BackupTree:
         return {} if isinstance(entry, VirtualDir) else (await self._tree_of(entry)).unknown
 
     async def nodes(self, entry: Entry) -> dict[bytes, Node]:
-        """Return the nodes of a stored directory by name; raises NotAFolderError."""
+        """Return the nodes of a stored directory by name; raises NotDirectoryError."""
         return (await self._tree_of(entry)).nodes
 
     async def _tree_of(self, entry: Entry) -> Tree:
         if not isinstance(entry, SnapshotEntry):
-            raise NotAFolderError(f"{show(entry.name)!r} is not a folder.")
+            raise NotDirectoryError(f"{show(entry.name)!r} is not a directory.")
         return await self.stored.tree(TreeRef.of(entry))
 
     async def content(self, entry: Entry) -> FileReader | VirtualFile:
-        """Return a reader or the generated file; raises IsAFolderError for a directory."""
+        """Return a reader or the generated file; raises IsDirectoryError for a directory."""
         if isinstance(entry, VirtualFile):
             return entry
         if stat.S_ISDIR(entry.node.mode):
-            raise IsAFolderError(f"{show(entry.name)!r} is a folder.")
+            raise IsDirectoryError(f"{show(entry.name)!r} is a directory.")
         snapshot = entry.snapshot if isinstance(entry, SnapshotEntry) else None
         return await self.repository.open_file(entry.node, snapshot)
 
@@ -340,7 +340,7 @@ class BackupTree:
         unique prefix of a Backup ID is accepted as well. ``..`` is the parent directory. The link
         ``latest`` is followed; symlinks inside a backup are not.
 
-        Raises NotFoundError, NotAFolderError.
+        Raises NotFoundError, NotDirectoryError.
         """
         return await resolve(self, path, start)
 
@@ -370,19 +370,19 @@ class BackupTree:
         }
         if backups.loose:
             newest = max(s.time_ns for s in backups.loose)
-            entries[folder_names.SNAPSHOTS] = self._virtual.fixed_directory(
-                folder_names.SNAPSHOTS, newest, snapshot_directories(backups.loose)
+            entries[directory_names.SNAPSHOTS] = self._virtual.fixed_directory(
+                directory_names.SNAPSHOTS, newest, snapshot_directories(backups.loose)
             )
         latest = await self.reports.latest(backups)
         if latest is not None:
             node = self._virtual.node(
-                folder_names.LATEST,
+                directory_names.LATEST,
                 stat.S_IFLNK | 0o777,
                 latest.time_ns,
                 size=len(latest.name),
                 target=latest.name,
             )
-            entries[folder_names.LATEST] = VirtualSymlink(folder_names.LATEST, node)
+            entries[directory_names.LATEST] = VirtualSymlink(directory_names.LATEST, node)
         self._root_cache = (backups, entries)
         # A backup with a time in the future may become the latest at that time.
         times = (backup.time_ns for backup in backups.by_name.values())
@@ -394,7 +394,7 @@ class BackupTree:
         recent = self._cached_backups()
         if recent is None or self._root_cache is None or self._root_cache[0] is not recent:
             return None
-        return self._root_cache[1].get(name) if name != folder_names.LATEST else None
+        return self._root_cache[1].get(name) if name != directory_names.LATEST else None
 
     def _backup_child_nowait(self, backup: Backup, name: bytes) -> Entry | None:
         """Return a cached entry of a backup directory."""
@@ -427,14 +427,14 @@ class BackupTree:
         text = json.dumps(describe(backup, cached.report, cached.layout), indent=2) + "\n"
         content = text.encode()
         node = self._virtual.node(
-            folder_names.BACKUP_JSON, stat.S_IFREG | 0o444, backup.time_ns, size=len(content)
+            directory_names.BACKUP_JSON, stat.S_IFREG | 0o444, backup.time_ns, size=len(content)
         )
         entries: dict[bytes, Entry] = {
-            folder_names.BACKUP_JSON: VirtualFile(folder_names.BACKUP_JSON, node, content)
+            directory_names.BACKUP_JSON: VirtualFile(directory_names.BACKUP_JSON, node, content)
         }
         entries.update(self._virtual.nested(backup.time_ns, cached.layout.placed))
         if cached.layout.whole:
-            entries[folder_names.SNAPSHOTS] = self._virtual.fixed_directory(
-                folder_names.SNAPSHOTS, backup.time_ns, snapshot_directories(cached.layout.whole)
+            entries[directory_names.SNAPSHOTS] = self._virtual.fixed_directory(
+                directory_names.SNAPSHOTS, backup.time_ns, snapshot_directories(cached.layout.whole)
             )
         return entries

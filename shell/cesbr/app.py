@@ -25,7 +25,7 @@ from cesbr.completion.quoting import around_words
 from cesbr.portal import Portal
 from cesbr.runner import close, run_command
 from cesbr.session import Session
-from cesbr.state.state_dir import state_folder
+from cesbr.state.state_dir import state_directory
 from cesbr.ui import humanize
 from cesbr.ui.banner import greeting
 from cesbr.ui.errors import BROKEN_PIPE, show_error
@@ -119,10 +119,10 @@ class App(cmd2.Cmd):
     def _show_place(self) -> None:
         place = self.session.shown_place
         fits = shutil.get_terminal_size().columns * _PLACE_SHARE
-        _, backup, *folders = place.split("/") if place else ("", "")
-        for shorter in (f"/{backup}/…/", "…/") if folders else ():
+        _, backup, *directories = place.split("/") if place else ("", "")
+        for shorter in (f"/{backup}/…/", "…/") if directories else ():
             if humanize.width(place) > fits:
-                place = shorter + folders[-1]
+                place = shorter + directories[-1]
         self.prompt = f"cesbr:{place}> " if place else "cesbr> "
 
     # What cmd2 does with lines, commands and errors
@@ -322,11 +322,11 @@ def _run_stdin(app: App) -> int:
 
 
 def _history_file() -> str:
-    """Return where the history is kept, in a folder for its owner alone; empty: nowhere."""
-    folder = state_folder(os.environ)
-    if folder is None:
+    """Return where the history is kept, in a directory for its owner alone; empty: nowhere."""
+    directory = state_directory(os.environ)
+    if directory is None:
         return ""
-    history = folder / "history"
+    history = directory / "history"
     try:
         os.close(os.open(history, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
         history.chmod(0o600)  # cmd2 rewrites the file and keeps its mode

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cesbr.commands.backup import back_up, result_text
-from cesbrfs.catalog import folder_names
+from cesbrfs.catalog import directory_names
 from cesbrfs.errors import RegistryUnreachableError, RestoreError
 from cesbrfs.util.escape import show
 
@@ -59,7 +59,7 @@ async def choose_safety_backup(
         return None
     dogus = sorted(installed & {os.fsdecode(name) for name in touched})
     everything = (
-        folder_names.INSTANCE in touched
+        directory_names.INSTANCE in touched
     )  # its configuration is part of whole backups alone
     if not dogus and not everything:
         return None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from cesbr.paths import TypedPath, settle, typed_at
-from cesbrfs.catalog import folder_names
+from cesbrfs.catalog import directory_names
 from cesbrfs.errors import CesbrError, NotFoundError
 from cesbrfs.history import timeline
 from cesbrfs.history.timeline import shown, union
@@ -47,9 +47,9 @@ async def _explained(context: Context, path: str, backup: Backup | None) -> NotF
     place = context.session.place
     typed = typed_at(place, path)
     first = os.fsdecode(typed.parts[0]) if typed.parts else ""
-    if first == folder_names.SNAPSHOTS.decode() or not first:
+    if first == directory_names.SNAPSHOTS.decode() or not first:
         return None
-    if typed.parts[0] in backups.by_name or folder_names.steps_back(first) is not None:
+    if typed.parts[0] in backups.by_name or directory_names.steps_back(first) is not None:
         found = await view.find_backup(first)
         if len(place) > 1 and not path.startswith("/"):
             again = TypedPath((place[0], *typed_at((), path).parts), 1)
@@ -71,7 +71,7 @@ async def _inside(context: Context, line: Timeline, typed: TypedPath) -> NotFoun
     newest = line.newest(have)
     is_latest = latest is not None and any(m.parts == (latest.name,) for m in line.of(have))
     name, place = (
-        ("latest", (folder_names.LATEST,))
+        ("latest", (directory_names.LATEST,))
         if is_latest
         else (show(os.fsencode(newest.id)), newest.parts)
     )

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from cesbrfs.catalog import folder_names
+from cesbrfs.catalog import directory_names
 from cesbrfs.errors import NotFoundError, UsageError
 from cesbrfs.history import timeline
-from cesbrfs.history.timeline import folders
+from cesbrfs.history.timeline import directories
 from cesbrfs.util.escape import show, unshow
 from cesbrfs.vfs.glob import has_wildcards, matching, nothing_matches
 
@@ -68,7 +68,7 @@ async def scope(
         return await settled({backup.id: backup for backup in asked}.values(), typed_at((), path))
     typed = typed_at(context.session.place, path)
     first = typed.parts[0] if typed.parts else b""
-    if first == folder_names.SNAPSHOTS:
+    if first == directory_names.SNAPSHOTS:
         if len(typed.parts) == 1:
             raise UsageError("Name one of the snapshots below /_snapshots.")
         line = await timeline.of_snapshot(view, memo, typed.parts[1])
@@ -81,7 +81,7 @@ async def scope(
                 return found
         return await settled(there.values(), typed)
     inside: Backup | None = there.get(first)
-    if inside is None and folder_names.steps_back(os.fsdecode(first)) is not None:
+    if inside is None and directory_names.steps_back(os.fsdecode(first)) is not None:
         inside = await view.find_backup(os.fsdecode(first))
     if inside is None and (await view.backups()).starting(os.fsdecode(first)):
         found = await settled(there.values(), typed)
@@ -132,7 +132,7 @@ async def settle(line: Timeline, typed: TypedPath, path: str) -> Sequence[Parts]
         deeper: dict[Parts, Level] = {}
         for place, level in found.items():
             for name in await _named(line, place, level, part, wild=at >= typed.known):
-                deeper[(*place, name)] = folders(await line.at((*place, name)))
+                deeper[(*place, name)] = directories(await line.at((*place, name)))
         found = deeper
     if not found:
         raise nothing_matches(path)
@@ -142,7 +142,7 @@ async def settle(line: Timeline, typed: TypedPath, path: str) -> Sequence[Parts]
 async def _named(
     line: Timeline, place: Parts, level: Level, part: bytes, *, wild: bool
 ) -> Sequence[bytes]:
-    """Return the names in the folders of `level`, at `place`, that match `part`."""
+    """Return the names in the directories of `level`, at `place`, that match `part`."""
     text = os.fsdecode(part)
     held = {name for key in level for name in await line.listing(place, key) or ()}
     if wild and has_wildcards(text):
@@ -219,7 +219,7 @@ async def _below(context: Context, path: str, sides: Sequence[str]) -> TypedPath
         return typed.below(1)
     view = await context.view()
     backups = await view.backups()
-    is_latest = folder_names.steps_back(first) is not None
+    is_latest = directory_names.steps_back(first) is not None
     if not (is_latest or typed.parts[0] in backups.by_name or backups.starting(first)):
         return typed
     rest = "/".join(map(os.fsdecode, typed.parts[1:]))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # all of them import trio, which the prompt's start does not 
 
     from cesbr.completion.name_index import NameIndex
     from cesbr.state.basket import Basket
-    from cesbrfs.history.folder_index import FolderIndex
+    from cesbrfs.history.directory_index import DirectoryIndex
     from cesbrfs.repo.location import Access
     from cesbrfs.repo.repository import Repository
     from cesbrfs.restic import Restic
@@ -43,7 +43,7 @@ class Session:
     """Damaged files of the repository that were reported to the user."""
     looked_back: bool = False
     """Whether it was looked for what an earlier process has left behind."""
-    _memo: FolderIndex | None = None
+    _memo: DirectoryIndex | None = None
     _basket: Basket | None = None
     _names: LruCache[bytes, NameIndex] | None = None
     _loaded: Settings | None = None
@@ -131,12 +131,12 @@ class Session:
         )
         return self.view
 
-    def memo(self, view: BackupTree) -> FolderIndex:
-        """Return what is remembered of the folders of the open repository."""
-        from cesbrfs.history.folder_index import FolderIndex
+    def memo(self, view: BackupTree) -> DirectoryIndex:
+        """Return what is remembered of the directories of the open repository."""
+        from cesbrfs.history.directory_index import DirectoryIndex
 
         if self._memo is None:
-            self._memo = FolderIndex(view.repository)
+            self._memo = DirectoryIndex(view.repository)
         return self._memo
 
     def names(self, view: BackupTree) -> LruCache[bytes, NameIndex]:
@@ -151,10 +151,10 @@ class Session:
     def basket(self, view: BackupTree) -> Basket:
         """Return what is selected of the open repository."""
         from cesbr.state.basket import Basket
-        from cesbr.state.state_dir import state_folder
+        from cesbr.state.state_dir import state_directory
 
         if self._basket is None:
-            self._basket = Basket(state_folder(self.environ), view.repository.id)
+            self._basket = Basket(state_directory(self.environ), view.repository.id)
         return self._basket
 
     async def aclose(self) -> None:

@@ -55,7 +55,7 @@ class Sizes:
     grep_files: int
     random_mib: int
     text_mib: int
-    folder_files: tuple[int, ...]
+    directory_files: tuple[int, ...]
     backups: tuple[int, ...]
     blobs: tuple[int, ...]
     history: tuple[int, int]
@@ -65,7 +65,7 @@ class Sizes:
     far_few: int
     far_mib: int
     restore_files: int
-    restore_folders: int
+    restore_directories: int
     restore_one_of: int
 
 
@@ -75,7 +75,7 @@ FULL: Final = Sizes(
     grep_files=10_000,
     random_mib=1024,
     text_mib=512,
-    folder_files=(1_000, 10_000, 100_000, 1_000_000),
+    directory_files=(1_000, 10_000, 100_000, 1_000_000),
     backups=(10, 100, 1_000),
     blobs=(100_000, 1_000_000, 5_000_000),
     history=(200, 50_000),
@@ -85,7 +85,7 @@ FULL: Final = Sizes(
     far_few=1_000,
     far_mib=256,
     restore_files=70_000,
-    restore_folders=10_000,
+    restore_directories=10_000,
     restore_one_of=100_000,
 )
 QUICK: Final = Sizes(
@@ -94,7 +94,7 @@ QUICK: Final = Sizes(
     grep_files=2_000,
     random_mib=128,
     text_mib=64,
-    folder_files=(5_000,),
+    directory_files=(5_000,),
     backups=(100,),
     blobs=(100_000,),
     history=(20, 5_000),
@@ -104,20 +104,20 @@ QUICK: Final = Sizes(
     far_few=200,
     far_mib=64,
     restore_files=5_000,
-    restore_folders=700,
+    restore_directories=700,
     restore_one_of=5_000,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Repo:
-    """A repository in `folder`; `volume` was backed up as `snapshot`, tagged b1.
+    """A repository in `directory`; `volume` was backed up as `snapshot`, tagged b1.
 
     `url` is its address if it is not local, with the required `options` and `environment`.
     """
 
     name: str
-    folder: str
+    directory: str
     volume: str
     snapshot: str
     url: str = ""
@@ -145,15 +145,17 @@ class Store:
             _write_text(volume / "text", sizes.text_mib * MIB)
 
         wanted = [sizes.small_files, sizes.grep_files, sizes.random_mib, sizes.text_mib]
-        return self._made("main", wanted, lambda folder: self._backed_up("main", folder, fill))
+        return self._made(
+            "main", wanted, lambda directory: self._backed_up("main", directory, fill)
+        )
 
     def small(self) -> Repo:
         """Small files with different content, evenly distributed over directories."""
-        files, folders = self.sizes.restore_files, self.sizes.restore_folders
+        files, directories = self.sizes.restore_files, self.sizes.restore_directories
         return self._made(
             "small",
-            [files, folders],
-            lambda made: self._backed_up("small", made, lambda v: _spread(v, files, folders)),
+            [files, directories],
+            lambda made: self._backed_up("small", made, lambda v: _spread(v, files, directories)),
         )
 
     def large(self) -> Repo:
@@ -172,9 +174,9 @@ class Store:
 
         def fill(volume: Path) -> None:
             for number in range(files):
-                folder = volume / f"{number // 100:04}"
-                folder.mkdir(exist_ok=True)
-                (folder / f"{number % 100:02}").write_text(f"{number}\n")
+                directory = volume / f"{number // 100:04}"
+                directory.mkdir(exist_ok=True)
+                (directory / f"{number % 100:02}").write_text(f"{number}\n")
             _write_random(volume / "one", 1)
 
         name = f"one-of-{files}"
@@ -191,35 +193,39 @@ class Store:
             _write_random(volume / "random", mib)
 
         return self._made(
-            "far", [few, many, mib], lambda folder: self._backed_up("far", folder, fill)
+            "far", [few, many, mib], lambda directory: self._backed_up("far", directory, fill)
         )
 
     def main_as_usual(self) -> Repo:
         """The main repository with restic's key file: key derivation takes half a second."""
         main = self.main()
 
-        def make(folder: Path) -> Repo:
-            shutil.copytree(main.folder, folder, copy_function=os.link)
+        def make(directory: Path) -> Repo:
+            shutil.copytree(main.directory, directory, copy_function=os.link)
             new = self.work / "password"
             new.write_text(PASSWORD)
-            self._restic(folder, "key", "passwd", "--new-password-file", str(new))
-            return replace(main, name=folder.name, folder=str(folder))
+            self._restic(directory, "key", "passwd", "--new-password-file", str(new))
+            return replace(main, name=directory.name, directory=str(directory))
 
         return self._made("main-as-usual", main.snapshot, make)
 
     def files(self, shape: str, count: int) -> Repo:
         """`count` one-line files, in one directory (``flat``) or 100 per directory (``tree``)."""
         return self._made(
-            f"{shape}-{count}", count, lambda folder: self._grow(shape, count, folder)
+            f"{shape}-{count}", count, lambda directory: self._grow(shape, count, directory)
         )
 
     def backups(self, count: int) -> Repo:
         """`count` backups of the volumes of twelve dogus, one snapshot each."""
-        return self._made(f"backups-{count}", count, lambda folder: self._multiply(count, folder))
+        return self._made(
+            f"backups-{count}", count, lambda directory: self._multiply(count, directory)
+        )
 
     def blobs(self, count: int) -> Repo:
         """One small backup in a repository with `count` indexed blobs."""
-        return self._made(f"blobs-{count}", count, lambda folder: self._inflate(count, folder))
+        return self._made(
+            f"blobs-{count}", count, lambda directory: self._inflate(count, directory)
+        )
 
     def history(self) -> Repo:
         """Backups of twelve dogus; each backup adds a file ``added-N.txt`` and changes another.
@@ -240,18 +246,18 @@ class Store:
             if said["wanted"] == wanted:
                 return Repo(**said["repo"])
             marker.unlink()
-        folder = self.work / "repos" / name
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        directory = self.work / "repos" / name
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.parent.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
-        repo = make(folder)
+        repo = make(directory)
         self._say(f"built the repository {name} in {time.monotonic() - began:.0f} s")
         marker.write_text(json.dumps({"wanted": wanted, "repo": asdict(repo)}))
         return repo
 
-    def _restic(self, folder: Path, *arguments: str) -> None:
+    def _restic(self, directory: Path, *arguments: str) -> None:
         subprocess.run(
-            [self._binary, "-r", folder, "--quiet", *arguments],
+            [self._binary, "-r", directory, "--quiet", *arguments],
             check=True,
             stdin=subprocess.DEVNULL,
             env={
@@ -262,7 +268,7 @@ class Store:
             },
         )
 
-    def _backed_up(self, name: str, folder: Path, fill: Callable[[Path], None]) -> Repo:
+    def _backed_up(self, name: str, directory: Path, fill: Callable[[Path], None]) -> Repo:
         """Fill the only volume of a dogu and back it up."""
         source = self.work / "source" / name
         volume = source / "var/lib/ces/bench/volumes/data"
@@ -270,16 +276,16 @@ class Store:
         volume.mkdir(parents=True)
         fill(volume)
         # Fast key derivation, unless the start is measured.
-        restic_repo.create(self._binary, folder, password=PASSWORD)
-        self._restic(folder, "backup", "--tag", BACKUP, str(volume))
+        restic_repo.create(self._binary, directory, password=PASSWORD)
+        self._restic(directory, "backup", "--tag", BACKUP, str(volume))
         shutil.rmtree(source)
-        (snapshot,) = os.listdir(folder / "snapshots")
-        return Repo(name, str(folder), str(volume), snapshot)
+        (snapshot,) = os.listdir(directory / "snapshots")
+        return Repo(name, str(directory), str(volume), snapshot)
 
     def seed(self) -> Repo:
         """Twelve dogus with a few files each, in one snapshot; with restic's key file."""
 
-        def make(folder: Path) -> Repo:
+        def make(directory: Path) -> Repo:
             source = self.work / "source/seed"
             shutil.rmtree(source, ignore_errors=True)
             volumes = [
@@ -289,30 +295,30 @@ class Store:
                 volume.mkdir(parents=True)
                 for number in range(20):
                     (volume / f"file-{number}.txt").write_text(f"{volume.name} {number}\n")
-            self._restic(folder, "init", "--repository-version", "2")
-            self._restic(folder, "backup", "--tag", BACKUP, *map(str, volumes))
+            self._restic(directory, "init", "--repository-version", "2")
+            self._restic(directory, "backup", "--tag", BACKUP, *map(str, volumes))
             shutil.rmtree(source)
-            (snapshot,) = os.listdir(folder / "snapshots")
-            return Repo("seed", str(folder), str(volumes[0]), snapshot)
+            (snapshot,) = os.listdir(directory / "snapshots")
+            return Repo("seed", str(directory), str(volumes[0]), snapshot)
 
         return self._made("seed", None, make)
 
-    def _grow(self, shape: str, count: int, folder: Path) -> Repo:
+    def _grow(self, shape: str, count: int, directory: Path) -> Repo:
         def fill(volume: Path) -> None:
             (volume / "file-0000000.txt").write_text("the same line in every file\n")
 
-        repo = self._backed_up(folder.name, folder, fill)
-        keys = _keys(folder)
-        snapshot, index = grow(folder, PASSWORD, keys, shape, count)
-        (folder / "snapshots" / repo.snapshot).unlink()
-        _write(folder / "index", keys, index)
-        return replace(repo, snapshot=_write(folder / "snapshots", keys, snapshot))
+        repo = self._backed_up(directory.name, directory, fill)
+        keys = _keys(directory)
+        snapshot, index = grow(directory, PASSWORD, keys, shape, count)
+        (directory / "snapshots" / repo.snapshot).unlink()
+        _write(directory / "index", keys, index)
+        return replace(repo, snapshot=_write(directory / "snapshots", keys, snapshot))
 
-    def _multiply(self, count: int, folder: Path) -> Repo:
+    def _multiply(self, count: int, directory: Path) -> Repo:
         seed = self.seed()
-        shutil.copytree(seed.folder, folder)
-        keys = _keys(folder)
-        only = folder / "snapshots" / seed.snapshot
+        shutil.copytree(seed.directory, directory)
+        keys = _keys(directory)
+        only = directory / "snapshots" / seed.snapshot
         model: dict[str, Any] = json.loads(decode_unpacked(keys, only.read_bytes()))
         only.unlink()
         first = datetime(2026, 1, 1, tzinfo=UTC)
@@ -321,10 +327,10 @@ class Store:
                 when = first + timedelta(hours=backup, seconds=number)
                 tag = BACKUP if not backup else f"backup-{backup:05}"
                 made = model | {"time": when.isoformat(), "paths": [path], "tags": [tag]}
-                snapshot = _write(folder / "snapshots", keys, json.dumps(made).encode())
-        return Repo(folder.name, str(folder), seed.volume, snapshot)
+                snapshot = _write(directory / "snapshots", keys, json.dumps(made).encode())
+        return Repo(directory.name, str(directory), seed.volume, snapshot)
 
-    def _go_on(self, folder: Path) -> Repo:
+    def _go_on(self, directory: Path) -> Repo:
         backups, files = self.sizes.history
         source = self.work / "source/history"
         shutil.rmtree(source, ignore_errors=True)
@@ -333,8 +339,8 @@ class Store:
             part = volumes[number % _DOGUS] / f"{number // 4800:02}/{number // 240 % 20:02}"
             part.mkdir(parents=True, exist_ok=True)
             (part / f"file-{number:06}.txt").write_text(f"content {number % 500}\n")
-        restic_repo.create(self._binary, folder, password=PASSWORD)
-        keys = _keys(folder)
+        restic_repo.create(self._binary, directory, password=PASSWORD)
+        keys = _keys(directory)
         models: dict[Path, dict[str, Any]] = {}
         first = datetime(2026, 1, 1, tzinfo=UTC)
         snapshot = ""
@@ -343,27 +349,27 @@ class Store:
             (changed / "00/00" / f"added-{backup}.txt").write_text(f"{backup}\n")
             next(changed.glob("00/01/*")).write_text(f"changed {backup}\n")
             for volume in [changed] if backup else volumes:
-                there = set((folder / "snapshots").iterdir())
-                self._restic(folder, "backup", "--tag", "now", str(volume))
-                (made,) = set((folder / "snapshots").iterdir()) - there
+                there = set((directory / "snapshots").iterdir())
+                self._restic(directory, "backup", "--tag", "now", str(volume))
+                (made,) = set((directory / "snapshots").iterdir()) - there
                 models[volume] = json.loads(decode_unpacked(keys, made.read_bytes()))
                 made.unlink()
             for number, volume in enumerate(volumes):
                 when = first + timedelta(hours=backup, seconds=number)
                 tags = [f"backup-{backup:05}", "kind=volumes", f"dogu=dogu{number + 1:02}"]
                 model = models[volume] | {"time": when.isoformat(), "tags": tags}
-                snapshot = _write(folder / "snapshots", keys, json.dumps(model).encode())
+                snapshot = _write(directory / "snapshots", keys, json.dumps(model).encode())
         shutil.rmtree(source)
-        return Repo(folder.name, str(folder), str(volumes[-1]), snapshot)
+        return Repo(directory.name, str(directory), str(volumes[-1]), snapshot)
 
-    def _inflate(self, count: int, folder: Path) -> Repo:
+    def _inflate(self, count: int, directory: Path) -> Repo:
         seed = self.seed()
-        shutil.copytree(seed.folder, folder)
-        keys = _keys(folder)
+        shutil.copytree(seed.directory, directory)
+        keys = _keys(directory)
         for begin in range(0, count, _BLOBS_PER_INDEX):
             blobs = min(_BLOBS_PER_INDEX, count - begin)
-            _write(folder / "index", keys, b"".join(_index_file(blobs)))
-        return Repo(folder.name, str(folder), seed.volume, seed.snapshot)
+            _write(directory / "index", keys, b"".join(_index_file(blobs)))
+        return Repo(directory.name, str(directory), seed.volume, seed.snapshot)
 
 
 def _copy_small(target: Path, count: int) -> None:
@@ -391,21 +397,23 @@ def _copy_small(target: Path, count: int) -> None:
 
 def _small_files() -> Iterator[Path]:
     for source in _SOURCES:
-        for folder, folders, names in os.walk(source):
-            folders.sort()
+        for directory, directories, names in os.walk(source):
+            directories.sort()
             for name in sorted(names):
-                path = Path(folder, name)
+                path = Path(directory, name)
                 if path.is_file() and not path.is_symlink() and path.stat().st_size <= _SMALL_BYTES:
                     yield path
 
 
-def _spread(target: Path, count: int, folders: int) -> None:
+def _spread(target: Path, count: int, directories: int) -> None:
     """Write `count` files, each a real small file with a line that makes it different."""
     originals = [path.read_bytes() for path in itertools.islice(_small_files(), count)]
     for number in range(count):
-        folder = target / f"{number % folders // 100:03}" / f"{number % folders % 100:02}"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"file-{number}"
+        directory = (
+            target / f"{number % directories // 100:03}" / f"{number % directories % 100:02}"
+        )
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / f"file-{number}"
         path.write_bytes(originals[number % len(originals)] + b"\n# %d\n" % number)
         if number % _XATTR_EVERY == 0:
             with contextlib.suppress(OSError):  # not supported by all file systems
@@ -430,18 +438,18 @@ def _write_text(target: Path, size: int) -> None:
             turn += 1
 
 
-def _keys(folder: Path) -> Keys:
-    (path,) = (folder / "keys").iterdir()
+def _keys(directory: Path) -> Keys:
+    (path,) = (directory / "keys").iterdir()
     key_file = parse_key_file(path.read_bytes())
     return open_master_key(derive_keys(PASSWORD.encode(), key_file), key_file)
 
 
-def _write(folder: Path, keys: Keys, document: bytes) -> str:
+def _write(directory: Path, keys: Keys, document: bytes) -> str:
     """Write a snapshot or index file in format 2; return its name."""
     packed = b"\x02" + zstandard.compress(document)
     raw = seal_record(keys, packed, os.urandom(16))
     name = hashlib.sha256(raw).hexdigest()
-    (folder / name).write_bytes(raw)
+    (directory / name).write_bytes(raw)
     return name
 
 

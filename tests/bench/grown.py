@@ -22,7 +22,7 @@ from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import open_storage
 from cesbrfs.util.secret import Secret
 
-PER_FOLDER: Final = 100
+PER_DIRECTORY: Final = 100
 _PACK_BYTES: Final = 16 << 20
 _COMPRESSED_TREE: Final = 3
 
@@ -31,9 +31,9 @@ Json = dict[str, Any]
 
 @dataclass(slots=True)
 class _Packer:
-    """Writes tree blobs into packs of the repository in `folder`."""
+    """Writes tree blobs into packs of the repository in `directory`."""
 
-    folder: Path
+    directory: Path
     keys: Keys
     _records: list[tuple[bytes, bytes, int]] = field(default_factory=list)
     _packs: list[Json] = field(default_factory=list)
@@ -68,23 +68,23 @@ class _Packer:
         pack = b"".join(record for _, record, _ in self._records)
         pack += sealed + len(sealed).to_bytes(4, "little")
         name = hashlib.sha256(pack).hexdigest()
-        place = self.folder / "data" / name[:2]
+        place = self.directory / "data" / name[:2]
         place.mkdir(exist_ok=True)
         (place / name).write_bytes(pack)
         self._packs.append({"id": name, "blobs": blobs})
         self._records, self._held = [], 0
 
 
-def grow(folder: Path, password: str, keys: Keys, shape: str, count: int) -> tuple[bytes, bytes]:
+def grow(directory: Path, password: str, keys: Keys, shape: str, count: int) -> tuple[bytes, bytes]:
     """Replace the only file by `count` files; return the plain snapshot and index files.
 
     The files are in one directory (``flat``), or 100 per directory in two levels (``tree``). The
     caller encrypts and writes both files and deletes the old snapshot.
     """
-    (only,) = (folder / "snapshots").iterdir()
+    (only,) = (directory / "snapshots").iterdir()
     snapshot: Json = json.loads(decode_unpacked(keys, only.read_bytes()))
-    above, file = trio.run(_way, folder, password, snapshot["tree"])
-    packer = _Packer(folder, keys)
+    above, file = trio.run(_way, directory, password, snapshot["tree"])
+    packer = _Packer(directory, keys)
     files = _files(file, count)
     if shape == "flat":
         tree = packer.tree(files)
@@ -93,7 +93,7 @@ def grow(folder: Path, password: str, keys: Keys, shape: str, count: int) -> tup
             made = [packer.tree(part) for part in _parts(files)]
             files = [
                 json.dumps(
-                    {**above[-1], "name": f"{number % PER_FOLDER:03}", "subtree": made[number]}
+                    {**above[-1], "name": f"{number % PER_DIRECTORY:03}", "subtree": made[number]}
                 )
                 for number in range(len(made))
             ]
@@ -104,7 +104,7 @@ def grow(folder: Path, password: str, keys: Keys, shape: str, count: int) -> tup
 
 
 def _parts(nodes: list[str]) -> list[list[str]]:
-    return [nodes[at : at + PER_FOLDER] for at in range(0, len(nodes), PER_FOLDER)]
+    return [nodes[at : at + PER_DIRECTORY] for at in range(0, len(nodes), PER_DIRECTORY)]
 
 
 def _files(node: Json, count: int) -> list[str]:
@@ -118,10 +118,10 @@ def _files(node: Json, count: int) -> list[str]:
     return made
 
 
-async def _way(folder: Path, password: str, tree: str) -> tuple[list[Json], Json]:
+async def _way(directory: Path, password: str, tree: str) -> tuple[list[Json], Json]:
     """Return the directory nodes from the root to the only file, and its node."""
     key = Secret(password.encode())
-    repository = await Repository.open(open_storage(Access(str(folder), key)), key)
+    repository = await Repository.open(open_storage(Access(str(directory), key)), key)
     above: list[Json] = []
     try:
         while True:

@@ -18,8 +18,8 @@ def groups(store: Store) -> list[Group]:
     return [
         *(_blobs(count) for count in sizes.blobs),
         *(_backups(count) for count in sizes.backups),
-        *(_flat(count) for count in sizes.folder_files),
-        *(_tree(count) for count in sizes.folder_files),
+        *(_flat(count) for count in sizes.directory_files),
+        *(_tree(count) for count in sizes.directory_files),
     ]
 
 
@@ -39,10 +39,10 @@ def _both_mounts(
     for turn in ("first", "second"):
         with bench.mount(contender, repo, cache=_CACHE) as mount:
             if look_into:
-                folder = contender.volume(mount.path, repo)
+                directory = contender.volume(mount.path, repo)
             else:
-                folder = contender.backups(mount.path)
-            shell("ls -l . >/dev/null", folder)
+                directory = contender.backups(mount.path)
+            shell("ls -l . >/dev/null", directory)
             seconds = time.perf_counter() - mount.began
             mount.look()
             yield Sample(f"{name}-{turn}-ready", mount.ready_seconds)
@@ -70,7 +70,7 @@ def _blobs(count: int) -> Group:
         repo = bench.store.blobs(count)
         return _both_mounts(bench, contender, repo, name, look_into=True)
 
-    return Group(_described(name, f"{count:,} blobs", "a folder in a backup"), run)
+    return Group(_described(name, f"{count:,} blobs", "a directory in a backup"), run)
 
 
 def _backups(count: int) -> Group:
@@ -90,10 +90,10 @@ def _flat(count: int) -> Group:
     def run(bench: Bench, contender: Contender) -> Iterator[Sample]:
         repo = bench.store.files("flat", count)
         with bench.mount(contender, repo) as mount:
-            folder = contender.volume(mount.path, repo)
-            yield Sample(f"{name}-ls", *shell("ls -l . | wc -l", folder))
+            directory = contender.volume(mount.path, repo)
+            yield Sample(f"{name}-ls", *shell("ls -l . | wc -l", directory))
 
-    return Group([Measure(f"{name}-ls", f"`ls -l` of one folder with {count:,} files")], run)
+    return Group([Measure(f"{name}-ls", f"`ls -l` of one directory with {count:,} files")], run)
 
 
 def _tree(count: int) -> Group:
@@ -102,13 +102,13 @@ def _tree(count: int) -> Group:
     def run(bench: Bench, contender: Contender) -> Iterator[Sample]:
         repo = bench.store.files("tree", count)
         with bench.mount(contender, repo) as mount:
-            folder = contender.volume(mount.path, repo)
-            yield Sample(f"{name}-find", *shell("find . | wc -l", folder))
-            yield Sample(f"{name}-ls", *shell("ls -lR . | wc -l", folder))
+            directory = contender.volume(mount.path, repo)
+            yield Sample(f"{name}-find", *shell("find . | wc -l", directory))
+            yield Sample(f"{name}-ls", *shell("ls -lR . | wc -l", directory))
 
     return Group(
         [
-            Measure(f"{name}-find", f"`find` over a tree of {count:,} files, 100 a folder"),
+            Measure(f"{name}-find", f"`find` over a tree of {count:,} files, 100 a directory"),
             Measure(f"{name}-ls", "`ls -lR` of it after that"),
         ],
         run,

@@ -66,11 +66,11 @@ class Bench:
         self, contender: Contender, repo: Repo, *options: str, cache: str | None = None
     ) -> AbstractContextManager[Mount]:
         """Mount with the warm cache of the contender for this repository, or a named cache."""
-        folder = self.cache(contender, cache or f"{repo.name}-{repo.snapshot[:8]}")
-        if cache is None and not folder.exists():
-            with mounted(contender, repo, self.work, folder) as mount:
+        directory = self.cache(contender, cache or f"{repo.name}-{repo.snapshot[:8]}")
+        if cache is None and not directory.exists():
+            with mounted(contender, repo, self.work, directory) as mount:
                 shell("find . | wc -l", contender.volume(mount.path, repo))
-        return mounted(contender, repo, self.work, folder, options)
+        return mounted(contender, repo, self.work, directory, options)
 
     def cache(self, contender: Contender, name: str) -> Path:
         """Return the cache directory of a contender."""
@@ -92,10 +92,10 @@ class Bench:
         """Time `command` at `path` in a new mount of the main repository, page cache dropped."""
         repo = repo or self.store.main()
         with self.mount(contender, repo, *options) as mount:
-            folder = contender.volume(mount.path, repo) / path
-            os.stat(folder)
+            directory = contender.volume(mount.path, repo) / path
+            os.stat(directory)
             drop_caches()
-            seconds, check = shell(command, folder)
+            seconds, check = shell(command, directory)
             return Sample(name, seconds, check)
 
 
@@ -106,12 +106,12 @@ def program(
 
     Raises MeasureFailedError if it fails.
     """
-    folder = bench.cache(contender, cache)
-    folder.mkdir(parents=True, exist_ok=True)
+    directory = bench.cache(contender, cache)
+    directory.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     done = subprocess.run(
         command,
-        env=environment(repo, folder),
+        env=environment(repo, directory),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         timeout=_COMMAND_SECONDS,
@@ -123,8 +123,8 @@ def program(
     return seconds, done.stdout
 
 
-def shell(command: str, folder: Path, timeout: float = _COMMAND_SECONDS) -> tuple[float, int]:
-    """Run a shell command in `folder`; return its seconds and the number it printed (or 0).
+def shell(command: str, directory: Path, timeout: float = _COMMAND_SECONDS) -> tuple[float, int]:
+    """Run a shell command in `directory`; return its seconds and the number it printed (or 0).
 
     Raises MeasureFailedError if it fails or writes to standard error.
     """
@@ -132,7 +132,7 @@ def shell(command: str, folder: Path, timeout: float = _COMMAND_SECONDS) -> tupl
     try:
         done = subprocess.run(
             ["sh", "-c", command],
-            cwd=folder,
+            cwd=directory,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=timeout,
@@ -233,9 +233,9 @@ def _find(bench: Bench, contender: Contender) -> Iterator[Sample]:
     bench.empty_cache(contender, cache)
     with bench.mount(contender, repo, cache=cache) as mount:
         drop_caches()
-        folder = contender.volume(mount.path, repo)
-        yield Sample("find-cold", *shell(command, folder))
-        yield Sample("find-warm", *shell(command, folder))
+        directory = contender.volume(mount.path, repo)
+        yield Sample("find-cold", *shell(command, directory))
+        yield Sample("find-warm", *shell(command, directory))
     with bench.mount(contender, repo, cache=cache) as mount:
         drop_caches()
         yield Sample("find-second", *shell(command, contender.volume(mount.path, repo)))
@@ -279,12 +279,12 @@ def _memory(bench: Bench, contender: Contender) -> Iterator[Sample]:
     shutil.rmtree(target, ignore_errors=True)
     try:
         with bench.mount(contender, repo) as mount:
-            folder = contender.volume(mount.path, repo)
-            shell("find . | wc -l", folder)
-            shell(f"cp -r small/a '{target}'", folder)
-            shell("cat random text >/dev/null", folder)
+            directory = contender.volume(mount.path, repo)
+            shell("find . | wc -l", directory)
+            shell(f"cp -r small/a '{target}'", directory)
+            shell("cat random text >/dev/null", directory)
             drop_caches()  # else the kernel would serve all four from its cache
-            shell(_readers(bench.store.sizes.random_mib), folder)
+            shell(_readers(bench.store.sizes.random_mib), directory)
             mount.look()
             yield Sample("memory", mount.memory.peak / MIB)
             yield Sample("memory-anon", mount.memory.anonymous / MIB)

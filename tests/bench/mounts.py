@@ -144,7 +144,7 @@ def environment(repo: Repo, cache: Path) -> Mapping[str, str]:
         "XDG_CACHE_HOME": str(cache),
         "XDG_CONFIG_HOME": str(cache),
         "RESTIC_CACHE_DIR": str(cache / "restic"),
-        "RESTIC_REPOSITORY": repo.url or repo.folder,
+        "RESTIC_REPOSITORY": repo.url or repo.directory,
         "RESTIC_PASSWORD": PASSWORD,
         "CESBR_CONFIG": str(_config(repo, cache)),
         **repo.environment,

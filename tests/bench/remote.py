@@ -79,8 +79,8 @@ def _find(server: str, repo: Repo, bench: Bench, contender: Contender) -> Iterat
             yield Sample(f"{server}-{ready}", mount.ready_seconds)
             drop_caches()
             # Not started in the directory: its lookup is part of the measure.
-            folder = contender.volume(mount.path, repo)
-            yield Sample(f"{server}-{found}", *shell(f"find '{folder}' | wc -l", Path("/")))
+            directory = contender.volume(mount.path, repo)
+            yield Sample(f"{server}-{found}", *shell(f"find '{directory}' | wc -l", Path("/")))
 
 
 def _cat(server: str, repo: Repo, bench: Bench, contender: Contender) -> Iterator[Sample]:
@@ -102,11 +102,11 @@ def _copy(server: str, repo: Repo, bench: Bench, contender: Contender) -> Iterat
 
 
 @contextlib.contextmanager
-def _rest(store: Store, folder: Path) -> Iterator[Repo]:
+def _rest(store: Store, directory: Path) -> Iterator[Repo]:
     repo = store.far()
     program = Path(_program("rclone"))
-    with rest.serving(program, folder) as server:
-        _link(Path(repo.folder), server.root / "far")
+    with rest.serving(program, directory) as server:
+        _link(Path(repo.directory), server.root / "far")
         with proxying((_HOST, server.port), round_trip=_ROUND_TRIP) as proxy:
             url = (
                 f"rest:http://{rest.USER}:{quote(rest.PASSWORD, safe='')}@{_HOST}:{proxy.port}/far/"
@@ -115,28 +115,28 @@ def _rest(store: Store, folder: Path) -> Iterator[Repo]:
 
 
 @contextlib.contextmanager
-def _sftp(store: Store, folder: Path) -> Iterator[Repo]:
+def _sftp(store: Store, directory: Path) -> Iterator[Repo]:
     repo = store.far()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    server = sshd.prepare(folder)
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    server = sshd.prepare(directory)
     with (
         sshd.running(server),
         proxying((_HOST, server.port), round_trip=_ROUND_TRIP) as proxy,
     ):
         options = {"sftp.command": server.command(port=proxy.port)}
-        yield replace(repo, name="sftp", url=server.url(repo.folder), options=options)
+        yield replace(repo, name="sftp", url=server.url(repo.directory), options=options)
 
 
 @contextlib.contextmanager
-def _s3(store: Store, folder: Path) -> Iterator[Repo]:
+def _s3(store: Store, directory: Path) -> Iterator[Repo]:
     repo = store.far()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
     with seaweed.serving(
-        Path(_program("weed")), folder / "weed", make_certificates(folder)
+        Path(_program("weed")), directory / "weed", make_certificates(directory)
     ) as server:
-        server.upload(Path(repo.folder), seaweed.BUCKET, "far")
+        server.upload(Path(repo.directory), seaweed.BUCKET, "far")
         with proxying((_HOST, server.port), round_trip=_ROUND_TRIP) as proxy:
             url = f"s3:http://{_HOST}:{proxy.port}/{seaweed.BUCKET}/far"
             yield replace(repo, name="s3", url=url, environment=server.environment)

@@ -62,14 +62,14 @@ def load(path: Path) -> Report:
     return msgspec.json.decode(path.read_bytes(), type=Report)
 
 
-def save(report: Report, folder: Path) -> list[Path]:
-    """Write data, page and plot to `folder`; return their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+def save(report: Report, directory: Path) -> list[Path]:
+    """Write data, page and plot to `directory`; return their paths."""
+    directory.mkdir(parents=True, exist_ok=True)
     data = msgspec.json.format(msgspec.json.encode(report), indent=1)
     made = {"json": data + b"\n", "md": page(report).encode(), "svg": plot(report).encode()}
     paths = []
     for suffix, content in made.items():
-        paths.append(folder / f"{report.name}.{suffix}")
+        paths.append(directory / f"{report.name}.{suffix}")
         paths[-1].write_bytes(content)
     return paths
 

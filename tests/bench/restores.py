@@ -23,7 +23,7 @@ def groups(store: Store) -> list[Group]:
     """Return the measures of restores."""
     sizes = store.sizes
     large = (sizes.random_mib + sizes.text_mib) * MIB
-    small = f"{sizes.restore_files:,} small files in {sizes.restore_folders:,} directories"
+    small = f"{sizes.restore_files:,} small files in {sizes.restore_directories:,} directories"
     one = f"one file of 1 MiB out of {sizes.restore_one_of:,}; restic: `--include`"
     return [
         Group([Measure("restore-small", f"restore {small}")], _small),

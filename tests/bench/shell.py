@@ -38,7 +38,7 @@ def groups(store: Store) -> list[Group]:
             _backups,
         ),
         Group([Measure("tab-shell", "Tab in bash, zsh or fish, after `cesbr use `")], _tab_shell),
-        *(_in_folder(count) for count in sizes.tab_files),
+        *(_in_directory(count) for count in sizes.tab_files),
         _among_backups(sizes.tab_backups),
     ]
 
@@ -73,7 +73,7 @@ def _tab_shell(bench: Bench, contender: Contender) -> Iterator[Sample]:
     yield Sample("tab-shell", seconds)
 
 
-def _in_folder(count: int) -> Group:
+def _in_directory(count: int) -> Group:
     name = f"tab-{short(count)}"
 
     def run(bench: Bench, contender: Contender) -> Iterator[Sample]:
@@ -83,7 +83,7 @@ def _in_folder(count: int) -> Group:
             line = f"ls /{BACKUP}/{dogu}/volumes/{volume}/file-"
             yield Sample(name, _tab(bench, contender, repo, line))
 
-    return Group([Measure(name, f"Tab at the prompt in a folder of {count:,} names")], run)
+    return Group([Measure(name, f"Tab at the prompt in a directory of {count:,} names")], run)
 
 
 def _among_backups(count: int) -> Group:

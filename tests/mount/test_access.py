@@ -59,13 +59,13 @@ def originals(public_dir: Path) -> Path:
         "acl-mask": ("640", "u:41001:rw,m::-"), "acl-other": ("644", "u:41001:-"),
     }  # fmt: skip
     for name, (mode, acl) in acls.items():
-        for made in (top / "files", top / "folders" / name):
+        for made in (top / "files", top / "directories" / name):
             made.mkdir(parents=True, exist_ok=True)
         file = top / "files" / name
         file.write_text("text")
         os.chown(file, 41000, 42000)
         file.chmod(int(mode, 8))
-        directory = top / "folders" / name
+        directory = top / "directories" / name
         (directory / "file").write_text("text")
         os.chown(directory, 41000, 42000)
         directory.chmod(int(mode, 8) | (int(mode, 8) & 0o444) >> 2)

@@ -103,7 +103,7 @@ def test_fstab_options(
     """mount(8) accepts the options, and always mounts with ro, nosuid and nodev."""
     (tmp_path / "backups").mkdir()
     (tmp_path / "key").write_text(repo.password)
-    fields = (repo.folder, tmp_path / "backups", "fuse.cesbrfs")
+    fields = (repo.directory, tmp_path / "backups", "fuse.cesbrfs")
     options = f"password_file={tmp_path}/key,{options}"
     (tmp_path / "fstab").write_text(f"{' '.join(map(str, fields))} {options} 0 0\n")
     script = textwrap.dedent(_MOUNT).format(command=command)
@@ -122,7 +122,7 @@ def test_fstab_options(
 def test_autofs_does_not_deadlock(repo: ResticRepo, tmp_path: Path) -> None:
     """Under autofs the program can access its mountpoint before the mount exists."""
     (tmp_path / "backups").mkdir()
-    command = [sys.executable, "-c", _AUTOMOUNT, str(tmp_path / "backups"), str(repo.folder)]
+    command = [sys.executable, "-c", _AUTOMOUNT, str(tmp_path / "backups"), str(repo.directory)]
     done = run_in_namespace(command, tmp_path, repo)
     if done.returncode == 77:
         pytest.skip(done.stdout.strip())

@@ -20,12 +20,12 @@ from tests.support.rest import RestServer
 from tests.support.restic_repo import PASSWORD, ResticRepo, create
 
 
-def _repository(restic: Path, folder: Path, tag: str) -> ResticRepo:
+def _repository(restic: Path, directory: Path, tag: str) -> ResticRepo:
     """Return a repository with one backup of one file."""
-    volume = folder.parent / "var/lib/ces/redmine/volumes/files"
+    volume = directory.parent / "var/lib/ces/redmine/volumes/files"
     volume.mkdir(parents=True, exist_ok=True)
     (volume / "note.txt").write_text("hello\n")
-    repo = create(restic, folder)
+    repo = create(restic, directory)
     repo.backup(volume, tags=[tag])
     return repo
 
@@ -35,15 +35,15 @@ def served(request: pytest.FixtureRequest, restic_new: Path, tmp_path: Path) -> 
     """Return a repository's directory, and its address on disk or on a REST server."""
     key = Secret(PASSWORD.encode())
     if request.param == "local":
-        folder = tmp_path / "repo"
-        access = Access(str(folder), key)
+        directory = tmp_path / "repo"
+        access = Access(str(directory), key)
     else:
         server: RestServer = request.getfixturevalue("own_rest_server")
-        folder = server.root / tmp_path.name
+        directory = server.root / tmp_path.name
         access = Access(f"{server.url}/{tmp_path.name}/", key, {}, server.environment)
     repo = _repository(restic_new, tmp_path / "made", "b1")
-    shutil.copytree(repo.folder, folder)
-    return folder, access
+    shutil.copytree(repo.directory, directory)
+    return directory, access
 
 
 def _listing_fails(path: Path) -> bool:
@@ -58,13 +58,13 @@ def test_rsync_does_not_delete_its_copy(
     served: tuple[Path, Access], mount: Callable[..., Mount], tmp_path: Path
 ) -> None:
     """A failing rsync --delete keeps the copy; the mount recovers with the repository."""
-    folder, access = served
+    directory, access = served
     made = mount(access)
     copy = tmp_path / "copy"
     sync = ["rsync", "-a", "--delete", f"{made.path}/", str(copy)]
     subprocess.run(sync, check=True)
     assert (copy / "b1/redmine").exists()
-    folder.rename(tmp_path / "away")
+    directory.rename(tmp_path / "away")
     wait_until(lambda: _listing_fails(made.path))
     assert subprocess.run(sync, capture_output=True, check=False).returncode
     assert (copy / "b1/redmine").exists()
@@ -73,7 +73,7 @@ def test_rsync_does_not_delete_its_copy(
     assert status["errors_total"] > 0
     assert "cesbrfs_repository_gone 1" in (made.path / ".cesbrfs/metrics").read_text()
     assert "is gone" in made.log.read_text()
-    (tmp_path / "away").rename(folder)
+    (tmp_path / "away").rename(directory)
     wait_until(lambda: not _listing_fails(made.path))
     assert "b1" in os.listdir(made.path)
     subprocess.run(sync, check=True)
@@ -84,12 +84,12 @@ def test_another_repository_at_the_same_address(
     served: tuple[Path, Access], mount: Callable[..., Mount], restic_new: Path, tmp_path: Path
 ) -> None:
     """The backups of the new repository appear without a remount and are readable."""
-    folder, access = served
+    directory, access = served
     made = mount(access)
     assert "b1" in os.listdir(made.path)
-    shutil.rmtree(folder)
+    shutil.rmtree(directory)
     other = _repository(restic_new, tmp_path / "other", "b2")
-    shutil.copytree(other.folder, folder)
+    shutil.copytree(other.directory, directory)
     wait_until(lambda: not _listing_fails(made.path) and "b2" in os.listdir(made.path))
     assert "b1" not in os.listdir(made.path)
     note = made.path / "b2/redmine/volumes/files/note.txt"

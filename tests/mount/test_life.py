@@ -246,7 +246,7 @@ def test_arguments_of_fstab_are_accepted(repo: ResticRepo, mountpoint: Path) -> 
     key.write_text(repo.password)
     bare = Access("", Secret(b""))
     done = subprocess.run(
-        [sys.executable, "-m", "cesbrfs", repo.folder, mountpoint, "-o",
+        [sys.executable, "-m", "cesbrfs", repo.directory, mountpoint, "-o",
          f"ro,dev,suid,_netdev,nofail,x-systemd.automount,password_file={key}"],
         env={k: v for k, v in environment(bare).items() if not k.startswith("RESTIC_")},
         capture_output=True, text=True, timeout=_SECONDS, check=False,
@@ -284,7 +284,7 @@ class TestRefusals:
     @pytest.mark.parametrize("where", [".", "data", ".."])
     def test_over_the_repository(self, repo: ResticRepo, where: str) -> None:
         """A mountpoint on, inside or above the repository is an error."""
-        self.refuse(repo.access, 1, "overlaps the repository", repo.folder / where)
+        self.refuse(repo.access, 1, "overlaps the repository", repo.directory / where)
 
     def test_no_repository(self, mountpoint: Path, tmp_path: Path) -> None:
         """A repository that does not exist is error 10, and nothing is created."""
@@ -295,7 +295,7 @@ class TestRefusals:
     def test_wrong_key(self, repo: ResticRepo, mountpoint: Path) -> None:
         """A wrong key is error 12; the message names the repository and not the key."""
         wrong = Access(repo.access.url, Secret(b"not the key"))
-        self.refuse(wrong, 12, str(repo.folder), mountpoint)
+        self.refuse(wrong, 12, str(repo.directory), mountpoint)
         assert "not the key" not in run(wrong, mountpoint).stderr
 
     def test_unknown_option(self, repo: ResticRepo, mountpoint: Path) -> None:

@@ -28,13 +28,15 @@ def site(tmp_path: Path, how: str) -> Iterator[Site]:
     one, two = _PAIRS[how]
     large = [bytes([n]) * 300_000 for n in range(1, 8)]
     site.volume(
-        site.folder("small", site.file(one, b"first"), site.file(two, b"second")),
-        site.folder("large", site.file(one, b"first"), site.file(two, *large)),
-        site.folder("mixed", site.file(one, b"first"), site.folder(two, site.file("x", b"1"))),
-        site.folder(
-            "folders",
-            site.folder(one, site.file("x", b"1")),
-            site.folder(two, site.file("x", b"2")),
+        site.directory("small", site.file(one, b"first"), site.file(two, b"second")),
+        site.directory("large", site.file(one, b"first"), site.file(two, *large)),
+        site.directory(
+            "mixed", site.file(one, b"first"), site.directory(two, site.file("x", b"1"))
+        ),
+        site.directory(
+            "directories",
+            site.directory(one, site.file("x", b"1")),
+            site.directory(two, site.file("x", b"2")),
         ),
         site.file("fine", b"1"),
     )
@@ -51,7 +53,7 @@ async def test_colliding_names(site: Site, how: str, overwrite: Overwrite) -> No
         assert report.exit_code == 3
         failed = {failure.path.decode(): failure.error for failure in report.failed}
         directories = {path.split("/")[3] for path in failed}
-        assert (len(failed), directories) == (4, {"small", "large", "mixed", "folders"})
+        assert (len(failed), directories) == (4, {"small", "large", "mixed", "directories"})
         assert all("does not distinguish" in error for error in failed.values())
         assert (site.restored / "fine").read_bytes() == b"1"
         found = {str(p): p.read_bytes() for p in site.restored.rglob("*") if p.is_file()}

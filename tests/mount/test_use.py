@@ -130,9 +130,9 @@ def test_other_users_need_allow_other(repo: ResticRepo, mount: Callable[..., Mou
         ).returncode
 
     private, public = mount(repo.access).path, mount(repo.access, "-o", "allow_other").path
-    for folder in (private, *private.parents):
-        if folder != Path("/") and not os.path.ismount(folder):
-            folder.chmod(folder.stat().st_mode | 0o011)
+    for directory in (private, *private.parents):
+        if directory != Path("/") and not os.path.ismount(directory):
+            directory.chmod(directory.stat().st_mode | 0o011)
     assert list_as_nobody(private) != 0
     assert list_as_nobody(public) == 0
 
@@ -175,7 +175,7 @@ def test_a_damaged_pack_affects_only_its_own_files(
     (files / "damaged").write_bytes(os.urandom(100_000))
     repo.backup(files, tags=["b1"])
     (pack,) = [
-        p for p in (repo.folder / "data").rglob("*") if p.is_file() and p.stat().st_size > 50_000
+        p for p in (repo.directory / "data").rglob("*") if p.is_file() and p.stat().st_size > 50_000
     ]
     pack.chmod(0o600)
     with pack.open("r+b") as raw:

@@ -29,9 +29,11 @@ async def deep() -> tuple[Operations, tuple[bytes, ...]]:
     """Return handlers and the path of a directory with a subdirectory and four files."""
     repo = MemoryRepo()
     xattrs = [{"name": "user.colour", "value": "Z3JlZW4="}]
-    inner = repo.folder("inner", repo.file("leaf", b"green", extended_attributes=xattrs))
+    inner = repo.directory("inner", repo.file("leaf", b"green", extended_attributes=xattrs))
     twins = [repo.file(name, b"twin", links=2, inode=7, device_id=1) for name in ("twin1", "twin2")]
-    outer = repo.folder("outer", repo.file("a", b"first"), inner, *twins, repo.file("z", b"last!!"))
+    outer = repo.directory(
+        "outer", repo.file("a", b"first"), inner, *twins, repo.file("z", b"last!!")
+    )
     snapshot = repo.snapshot(repo.tree(outer), tags=["b1"])
     operations = Operations(InodeFileSystem(BackupTree(await repo.open())), Presentation())
     return operations, (b"b1", b"_snapshots", snapshot[:8].encode(), b"outer")
@@ -229,7 +231,7 @@ async def test_files_that_differ_share_no_inode(
     changed = {name: value for name, value in difference.items() if name != "parts"}
     parts = difference.get("parts", b"one")
     assert isinstance(parts, bytes)
-    outer = repo.folder(
+    outer = repo.directory(
         "outer",
         repo.file("first", b"one", **fields),
         repo.file("same", b"one", **fields),
@@ -237,13 +239,13 @@ async def test_files_that_differ_share_no_inode(
     )
     snapshot = repo.snapshot(repo.tree(outer), tags=["b1"])
     operations = Operations(InodeFileSystem(BackupTree(await repo.open())), Presentation())
-    folder = await walk(operations, b"b1", b"_snapshots", snapshot[:8].encode(), b"outer")
-    handle = await operations.opendir(folder.st_ino, NOBODY)
+    directory = await walk(operations, b"b1", b"_snapshots", snapshot[:8].encode(), b"outer")
+    handle = await operations.opendir(directory.st_ino, NOBODY)
     await operations.readdir(handle, 0, None)  # type: ignore[arg-type]  # the fake kernel
     listed = dict(kernel.taken)
     assert listed[b"first"].st_ino == listed[b"same"].st_ino != listed[b"different"].st_ino
     for name, content in ((b"first", b"one"), (b"different", parts), (b"same", b"one")):
-        looked_up = await operations.lookup(folder.st_ino, name, NOBODY)
+        looked_up = await operations.lookup(directory.st_ino, name, NOBODY)
         assert looked_up.st_ino == listed[name].st_ino
         assert looked_up.st_size == len(content)
         opened = await operations.open(looked_up.st_ino, os.O_RDONLY, NOBODY)

@@ -179,7 +179,7 @@ async def test_a_wrong_recorded_size_does_not_truncate_reads() -> None:
     """A file whose blobs exceed the recorded size is read completely, with direct I/O."""
     repo = MemoryRepo()
     wrong_size = repo.file("note.txt", b"hello\n", size=2)
-    snapshot = repo.snapshot(repo.tree(repo.folder("d", wrong_size)), tags=["b1"])
+    snapshot = repo.snapshot(repo.tree(repo.directory("d", wrong_size)), tags=["b1"])
     operations = Operations(InodeFileSystem(BackupTree(await repo.open())), Presentation())
     path = (b"b1", b"_snapshots", snapshot[:8].encode(), b"d", b"note.txt")
     attributes = await walk(operations, *path)
@@ -220,7 +220,7 @@ async def test_statfs_reports_the_repository_size(
 ) -> None:
     """The size is that of the stored data, and no blocks are free."""
     attributes = await operations.statfs(NOBODY)
-    packs = sum(f.stat().st_size for f in (shared.folder / "data").rglob("*") if f.is_file())
+    packs = sum(f.stat().st_size for f in (shared.directory / "data").rglob("*") if f.is_file())
     assert 0 < attributes.f_blocks * attributes.f_frsize <= packs + attributes.f_frsize
     assert (attributes.f_bfree, attributes.f_namemax) == (0, 255)
 

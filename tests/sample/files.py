@@ -45,7 +45,7 @@ class Layout:
     count: int
     pattern: str
     mode: int = 0o640
-    folder_mode: int = 0o750
+    directory_mode: int = 0o750
     big: str = ""  # name of a file of at least 50 MB
 
 
@@ -97,12 +97,12 @@ def _small_files(at_most: int) -> tuple[Path, ...]:
     """Find world-readable files of 1 to `at_most` bytes, in a fixed order."""
     found: list[Path] = []
     for source in _SMALL_SOURCES:
-        for folder, folders, names in os.walk(source):
-            folders.sort()
-            if "__pycache__" in folders:
-                folders.remove("__pycache__")  # depends on which programs have run
+        for directory, directories, names in os.walk(source):
+            directories.sort()
+            if "__pycache__" in directories:
+                directories.remove("__pycache__")  # depends on which programs have run
             for name in sorted(names):
-                path = Path(folder, name)
+                path = Path(directory, name)
                 about = path.lstat()
                 everyone = stat.S_ISREG(about.st_mode) and about.st_mode & stat.S_IROTH
                 if everyone and 0 < about.st_size <= at_most:
@@ -145,15 +145,15 @@ def write_big(target: Path, offset: int) -> None:
                 return
 
 
-def fill(folder: Path, dogu: str, volume: str, scale: Scale) -> None:
+def fill(directory: Path, dogu: str, volume: str, scale: Scale) -> None:
     """Fill the directory of a volume as the dogu would."""
     layout = LAYOUTS.get((dogu, volume), _ELSE)
-    folder.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     count = layout.count if scale == "full" else min(layout.count, _TINY_COUNT)
     sources = small_files(scale, f"{dogu}/{volume}")
     for i in range(1, count + 1):
         source = next(sources)
-        target = folder / layout.pattern.format(
+        target = directory / layout.pattern.format(
             i=i,
             year=2024 + i % 3,
             month=1 + i % 12,
@@ -162,9 +162,9 @@ def fill(folder: Path, dogu: str, volume: str, scale: Scale) -> None:
         )
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
-    for path in folder.rglob("*"):
-        path.chmod(layout.folder_mode if path.is_dir() else layout.mode)
-    folder.chmod(layout.folder_mode)
+    for path in directory.rglob("*"):
+        path.chmod(layout.directory_mode if path.is_dir() else layout.mode)
+    directory.chmod(layout.directory_mode)
     if scale == "full" and layout.big:
         offset = [key for key, value in LAYOUTS.items() if value.big].index((dogu, volume))
-        write_big(folder / layout.big, offset * 7)
+        write_big(directory / layout.big, offset * 7)

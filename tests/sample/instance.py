@@ -128,9 +128,9 @@ def _give_to_owners(instance: Instance) -> list[str]:
 
 def _stamp(top: Path) -> None:
     """Set the times of everything below `top`, in nanoseconds, derived from the path."""
-    for folder, folders, names in os.walk(top, topdown=False):
-        for name in (*sorted(names), *sorted(folders)):
-            path = os.path.join(folder, name)
+    for directory, directories, names in os.walk(top, topdown=False):
+        for name in (*sorted(names), *sorted(directories)):
+            path = os.path.join(directory, name)
             number = zlib.crc32(os.fsencode(os.path.relpath(path, top)))
             time_ns = (_FIRST_SECOND + number % _SPAN_SECONDS) * 10**9 + number * 7919 % 10**9
             os.utime(path, ns=(time_ns, time_ns), follow_symlinks=False)
@@ -151,14 +151,14 @@ def change(root: Path, *, day: int = 1) -> list[Path]:
     report = attachments / "report.txt"
     with report.open("a") as out:
         out.write(f"day {day}: the report grows by a line\n")
-    build_folder = data / "jobs/build 2/builds" / f"day {day}"
-    build_folder.mkdir()
-    log = build_folder / "log"
+    build_directory = data / "jobs/build 2/builds" / f"day {day}"
+    build_directory.mkdir()
+    log = build_directory / "log"
     log.write_text(f"Started by timer\nFinished: SUCCESS, day {day}\n")
     latest = data / "jobs/build 2/builds/lastSuccessfulBuild"
     latest.unlink()
-    latest.symlink_to(build_folder.name)
-    touched = [report, log, build_folder, latest]
+    latest.symlink_to(build_directory.name)
+    touched = [report, log, build_directory, latest]
     touched += _edit_and_drop(instance, day)
     for path in touched:
         if os.geteuid() == 0:

@@ -80,8 +80,8 @@ _NOBODY = 65534
 _BIG_ID = 3_000_000_000  # IDs are unsigned 32-bit integers
 
 
-def _bytes_path(folder: Path, name: bytes) -> Path:
-    return folder / os.fsdecode(name)
+def _bytes_path(directory: Path, name: bytes) -> Path:
+    return directory / os.fsdecode(name)
 
 
 @contextlib.contextmanager
@@ -95,54 +95,54 @@ def _allowed(notes: list[str], what: str) -> Iterator[None]:
         notes.append(f"{what}: {error.strerror}")
 
 
-def plant(folder: Path, scale: Scale) -> list[str]:
-    """Create the special files in `folder`; return what was not allowed."""
+def plant(directory: Path, scale: Scale) -> list[str]:
+    """Create the special files in `directory`; return what was not allowed."""
     notes: list[str] = []
     for part in (_names, _links, _shapes, _special, _times):
-        below = folder / part.__name__.removeprefix("_")
+        below = directory / part.__name__.removeprefix("_")
         below.mkdir(parents=True)
         part(below, scale, notes)
     return notes
 
 
-def _names(folder: Path, scale: Scale, notes: list[str]) -> None:
+def _names(directory: Path, scale: Scale, notes: list[str]) -> None:
     for name in NAMES:
-        _bytes_path(folder, name).write_bytes(b"content of " + name)
-    inside = _bytes_path(folder, b"folder [1] \xff 'odd'\n")
+        _bytes_path(directory, name).write_bytes(b"content of " + name)
+    inside = _bytes_path(directory, b"directory [1] \xff 'odd'\n")
     inside.mkdir()
-    _bytes_path(inside, b"file * \\ \xfe").write_text("in an odd folder")
-    deep = folder
+    _bytes_path(inside, b"file * \\ \xfe").write_text("in an odd directory")
+    deep = directory
     for depth in range(40):
         deep /= f"level {depth}"
         deep.mkdir()
     (deep / "bottom").write_text("far down")
-    crowded = folder / "crowded"
+    crowded = directory / "crowded"
     crowded.mkdir()
     for number in range(2000 if scale == "full" else 30):
         (crowded / f"{number:05}").touch()
 
 
-def _links(folder: Path, scale: Scale, notes: list[str]) -> None:
-    (folder / "here").mkdir()
-    (folder / "there").mkdir()
-    first = folder / "here/one"
+def _links(directory: Path, scale: Scale, notes: list[str]) -> None:
+    (directory / "here").mkdir()
+    (directory / "there").mkdir()
+    first = directory / "here/one"
     first.write_text("one file, three names")
-    (folder / "here/two").hardlink_to(first)
-    (folder / "there/three").hardlink_to(first)
-    (folder / "to a file").symlink_to("here/one")
-    (folder / "to a folder").symlink_to("here")
-    (folder / "upwards").symlink_to("../links/there/three")
-    (folder / "absolute").symlink_to("/etc/hostname")
-    (folder / "dangling").symlink_to("nothing/here")
-    (folder / "to itself").symlink_to("to itself")
-    (folder / "long").symlink_to("x/" * 1000 + "y")
+    (directory / "here/two").hardlink_to(first)
+    (directory / "there/three").hardlink_to(first)
+    (directory / "to a file").symlink_to("here/one")
+    (directory / "to a directory").symlink_to("here")
+    (directory / "upwards").symlink_to("../links/there/three")
+    (directory / "absolute").symlink_to("/etc/hostname")
+    (directory / "dangling").symlink_to("nothing/here")
+    (directory / "to itself").symlink_to("to itself")
+    (directory / "long").symlink_to("x/" * 1000 + "y")
     # Its target is UTF-8: restic before 0.16 cannot store another, and no backup would be complete.
-    os.symlink("n\u00f6t ascii\n".encode(), os.fsencode(folder) + b"/to odd bytes \xfe")
+    os.symlink("n\u00f6t ascii\n".encode(), os.fsencode(directory) + b"/to odd bytes \xfe")
     with _allowed(notes, "hard link to a symbolic link"):
-        os.link(folder / "to a file", folder / "again", follow_symlinks=False)
+        os.link(directory / "to a file", directory / "again", follow_symlinks=False)
 
 
-def _shapes(folder: Path, scale: Scale, notes: list[str]) -> None:
+def _shapes(directory: Path, scale: Scale, notes: list[str]) -> None:
     hole = HOLE_BYTES[scale]
     for name, parts in {
         "hole at the start": (hole, b"end"),
@@ -150,29 +150,29 @@ def _shapes(folder: Path, scale: Scale, notes: list[str]) -> None:
         "hole at the end": (b"start", hole),
         "nothing but a hole": (hole,),
     }.items():
-        with (folder / name).open("wb") as out:
+        with (directory / name).open("wb") as out:
             for part in parts:
                 if isinstance(part, int):
                     out.truncate(out.seek(part, os.SEEK_CUR))
                 else:
                     out.write(part)
-    (folder / "empty file").touch()
-    (folder / "empty folder").mkdir()
-    (folder / "one byte").write_bytes(b"\0")
-    (folder / "no line end").write_text("a line that does not end")
+    (directory / "empty file").touch()
+    (directory / "empty directory").mkdir()
+    (directory / "one byte").write_bytes(b"\0")
+    (directory / "no line end").write_text("a line that does not end")
 
 
-def _special(folder: Path, scale: Scale, notes: list[str]) -> None:
-    os.mkfifo(folder / "fifo")
+def _special(directory: Path, scale: Scale, notes: list[str]) -> None:
+    os.mkfifo(directory / "fifo")
     for name, kind, major, minor in (
         ("null", stat.S_IFCHR, 1, 3),
         ("loop", stat.S_IFBLK, 7, 0),
         ("large numbers", stat.S_IFCHR, 511, 70000),
     ):
         with _allowed(notes, f"device node {name}"):
-            os.mknod(folder / name, kind | 0o600, os.makedev(major, minor))
+            os.mknod(directory / name, kind | 0o600, os.makedev(major, minor))
     # The path of a socket has at most 108 bytes, so use the directory's descriptor in /proc.
-    descriptor = os.open(folder, os.O_PATH)
+    descriptor = os.open(directory, os.O_PATH)
     try:
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(f"/proc/self/fd/{descriptor}/socket")
@@ -180,50 +180,50 @@ def _special(folder: Path, scale: Scale, notes: list[str]) -> None:
         os.close(descriptor)
 
 
-def _times(folder: Path, scale: Scale, notes: list[str]) -> None:
+def _times(directory: Path, scale: Scale, notes: list[str]) -> None:
     for name in TIMES_NS:
-        (folder / name).write_text(name)
+        (directory / name).write_text(name)
 
 
-def dress(folder: Path) -> list[str]:
+def dress(directory: Path) -> list[str]:
     """Add files with modes, owners and attributes; return what was not allowed."""
     notes: list[str] = []
     for part in (_modes, _owners, _attributes):
-        below = folder / part.__name__.removeprefix("_")
+        below = directory / part.__name__.removeprefix("_")
         below.mkdir()
         part(below, notes)
     return notes
 
 
-def _modes(folder: Path, notes: list[str]) -> None:
+def _modes(directory: Path, notes: list[str]) -> None:
     for name, mode in _MODES.items():
-        (folder / name).write_text(name)
-        (folder / name).chmod(mode)
-    (folder / "sticky folder").mkdir()
-    (folder / "sticky folder").chmod(0o1777)
-    (folder / "setgid folder").mkdir()
-    (folder / "setgid folder").chmod(0o2775)
+        (directory / name).write_text(name)
+        (directory / name).chmod(mode)
+    (directory / "sticky directory").mkdir()
+    (directory / "sticky directory").chmod(0o1777)
+    (directory / "setgid directory").mkdir()
+    (directory / "setgid directory").chmod(0o2775)
     if os.geteuid() != 0:
         notes.append("files of mode 0000: nobody but root could back them up")
-        (folder / "write only").unlink()
+        (directory / "write only").unlink()
         return
-    (folder / "nothing allowed").write_text("0000")
-    (folder / "nothing allowed").chmod(0)
-    (folder / "closed folder").mkdir()
-    (folder / "closed folder/inside").write_text("inside")
-    (folder / "closed folder").chmod(0)
+    (directory / "nothing allowed").write_text("0000")
+    (directory / "nothing allowed").chmod(0)
+    (directory / "closed directory").mkdir()
+    (directory / "closed directory/inside").write_text("inside")
+    (directory / "closed directory").chmod(0)
 
 
-def _owners(folder: Path, notes: list[str]) -> None:
+def _owners(directory: Path, notes: list[str]) -> None:
     for name, uid, gid in (
         ("root", 0, 0),
         ("nobody", _NOBODY, _NOBODY),
         ("unknown", 12345, 54321),
         ("large ids", _BIG_ID, _BIG_ID),
     ):
-        (folder / name).write_text(name)
+        (directory / name).write_text(name)
         with _allowed(notes, f"owner {uid}:{gid}"):
-            os.chown(folder / name, uid, gid)
+            os.chown(directory / name, uid, gid)
 
 
 def acl(*entries: tuple[int, int, int]) -> bytes:
@@ -237,7 +237,7 @@ _ACL = acl((1, 6, _NO_ID), (2, 4, _NOBODY), (4, 4, _NO_ID), (16, 4, _NO_ID), (32
 _CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
 
 
-def _attributes(folder: Path, notes: list[str]) -> None:
+def _attributes(directory: Path, notes: list[str]) -> None:
     for name, attribute, value in (
         ("user", "user.comment", "a comment, \N{ROCKET}".encode()),
         ("empty value", "user.empty", b""),
@@ -247,19 +247,19 @@ def _attributes(folder: Path, notes: list[str]) -> None:
         ("trusted", "trusted.sample", b"only root sees it"),
         ("capability", "security.capability", _CAPABILITY),
     ):
-        (folder / name).write_text(name)
+        (directory / name).write_text(name)
         with _allowed(notes, f"attribute {attribute}"):
-            os.setxattr(folder / name, attribute, value)
-    (folder / "folder").mkdir()
-    with _allowed(notes, "attributes of folders"):
-        os.setxattr(folder / "folder", "user.comment", b"a folder's")
-        os.setxattr(folder / "folder", "system.posix_acl_default", _ACL)
+            os.setxattr(directory / name, attribute, value)
+    (directory / "folder").mkdir()
+    with _allowed(notes, "attributes of directories"):
+        os.setxattr(directory / "folder", "user.comment", b"a directory's")
+        os.setxattr(directory / "folder", "system.posix_acl_default", _ACL)
 
 
-def set_times(folder: Path) -> list[str]:
+def set_times(directory: Path) -> list[str]:
     """Set special times (run this last); return what was not allowed."""
     notes: list[str] = []
     for name, time_ns in TIMES_NS.items():
         with _allowed(notes, f"time {name}"):
-            os.utime(folder / "times" / name, ns=(time_ns, time_ns))
+            os.utime(directory / "times" / name, ns=(time_ns, time_ns))
     return notes

@@ -36,7 +36,7 @@ _RATE: Final = 8 << 20
 """Bytes per second of the network; all the films take some seconds to restore."""
 _FILMS: Final = 6
 _FILM_BYTES: Final = 8 << 20
-_FOLDER: Final = "redmine/volumes/files/2026/launch"
+_DIRECTORY: Final = "redmine/volumes/files/2026/launch"
 _PROMPT: Final = r"^cesbr(:\S*)?> \s*\Z"
 _TITLE: Final = "cesbr: find a deleted file, compare its versions, restore, interrupt, resume"
 
@@ -150,9 +150,9 @@ def session(screen: Screen, ids: list[str]) -> list[str]:
     screen.wait_for(_PROMPT)
     screen.type("backups")
     screen.type("find --name 'plan.*'")
-    screen.type(f"versions {_FOLDER}/plan.md")
-    screen.type(f"diff {first} {second} {_FOLDER} --content")
-    screen.type(f"select /{second}/{_FOLDER}")
+    screen.type(f"versions {_DIRECTORY}/plan.md")
+    screen.type(f"diff {first} {second} {_DIRECTORY} --content")
+    screen.type(f"select /{second}/{_DIRECTORY}")
     screen.type("selected")
     screen.type("plan --target back")
     screen.enter("restore --target back")
@@ -175,7 +175,7 @@ def main() -> None:
     """Record to a directory: session.txt and session.svg."""
     parser = argparse.ArgumentParser(prog="python -m tests.sample.record", description=__doc__)
     parser.add_argument("folder", type=Path, help="where the two files go, such as docs")
-    folder: Path = parser.parse_args().folder
+    directory: Path = parser.parse_args().directory
     rclone = shutil.which("rclone")
     if rclone is None or shutil.which("tmux") is None:
         parser.error("rclone and tmux are needed; `make servers` installs them")
@@ -193,9 +193,9 @@ def main() -> None:
             environ["CESBR_REPOSITORY"] = f"rest:http://127.0.0.1:{proxy.port}/"
             with _terminal(work, environ) as screen:
                 lines = [line.replace(f"{made}/here", "/srv") for line in session(screen, ids)]
-    (folder / "session.txt").write_text("".join(f"{plain(line)}\n" for line in lines))
-    (folder / "session.svg").write_text(picture(lines, _TITLE))
-    print(f"recorded {len(lines)} lines into {folder}")
+    (directory / "session.txt").write_text("".join(f"{plain(line)}\n" for line in lines))
+    (directory / "session.svg").write_text(picture(lines, _TITLE))
+    print(f"recorded {len(lines)} lines into {directory}")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from cesbrfs.restic import Restic, Summary, Version
 from cesbrfs.restore.executor import execute
 from cesbrfs.restore.planner import make_plan
 from cesbrfs.restore.selection import select
-from cesbrfs.restore.targets import ToFolder
+from cesbrfs.restore.targets import ToDirectory
 from cesbrfs.util.secret import Secret
 from cesbrfs.vfs.tree import BackupTree
 from tests.sample.instance import Instance as Sample
@@ -98,9 +98,9 @@ async def add_dogu(site: Site, name: str, *volumes: str, on_disk: bool = True) -
     document = {"Name": f"official/{name}", "Volumes": [{"Name": v} for v in volumes]}
     await site.registry.set(f"/dogu_v2/{name}/1-1", json.dumps(document))
     for volume in volumes if on_disk else ():
-        folder = site.instance.volumes_folder(name) / volume
-        folder.mkdir(parents=True)
-        (folder / "file").write_text(f"content of {name}")
+        directory = site.instance.volumes_directory(name) / volume
+        directory.mkdir(parents=True)
+        (directory / "file").write_text(f"content of {name}")
 
 
 @pytest.fixture(scope="module")
@@ -109,14 +109,14 @@ def template(tmp_path_factory: pytest.TempPathFactory, restic_old: Path) -> Rest
     return create(restic_old, tmp_path_factory.mktemp("template") / "repository")
 
 
-async def make_site(folder: Path, binary: Path, template: ResticRepo) -> Site:
+async def make_site(directory: Path, binary: Path, template: ResticRepo) -> Site:
     """Return an empty instance and an empty repository."""
-    access = Access(str(folder / "repository"), template.access.key)
-    shutil.copytree(template.folder, access.url)
+    access = Access(str(directory / "repository"), template.access.key)
+    shutil.copytree(template.directory, access.url)
     restic = await Restic.open(access, binary=str(binary))
     repository = await Repository.open(open_storage(access), access.key)
-    registry = FileRegistry(folder / "registry")
-    return Site(Instance(folder / "root", registry), registry, restic, repository)
+    registry = FileRegistry(directory / "registry")
+    return Site(Instance(directory / "root", registry), registry, restic, repository)
 
 
 @pytest.fixture
@@ -131,9 +131,9 @@ async def site(tmp_path: Path, restic_old: Path, template: ResticRepo) -> Site:
     return await make_site(tmp_path, restic_old, template)
 
 
-def wrap(site: Site, folder: Path, script: str) -> None:
+def wrap(site: Site, directory: Path, script: str) -> None:
     """Replace restic by `script`, in which RESTIC is the real program."""
-    wrapper = folder / "restic-wrapper"
+    wrapper = directory / "restic-wrapper"
     real = shlex.quote(str(site.restic.binary))
     wrapper.write_text(f"#!/bin/sh\n{script.replace('RESTIC', real)}\n")
     wrapper.chmod(0o755)
@@ -234,7 +234,7 @@ async def test_one_dogu_alone(both: Site) -> None:
 async def test_unreadable_files_are_told_and_the_rest_is_saved(both: Site, tmp_path: Path) -> None:
     """An unreadable file is reported by path, makes the backup incomplete, and is the only gap."""
     await add_dogu(both, "redmine", "data")
-    bad = both.instance.volumes_folder("redmine") / os.fsdecode(b"data/not allowed \xff")
+    bad = both.instance.volumes_directory("redmine") / os.fsdecode(b"data/not allowed \xff")
     bad.write_text("secret")
     bad.chmod(0)
     if os.geteuid() == 0:  # root ignores file modes unless it drops these capabilities
@@ -262,14 +262,14 @@ async def test_missing_volumes_are_told(site: Site) -> None:
     """A missing volume is a failure, and so is an item without any volume."""
     await add_dogu(site, "redmine", "data")
     await add_dogu(site, "gone", "first", "second", on_disk=False)
-    folder = site.instance.volumes_folder("redmine")
+    directory = site.instance.volumes_directory("redmine")
     document = {"Name": "official/redmine", "Volumes": [{"Name": "data"}, {"Name": "lost"}]}
     await site.registry.set("/dogu_v2/redmine/1-1", json.dumps(document))
     result = await site.run("redmine", "gone")
-    lost = site.instance.volumes_folder("gone")
+    lost = site.instance.volumes_directory("gone")
     assert [(f.path, f.error) for f in result.failed] == [
         (os.fsencode(path), "no such directory")
-        for path in (folder / "lost", lost / "first", lost / "second")
+        for path in (directory / "lost", lost / "first", lost / "second")
     ]
     by_point = {(p.kind, p.dogu): p for p in result.points}
     assert by_point["volumes", "redmine"].snapshot
@@ -282,7 +282,7 @@ async def test_a_volume_that_vanishes_on_the_way_is_told(both: Site) -> None:
     """A directory removed after planning is reported, whatever restic prints."""
     await add_dogu(both, "redmine", "data", "late")
     plan = await plan_backup(both.instance, ["redmine"])
-    late = both.instance.volumes_folder("redmine") / "late"
+    late = both.instance.volumes_directory("redmine") / "late"
     (late / "file").unlink()
     late.rmdir()
     result = await both.run_plan(plan)
@@ -293,7 +293,7 @@ async def test_a_volume_that_vanishes_on_the_way_is_told(both: Site) -> None:
 async def test_a_volume_that_goes_while_restic_reads_is_told(site: Site) -> None:
     """A directory removed during the backup may be saved in part: the backup is incomplete."""
     await add_dogu(site, "redmine", "data", "late")
-    late = site.instance.volumes_folder("redmine") / "late"
+    late = site.instance.volumes_directory("redmine") / "late"
 
     def remove(step: Step) -> None:
         if step.kind == "volumes" and isinstance(step.event, Summary):
@@ -381,7 +381,7 @@ async def test_damage_in_the_registry_costs_only_itself(site: Site) -> None:
         "/dogu_v2/redmine/current",
     }
     volumes = next(s for s in (await site.backup()).snapshots if tag_of(s, "kind") == "volumes")
-    assert volumes.paths == (str(site.instance.volumes_folder("redmine") / "data"),)
+    assert volumes.paths == (str(site.instance.volumes_directory("redmine") / "data"),)
     assert volumes.hostname == os.uname().nodename
 
 
@@ -514,9 +514,9 @@ async def test_the_lock_is_this_processs_too(site: Site) -> None:
 async def test_the_plan_says_what_is_left_out(site: Site) -> None:
     """A plan lists all steps, missing data and excluded data, and changes nothing."""
     await add_dogu(site, "redmine", "data", on_disk=False)
-    folder = site.instance.volumes_folder("redmine")
-    (folder / "stray").mkdir(parents=True)
-    site.instance.volumes_folder("removed").mkdir(parents=True)
+    directory = site.instance.volumes_directory("redmine")
+    (directory / "stray").mkdir(parents=True)
+    site.instance.volumes_directory("removed").mkdir(parents=True)
     (site.instance.root / "etc/ces").mkdir(parents=True)
     plan = await plan_backup(site.instance)
     assert [(s.kind, s.dogu, s.paths, s.document) for s in plan.steps] == [
@@ -528,7 +528,7 @@ async def test_the_plan_says_what_is_left_out(site: Site) -> None:
     shown = json.loads(json.dumps(plan.as_json()))
     assert shown["left_out"] == [
         {
-            "path": str(site.instance.volumes_folder("removed")),
+            "path": str(site.instance.volumes_directory("removed")),
             "reason": "no dogu of this name is installed",
         }
     ]
@@ -536,10 +536,10 @@ async def test_the_plan_says_what_is_left_out(site: Site) -> None:
         {"path": str(site.instance.root / "etc/cesapp"), "reason": "no such directory"}
     ]
     assert shown["steps"][3]["failed"] == [
-        {"path": str(folder / "data"), "error": "no such directory"}
+        {"path": str(directory / "data"), "error": "no such directory"}
     ]
     assert shown["steps"][3]["left_out"] == [
-        {"path": str(folder / "stray"), "reason": "not declared in dogu.json"}
+        {"path": str(directory / "stray"), "reason": "not declared in dogu.json"}
     ]
     assert "value of" not in repr(plan)
     assert await site.repository.snapshots() == []
@@ -563,10 +563,10 @@ async def test_an_empty_instance_is_a_usage_error(site: Site) -> None:
 async def test_volumes_without_one_dogu_are_told(site: Site) -> None:
     """If there are volumes but no dogu in the registry, the backup is incomplete."""
     (site.instance.root / "etc/ces").mkdir(parents=True)
-    (site.instance.volumes_folder("redmine") / "data").mkdir(parents=True)
+    (site.instance.volumes_directory("redmine") / "data").mkdir(parents=True)
     plan = await plan_backup(site.instance)
     (failed,) = plan.steps[-1].failed
-    assert failed.path == os.fsencode(site.instance.volumes_folder("redmine"))
+    assert failed.path == os.fsencode(site.instance.volumes_directory("redmine"))
     assert "names no installed dogu" in failed.error
 
 
@@ -597,7 +597,7 @@ async def test_the_first_snapshot_is_made_alone(site: Site, tmp_path: Path) -> N
 async def test_a_link_to_bytes_that_are_not_utf8(both: Site) -> None:
     """It is restored unchanged or reported: restic before 0.16 stores another target."""
     await add_dogu(both, "redmine", "files")
-    volume = both.instance.volumes_folder("redmine") / "files"
+    volume = both.instance.volumes_directory("redmine") / "files"
     (volume / "deep").mkdir()
     target = b"odd\xfe"
     link = os.fsencode(volume / "deep") + b"/li\xffnk"
@@ -619,11 +619,11 @@ async def test_a_link_to_bytes_that_are_not_utf8(both: Site) -> None:
 async def test_a_restored_link_that_may_lead_elsewhere(both: Site, tmp_path: Path) -> None:
     """A target with U+FFFD is reported, because restic before 0.16 writes it for other bytes."""
     await add_dogu(both, "redmine", "files")
-    volume = both.instance.volumes_folder("redmine") / "files"
+    volume = both.instance.volumes_directory("redmine") / "files"
     os.symlink(b"odd\xfe", volume / "link")
     result = await both.run("redmine")
     view = BackupTree(both.repository)
     selection = select([await view.resolve(f"/{result.id}/redmine/volumes/files/link")])
-    restored = await execute(view, await make_plan(view, selection, ToFolder(tmp_path / "out")))
+    restored = await execute(view, await make_plan(view, selection, ToDirectory(tmp_path / "out")))
     mangled = both.restic.version < Version(0, 16)
     assert any("U+FFFD" in warning for warning in restored.warnings) == mangled

@@ -31,13 +31,13 @@ _PART = 128 << 10
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A large file and many small ones."""
-    folder = tmp_path_factory.mktemp("source") / "files"
-    folder.mkdir()
+    directory = tmp_path_factory.mktemp("source") / "files"
+    directory.mkdir()
     chance = random.Random(4)
-    (folder / "large").write_bytes(chance.randbytes(_LARGE))
+    (directory / "large").write_bytes(chance.randbytes(_LARGE))
     for number in range(_SMALL):
-        (folder / f"{number}").write_bytes(chance.randbytes(20_000 + number))
-    return folder
+        (directory / f"{number}").write_bytes(chance.randbytes(20_000 + number))
+    return directory
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def far(
 ) -> Iterator[Far]:
     """Each kind of server in turn, with the repository."""
     with far_of(request, tmp_path_factory.mktemp("far")) as made:
-        made.put(repo.folder)
+        made.put(repo.directory)
         yield made
 
 
@@ -111,7 +111,7 @@ async def test_cancelled_readers_leave_nothing(
     processes, before = children(), descriptors()
     access = far.access(Secret(repo.password.encode()), 20.0)
     # Use tiny caches, so that most reads reach the server.
-    caching = CacheConfig(memory=256 << 10, folder=tmp_path / "cache", data=1 << 20)
+    caching = CacheConfig(memory=256 << 10, directory=tmp_path / "cache", data=1 << 20)
     repository = await Repository.open(open_storage(access), access.key, caching)
     (snapshot,) = await repository.snapshots()
     assert snapshot.tree is not None

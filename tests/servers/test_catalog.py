@@ -48,11 +48,11 @@ FILES = {
 def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Host:
     """Return a host for one restic; each test makes its own backups."""
     binary: Path = request.getfixturevalue(f"restic_{request.param}")
-    folder = tmp_path_factory.mktemp("host")
+    directory = tmp_path_factory.mktemp("host")
     for path, content in FILES.items():
-        (folder / "root" / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / "root" / path).write_bytes(content)
-    return Host(folder / "root", create(binary, folder / "repo"))
+        (directory / "root" / path).parent.mkdir(parents=True, exist_ok=True)
+        (directory / "root" / path).write_bytes(content)
+    return Host(directory / "root", create(binary, directory / "repo"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,10 +298,12 @@ async def test_what_restic_repairs(
     assert (await read(host, "A")).status is Status.COMPLETE
 
     copied = create(restic_new, tmp_path / "copy")
-    copied.run("copy", "--from-repo", repo.folder, environment={"RESTIC_FROM_PASSWORD": PASSWORD})
+    copied.run(
+        "copy", "--from-repo", repo.directory, environment={"RESTIC_FROM_PASSWORD": PASSWORD}
+    )
     assert (await read(Host(tmp_path, copied), "A")).status is Status.COMPLETE
 
-    packs = sorted((repo.folder / "data").rglob("*"), key=lambda path: path.stat().st_size)
+    packs = sorted((repo.directory / "data").rglob("*"), key=lambda path: path.stat().st_size)
     packs[-1].unlink()
     repo.run("repair", "index")
     repo.run("repair", "snapshots", *(["--forget"] if forget else []))

@@ -48,9 +48,9 @@ async def restic(tmp_path: Path, restic_binary: Path) -> Restic:
     return await Restic.open(repo.access, binary=str(restic_binary))
 
 
-def runner(folder: Path, body: str, seconds: float = 60.0) -> DumpRunner:
+def runner(directory: Path, body: str, seconds: float = 60.0) -> DumpRunner:
     """A runner script, called with the dogu and the command."""
-    script = folder / "runner.sh"
+    script = directory / "runner.sh"
     script.write_text(f"#!/bin/sh\n{body}\n")
     script.chmod(0o755)
     return DumpRunner((str(script), "{dogu}:{consumer}", "{command}"), seconds)
@@ -141,7 +141,7 @@ async def test_an_encrypted_account_is_opened(
     (failed,) = (await back_up(instance, restic, how)).failed
     assert failed.path == b"dumps/postgresql.dump"
     assert "Cannot use the private key" in failed.error
-    private = instance.volumes_folder("redmine") / "_private/private.pem"
+    private = instance.volumes_directory("redmine") / "_private/private.pem"
     private.parent.mkdir(parents=True)
     private.write_bytes(private_pem("redmine"))
     assert (await back_up(instance, restic, how)).status == "complete"

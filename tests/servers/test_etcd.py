@@ -46,9 +46,9 @@ def instance(server: Etcd, tmp_path: Path) -> Instance:
     """Return the instance of that etcd, with files in its volumes."""
     found = Instance(tmp_path / "root", EtcdRegistry(server.url))
     for name in DOGUS:
-        folder = found.volumes_folder(name) / "data"
-        folder.mkdir(parents=True)
-        (folder / "file").write_text(f"content of {name}")
+        directory = found.volumes_directory(name) / "data"
+        directory.mkdir(parents=True)
+        (directory / "file").write_text(f"content of {name}")
     return found
 
 

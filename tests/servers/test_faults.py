@@ -113,7 +113,7 @@ def far(
 ) -> Iterator[Far]:
     """Each kind of server in turn, with the repository."""
     with far_of(request, tmp_path_factory.mktemp("far")) as made:
-        made.put(repo.folder)
+        made.put(repo.directory)
         yield made
 
 
@@ -126,7 +126,7 @@ def _mount(tmp_path_factory: pytest.TempPathFactory, far: Far) -> Iterator[Calla
 def _mounted(mount: Callable[..., Mount], far: Far, repo: ResticRepo, patience: float) -> Mount:
     made = mount(far.access(Secret(repo.password.encode()), patience), "-o", "cache_size=8M")
     for name in _FILES:  # directories are cached before the fault
-        os.listdir(_folder(made, name))
+        os.listdir(_directory(made, name))
     return made
 
 
@@ -150,7 +150,7 @@ def _healed(far: Far) -> Iterator[None]:
     far.proxy.admit()
 
 
-def _folder(mount: Mount, name: str) -> Path:
+def _directory(mount: Mount, name: str) -> Path:
     return mount.path / name / "redmine/volumes/files"
 
 
@@ -166,7 +166,7 @@ class Reader:
         """Return the outcome for the reader, and the duration in seconds."""
         began = time.monotonic()
         done = subprocess.run(
-            ["cat", _folder(self.mount, self.name) / "data"],
+            ["cat", _directory(self.mount, self.name) / "data"],
             capture_output=True,
             check=False,
             env={**os.environ, "LC_ALL": "C"},
@@ -255,7 +255,7 @@ def test_silence(far: Far, hasty: Mount, source: Path, table: Table) -> None:
     reader = Reader(hasty, source, "hold")
     _check(reader, far, table, "server is silent (patience 2 s)", _TIMED_OUT, injected=False)
     began = time.monotonic()
-    assert os.listdir(_folder(hasty, "hold")) == ["data"]
+    assert os.listdir(_directory(hasty, "hold")) == ["data"]
     assert time.monotonic() - began < 2
     far.proxy.heal()
     _check(reader, far, table, "… then responds", _RIGHT, injected=False)
@@ -294,7 +294,7 @@ def test_a_server_killed_in_the_middle_of_a_copy(
     far.proxy.rate = 4 << 20
     target = tmp_path / "copy"
     began = time.monotonic()
-    copy = subprocess.Popen(["cp", "-a", _folder(patient, "copy"), target])
+    copy = subprocess.Popen(["cp", "-a", _directory(patient, "copy"), target])
     while not (target.exists() and any(target.rglob("[0-9]*"))):
         assert copy.poll() is None
         time.sleep(0.01)

@@ -92,8 +92,8 @@ class Shelf:
         return await execute(plan, restic=self.restic, repository=self.repository, **more)
 
 
-async def open_shelf(binary: Path, folder: Path) -> Shelf:
-    repo = create(binary, folder)
+async def open_shelf(binary: Path, directory: Path) -> Shelf:
+    repo = create(binary, directory)
     return Shelf(repo, await Restic.open(repo.access, binary=str(binary)), await repo.open())
 
 

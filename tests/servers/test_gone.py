@@ -49,7 +49,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         s3: SeaweedFS = request.getfixturevalue("seaweed")
         return Place(
             f"{s3.url}/{BUCKET}/{name}",
-            lambda folder: s3.upload(folder, BUCKET, name),
+            lambda directory: s3.upload(directory, BUCKET, name),
             lambda: s3.remove(BUCKET, name),
             s3.environment,
         )
@@ -70,7 +70,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         url, environment = f"{server.url}/{name}/", server.environment
     return Place(
         url,
-        lambda folder: shutil.copytree(folder, there),
+        lambda directory: shutil.copytree(directory, there),
         lambda: shutil.rmtree(there),
         environment,
         options,
@@ -83,12 +83,12 @@ def repos(
     restic_new: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[ResticRepo, ResticRepo]:
     """Two repositories with the same key and one backup each."""
-    folder = tmp_path_factory.mktemp("gone")
-    (folder / "note").write_text("hello\n")
+    directory = tmp_path_factory.mktemp("gone")
+    (directory / "note").write_text("hello\n")
     made = []
     for name in ("one", "two"):
-        repo = create(restic_new, folder / name)
-        repo.backup(folder / "note", tags=[name])
+        repo = create(restic_new, directory / name)
+        repo.backup(directory / "note", tags=[name])
         made.append(repo)
     return made[0], made[1]
 
@@ -103,7 +103,7 @@ async def test_gone_and_back(place: Place, repos: tuple[ResticRepo, ResticRepo])
     The server of rclone caches its listings and closes the connection when a listed object is
     missing, which looks as if the server were offline.
     """
-    place.put(repos[0].folder)
+    place.put(repos[0].directory)
     repository = await place.open()
     assert await _tags(repository) == ["one"]
     place.remove()
@@ -112,14 +112,14 @@ async def test_gone_and_back(place: Place, repos: tuple[ResticRepo, ResticRepo])
             await repository.snapshots()
         if not place.is_rclone:
             assert caught.value.exit_code == 10
-    place.put(repos[0].folder)
+    place.put(repos[0].directory)
     assert await _tags(repository) == ["one"]
     (snapshot,) = await repository.snapshots()
     assert (await repository.root(snapshot)).nodes
     await repository.aclose()
 
 
-async def test_the_folder_of_others(place: Place, tmp_path: Path) -> None:
+async def test_the_directory_of_others(place: Place, tmp_path: Path) -> None:
     """Other files at the address are detected if the storage can list them."""
     (tmp_path / "others/data").mkdir(parents=True)
     (tmp_path / "others/data/photo.jpg").write_bytes(b"photo")
@@ -134,11 +134,11 @@ async def test_the_folder_of_others(place: Place, tmp_path: Path) -> None:
 
 async def test_another_one(place: Place, repos: tuple[ResticRepo, ResticRepo]) -> None:
     """A repository that was created again at the same address is read without a restart."""
-    place.put(repos[0].folder)
+    place.put(repos[0].directory)
     repository = await place.open()
     assert await _tags(repository) == ["one"]
     place.remove()
-    place.put(repos[1].folder)
+    place.put(repos[1].directory)
     assert await _tags(repository) == ["two"]
     (snapshot,) = await repository.snapshots()
     assert (await repository.root(snapshot)).nodes

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from cesbrfs.history.diff import diff_backups
+from cesbrfs.history.directory_index import DirectoryIndex
 from cesbrfs.history.find import Criteria, Match, find
-from cesbrfs.history.folder_index import FolderIndex
 from cesbrfs.history.timeline import Timeline, of_backups
 from cesbrfs.history.usage import UsageReport
 from cesbrfs.vfs.tree import BackupTree
@@ -33,8 +33,8 @@ class Backed:
 def backed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backed:
     """Back up a volume with all kinds of names, with changes between the backups."""
     binary: Path = request.getfixturevalue(f"restic_{request.param}")
-    folder = tmp_path_factory.mktemp("history")
-    volume = folder / "var/lib/ces/redmine/volumes/files"
+    directory = tmp_path_factory.mktemp("history")
+    volume = directory / "var/lib/ces/redmine/volumes/files"
     (volume / "deep/er").mkdir(parents=True)
     for name in (
         b"plain.txt",
@@ -46,7 +46,7 @@ def backed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         Path(os.fsdecode(os.path.join(os.fsencode(volume), b"deep", name))).write_bytes(name)
     (volume / "deep/er/empty").touch()
     (volume / "link.txt").symlink_to("deep/plain.txt")
-    repo = create(binary, folder / "repo")
+    repo = create(binary, directory / "repo")
     snapshots = {}
     for number, backup in enumerate("abcd"):
         if backup == "b":
@@ -64,7 +64,7 @@ def backed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return Backed(repo, volume, snapshots)
 
 
-async def line_of(view: BackupTree, memo: FolderIndex, *backups: str) -> Timeline:
+async def line_of(view: BackupTree, memo: DirectoryIndex, *backups: str) -> Timeline:
     there = (await view.backups()).by_name.values()
     return await of_backups(view, memo, [b for b in there if not backups or b.id in backups])
 
@@ -77,7 +77,7 @@ def as_text(name: bytes) -> str:
 async def test_find_agrees_with_restic(backed: Backed, glob: str) -> None:
     """Every path in every backup, and no others."""
     view = BackupTree(await backed.repo.open())
-    line = await line_of(view, FolderIndex(view.repository))
+    line = await line_of(view, DirectoryIndex(view.repository))
     ours: set[tuple[str, str]] = set()
 
     async def take(match: Match) -> None:
@@ -104,7 +104,7 @@ async def test_diff_agrees_with_restic(
 ) -> None:
     """The same marks for the same paths, except below a directory that became a file."""
     view = BackupTree(await backed.repo.open())
-    memo = FolderIndex(view.repository)
+    memo = DirectoryIndex(view.repository)
     before, after = [await line_of(view, memo, backup) for backup in (first, second)]
     ours = set()
     async for change in diff_backups(before, after, ABOVE, attributes=metadata):

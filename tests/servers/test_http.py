@@ -120,9 +120,9 @@ async def test_listing_and_reading(served: Served) -> None:
     await storage.aclose()
 
 
-async def test_no_such_folder(served: Served) -> None:
+async def test_no_such_directory(served: Served) -> None:
     """The listing is empty and config is missing; callers decide what that means."""
-    storage = served.storage(place="no/such/folder")
+    storage = served.storage(place="no/such/directory")
     assert list(await storage.list(FileType.KEY)) == []
     with pytest.raises(FileMissingError):
         await storage.read(FileType.CONFIG)

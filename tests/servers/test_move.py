@@ -176,17 +176,17 @@ async def test_etcd_is_killed_in_the_middle_of_a_backup(
     place: Place, etcd_program: Path, tmp_path: Path
 ) -> None:
     """Unreadable keys are reported and the backup is incomplete; a repeat is complete."""
-    folder = tmp_path / "few"
+    directory = tmp_path / "few"
     for key, value in {
         "/config/_global/fqdn": "ces.example.org",
         "/config/redmine/a": "1",
         "/dogu/redmine/current": "6.1.3-2",
         "/dogu/redmine/6.1.3-2": '{"Name": "official/redmine", "Volumes": [{"Name": "files"}]}',
     }.items():
-        write(folder, key, value)
+        write(directory, key, value)
     view = BackupTree(place.repository)
     with serving(etcd_program, tmp_path / "etcd") as server:
-        server.pour(folder)
+        server.pour(directory)
         source = Instance(place.sample.root, EtcdRegistry(server.url))
 
         def kill(step: Step) -> None:

@@ -23,14 +23,15 @@ _AT_ONCE = 3.0
 
 @pytest.fixture
 def far(rclone: Path, restic_new: Path, tmp_path: Path) -> Iterator[Far]:
-    """A server with one backup."""
+    """A server with two backups. Only the newest one is read ahead by a mount, never b1."""
     volume = tmp_path / "var/lib/ces/redmine/volumes/files"
     volume.mkdir(parents=True)
     (volume / "note.txt").write_text("hello\n")
     repo = create(restic_new, tmp_path / "repo")
     repo.backup(volume, tags=["b1"])
+    repo.backup(volume, tags=["b2"])
     with far_rest(rclone, tmp_path / "far") as made:
-        made.put(repo.folder)
+        made.put(repo.directory)
         yield made
 
 
@@ -47,12 +48,19 @@ def away(far: Far, tmp_path: Path) -> Iterator[Mount]:
 def _waiting(mount: Mount, *command: str) -> subprocess.Popen[bytes]:
     """Start a command that lists the backup, and return when it blocks in the mount."""
     reader = subprocess.Popen([*command, mount.path / "b1"], stdout=subprocess.DEVNULL)
-    status = Path(f"/proc/{reader.pid}/status")
-    until = time.monotonic() + _AT_ONCE
-    while "State:\tD" not in (said := status.read_text()) and "request_wait" not in _wchan(reader):
-        assert time.monotonic() < until, said
-        time.sleep(0.01)
+    try:
+        while "State:\tD" not in _status(reader) and "request_wait" not in _wchan(reader):
+            assert reader.poll() is None, "the listing did not need the server"
+            time.sleep(0.01)
+    except BaseException:
+        reader.kill()
+        reader.wait()
+        raise
     return reader
+
+
+def _status(process: subprocess.Popen[bytes]) -> str:
+    return Path(f"/proc/{process.pid}/status").read_text()
 
 
 def _wchan(process: subprocess.Popen[bytes]) -> str:

@@ -33,7 +33,9 @@ def repo(restic_old: Path, tmp_path: Path) -> ResticRepo:
 def test_the_documented_example_runs(repo: ResticRepo) -> None:
     """The example of docs/python.md prints the backup, its files and the content."""
     (example,) = _EXAMPLE.findall((PROJECT / "docs/python.md").read_text())
-    script = example.replace("/mnt/backup/ces", str(repo.folder)).replace("the password", PASSWORD)
+    script = example.replace("/mnt/backup/ces", str(repo.directory)).replace(
+        "the password", PASSWORD
+    )
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False
     )
@@ -46,7 +48,7 @@ def test_the_documented_example_runs(repo: ResticRepo) -> None:
 
 async def test_every_file_is_walked_once_and_parents_come_first(repo: ResticRepo) -> None:
     """`walk` yields each path below its start, each directory before its content."""
-    async with cesbrfs.open_backups(str(repo.folder), PASSWORD.encode()) as tree:
+    async with cesbrfs.open_backups(str(repo.directory), PASSWORD.encode()) as tree:
         paths = [path async for path, _entry in tree.walk("/A")]
     assert paths[0] == "/A"
     assert len(paths) == len(set(paths))
@@ -58,7 +60,7 @@ async def test_every_file_is_walked_once_and_parents_come_first(repo: ResticRepo
 async def test_opening_raises_the_documented_errors(repo: ResticRepo, tmp_path: Path) -> None:
     """A wrong password and a missing repository raise their own errors."""
     with pytest.raises(WrongKeyError):
-        async with cesbrfs.open_backups(str(repo.folder), "wrong"):
+        async with cesbrfs.open_backups(str(repo.directory), "wrong"):
             pass
     with pytest.raises(RepositoryMissingError):
         async with cesbrfs.open_backups(str(tmp_path / "nowhere"), PASSWORD):

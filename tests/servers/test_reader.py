@@ -38,12 +38,12 @@ BEYOND_RESTIC = 1 << 63
 @pytest.fixture(scope="module")
 def odd_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory with all unusual file types, and a file of many blobs."""
-    folder = tmp_path_factory.mktemp("odd") / "files"
-    oddities.plant(folder, "tiny")
-    oddities.dress(folder)
-    (folder / "large").write_bytes(random.Random(1).randbytes(5 << 20))
-    oddities.set_times(folder)
-    return folder
+    directory = tmp_path_factory.mktemp("odd") / "files"
+    oddities.plant(directory, "tiny")
+    oddities.dress(directory)
+    (directory / "large").write_bytes(random.Random(1).randbytes(5 << 20))
+    oddities.set_times(directory)
+    return directory
 
 
 async def walked(repository: Repository, tree: Tree, above: bytes = b"") -> dict[bytes, Record]:
@@ -188,47 +188,47 @@ async def test_reading_leaves_no_trace(restic_new: Path, tmp_path: Path) -> None
     repo = create(restic_new, tmp_path / "repo")
     (tmp_path / "file").write_bytes(b"content")
     snapshot_id = repo.backup(tmp_path / "file")
-    before = records(str(repo.folder))
+    before = records(str(repo.directory))
     repository = await repo.open()
     tree = await below(repository, await by_id(repository, snapshot_id), tmp_path)
     assert (await described(repository, tree.nodes[b"file"])).size == 7
     await repository.aclose()
-    assert records(str(repo.folder)) == before
+    assert records(str(repo.directory)) == before
 
 
 @pytest.mark.parametrize("mode", ["auto", "max", "off"])
 async def test_every_compression(restic_new: Path, mode: str, tmp_path: Path) -> None:
     """Compressible and random content, with each compression setting of restic."""
     repo = create(restic_new, tmp_path / "repo")
-    folder = tmp_path / "files"
-    folder.mkdir()
-    (folder / "text").write_bytes(b"all work and no play\n" * 100_000)
-    (folder / "random").write_bytes(random.Random(2).randbytes(1 << 20))
-    (folder / "empty").touch()
-    repo.run("backup", "--compression", mode, folder)
+    directory = tmp_path / "files"
+    directory.mkdir()
+    (directory / "text").write_bytes(b"all work and no play\n" * 100_000)
+    (directory / "random").write_bytes(random.Random(2).randbytes(1 << 20))
+    (directory / "empty").touch()
+    repo.run("backup", "--compression", mode, directory)
     repository = await repo.open()
     (snapshot,) = await repository.snapshots()
-    ours = await walked(repository, await below(repository, snapshot, folder))
-    assert not differences(ours, without_top(records(str(folder))))
+    ours = await walked(repository, await below(repository, snapshot, directory))
+    assert not differences(ours, without_top(records(str(directory))))
 
 
 async def test_a_repository_that_was_upgraded(restic_binary: Path, tmp_path: Path) -> None:
     """Format 2 after an upgrade from format 1: plain and compressed files are mixed."""
     repo = create(restic_binary, tmp_path / "repo", version=1)
-    folder = tmp_path / "files"
-    folder.mkdir()
-    (folder / "old").write_bytes(b"old content " * 1000)
-    old = repo.backup(folder)
+    directory = tmp_path / "files"
+    directory.mkdir()
+    (directory / "old").write_bytes(b"old content " * 1000)
+    old = repo.backup(directory)
     repo.run("migrate", "upgrade_repo_v2")
-    (folder / "new").write_bytes(b"new content " * 1000)
-    new = repo.backup(folder)
+    (directory / "new").write_bytes(b"new content " * 1000)
+    new = repo.backup(directory)
     repository = await repo.open()
     assert repository.version == 2
     for snapshot_id, names in ((old, {b"old"}), (new, {b"old", b"new"})):
-        tree = await below(repository, await by_id(repository, snapshot_id), folder)
+        tree = await below(repository, await by_id(repository, snapshot_id), directory)
         ours = await walked(repository, tree)
         assert set(ours) == names
-        live = records(str(folder))
+        live = records(str(directory))
         assert not differences(ours, {name: live[name] for name in names})
 
 
@@ -256,53 +256,53 @@ async def test_snapshots_that_restic_changed(restic_new: Path, tmp_path: Path) -
 async def test_prune_while_it_is_open(restic_binary: Path, tmp_path: Path) -> None:
     """Kept and new snapshots stay readable after a prune; a forgotten one is not found."""
     repo = create(restic_binary, tmp_path / "repo")
-    folder = tmp_path / "files"
-    folder.mkdir()
+    directory = tmp_path / "files"
+    directory.mkdir()
     for name in ("kept", "lost", "open"):
-        (folder / name).write_bytes(name.encode() * 10_000)
-    forgotten = repo.backup(folder)
-    (folder / "lost").unlink()
-    kept = repo.backup(folder)
+        (directory / name).write_bytes(name.encode() * 10_000)
+    forgotten = repo.backup(directory)
+    (directory / "lost").unlink()
+    kept = repo.backup(directory)
     repository = await Repository.open(
         open_storage(repo.access), repo.access.key, CacheConfig(memory=0)
     )
     old, new = await by_id(repository, forgotten), await by_id(repository, kept)
-    tree = await below(repository, old, folder)
+    tree = await below(repository, old, directory)
     opened = {
         name.decode(): await repository.open_file(node, old) for name, node in tree.nodes.items()
     }
     (place,) = (await repository.index()).places(BlobType.DATA, tree.nodes[b"kept"].blobs[0])
     repo.run("forget", forgotten, "--prune", "--max-unused", "0")
-    assert not list((repo.folder / "data").rglob(place.pack.hex()))  # rewritten to another pack
+    assert not list((repo.directory / "data").rglob(place.pack.hex()))  # rewritten to another pack
 
     # Open files that another snapshot still uses are readable; others report an error.
     assert await opened["open"].read(0, 4) == b"open"
     with pytest.raises(NotFoundError, match=forgotten[:8]):
         await opened["lost"].read(0, 4)
-    ours = await walked(repository, await below(repository, new, folder))
-    assert not differences(ours, without_top(records(str(folder))))
-    (folder / "later").write_bytes(b"later")
-    later = repo.backup(folder)
+    ours = await walked(repository, await below(repository, new, directory))
+    assert not differences(ours, without_top(records(str(directory))))
+    (directory / "later").write_bytes(b"later")
+    later = repo.backup(directory)
     assert [s.id for s in await repository.snapshots()] == [kept, later]
-    tree = await below(repository, await by_id(repository, later), folder)
-    assert not differences(await walked(repository, tree), without_top(records(str(folder))))
+    tree = await below(repository, await by_id(repository, later), directory)
+    assert not differences(await walked(repository, tree), without_top(records(str(directory))))
     assert repository.damaged == {}
 
 
 @pytest.fixture(scope="module")
 def small(restic_new: Path, tmp_path_factory: pytest.TempPathFactory) -> ResticRepo:
     """Return a repository with one snapshot."""
-    folder = tmp_path_factory.mktemp("damage")
-    (folder / "file").write_bytes(random.Random(3).randbytes(10_000))
-    repo = create(restic_new, folder / "repo")
-    repo.backup("file", cwd=folder)
+    directory = tmp_path_factory.mktemp("damage")
+    (directory / "file").write_bytes(random.Random(3).randbytes(10_000))
+    repo = create(restic_new, directory / "repo")
+    repo.backup("file", cwd=directory)
     return repo
 
 
 @pytest.fixture
 def repo(small: ResticRepo, tmp_path: Path) -> ResticRepo:
     """Return a copy that the test may damage."""
-    return replace(small, folder=shutil.copytree(small.folder, tmp_path / "repo"))
+    return replace(small, directory=shutil.copytree(small.directory, tmp_path / "repo"))
 
 
 async def read_only_file(repo: ResticRepo) -> bytes:
@@ -319,7 +319,7 @@ async def read_only_file(repo: ResticRepo) -> bytes:
 
 def files_of(repo: ResticRepo, kind: str) -> list[Path]:
     """Return the repository files of one kind."""
-    top = repo.folder / kind
+    top = repo.directory / kind
     return [top] if top.is_file() else [path for path in top.rglob("*") if path.is_file()]
 
 
@@ -383,8 +383,8 @@ async def test_truncated_files(repo: ResticRepo, kind: str, length: int) -> None
 
 async def test_no_repository(tmp_path: Path) -> None:
     """An empty directory, and a missing one."""
-    for folder in (tmp_path, tmp_path / "nothing"):
-        access = Access(str(folder), Secret(b"key"))
-        with pytest.raises(RepositoryMissingError, match=str(folder)):
+    for directory in (tmp_path, tmp_path / "nothing"):
+        access = Access(str(directory), Secret(b"key"))
+        with pytest.raises(RepositoryMissingError, match=str(directory)):
             await Repository.open(open_storage(access), access.key)
     assert os.listdir(tmp_path) == ["home"]  # the directory of the test; nothing was created

@@ -29,7 +29,7 @@ from cesbrfs.repo.repository import Repository
 from cesbrfs.restic import Restic
 from cesbrfs.util.secret import Secret
 from tests.support.restic_repo import PASSWORD, create
-from tests.support.rights import for_everyone, give_away, open_folder, without_rights
+from tests.support.rights import for_everyone, give_away, open_directory, without_rights
 
 KEY = Secret(PASSWORD.encode())
 WRONG_KEY = Secret(b"another key")
@@ -80,14 +80,14 @@ class Setting:
             open_restic=self.open_restic,
             auto_init=True,
             say=self.told.append,
-            caching=CacheConfig(folder=cache),
+            caching=CacheConfig(directory=cache),
         )
 
 
 @pytest.fixture
 def empty_repository(restic_binary: Path, tmp_path: Path) -> Path:
     """An initialised repository without snapshots, which the test may damage."""
-    return create(restic_binary, tmp_path / "repository").folder
+    return create(restic_binary, tmp_path / "repository").directory
 
 
 through = pytest.mark.parametrize("through_restic", [False, True], ids=["reader", "restic"])
@@ -192,8 +192,8 @@ def _file_in_its_place(repository: Path) -> None:
 
 CASES: dict[str, tuple[Make, Secret, State]] = {
     "nothing": (_remove(""), KEY, State.MISSING),
-    "an empty folder": (_remove("*"), KEY, State.MISSING),
-    "a folder of other files": (_other_files, KEY, State.MISSING),
+    "an empty directory": (_remove("*"), KEY, State.MISSING),
+    "a directory of other files": (_other_files, KEY, State.MISSING),
     "initialised": (_remove(), KEY, State.READY),
     "wrong key": (_remove(), WRONG_KEY, State.WRONG_KEY),
     "lost its config": (_remove("config"), KEY, State.DAMAGED),
@@ -246,7 +246,7 @@ class TestStates:
         self, restic_old: Path, tmp_path: Path, make: Make, key: Secret, through_restic: bool
     ) -> None:
         """Nothing is written, even by a restic that would write to one without a config file."""
-        repository = create(restic_old, tmp_path / "place/repository").folder
+        repository = create(restic_old, tmp_path / "place/repository").directory
         make(repository)
         before = files_below(tmp_path / "place")
         setting = Setting(Access(str(repository), key), restic_old)
@@ -256,16 +256,16 @@ class TestStates:
         assert files_below(tmp_path / "place") == before
         assert setting.told == []
 
-    @pytest.mark.parametrize("closed", [".", "config", "keys"], ids=["folder", "config", "keys"])
+    @pytest.mark.parametrize("closed", [".", "config", "keys"], ids=["directory", "config", "keys"])
     async def test_a_refusal_is_no_absence(
         self, restic_binary: Path, empty_repository: Path, closed: str
     ) -> None:
         """If permission is denied, reader and restic report that within seconds."""
-        with open_folder() as folder:
-            repository = Path(shutil.move(empty_repository, folder / "repository"))
+        with open_directory() as directory:
+            repository = Path(shutil.move(empty_repository, directory / "repository"))
             give_away(repository)
             (repository / closed).chmod(0)
-            setting = Setting(Access(str(repository), KEY), for_everyone(restic_binary, folder))
+            setting = Setting(Access(str(repository), KEY), for_everyone(restic_binary, directory))
             with without_rights():
                 verdicts = [
                     await by_reader(setting.access),
@@ -281,10 +281,10 @@ class TestStates:
 
     async def test_no_right_to_create_it(self, restic_binary: Path) -> None:
         """If the directory cannot be created, the error is "permission denied" as well."""
-        with open_folder() as folder:
-            closed = folder / "closed"
+        with open_directory() as directory:
+            closed = directory / "closed"
             closed.mkdir(mode=0o555)
-            binary = for_everyone(restic_binary, folder)
+            binary = for_everyone(restic_binary, directory)
             setting = Setting(Access(str(closed / "new"), KEY), binary)
             with without_rights(), pytest.raises(RepositoryDeniedError, match="closed/new"):
                 await setting.ensure()
@@ -304,7 +304,7 @@ class TestInitialisation:
         "other", ["photo.jpg", "photos/1.jpg", "data/1.jpg", "data/ab/1.jpg", "keys/private.pem"]
     )
     @through
-    async def test_not_in_a_folder_of_other_files(
+    async def test_not_in_a_directory_of_other_files(
         self, restic_old: Path, tmp_path: Path, other: str, through_restic: bool
     ) -> None:
         """The address is probably mistyped: nothing is written, not even by `init`."""
@@ -320,7 +320,7 @@ class TestInitialisation:
         assert files_below(tmp_path / "place") == before
         assert not setting.told
 
-    async def test_folders_of_an_init_that_was_interrupted(
+    async def test_directories_of_an_init_that_was_interrupted(
         self, restic_binary: Path, tmp_path: Path
     ) -> None:
         """Empty directories, or lost+found of a new file system, do not prevent `init`."""

@@ -16,7 +16,7 @@ from cesbrfs.repo.location import Access
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import open_storage
 from cesbrfs.restic import Restic
-from cesbrfs.restore import ToFolder, execute, make_plan, select
+from cesbrfs.restore import ToDirectory, execute, make_plan, select
 from cesbrfs.util.secret import Secret
 from cesbrfs.vfs.tree import BackupTree
 from tests.sample.instance import Instance
@@ -57,8 +57,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         s3: SeaweedFS = request.getfixturevalue("seaweed")
         url = s3.tls_url if kind.endswith("tls") else s3.url
 
-        def upload(folder: Path, name: str) -> None:
-            s3.upload(folder, BUCKET, name)
+        def upload(directory: Path, name: str) -> None:
+            s3.upload(directory, BUCKET, name)
 
         return Place(f"{url}/{BUCKET}", s3.environment, upload)
     if kind == "rclone":
@@ -69,11 +69,11 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     else:
         server: RestServer = request.getfixturevalue(_REST[kind])
         root, base, environment = server.root, server.url, server.environment
-    return Place(base, environment, lambda folder, name: _copy(folder, root / name))
+    return Place(base, environment, lambda directory, name: _copy(directory, root / name))
 
 
-def _copy(folder: Path, target: Path) -> None:
-    shutil.copytree(folder, target)
+def _copy(directory: Path, target: Path) -> None:
+    shutil.copytree(directory, target)
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +83,9 @@ def sample_repo(
     restic_old: Path,
 ) -> ResticRepo:
     """A snapshot of the sample volumes with all unusual files; only to be copied."""
-    folder = tmp_path_factory.mktemp("remote")
-    sample = make_instance(folder / "instance")
-    repo = create(restic_old, folder / "repository")
+    directory = tmp_path_factory.mktemp("remote")
+    sample = make_instance(directory / "instance")
+    repo = create(restic_old, directory / "repository")
     volumes = [sample.volume("redmine", name) for name in _VOLUMES]
     repo.backup(*volumes, tags=["B1"])
     return repo
@@ -104,13 +104,13 @@ async def test_reading_equals_restic_s_restore(
     place: Place, sample_repo: ResticRepo, restic_old: Path, restic_new: Path, tmp_path: Path
 ) -> None:
     """Our reader and each restic restore the same files from the server."""
-    place.put(sample_repo.folder, tmp_path.name)
+    place.put(sample_repo.directory, tmp_path.name)
     access = place.access(tmp_path.name)
     ours = tmp_path / "ours"
     repository = await Repository.open(open_storage(access), access.key)
     view = BackupTree(repository)
     selection = select([await view.resolve("/B1/redmine/volumes")])
-    report = await execute(view, await make_plan(view, selection, ToFolder(ours)))
+    report = await execute(view, await make_plan(view, selection, ToDirectory(ours)))
     await repository.aclose()
     assert not report.failed
     found = {name: _comparable(records(str(ours / "redmine/volumes" / name))) for name in _VOLUMES}
@@ -141,7 +141,7 @@ async def test_states(
         return [(await by_reader(access)).state, (await by_restic(restic)).state]
 
     assert await states(access) == [State.MISSING, State.MISSING]
-    place.put(sample_repo.folder, tmp_path.name)
+    place.put(sample_repo.directory, tmp_path.name)
     assert await states(access) == [State.READY, State.READY]
     assert await states(wrong) == [State.WRONG_KEY, State.WRONG_KEY]
 
@@ -151,7 +151,7 @@ async def test_what_lost_its_config_is_not_initialised(
 ) -> None:
     """Keys and packs exist: a new config would make them inaccessible."""
     spoilt = tmp_path / "spoilt"
-    shutil.copytree(sample_repo.folder, spoilt)
+    shutil.copytree(sample_repo.directory, spoilt)
     (spoilt / "config").unlink()
     place.put(spoilt, tmp_path.name)
     access = place.access(tmp_path.name)

@@ -37,7 +37,7 @@ from cesbrfs.repo.storage import open_storage
 from cesbrfs.restic import Event, Restic, Status, Summary, Version, find_restic, read_version
 from cesbrfs.util.secret import Secret
 from tests.support.restic_repo import PASSWORD, create
-from tests.support.rights import children, for_everyone, give_away, open_folder, without_rights
+from tests.support.rights import children, for_everyone, give_away, open_directory, without_rights
 
 KEY = Secret(PASSWORD.encode())
 WRONG_KEY = Secret(b"another key")
@@ -46,7 +46,7 @@ WRONG_KEY = Secret(b"another key")
 @pytest.fixture
 def empty_repository(restic_binary: Path, tmp_path: Path) -> Path:
     """An initialised repository without snapshots, which the test may damage."""
-    return create(restic_binary, tmp_path / "repository").folder
+    return create(restic_binary, tmp_path / "repository").directory
 
 
 @pytest.fixture
@@ -63,10 +63,10 @@ async def snapshots(restic: Restic) -> list[Snapshot]:
         await repository.aclose()
 
 
-def write_files(folder: Path, names: Iterable[bytes]) -> list[bytes]:
+def write_files(directory: Path, names: Iterable[bytes]) -> list[bytes]:
     """Create a file for each name and return the paths."""
-    folder.mkdir(exist_ok=True)
-    paths = [os.path.join(os.fsencode(folder), name) for name in names]
+    directory.mkdir(exist_ok=True)
+    paths = [os.path.join(os.fsencode(directory), name) for name in names]
     for path in paths:
         Path(os.fsdecode(path)).write_bytes(b"x")
     return paths
@@ -86,11 +86,11 @@ def unreadable(top: Path, names: Iterable[bytes]) -> Path:
     return top
 
 
-def endless(folder: Path) -> Path:
+def endless(directory: Path) -> Path:
     """Return a sparse file that takes hours to back up."""
-    (folder / "endless").touch()
-    os.truncate(folder / "endless", 1 << 40)
-    return folder / "endless"
+    (directory / "endless").touch()
+    os.truncate(directory / "endless", 1 << 40)
+    return directory / "endless"
 
 
 def packs(restic: Restic) -> list[Path]:
@@ -284,12 +284,12 @@ class TestBackup:
         self, restic_binary: Path, empty_repository: Path
     ) -> None:
         """The rest is saved; each unreadable path is listed once, with a reason."""
-        names = [b"file", b"b\xff\xc3d", b"folder/", b"f\xe2\x82/"]
-        with open_folder() as folder:
-            source = unreadable(folder / "s", names)
-            repository = shutil.move(empty_repository, folder / "repository")
-            give_away(folder)
-            binary = for_everyone(restic_binary, folder)
+        names = [b"file", b"b\xff\xc3d", b"directory/", b"f\xe2\x82/"]
+        with open_directory() as directory:
+            source = unreadable(directory / "s", names)
+            repository = shutil.move(empty_repository, directory / "repository")
+            give_away(directory)
+            binary = for_everyone(restic_binary, directory)
             with without_rights():
                 restic = await Restic.open(Access(str(repository), KEY), binary=str(binary))
                 summary = await restic.backup([source], tags=["t"])

@@ -34,14 +34,14 @@ async def restic(repo: ResticRepo) -> Restic:
 
 def locks(repo: ResticRepo) -> list[str]:
     """Return the names of the locks, except for temporary files."""
-    return [name for name in os.listdir(repo.folder / "locks") if is_file_name(name)]
+    return [name for name in os.listdir(repo.directory / "locks") if is_file_name(name)]
 
 
 @asynccontextmanager
 async def locked(repo: ResticRepo) -> AsyncIterator[int]:
     """Hold a lock in a restic that waits for its stdin; yield its PID."""
     process = await trio.lowlevel.open_process(
-        [repo.binary, "--no-cache", "-r", repo.folder, "backup", "--stdin"],
+        [repo.binary, "--no-cache", "-r", repo.directory, "backup", "--stdin"],
         env={**os.environ, "RESTIC_PASSWORD": PASSWORD},
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
@@ -70,10 +70,10 @@ async def test_snapshots_go_and_their_data_after_them(
     assert repo.snapshot_ids() == {ids[2]}
     await restic.forget(ids[1:2])
     assert repo.snapshot_ids() == {ids[2]}
-    before = sum(pack.stat().st_size for pack in repo.folder.glob("data/*/*"))
+    before = sum(pack.stat().st_size for pack in repo.directory.glob("data/*/*"))
     words: list[str] = []
     report = await restic.prune(on_line=words.append)
-    after = sum(pack.stat().st_size for pack in repo.folder.glob("data/*/*"))
+    after = sum(pack.stat().st_size for pack in repo.directory.glob("data/*/*"))
     assert before - after > 100_000
     assert report.removed.endswith("KiB"), words
     assert report.remaining
@@ -121,8 +121,8 @@ async def test_a_locked_repository_is_told(
 
 async def test_failures_are_told_apart(restic_binary: Path, repo: ResticRepo) -> None:
     """A wrong key and a missing repository."""
-    wrong = Access(str(repo.folder), Secret(b"another key"))
-    nowhere = Access(str(repo.folder / "none"), Secret(b"x"))
+    wrong = Access(str(repo.directory), Secret(b"another key"))
+    nowhere = Access(str(repo.directory / "none"), Secret(b"x"))
     with pytest.raises(WrongKeyError):
         await (await Restic.open(wrong, binary=str(restic_binary))).prune()
     with pytest.raises(RepositoryMissingError):
@@ -133,7 +133,7 @@ async def test_a_young_lock_is_taken_back(restic: Restic, repo: ResticRepo, tmp_
     """An interrupted restic leaves a lock younger than 0.2 s; the driver removes it."""
     (tmp_path / "file").touch()
     repo.backup(tmp_path / "file", tags=["a"])
-    index = next((repo.folder / "index").iterdir())
+    index = next((repo.directory / "index").iterdir())
     index.unlink()
     os.mkfifo(index)  # restic hangs there, right after taking its lock
     async with trio.open_nursery() as nursery:

@@ -15,7 +15,7 @@ from cesbrfs.repo.format.pack import BlobType
 from cesbrfs.restore import (
     Overwrite,
     RestoreReport,
-    ToFolder,
+    ToDirectory,
     execute,
     make_plan,
     process_writer,
@@ -58,7 +58,7 @@ async def _restore(
 ) -> RestoreReport:
     view = BackupTree(await repo.open())
     selection = select([await view.resolve(path)])
-    return await execute(view, await make_plan(view, selection, ToFolder(target), overwrite))
+    return await execute(view, await make_plan(view, selection, ToDirectory(target), overwrite))
 
 
 def _without_sockets(found: dict[bytes, Record]) -> dict[bytes, Record]:
@@ -138,8 +138,8 @@ async def test_names_are_literal(restic_new: Path, sample: Instance, tmp_path: P
     """A name that is a pattern for another file restores only itself."""
     repo = create(restic_new, tmp_path / "repo")
     _back_up(repo, sample)
-    folder = "/B1/redmine/volumes/files/oddities/names"
-    await _restore(repo, f"{folder}/WR[1].txt", tmp_path / "ours")
+    directory = "/B1/redmine/volumes/files/oddities/names"
+    await _restore(repo, f"{directory}/WR[1].txt", tmp_path / "ours")
     restored = tmp_path / "ours/redmine/volumes/files/oddities/names"
     assert [path.name for path in restored.iterdir()] == ["WR[1].txt"]
     assert (restored / "WR[1].txt").read_bytes() == b"content of WR[1].txt"
@@ -158,7 +158,7 @@ async def test_flipped_bits_lose_one_file(restic_binary: Path, tmp_path: Path) -
     (blob,) = located.entry.node.blobs
     (place,) = (await view.repository.index()).places(BlobType.DATA, blob)
     name = place.pack.hex()
-    pack = repo.folder / "data" / name[:2] / name
+    pack = repo.directory / "data" / name[:2] / name
     raw = bytearray(pack.read_bytes())
     raw[place.offset + 100] ^= 0x10
     pack.chmod(0o600)
@@ -180,9 +180,9 @@ async def test_the_repository_is_kept_out_of(restic_new: Path, tmp_path: Path) -
     (source / "config").write_text("a file")
     repo = create(restic_new, tmp_path / "out/redmine/volumes/files")
     repo.backup(source, tags=["B1"])
-    before = records(str(repo.folder))
+    before = records(str(repo.directory))
     with pytest.raises(UsageError, match="repository"):
-        await _restore(repo, "/B1", repo.folder / "restored")
+        await _restore(repo, "/B1", repo.directory / "restored")
     report = await _restore(repo, "/B1/redmine", tmp_path / "out", Overwrite.ALWAYS)
     assert [failure.path for failure in report.failed] == [b"redmine/volumes/files"]
-    assert differences(records(str(repo.folder)), before) == []
+    assert differences(records(str(repo.directory)), before) == []

@@ -40,7 +40,7 @@ async def test_reader_and_restic_read_by_the_role_of_a_container(
 ) -> None:
     """Both use the service named in the environment, and find the repository ready."""
     repo = create(restic_old, tmp_path / "repository")
-    seaweed.upload(repo.folder, BUCKET, tmp_path.name)
+    seaweed.upload(repo.directory, BUCKET, tmp_path.name)
     url = f"{seaweed.url}/{BUCKET}/{tmp_path.name}"
     access = Access(url, Secret(PASSWORD.encode()), {}, roles.container)
     assert (await by_reader(access)).state is State.READY

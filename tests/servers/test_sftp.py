@@ -36,7 +36,7 @@ from cesbrfs.repo.storage import FileType, Storage, open_storage
 from cesbrfs.repo.storage.sftp import session as sftp_session
 from cesbrfs.repo.storage.sftp.storage import SESSIONS, SftpStorage
 from cesbrfs.restic import Restic
-from cesbrfs.restore import ToFolder, execute, make_plan, select
+from cesbrfs.restore import ToDirectory, execute, make_plan, select
 from cesbrfs.util.secret import Secret
 from cesbrfs.vfs.tree import BackupTree
 from tests.sample import oddities
@@ -64,7 +64,7 @@ LARGE = 12 << 20
 class Files:
     """Files as in a repository, and their content."""
 
-    folder: Path
+    directory: Path
     packs: Mapping[str, bytes]
     large: str
 
@@ -77,23 +77,25 @@ class Files:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     """A directory structured like a repository: 260 keys, 24 packs and a large one."""
-    folder = tmp_path_factory.mktemp("files") / "repo"
+    directory = tmp_path_factory.mktemp("files") / "repo"
     chance = random.Random(5)
     contents = [chance.randbytes(chance.randrange(1, 600_000)) for _ in range(24)]
     contents.append(chance.randbytes(LARGE))
     packs = {hashlib.sha256(content).hexdigest(): content for content in contents}
     for name, content in packs.items():
-        place = folder / "data" / name[:2]
+        place = directory / "data" / name[:2]
         place.mkdir(parents=True, exist_ok=True)
         (place / name).write_bytes(content)
         (place / f"{name}-tmp-1").write_bytes(b"")
-    (folder / "data" / "notes").mkdir()
-    (folder / "keys").mkdir()
+    (directory / "data" / "notes").mkdir()
+    (directory / "keys").mkdir()
     for number in range(260):
-        (folder / "keys" / hashlib.sha256(b"%d" % number).hexdigest()).write_bytes(b"%d" % number)
-    (folder / "index").mkdir()
-    (folder / "config").write_bytes(b"the config")
-    return Files(folder, packs, max(packs, key=lambda name: len(packs[name])))
+        (directory / "keys" / hashlib.sha256(b"%d" % number).hexdigest()).write_bytes(
+            b"%d" % number
+        )
+    (directory / "index").mkdir()
+    (directory / "config").write_bytes(b"the config")
+    return Files(directory, packs, max(packs, key=lambda name: len(packs[name])))
 
 
 def open_files(pid: int) -> list[str]:
@@ -124,7 +126,7 @@ async def opened(
     pipes, processes = our_pipes(), children()
     tasks = trio.lowlevel.current_statistics().tasks_living
     storage = SftpStorage(
-        server.command(port=port).split(), str(files.folder), "sftp:test", timeout=silence
+        server.command(port=port).split(), str(files.directory), "sftp:test", timeout=silence
     )
     try:
         yield storage
@@ -157,7 +159,7 @@ class TestReading:
         packs = {file.name: file.size for file in await storage.list(FileType.PACK)}
         assert packs == {name: len(content) for name, content in files.packs.items()}
         keys = await storage.list(FileType.KEY)
-        assert {file.name for file in keys} == set(os.listdir(files.folder / "keys"))
+        assert {file.name for file in keys} == set(os.listdir(files.directory / "keys"))
         assert sum(file.size for file in keys) == 10 + 90 * 2 + 160 * 3
         assert list(await storage.list(FileType.INDEX)) == []
         assert list(await storage.list(FileType.SNAPSHOT)) == []  # the directory is missing
@@ -185,13 +187,13 @@ class TestReading:
                 await storage.read(FileType.PACK, files.large, start, length)
         assert await storage.read(FileType.CONFIG) == b"the config"
 
-    async def test_a_folder_in_the_place_of_a_file(
+    async def test_a_directory_in_the_place_of_a_file(
         self, sshd: Sshd, files: Files, tmp_path: Path
     ) -> None:
         """It raises a storage error, and the connection stays open."""
         (tmp_path / "keys" / ("b" * 64)).mkdir(parents=True)
         (tmp_path / "config").write_bytes(b"x")
-        async with opened(sshd, replace(files, folder=tmp_path)) as storage:
+        async with opened(sshd, replace(files, directory=tmp_path)) as storage:
             with pytest.raises(StorageError) as caught:
                 await storage.read(FileType.KEY, "b" * 64)
             assert not isinstance(caught.value, FileMissingError)
@@ -205,7 +207,7 @@ class TestReading:
         pack = tmp_path / "data/cc" / name
         pack.parent.mkdir(parents=True)
         pack.write_bytes(b"short")
-        async with opened(sshd, replace(files, folder=tmp_path)) as storage:
+        async with opened(sshd, replace(files, directory=tmp_path)) as storage:
             with pytest.raises(DamagedError):
                 await storage.read(FileType.PACK, name, 0, 10)
             pack.rename(pack.with_suffix(".old"))
@@ -369,8 +371,8 @@ class TestRefusals:
         """A rejected key, and one with a passphrase, for which there is no prompt."""
         make_key(tmp_path / "wrong")
         config = tmp_path / "config"
-        given = (sshd.folder / "ssh_config").read_text()
-        config.write_text(given.replace(f"{sshd.folder}/user\n", f"{tmp_path}/wrong\n"))
+        given = (sshd.directory / "ssh_config").read_text()
+        config.write_text(given.replace(f"{sshd.directory}/user\n", f"{tmp_path}/wrong\n"))
         command = f"ssh -F {config} -p {sshd.port} 127.0.0.1 -s sftp"
         denied = await self.refusal(command)
         assert type(denied) is RepositoryDeniedError
@@ -415,9 +417,9 @@ class TestRefusals:
         server = next((path for path in SFTP_SERVERS if os.access(path, os.X_OK)), None)
         if server is None:
             pytest.skip("no sftp-server at its usual places")
-        access = Access(f"sftp:nas:{files.folder}", KEY, {"sftp.command": server})
-        mode = files.folder.stat().st_mode
-        files.folder.chmod(0)
+        access = Access(f"sftp:nas:{files.directory}", KEY, {"sftp.command": server})
+        mode = files.directory.stat().st_mode
+        files.directory.chmod(0)
         try:
             with without_rights():
                 storage = SftpStorage.from_access(access)
@@ -428,7 +430,7 @@ class TestRefusals:
                         await storage.list(FileType.KEY)
                 await storage.aclose()
         finally:
-            files.folder.chmod(mode)
+            files.directory.chmod(mode)
 
 
 class TestLosing:
@@ -563,15 +565,17 @@ class TestRepositories:
         oddities.plant(files, "tiny")
         (files / "large").write_bytes(random.Random(1).randbytes(3 << 20))
         repo = create(restic_binary, tmp_path / "repo")
-        remote = ("-r", sshd.url(repo.folder), "-o", f"sftp.command={sshd.command()}")
+        remote = ("-r", sshd.url(repo.directory), "-o", f"sftp.command={sshd.command()}")
         repo.run(*remote, "backup", "--tag", "B1", files)
         repo.run(*remote, "restore", "latest", "--target", tmp_path / "theirs")
 
-        storage = open_storage(Access(sshd.url(repo.folder), KEY, sshd.options))
+        storage = open_storage(Access(sshd.url(repo.directory), KEY, sshd.options))
         repository = await Repository.open(storage, KEY)
         view = BackupTree(repository)
         selection = select([await view.resolve("/B1")])
-        report = await execute(view, await make_plan(view, selection, ToFolder(tmp_path / "ours")))
+        report = await execute(
+            view, await make_plan(view, selection, ToDirectory(tmp_path / "ours"))
+        )
         await repository.aclose()
         assert not report.failed
         (ours,) = (tmp_path / "ours").rglob("large")
@@ -605,8 +609,8 @@ class TestRepositories:
     async def test_arguments_for_ssh(self, sshd: Sshd, restic_binary: Path, tmp_path: Path) -> None:
         """One setting works for us and every restic, even those without that option."""
         repo = create(restic_binary, tmp_path / "repo")
-        url = f"sftp://127.0.0.1:{sshd.port}/{repo.folder}"
-        access = Access(url, KEY, {"sftp.args": f'-F "{sshd.folder}/ssh_config"'})
+        url = f"sftp://127.0.0.1:{sshd.port}/{repo.directory}"
+        access = Access(url, KEY, {"sftp.args": f'-F "{sshd.directory}/ssh_config"'})
         storage = open_storage(access)
         ours = await Repository.open(storage, KEY)
         restic = await Restic.open(access, binary=str(restic_binary))

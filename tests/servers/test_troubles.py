@@ -67,7 +67,7 @@ _TROUBLES: Final[Mapping[str, Mapping[str, tuple[int, str]]]] = {
         "wrong password": (_WRONG_KEY, "The encryption key is wrong"),
     },
     "SFTP": {
-        "invalid address": (_USAGE, "names no host or no folder|is not a valid address"),
+        "invalid address": (_USAGE, "names no host or no directory|is not a valid address"),
         "unknown host": (1, "is not known"),
         "connection refused": (1, "Connection refused"),
         "timeout": (1, "has not answered|does not answer in time"),
@@ -138,7 +138,7 @@ def _common(right: Case, port: int, silent: int) -> dict[str, Case]:
 @pytest.fixture(scope="module")
 def s3_cases(seaweed: SeaweedFS, repo: ResticRepo, silent: int) -> dict[str, Case]:
     """SeaweedFS, with and without TLS."""
-    seaweed.upload(repo.folder, BUCKET, "troubles")
+    seaweed.upload(repo.directory, BUCKET, "troubles")
     right = Case(f"{seaweed.url}/{BUCKET}/troubles", seaweed.environment)
     return {
         **_common(right, seaweed.port, silent),
@@ -159,9 +159,9 @@ def rest_cases(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[dict[str, Case]]:
     """The REST server of restic, with TLS."""
-    folder = tmp_path_factory.mktemp("rest")
-    with serving_rest(rest_server_program, folder, certificates) as server:
-        shutil.copytree(repo.folder, server.root / "troubles")
+    directory = tmp_path_factory.mktemp("rest")
+    with serving_rest(rest_server_program, directory, certificates) as server:
+        shutil.copytree(repo.directory, server.root / "troubles")
         right = Case(f"{server.url}/troubles/", server.environment)
         yield {
             **_common(right, server.port, silent),
@@ -176,18 +176,20 @@ def sftp_cases(
     sshd: Sshd, repo: ResticRepo, silent: int, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Case]:
     """The SFTP server of OpenSSH."""
-    folder = tmp_path_factory.mktemp("ssh")
-    make_key(folder / "stranger")
-    stranger = (sshd.folder / "ssh_config").read_text()
-    stranger = stranger.replace(f"{sshd.folder}/user\n", f"{folder}/stranger\n")
-    (folder / "config").write_text(stranger)
-    right = Case(sshd.url(repo.folder), command=sshd.command())
+    directory = tmp_path_factory.mktemp("ssh")
+    make_key(directory / "stranger")
+    stranger = (sshd.directory / "ssh_config").read_text()
+    stranger = stranger.replace(f"{sshd.directory}/user\n", f"{directory}/stranger\n")
+    (directory / "config").write_text(stranger)
+    right = Case(sshd.url(repo.directory), command=sshd.command())
     unknown = sshd.command("-o UserKnownHostsFile=/dev/null")
     return {
         **_common(right, sshd.port, silent),
         "invalid address": Case("sftp:host"),
         "server not trusted": replace(right, command=unknown),
-        "wrong credentials": right.at(str(sshd.folder / "ssh_config"), str(folder / "config")),
+        "wrong credentials": right.at(
+            str(sshd.directory / "ssh_config"), str(directory / "config")
+        ),
         "no permission": replace(right, command=_AS_NOBODY),
     }
 

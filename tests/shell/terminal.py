@@ -93,21 +93,21 @@ class Terminal:
 
 
 @contextmanager
-def terminal(cesbr: Cesbr, folder: Path, *arguments: str) -> Iterator[Terminal]:
+def terminal(cesbr: Cesbr, directory: Path, *arguments: str) -> Iterator[Terminal]:
     """Run ``cesbr`` in a terminal until the exit code is requested or the block ends."""
     if shutil.which("tmux") is None:
         reason = "no tmux on PATH"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    end = folder / "exit code"
+    end = directory / "exit code"
     run = shlex.join([*cesbr.command, *arguments])
     # The shell stays when the program ends, so that the screen can still be read.
     script = f"trap : INT; {run}; echo $? > {shlex.quote(str(end))}; exec cat"
-    made = Terminal(folder / "tmux", end)
+    made = Terminal(directory / "tmux", end)
     subprocess.run(
         [
             "tmux",
             "-S",
-            str(folder / "tmux"),
+            str(directory / "tmux"),
             "-f",
             "/dev/null",
             "new-session",

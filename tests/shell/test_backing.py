@@ -71,16 +71,16 @@ def test_it_never_goes_back() -> None:
         before = now
 
 
-def _second_hangs(folder: Path, restic: Path) -> Path:
+def _second_hangs(directory: Path, restic: Path) -> Path:
     """Return a restic whose first backup succeeds and all others hang."""
-    begun = folder / "begun"
+    begun = directory / "begun"
     begun.mkdir()
-    subprocess.run(["mkfifo", folder / "never"], check=True)
-    script = folder / "restic"
+    subprocess.run(["mkfifo", directory / "never"], check=True)
+    script = directory / "restic"
     script.write_text(
         "#!/bin/sh\n"
         f'case " $* " in *" backup "*) n=$(ls {begun} | wc -l); : > {begun}/$$\n'
-        f"[ $n -ge 1 ] && exec cat {folder}/never;; esac\n"
+        f"[ $n -ge 1 ] && exec cat {directory}/never;; esac\n"
         f'exec {restic} "$@"\n'
     )
     script.chmod(0o755)

@@ -47,7 +47,7 @@ def test_a_basket_is_private_and_outlives_the_session(tmp_path: Path) -> None:
     assert [path.name for path in file.parent.iterdir()] == ["r.json"]
 
 
-def test_without_a_folder_it_is_kept_in_memory() -> None:
+def test_without_a_directory_it_is_kept_in_memory() -> None:
     """Without a home directory the selection is stored in memory."""
     basket = Basket(None, "r")
     basket.add([(b"B", b"x")])

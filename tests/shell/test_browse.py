@@ -79,7 +79,7 @@ def test_ls_json_has_the_promised_fields(inside: Inside) -> None:
     assert base64.b64decode(by_name[ODD_SHOWN]["name_b64"]) == ODD
 
 
-def test_ls_of_files_and_several_folders(inside: Inside) -> None:
+def test_ls_of_files_and_several_directories(inside: Inside) -> None:
     """Names are printed as given, files first; `-d` lists a directory itself."""
     first = _backups(inside)[0]["id"]
     said = inside("ls", "--backup", str(first), "redmine/dogu.json", "redmine", "_instance")

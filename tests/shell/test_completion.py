@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cesbrfs.config.settings import Flags
-from cesbrfs.repo.format.tree import FOLDER, OTHER
+from cesbrfs.repo.format.tree import DIRECTORY, OTHER
 from cesbrfs.util.escape import unshow
 from tests.shell.conftest import NAMES, Cesbr
 from tests.shell.terminal import terminal
@@ -38,7 +38,7 @@ def continuations(
     start: str, children: Mapping[bytes, bool], *, quoted: bool = False
 ) -> list[Continuation]:
     """Return the completions of `start` among these names, each with whether it is a directory."""
-    found = {name: FOLDER if is_folder else OTHER for name, is_folder in children.items()}
+    found = {name: DIRECTORY if is_directory else OTHER for name, is_directory in children.items()}
     return NameIndex.of(found).continuing(start, partial(written, quoted=quoted))
 
 
@@ -58,8 +58,8 @@ def test_any_name_completes_into_something_that_works(
     name: bytes, quoted: bool, typed: int
 ) -> None:
     """The completed word starts with the typed text and parses to the right name."""
-    ((whole, _, is_folder, _),) = continuations("", {name: False}, quoted=quoted)
-    assert not is_folder
+    ((whole, _, is_directory, _),) = continuations("", {name: False}, quoted=quoted)
+    assert not is_directory
     start = whole[:typed]
     ((word, _, _, _),) = continuations(start, {name: False}, quoted=quoted)
     assert word.startswith(start)
@@ -84,7 +84,7 @@ def test_raw_characters_may_be_typed() -> None:
     assert continuations("f", {b"a": True, b"f g": True}) == [(r"f\x20g/", "f g/", True, "")]
 
 
-def test_huge_folders_keep_what_names_have_in_common() -> None:
+def test_huge_directories_keep_what_names_have_in_common() -> None:
     """Of 100,000 names only some are offered, quickly, and the common prefix is correct."""
     children = {b"file %06d" % number: False for number in range(100_000)}
     words = [one.word for one in continuations("fi", children, quoted=True)]

@@ -145,11 +145,11 @@ def machine(
     instance.repository.parent.mkdir(parents=True)
     (root / "instance/srv/backup").rename(instance.repository)
     instance.set("/config/backup/local_config/path", str(instance.repository))
-    for folder in (
+    for directory in (
         "root", "srv", "tmp", "mnt/backups", "etc/bash_completion.d",
         "usr/local/share/zsh/site-functions",
     ):  # fmt: skip
-        (root / folder).mkdir(parents=True)
+        (root / directory).mkdir(parents=True)
     (root / "root/ces.key").write_text(instance.key)
     (Path(os.environ["HOME"]) / ".config/fish/completions").mkdir(parents=True)
     wrappers = tmp_path / "bin"

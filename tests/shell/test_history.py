@@ -100,7 +100,7 @@ def test_versions_of_a_file(own: Cesbr, site: Site) -> None:
     assert own("versions", "redmine/nope").code == 1
 
 
-def test_log_of_a_folder_and_of_a_file(inside: Inside) -> None:
+def test_log_of_a_directory_and_of_a_file(inside: Inside) -> None:
     """The changes in each backup, for a directory and for a file."""
     first, second = _ids(inside)
     appeared, changed = _listed(inside("log", VOLUME, "--json").json)
@@ -172,11 +172,11 @@ def test_du_tells_sizes_and_what_they_add(inside: Inside) -> None:
     lines = inside("du").out.splitlines()
     assert lines[0].split() == ["Size", "Adds", "Files", "Path"]
     assert [line.split()[-1] for line in lines[1:]] == [f"/{first}", f"/{second}"]
-    folder, sub = _listed(inside("du", "--backup", "latest", VOLUME, "--json").json)
+    directory, sub = _listed(inside("du", "--backup", "latest", VOLUME, "--json").json)
     assert (sub["path"], sub["size"], sub["files"]) == (f"/{second}/{VOLUME}/sub", 60_000, 1)
     assert sub["added"] == 0  # it is also in the other backup
-    assert isinstance(folder["added"], int)
-    assert 0 < folder["added"] < 60_000
+    assert isinstance(directory["added"], int)
+    assert 0 < directory["added"] < 60_000
     (alone,) = _listed(inside("du", f"/latest/{VOLUME}/hello.txt", "--json").json)
     assert (alone["size"], alone["files"]) == (12, 1)
     assert len(_listed(inside("du", "/latest", "--depth", "0", "--json").json)) == 1
@@ -309,9 +309,9 @@ def test_a_diff_on_a_terminal(own: Cesbr, site: Site, tmp_path: Path) -> None:
         "\\ No newline at end of file",
     ]
     for number, environ in enumerate(({}, {"NO_COLOR": "1"})):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        with terminal(own.having(**environ), folder, *command) as screen:
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        with terminal(own.having(**environ), directory, *command) as screen:
             assert screen.exit_code() == 0
             assert "\n".join(lines) in screen.screen()
             painted = screen.tmux("capture-pane", "-p", "-e")

@@ -26,7 +26,7 @@ from tests.support.memory_repo import Json, MemoryRepo
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b1m\r\nFORGED \u202eright\u2028\x7f"
 """A title, a cleared screen, a C1 control, a forged line, text from right to left."""
 SHOWN = r"\x1b]0;owned\a\x1b[2J\xc2\x9b1m\r\nFORGED \xe2\x80\xaeright\xe2\x80\xa8\x7f"
-_FOLDERS = {
+_DIRECTORIES = {
     FileType.KEY: "keys",
     FileType.SNAPSHOT: "snapshots",
     FileType.INDEX: "index",
@@ -45,10 +45,10 @@ def _tree(repo: MemoryRepo, text: bytes) -> Json:
         repo.file("plain", text + b"plain", **whose),
         {"name": f"link{EVIL}", "type": "symlink", "linktarget": f"to{EVIL}", "mode": 0o777},
         {"name": f"odd{EVIL}", "type": f"type{EVIL}", "mode": 0o644},
-        repo.folder(f"lost{EVIL}", **whose) | {"subtree": "ab" * 32},
+        repo.directory(f"lost{EVIL}", **whose) | {"subtree": "ab" * 32},
         repo.file(f"short{EVIL}", **whose) | {"content": ["cd" * 32], "size": 5},
     ]
-    return repo.folder(f"files{EVIL}", *files, **whose)
+    return repo.directory(f"files{EVIL}", *files, **whose)
 
 
 def _fill(repo: MemoryRepo) -> None:
@@ -60,7 +60,7 @@ def _fill(repo: MemoryRepo) -> None:
         }
         dogu = f"dogu{EVIL}"
         path = f"/var/lib/ces/{dogu}/volumes"
-        tree = repo.tree(repo.path(path, repo.folder("volumes", _tree(repo, b"%d" % day))))
+        tree = repo.tree(repo.path(path, repo.directory("volumes", _tree(repo, b"%d" % day))))
         tags = [name, "kind=volumes", f"dogu={dogu}"]
         volumes = repo.snapshot(tree, [path], tags=tags, **common)
         registry = json.dumps({f"/config/{EVIL}": EVIL, "/config/_global/fqdn": EVIL}).encode()
@@ -89,8 +89,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     repo = MemoryRepo(password=_KEY.encode())
     _fill(repo)
     for (kind, name), raw in repo.storage.files.items():
-        folder = "" if kind is FileType.CONFIG else _FOLDERS.get(kind, f"data/{name[:2]}")
-        path = root / "repository" / folder / (name or "config")
+        directory = "" if kind is FileType.CONFIG else _DIRECTORIES.get(kind, f"data/{name[:2]}")
+        path = root / "repository" / directory / (name or "config")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(raw)
     (root / "key").write_text(_KEY)

@@ -50,14 +50,19 @@ def test_order() -> None:
 
 def test_colours_take_no_cells() -> None:
     """Columns are aligned as without colours; directories have a slash."""
-    entries = [_entry("folder", "dir"), _entry("a"), _entry("run", mode=0o100755), _entry("x.gz")]
+    entries = [
+        _entry("directory", "dir"),
+        _entry("a"),
+        _entry("run", mode=0o100755),
+        _entry("x.gz"),
+    ]
     plain = Style(columns=20).text(entries)
-    assert plain == "folder/  run\na        x.gz\n"
+    assert plain == "directory/  run\na        x.gz\n"
     coloured = Style(
         columns=20, colours=Colours.of({"TERM": "xterm", "LS_COLORS": "*.gz=31:x"}, terminal=True)
     )
     assert coloured.text(entries) == (
-        "\x1b[01;34mfolder\x1b[0m/  \x1b[01;32mrun\x1b[0m\na        \x1b[31mx.gz\x1b[0m\n"
+        "\x1b[01;34mdirectory\x1b[0m/  \x1b[01;32mrun\x1b[0m\na        \x1b[31mx.gz\x1b[0m\n"
     )
 
 
@@ -90,7 +95,7 @@ def test_long_listings_align() -> None:
     assert "120.6 KiB" in Style(long=True, human=True).text(entries)
 
 
-def test_a_huge_folder_is_listed_at_once() -> None:
+def test_a_huge_directory_is_listed_at_once() -> None:
     """Computing the columns of 100,000 names is fast."""
     entries = [_entry(f"file {'x' * (number % 30)}{number}") for number in range(100_000)]
     text = Style(columns=120).text(entries)
@@ -140,13 +145,13 @@ def test_tree(inside: Inside) -> None:
     assert lines[1] == "├── a 'quoted' name"
     assert "├── link -> hello.txt" in lines
     assert f"├── {ODD_SHOWN}" in lines
-    assert lines[-4:] == ["└── sub", "    └── binary", "", "1 folder, 5 files"]
+    assert lines[-4:] == ["└── sub", "    └── binary", "", "1 directory, 5 files"]
     assert inside("tree", "-L", "1", FILES).out.splitlines()[-3:] == [
         "└── sub",
         "",
-        "1 folder, 4 files",
+        "1 directory, 4 files",
     ]
-    assert inside("tree", "-d", FILES).out == f"{FILES}\n└── sub\n\n1 folder\n"
+    assert inside("tree", "-d", FILES).out == f"{FILES}\n└── sub\n\n1 directory\n"
     assert inside("tree", "-L", "0", FILES).code == 2
     told = inside("tree", "--json", FILES).json
     assert isinstance(told, list)

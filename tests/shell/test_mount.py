@@ -19,11 +19,11 @@ pytestmark = pytest.mark.skipif(fuse_missing() is not None, reason=str(fuse_miss
 @pytest.fixture
 def mountpoint(kept: Cesbr) -> Iterator[Path]:
     """A directory to mount on; it is unmounted afterwards."""
-    folder = kept.here / "mnt"
-    folder.mkdir()
-    yield folder
+    directory = kept.here / "mnt"
+    directory.mkdir()
+    yield directory
     with contextlib.suppress(subprocess.CalledProcessError):
-        subprocess.run(["fusermount3", "-uz", folder], check=True, capture_output=True)
+        subprocess.run(["fusermount3", "-uz", directory], check=True, capture_output=True)
 
 
 def test_mount_shows_the_backups_until_umount(kept: Cesbr, mountpoint: Path) -> None:
@@ -82,7 +82,7 @@ def test_key_that_can_be_read_once_reaches_the_mount(
 
 def test_mount_of_nothing_is_refused(kept: Cesbr) -> None:
     """A missing directory and an unreadable repository have different exit codes."""
-    said = kept("mount", "no/such/folder", "--json")
+    said = kept("mount", "no/such/directory", "--json")
     assert said.error["code"] == 1
     assert "does not exist" in str(said.error["error"])
     (kept.here / "mnt").mkdir()

@@ -28,8 +28,8 @@ def _beginning(backup: str, others: list[str]) -> str:
 @pytest.mark.parametrize("command", ["ls", "cat", "stat", "plan", "du", "tree", "select", "cd"])
 def test_a_path_inside_the_backups_is_completed_by_the_error(inside: Inside, command: str) -> None:
     """The error suggests the full path for one printed by find, versions and log."""
-    folder = command in ("ls", "plan", "du", "tree", "cd")
-    path = VOLUME if folder else FILE
+    directory = command in ("ls", "plan", "du", "tree", "cd")
+    path = VOLUME if directory else FILE
     said = inside(command, path)
     assert said.code == 1
     assert f"Write /latest/{path}, or add --backup latest." in said.err

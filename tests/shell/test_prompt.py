@@ -101,10 +101,10 @@ def test_history_is_private(prompt: Terminal, tmp_path: Path) -> None:
     assert "echo secret" not in prompt.wait_for(r"^ +1 +pwd\n(.*\n)*cesbr>\Z").split("secret\n")[-1]
     prompt.line("quit")
     assert prompt.exit_code() == 0
-    folder = tmp_path / "state/cesbr"
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert stat.S_IMODE((folder / "history").stat().st_mode) == 0o600
-    assert b"secret" not in lzma.decompress((folder / "history").read_bytes())
+    directory = tmp_path / "state/cesbr"
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert stat.S_IMODE((directory / "history").stat().st_mode) == 0o600
+    assert b"secret" not in lzma.decompress((directory / "history").read_bytes())
 
 
 def test_aliases_pipes_and_exit_codes(prompt: Terminal, kept: Cesbr) -> None:

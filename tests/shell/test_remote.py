@@ -29,9 +29,9 @@ class Configured:
 
 
 def _replacing(place: Path) -> Callable[[Path], object]:
-    def replace(folder: Path) -> None:
+    def replace(directory: Path) -> None:
         shutil.rmtree(place)
-        shutil.copytree(folder, place)
+        shutil.copytree(directory, place)
 
     return replace
 
@@ -53,9 +53,9 @@ def configured(
         new_site.set(f"{bucket}/secret_access_key", SECRET)
         own = own.having(RESTIC_CACERT=str(s3.certificates.authority))
 
-        def replace(folder: Path) -> None:
+        def replace(directory: Path) -> None:
             s3.remove(BUCKET, tmp_path.name)
-            s3.upload(folder, BUCKET, tmp_path.name)
+            s3.upload(directory, BUCKET, tmp_path.name)
 
         return Configured(own, address, SECRET, replace)
     if kind.startswith("rest"):
@@ -86,7 +86,7 @@ def test_backup_and_restore(configured: Configured, restic_old: Path, tmp_path: 
     assert "has been initialised" in first.err
     assert address in first.err
     # From here on use a repository whose key is fast to derive.
-    configured.replace(create(restic_old, tmp_path / "cheap", password=KEY).folder)
+    configured.replace(create(restic_old, tmp_path / "cheap", password=KEY).directory)
     made = cesbr("backup", "--json")
     assert made.code == 0, made.err
     target = tmp_path / "target"

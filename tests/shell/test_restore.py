@@ -83,7 +83,7 @@ def test_partial_restore_is_error_3(own: Cesbr, site: Site) -> None:
     (own.here / "back" / FILES / "hello.txt").mkdir(parents=True)
     said = own("restore", "--backup", "latest", FILES, "--target", "back", "--yes", "--verify")
     assert said.code == 3
-    assert f"failed: {FILES}/hello.txt: A folder exists in its place" in said.err
+    assert f"failed: {FILES}/hello.txt: A directory exists in its place" in said.err
     assert "Failed: 1 path in total.\n" in said.err
     assert "hello.txt" not in said.out
     quiet = own("--quiet", "restore", "--backup", "latest", FILES, "--target", "back", "--yes")
@@ -213,7 +213,7 @@ def test_many_failures_are_grouped(own: Cesbr, site: Site) -> None:
     arguments = ("restore", "--backup", "latest", FILES, "--target", "back", "--yes")
     said = own(*arguments)
     assert said.code == 3, said.err
-    assert "failed: 30 paths: A folder exists in its place" in said.err
+    assert "failed: 30 paths: A directory exists in its place" in said.err
     assert f"  {FILES}/many19\n" in said.err
     assert "many20" not in said.err
     assert "  and 10 more (--json lists all of them)\n" in said.err

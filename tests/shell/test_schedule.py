@@ -18,9 +18,9 @@ SERVICE, TIMER = "cesbr-backup.service", "cesbr-backup.timer"
 @pytest.fixture
 def units(tmp_path: Path) -> Path:
     """A directory for units."""
-    folder = tmp_path / "units"
-    folder.mkdir()
-    return folder
+    directory = tmp_path / "units"
+    directory.mkdir()
+    return directory
 
 
 def test_units_are_shown_installed_and_removed(own: Cesbr, site: Site, units: Path) -> None:
@@ -97,7 +97,7 @@ def test_what_cannot_be_scheduled_is_refused(own: Cesbr, units: Path) -> None:
     assert (units / TIMER).read_text() == "[Timer]\n"
     said = own("schedule", "--install", "--at", "02:30", "--unit-dir", "/proc/none")
     assert said.code == 1
-    assert "run it as root, or name another folder" in said.err
+    assert "run it as root, or name another directory" in said.err
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def test_every_kind_of_failure_stops_a_script(kept: Cesbr) -> None:
         ('ls "', 2),
         ("help nope", 2),
         ("history --nope", 2),
-        ("pwd > /no/such/folder/file", 1),
+        ("pwd > /no/such/directory/file", 1),
         ("run_script /no/such/script", 1),
     ):
         said = kept(script=f"{line}\npwd\n")

@@ -59,29 +59,29 @@ class Started(Cesbr):
 
 
 @contextmanager
-def _interactive(cesbr: Cesbr, name: str, folder: Path) -> Iterator[Terminal]:
+def _interactive(cesbr: Cesbr, name: str, directory: Path) -> Iterator[Terminal]:
     """An interactive shell with completion for cesbr, which is on its PATH."""
     program = shutil.which(name)
     if program is None:
         reason = f"no {name} on PATH; `.ci/apt-packages servers` installs it"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    (folder / "bin").mkdir()
-    wrapper = folder / "bin/cesbr"
+    (directory / "bin").mkdir()
+    wrapper = directory / "bin/cesbr"
     wrapper.write_text(f'#!/bin/sh\nexec {shlex.join(cesbr.command)} "$@"\n')
     wrapper.chmod(0o755)
-    file = folder / "completion file"
+    file = directory / "completion file"
     said = cesbr("completion", name)
     assert said.code == 0, said.err
     file.write_bytes(said.stdout)
     here = cesbr.having(
-        PATH=f"{folder}/bin:{os.environ['PATH']}",
+        PATH=f"{directory}/bin:{os.environ['PATH']}",
         LC_ALL="C.UTF-8",
         COLUMNS="",
         LINES="",
         CESBR_TAB_SECONDS="20",  # other tests keep the machine busy
     )
     started = Started(here.here, here.environ, program=(str(program), *SHELLS[name][1:]))
-    with terminal(started, folder) as made:
+    with terminal(started, directory) as made:
         made.line(_SETUP[name].format(file=shlex.quote(str(file))))
         made.wait_for(r"^ready> \Z|^ready>\Z")
         made.line("show set up")
@@ -141,7 +141,7 @@ def test_odd_names_complete_into_what_works(odd: Cesbr, tmp_path: Path, name: st
 @pytest.mark.parametrize("name", SHELLS)
 def test_commands_flags_and_live_values(kept: Cesbr, tmp_path: Path, name: str) -> None:
     """Commands, options, backup IDs in both forms, dogus, choices and local directories."""
-    (kept.here / "some folder").mkdir()
+    (kept.here / "some directory").mkdir()
     with _interactive(kept, name, tmp_path) as prompt:
         _tab(prompt, "cesbr polic", r"cesbr policies\s*\Z")
         _tab(prompt, "cesbr --json backups --qui", r"--quiet\s*\Z")
@@ -151,9 +151,11 @@ def test_commands_flags_and_live_values(kept: Cesbr, tmp_path: Path, name: str) 
         _tab(prompt, "cesbr backup red", r"backup redmine\s*\Z")
         _tab(prompt, "cesbr restore --overwrite if-n", r"if-newer\s*\Z")
         _tab(
-            prompt, "cesbr restore --target some", r"some\\? ?folder'?/?\s*\Z|'some folder/?'?\s*\Z"
+            prompt,
+            "cesbr restore --target some",
+            r"some\\? ?directory'?/?\s*\Z|'some directory/?'?\s*\Z",
         )
-        assert _words(prompt)[-1].rstrip("/") == "some folder"
+        assert _words(prompt)[-1].rstrip("/") == "some directory"
         _tab(prompt, "cesbr versions redm", r"versions redmine/\s*\Z")
         _tab(prompt, "cesbr versions redmine/vol", r"versions redmine/volumes/\s*\Z")
 
@@ -249,10 +251,10 @@ def _seconds(cesbr: Cesbr, *arguments: str) -> float:
 
 def test_the_package_holds_the_files() -> None:
     """`cesbr completion` prints the packaged files, and each shell accepts them."""
-    folder = Path(sys.modules["cesbr"].__path__[0]) / "completion"
+    directory = Path(sys.modules["cesbr"].__path__[0]) / "completion"
     for name in SHELLS:
         if shutil.which(name):
-            subprocess.run([name, "-n", folder / f"cesbr.{name}"], check=True)
+            subprocess.run([name, "-n", directory / f"cesbr.{name}"], check=True)
 
 
 @pytest.mark.parametrize(

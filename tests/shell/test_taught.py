@@ -10,7 +10,7 @@ import pytest
 from cesbr.cli.arguments import command_parser, global_parser
 from cesbr.commands import MODULES, find_command
 
-from cesbrfs.catalog.folder_names import steps_back
+from cesbrfs.catalog.directory_names import steps_back
 from tests.shell.conftest import KEY, Cesbr, Inside, Site
 
 _MAIN = "redmine/volumes/files/hello.txt"
@@ -187,7 +187,7 @@ def test_a_root_that_is_not_there(kept: Cesbr, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for root, why in (
         (tmp_path / "typo", "it does not exist"),
-        (tmp_path / "file", "not a folder"),
+        (tmp_path / "file", "not a directory"),
     ):
         for command in ("backups", "backup", "status"):
             said = kept("--root", str(root), command)

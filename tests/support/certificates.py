@@ -32,13 +32,16 @@ class Certificates:
     other: Path
 
 
-def make(folder: Path) -> Certificates:
-    """Create all files in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
+def make(directory: Path) -> Certificates:
+    """Create all files in `directory`."""
+    directory.mkdir(parents=True, exist_ok=True)
     key, authority = _authority("The tests' authority")
     other_key, other = _authority("Another authority")
     found = Certificates(
-        *(folder / f"{name}.pem" for name in ("ca", "server", "key", "client", "stranger", "other"))
+        *(
+            directory / f"{name}.pem"
+            for name in ("ca", "server", "key", "client", "stranger", "other")
+        )
     )
     found.authority.write_bytes(_pem(authority))
     found.other.write_bytes(_pem(other))

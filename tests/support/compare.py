@@ -52,7 +52,7 @@ def records(top: bytes | str) -> dict[bytes, Record]:
 
 
 def _record(full: bytes, status: os.stat_result) -> Record:
-    is_folder = stat.S_ISDIR(status.st_mode)
+    is_directory = stat.S_ISDIR(status.st_mode)
     device = stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)
     is_link = stat.S_ISLNK(status.st_mode)
     return Record(
@@ -60,7 +60,7 @@ def _record(full: bytes, status: os.stat_result) -> Record:
         uid=status.st_uid,
         gid=status.st_gid,
         mtime_ns=status.st_mtime_ns,
-        size=0 if is_folder else status.st_size,
+        size=0 if is_directory else status.st_size,
         content=_digest(full) if stat.S_ISREG(status.st_mode) else "",
         target=os.readlink(full) if is_link else b"",
         rdev=status.st_rdev if device else 0,

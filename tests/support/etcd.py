@@ -1,6 +1,6 @@
 """Run a real etcd on loopback, with the v2 keys API that CES uses.
 
-    with serving(program, folder) as server:
+    with serving(program, directory) as server:
         EtcdRegistry(server.url)
 
 ``server.url`` and the data stay the same when the server is killed and restarted.
@@ -35,11 +35,11 @@ def free_port() -> int:
 
 
 class Etcd:
-    """An etcd server with its data in `folder`, with or without the v2 keys API."""
+    """An etcd server with its data in `directory`, with or without the v2 keys API."""
 
-    def __init__(self, program: Path, folder: Path, *, v2: bool = True) -> None:
+    def __init__(self, program: Path, directory: Path, *, v2: bool = True) -> None:
         self._program = program
-        self._folder = folder
+        self._directory = directory
         self._v2 = v2
         self.port: Final = free_port()
         self._peer: Final = free_port()
@@ -49,12 +49,12 @@ class Etcd:
     def start(self) -> None:
         """Start the server and wait until it responds."""
         peer = f"http://{_HOST}:{self._peer}"
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with (self._folder / "log").open("ab") as log:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        with (self._directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
                     self._program,
-                    *("--name", "n", "--data-dir", self._folder / "data"),
+                    *("--name", "n", "--data-dir", self._directory / "data"),
                     *("--listen-client-urls", self.url, "--advertise-client-urls", self.url),
                     *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
                     *("--initial-cluster", f"n={peer}"),
@@ -69,7 +69,7 @@ class Etcd:
         while not self._ready():
             if self._process.poll() is not None or time.monotonic() > until:
                 self.kill()
-                said = (self._folder / "log").read_text(errors="replace")
+                said = (self._directory / "log").read_text(errors="replace")
                 raise RuntimeError(f"etcd does not start: {said[-2000:]}")
             time.sleep(_LOOK_SECONDS)
 
@@ -85,10 +85,10 @@ class Etcd:
         for key, value in values.items():
             self._request("PUT", key, urllib.parse.urlencode({"value": value}).encode())
 
-    def pour(self, folder: Path) -> None:
-        """Copy all keys of the file registry in `folder`."""
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        self.fill({f"/{file.relative_to(folder)}": file.read_bytes().decode() for file in files})
+    def pour(self, directory: Path) -> None:
+        """Copy all keys of the file registry in `directory`."""
+        files = sorted(path for path in directory.rglob("*") if path.is_file())
+        self.fill({f"/{file.relative_to(directory)}": file.read_bytes().decode() for file in files})
 
     def value(self, key: str) -> str | None:
         """Return the value of a key."""
@@ -126,9 +126,9 @@ class Etcd:
 
 
 @contextlib.contextmanager
-def serving(program: Path, folder: Path, *, v2: bool = True) -> Iterator[Etcd]:
+def serving(program: Path, directory: Path, *, v2: bool = True) -> Iterator[Etcd]:
     """Run an etcd, and kill it on exit."""
-    server = Etcd(program, folder, v2=v2)
+    server = Etcd(program, directory, v2=v2)
     try:
         server.start()
         yield server

@@ -1,7 +1,7 @@
 """Remote repositories on each kind of server, behind a proxy that injects latency and faults.
 
-with far_rest(rclone, folder) as far:
-    far.put(repo.folder)
+with far_rest(rclone, directory) as far:
+    far.put(repo.directory)
     mount(far.access(repo.key), ...)
     far.proxy.inject(Fault.RESET, after=50_000)
     far.kill(); far.start()
@@ -142,14 +142,14 @@ class _Sftp(Far):
 
     @property
     def url(self) -> str:
-        return self._server.url(self._server.folder / _REPOSITORY)
+        return self._server.url(self._server.directory / _REPOSITORY)
 
     @property
     def options(self) -> Mapping[str, str]:
         return {"sftp.command": self._server.command(port=self.proxy.port)}
 
     def put(self, repository: Path) -> None:
-        shutil.copytree(repository, self._server.folder / _REPOSITORY)
+        shutil.copytree(repository, self._server.directory / _REPOSITORY)
 
     def kill(self) -> None:
         process, self._process = self._process, None
@@ -161,29 +161,29 @@ class _Sftp(Far):
 
     def revoke(self) -> None:
         self.kill()
-        (self._server.folder / "user.pub").write_bytes(b"")
+        (self._server.directory / "user.pub").write_bytes(b"")
         self.start()
 
 
 @contextlib.contextmanager
-def far_s3(program: Path, folder: Path, certificates: Certificates) -> Iterator[Far]:
+def far_s3(program: Path, directory: Path, certificates: Certificates) -> Iterator[Far]:
     """Run SeaweedFS behind a proxy."""
-    with seaweed.serving(program, folder, certificates) as server:  # noqa: SIM117 - order of exit
+    with seaweed.serving(program, directory, certificates) as server:  # noqa: SIM117 - order of exit
         with proxying(("127.0.0.1", server.port)) as proxy:
             yield _S3(server, proxy)
 
 
 @contextlib.contextmanager
-def far_rest(program: Path, folder: Path) -> Iterator[Far]:
+def far_rest(program: Path, directory: Path) -> Iterator[Far]:
     """Run rclone behind a proxy."""
-    with rest.serving(program, folder) as server, proxying(("127.0.0.1", server.port)) as proxy:
+    with rest.serving(program, directory) as server, proxying(("127.0.0.1", server.port)) as proxy:
         yield _Rest(server, proxy)
 
 
 @contextlib.contextmanager
-def far_sftp(folder: Path) -> Iterator[Far]:
+def far_sftp(directory: Path) -> Iterator[Far]:
     """Run sshd behind a proxy."""
-    server = sshd.prepare(folder)
+    server = sshd.prepare(directory)
     with proxying(("127.0.0.1", server.port)) as proxy:
         far = _Sftp(server, proxy)
         far.start()
@@ -193,12 +193,14 @@ def far_sftp(folder: Path) -> Iterator[Far]:
             far.kill()
 
 
-def far_of(request: pytest.FixtureRequest, folder: Path) -> contextlib.AbstractContextManager[Far]:
+def far_of(
+    request: pytest.FixtureRequest, directory: Path
+) -> contextlib.AbstractContextManager[Far]:
     """Return the server that a fixture with the parameters `KINDS` requests."""
     if request.param == "S3":
         program: Path = request.getfixturevalue("seaweed_program")
-        return far_s3(program, folder, request.getfixturevalue("certificates"))
+        return far_s3(program, directory, request.getfixturevalue("certificates"))
     if request.param == "REST":
-        return far_rest(request.getfixturevalue("rclone"), folder)
+        return far_rest(request.getfixturevalue("rclone"), directory)
     request.getfixturevalue("sshd")  # skips the test if sshd is missing
-    return far_sftp(folder)
+    return far_sftp(directory)

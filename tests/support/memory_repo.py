@@ -1,7 +1,7 @@
 """Build small repositories in memory, of format 1 or 2, valid or damaged on purpose.
 
 repo = MemoryRepo()
-repo.snapshot(repo.tree(repo.file("a.txt", b"content"), repo.folder("d")), paths=["/d"])
+repo.snapshot(repo.tree(repo.file("a.txt", b"content"), repo.directory("d")), paths=["/d"])
 repository = await repo.open()
 """
 
@@ -200,7 +200,7 @@ class MemoryRepo:
         }
         return node | fields
 
-    def folder(self, name: str, *nodes: Json, **fields: Any) -> Json:
+    def directory(self, name: str, *nodes: Json, **fields: Any) -> Json:
         """Save a directory with these nodes; return its node."""
         node = {
             "name": name,
@@ -216,7 +216,7 @@ class MemoryRepo:
         """Return the top directory of `path`, which ends with `node`."""
         *above, _ = path.strip("/").split("/")
         for name in reversed(above):
-            node = self.folder(name, node)
+            node = self.directory(name, node)
         return node
 
     def snapshot(self, tree: str | None, paths: Sequence[str] = ("/",), **fields: Any) -> str:

@@ -73,8 +73,8 @@ class Mount:
 
 
 @contextlib.contextmanager
-def mounting(folder: Path) -> Iterator[Callable[..., Mount]]:
-    """Yield ``mount(access, "-o", "noxattr")``, which mounts on a new directory in `folder`.
+def mounting(directory: Path) -> Iterator[Callable[..., Mount]]:
+    """Yield ``mount(access, "-o", "noxattr")``, which mounts on a new directory in `directory`.
 
     All mounts are unmounted on exit.
     """
@@ -82,19 +82,19 @@ def mounting(folder: Path) -> Iterator[Callable[..., Mount]]:
 
     def start(access: Access, *arguments: str) -> Mount:
         number = len(started)
-        path = folder / f"mount{number}"
+        path = directory / f"mount{number}"
         path.mkdir()
-        log = folder / f"log{number}"
+        log = directory / f"log{number}"
         variables = environment(access)
         if access.options:  # these have no environment variable
-            settings = folder / f"settings{number}.toml"
+            settings = directory / f"settings{number}.toml"
             lines = [
                 f"{json.dumps(name)} = {json.dumps(value)}"
                 for name, value in access.options.items()
             ]
             settings.write_text("\n".join(["[options]", *lines]))
             variables["CESBR_CONFIG"] = str(settings)
-        address = str(folder / f"notify{number}")
+        address = str(directory / f"notify{number}")
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, log.open("wb") as said:
             ready.bind(address)
             ready.settimeout(_START_SECONDS)

@@ -1,6 +1,6 @@
 """Run real REST servers on loopback: rclone and restic's rest-server.
 
-    with serving(program, folder) as server:
+    with serving(program, directory) as server:
         Access(f"{server.url}/repository/", key, environment=server.environment)
 
 Repositories are directories in ``server.root``.
@@ -27,14 +27,19 @@ class RestServer:
     """A server; it keeps its port when it is killed and restarted."""
 
     def __init__(
-        self, program: Path, folder: Path, certificates: Certificates | None, *, asks_client: bool
+        self,
+        program: Path,
+        directory: Path,
+        certificates: Certificates | None,
+        *,
+        asks_client: bool,
     ) -> None:
         self._program: Final = program
-        self._log: Final = folder / "log"
+        self._log: Final = directory / "log"
         self._process: subprocess.Popen[bytes] | None = None
         self._asks_client: Final = asks_client
         self.certificates: Final = certificates
-        self.root: Final = folder / "root"
+        self.root: Final = directory / "root"
         (self.port,) = free_ports(1)
         scheme = "https" if certificates else "http"
         self.url: Final = f"rest:{scheme}://127.0.0.1:{self.port}"
@@ -101,14 +106,14 @@ class RestServer:
 @contextlib.contextmanager
 def serving(
     program: Path,
-    folder: Path,
+    directory: Path,
     certificates: Certificates | None = None,
     *,
     asks_client: bool = False,
 ) -> Iterator[RestServer]:
     """Run a server, with TLS if `certificates` are given; kill it on exit."""
-    folder.mkdir(parents=True, exist_ok=True)
-    server = RestServer(program, folder, certificates, asks_client=asks_client)
+    directory.mkdir(parents=True, exist_ok=True)
+    server = RestServer(program, directory, certificates, asks_client=asks_client)
     try:
         server.start()
         yield server

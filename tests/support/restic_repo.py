@@ -31,16 +31,16 @@ PASSWORD: Final = "a throw-away key"
 
 @dataclass(frozen=True, slots=True)
 class ResticRepo:
-    """A repository in `folder`, and the restic `binary` to use."""
+    """A repository in `directory`, and the restic `binary` to use."""
 
     binary: Path
-    folder: Path
+    directory: Path
     password: str = PASSWORD
 
     @property
     def access(self) -> Access:
         """Address and password, for our reader and our restic driver."""
-        return Access(str(self.folder), Secret(self.password.encode()))
+        return Access(str(self.directory), Secret(self.password.encode()))
 
     def using(self, binary: Path) -> ResticRepo:
         """Return the same repository with another restic binary."""
@@ -55,14 +55,14 @@ class ResticRepo:
     ) -> bytes:
         """Run restic and return its standard output; raises if restic fails."""
         done = subprocess.run(
-            [self.binary, "--no-cache", "-r", self.folder, *arguments],
+            [self.binary, "--no-cache", "-r", self.directory, *arguments],
             cwd=cwd,
             input=stdin,
             capture_output=True,
             check=False,
             env={
                 "PATH": os.environ["PATH"],
-                "HOME": str(self.folder.parent),
+                "HOME": str(self.directory.parent),
                 "RESTIC_PASSWORD": self.password,
                 **(environment or {}),
             },
@@ -94,7 +94,7 @@ class ResticRepo:
 
     def snapshot_ids(self) -> set[str]:
         """Return the full IDs of all snapshots."""
-        return set(os.listdir(self.folder / "snapshots"))
+        return set(os.listdir(self.directory / "snapshots"))
 
     def snapshots(self) -> list[dict[str, Any]]:
         """Return the parsed output of ``restic snapshots --json``."""
@@ -106,9 +106,11 @@ class ResticRepo:
         return await Repository.open(open_storage(self.access), self.access.key)
 
 
-def init(binary: Path, folder: Path, *, version: int = 2, password: str = PASSWORD) -> ResticRepo:
+def init(
+    binary: Path, directory: Path, *, version: int = 2, password: str = PASSWORD
+) -> ResticRepo:
     """Create an empty repository of format `version` with ``restic init`` (three seconds)."""
-    repo = ResticRepo(binary, folder, password)
+    repo = ResticRepo(binary, directory, password)
     repo.run("init", "--repository-version", str(version))
     return repo
 
@@ -126,16 +128,18 @@ _made: Final[dict[int, _Made]] = {}
 """By repository format."""
 
 
-def create(binary: Path, folder: Path, *, version: int = 2, password: str = PASSWORD) -> ResticRepo:
+def create(
+    binary: Path, directory: Path, *, version: int = 2, password: str = PASSWORD
+) -> ResticRepo:
     """Create an empty repository of format `version` that opens in milliseconds."""
     if version not in _made:
         with tempfile.TemporaryDirectory() as place:
             _made[version] = _read(init(binary, Path(place) / "repo", version=version))
     made = _made[version]
     for name in ("keys", "snapshots", "index", "locks", *(f"data/{n:02x}" for n in range(256))):
-        (folder / name).mkdir(parents=True)
-    (folder / "config").write_bytes(made.config)
-    repo = ResticRepo(binary, folder, password)
+        (directory / name).mkdir(parents=True)
+    (directory / "config").write_bytes(made.config)
+    repo = ResticRepo(binary, directory, password)
     _write_key(repo, made)
     return repo
 
@@ -143,22 +147,22 @@ def create(binary: Path, folder: Path, *, version: int = 2, password: str = PASS
 def cheapen(repo: ResticRepo) -> None:
     """Replace the only key file by one with minimal scrypt parameters."""
     made = _read(repo)
-    (old,) = (repo.folder / "keys").iterdir()
+    (old,) = (repo.directory / "keys").iterdir()
     _write_key(repo, made)
     old.unlink()
 
 
 def _write_key(repo: ResticRepo, made: _Made) -> None:
     key_file = _seal_cheaply(made, repo.password.encode())
-    (repo.folder / "keys" / hashlib.sha256(key_file).hexdigest()).write_bytes(key_file)
+    (repo.directory / "keys" / hashlib.sha256(key_file).hexdigest()).write_bytes(key_file)
 
 
 def _read(repo: ResticRepo) -> _Made:
-    (path,) = (repo.folder / "keys").iterdir()
+    (path,) = (repo.directory / "keys").iterdir()
     key_file = parse_key_file(path.read_bytes())
     keys = derive_keys(repo.password.encode(), key_file)
     master = crypto.open_record(keys, key_file.data or b"")
-    return _Made((repo.folder / "config").read_bytes(), json.loads(path.read_bytes()), master)
+    return _Made((repo.directory / "config").read_bytes(), json.loads(path.read_bytes()), master)
 
 
 def _seal_cheaply(made: _Made, password: bytes) -> bytes:

@@ -21,7 +21,7 @@ from cesbrfs.restore import (
     RestorePlan,
     RestoreReport,
     Target,
-    ToFolder,
+    ToDirectory,
     execute,
     make_plan,
     process_writer,
@@ -53,23 +53,23 @@ class Site:
     local: Path | None = None
 
     @classmethod
-    def by_writers(cls, writers: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    def by_writers(cls, writers: str, directory: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
         """Return a site whose restores write with `writers`, one of WRITERS."""
         if writers != "threads":
             monkeypatch.setattr(worker_pool, "FILES_PER_WORKER", 1)
             monkeypatch.setattr(worker_pool, "BYTES_PER_WORKER", 1)
             monkeypatch.setattr(process_writer, "LARGE_BYTES", 300_000)
             monkeypatch.setattr(process_writer, "RANGE_BYTES", 500_000)
-        local = folder / "repository" if writers == "workers, local repository" else None
-        return cls(folder / "target", local=local)
+        local = directory / "repository" if writers == "workers, local repository" else None
+        return cls(directory / "target", local=local)
 
     def file(self, name: str, *parts: bytes, **fields: Any) -> Json:
         """Return the node of a file, owned by the current user."""
         return self.repo.file(name, *parts, **{**MINE, **fields})
 
-    def folder(self, name: str, *nodes: Json, **fields: Any) -> Json:
+    def directory(self, name: str, *nodes: Json, **fields: Any) -> Json:
         """Return the node of a directory, owned by the current user."""
-        return self.repo.folder(name, *nodes, **{**MINE, **fields})
+        return self.repo.directory(name, *nodes, **{**MINE, **fields})
 
     def node(self, name: str, kind: str, mode: int, **fields: Any) -> Json:
         """Return the node of a special file or symbolic link."""
@@ -83,7 +83,7 @@ class Site:
     def volume(self, *nodes: Json, dogu: str = "redmine", backup: str = BACKUP) -> str:
         """Back up a volume ``files`` with these nodes."""
         path = f"/var/lib/ces/{dogu}/volumes/files"
-        return self.snapshot(path, self.folder("files", *nodes), "volumes", backup, dogu=dogu)
+        return self.snapshot(path, self.directory("files", *nodes), "volumes", backup, dogu=dogu)
 
     def manifest(self, *points: Point, backup: str = BACKUP) -> None:
         """Complete a backup with the manifest of these items."""
@@ -108,7 +108,7 @@ class Site:
         """Plan a restore of paths such as ``/B1/redmine``."""
         view = view or await self.view()
         selection = select([await view.resolve(path) for path in paths])
-        return await make_plan(view, selection, target or ToFolder(self.target), overwrite)
+        return await make_plan(view, selection, target or ToDirectory(self.target), overwrite)
 
     async def restore(
         self,

@@ -15,7 +15,7 @@ _SERVERS = {"etcd", "rclone", "restic-rest-ser", "sshd", "weed"}
 
 
 @contextmanager
-def open_folder() -> Iterator[Path]:
+def open_directory() -> Iterator[Path]:
     """Create a directory that all users can write to, unlike tmp_path of pytest."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         os.chmod(name, 0o777)  # noqa: S103 - intended
@@ -43,17 +43,17 @@ def give_away(top: Path) -> None:
     if os.geteuid() != 0:
         return
     os.chown(top, _NOBODY, _NOBODY)
-    for folder, names, files in os.walk(top):
+    for directory, names, files in os.walk(top):
         for name in (*names, *files):
-            os.chown(Path(folder, name), _NOBODY, _NOBODY)
+            os.chown(Path(directory, name), _NOBODY, _NOBODY)
 
 
-def for_everyone(binary: Path, folder: Path) -> Path:
-    """Return `binary`, or a copy in `folder` if an unprivileged user cannot access it."""
+def for_everyone(binary: Path, directory: Path) -> Path:
+    """Return `binary`, or a copy in `directory` if an unprivileged user cannot access it."""
     with without_rights():
         if os.access(binary, os.X_OK):
             return binary
-    return Path(shutil.copy(binary, folder / "restic"))
+    return Path(shutil.copy(binary, directory / "restic"))
 
 
 def children() -> list[int]:

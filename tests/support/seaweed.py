@@ -1,6 +1,6 @@
 """Run a real S3 server on loopback: SeaweedFS, with and without TLS.
 
-with serving(program, folder, certificates) as server:
+with serving(program, directory, certificates) as server:
 server.upload(repository, "bucket", "prefix")
 Access(f"{server.url}/bucket/prefix", key, environment=server.environment)
 """
@@ -37,9 +37,9 @@ _OTHER: Final = ("another-key-id", "another-secret")
 class SeaweedFS:
     """A server; it keeps its ports and data when it is killed and restarted."""
 
-    def __init__(self, program: Path, folder: Path, certificates: Certificates) -> None:
+    def __init__(self, program: Path, directory: Path, certificates: Certificates) -> None:
         self._program: Final = program
-        self._folder: Final = folder
+        self._directory: Final = directory
         self._ports: Final = free_ports(9)
         self._process: subprocess.Popen[bytes] | None = None
         self.certificates: Final = certificates
@@ -73,8 +73,8 @@ class SeaweedFS:
 
     def start(self) -> None:
         """Start the server and wait until it responds."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        (self._folder / "data").mkdir(exist_ok=True)
+        self._directory.mkdir(parents=True, exist_ok=True)
+        (self._directory / "data").mkdir(exist_ok=True)
         self._write_identities()
         master, master_grpc, volume, volume_grpc, filer, filer_grpc, s3, https, s3_grpc = (
             self._ports
@@ -94,7 +94,7 @@ class SeaweedFS:
                 # A single master needs no election. With the default of 10 s a restart takes 18 s.
                 "-master.electionTimeout=500ms", "-master.heartbeatInterval=50ms",
             ],
-            self._folder / "log",
+            self._directory / "log",
             self._is_ready,
         )  # fmt: skip
 
@@ -110,7 +110,9 @@ class SeaweedFS:
             time.sleep(0.02)
 
     def _write_identities(self) -> None:
-        (self._folder / "s3.json").write_text(json.dumps({"identities": _identities(self.secret)}))
+        (self._directory / "s3.json").write_text(
+            json.dumps({"identities": _identities(self.secret)})
+        )
 
     def _takes_first_secret(self) -> bool:
         credentials = Credentials(KEY_ID, Secret(SECRET.encode()))
@@ -133,9 +135,9 @@ class SeaweedFS:
 
     def upload(self, repository: Path, bucket: str, prefix: str) -> None:
         """Upload a repository without S3, so that tests do not depend on our own client."""
-        for folder, _, files in os.walk(repository):
+        for directory, _, files in os.walk(repository):
             for name in files:
-                file = Path(folder, name)
+                file = Path(directory, name)
                 self.put(bucket, f"{prefix}/{file.relative_to(repository)}", file.read_bytes())
 
     def put(self, bucket: str, key: str, data: bytes) -> None:
@@ -193,9 +195,9 @@ def _identities(secret: str) -> list[dict[str, object]]:
 
 
 @contextlib.contextmanager
-def serving(program: Path, folder: Path, certificates: Certificates) -> Iterator[SeaweedFS]:
+def serving(program: Path, directory: Path, certificates: Certificates) -> Iterator[SeaweedFS]:
     """Run a server, and kill it on exit, as a regular shutdown takes many seconds."""
-    server = SeaweedFS(program, folder, certificates)
+    server = SeaweedFS(program, directory, certificates)
     try:
         server.start()
         yield server

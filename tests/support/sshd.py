@@ -23,9 +23,9 @@ _SECONDS: Final = 20
 _CONFIGURATION: Final = """\
 Port {port}
 ListenAddress 127.0.0.1
-HostKey {folder}/host
+HostKey {directory}/host
 PidFile none
-AuthorizedKeysFile {folder}/user.pub
+AuthorizedKeysFile {directory}/user.pub
 UsePAM no
 StrictModes no
 PasswordAuthentication no
@@ -44,19 +44,19 @@ def find_sshd() -> str | None:
 
 @dataclass(frozen=True)
 class Sshd:
-    """A server that can be stopped and restarted, with its keys in `folder`."""
+    """A server that can be stopped and restarted, with its keys in `directory`."""
 
-    folder: Path
+    directory: Path
     port: int
     user: str
 
-    def url(self, folder: Path | str) -> str:
-        """Return the address of a repository in `folder` on this server."""
-        return f"sftp:{self.user}@127.0.0.1:{folder}"
+    def url(self, directory: Path | str) -> str:
+        """Return the address of a repository in `directory` on this server."""
+        return f"sftp:{self.user}@127.0.0.1:{directory}"
 
     def command(self, *more: str, port: int | None = None) -> str:
         """Return the ssh command for this server or another `port`, with extra options first."""
-        config = self.folder / "ssh_config"
+        config = self.directory / "ssh_config"
         given = " ".join(f"{part} " for part in more)
         return f"ssh {given}-F {config} -p {port or self.port} 127.0.0.1 -s sftp"
 
@@ -71,15 +71,15 @@ class Sshd:
         assert binary, "no sshd"
         if os.geteuid() == 0:  # for privilege separation
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-        with (self.folder / "log").open("ab") as log:
+        with (self.directory / "log").open("ab") as log:
             process = subprocess.Popen(
-                [binary, "-D", "-e", "-f", self.folder / "sshd_config"],
+                [binary, "-D", "-e", "-f", self.directory / "sshd_config"],
                 stdin=subprocess.DEVNULL,
                 stderr=log,
             )
         end = time.monotonic() + _SECONDS
         while not is_listening(self.port):
-            assert process.poll() is None, (self.folder / "log").read_text()
+            assert process.poll() is None, (self.directory / "log").read_text()
             assert time.monotonic() < end, "sshd does not listen"
             time.sleep(0.01)
         return process
@@ -146,20 +146,22 @@ def make_key(path: Path, *, passphrase: str = "") -> None:
     )
 
 
-def prepare(folder: Path) -> Sshd:
-    """Create keys and configuration in `folder`, without starting the server."""
-    server = Sshd(folder, free_port(), getpass.getuser())
-    make_key(folder / "host")
-    make_key(folder / "user")
-    (folder / "sshd_config").write_text(_CONFIGURATION.format(port=server.port, folder=folder))
-    trust(server, folder / "host.pub")
-    (folder / "ssh_config").write_text(
+def prepare(directory: Path) -> Sshd:
+    """Create keys and configuration in `directory`, without starting the server."""
+    server = Sshd(directory, free_port(), getpass.getuser())
+    make_key(directory / "host")
+    make_key(directory / "user")
+    (directory / "sshd_config").write_text(
+        _CONFIGURATION.format(port=server.port, directory=directory)
+    )
+    trust(server, directory / "host.pub")
+    (directory / "ssh_config").write_text(
         "Host *\n"
         f"  User {server.user}\n"
-        f"  IdentityFile {folder}/user\n"
+        f"  IdentityFile {directory}/user\n"
         "  IdentitiesOnly yes\n"
         "  IdentityAgent none\n"
-        f"  UserKnownHostsFile {folder}/known_hosts\n"
+        f"  UserKnownHostsFile {directory}/known_hosts\n"
         "  GlobalKnownHostsFile /dev/null\n"
         "  StrictHostKeyChecking yes\n"
     )
@@ -169,7 +171,7 @@ def prepare(folder: Path) -> Sshd:
 def trust(server: Sshd, key: Path) -> None:
     """Add `key` to known_hosts as host key for all ports on loopback."""
     kind, base64, *_ = key.read_text().split()
-    (server.folder / "known_hosts").write_text(f"[127.0.0.1]:* {kind} {base64}\n")
+    (server.directory / "known_hosts").write_text(f"[127.0.0.1]:* {kind} {base64}\n")
 
 
 @contextlib.contextmanager

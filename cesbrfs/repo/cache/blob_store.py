@@ -1,7 +1,7 @@
 """Data blobs of a repository behind a network, kept on disk as restic sealed them, within a bound.
 
 Off unless a size is set.  One file a blob, named by its ID; the longest unused go first.  Several
-processes may share the folder: each counts what it adds itself, and looks at all of it now and
+processes may share the directory: each counts what it adds itself, and looks at all of it now and
 then.
 """
 
@@ -12,7 +12,7 @@ from typing import Final
 from cesbrfs.repo.cache.cache_dir import CacheDir
 
 _SHARE: Final = 16
-"""The folder is looked through each time this part of the bound was added."""
+"""The directory is looked through each time this part of the bound was added."""
 
 
 class BlobStore:
@@ -22,7 +22,7 @@ class BlobStore:
         self._kept = kept
         self._capacity = capacity
         self._added = capacity
-        """Bytes added since the folder was looked through; at first nobody knows."""
+        """Bytes added since the directory was looked through; at first nobody knows."""
 
     def get(self, blob: bytes) -> bytes | None:
         """Return the record of a blob (ID of 32 bytes), None when it is not here."""

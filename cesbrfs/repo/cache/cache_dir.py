@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class CachedFile(NamedTuple):
-    """A file in the folder: its name, its size in bytes, when it was last used (ns)."""
+    """A file in the directory: its name, its size in bytes, when it was last used (ns)."""
 
     name: str
     size: int
@@ -31,18 +31,18 @@ class CachedFile(NamedTuple):
 
 
 class CacheDir:
-    """The files in `folder`, which is made with the mode 0700 where it does not exist."""
+    """The files in `directory`, which is made with the mode 0700 where it does not exist."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder: Final = folder
+    def __init__(self, directory: Path) -> None:
+        self.directory: Final = directory
         self._usable = True
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if folder.stat().st_mode & 0o077:
-                folder.chmod(0o700)
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if directory.stat().st_mode & 0o077:
+                directory.chmod(0o700)
         except OSError as error:
             self._usable = False
-            _log.warning("The cache in %s cannot be used: %s.", folder, error.strerror)
+            _log.warning("The cache in %s cannot be used: %s.", directory, error.strerror)
 
     def read(self, name: str, offset: int = 0, length: int = -1) -> bytes | None:
         """Return a file's content, or a part of it; None where it cannot be read.
@@ -50,7 +50,7 @@ class CacheDir:
         Shorter where the file ends; `length` -1 reads to the end.
         """
         try:
-            with (self.folder / name).open("rb", buffering=0) as file:
+            with (self.directory / name).open("rb", buffering=0) as file:
                 file.seek(offset)
                 return file.read(length)
         except OSError:
@@ -58,21 +58,21 @@ class CacheDir:
 
     def has(self, name: str) -> bool:
         """Return whether a file exists."""
-        return (self.folder / name).exists()
+        return (self.directory / name).exists()
 
     def write(self, name: str, parts: Iterable[bytes | memoryview]) -> bool:
         """Write a file atomically; return whether it exists now."""
         if not self._usable:
             return False
-        beside = self.folder / f".{name}.{os.getpid()}.{get_ident()}"
+        beside = self.directory / f".{name}.{os.getpid()}.{get_ident()}"
         try:
             descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with open(descriptor, "wb") as file:
                 file.writelines(parts)
-            beside.replace(self.folder / name)
+            beside.replace(self.directory / name)
         except OSError as error:
             self._usable = False
-            _log.warning("Nothing more is kept in %s: %s.", self.folder, error.strerror)
+            _log.warning("Nothing more is kept in %s: %s.", self.directory, error.strerror)
             with contextlib.suppress(OSError):
                 beside.unlink()
             return False
@@ -81,12 +81,12 @@ class CacheDir:
     def use(self, name: str) -> None:
         """Note that a file was used now."""
         with contextlib.suppress(OSError):
-            os.utime(self.folder / name)
+            os.utime(self.directory / name)
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
         with contextlib.suppress(OSError):
-            (self.folder / name).unlink()
+            (self.directory / name).unlink()
 
     def files(self) -> list[CachedFile]:
         """List the files, sorted by name; those being written are none yet.
@@ -95,7 +95,7 @@ class CacheDir:
         """
         found: list[CachedFile] = []
         try:
-            with os.scandir(self.folder) as entries:
+            with os.scandir(self.directory) as entries:
                 for entry in entries:
                     if not entry.is_file(follow_symlinks=False):
                         continue

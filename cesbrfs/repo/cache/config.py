@@ -16,13 +16,13 @@ class CacheConfig:
     """Bounds in bytes. Without a directory, nothing is cached there.
 
     `memory` bounds the file content in memory, and all other caches in memory in proportion to it.
-    `folder` is the cache directory. `data` bounds the data blobs of a remote repository that are
+    `directory` is the cache directory. `data` bounds the data blobs of a remote repository that are
     cached there. `restic` is the directory of restic's own caches, which are read instead of the
     server.
     """
 
     memory: int = DEFAULT_MEMORY
-    folder: Path | None = None
+    directory: Path | None = None
     data: int = 0
     restic: Path | None = None
 

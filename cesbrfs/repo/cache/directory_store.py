@@ -3,8 +3,8 @@
 A segment is ``magic | length of the directory u32 | sealed directory | sealed body``. Its entries
 are sorted by tree ID. The directory contains the first 8 bytes of each ID, then the length of each
 entry as u32; the body, compressed, contains ``ID 32 | rows`` for each. Directories are cached in
-memory (16 bytes per folder), bodies within a bound. Since a tree ID identifies its content, entries
-are never outdated, only missing. Damaged segments are removed and written again.
+memory (16 bytes per directory), bodies within a bound. Since a tree ID identifies its content,
+entries are never outdated, only missing. Damaged segments are removed and written again.
 """
 
 from __future__ import annotations

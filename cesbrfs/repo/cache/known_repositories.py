@@ -9,7 +9,7 @@ from typing import Final
 
 from cesbrfs.repo.cache.cache_dir import CacheDir
 
-_FOLDER: Final = "known"
+_DIRECTORY: Final = "known"
 
 
 def note_known(shown: str, cache_dir: Path, key_file: str) -> None:
@@ -18,20 +18,20 @@ def note_known(shown: str, cache_dir: Path, key_file: str) -> None:
     `key_file` is the name of the key file that opened it.
     """
     if known_key_file(shown, cache_dir) != key_file:
-        CacheDir(cache_dir / _FOLDER).write(_name(shown), (key_file.encode(),))
+        CacheDir(cache_dir / _DIRECTORY).write(_name(shown), (key_file.encode(),))
 
 
 def known_key_file(shown: str, cache_dir: Path) -> str | None:
     """Return the name of the key file that opened the repository last, None if it is not known."""
     try:
-        return (cache_dir / _FOLDER / _name(shown)).read_text(encoding="ascii", errors="replace")
+        return (cache_dir / _DIRECTORY / _name(shown)).read_text(encoding="ascii", errors="replace")
     except OSError:
         return None
 
 
 def is_known(shown: str, cache_dir: Path) -> bool:
     """Return whether a repository was opened at the address `shown` before."""
-    return os.path.exists(cache_dir / _FOLDER / _name(shown))
+    return os.path.exists(cache_dir / _DIRECTORY / _name(shown))
 
 
 def _name(shown: str) -> str:

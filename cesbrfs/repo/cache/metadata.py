@@ -1,8 +1,8 @@
 """What is kept on disk between mounts: index tables, and snapshot files as restic encrypted them.
 
-One folder a repository.  Names and content lie here only as restic sealed them, or sealed with the
-same keys; an index table holds nothing but hashes, lengths and places.  Each file is checked when
-it is read, and one that is damaged or of another version is as good as none.
+One directory a repository.  Names and content lie here only as restic sealed them, or sealed with
+the same keys; an index table holds nothing but hashes, lengths and places.  Each file is checked
+when it is read, and one that is damaged or of another version is as good as none.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _RECORD: Final = struct.Struct("<32sI")
 
 
 class MetadataCache:
-    """The cache folder of one repository.  A folder that cannot be used is done without."""
+    """The cache directory of one repository.  A directory that cannot be used is done without."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder: Final = folder
-        self._kept = CacheDir(folder)
+    def __init__(self, directory: Path) -> None:
+        self.directory: Final = directory
+        self._kept = CacheDir(directory)
 
     def tables(self, listed: Iterable[str]) -> list[Table]:
         """Return the tables here that were made of index files in `listed` alone."""
@@ -42,7 +42,7 @@ class MetadataCache:
         found: list[Table] = []
         covered: set[str] = set()
         for name in self._tables():
-            table = _map_table(self.folder / name)
+            table = _map_table(self.directory / name)
             if table is None:
                 self._kept.remove(name)
             elif there.issuperset(table.names) and covered.isdisjoint(table.names):
@@ -67,7 +67,7 @@ class MetadataCache:
             check = zlib.crc32(part, check)
         if not self._kept.write(name, (_TABLE_MAGIC, check.to_bytes(4, "little"), *rest)):
             return table
-        return _map_table(self.folder / name) or table
+        return _map_table(self.directory / name) or table
 
     def drop_tables(self, kept: Iterable[Table]) -> None:
         """Remove the tables that none of the kept ones needs any more."""

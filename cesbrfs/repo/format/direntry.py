@@ -36,7 +36,7 @@ class DirEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class DirEntries:
-    """The rows of one folder, in restic's order.  Never changed once made.
+    """The rows of one directory, in restic's order.  Never changed once made.
 
     `special`: the tree also has an entry ``.`` or ``/``, which no directory can show, but which is
     replaced by its content in a snapshot's root.

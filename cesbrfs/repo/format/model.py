@@ -137,10 +137,10 @@ class Lock(msgspec.Struct, frozen=True, gc=False):
 
 
 class Node(msgspec.Struct, frozen=True, gc=False):
-    """One entry of a tree: a file, folder, link or special file as it was backed up.
+    """One entry of a tree: a file, directory, link or special file as it was backed up.
 
     `mode` is a complete ``st_mode``; `content` is the file's blob IDs joined (32 bytes each);
-    `subtree` the tree ID of a folder; `rdev` a device's ``st_rdev``; times are nanoseconds.
+    `subtree` the tree ID of a directory; `rdev` a device's ``st_rdev``; times are nanoseconds.
     """
 
     name: bytes
@@ -195,7 +195,7 @@ def hard_link_id(node: Node) -> int:
 
 
 class Tree(msgspec.Struct, frozen=True, gc=False):
-    """The entries of one folder by name, in restic's order.
+    """The entries of one directory by name, in restic's order.
 
     `listed` has the nodes by their position in that order.  `refused` describes each entry that
     cannot be shown; `unknown` has the reason by name for those of them that have a possible name

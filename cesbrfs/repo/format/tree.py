@@ -30,7 +30,7 @@ from cesbrfs.repo.format.tree_decoder import (
 _E = TypeVar("_E", Node, DirEntry)
 
 NAME_MAX: Final = 255
-FOLDER: Final = -1
+DIRECTORY: Final = -1
 OTHER: Final = -2
 _U32: Final = (1 << 32) - 1
 _U64: Final = (1 << 64) - 1
@@ -90,7 +90,7 @@ _names = msgspec.json.Decoder(_RawNames)
 def parse_tree(data: bytes, what: str = "tree") -> Tree:
     """Read a tree blob; DamagedError when it is none.
 
-    Names that no folder can hold (empty, ``..``, with a slash or NUL, a second of the same name)
+    Names that no directory can hold (empty, ``..``, with a slash or NUL, a second of the same name)
     and types nothing can show are refused one by one, never altered.
     """
     nodes = decode_nodes(data)
@@ -115,7 +115,7 @@ def _entries(
 ) -> tuple[dict[bytes, _E], list[str], dict[bytes, str]]:
     """Return what `make` makes of each node, by name, and what was refused, with the reasons.
 
-    The third part has the reasons by name, for refused entries whose name a folder can hold.
+    The third part has the reasons by name, for refused entries whose name a directory can hold.
     """
     found: dict[bytes, _E] = {}
     refused: list[str] = []
@@ -134,7 +134,7 @@ def _entries(
             continue
         if made.name in found:
             text = _name_alone.decode(raw).name
-            refused.append(f"{text!r}: the folder has this name twice")
+            refused.append(f"{text!r}: the directory has this name twice")
             continue
         found[made.name] = made
     for name in found.keys() & unknown.keys():
@@ -143,7 +143,7 @@ def _entries(
 
 
 def parse_names(data: bytes, what: str = "tree") -> dict[bytes, int]:
-    """Parse only the names of a tree blob: map each to a file's size, FOLDER or OTHER."""
+    """Parse only the names of a tree blob: map each to a file's size, DIRECTORY or OTHER."""
     found: dict[bytes, int] = {}
     for raw in _short_entries(data, what):
         try:
@@ -151,7 +151,7 @@ def parse_names(data: bytes, what: str = "tree") -> dict[bytes, int]:
         except ValueError:
             continue
         if raw.type in FORMATS and name not in (b".", b"/"):
-            other = FOLDER if raw.type == "dir" else OTHER
+            other = DIRECTORY if raw.type == "dir" else OTHER
             found.setdefault(name, max(raw.size or 0, 0) if raw.type == "file" else other)
     return found
 
@@ -207,7 +207,7 @@ def _checked(raw: _RawNode) -> tuple[bytes, FullRawNode]:
 
 
 def _name(text: str) -> bytes:
-    """Return the name as bytes; ValueError for one that no folder can hold."""
+    """Return the name as bytes; ValueError for one that no directory can hold."""
     name = text.encode() if "\\" not in text else unquote(text)
     if (
         not 0 < len(name) <= NAME_MAX
@@ -215,7 +215,7 @@ def _name(text: str) -> bytes:
         or b"\0" in name
         or (b"/" in name and name != b"/")
     ):
-        raise ValueError("no folder can hold this name")
+        raise ValueError("no directory can hold this name")
     return name
 
 

@@ -38,7 +38,7 @@ _PATIENCE: Final = 30.0
 
 
 class DirectoryCache:
-    """The rows of stored folders by tree ID (32 bytes); `segments` keeps them on disk."""
+    """The rows of stored directories by tree ID (32 bytes); `segments` keeps them on disk."""
 
     def __init__(
         self,

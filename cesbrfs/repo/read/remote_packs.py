@@ -28,23 +28,23 @@ _log = logging.getLogger(__name__)
 class RemotePacks:
     """Reads records from `storage` and caches them as `caching` permits.
 
-    `folder` is the repository's cache directory, None without one.
+    `directory` is the repository's cache directory, None without one.
     """
 
     def __init__(
-        self, storage: Storage, keys: Keys, folder: Path | None, caching: CacheConfig
+        self, storage: Storage, keys: Keys, directory: Path | None, caching: CacheConfig
     ) -> None:
         self._decoder = RecordDecoder(keys)
         self._link: Final = Throughput()
         self._ranges = RangeCoalescer(storage, self._link, caching)
         self._blocks: CachedBlockReader | None = None
         self._store: BlobStore | None = None
-        if folder is not None:
-            restic = caching.restic / folder.name if caching.restic else None
-            cache = CacheDir(folder / "trees")
+        if directory is not None:
+            restic = caching.restic / directory.name if caching.restic else None
+            cache = CacheDir(directory / "trees")
             self._blocks = CachedBlockReader(storage, self._link, cache, restic, caching)
             if caching.data:
-                self._store = BlobStore(CacheDir(folder / "data"), caching.data)
+                self._store = BlobStore(CacheDir(directory / "data"), caching.data)
 
     async def load(self, kind: BlobType, blob: bytes, location: BlobLocation) -> bytes:
         """Read, decode and verify the blob with this ID (32 bytes) at `location`.

@@ -105,8 +105,8 @@ class UnpackedFiles:
             listed = await self._names(kind)  # the storage may have come back in between
         self._listed[kind] = listed
         for file in list(self.damaged):
-            folder, _, name = file.partition("/")
-            if folder == kind and name not in listed:
+            directory, _, name = file.partition("/")
+            if directory == kind and name not in listed:
                 del self.damaged[file]
         return listed
 

@@ -13,7 +13,7 @@ _NAME: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class FileType(StrEnum):
-    """The kinds of files in a repository; the value is the folder's name (``config`` is a file)."""
+    """The file types of a repository; the value is the directory's name (``config`` is a file)."""
 
     CONFIG = "config"
     KEY = "keys"
@@ -57,7 +57,7 @@ class Storage(Protocol):
     """The repository's address as it may be shown: without secrets."""
 
     async def list(self, kind: FileType) -> Sequence[FileInfo]:
-        """List the files of one kind by their proper names; [] if their folder is missing."""
+        """List the files of one kind by their proper names; [] if their directory is missing."""
 
     async def read(
         self, kind: FileType, name: str = "", offset: int = 0, length: int | None = None
@@ -108,8 +108,8 @@ class SyncReadable(Protocol):
         """Have the kernel read a part of a file that will be asked for; raises nothing."""
 
 
-FOLDERS: Final = frozenset(kind.value for kind in FileType if kind is not FileType.CONFIG)
-"""The folders of a repository; restic makes all of them before it writes the first file."""
+DIRECTORIES: Final = frozenset(kind.value for kind in FileType if kind is not FileType.CONFIG)
+"""The directories of a repository; restic makes all of them before it writes the first file."""
 
 
 @runtime_checkable

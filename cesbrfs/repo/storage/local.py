@@ -1,4 +1,4 @@
-"""A repository in a folder of this machine."""
+"""A repository in a directory of this machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cesbrfs.errors import (
 )
 from cesbrfs.repo.location import Access
 from cesbrfs.repo.storage.base import (
-    FOLDERS,
+    DIRECTORIES,
     SIZE_MAX,
     FileInfo,
     FileType,
@@ -37,15 +37,15 @@ _THREAD_BYTES: Final = 256 << 10
 
 
 class LocalStorage:
-    """Reads a repository's files from `folder`.
+    """Reads a repository's files from `directory`.
 
     A thread that hangs in the kernel, as on a network file system, is left behind by who no longer
     waits for it: it shares nothing, and closes what it opened.
     """
 
-    def __init__(self, folder: str) -> None:
-        self.folder: Final = os.path.abspath(folder)
-        self.display_url = self.folder
+    def __init__(self, directory: str) -> None:
+        self.directory: Final = os.path.abspath(directory)
+        self.display_url = self.directory
 
     @classmethod
     def from_access(cls, access: Access, *, timeout: float = math.inf) -> LocalStorage:  # noqa: ARG003
@@ -54,22 +54,22 @@ class LocalStorage:
 
     def _path(self, kind: FileType, name: str) -> str:
         if kind is FileType.CONFIG:
-            return os.path.join(self.folder, "config")
+            return os.path.join(self.directory, "config")
         if kind is FileType.PACK:
-            return os.path.join(self.folder, "data", name[:2], name)
-        return os.path.join(self.folder, kind.value, name)
+            return os.path.join(self.directory, "data", name[:2], name)
+        return os.path.join(self.directory, kind.value, name)
 
     async def list(self, kind: FileType) -> Sequence[FileInfo]:
         """List the files of one kind."""
         return await trio.to_thread.run_sync(self._list, kind, abandon_on_cancel=True)
 
     def _list(self, kind: FileType) -> Sequence[FileInfo]:
-        top = os.path.join(self.folder, kind.value)
+        top = os.path.join(self.directory, kind.value)
         found: builtins.list[FileInfo] = []
         try:
             with os.scandir(top) as entries:
                 for entry in entries:
-                    if kind is FileType.PACK and _is_folder(entry):
+                    if kind is FileType.PACK and _is_directory(entry):
                         found.extend(self._files(entry.path))
                     else:
                         found.extend(_file(entry))
@@ -80,9 +80,9 @@ class LocalStorage:
         return found
 
     @staticmethod
-    def _files(folder: str) -> Sequence[FileInfo]:
+    def _files(directory: str) -> Sequence[FileInfo]:
         try:
-            with os.scandir(folder) as entries:
+            with os.scandir(directory) as entries:
                 return [file for entry in entries for file in _file(entry)]
         except (FileNotFoundError, NotADirectoryError):
             return ()
@@ -93,20 +93,20 @@ class LocalStorage:
 
     def _other_entry(self) -> str | None:
         try:
-            names = sorted(os.listdir(self.folder))
+            names = sorted(os.listdir(self.directory))
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise self._translate(error, self.folder) from error
+            raise self._translate(error, self.directory) from error
         for name in names:
-            path = os.path.join(self.folder, name)
+            path = os.path.join(self.directory, name)
             if name == "lost+found":  # of a file system without any files
                 continue
-            if name not in FOLDERS or not os.path.isdir(path):
+            if name not in DIRECTORIES or not os.path.isdir(path):
                 return name
-            for folder, _, files in os.walk(path):
+            for directory, _, files in os.walk(path):
                 for file in files:
-                    return os.path.relpath(os.path.join(folder, file), self.folder)
+                    return os.path.relpath(os.path.join(directory, file), self.directory)
         return None
 
     async def read(
@@ -180,7 +180,7 @@ class LocalStorage:
         if error.errno == errno.ENOTDIR:
             return RepositoryUnreachableError(
                 f"{self.display_url} cannot be a repository: {path} goes through something that"
-                " is not a folder; correct the repository's address."
+                " is not a directory; correct the repository's address."
             )
         if error.errno in (errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ESTALE):
             return RepositoryUnreachableError(
@@ -205,7 +205,7 @@ def _file(entry: os.DirEntry[str]) -> Sequence[FileInfo]:
         return (FileInfo(entry.name, 0),)
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _is_directory(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:

@@ -1,7 +1,7 @@
 """restic's forms of a repository's address, taken apart as restic takes them apart.
 
 ==========================================  =====================================================
-``/path``, ``local:/path``                  a folder of this machine
+``/path``, ``local:/path``                  a directory of this machine
 ``s3:https://host[:p]/bucket[/prefix]``     a bucket; ``s3:host/…`` and ``s3://host/…`` mean https
 ``rest:https://[user:pw@]host[:p]/path/``   a server that speaks restic's REST protocol
 ``rest:http+unix:///socket:/path/``         the same behind a socket of this machine
@@ -19,7 +19,7 @@ from typing import Final
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from cesbrfs.errors import UsageError
-from cesbrfs.repo.location import local_folder
+from cesbrfs.repo.location import local_directory
 from cesbrfs.util.secret import Secret, redact
 
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{1,61}[A-Za-z0-9]")
@@ -28,7 +28,7 @@ _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{1,61}[A-Za-z0-9]")
 
 @dataclass(frozen=True, slots=True)
 class LocalAddress:
-    """A folder, as it was written."""
+    """A directory, as it was written."""
 
     directory: str
 
@@ -65,7 +65,7 @@ class RcloneAddress:
 
 def parse_local(url: str) -> LocalAddress:
     """Parse a path, with or without ``local:``; raises UsageError if it is empty."""
-    directory = local_folder(url)
+    directory = local_directory(url)
     if not directory:
         raise UsageError("The repository's address is empty; set it with --repo.")
     return LocalAddress(directory)

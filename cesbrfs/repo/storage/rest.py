@@ -90,7 +90,7 @@ class RestStorage:
                 url, {**self._headers, "accept": _V2}, self._refusal, f"{kind.value}/"
             )
         except FileMissingError as error:
-            # rclone lists a missing folder as empty; its 404 means another failure.
+            # rclone lists a missing directory as empty; its 404 means another failure.
             if isinstance(error, _RcloneMissingError):
                 raise
             return []

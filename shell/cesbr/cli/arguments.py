@@ -20,8 +20,8 @@ _SHORT: Final = {
 _SETTINGS: Final = (
     ("--repo", "repository", "URL", "the repository's address, in restic's form"),
     ("--password-file", "password_file", "FILE", "a file that holds its encryption key"),
-    ("--registry", "registry", "PATH-or-URL", "the CES registry: a folder, or an etcd"),
-    ("--root", "root", "DIR", "the instance's root folder (default /)"),
+    ("--registry", "registry", "PATH-or-URL", "the CES registry: a directory, or an etcd"),
+    ("--root", "root", "DIR", "the instance's root directory (default /)"),
     ("--config", "config", "FILE", "the settings file"),
     ("--patience", "patience", "SECONDS", "how long to wait for a server that is away"),
 )

@@ -1,4 +1,4 @@
-"""The manual pages, made from the parsers: ``python -m cesbr.cli.manpages FOLDER`` writes them.
+"""The manual pages, made from the parsers: ``python -m cesbr.cli.manpages DIRECTORY`` writes them.
 
 What the parsers do not know (files, variables) stands below, and is short: docs/ has the whole.
 """
@@ -69,9 +69,10 @@ def cesbr_page() -> str:
         ),
         ".PP",
         _text(
-            "The backups are folders: /latest is the newest complete one, below a backup each dogu"
-            " has its dogu.json, registry.json and volumes.  A repository that is not there yet is"
-            " initialised by the first command that needs it, unless --no-init is said."
+            "Backups are shown as directories: /latest is the newest complete backup, and a backup"
+            " has a directory for each dogu, with its dogu.json, registry.json and volumes.  The"
+            " first command that needs a repository creates one that does not exist, unless"
+            " --no-init is given."
         ),
         ".SH COMMANDS",
         *_list((command.name, command.summary) for command in commands),
@@ -186,14 +187,14 @@ def _text(text: str) -> str:
 
 
 def main() -> None:
-    """Write the pages to the folder that the command line names."""
+    """Write the pages to the directory that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m cesbr.cli.manpages", description=__doc__)
-    parser.add_argument("folder", type=Path, help="where they go, such as build/man/man1")
-    folder: Path = parser.parse_args().folder
-    folder.mkdir(parents=True, exist_ok=True)
+    parser.add_argument("directory", type=Path, help="where they go, such as build/man/man1")
+    directory: Path = parser.parse_args().directory
+    directory.mkdir(parents=True, exist_ok=True)
     for name, page in (("cesbr.1", cesbr_page()), ("cesbrfs.1", cesbrfs_page())):
-        (folder / name).write_text(page, encoding="ascii")
-        sys.stdout.write(f"{folder / name}\n")
+        (directory / name).write_text(page, encoding="ascii")
+        sys.stdout.write(f"{directory / name}\n")
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ CATEGORIES: Final[Mapping[str, str]] = {
 class Command:
     """One command.
 
-    `arguments` declares its arguments; their metavars (PATH, ID, DOGU, FOLDER) also say how they
+    `arguments` declares its arguments; their metavars (PATH, ID, DOGU, DIRECTORY) also say how they
     complete.  `run` returns the exit code.  `example` is what follows ``cesbr``.  The paths of a
     command that `looks_back` may, at the root, start inside the backups.  The result of one with
     `all_backups` is partial as soon as a snapshot of the repository cannot be read.

@@ -239,7 +239,7 @@ def _on_instance(root: Path, path: Parts) -> bool:
 async def _settled(typed: TypedPath, sides: Sequence[Timeline]) -> tuple[Parts, Parts]:
     """Return the path to compare, and what of it is wanted, if a part of it has wildcards.
 
-    Names that match wildcards may exist on one side only: the whole folder is compared.
+    Names that match wildcards may exist on one side only: the whole directory is compared.
     """
     for side in sides:
         for names in (typed.parts, tuple(unshow(os.fsdecode(p)) or p for p in typed.parts)):
@@ -247,8 +247,8 @@ async def _settled(typed: TypedPath, sides: Sequence[Timeline]) -> tuple[Parts, 
                 return names, ()
     if typed.wild is None:
         return typed.parts, ()
-    (folder,) = await settle(sides[0], TypedPath(typed.parts[: typed.wild], typed.known), "")
-    return folder, (*folder, *typed.parts[typed.wild :])
+    (directory,) = await settle(sides[0], TypedPath(typed.parts[: typed.wild], typed.known), "")
+    return directory, (*directory, *typed.parts[typed.wild :])
 
 
 def _text(data: bytes) -> list[str] | None:
@@ -270,7 +270,9 @@ def _ended(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _du_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("paths", metavar="PATH", nargs="*", help="files and folders (default .)")
+    parser.add_argument(
+        "paths", metavar="PATH", nargs="*", help="files and directories (default .)"
+    )
     parser.add_argument(
         "--depth", metavar="N", type=int, default=1, help="levels to list (default 1)"
     )
@@ -334,7 +336,7 @@ COMMANDS: Final = (
     ),
     Command(
         "du",
-        "Measure folders, and what each of them adds to the repository.",
+        "Measure directories, and what each of them adds to the repository.",
         "du --depth 2 /latest",
         _du_arguments,
         _du,

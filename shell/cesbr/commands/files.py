@@ -1,4 +1,4 @@
-"""Looking at files and folders: lists, trees, attributes, content."""
+"""Looking at files and directories: lists, trees, attributes, content."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ _PARTIAL: Final = 3
 
 
 def _ls_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("paths", metavar="PATH", nargs="*", help="files and folders (default .)")
+    parser.add_argument(
+        "paths", metavar="PATH", nargs="*", help="files and directories (default .)"
+    )
     parser.add_argument("-l", "--long", action="store_true", help="mode, owner, size, time, target")
     parser.add_argument(
         "-n", "--numeric-uid-gid", action="store_true", help="like -l, with numeric owners"
@@ -48,10 +50,12 @@ def _ls_arguments(parser: argparse.ArgumentParser) -> None:
         "-S", dest="key", action="store_const", const=largest_first, help="the largest first"
     )
     parser.add_argument("-r", "--reverse", action="store_true", help="the other way round")
-    parser.add_argument("-R", "--recursive", action="store_true", help="folders in folders, too")
+    parser.add_argument(
+        "-R", "--recursive", action="store_true", help="directories in directories, too"
+    )
     parser.add_argument("-1", dest="one", action="store_true", help="one name a line")
     parser.add_argument(
-        "-d", "--directory", action="store_true", help="a folder itself, not what it holds"
+        "-d", "--directory", action="store_true", help="a directory itself, not what it holds"
     )
     add_backup_flag(parser)
 
@@ -65,7 +69,7 @@ def _style(context: Context) -> Style:
 
 
 async def _ls(context: Context, arguments: argparse.Namespace) -> int:
-    """List files first, under the names they were asked for by, then what each folder holds."""
+    """List files first, under the names they were asked for by, then what each directory holds."""
     style = replace(
         _style(context),
         long=arguments.long or arguments.numeric_uid_gid,
@@ -78,39 +82,39 @@ async def _ls(context: Context, arguments: argparse.Namespace) -> int:
     )
     view = await context.view()
     single: dict[str, ResolvedPath] = {}
-    folders: dict[str, ResolvedPath] = {}
+    directories: dict[str, ResolvedPath] = {}
     backup = await choose_backup(context, arguments.backup, arguments.paths)
     troubles: dict[str, None] = {}
     found, missing = await locate_some(context, arguments.paths or ["."], backup)
     for shown, place in found:
         a_file = arguments.directory or not stat.S_ISDIR(place.entry.node.mode)
-        (single if a_file else folders)[shown] = place
+        (single if a_file else directories)[shown] = place
     if context.out.as_json:
         told = [_entry_json(place) for place in single.values()]
-        for place in folders.values():
+        for place in directories.values():
             listing = _held(view, place, style, troubles, deep=arguments.recursive)
             async with aclosing(listing) as held:
                 told += [_entry_json(child) async for _, children in held for child in children]
         await context.out.result(told, "")
-        code = await _tell(context, troubles) or await _damaged(context, folders.values())
+        code = await _tell(context, troubles) or await _damaged(context, directories.values())
         return code or missing
     if single:
         listed = style.order((shown, place.entry) for shown, place in single.items())
         await context.out.text(style.text(listed), painted=True)
-    headings = arguments.recursive or len(folders) > 1 or bool(single) or bool(missing)
+    headings = arguments.recursive or len(directories) > 1 or bool(single) or bool(missing)
     between = "\n" if single else ""
-    for shown, place in folders.items():
+    for shown, place in directories.items():
         listing = _held(view, place, style, troubles, deep=arguments.recursive)
         async with aclosing(listing) as held:
-            async for folder, children in held:
-                inner = "/".join((shown.rstrip("/"), *folder)) if folder else shown
+            async for directory, children in held:
+                inner = "/".join((shown.rstrip("/"), *directory)) if directory else shown
                 heading = f"{between}{inner}:\n" if headings else ""
                 named = [(show(child.parts[-1]), child.entry) for child in children]
                 await context.out.text(heading + style.text(named), painted=True)
                 between = "\n"
-    if () in {place.parts for place in folders.values()} and not (await view.backups()).by_name:
+    if () in {place.parts for place in directories.values()} and not (await view.backups()).by_name:
         context.out.note(await nothing_to_look_at(context))
-    code = await _tell(context, troubles) or await _damaged(context, folders.values())
+    code = await _tell(context, troubles) or await _damaged(context, directories.values())
     return code or missing
 
 
@@ -131,11 +135,11 @@ async def _damaged(context: Context, listed: Iterable[ResolvedPath]) -> int:
 async def _held(
     view: BackupTree, place: ResolvedPath, style: Style, troubles: dict[str, None], *, deep: bool
 ) -> AsyncGenerator[tuple[tuple[str, ...], list[ResolvedPath]], None]:
-    """Yield what a folder holds, in order; with `deep` each folder in it, too, by its names."""
+    """Yield the entries of a directory in order; with `deep`, of its subdirectories as well."""
     waiting: list[tuple[tuple[str, ...], ResolvedPath]] = [((), place)]
     while waiting:
-        names, folder = waiting.pop()
-        children = await _children(view, folder, style, troubles)
+        names, directory = waiting.pop()
+        children = await _children(view, directory, style, troubles)
         yield names, children
         if deep:
             waiting += [
@@ -148,7 +152,7 @@ async def _held(
 async def _children(
     view: BackupTree, place: ResolvedPath, style: Style, troubles: dict[str, None]
 ) -> list[ResolvedPath]:
-    """Return what a folder holds, as `style` orders it; backups come by their age.
+    """Return what a directory holds, as `style` orders it; backups come by their age.
 
     What cannot be read has the type `unknown`, and goes to `troubles`.
     """
@@ -194,9 +198,11 @@ def _entry_json(place: ResolvedPath) -> dict[str, object]:
 
 
 def _tree_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="PATH", nargs="?", default=".", help="a folder (default .)")
+    parser.add_argument(
+        "path", metavar="PATH", nargs="?", default=".", help="a directory (default .)"
+    )
     parser.add_argument("-L", "--level", type=int, metavar="N", help="at most this deep")
-    parser.add_argument("-d", "--directory", action="store_true", help="folders alone")
+    parser.add_argument("-d", "--directory", action="store_true", help="directories alone")
     parser.add_argument("-a", "--all", action="store_true", help="names that begin with a dot, too")
     add_backup_flag(parser)
 
@@ -215,7 +221,7 @@ async def _tree(context: Context, arguments: argparse.Namespace) -> int:
         painted=True,
     )
     await walk.show(place, "", 1)
-    counted = [humanize.count(walk.folders, "folder")]
+    counted = [humanize.count(walk.directories, "directory", "directories")]
     if not arguments.directory:
         counted.append(humanize.count(walk.files, "file"))
     await context.out.text(f"\n{', '.join(counted)}\n")
@@ -231,19 +237,19 @@ class _Tree:
         view: BackupTree,
         style: Style,
         deepest: int | None,
-        only_folders: bool,
+        only_directories: bool,
     ) -> None:
         self._context = context
         self._view = view
         self._style = style
         self._deepest = deepest
-        self._only_folders = only_folders
-        self.files = self.folders = 0
+        self._only_directories = only_directories
+        self.files = self.directories = 0
         self.troubles: dict[str, None] = {}
 
     async def _within(self, place: ResolvedPath) -> list[ResolvedPath]:
         children = await _children(self._view, place, self._style, self.troubles)
-        if self._only_folders:
+        if self._only_directories:
             children = [child for child in children if stat.S_ISDIR(child.entry.node.mode)]
         return children
 
@@ -258,7 +264,7 @@ class _Tree:
             last = child is children[-1]
             node = child.entry.node
             if stat.S_ISDIR(node.mode):
-                self.folders += 1
+                self.directories += 1
             else:
                 self.files += 1
             name = self._style.colours.paint(show(child.parts[-1]), node)
@@ -269,7 +275,7 @@ class _Tree:
                 await self.show(child, before + ("    " if last else "│   "), level + 1)
 
     async def as_json(self, place: ResolvedPath, level: int) -> list[dict[str, object]]:
-        """Return everything below `place` as JSON; folders have `contents`."""
+        """Return everything below `place` as JSON; directories have `contents`."""
         told: list[dict[str, object]] = []
         for child in await self._within(place):
             fields = _entry_json(child)
@@ -283,7 +289,7 @@ class _Tree:
 
 
 def _stat_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("paths", metavar="PATH", nargs="+", help="files and folders")
+    parser.add_argument("paths", metavar="PATH", nargs="+", help="files and directories")
     add_backup_flag(parser)
 
 
@@ -406,7 +412,7 @@ async def _less(context: Context, arguments: argparse.Namespace) -> int:
 COMMANDS: Final = (
     Command(
         "ls",
-        "List what a folder holds.",
+        "List what a directory holds.",
         "ls -l /latest/redmine",
         _ls_arguments,
         _ls,
@@ -415,14 +421,14 @@ COMMANDS: Final = (
     ),
     Command(
         "tree",
-        "Show a folder and everything below it.",
+        "Show a directory and everything below it.",
         "tree -L 2 /latest/redmine",
         _tree_arguments,
         _tree,
     ),
     Command(
         "stat",
-        "Show all that is known of a file or folder.",
+        "Show all that is known of a file or directory.",
         "stat --backup latest redmine/volumes/files",
         _stat_arguments,
         _stat,

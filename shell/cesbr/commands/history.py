@@ -1,4 +1,4 @@
-"""Looking back: where a name is, which versions of a file there are, what became of a folder."""
+"""Looking back: where a name is, which versions of a file there are, what became of a directory."""
 
 from __future__ import annotations
 
@@ -321,7 +321,7 @@ async def _is_live(
 
 def _log_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "path", metavar="PATH", nargs="?", default=".", help="a folder or file (default: here)"
+        "path", metavar="PATH", nargs="?", default=".", help="a directory or file (default: here)"
     )
     parser.add_argument(
         "--metadata", action="store_true", help="also show changes of modes, owners and times"
@@ -379,7 +379,7 @@ def _step_text(
 COMMANDS: Final = (
     Command(
         "find",
-        "Find files and folders in one, several or all backups.",
+        "Find files and directories in one, several or all backups.",
         "find redmine --name '*.txt'",
         _find_arguments,
         _find,
@@ -401,7 +401,7 @@ COMMANDS: Final = (
     ),
     Command(
         "log",
-        "Show what changed in a folder from backup to backup.",
+        "Show what changed in a directory from backup to backup.",
         "log redmine/volumes/files",
         _log_arguments,
         _log,

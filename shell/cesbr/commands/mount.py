@@ -1,4 +1,4 @@
-"""Mounting the backups as folders, by the mount program, and unmounting them."""
+"""Mounting the backups as directories, by the mount program, and unmounting them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _OTHER_PASSWORDS: Final = (
 
 
 def _mount_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("mountpoint", metavar="FOLDER", help="an empty folder to mount on")
+    parser.add_argument("mountpoint", metavar="DIR", help="an empty directory to mount on")
     parser.add_argument(
         "-o",
         dest="options",
@@ -53,7 +53,7 @@ async def _mount(context: Context, arguments: argparse.Namespace) -> int:
     settings = await context.session.settings()
     access = await context.session.access()
     where = _absolute(arguments.mountpoint)
-    # -P: no module is imported from the current folder.
+    # -P: no module is imported from the current directory.
     command = [sys.executable, "-P", "-m", "cesbrfs", where]
     for option in arguments.options:
         command += ["-o", option]
@@ -112,7 +112,7 @@ def _failure(message: str, code: int) -> CesbrError:
 
 def _umount_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "mountpoint", metavar="FOLDER", nargs="?", help="what to unmount (default: the only mount)"
+        "mountpoint", metavar="DIR", nargs="?", help="what to unmount (default: the only mount)"
     )
     parser.add_argument(
         "--lazy", action="store_true", help="although it is in use: gone when nothing uses it"
@@ -152,7 +152,7 @@ def _shown(path: str) -> str:
 COMMANDS: Final = (
     Command(
         "mount",
-        "Mount the backups on a folder, read-only, until 'umount'.",
+        "Mount the backups on a directory, read-only, until 'umount'.",
         "mount /mnt/backups",
         _mount_arguments,
         _mount,

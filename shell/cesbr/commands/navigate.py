@@ -20,7 +20,7 @@ from cesbr.commands import Command
 from cesbr.ui import humanize
 from cesbr.ui.progress import duration
 from cesbr.ui.table import fitted
-from cesbrfs.errors import CesbrError, NotAFolderError, NotFoundError, PartialError, UsageError
+from cesbrfs.errors import CesbrError, NotDirectoryError, NotFoundError, PartialError, UsageError
 from cesbrfs.util.escape import for_json, show
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ async def locate_some(
     for path in paths:
         try:
             found += await locate_all(context, path, backup)
-        except (NotFoundError, NotAFolderError) as error:
+        except (NotFoundError, NotDirectoryError) as error:
             missing.append(error)
     for one in missing if found else missing[:-1]:
         await report(one, context.out)
@@ -285,12 +285,12 @@ def _status_text(told: _Described) -> str:
 
 async def _dogus(view: BackupTree, backup: Backup) -> list[str]:
     """Return a backup's dogus; a complete one's manifest names them, so no tree is read."""
-    from cesbrfs.catalog.folder_names import folder_name
+    from cesbrfs.catalog.directory_names import directory_name
     from cesbrfs.catalog.status import Status
 
     told = await view.reports.of(backup)
     if told.status is Status.COMPLETE and told.manifest is not None:
-        return sorted({show(folder_name(p.dogu)) for p in told.manifest.points if p.dogu})
+        return sorted({show(directory_name(p.dogu)) for p in told.manifest.points if p.dogu})
     return await view.dogus(backup)
 
 
@@ -326,7 +326,7 @@ def _cd_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         nargs="?",
         default="/",
-        help="a folder (default /), or - for the last",
+        help="a directory (default /), or - for the last",
     )
 
 
@@ -339,7 +339,7 @@ async def _cd(context: Context, arguments: argparse.Namespace) -> int:
         return await _pwd(context, arguments)
     located = await locate_one(context, arguments.path, None)
     if not stat.S_ISDIR(located.entry.node.mode):
-        raise NotAFolderError(f"{located.shown} is not a folder.")
+        raise NotDirectoryError(f"{located.shown} is not a directory.")
     session.go(located.parts)
     return 0
 
@@ -375,6 +375,6 @@ COMMANDS: Final = (
         _use,
         "A time means the backup that was the latest then.",
     ),
-    Command("cd", "Go to a folder.", "cd /latest/redmine/volumes", _cd_arguments, _cd),
-    Command("pwd", "Print the current folder.", "pwd", _nothing, _pwd),
+    Command("cd", "Go to a directory.", "cd /latest/redmine/volumes", _cd_arguments, _cd),
+    Command("pwd", "Print the current directory.", "pwd", _nothing, _pwd),
 )

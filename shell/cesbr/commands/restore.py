@@ -40,7 +40,7 @@ from cesbrfs.restore import (
     Progress,
     RestorePlan,
     Target,
-    ToFolder,
+    ToDirectory,
     default_target,
     execute,
     make_plan,
@@ -51,7 +51,7 @@ from cesbrfs.restore.journal import Journal
 from cesbrfs.restore.journal import read as read_journal
 from cesbrfs.restore.request import RestoreRequest
 from cesbrfs.restore.summary import sheet_json
-from cesbrfs.restore.targets import folder_of
+from cesbrfs.restore.targets import directory_of
 from cesbrfs.vfs.entries import ResolvedPath
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ def _what_and_where(parser: argparse.ArgumentParser) -> None:
     place.add_argument(
         "-t",
         "--target",
-        metavar="FOLDER",
-        help="below this folder (default ./restored-<Backup ID>)",
+        metavar="DIR",
+        help="below this directory (default ./restored-<Backup ID>)",
     )
     place.add_argument(
         "--in-place",
@@ -200,11 +200,11 @@ async def _restore(context: Context, arguments: argparse.Namespace) -> int:
     selection = await _chosen(context, view, request)
     if request.dry_run:
         return await _show(context, view, request, selection)
-    target = folder_of(await _target(context, request, selection))
-    folder = journals(context)
-    if folder is None:
+    target = directory_of(await _target(context, request, selection))
+    directory = journals(context)
+    if directory is None:
         return await _ask_and_restore(context, request, selection, config)
-    with await trio.to_thread.run_sync(Journal, folder, target) as journal:
+    with await trio.to_thread.run_sync(Journal, directory, target) as journal:
         return await _ask_and_restore(context, request, selection, config, journal)
 
 
@@ -311,9 +311,9 @@ async def _planned(
 ) -> RestorePlan:
     target = await _target(context, request, selection)
     past = journal.past if journal else None
-    folder = journals(context)
-    if folder and not journal:
-        past = await trio.to_thread.run_sync(read_journal, folder, folder_of(target))
+    directory = journals(context)
+    if directory and not journal:
+        past = await trio.to_thread.run_sync(read_journal, directory, directory_of(target))
     suffix = request.suffix
     with context.out.progress("Planning", results=True):
         return await make_plan(
@@ -388,7 +388,7 @@ async def _config(context: Context, request: RestoreRequest) -> BackupConfig:
 async def _target(context: Context, request: RestoreRequest, selection: Selection) -> Target:
     if request.in_place:
         return InPlace((await context.session.settings()).root)
-    return ToFolder(absolute(request.target or default_target(selection)))
+    return ToDirectory(absolute(request.target or default_target(selection)))
 
 
 COMMANDS: Final = (
@@ -402,7 +402,7 @@ COMMANDS: Final = (
     ),
     Command(
         "restore",
-        "Restore what is selected, files and folders, a dogu, or a whole backup.",
+        "Restore what is selected, files and directories, a dogu, or a whole backup.",
         "restore --backup latest redmine/volumes/files --target /tmp/back",
         _restore_arguments,
         _restore,

@@ -28,7 +28,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "what",
         metavar="DOGU|KEY",
         nargs="*",
-        help="these dogus; these keys, or folders of keys, which begin with / (default: all)",
+        help="these dogus; these keys, or directories of keys, which begin with / (default: all)",
     )
     parser.add_argument("--instance", action="store_true", help="the keys of the instance itself")
     parser.add_argument(

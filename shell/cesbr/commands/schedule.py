@@ -41,33 +41,35 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--unit-dir",
-        metavar="FOLDER",
+        metavar="DIR",
         help=f"where the units lie (default {_UNIT_DIR}); elsewhere nothing is started",
     )
 
 
 async def _schedule(context: Context, arguments: argparse.Namespace) -> int:
-    folder = Path(_absolute(arguments.unit_dir) or _UNIT_DIR)
+    directory = Path(_absolute(arguments.unit_dir) or _UNIT_DIR)
     runs = not arguments.unit_dir and _SYSTEMD.is_dir()
     if arguments.remove:
-        removed = await _remove(folder, runs=runs)
-        text = f"Removed from {folder}: {', '.join(removed) or 'nothing'}.\n"
-        await context.out.result({"folder": str(folder), "removed": removed}, text)
+        removed = await _remove(directory, runs=runs)
+        text = f"Removed from {directory}: {', '.join(removed) or 'nothing'}.\n"
+        await context.out.result({"folder": str(directory), "removed": removed}, text)
         return 0
     times = await _times(context, arguments)
     made = await _units(context, arguments, times)
     await _warn_of_environment(context)
     if arguments.install:
-        await _install(folder, made, runs=runs)
-    installed = all(_text(folder / name) == text for name, text in made.items())
+        await _install(directory, made, runs=runs)
+    installed = all(_text(directory / name) == text for name, text in made.items())
     result = {
-        "folder": str(folder),
+        "folder": str(directory),
         "times": [f"{at:%H:%M:%S}" for at in times],
         "installed": installed,
         "units": dict(made),
     }
     shown = "" if arguments.install else _shown(made)
-    await context.out.result(result, shown + _advice(folder, times, installed=installed, runs=runs))
+    await context.out.result(
+        result, shown + _advice(directory, times, installed=installed, runs=runs)
+    )
     return 0
 
 
@@ -87,7 +89,7 @@ async def _units(
     context: Context, arguments: argparse.Namespace, times: Sequence[time]
 ) -> Mapping[str, str]:
     from cesbrfs.ces.systemd_units import render_units
-    from cesbrfs.repo.location import local_folder
+    from cesbrfs.repo.location import local_directory
 
     home = pwd.getpwuid(os.getuid()).pw_dir
     command = [*_program(), *_flags(context)]
@@ -97,7 +99,7 @@ async def _units(
         command,
         home=home,
         on_failure=arguments.on_failure,
-        folder=local_folder(address) if address else None,
+        directory=local_directory(address) if address else None,
     )
 
 
@@ -143,7 +145,7 @@ async def _warn_of_environment(context: Context) -> None:
 
 
 def _place(address: str | None) -> str | None:
-    """Return an address as it is, a folder by its whole path."""
+    """Return an address as it is, a directory by its whole path."""
     return address if address is None or ":" in address else _absolute(address)
 
 
@@ -151,21 +153,21 @@ def _absolute(path: str | None) -> str | None:
     return None if path is None else absolute_path(path)
 
 
-async def _install(folder: Path, made: Mapping[str, str], *, runs: bool) -> None:
+async def _install(directory: Path, made: Mapping[str, str], *, runs: bool) -> None:
     from cesbrfs.ces.systemd_units import TIMER
 
     for name in made:
-        _require_ours(folder / name)
+        _require_ours(directory / name)
     try:
         for name, text in made.items():
-            beside = folder / f".{name}.new"
+            beside = directory / f".{name}.new"
             beside.write_text(text)
             beside.chmod(0o644)
-            beside.replace(folder / name)
+            beside.replace(directory / name)
     except OSError as error:
         raise CesbrError(
-            f"The units cannot be written to {folder} ({error.strerror}); run it as root, or name"
-            " another folder with --unit-dir."
+            f"The units cannot be written to {directory} ({error.strerror}); run it as root, or"
+            " name another directory with --unit-dir."
         ) from error
     if runs:
         await _systemctl("daemon-reload")
@@ -173,20 +175,20 @@ async def _install(folder: Path, made: Mapping[str, str], *, runs: bool) -> None
         await _systemctl("restart", TIMER)  # it may have run already, with other times
 
 
-async def _remove(folder: Path, *, runs: bool) -> list[str]:
+async def _remove(directory: Path, *, runs: bool) -> list[str]:
     from cesbrfs.ces.systemd_units import SERVICE, TIMER
 
-    there = [name for name in (TIMER, SERVICE) if (folder / name).exists()]
+    there = [name for name in (TIMER, SERVICE) if (directory / name).exists()]
     for name in there:
-        _require_ours(folder / name)
+        _require_ours(directory / name)
     if runs and TIMER in there:
         await _systemctl("disable", "--now", TIMER)
     try:
         for name in there:
-            (folder / name).unlink()
+            (directory / name).unlink()
     except OSError as error:
         raise CesbrError(
-            f"The units cannot be removed from {folder} ({error.strerror}); run it as root."
+            f"The units cannot be removed from {directory} ({error.strerror}); run it as root."
         ) from error
     if runs and there:
         await _systemctl("daemon-reload")
@@ -230,12 +232,14 @@ def _shown(made: Mapping[str, str]) -> str:
     return "".join(f"==> {name}\n{text}\n" for name, text in made.items())
 
 
-def _advice(folder: Path, times: Sequence[time], *, installed: bool, runs: bool) -> str:
+def _advice(directory: Path, times: Sequence[time], *, installed: bool, runs: bool) -> str:
     when = ", ".join(f"{at:%H:%M:%S}" for at in times)
     if not installed:
-        where = "" if folder == _UNIT_DIR else f" --unit-dir {shlex.quote(str(folder))}"
-        return f"Not installed in {folder} as above; 'cesbr schedule --install{where}' does it.\n"
-    text = f"Installed in {folder}: backups every day at {when}.\n"
+        where = "" if directory == _UNIT_DIR else f" --unit-dir {shlex.quote(str(directory))}"
+        return (
+            f"Not installed in {directory} as above; 'cesbr schedule --install{where}' does it.\n"
+        )
+    text = f"Installed in {directory}: backups every day at {when}.\n"
     if not runs:
         return text + "Nothing was started; 'systemctl enable --now cesbr-backup.timer' does it.\n"
     return text + (

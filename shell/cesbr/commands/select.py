@@ -16,7 +16,7 @@ from cesbr.state.basket import Parts, parse, shown
 from cesbr.state.state_dir import write_private
 from cesbr.ui import humanize
 from cesbr.ui.table import fitted
-from cesbrfs.catalog import folder_names
+from cesbrfs.catalog import directory_names
 from cesbrfs.config.layers import absolute_path
 from cesbrfs.errors import CesbrError, NotFoundError, UsageError
 from cesbrfs.util.escape import for_json, show
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 def _select_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "paths", metavar="PATH", nargs="*", help="files and folders, with wildcards"
+        "paths", metavar="PATH", nargs="*", help="files and directories, with wildcards"
     )
     add_backup_flag(parser)
     parser.add_argument("--load", metavar="FILE", help="select what selected --save wrote")
@@ -99,12 +99,12 @@ async def _deselect(context: Context, arguments: argparse.Namespace) -> int:
     gone = set(before) if arguments.all else set()
     start = context.session.place
     if arguments.backup:
-        start = (await _folder_of(view, arguments.backup, before),)
+        start = (await _directory_of(view, arguments.backup, before),)
     for path in arguments.paths:
         absolute = path.startswith("/") and not arguments.backup
         wanted = walk(() if absolute else start, path)
         first = os.fsdecode(wanted[0]) if wanted else ""
-        if folder_names.steps_back(first) is not None:
+        if directory_names.steps_back(first) is not None:
             wanted = ((await view.find_backup(first)).name, *wanted[1:])
         gone |= _matching(before, wanted, path)
     basket.remove(gone)
@@ -116,8 +116,8 @@ async def _deselect(context: Context, arguments: argparse.Namespace) -> int:
     return 0
 
 
-async def _folder_of(view: BackupTree, backup: str, selected: Sequence[Parts]) -> bytes:
-    """Return the folder of a backup, though it may be gone by now."""
+async def _directory_of(view: BackupTree, backup: str, selected: Sequence[Parts]) -> bytes:
+    """Return the directory of a backup, though it may be gone by now."""
     name = os.fsencode(backup)
     if any(parts[0] == name for parts in selected):
         return name
@@ -206,7 +206,7 @@ async def _amount(view: BackupTree, parts: Parts) -> TreeSize | CesbrError:
 COMMANDS: Final = (
     Command(
         "select",
-        "Select files and folders of any backups, to be restored together.",
+        "Select files and directories of any backups, to be restored together.",
         "select --backup latest redmine/volumes/files",
         _select_arguments,
         _select,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from cesbr.completion.name_index import Continuation, names_in
 from cesbr.ui import humanize
-from cesbrfs.errors import NotAFolderError, NotFoundError
+from cesbrfs.errors import NotDirectoryError, NotFoundError
 from cesbrfs.util.tasks import gather
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ async def paths(
     """
     view = await context.view(may_init=False)
     newest = await _newest_first(view)
-    folder, slash, start = typed.rpartition("/")
-    path = folder + slash or "."
+    directory, slash, start = typed.rpartition("/")
+    path = directory + slash or "."
     if backup is not None:
         inside = (await view.find_backup(backup)).name
         return await _below(context, path.lstrip("/") or ".", (inside,), start, write)
@@ -100,8 +100,8 @@ async def _below(
 ) -> list[Continuation]:
     view = await context.view(may_init=False)
     try:
-        folder = (await view.resolve(path, place)).entry
-        names = await names_in(view, folder, context.session.names(view))
-    except (NotFoundError, NotAFolderError):
+        directory = (await view.resolve(path, place)).entry
+        names = await names_in(view, directory, context.session.names(view))
+    except (NotFoundError, NotDirectoryError):
         return []
     return names.continuing(start, write)

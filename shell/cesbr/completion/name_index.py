@@ -1,4 +1,4 @@
-"""The names that a folder holds, kept so that those with one beginning are found at once."""
+"""The names that a directory holds, kept so that those with one beginning are found at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from cesbr.ui import humanize
-from cesbrfs.repo.format.tree import FOLDER, OTHER
+from cesbrfs.repo.format.tree import DIRECTORY, OTHER
 from cesbrfs.util.escape import show, unshow
 from cesbrfs.vfs.entries import Entry, SnapshotEntry, VirtualSymlink
 
@@ -34,13 +34,13 @@ class Continuation(NamedTuple):
 
     word: str
     shown: str
-    is_folder: bool
+    is_directory: bool
     beside: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class NameIndex:
-    """The names in a folder, sorted; `sizes` are bytes of files, or FOLDER, or OTHER."""
+    """The names in a directory, sorted; `sizes` are bytes of files, or DIRECTORY, or OTHER."""
 
     names: Sequence[bytes]
     sizes: Sequence[int]
@@ -56,7 +56,7 @@ class NameIndex:
         return sum(map(len, self.names)) + _NAME_BYTES * len(self.names)
 
     def continuing(self, start: str, write: Callable[[bytes], str]) -> list[Continuation]:
-        """Return what `start` may become: the names that begin so, folders with ``/``.
+        """Return what `start` may become: the names that begin so, directories with ``/``.
 
         What was typed stays, the rest of a name is spelt by `write`.  Of very many names some are
         returned, the first and the last of them, so that what all have in common stays the same.
@@ -85,7 +85,7 @@ class NameIndex:
         return range(first, last)
 
     def _continuation(self, at: int, word: str) -> Continuation:
-        size, slash = self.sizes[at], "/" * (self.sizes[at] == FOLDER)
+        size, slash = self.sizes[at], "/" * (self.sizes[at] == DIRECTORY)
         beside = humanize.size(size) if size >= 0 else ""
         return Continuation(word + slash, show(self.names[at]) + slash, bool(slash), beside)
 
@@ -95,15 +95,17 @@ def _few(found: Sequence[T]) -> Sequence[T]:
     return [*found[: SHOWN // 2], *found[-SHOWN // 2 :]] if len(found) > SHOWN else found
 
 
-async def names_in(view: BackupTree, folder: Entry, held: LruCache[bytes, NameIndex]) -> NameIndex:
-    """Return the names in `folder`; those of a stored one, which never change, are `held`.
+async def names_in(
+    view: BackupTree, directory: Entry, held: LruCache[bytes, NameIndex]
+) -> NameIndex:
+    """Return the names in `directory`; those of a stored one, which never change, are `held`.
 
-    Raises NotAFolderError for anything else.
+    Raises NotDirectoryError for anything else.
     """
-    if not isinstance(folder, SnapshotEntry) or folder.top or folder.node.subtree is None:
-        children = await view.children(folder)
+    if not isinstance(directory, SnapshotEntry) or directory.top or directory.node.subtree is None:
+        children = await view.children(directory)
         return NameIndex.of({name: _size(entry) for name, entry in children.items()})
-    tree = folder.node.subtree
+    tree = directory.node.subtree
 
     async def read() -> NameIndex:
         return NameIndex.of(await view.repository.names(tree))
@@ -112,7 +114,7 @@ async def names_in(view: BackupTree, folder: Entry, held: LruCache[bytes, NameIn
 
 
 def _size(entry: Entry) -> int:
-    """Return a file's bytes, or FOLDER, or OTHER; our own links lead to folders."""
+    """Return a file's bytes, or DIRECTORY, or OTHER; our own links lead to directories."""
     if stat.S_ISDIR(entry.node.mode) or isinstance(entry, VirtualSymlink):
-        return FOLDER
+        return DIRECTORY
     return entry.node.size if entry.node.type == "file" else OTHER

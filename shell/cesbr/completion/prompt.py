@@ -49,7 +49,7 @@ def attach(parser: cmd2.Cmd2ArgumentParser, command: Command) -> None:
             action.set_choices_provider(partial(_backups, live=live))  # type: ignore[attr-defined]  # as above
         elif action.metavar in ("DOGU", "DOGU|KEY"):
             action.set_choices_provider(_dogus)  # type: ignore[attr-defined]  # as above
-        elif action.metavar in ("FOLDER", "FILE"):
+        elif action.metavar in ("DIR", "FILE"):
             action.set_completer(cmd2.Cmd.path_complete)  # type: ignore[attr-defined]  # as above
 
 
@@ -69,9 +69,9 @@ def _dogus(app: App) -> cmd2.Choices:
 def _paths(
     app: App, text: str, line: str, begin: int, _end: int, *, looks_back: bool
 ) -> cmd2.Completions:
-    """Complete `text`, a path as it has been typed so far, by what its folder holds."""
-    folder, slash, _ = text.rpartition("/")
-    before = folder + slash
+    """Complete `text`, a path as it has been typed so far, by what its directory holds."""
+    directory, slash, _ = text.rpartition("/")
+    before = directory + slash
     backup = _backup_on(line)
     write = partial(written, quoted=line[:begin].endswith(("'", '"')))
 
@@ -84,7 +84,7 @@ def _paths(
         # A name that begins with a dash would be taken for a flag.
         dot = "./" if word.startswith("-") and not before else ""
         items.append(cmd2.CompletionItem(dot + before + word, display=shown, display_meta=beside))
-    return cmd2.Completions(items, allow_finalization=not any(one.is_folder for one in found))
+    return cmd2.Completions(items, allow_finalization=not any(one.is_directory for one in found))
 
 
 def written(name: bytes, *, quoted: bool) -> str:

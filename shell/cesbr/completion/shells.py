@@ -2,9 +2,9 @@
 
 The files ``cesbr.bash``, ``cesbr.zsh`` and ``cesbr.fish`` call it.  The first line of the answer
 is the kind of what follows: ``words``
-or ``paths``, a candidate a line, with what is known of it after a tab; ``files`` or ``folders``,
-which the shell completes itself; or ``note``, a line with the reason why there is no answer.
-Candidates are whole words, not quoted, and printable.
+or ``paths``, a candidate a line, with what is known of it after a tab; ``files`` or
+``directories``, which the shell completes itself; or ``note``, a line with the reason why there is
+no answer. Candidates are whole words, not quoted, and printable.
 
 It reads and never initialises, runs no command that might ask for a key, and has ended within a
 second (or ``CESBR_TAB_SECONDS``), whatever it waits for: then a note says so.
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _SECONDS: Final = 0.9
 _MOST_SECONDS: Final = 60.0
 _FILES: Final = {
-    "FILE": "files", "FOLDER": "folders", "DIR": "folders", "URL": "folders",
+    "FILE": "files", "DIR": "folders", "URL": "folders",
     "PATH-or-URL": "folders",
 }  # fmt: skip
 _EXPANDED: Final = str.maketrans({"$": r"\x24", "`": r"\x60"})
@@ -226,8 +226,8 @@ def _live(
         ways = await candidates.paths(
             context, here.typed, show, backup=given.get("backup"), looks_back=looks_back
         )
-        folder, slash, _ = here.typed.rpartition("/")
-        before = folder + slash
+        directory, slash, _ = here.typed.rpartition("/")
+        before = directory + slash
         # A name that begins with a dash would be taken for a flag.
         dots = ["./" if way.word.startswith("-") and not before else "" for way in ways]
         return CompletionAnswer(

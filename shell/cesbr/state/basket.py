@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from cesbr.state.state_dir import private_folder, write_private
+from cesbr.state.state_dir import private_directory, write_private
 from cesbrfs.errors import CesbrError, UsageError
 from cesbrfs.util.escape import show, unshow
 
@@ -29,13 +29,13 @@ class BasketError(CesbrError):
 
 
 class Basket:
-    """The selected paths of one repository, sorted; without a `folder` they are kept in memory."""
+    """The selected paths of one repository, sorted; kept in memory if `directory` is None."""
 
-    def __init__(self, folder: Path | None, repository: str) -> None:
-        folder = private_folder(folder / "selected") if folder else None
+    def __init__(self, directory: Path | None, repository: str) -> None:
+        directory = private_directory(directory / "selected") if directory else None
         self._repository: Final = repository
-        self._folder: Final = folder
-        self._file: Final = folder / f"{repository}.json" if folder else None
+        self._directory: Final = directory
+        self._file: Final = directory / f"{repository}.json" if directory else None
         self._held: tuple[Parts, ...] = ()
 
     @property
@@ -81,10 +81,10 @@ class Basket:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Keep other shells from changing the file at the same time."""
-        if self._folder is None:
+        if self._directory is None:
             yield
             return
-        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield

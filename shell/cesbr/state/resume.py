@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from cesbr.state.state_dir import state_folder
+from cesbr.state.state_dir import state_directory
 from cesbrfs.config.layers import absolute_path
 from cesbrfs.errors import UsageError
 from cesbrfs.restore.journal import last_request
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def journals(context: Context) -> Path | None:
     """Return where the journals of restores are."""
-    state = state_folder(context.session.environ)
+    state = state_directory(context.session.environ)
     return state / "restores" if state else None
 
 
@@ -30,13 +30,13 @@ async def resume(context: Context, view: BackupTree, request: RestoreRequest) ->
 
     Raises UsageError if there is none.
     """
-    folder = journals(context)
+    directory = journals(context)
     recorded = None
-    if folder and (request.target or request.in_place):
+    if directory and (request.target or request.in_place):
         target = absolute(request.target or (await context.session.settings()).root)
-        recorded = (await trio.to_thread.run_sync(read_journal, folder, target)).request
-    elif folder:
-        recorded = await trio.to_thread.run_sync(last_request, folder, view.repository.id)
+        recorded = (await trio.to_thread.run_sync(read_journal, directory, target)).request
+    elif directory:
+        recorded = await trio.to_thread.run_sync(last_request, directory, view.repository.id)
     if recorded is None or recorded["repository"] != view.repository.id:
         raise UsageError(
             "No interrupted restore from this repository was found. Name what to restore."

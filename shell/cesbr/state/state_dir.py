@@ -1,4 +1,4 @@
-"""What outlives a session: a private folder for it, and files that are whole or not there."""
+"""What outlives a session: a private directory for it, and files that are whole or not there."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-def state_folder(environ: Mapping[str, str]) -> Path | None:
+def state_directory(environ: Mapping[str, str]) -> Path | None:
     """Return the state directory, created with mode 0700; None if there is no home directory."""
     state, home = environ.get("XDG_STATE_HOME", ""), environ.get("HOME", "")
     if not state.startswith("/"):
         if not home:
             return None
         state = f"{home}/.local/state"
-    return private_folder(Path(state, "cesbr"))
+    return private_directory(Path(state, "cesbr"))
 
 
-def private_folder(folder: Path) -> Path | None:
-    """Make a folder for its owner alone; None where that fails."""
+def private_directory(directory: Path) -> Path | None:
+    """Make a directory for its owner alone; None where that fails."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.chmod(0o700)
     except OSError:
         return None
-    return folder
+    return directory
 
 
 def write_private(file: Path, data: bytes) -> None:

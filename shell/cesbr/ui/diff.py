@@ -12,7 +12,7 @@ from cesbrfs.util.escape import for_json, show
 
 
 def change_line(change: Change, available: int | None, indent: str = "") -> str:
-    """Return a difference as a line: its mark and its path, a folder's with a slash.
+    """Return a difference as a line: its mark and its path, a directory's with a slash.
 
     On a terminal with `available` columns, a long path continues on the next line.
     """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from cesbr.commands.navigate import choose_backup, locate_all
 from cesbr.ui.errors import report
-from cesbrfs.errors import CesbrError, IsAFolderError, UsageError
+from cesbrfs.errors import CesbrError, IsDirectoryError, UsageError
 from cesbrfs.util.argparser import quote_hint
 from cesbrfs.util.escape import show
 
@@ -60,7 +60,7 @@ async def _write_one(
     view = await context.view()
     node = place.entry.node
     if stat.S_ISDIR(node.mode):
-        raise IsAFolderError(f"{place.shown} is a folder; 'cesbr ls' lists it.")
+        raise IsDirectoryError(f"{place.shown} is a directory; 'cesbr ls' lists it.")
     if node.type == "symlink":
         raise UsageError(f"{place.shown} is a link to {show(node.target)}; name that file.")
     if node.type != "file":

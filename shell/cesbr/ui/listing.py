@@ -1,4 +1,4 @@
-"""How files and folders are listed: order, colours, columns.  Pure."""
+"""How files and directories are listed: order, colours, columns.  Pure."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ from cesbrfs.repo.format.timestamps import format_time
 from cesbrfs.util.escape import for_json, printable, show
 
 if TYPE_CHECKING:
+    from cesbrfs.history.directory_index import IndexedEntry
     from cesbrfs.history.find import Match
-    from cesbrfs.history.folder_index import IndexedEntry
     from cesbrfs.history.timeline import Parts, Timeline
 
 _SIZE_CELLS: Final = 9

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from cesbr.ui import humanize
 from cesbr.ui.table import hanging
-from cesbrfs.catalog import folder_names
+from cesbrfs.catalog import directory_names
 from cesbrfs.catalog.status import copies_json
 from cesbrfs.errors import RegistryUnreachableError, UsageError
 from cesbrfs.repo.format.timestamps import format_time
@@ -84,7 +84,7 @@ def origins_text(origins: Sequence[Origin], available: int | None) -> str:
             lines.append(
                 f"Another copy of {path} stays aside: {_shown(copy.source)} in snapshot"
                 f" {copy.snapshot.id[:8]}, below"
-                f" /{show(backup.name)}/{folder_names.SNAPSHOTS.decode()}."
+                f" /{show(backup.name)}/{directory_names.SNAPSHOTS.decode()}."
             )
         if len(origin.copies) > _SHOWN:
             lines.append(f"and {len(origin.copies) - _SHOWN:,} more")

@@ -14,7 +14,7 @@ from cesbrfs.restore.summary import fate, shares, there_already
 from cesbrfs.util.escape import show
 
 if TYPE_CHECKING:
-    from cesbrfs.restore import PlannedFile, PlannedFolder, Refused, RestorePlan, RestoreReport
+    from cesbrfs.restore import PlannedDirectory, PlannedFile, Refused, RestorePlan, RestoreReport
     from cesbrfs.restore.summary import PlanShare
 
 _SHOWN: Final = 20
@@ -94,10 +94,10 @@ def _more(number: int) -> str:
 
 def _totals(planned: RestorePlan, available: int | None) -> str:
     files = humanize.count(planned.files, "file")
-    folders = humanize.count(planned.folders, "folder")
+    directories = humanize.count(planned.directories, "directory", "directories")
     rows = [
         ("To:", show(os.fsencode(planned.target))),
-        ("Writes:", f"{files}, {folders}, {humanize.size(planned.bytes)}"),
+        ("Writes:", f"{files}, {directories}, {humanize.size(planned.bytes)}"),
     ]
     if planned.done:
         rows.append(
@@ -118,7 +118,7 @@ def _totals(planned: RestorePlan, available: int | None) -> str:
     if planned.will_skip:
         rows.append(("Skips:", f"{humanize.count(planned.will_skip, 'file')} (see --overwrite)"))
     rows += _listed("Cannot:", [f"{show(r.path)}: {r.reason}" for r in planned.refused])
-    rows += _listed("Closed:", [_closed(folder) for folder in planned.closed])
+    rows += _listed("Closed:", [_closed(directory) for directory in planned.closed])
     rows += _listed("Leaves out:", _grouped(planned.left_out))
     rows += _listed("Warning:", planned.warnings)
     return pairs(rows, available)
@@ -133,8 +133,8 @@ def _rooms(planned: RestorePlan) -> list[tuple[str, str]]:
     return [("Free there:", ", ".join([humanize.size(planned.free), *shown]))]
 
 
-def _closed(folder: PlannedFolder) -> str:
-    return f"{show(folder.path)}: closed to its owner, it is opened while the restore runs"
+def _closed(directory: PlannedDirectory) -> str:
+    return f"{show(directory.path)}: closed to its owner, it is opened while the restore runs"
 
 
 def _grouped(left_out: Sequence[Refused]) -> list[str]:

@@ -44,17 +44,17 @@ async def latest_backup(repository: Repository, settings: Settings) -> dict[str,
     }
 
 
-def scheduled(folder: Path = UNIT_DIR) -> dict[str, object]:
+def scheduled(directory: Path = UNIT_DIR) -> dict[str, object]:
     """Return when the timer of the backups runs next, or why it does not."""
     try:
-        text = (folder / TIMER).read_text(errors="replace")
+        text = (directory / TIMER).read_text(errors="replace")
     except OSError:
         message = "not scheduled; 'cesbr schedule --install' makes a backup every day"
         return {"next": None, "message": message}
     following = next_run(text, datetime.now().astimezone())
     if following is None:
-        return {"next": None, "message": f"{folder / TIMER} was edited and has other times"}
-    if not os.path.lexists(folder / _WANTED_BY / TIMER):
+        return {"next": None, "message": f"{directory / TIMER} was edited and has other times"}
+    if not os.path.lexists(directory / _WANTED_BY / TIMER):
         message = f"the timer is off; 'systemctl enable --now {TIMER}' starts it"
         return {"next": None, "message": message}
     return {"next": format_time(int(following.timestamp()) * _NS), "message": None}

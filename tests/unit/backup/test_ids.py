@@ -35,7 +35,7 @@ def test_short_ids_become_whole() -> None:
         assert bool(confirmed.failed) is (expected is None)
 
 
-def test_a_folder_that_the_snapshot_lacks_is_a_failure_once() -> None:
+def test_a_directory_that_the_snapshot_lacks_is_a_failure_once() -> None:
     """A requested directory missing in the snapshot is reported once, as by restic if it did."""
     odd = Path(os.fsdecode(b"/v/odd \xff\xfe"))
     step = PointStep("volumes", "d", paths=(Path("/v/a"), Path("/v/b"), Path("/v/c"), odd))

@@ -96,7 +96,7 @@ def test_the_identity_changes_with_every_snapshot() -> None:
     assert group([second, first]).by_name[b"A"].identity == identities[1]
 
 
-def test_ids_that_could_be_no_folder_names() -> None:
+def test_ids_that_could_be_no_directory_names() -> None:
     """The directory name is escaped, the ID equals the tag."""
     backups = group([snapshot(1, "../etc"), snapshot(2, "latest"), snapshot(3, "%6Catest")])
     assert {name: backup.id for name, backup in backups.by_name.items()} == {

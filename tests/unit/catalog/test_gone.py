@@ -217,7 +217,7 @@ async def test_the_key_that_opened_it_is_tried_first(tmp_path: Path) -> None:
     async def reads(cache: Path | None, hint: str = "") -> int:
         repo.storage.reads.clear()
         repository = await Repository.open(
-            repo.storage, Secret(last), CacheConfig(folder=cache), hint
+            repo.storage, Secret(last), CacheConfig(directory=cache), hint
         )
         assert repository.key_file
         return [kind for kind, *_ in repo.storage.reads].count(FileType.KEY)

@@ -43,21 +43,21 @@ def absolute(repo: MemoryRepo, *paths: str) -> str:
     """Save a tree in which each of these absolute paths is a directory with a file."""
     top: Json = {}
     for path in paths:
-        folder = top
+        directory = top
         for name in path.strip("/").split("/"):
-            folder = folder.setdefault(name, {})
+            directory = directory.setdefault(name, {})
 
     def save(name: str, inner: Json) -> Json:
         nodes = [save(below, deeper) for below, deeper in inner.items()]
-        return repo.folder(name, *(nodes or [repo.file("f.txt", name.encode())]))
+        return repo.directory(name, *(nodes or [repo.file("f.txt", name.encode())]))
 
     return repo.tree(*(save(name, inner) for name, inner in top.items()))
 
 
 def ces_with(repo: MemoryRepo, *others: Json) -> Json:
     """Return the directory ``ces`` with one volume of redmine and `others`."""
-    volumes = repo.folder("volumes", repo.folder("files", repo.file("f")))
-    return repo.folder("ces", repo.folder("redmine", volumes), *others)
+    volumes = repo.directory("volumes", repo.directory("files", repo.file("f")))
+    return repo.directory("ces", repo.directory("redmine", volumes), *others)
 
 
 class TestOurTags:
@@ -150,7 +150,7 @@ class TestPathsInTrees:
         assert placement.node.subtree is not None
         assert list((await repository.tree(placement.node.subtree)).nodes) == [b"f.txt"]
 
-    async def test_relative_paths_from_the_same_folder(self) -> None:
+    async def test_relative_paths_from_the_same_directory(self) -> None:
         """Each is found by its suffix, although the base names are equal."""
         repo = MemoryRepo()
         paths = [f"/var/lib/ces/{dogu}/volumes/data" for dogu in ("redmine", "jenkins")]
@@ -171,11 +171,11 @@ class TestPathsInTrees:
         layout = await laid_out(repo)
         assert (shown(layout), whole(layout)) == ({}, [snapshot])
 
-    async def test_a_folder_that_holds_one_of_its_own_name(self) -> None:
+    async def test_a_directory_that_holds_one_of_its_own_name(self) -> None:
         """A backup of ``.`` in ``files`` that contains ``files`` is placed as the root."""
         repo = MemoryRepo()
         path = f"{VOLUMES}/files"
-        tree = repo.tree(repo.folder("files"), repo.file("other", b"x"))
+        tree = repo.tree(repo.directory("files"), repo.file("other", b"x"))
         repo.snapshot(tree, [path], tags=["A"])
         layout = await laid_out(repo)
         (placement,) = layout.placed.values()
@@ -192,15 +192,15 @@ class TestPathsInTrees:
         assert shown(layout) == {"redmine/volumes/files": path}
         assert whole(layout) == [snapshot]
 
-    async def test_not_even_an_empty_folder_is_hidden(self) -> None:
+    async def test_not_even_an_empty_directory_is_hidden(self) -> None:
         """Empty directories next to the placed paths, or in a directory that the rules search."""
         repo = MemoryRepo()
         path = "/ces/redmine/volumes/files"
-        tree = repo.tree(ces_with(repo), repo.folder("empty"))
+        tree = repo.tree(ces_with(repo), repo.directory("empty"))
         snapshot = repo.snapshot(tree, [path, "/gone"], tags=["A"])
         assert whole(await laid_out(repo)) == [snapshot]
         repo = MemoryRepo()
-        tree = repo.tree(ces_with(repo, repo.folder("empty")))
+        tree = repo.tree(ces_with(repo, repo.directory("empty")))
         snapshot = repo.snapshot(tree, ["/ces"], tags=["A"])
         layout = await laid_out(repo)
         assert shown(layout) == {"redmine/volumes/files": path}
@@ -271,10 +271,10 @@ class TestRules:
         assert shown(layout) == {"redmine/volumes/files": f"{VOLUMES}/files"}
         assert whole(layout) == [snapshot]
 
-    async def test_volumes_that_are_no_folders(self) -> None:
+    async def test_volumes_that_are_no_directories(self) -> None:
         """An empty volume is placed; other empty directories need no separate snapshot."""
         repo = MemoryRepo()
-        tree = repo.tree(repo.path(f"{VOLUMES}/empty", repo.folder("empty")))
+        tree = repo.tree(repo.path(f"{VOLUMES}/empty", repo.directory("empty")))
         repo.snapshot(tree, [f"{VOLUMES}/empty"], tags=["A"])
         layout = await laid_out(repo)
         assert shown(layout) == {"redmine/volumes/empty": f"{VOLUMES}/empty"}
@@ -329,7 +329,7 @@ class TestRules:
         snapshot = repo.snapshot(repo.tree(node), ["/dogu.json"], tags=["A"])
         assert whole(await laid_out(repo)) == [snapshot]
 
-    async def test_a_folder_named_like_a_document(self) -> None:
+    async def test_a_directory_named_like_a_document(self) -> None:
         """It is searched like any other directory."""
         repo = MemoryRepo()
         snapshot = repo.snapshot(absolute(repo, "/x/dogu.json"), ["/x"], tags=["A"])
@@ -357,7 +357,7 @@ class TestRules:
         with pytest.raises(UsageError, match="kind"):
             Rule(re.compile("x"), "volume")
 
-    async def test_folders_without_end(self) -> None:
+    async def test_directories_without_end(self) -> None:
         """The search is limited in depth and number of directories; the rest is shown unchanged."""
         repo = MemoryRepo()
         deep = absolute(repo, "/a/b/c/d/e/f/g/h/ces/redmine/volumes/files")
@@ -369,7 +369,9 @@ class TestRules:
         """Directory names of dogus and volumes keep their bytes."""
         repo = MemoryRepo()
         tree = repo.tree(
-            repo.folder("ces", repo.folder(r"d\xff", repo.folder("volumes", repo.folder(r"v\xfe"))))
+            repo.directory(
+                "ces", repo.directory(r"d\xff", repo.directory("volumes", repo.directory(r"v\xfe")))
+            )
         )
         repo.snapshot(tree, ["/"], tags=["A"])
         layout = await laid_out(repo)
@@ -424,7 +426,7 @@ class TestClaims:
         assert list(shown(layout)) == ["redmine/volumes/files"]
         assert whole(layout) == [snapshot]
 
-    async def test_a_name_too_long_for_a_folder(self) -> None:
+    async def test_a_name_too_long_for_a_directory(self) -> None:
         """A tag may exceed the length limit of names; the directory name is truncated."""
         repo = MemoryRepo()
         path = f"{VOLUMES}/files"

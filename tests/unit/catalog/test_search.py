@@ -17,13 +17,13 @@ from tests.support.memory_repo import Json, MemoryRepo
 
 def system(repo: MemoryRepo, *nodes: Json, above: int = OTHER_MAX) -> str:
     """Save the tree of ``/``: `nodes`, and a directory with `above` directories before them."""
-    filler = [repo.folder(f"{number:04}") for number in range(above)]
-    return repo.tree(repo.folder("aaa", *filler), *nodes)
+    filler = [repo.directory(f"{number:04}") for number in range(above)]
+    return repo.tree(repo.directory("aaa", *filler), *nodes)
 
 
 def data_of(repo: MemoryRepo, dogu: str) -> Json:
-    volumes = repo.folder("volumes", repo.folder("files", repo.file("f.txt", dogu.encode())))
-    return repo.folder(dogu, volumes)
+    volumes = repo.directory("volumes", repo.directory("files", repo.file("f.txt", dogu.encode())))
+    return repo.directory(dogu, volumes)
 
 
 async def laid_out(
@@ -44,8 +44,10 @@ def sources(layout: Layout) -> list[str]:
 async def test_an_instance_is_found_in_a_whole_system(caplog: pytest.LogCaptureFixture) -> None:
     """Its path is searched first, although many directories precede it in the alphabet."""
     repo = MemoryRepo()
-    ces = repo.folder("ces", data_of(repo, "redmine"), data_of(repo, "zeta"))
-    tree = system(repo, repo.path("/etc/ces", repo.folder("ces")), repo.path("/var/lib/ces", ces))
+    ces = repo.directory("ces", data_of(repo, "redmine"), data_of(repo, "zeta"))
+    tree = system(
+        repo, repo.path("/etc/ces", repo.directory("ces")), repo.path("/var/lib/ces", ces)
+    )
     layout, described = await laid_out(repo, tree)
     volumes = [f"/var/lib/ces/{dogu}/volumes/files" for dogu in ("redmine", "zeta")]
     assert sources(layout) == ["/etc/ces", *volumes]
@@ -58,9 +60,9 @@ async def test_an_instance_is_found_in_a_whole_system(caplog: pytest.LogCaptureF
 async def test_an_instance_below_another_root() -> None:
     """A system that was mounted elsewhere during the backup."""
     repo = MemoryRepo()
-    host = [repo.folder("aaa", *(repo.folder(f"{n:04}") for n in range(OTHER_MAX)))]
-    host.append(repo.path("/var/lib/ces", repo.folder("ces", data_of(repo, "redmine"))))
-    tree = repo.tree(repo.path("/mnt/host", repo.folder("host", *host)))
+    host = [repo.directory("aaa", *(repo.directory(f"{n:04}") for n in range(OTHER_MAX)))]
+    host.append(repo.path("/var/lib/ces", repo.directory("ces", data_of(repo, "redmine"))))
+    tree = repo.tree(repo.path("/mnt/host", repo.directory("host", *host)))
     layout, _ = await laid_out(repo, tree, ("/mnt/host",))
     assert sources(layout) == ["/mnt/host/var/lib/ces/redmine/volumes/files"]
 
@@ -69,7 +71,7 @@ async def test_more_dogus_than_other_directories_are_searched() -> None:
     """The limit for other directories does not apply to the instance's path."""
     repo = MemoryRepo()
     dogus = [f"dogu{number:03}" for number in range(OTHER_MAX // 2 + 10)]
-    ces = repo.folder("ces", *(data_of(repo, dogu) for dogu in dogus))
+    ces = repo.directory("ces", *(data_of(repo, dogu) for dogu in dogus))
     layout, _ = await laid_out(repo, repo.tree(repo.path("/var/lib/ces", ces)))
     assert len(layout.placed) == len(dogus)
     assert not layout.cut
@@ -78,7 +80,7 @@ async def test_more_dogus_than_other_directories_are_searched() -> None:
 async def test_a_search_that_found_nothing_says_so(caplog: pytest.LogCaptureFixture) -> None:
     """The path of the unchanged snapshot is reported."""
     repo = MemoryRepo()
-    late = repo.path("/zzz/old/ces", repo.folder("ces", data_of(repo, "redmine")))
+    late = repo.path("/zzz/old/ces", repo.directory("ces", data_of(repo, "redmine")))
     layout, described = await laid_out(repo, system(repo, late))
     assert not layout.placed
     path = f"_snapshots/{layout.cut[0].id[:8]}"
@@ -91,8 +93,8 @@ async def test_a_rule_that_begins_with_a_directory() -> None:
     """This directory is searched first as well."""
     repo = MemoryRepo()
     rule = Rule(re.compile(r"/zzz/apps/(?P<dogu>[^/]+)/(?P<volume>data)"), "volumes")
-    app = repo.folder("redmine", repo.folder("data", repo.file("f.txt", b"content")))
-    tree = system(repo, repo.path("/zzz/apps", repo.folder("apps", app)))
+    app = repo.directory("redmine", repo.directory("data", repo.file("f.txt", b"content")))
+    tree = system(repo, repo.path("/zzz/apps", repo.directory("apps", app)))
     layout, _ = await laid_out(repo, tree, rules=(rule,))
     assert sources(layout) == ["/zzz/apps/redmine/data"]
 
@@ -100,8 +102,8 @@ async def test_a_rule_that_begins_with_a_directory() -> None:
 async def test_one_damaged_directory_hides_no_dogu() -> None:
     """The rest of the snapshot is placed, and the snapshot is also shown unchanged."""
     repo = MemoryRepo()
-    ces = repo.path("/var/lib/ces", repo.folder("ces", data_of(repo, "redmine")))
-    tree = repo.tree(repo.folder("usr", subtree="ab" * 32), ces)
+    ces = repo.path("/var/lib/ces", repo.directory("ces", data_of(repo, "redmine")))
+    tree = repo.tree(repo.directory("usr", subtree="ab" * 32), ces)
     layout, _ = await laid_out(repo, tree)
     assert sources(layout) == ["/var/lib/ces/redmine/volumes/files"]
     assert len(layout.whole) == 1
@@ -110,8 +112,8 @@ async def test_one_damaged_directory_hides_no_dogu() -> None:
 async def test_the_search_is_bounded_at_the_instances_path() -> None:
     """The number of directories there depends on the snapshot and is not trusted."""
     repo = MemoryRepo()
-    empty = repo.folder("empty")
-    ces = repo.folder("ces", *(empty | {"name": f"{n:05}"} for n in range(EXPECTED_MAX)))
+    empty = repo.directory("empty")
+    ces = repo.directory("ces", *(empty | {"name": f"{n:05}"} for n in range(EXPECTED_MAX)))
     layout, _ = await laid_out(repo, repo.tree(repo.path("/var/lib/ces", ces)))
     assert len(layout.cut) == 1
 

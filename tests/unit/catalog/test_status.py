@@ -23,7 +23,7 @@ VOLUME = "/var/lib/ces/redmine/volumes/files"
 
 def save_volume(repo: MemoryRepo, backup: str = "A", **fields: Any) -> str:
     """Save a snapshot of a volume as cesbr does."""
-    tree = repo.tree(repo.path(VOLUME, repo.folder("files", repo.file("f.txt", b"content"))))
+    tree = repo.tree(repo.path(VOLUME, repo.directory("files", repo.file("f.txt", b"content"))))
     tags = [backup, "kind=volumes", "dogu=redmine"]
     return repo.snapshot(tree, [VOLUME], **{"tags": tags} | fields)
 
@@ -116,7 +116,7 @@ async def test_snapshots_whose_ids_restic_changed() -> None:
 
 def saved_tree(repo: MemoryRepo, *files: Json) -> str:
     """Save a tree with these files in the volume."""
-    return repo.tree(repo.path(VOLUME, repo.folder("files", *files)))
+    return repo.tree(repo.path(VOLUME, repo.directory("files", *files)))
 
 
 class TestSuccessors:
@@ -175,9 +175,9 @@ class TestSuccessors:
     async def test_trees_that_double_are_counted_once_each(self) -> None:
         """2**60 paths: each tree is read once."""
         repo = MemoryRepo()
-        node = repo.folder("files", repo.file("f", b"1234567"))
+        node = repo.directory("files", repo.file("f", b"1234567"))
         for _ in range(60):
-            node = repo.folder("files", node, dict(node, name="again"))
+            node = repo.directory("files", node, dict(node, name="again"))
         old = save_volume(repo)
         save_manifest(repo, Point("volumes", "redmine", old, 7 << 60))
         repo.forget(old)
@@ -312,7 +312,7 @@ async def test_what_backup_json_says() -> None:
     """Every snapshot has its path and size; names that are not UTF-8 are escaped."""
     repo = MemoryRepo()
     tree = repo.tree(
-        repo.path("/ces/redmine/volumes/x", repo.folder(r"v\xff", repo.file("f", b"1234567")))
+        repo.path("/ces/redmine/volumes/x", repo.directory(r"v\xff", repo.file("f", b"1234567")))
     )
     tags = ["A", "kind=volumes", "dogu=redmine"]
     path = "/ces/redmine/volumes"
@@ -427,10 +427,10 @@ async def test_a_tree_that_an_index_names_again() -> None:
     assert not repository.damaged
 
 
-async def test_a_folder_without_a_tree_of_its_own() -> None:
+async def test_a_directory_without_a_tree_of_its_own() -> None:
     """Every directory node needs a tree, even if it is empty."""
     repo = MemoryRepo()
-    repo.snapshot(repo.tree(repo.folder("d", subtree=None), repo.file("f", b"good")), tags=["A"])
+    repo.snapshot(repo.tree(repo.directory("d", subtree=None), repo.file("f", b"good")), tags=["A"])
     view = BackupTree(await repo.open())
     (snapshot,) = (await view.backups()).find("A").snapshots
     top = (b"A", b"_snapshots", snapshot.id[:8].encode())

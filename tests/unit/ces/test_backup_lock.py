@@ -47,7 +47,7 @@ def test_a_holder_that_has_not_written_yet(tmp_path: Path, content: str) -> None
 
 def test_a_lock_file_that_cannot_be_created(tmp_path: Path) -> None:
     """If the directory is a file or the lock file is a symbolic link, the error names it."""
-    (tmp_path / "var").write_text("no folder")
+    (tmp_path / "var").write_text("no directory")
     with (
         pytest.raises(CesbrError, match=r"Cannot open .*backup\.lock"),
         backup_lock(tmp_path, "id", "now"),
@@ -82,7 +82,7 @@ def test_backups_and_removals_exclude_each_other(tmp_path: Path) -> None:
 
 def test_a_lock_that_another_process_holds(tmp_path: Path) -> None:
     """Its payload can be read; once released, it can be locked and still has the payload."""
-    file = tmp_path / "folder/state"
+    file = tmp_path / "directory/state"
     with lock_file(file, create=False) as missing:
         assert missing is None
     with lock_file(file, create=True) as first, lock_file(file, create=False) as second:

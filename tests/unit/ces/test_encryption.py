@@ -167,7 +167,7 @@ async def test_an_encrypted_key(
     write_key(dogus_key(tmp_path, "cas"), OTHER)
     dogus_key(tmp_path, "damaged").parent.mkdir(parents=True)
     dogus_key(tmp_path, "damaged").write_text("-----BEGIN RSA PRIVATE KEY-----\n")
-    (dogus_key(tmp_path, "folder") / "x").mkdir(parents=True)
+    (dogus_key(tmp_path, "directory") / "x").mkdir(parents=True)
     write_key(dogus_key(tmp_path, "redmine"))
     access = await settings_of(registry, tmp_path).access()
     assert access.key == Secret(key.encode())
@@ -254,12 +254,12 @@ async def test_error_messages_are_short_and_without_secrets(
 async def test_encrypted_s3_credentials(registry: Registry, tmp_path: Path) -> None:
     """Each of the two S3 credentials may be encrypted."""
     write_key(dogus_key(tmp_path, "redmine"))
-    folder = "/config/backup/s3_bucket_config"
+    directory = "/config/backup/s3_bucket_config"
     for key, value in {
         "/config/backup/backup_type": "S3",
-        f"{folder}/address": "https://minio/bucket",
-        f"{folder}/access_key_id": "plain id",
-        f"{folder}/secret_access_key": encrypt("oaesp", b"s3cret\n"),
+        f"{directory}/address": "https://minio/bucket",
+        f"{directory}/access_key_id": "plain id",
+        f"{directory}/secret_access_key": encrypt("oaesp", b"s3cret\n"),
         ENCRYPTION_KEY: "key",
     }.items():
         await registry.set(key, value)
@@ -268,6 +268,6 @@ async def test_encrypted_s3_credentials(registry: Registry, tmp_path: Path) -> N
         "AWS_ACCESS_KEY_ID": "plain id",
         "AWS_SECRET_ACCESS_KEY": "s3cret",
     }
-    await registry.set(f"{folder}/secret_access_key", encrypt("oaesp", b"a\0b"))
-    with pytest.raises(UsageError, match=f"{folder}/secret_access_key .* NUL bytes"):
+    await registry.set(f"{directory}/secret_access_key", encrypt("oaesp", b"a\0b"))
+    with pytest.raises(UsageError, match=f"{directory}/secret_access_key .* NUL bytes"):
         await load(flags, {}).access()

@@ -13,9 +13,9 @@ from cesbrfs.errors import ScriptError
 from tests.shell.waiting import wait_until
 
 
-def script(folder: Path, body: str) -> Path:
+def script(directory: Path, body: str) -> Path:
     """Write an executable script."""
-    path = folder / "script.sh"
+    path = directory / "script.sh"
     path.write_text(f"#!/bin/sh\n{body}\n")
     path.chmod(0o755)
     return path

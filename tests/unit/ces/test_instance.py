@@ -27,8 +27,8 @@ async def install(registry: Registry, name: str, *volumes: dict[str, object]) ->
     await registry.set(f"/dogu_v2/{name}/1-1", document)
 
 
-async def copy_into(registry: Registry, folder: Path) -> None:
-    for key, value in (await FileRegistry(folder).read("/")).items():
+async def copy_into(registry: Registry, directory: Path) -> None:
+    for key, value in (await FileRegistry(directory).read("/")).items():
         await registry.set(key, value)
 
 
@@ -175,11 +175,11 @@ async def test_reasons_of_excluded_and_unusable_volumes(
         {"Name": "file"},
         {"Name": "tmp", "NeedsBackup": False},
     )
-    folder = instance.volumes_folder("redmine")
+    directory = instance.volumes_directory("redmine")
     for name in ("good", "tmp", "undeclared", "_private"):
-        (folder / name).mkdir(parents=True)
-    (folder / "linked").symlink_to(tmp_path)
-    (folder / "file").touch()
+        (directory / name).mkdir(parents=True)
+    (directory / "linked").symlink_to(tmp_path)
+    (directory / "file").touch()
     (dogu,) = await instance.dogus()
     found = {v.name: (v.needs_backup, v.reason) for v in dogu.volumes}
     assert found["good"] == (True, "")
@@ -201,7 +201,7 @@ async def test_without_a_valid_dogu_json_all_volumes_need_backup(
     if text is not None:
         await registry.set("/dogu_v2/redmine/1-1", text)
     for name in (b"data", b"_private", b"odd \xff"):
-        (instance.volumes_folder("redmine") / os.fsdecode(name)).mkdir(parents=True)
+        (instance.volumes_directory("redmine") / os.fsdecode(name)).mkdir(parents=True)
     (dogu,) = await instance.dogus()
     assert "dogu.json" in dogu.problem
     assert (dogu.text, dogu.dogu) == (text, None)
@@ -234,8 +234,8 @@ async def test_orphaned_volumes(instance: Instance, registry: Registry) -> None:
     """Volume directories of uninstalled dogus are found."""
     await install(registry, "redmine")
     for name in ("redmine", "gone"):
-        instance.volumes_folder(name).mkdir(parents=True)
-    assert await instance.orphaned_volumes(["redmine"]) == [instance.volumes_folder("gone")]
+        instance.volumes_directory(name).mkdir(parents=True)
+    assert await instance.orphaned_volumes(["redmine"]) == [instance.volumes_directory("gone")]
 
 
 async def test_the_root_is_absolute(tmp_path: Path, registry: Registry) -> None:

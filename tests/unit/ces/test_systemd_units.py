@@ -84,7 +84,7 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
 
 def test_the_disk_of_a_local_repository_is_required() -> None:
     """Systemd mounts it before the backup; if that fails, no backup is made."""
-    found = render_units(TIMES, ["/usr/bin/cesbr"], home="/root", folder="/mnt/back up/100%")[
+    found = render_units(TIMES, ["/usr/bin/cesbr"], home="/root", directory="/mnt/back up/100%")[
         SERVICE
     ]
     assert settings(found, "RequiresMountsFor") == ['"/mnt/back up/100%%"']

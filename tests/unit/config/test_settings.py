@@ -20,7 +20,7 @@ from cesbrfs.repo.cache.config import DEFAULT_MEMORY
 from cesbrfs.util.secret import Secret
 from tests.support.project import PROJECT
 from tests.support.restic_repo import create
-from tests.support.rights import open_folder, without_rights
+from tests.support.rights import open_directory, without_rights
 
 
 @pytest.fixture(autouse=True)
@@ -295,14 +295,14 @@ def test_repository_addresses(
     assert settings.repository == expected.replace("HERE", str(tmp_path))
 
 
-def test_a_working_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_working_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a removed directory absolute paths work; a relative path is a usage error."""
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     assert load(Flags(repository="/repo"), {}).repository == "/repo"
     for flags in (Flags(repository="repo"), Flags(config="config.toml")):
-        with pytest.raises(UsageError, match="working folder is gone"):
+        with pytest.raises(UsageError, match="working directory is gone"):
             load(flags, {})
 
 
@@ -536,9 +536,9 @@ async def test_which_registry_is_asked(tmp_path: Path) -> None:
     assert (settings.registry, settings.sources) == (str(embedded), {"root": "flag"})
 
 
-def test_a_closed_folder_hides_no_etcd() -> None:
+def test_a_closed_directory_hides_no_etcd() -> None:
     """If the embedded registry is not accessible, the etcd of node_master is reported."""
-    with open_folder() as root:
+    with open_directory() as root:
         write(root / "etc/ces/node_master", "192.0.2.10")
         closed = root / "var/lib/cesbr"
         closed.mkdir(parents=True)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cesbrfs.history.compare import equal_bytes
 from cesbrfs.history.diff import diff_backups
-from cesbrfs.history.folder_index import FolderIndex
+from cesbrfs.history.directory_index import DirectoryIndex
 from cesbrfs.history.versions import versions
 from cesbrfs.repo.repository import CacheConfig, Repository
 from cesbrfs.repo.storage import FileType
@@ -65,9 +65,9 @@ async def test_other_chunks_are_no_other_content(tmp_path: Path) -> None:
     repo.flush()
     read: list[str] = []
     for again in (False, True):
-        caching = CacheConfig(folder=tmp_path)
+        caching = CacheConfig(directory=tmp_path)
         view = BackupTree(await Repository.open(repo.storage, Secret(PASSWORD), caching))
-        memo = FolderIndex(view.repository)
+        memo = DirectoryIndex(view.repository)
         line = await line_of(view, memo=memo)
         if again:
             repo.storage.before_read = lambda kind, name: (
@@ -89,7 +89,7 @@ async def test_other_chunks_are_no_other_content(tmp_path: Path) -> None:
     assert not read
 
 
-async def test_a_file_among_our_own_folders_is_compared_too() -> None:
+async def test_a_file_among_our_own_directories_is_compared_too() -> None:
     """A dump is placed without a stored parent directory."""
     repo = MemoryRepo()
     for number, parts in enumerate(((b"one", b"two"), (b"on", b"etwo"))):
@@ -101,6 +101,6 @@ async def test_a_file_among_our_own_folders_is_compared_too() -> None:
     path = (b"redmine", b"dumps", b"redmine.sql")
     (version,) = (await versions(await line_of(view), path)).versions
     assert version.moments == 0b11
-    memo = FolderIndex(view.repository)
+    memo = DirectoryIndex(view.repository)
     before, after = [await line_of(view, name, memo=memo) for name in ("b0", "b1")]
     assert [change async for change in diff_backups(before, after, ())] == []

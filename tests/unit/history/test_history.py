@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from cesbrfs.errors import NotFoundError, UsageError
 from cesbrfs.history.diff import diff_backups, history
+from cesbrfs.history.directory_index import DirectoryIndex
 from cesbrfs.history.find import Criteria, Match, find
-from cesbrfs.history.folder_index import FolderIndex
 from cesbrfs.history.live import LiveInstance, diff_live
 from cesbrfs.history.timeline import Timeline, of_backups, of_snapshot
 from cesbrfs.history.usage import UsageReport
@@ -34,15 +34,15 @@ FILES = (b"redmine", b"volumes", b"files")
 
 def save(repo: MemoryRepo, backup: str, *nodes: Json, hour: int = 1, **fields: object) -> str:
     """Back up a volume that contains `nodes`."""
-    tree = repo.tree(repo.path(VOLUME, repo.folder("files", *nodes)))
+    tree = repo.tree(repo.path(VOLUME, repo.directory("files", *nodes)))
     time = f"2026-11-22T{hour:02}:00:00Z"
     return repo.snapshot(tree, [VOLUME], **{"tags": [backup], "time": time} | fields)
 
 
-async def line_of(view: BackupTree, *backups: str, memo: FolderIndex | None = None) -> Timeline:
+async def line_of(view: BackupTree, *backups: str, memo: DirectoryIndex | None = None) -> Timeline:
     there = (await view.backups()).by_name.values()
     chosen = [backup for backup in there if not backups or backup.id in backups]
-    return await of_backups(view, memo or FolderIndex(view.repository), chosen)
+    return await of_backups(view, memo or DirectoryIndex(view.repository), chosen)
 
 
 async def found(line: Timeline, start: tuple[bytes, ...] = (), **wanted: object) -> list[Match]:
@@ -80,8 +80,8 @@ async def plain(view: BackupTree, glob: str) -> list[tuple[str, bytes]]:
     return sorted(pairs)
 
 
-def files_below(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
+def files_below(directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*") if path.is_file()]
 
 
 TREES = st.recursive(
@@ -95,7 +95,7 @@ TREES = st.recursive(
 
 def nodes_of(repo: MemoryRepo, tree: dict[str, object]) -> list[Json]:
     return [
-        repo.folder(name, *nodes_of(repo, held))
+        repo.directory(name, *nodes_of(repo, held))
         if isinstance(held, dict)
         else repo.file(name, str(held).encode())
         for name, held in sorted(tree.items())
@@ -128,28 +128,30 @@ async def test_one_line_for_one_content() -> None:
     assert (two.moments, one.moments) == (0b0100, 0b1011)
     assert line.newest(one.moments).id == "b3"
     assert line.oldest(one.moments).id == "b0"
-    (folder,) = await found(line, names=["files"])
-    assert folder.moments == 0b1111
+    (directory,) = await found(line, names=["files"])
+    assert directory.moments == 0b1111
 
 
-async def test_folders_that_backups_share_are_read_once(tmp_path: Path) -> None:
+async def test_directories_that_backups_share_are_read_once(tmp_path: Path) -> None:
     """A second run reads no directories and computes no layouts."""
     repo = MemoryRepo()
     for number in range(5):
-        shared = repo.folder("shared", repo.file("deep", b"deep"))
+        shared = repo.directory("shared", repo.file("deep", b"deep"))
         save(repo, f"b{number}", shared, repo.file("f", b"%d" % number), hour=number)
 
     async def opened() -> Repository:
-        return await Repository.open(repo.storage, Secret(PASSWORD), CacheConfig(folder=tmp_path))
+        return await Repository.open(
+            repo.storage, Secret(PASSWORD), CacheConfig(directory=tmp_path)
+        )
 
     view = BackupTree(await opened())
-    memo = FolderIndex(view.repository)
+    memo = DirectoryIndex(view.repository)
     line = await line_of(view, memo=memo)
     first = each(line, await found(line, names=["*"]))
     assert memo.loaded == 6  # five volumes and their shared parents
     await memo.save()
     view = BackupTree(await opened())
-    memo = FolderIndex(view.repository)
+    memo = DirectoryIndex(view.repository)
     packs: list[str] = []
     repo.storage.before_read = lambda kind, name: packs.append(name) if kind is FileType.PACK else 0
     line = await line_of(view, memo=memo)
@@ -169,9 +171,9 @@ async def test_what_was_kept_and_is_damaged_is_made_anew(
     """A truncated or foreign cache record is ignored."""
     repo = MemoryRepo()
     save(repo, "b", repo.file("f", b"x"))
-    caching = CacheConfig(folder=tmp_path)
+    caching = CacheConfig(directory=tmp_path)
     view = BackupTree(await Repository.open(repo.storage, Secret(PASSWORD), caching))
-    memo = FolderIndex(view.repository)
+    memo = DirectoryIndex(view.repository)
     line = await line_of(view, memo=memo)
     expected = each(line, await found(line, names=["*"]))
     await memo.save()
@@ -187,7 +189,7 @@ async def test_every_criterion() -> None:
     nodes = (
         repo.file("Big.TXT", b"0123456789", mtime="2026-01-02T00:00:00Z"),
         repo.file("small.txt", b"0", mtime="2026-01-01T00:00:00Z"),
-        repo.folder("sub", repo.file("odd\\xff\\n name", b"")),
+        repo.directory("sub", repo.file("odd\\xff\\n name", b"")),
         {"name": "link", "type": "symlink", "linktarget": "small.txt", "mode": 1 << 27 | 0o777},
     )
     save(repo, "b", *nodes)
@@ -217,12 +219,12 @@ async def test_every_criterion() -> None:
     assert not await found(line, (*FILES, b"small.txt"), names=["x*"])
 
 
-async def test_a_folder_that_cannot_be_read_is_passed_over() -> None:
+async def test_a_directory_that_cannot_be_read_is_passed_over() -> None:
     """Everything else is found, and the error is reported."""
     repo = MemoryRepo()
-    lost = repo.folder("lost", repo.file("x", b"x"))
+    lost = repo.directory("lost", repo.file("x", b"x"))
     lost["subtree"] = "ab" * 32
-    save(repo, "b", lost, repo.folder("there", repo.file("x", b"x")))
+    save(repo, "b", lost, repo.directory("there", repo.file("x", b"x")))
     line = await line_of(BackupTree(await repo.open()))
     assert [match.parts[-2] for match in await found(line, names=["x"])] == [b"there"]
     assert [trouble.parts[-1] for trouble in line.troubles] == [b"lost"]
@@ -233,7 +235,7 @@ async def test_a_snapshot_of_no_backup_is_searched_by_itself() -> None:
     repo = MemoryRepo()
     snapshot = repo.snapshot(repo.tree(repo.file("f", b"x")), ["/f"])
     view = BackupTree(await repo.open())
-    line = await of_snapshot(view, FolderIndex(view.repository), snapshot[:8].encode())
+    line = await of_snapshot(view, DirectoryIndex(view.repository), snapshot[:8].encode())
     (match,) = await found(line, names=["f"])
     assert match.parts == (b"f",)
     assert line.moments[0].parts == (b"_snapshots", snapshot[:8].encode())
@@ -242,7 +244,7 @@ async def test_a_snapshot_of_no_backup_is_searched_by_itself() -> None:
 async def test_versions_come_and_go() -> None:
     """Added, changed, removed and returned files; backups of other dogus are ignored."""
     repo = MemoryRepo()
-    other = repo.tree(repo.path("/var/lib/ces/ldap/volumes/db", repo.folder("db")))
+    other = repo.tree(repo.path("/var/lib/ces/ldap/volumes/db", repo.directory("db")))
     states = (None, b"one", b"one", "other", b"two", None, b"one")
     for number, state in enumerate(states):
         if state == "other":
@@ -268,19 +270,19 @@ async def test_versions_come_and_go() -> None:
 async def test_differences_between_backups() -> None:
     """Every mark occurs; directories include their content; metadata only on request."""
     repo = MemoryRepo()
-    kept = repo.folder("kept", repo.file("same", b"same"))
+    kept = repo.directory("kept", repo.file("same", b"same"))
     link = {"name": "l", "type": "symlink", "mode": 1 << 27 | 0o777}
     save(
         repo, "a", kept, repo.file("changed", b"1"), repo.file("gone", b"g"),
         repo.file("kind", b"k"), repo.file("mode", b"m"), link | {"linktarget": "x"},
     )  # fmt: skip
     save(
-        repo, "b", kept, repo.file("changed", b"2"), repo.folder("new", repo.file("n", b"n")),
-        repo.folder("kind"), repo.file("mode", b"m", mode=0o600), link | {"linktarget": "y"},
+        repo, "b", kept, repo.file("changed", b"2"), repo.directory("new", repo.file("n", b"n")),
+        repo.directory("kind"), repo.file("mode", b"m", mode=0o600), link | {"linktarget": "y"},
         hour=2,
     )  # fmt: skip
     view = BackupTree(await repo.open())
-    memo = FolderIndex(view.repository)
+    memo = DirectoryIndex(view.repository)
     before, after = [await line_of(view, name, memo=memo) for name in "ab"]
 
     async def told(parts: tuple[bytes, ...] = (), *, attributes: bool = False) -> list[str]:
@@ -317,7 +319,7 @@ async def test_differences_from_the_instance(tmp_path: Path) -> None:
     nodes = [
         repo.file(n, *parts, mtime=time) for n in ("gone", "grown", "hidden", "same", "touched")
     ]
-    save(repo, "a", *nodes, repo.folder("sub"))
+    save(repo, "a", *nodes, repo.directory("sub"))
     view = BackupTree(await repo.open())
     line = await line_of(view)
 
@@ -337,10 +339,10 @@ async def test_differences_from_the_instance(tmp_path: Path) -> None:
 async def test_what_backups_share_is_measured_once() -> None:
     """The cost depends on the differences; a shared blob is not counted as added."""
     repo = MemoryRepo()
-    folders = [repo.folder(f"d{n}", repo.file("f", b"%d" % n * 100)) for n in range(30)]
+    directories = [repo.directory(f"d{n}", repo.file("f", b"%d" % n * 100)) for n in range(30)]
     backups = 20
     for number in range(backups):
-        save(repo, f"b{number}", *folders, repo.file("own", b"own %d" % number), hour=number)
+        save(repo, f"b{number}", *directories, repo.file("own", b"own %d" % number), hour=number)
     looked_at: list[int] = []
     sizes = UsageReport(BackupTree(await repo.open()), looked_at.append)
     rows = await sizes.measure((), 1)

@@ -66,7 +66,7 @@ async def test_nested_json_in_a_tree() -> None:
     """That directory fails, with both parsers."""
     repo = MemoryRepo()
     deep = repo.save(BlobType.TREE, b'{"nodes":' + NESTED)
-    repo.snapshot(repo.tree(repo.folder("d", subtree=deep), repo.file("f", b"content")))
+    repo.snapshot(repo.tree(repo.directory("d", subtree=deep), repo.file("f", b"content")))
     repository = await repo.open()
     (snapshot,) = await repository.snapshots()
     assert set((await repository.root(snapshot)).nodes) == {b"d", b"f"}

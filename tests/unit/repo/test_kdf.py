@@ -15,31 +15,31 @@ from cesbrfs.util.secret import Secret
 JSON = b'{"kdf":"scrypt","N":2,"r":8,"p":1,"salt":"c3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nz"}'
 
 
-def repository(folder: Path, *contents: bytes) -> str:
-    (folder / "keys").mkdir()
+def repository(directory: Path, *contents: bytes) -> str:
+    (directory / "keys").mkdir()
     for number, content in enumerate(contents):
-        (folder / "keys" / f"{number}").write_bytes(content)
-    return str(folder)
+        (directory / "keys" / f"{number}").write_bytes(content)
+    return str(directory)
 
 
 def test_what_was_derived_ahead_is_taken_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The work in progress is not repeated, and the keys are right."""
-    folder = repository(tmp_path, JSON)
+    directory = repository(tmp_path, JSON)
     key_file = parse_key_file(JSON)
     expected = scrypt_key(b"pw", key_file)
-    kdf.derive_ahead(folder, Secret(b"pw"), tmp_path)
+    kdf.derive_ahead(directory, Secret(b"pw"), tmp_path)
     monkeypatch.setattr(kdf, "scrypt_key", None)
     assert kdf.derived(b"pw", key_file) == expected
 
 
 def test_what_is_under_way_is_not_begun_again(tmp_path: Path) -> None:
     """Two requests for the same key share one derivation."""
-    folder = repository(tmp_path, JSON)
-    kdf.derive_ahead(folder, Secret(b"pw"), tmp_path)
+    directory = repository(tmp_path, JSON)
+    kdf.derive_ahead(directory, Secret(b"pw"), tmp_path)
     (begun,) = kdf._started.values()
-    kdf.derive_ahead(folder, Secret(b"pw"), tmp_path)
+    kdf.derive_ahead(directory, Secret(b"pw"), tmp_path)
     assert list(kdf._started.values()) == [begun]
     kdf.derived(b"pw", parse_key_file(JSON))
 

@@ -40,7 +40,7 @@ FILE = b"some content"
 def simple(version: int = 2) -> MemoryRepo:
     """Return a repository with one snapshot that contains ``d/f.txt``."""
     repo = MemoryRepo(version)
-    repo.snapshot(repo.tree(repo.folder("d", repo.file("f.txt", FILE))), ["/d"])
+    repo.snapshot(repo.tree(repo.directory("d", repo.file("f.txt", FILE))), ["/d"])
     return repo
 
 
@@ -57,8 +57,8 @@ def flip(repo: MemoryRepo, kind: FileType, name: str, at: int) -> None:
 
 async def content(repository: Repository, tree: Tree, *path: bytes) -> bytes:
     """Read a complete file below `tree`."""
-    *folders, last = path
-    for name in folders:
+    *directories, last = path
+    for name in directories:
         subtree = tree.nodes[name].subtree
         assert subtree is not None
         tree = await repository.tree(subtree)
@@ -304,7 +304,7 @@ class TestSnapshots:
 class TestTrees:
     """Directories, including malicious ones."""
 
-    async def test_a_hostile_folder_shows_what_it_can(
+    async def test_a_hostile_directory_shows_what_it_can(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Invalid entries are rejected and logged with the reason; valid ones are shown."""
@@ -321,10 +321,12 @@ class TestTrees:
         assert await content(repository, root, b"good") == FILE
 
     @pytest.mark.parametrize("name", [".", "/"])
-    async def test_a_root_that_is_a_folder_in_itself(self, name: str) -> None:
+    async def test_a_root_that_is_a_directory_in_itself(self, name: str) -> None:
         """Very old backups have a node ``.`` in the root; it is replaced by its content."""
         repo = MemoryRepo()
-        inner = repo.folder(name, repo.file("f", FILE), repo.folder(name, repo.file("g", b"")))
+        inner = repo.directory(
+            name, repo.file("f", FILE), repo.directory(name, repo.file("g", b""))
+        )
         repo.snapshot(repo.tree(inner, repo.file("h", b"")))
         repository = await repo.open()
         root = await repository.root(await only(repository))
@@ -333,7 +335,7 @@ class TestTrees:
         assert await content(repository, root, b"f") == FILE
 
     @pytest.mark.parametrize("name", [".", "/"])
-    async def test_a_root_entry_of_that_name_that_is_no_folder(self, name: str) -> None:
+    async def test_a_root_entry_of_that_name_that_is_no_directory(self, name: str) -> None:
         """It would be a file named ``.``."""
         repo = MemoryRepo()
         repo.snapshot(repo.tree(repo.file(name, b"evil"), repo.file("good", FILE)))
@@ -343,10 +345,10 @@ class TestTrees:
         assert len(root.refused) == 1
 
     @pytest.mark.parametrize("special", [".", "/"])
-    async def test_entries_of_the_root_and_of_a_special_folder_in_it(self, special: str) -> None:
+    async def test_entries_of_the_root_and_of_a_special_directory_in_it(self, special: str) -> None:
         """Of two entries with the same name the second is reported."""
         repo = MemoryRepo()
-        inside = repo.folder(special, repo.file("a", b"inside"), repo.file("b", b"only inside"))
+        inside = repo.directory(special, repo.file("a", b"inside"), repo.file("b", b"only inside"))
         repo.snapshot(repo.tree(inside, repo.file("a", FILE)))
         repository = await repo.open()
         root = await repository.root(await only(repository))
@@ -355,11 +357,11 @@ class TestTrees:
         (reason,) = root.refused
         assert "b'a'" in reason
 
-    async def test_two_special_folders_in_a_root(self) -> None:
+    async def test_two_special_directories_in_a_root(self) -> None:
         """Of entries with the same name the first is kept."""
         repo = MemoryRepo()
-        dot = repo.folder(".", repo.file("a", FILE))
-        repo.snapshot(repo.tree(dot, repo.folder("/", repo.file("a", b"other"))))
+        dot = repo.directory(".", repo.file("a", FILE))
+        repo.snapshot(repo.tree(dot, repo.directory("/", repo.file("a", b"other"))))
         repository = await repo.open()
         root = await repository.root(await only(repository))
         assert await content(repository, root, b"a") == FILE
@@ -381,7 +383,7 @@ class TestTrees:
         with pytest.raises(DamagedError):
             await repository.root(await only(repository))
 
-    async def test_a_large_folder(self) -> None:
+    async def test_a_large_directory(self) -> None:
         """It is decoded in a thread, and cached by the memory size of its nodes."""
         repo = MemoryRepo()
         nodes = [repo.file(f"file {number}") for number in range(2000)]
@@ -693,7 +695,7 @@ class TestChangesMeanwhile:
         """Rewrite all packs like prune, then remove the old index files and packs."""
         packs, indexes = names(repo, FileType.PACK), names(repo, FileType.INDEX)
         repo._saved.clear()
-        repo.tree(repo.folder("d", repo.file("f.txt", FILE)))
+        repo.tree(repo.directory("d", repo.file("f.txt", FILE)))
         repo.flush()
         for name in packs:
             repo.storage.files.pop((FileType.PACK, name))
@@ -788,9 +790,9 @@ class TestChangesMeanwhile:
         repository = await repo.open()
         snapshot = await only(repository)
         root = await repository.root(snapshot)
-        folder = root.nodes[b"d"].subtree
-        assert folder is not None
-        node = (await repository.tree(folder)).nodes[b"f.txt"]
+        directory = root.nodes[b"d"].subtree
+        assert directory is not None
+        node = (await repository.tree(directory)).nodes[b"f.txt"]
         opened = await repository.open_file(node, snapshot)
         for name in names(repo, FileType.PACK):
             del repo.storage.files[FileType.PACK, name]

@@ -133,10 +133,10 @@ def test_names_as_restic_shows_them(name: bytes, shown: str) -> None:
 
 def test_lost_bytes_are_found_on_disk() -> None:
     """The bytes of a printed path are restored if exactly one existing name matches."""
-    folders = {b"/": [b"a\xff"], b"/a\xff": [b"x\xfe", b"y\xfe", b"y\xfd"]}
+    directories = {b"/": [b"a\xff"], b"/a\xff": [b"x\xfe", b"y\xfe", b"y\xfd"]}
 
-    def names_in(folder: bytes) -> list[bytes]:
-        return folders.get(folder, [])
+    def names_in(directory: bytes) -> list[bytes]:
+        return directories.get(directory, [])
 
     assert bytes_of_path("/a\ufffd/x\ufffd", names_in) == b"/a\xff/x\xfe"
     assert bytes_of_path("/a\ufffd/y\ufffd", names_in) == b"/a\xff/y\xef\xbf\xbd"
@@ -149,7 +149,7 @@ def test_any_path_survives_restics_json(names: list[bytes]) -> None:
     """A path whose directories have one entry each is restored byte for byte."""
     parents = {b"/" + b"/".join(names[:i]): names[i] for i in range(len(names))}
     shown = "/" + "/".join(map(as_restic_shows, names))
-    assert bytes_of_path(shown, lambda folder: [parents[folder]]) == b"/" + b"/".join(names)
+    assert bytes_of_path(shown, lambda directory: [parents[directory]]) == b"/" + b"/".join(names)
 
 
 @pytest.mark.parametrize(

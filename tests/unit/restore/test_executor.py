@@ -34,7 +34,7 @@ def memory_site(
 
 async def test_only_the_chosen_is_written(site: Site) -> None:
     """One file is restored with its parents and their metadata, and nothing else."""
-    parent = site.folder(
+    parent = site.directory(
         "deep", site.file("a", b"1"), site.file("b", b"2"), mode=1 << 31 | 0o2750 & 0o777
     )
     site.volume(parent, site.file("beside", b"3"))
@@ -49,7 +49,7 @@ async def test_only_the_chosen_is_written(site: Site) -> None:
 
 async def test_parents_that_exist_stay_as_they_are(site: Site) -> None:
     """A directory that is not selected keeps its mode, whatever is overwritten in it."""
-    site.volume(site.folder("deep", site.file("a", b"1")))
+    site.volume(site.directory("deep", site.file("a", b"1")))
     (site.restored / "deep").mkdir(parents=True, mode=0o700)
     (site.restored / "deep").chmod(0o711)
     await site.restore(f"{_ALL}/deep/a", overwrite=Overwrite.ALWAYS)
@@ -65,7 +65,7 @@ async def test_parents_that_exist_stay_as_they_are(site: Site) -> None:
         (Overwrite.IF_NEWER, TIME_NS, 0o711),
     ],
 )
-async def test_chosen_folder_that_exists(
+async def test_chosen_directory_that_exists(
     site: Site, overwrite: Overwrite, existing_ns: int, mode: int
 ) -> None:
     """A selected directory gets the recorded metadata if a file would be replaced."""
@@ -136,7 +136,7 @@ async def test_what_is_in_the_way_fails_alone(site: Site) -> None:
     """A directory in place of a file, or vice versa, is reported; the rest is restored."""
     site.volume(
         site.file("a", b"1"),
-        site.folder("d", site.file("x", b"2")),
+        site.directory("d", site.file("x", b"2")),
         site.file("fine", b"3"),
     )
     (site.restored / "a").mkdir(parents=True)
@@ -157,7 +157,7 @@ async def test_hard_links_of_one_file(site: Site) -> None:
     one = {"inode": 7, "device_id": 1, "links": 3}
     site.volume(
         site.file("a", b"same", **one),
-        site.folder("d", site.file("b", b"same", **one)),
+        site.directory("d", site.file("b", b"same", **one)),
         site.file("c", b"same", **one),
         site.file("other", b"else", **one),
         site.file("single", b"same", inode=7, device_id=1),
@@ -185,9 +185,9 @@ async def test_hard_link_whose_first_name_fails(site: Site) -> None:
     """If the first name cannot be written, the others are linked to the next one."""
     one = {"inode": 7, "device_id": 1, "links": 3}
     site.volume(
-        site.folder("1", site.file("a", b"same", **one)),
-        site.folder("2", site.file("b", b"same", **one)),
-        site.folder("3", site.file("c", b"same", **one)),
+        site.directory("1", site.file("a", b"same", **one)),
+        site.directory("2", site.file("b", b"same", **one)),
+        site.directory("3", site.file("c", b"same", **one)),
     )
 
     def obstruct() -> None:
@@ -208,7 +208,7 @@ async def test_one_batch_in_many_directories(site: Site, tmp_path: Path) -> None
         site.node("0", "symlink", 1 << 27 | 0o777, **symlink),
         site.file("1", b"shared", **shared),
         *(
-            site.folder(
+            site.directory(
                 f"d{number:02}",
                 site.file("file", b"%d" % number),
                 site.file("shared", b"shared", **shared),
@@ -226,11 +226,11 @@ async def test_one_batch_in_many_directories(site: Site, tmp_path: Path) -> None
         report = await execute(view, planned, None, journal)
     assert (report.failed, report.warnings) == ([], [])
     for number in range(directories):
-        folder = site.restored / f"d{number:02}"
-        assert (folder / "file").read_text() == f"{number}"
-        assert os.readlink(folder / "link") == f"{number}"
-        assert (folder / "fifo").is_fifo()
-        assert (folder / "shared").samefile(site.restored / "1")
+        directory = site.restored / f"d{number:02}"
+        assert (directory / "file").read_text() == f"{number}"
+        assert os.readlink(directory / "link") == f"{number}"
+        assert (directory / "fifo").is_fifo()
+        assert (directory / "shared").samefile(site.restored / "1")
     assert (site.restored / "0").lstat().st_ino == (site.restored / "e").lstat().st_ino
 
 
@@ -279,11 +279,11 @@ async def test_sockets_are_skipped(site: Site) -> None:
     assert "sockets" in report.warnings[0]
 
 
-async def test_very_deep_folders(memory_site: Site) -> None:
+async def test_very_deep_directories(memory_site: Site) -> None:
     """The depth does not affect open file descriptors or recursion."""
     node = memory_site.file("bottom", b"1")
     for _ in range(300):
-        node = memory_site.folder("d", node)
+        node = memory_site.directory("d", node)
     memory_site.volume(node)
     view = await memory_site.view()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

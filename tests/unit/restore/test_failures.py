@@ -122,10 +122,10 @@ async def test_a_last_check_that_fails_concerns_one_file(
         (site.restored / name).write_text("old")
         os.utime(site.restored / name, (0, 0))
 
-    def deny(folder: int, name: bytes) -> os.stat_result | None:
+    def deny(directory: int, name: bytes) -> os.stat_result | None:
         if name == b"b":
             raise PermissionError(errno.EACCES, "Permission denied")
-        return lookup(folder, name)
+        return lookup(directory, name)
 
     monkeypatch.setattr(files, "lookup", deny)
     report = await site.restore(_ALL, overwrite=Overwrite.IF_NEWER)
@@ -152,7 +152,7 @@ async def test_cancelling_leaves_no_temporary_files(site: Site, large: bool) -> 
         if large
         else [site.file(f"{n:04}", b"%d" % n) for n in range(1000)]
     )
-    site.volume(site.folder("d", *begun))
+    site.volume(site.directory("d", *begun))
     told: list[Progress] = []
     with trio.CancelScope() as scope:
 
@@ -251,7 +251,7 @@ async def test_without_root(memory_site: Site) -> None:
 
 async def test_inherited_acl_is_not_kept(site: Site) -> None:
     """A default ACL of the target does not affect restored files."""
-    site.volume(site.folder("d", site.file("a", b"1")))
+    site.volume(site.directory("d", site.file("a", b"1")))
     site.target.mkdir()
     none = 0xFFFFFFFF
     entries = ((1, 7, none), (2, 7, _NOBODY), (4, 5, none), (16, 7, none), (32, 5, none))
@@ -271,7 +271,7 @@ async def test_what_cannot_be_replaced(site: Site, tmp_path: Path) -> None:
     """A mountpoint, an immutable file and an immutable directory: the error has the cause."""
     site.volume(
         *(site.file(name, b"new") for name in ("fine", "mounted", "frozen")),
-        site.folder("closed", site.file("inside", b"new")),
+        site.directory("closed", site.file("inside", b"new")),
     )
     (site.restored / "closed").mkdir(parents=True)
     for name in ("fine", "mounted", "frozen"):
@@ -286,7 +286,7 @@ async def test_what_cannot_be_replaced(site: Site, tmp_path: Path) -> None:
         assert failed.keys() == {b"mounted", b"frozen", b"inside"}
         assert "mountpoint" in failed[b"mounted"]
         assert "It is immutable" in failed[b"frozen"]
-        assert "Its folder is immutable" in failed[b"inside"]
+        assert "Its directory is immutable" in failed[b"inside"]
         assert "as root" not in "".join(failed.values())
         assert (site.restored / "fine").read_bytes() == b"new"
         assert (site.restored / "mounted").read_bytes() == b"old"

@@ -9,7 +9,7 @@ import pytest
 from cesbrfs.catalog.manifest import FailedPath, Point
 from cesbrfs.errors import NotFoundError
 from cesbrfs.history.diff import Remarks, diff_backups, history
-from cesbrfs.history.folder_index import FolderIndex
+from cesbrfs.history.directory_index import DirectoryIndex
 from cesbrfs.history.timeline import Timeline
 from cesbrfs.history.usage import UsageReport
 from cesbrfs.history.versions import versions
@@ -39,14 +39,14 @@ async def differences(
 async def two(repo: MemoryRepo) -> tuple[BackupTree, Timeline, Timeline]:
     """Compare the backups a and b; return the lines."""
     view = BackupTree(await repo.open())
-    memo = FolderIndex(view.repository)
+    memo = DirectoryIndex(view.repository)
     return view, await line_of(view, "a", memo=memo), await line_of(view, "b", memo=memo)
 
 
 def tagged(repo: MemoryRepo, backup: str, hour: int, *volumes: Json) -> str:
     """Back up all volumes of redmine as one item, as cesbr does."""
     path = "/var/lib/ces/redmine/volumes"
-    tree = repo.tree(repo.path(path, repo.folder("volumes", *volumes)))
+    tree = repo.tree(repo.path(path, repo.directory("volumes", *volumes)))
     tags = [backup, "kind=volumes", "dogu=redmine"]
     return repo.snapshot(tree, [path], tags=tags, time=f"2026-11-22T{hour:02}:00:00Z")
 
@@ -89,9 +89,9 @@ async def test_an_unknown_type_is_shown_and_named(kind: str | None) -> None:
 async def test_an_unknown_type_outside_of_what_is_placed_is_not_hidden(*, above: bool) -> None:
     """The snapshot is also shown unchanged if it has one outside of the volumes."""
     repo = MemoryRepo()
-    volume = repo.folder("files", repo.file("f", b"x"))
+    volume = repo.directory("files", repo.file("f", b"x"))
     beside = () if above else (odd("irregular", "irregular"),)
-    volumes = repo.folder("volumes", volume, *beside)
+    volumes = repo.directory("volumes", volume, *beside)
     top = (odd("irregular", "irregular"),) if above else ()
     tree = repo.tree(repo.path("/srv/ces/redmine/volumes", volumes), *top)
     repo.snapshot(tree, ["/srv/ces/redmine/volumes"], tags=["b", "kind=volumes", "dogu=redmine"])
@@ -113,10 +113,10 @@ async def test_an_interrupted_backup_says_nothing_about_what_it_lacks() -> None:
     """`log` and diff report no removed volumes in it, and log compares across it."""
     repo = MemoryRepo()
     metadata(repo, "a", 1)
-    tagged(repo, "a", 1, repo.folder("files", repo.file("f", b"1"), repo.file("gone", b"1")))
+    tagged(repo, "a", 1, repo.directory("files", repo.file("f", b"1"), repo.file("gone", b"1")))
     metadata(repo, "b", 2)
     metadata(repo, "c", 3)
-    tagged(repo, "c", 3, repo.folder("files", repo.file("f", b"2")))
+    tagged(repo, "c", 3, repo.directory("files", repo.file("f", b"2")))
     view, before, after = await two(repo)
     told, remarks = await differences(before, after)
     assert (told, remarks.uncovered) == ([], [VOLUMES])
@@ -150,18 +150,18 @@ async def test_a_backup_of_one_dogu_says_nothing_about_the_others() -> None:
 async def test_a_volume_that_is_gone_is_removed() -> None:
     """If all volumes are one item, a volume that is not in it did not exist."""
     repo = MemoryRepo()
-    tagged(repo, "a", 1, repo.folder("files", repo.file("f", b"1")), repo.folder("old"))
-    tagged(repo, "b", 2, repo.folder("files", repo.file("f", b"1")))
+    tagged(repo, "a", 1, repo.directory("files", repo.file("f", b"1")), repo.directory("old"))
+    tagged(repo, "b", 2, repo.directory("files", repo.file("f", b"1")))
     view, before, after = await two(repo)
     assert (await differences(before, after))[0] == ["- redmine/volumes/old"]
     steps = await history(await line_of(view), (*VOLUMES, b"old"))
     assert [(step.moment.id, step.what) for step in steps] == [("a", "appeared"), ("b", "vanished")]
 
 
-async def test_a_folder_that_cannot_be_read_is_not_removed() -> None:
+async def test_a_directory_that_cannot_be_read_is_not_removed() -> None:
     """`diff` compares the rest and reports it; versions and log report nothing removed."""
     repo = MemoryRepo()
-    sub = repo.folder("sub", repo.file("f", b"x"))
+    sub = repo.directory("sub", repo.file("f", b"x"))
     save(repo, "a", sub, repo.file("g", b"1"))
     save(repo, "b", sub | {"subtree": "ab" * 32}, repo.file("g", b"2"), hour=2)
     save(repo, "c", sub, repo.file("g", b"2"), hour=3)
@@ -209,7 +209,7 @@ async def test_a_restore_names_the_dogu_whose_snapshot_is_damaged(
 
 async def test_a_restore_names_what_the_backup_could_not_read(site: Site, tmp_path: Path) -> None:
     """Only for selected paths, above, at or below them; in place only for placed ones."""
-    snapshot = site.volume(site.folder("sub", site.file("f", b"x")), site.file("g", b"x"))
+    snapshot = site.volume(site.directory("sub", site.file("f", b"x")), site.file("g", b"x"))
     failed = [FailedPath("/srv/root/var/lib/ces/redmine/volumes/files/sub/secret", "no access")]
     site.manifest(
         Point("volumes", "redmine", snapshot, 1, failed),

@@ -30,14 +30,14 @@ async def test_plan_writes_nothing_and_tells_all(site: Site) -> None:
     site.volume(
         site.file("new", b"12345"),
         site.file("there", b"123"),
-        site.folder("d", site.file("deep", b"1")),
+        site.directory("d", site.file("deep", b"1")),
     )
     site.restored.mkdir(parents=True)
     (site.restored / "there").write_text("x")
     before = names(site.target)
     planned = await site.plan(_ALL, overwrite=Overwrite.ALWAYS)
     assert names(site.target) == before
-    assert (planned.files, planned.folders, planned.bytes) == (3, 1, 9)
+    assert (planned.files, planned.directories, planned.bytes) == (3, 1, 9)
     assert (planned.existing, planned.will_overwrite, planned.will_skip) == (1, 1, 0)
     assert planned.free is not None
     assert planned.free > 0
@@ -58,7 +58,7 @@ async def test_plan_of_nothing_there(site: Site) -> None:
     """Planning does not create a missing target."""
     site.volume(site.file("a", b"1"))
     planned = await site.plan(f"/{BACKUP}")
-    assert (planned.existing, planned.files, planned.folders) == (0, 2, 3)
+    assert (planned.existing, planned.files, planned.directories) == (0, 2, 3)
     assert not site.target.exists()
 
 
@@ -66,11 +66,11 @@ async def test_target_in_a_file_is_refused(site: Site) -> None:
     """A file is not a valid target."""
     site.volume(site.file("a", b"1"))
     site.target.write_text("a file")
-    with pytest.raises(UsageError, match="not a folder"):
+    with pytest.raises(UsageError, match="not a directory"):
         await site.plan(_ALL)
 
 
-async def test_names_no_folder_can_hold_fail(site: Site, tmp_path: Path) -> None:
+async def test_names_no_directory_can_hold_fail(site: Site, tmp_path: Path) -> None:
     """Names with path traversal are reported as failures; other entries are restored."""
     site.volume(
         site.file("fine", b"1"),
@@ -89,8 +89,8 @@ async def test_names_no_folder_can_hold_fail(site: Site, tmp_path: Path) -> None
 async def test_missing_tree_fails_alone(site: Site) -> None:
     """A directory with a missing tree is reported; everything else is restored."""
     site.volume(
-        site.folder("lost", subtree="ee" * 32),
-        site.folder("whole", site.file("a", b"1")),
+        site.directory("lost", subtree="ee" * 32),
+        site.directory("whole", site.file("a", b"1")),
     )
     report = await site.restore(_ALL)
     assert [failure.path.decode() for failure in report.failed] == [f"{VOLUME}/lost"]
@@ -102,7 +102,7 @@ async def test_no_link_in_the_target_is_followed(site: Site, tmp_path: Path) -> 
     """A symlink in place of a directory fails; nothing is written to its target."""
     outside = tmp_path / "outside"
     outside.mkdir()
-    site.volume(site.folder("d", site.file("x", b"1")), site.file("fine", b"2"))
+    site.volume(site.directory("d", site.file("x", b"1")), site.file("fine", b"2"))
     site.restored.mkdir(parents=True)
     (site.restored / "d").symlink_to(outside)
     report = await site.restore(_ALL, overwrite=Overwrite.ALWAYS)
@@ -116,8 +116,8 @@ async def test_link_put_there_meanwhile_is_not_followed(site: Site, tmp_path: Pa
     outside = tmp_path / "outside"
     outside.mkdir()
     site.volume(
-        site.folder("d", site.file("x", b"1"), site.folder("e", site.file("y", b"1"))),
-        site.folder("f", site.file("z", b"1")),
+        site.directory("d", site.file("x", b"1"), site.directory("e", site.file("y", b"1"))),
+        site.directory("f", site.file("z", b"1")),
     )
     for name in "df":
         (site.restored / name).mkdir(parents=True)
@@ -172,9 +172,9 @@ async def test_target_may_be_a_link(site: Site, tmp_path: Path) -> None:
     assert (tmp_path / "real" / VOLUME / "a").read_bytes() == b"1"
 
 
-async def test_folder_put_there_meanwhile_is_kept(site: Site) -> None:
+async def test_directory_put_there_meanwhile_is_kept(site: Site) -> None:
     """A directory created after planning is used and keeps its mode."""
-    site.volume(site.folder("d", site.file("a", b"1")))
+    site.volume(site.directory("d", site.file("a", b"1")))
 
     def appear() -> None:
         (site.restored / "d").mkdir(parents=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cesbrfs.restore import Overwrite, RestoreReport, ToFolder, execute, make_plan, select
+from cesbrfs.restore import Overwrite, RestoreReport, ToDirectory, execute, make_plan, select
 from cesbrfs.restore.journal import Journal
 from tests.support.restore_site import BACKUP, VOLUME, Site, as_nobody
 
@@ -28,8 +28,8 @@ def site(mode: int) -> Iterator[Site]:
     """Two nested directories with this mode, restored once by an unprivileged user."""
     with as_nobody() as place:
         site = Site(place / "target")
-        inner = site.folder("inner", site.file("b", b"2"), mode=_GO_DIR | mode)
-        outer = site.folder("outer", site.file("a", b"1"), inner, mode=_GO_DIR | mode)
+        inner = site.directory("inner", site.file("b", b"2"), mode=_GO_DIR | mode)
+        outer = site.directory("outer", site.file("a", b"1"), inner, mode=_GO_DIR | mode)
         site.volume(outer)
         yield site
         _open(site)
@@ -57,7 +57,7 @@ async def _restore(site: Site, overwrite: Overwrite, journals: Path) -> RestoreR
     selection = select([await view.resolve(_ALL)])
     with Journal(journals, site.target) as journal:
         planned = await make_plan(
-            view, selection, ToFolder(site.target), overwrite, past=journal.past
+            view, selection, ToDirectory(site.target), overwrite, past=journal.past
         )
         journal.begin({"repository": "r"})
         return await execute(view, planned, None, journal)
@@ -121,17 +121,17 @@ async def test_after_a_killed_run(site: Site, mode: int) -> None:
         path.chmod(mode)
     with Journal(journals, site.target) as journal:  # the state of such a run
         journal.begin({"repository": "r"})
-        journal.folder(f"{VOLUME}/outer".encode(), dressed=False, mode=mode)
+        journal.directory(f"{VOLUME}/outer".encode(), dressed=False, mode=mode)
         outer.chmod(mode | 0o700)
     report = await _restore(site, Overwrite.NEVER, journals)
     assert (report.failed, report.files) == ([], 1)
     _check(site, mode)
 
 
-async def test_the_folder_of_somebody_else_stays_closed(site: Site) -> None:
+async def test_the_directory_of_somebody_else_stays_closed(site: Site) -> None:
     """The mode of other users' directories is not changed."""
     if os.getuid() != 0:
-        pytest.skip("only root can give a folder away")
+        pytest.skip("only root can give a directory away")
     await site.restore(_ALL)
     _open(site)
     outer = site.restored / "outer"

@@ -183,7 +183,7 @@ async def test_a_key_in_the_way_is_told(repo: MemoryRepo, instance: Instance) ->
     """If a directory becomes a value or vice versa, --delete removes the obstacle."""
     view, backup = await opened(repo)
     await instance.registry.set("/config/redmine/logging", "a value")
-    await instance.registry.set("/dogu/redmine/current/odd", "a folder")
+    await instance.registry.set("/dogu/redmine/current/odd", "a directory")
     report = await restored(instance, await plan_registry(view, backup, instance, ["redmine"]))
     assert {failure.key for failure in report.failed} == {
         "/config/redmine/logging/root",

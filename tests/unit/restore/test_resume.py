@@ -12,7 +12,15 @@ import pytest
 import trio
 
 from cesbrfs.errors import RestoreRunningError
-from cesbrfs.restore import Overwrite, Progress, RestoreReport, ToFolder, execute, make_plan, select
+from cesbrfs.restore import (
+    Overwrite,
+    Progress,
+    RestoreReport,
+    ToDirectory,
+    execute,
+    make_plan,
+    select,
+)
 from cesbrfs.restore.journal import Journal, _boot, file_of, last_request, read
 from tests.support.project import PROJECT
 from tests.support.restore_site import BACKUP, VOLUME, Site
@@ -33,7 +41,7 @@ def _fill(site: Site) -> Site:
     for n in range(1, _FILES, 10):
         small[n]["content"], small[n]["size"] = small[n - 1]["content"], small[n - 1]["size"]
     large = site.file("large", *(bytes([n]) * 300_000 for n in range(1, _BLOBS)))
-    site.volume(site.folder("small", *small, mode=1 << 31 | 0o750), site.folder("z", large))
+    site.volume(site.directory("small", *small, mode=1 << 31 | 0o750), site.directory("z", large))
     return site
 
 
@@ -61,7 +69,7 @@ async def _restore(
     view = await site.view()
     selection = select([await view.resolve(_ALL)])
     with Journal(journals, site.target) as journal:
-        target = ToFolder(site.target)
+        target = ToDirectory(site.target)
         planned = await make_plan(view, selection, target, overwrite, past=journal.past)
         journal.begin({"repository": "r", "what": _ALL})
         with trio.CancelScope() as scope:

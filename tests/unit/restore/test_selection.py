@@ -9,7 +9,7 @@ import pytest
 
 from cesbrfs.errors import NotFoundError, RestoreError, UsageError
 from cesbrfs.repo.format.model import Node
-from cesbrfs.restore import InPlace, Item, Overwrite, ToFolder, default_target, make_plan, select
+from cesbrfs.restore import InPlace, Item, Overwrite, ToDirectory, default_target, make_plan, select
 from cesbrfs.restore.targets import place_on_instance
 from cesbrfs.vfs.entries import Entry, ResolvedPath
 from tests.support.restore_site import BACKUP, VOLUME, Site, names
@@ -48,7 +48,7 @@ def test_nothing_and_everything_are_refused(paths: Sequence[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("paths", "folder"),
+    ("paths", "directory"),
     [
         (("/20261122T213000Z-7f3a9c/redmine",), "restored-20261122T213000Z-7f3a9c"),
         (("/B",), "restored-B"),
@@ -58,9 +58,9 @@ def test_nothing_and_everything_are_refused(paths: Sequence[str]) -> None:
         (("/_snapshots",), "restored"),
     ],
 )
-def test_default_target_is_named_by_what_is_restored(paths: Sequence[str], folder: str) -> None:
+def test_default_target_is_named_by_what_is_restored(paths: Sequence[str], directory: str) -> None:
     """By the only backup, or by the only snapshot without a backup."""
-    assert default_target(select(_at(*paths))) == Path(folder)
+    assert default_target(select(_at(*paths))) == Path(directory)
 
 
 @pytest.mark.parametrize(
@@ -107,8 +107,8 @@ def test_what_has_no_place_has_a_hint(shown: str) -> None:
 
 async def _instance(site: Site) -> None:
     """Back up a volume, configuration, metadata and registry data."""
-    site.volume(site.file("a", b"old a"), site.folder("d", site.file("b", b"b")))
-    node = site.folder("ces", site.file("type", b"vm"))
+    site.volume(site.file("a", b"old a"), site.directory("d", site.file("b", b"b")))
+    node = site.directory("ces", site.file("type", b"vm"))
     site.snapshot("/etc/ces", node, "configuration")
     site.snapshot(
         "/tmp/redmine/dogu.json", site.file("dogu.json", b"{}"), "metadata", dogu="redmine"
@@ -181,7 +181,7 @@ async def test_several_backups_lie_side_by_side(site: Site) -> None:
 
 async def test_a_snapshot_of_no_backup_is_restored_below_its_id(site: Site) -> None:
     """The path contains the short ID of the snapshot."""
-    tree = site.repo.tree(site.folder("srv", site.file("a", b"1")))
+    tree = site.repo.tree(site.directory("srv", site.file("a", b"1")))
     loose = site.repo.snapshot(tree, ["/srv"])
     await site.restore(f"/_snapshots/{loose[:8]}/srv/a")
     assert (site.target / loose[:8] / "srv/a").read_bytes() == b"1"
@@ -194,4 +194,4 @@ async def test_a_choice_that_is_gone_is_told(site: Site) -> None:
     located = [await view.resolve(f"/{BACKUP}/{VOLUME}/a")]
     site.repo.forget(snapshot)
     with pytest.raises(NotFoundError, match="any more"):
-        await make_plan(await site.view(), select(located), ToFolder(site.target))
+        await make_plan(await site.view(), select(located), ToDirectory(site.target))

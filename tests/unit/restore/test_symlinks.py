@@ -18,8 +18,8 @@ _VOLUME = "var/lib/ces/redmine/volumes/files"
 def site(tmp_path: Path) -> Site:
     """A volume with a directory, the instance's configuration, and a live instance."""
     site = Site(tmp_path / "root")
-    volume = site.volume(site.file("a", b"old"), site.folder("d", site.file("b", b"old")))
-    node = site.folder("ces", site.file("type", b"old"))
+    volume = site.volume(site.file("a", b"old"), site.directory("d", site.file("b", b"old")))
+    node = site.directory("ces", site.file("type", b"old"))
     configuration = site.snapshot("/etc/ces", node, "configuration")
     site.manifest(
         Point("volumes", "redmine", volume, 6), Point("configuration", None, configuration, 3)

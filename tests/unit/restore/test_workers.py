@@ -10,7 +10,7 @@ import trio
 
 from cesbrfs.repo.format.pack import BlobType
 from cesbrfs.repo.storage import FileType
-from cesbrfs.restore import Progress, RestoreReport, ToFolder, execute, make_plan, select
+from cesbrfs.restore import Progress, RestoreReport, ToDirectory, execute, make_plan, select
 from cesbrfs.restore.journal import Journal
 from cesbrfs.restore.worker_pool import WorkerDiedError, WorkerProcess, worker_count
 from cesbrfs.restore.worker_protocol import Reply, Request
@@ -29,7 +29,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
 async def _restore(site: Site, journals: Path | None = None) -> RestoreReport:
     view = await site.view()
     selection = select([await view.resolve(_ALL)])
-    planned = await make_plan(view, selection, ToFolder(site.target))
+    planned = await make_plan(view, selection, ToDirectory(site.target))
     if journals is None:
         return await execute(view, planned)
     with Journal(journals, site.target) as journal:
@@ -176,9 +176,9 @@ async def test_no_secret_in_arguments_and_environment(
 
     async def look(self: WorkerProcess, message: Request) -> Reply:
         reply = await request(self, message)
-        folder = Path(f"/proc/{self._process.pid}")
+        directory = Path(f"/proc/{self._process.pid}")
         seen[self._process.pid] = b"".join(
-            (folder / name).read_bytes() for name in ("cmdline", "environ")
+            (directory / name).read_bytes() for name in ("cmdline", "environ")
         )
         return reply
 

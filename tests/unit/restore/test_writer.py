@@ -23,7 +23,7 @@ from cesbrfs.restore.writer import (
     NewEntry,
     NewFile,
     NewLink,
-    make_folder,
+    make_directory,
     solid,
 )
 
@@ -31,7 +31,7 @@ _PLAIN = FileMetadata(Node(b"f", "file", stat.S_IFREG | 0o640, mtime_ns=1, atime
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def directory(tmp_path: Path) -> Path:
     """An empty directory to restore into."""
     made = tmp_path / "target"
     made.mkdir()
@@ -39,15 +39,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def opened(folder: Path) -> Iterator[int]:
+def opened(directory: Path) -> Iterator[int]:
     """A file descriptor of that directory."""
-    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY)
     yield descriptor
     os.close(descriptor)
 
 
-def _written(folder: int, content: bytes) -> NewFile:
-    new = NewFile(folder)
+def _written(directory: int, content: bytes) -> NewFile:
+    new = NewFile(directory)
     new.write(content)
     new.finish([hashlib.sha256(content).digest()], _PLAIN, Warnings())
     return new
@@ -78,7 +78,7 @@ def test_solid_finds_the_holes(offset: int) -> None:
     assert sum(end - start for start, end in found) == lead + 1
 
 
-def test_placed_file_has_all_of_it(folder: Path, opened: int) -> None:
+def test_placed_file_has_all_of_it(directory: Path, opened: int) -> None:
     """Content of several blobs, mode and times; the temporary file is gone."""
     new = NewFile(opened)
     blobs = [b"a" * 1000, bytes(200_000), b"b", bytes(100_000)]
@@ -87,24 +87,24 @@ def test_placed_file_has_all_of_it(folder: Path, opened: int) -> None:
     new.finish([hashlib.sha256(blob).digest() for blob in blobs], _PLAIN, Warnings())
     new.place(b"f", replace=False)
     new.discard()
-    assert os.listdir(folder) == ["f"]
-    status = (folder / "f").stat()
+    assert os.listdir(directory) == ["f"]
+    status = (directory / "f").stat()
     assert (stat.S_IMODE(status.st_mode), status.st_mtime_ns, status.st_atime_ns) == (0o640, 1, 2)
-    assert (folder / "f").read_bytes() == b"".join(blobs)
+    assert (directory / "f").read_bytes() == b"".join(blobs)
 
 
-def test_altered_file_is_not_placed(folder: Path, opened: int) -> None:
+def test_altered_file_is_not_placed(directory: Path, opened: int) -> None:
     """If the content read back differs from the backup, the file fails."""
     content = b"as it was backed up"
     new = NewFile(opened)
     new.write(content)
-    (temporary,) = folder.iterdir()
+    (temporary,) = directory.iterdir()
     with temporary.open("r+b") as file:
         file.write(b"X")
     with pytest.raises(RestoreError, match="read back"):
         new.finish([hashlib.sha256(content).digest()], _PLAIN, Warnings())
     new.discard()
-    assert list(folder.iterdir()) == []
+    assert list(directory.iterdir()) == []
 
 
 def _read_from_disks() -> int:
@@ -114,9 +114,9 @@ def _read_from_disks() -> int:
 
 
 @pytest.mark.parametrize("from_disk", [True, False])
-def test_verifying_reads_from_the_disk(folder: Path, opened: int, from_disk: bool) -> None:
+def test_verifying_reads_from_the_disk(directory: Path, opened: int, from_disk: bool) -> None:
     """Reading from the page cache would not detect disk errors."""
-    control = folder / "control"
+    control = directory / "control"
     control.write_bytes(os.urandom(1 << 20))
     with control.open("rb") as file:
         os.fdatasync(file.fileno())
@@ -137,12 +137,12 @@ def test_verifying_reads_from_the_disk(folder: Path, opened: int, from_disk: boo
 
 
 @pytest.mark.parametrize("shape", ["shorter", "longer"])
-def test_file_of_another_size_is_caught(folder: Path, opened: int, shape: str) -> None:
+def test_file_of_another_size_is_caught(directory: Path, opened: int, shape: str) -> None:
     """A file truncated during the restore fails; appended data is removed."""
     content = b"as it was backed up"
     new = NewFile(opened)
     new.write(content)
-    (temporary,) = folder.iterdir()
+    (temporary,) = directory.iterdir()
     os.truncate(temporary, 3 if shape == "shorter" else 300)
     digests = [hashlib.sha256(content).digest()]
     if shape == "shorter":
@@ -163,15 +163,15 @@ def test_missing_blob_is_caught(opened: int) -> None:
     new.discard()
 
 
-@pytest.mark.parametrize("kind", ["file", "link", "dangling", "folder"])
-def test_nothing_is_replaced_unasked(folder: Path, opened: int, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["file", "link", "dangling", "directory"])
+def test_nothing_is_replaced_unasked(directory: Path, opened: int, kind: str) -> None:
     """Anything that appeared in place of a new file is kept."""
-    there = folder / "f"
+    there = directory / "f"
     match kind:
         case "file":
             there.write_text("theirs")
         case "link":
-            (folder / "other").write_text("other")
+            (directory / "other").write_text("other")
             there.symlink_to("other")
         case "dangling":
             there.symlink_to("nowhere")
@@ -183,24 +183,24 @@ def test_nothing_is_replaced_unasked(folder: Path, opened: int, kind: str) -> No
         new.place(b"f", replace=False)
     new.discard()
     assert there.lstat() == before
-    assert not list(folder.glob(".cesbr-*"))
+    assert not list(directory.glob(".cesbr-*"))
 
 
-def test_link_is_replaced_and_not_followed(folder: Path, opened: int) -> None:
+def test_link_is_replaced_and_not_followed(directory: Path, opened: int) -> None:
     """Replacing a symlink does not affect its target."""
-    (folder / "other").write_text("other")
-    (folder / "f").symlink_to("other")
+    (directory / "other").write_text("other")
+    (directory / "f").symlink_to("other")
     new = _written(opened, b"ours")
     new.place(b"f", replace=True)
     new.discard()
-    assert (folder / "other").read_text() == "other"
-    assert not (folder / "f").is_symlink()
-    assert (folder / "f").read_bytes() == b"ours"
+    assert (directory / "other").read_text() == "other"
+    assert not (directory / "f").is_symlink()
+    assert (directory / "f").read_bytes() == b"ours"
 
 
 @pytest.mark.parametrize("there", [False, True])
 def test_place_without_hard_links(
-    folder: Path, opened: int, there: bool, monkeypatch: pytest.MonkeyPatch
+    directory: Path, opened: int, there: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If the file system has no hard links, rename is used, without replacing anything."""
 
@@ -208,7 +208,7 @@ def test_place_without_hard_links(
         raise OSError(errno.EPERM, "Operation not permitted")
 
     if there:
-        (folder / "f").write_text("theirs")
+        (directory / "f").write_text("theirs")
     new = _written(opened, b"ours")
     monkeypatch.setattr(os, "link", refuse)
     if there:
@@ -217,31 +217,31 @@ def test_place_without_hard_links(
     else:
         new.place(b"f", replace=False)
     new.discard()
-    assert os.listdir(folder) == ["f"]
-    assert (folder / "f").read_text() == ("theirs" if there else "ours")
+    assert os.listdir(directory) == ["f"]
+    assert (directory / "f").read_text() == ("theirs" if there else "ours")
 
 
-def test_link_to_a_replaced_file_is_not_made(folder: Path, opened: int) -> None:
+def test_link_to_a_replaced_file_is_not_made(directory: Path, opened: int) -> None:
     """A hard link is made only to the file that was restored."""
-    (folder / "first").write_text("restored")
-    status = (folder / "first").stat()
+    (directory / "first").write_text("restored")
+    status = (directory / "first").stat()
     other = (status.st_dev, status.st_ino + 1)
     with pytest.raises(RestoreError, match="replaced"):
         NewLink(opened, opened, b"first", other)
     new: NewEntry = NewLink(opened, opened, b"first", (status.st_dev, status.st_ino))
     new.place(b"second", replace=False)
     new.discard()
-    assert sorted(os.listdir(folder)) == ["first", "second"]
+    assert sorted(os.listdir(directory)) == ["first", "second"]
 
 
-def test_folder_may_be_there_but_nothing_else(folder: Path, opened: int) -> None:
+def test_directory_may_be_there_but_nothing_else(directory: Path, opened: int) -> None:
     """An existing directory is used; a symlink to one is not."""
-    assert make_folder(opened, b"new")
-    assert stat.S_IMODE((folder / "new").stat().st_mode) == 0o700
-    assert not make_folder(opened, b"new")
-    (folder / "link").symlink_to("new")
+    assert make_directory(opened, b"new")
+    assert stat.S_IMODE((directory / "new").stat().st_mode) == 0o700
+    assert not make_directory(opened, b"new")
+    (directory / "link").symlink_to("new")
     with pytest.raises(AppearedError):
-        make_folder(opened, b"link")
+        make_directory(opened, b"link")
 
 
 def test_descent_follows_no_link(tmp_path: Path) -> None:

@@ -41,8 +41,8 @@ def test_every_dogu_has_its_volumes_filled_and_a_private_key(sample: Instance) -
     assert len(sample.dogus) == 13
     for dogu in sample.dogus:
         for volume in dogu.volumes:
-            folder = sample.volume(dogu.name, volume.name)
-            assert any(path.is_file() for path in folder.rglob("*")), folder
+            directory = sample.volume(dogu.name, volume.name)
+            assert any(path.is_file() for path in directory.rglob("*")), directory
         private = sample.volume(dogu.name, "_private") / "private.pem"
         assert private.exists() == bool(dogu.volumes)
     key = sample.volume("redmine", "_private") / "private.pem"
@@ -88,7 +88,7 @@ def test_links_are_links(sample: Instance) -> None:
     links = sample.oddities / "links"
     assert (links / "here/one").stat().st_nlink == 3
     assert (links / "here/one").samefile(links / "there/three")
-    assert (links / "to a folder").is_dir()
+    assert (links / "to a directory").is_dir()
     assert os.path.isabs((links / "absolute").readlink())
     assert not (links / "dangling").exists()
     assert os.readlink(os.fsencode(links) + b"/to odd bytes \xfe") == "n\u00f6t ascii\n".encode()
@@ -103,7 +103,7 @@ def test_sparse_and_empty_files_are_so(sample: Instance) -> None:
         assert about.st_blocks * 512 < about.st_size // 2, path
     assert len(list(shapes.glob("*hole*"))) == 4
     assert (shapes / "empty file").stat().st_size == 0
-    assert not list((shapes / "empty folder").iterdir())
+    assert not list((shapes / "empty directory").iterdir())
 
 
 def test_modes_times_and_attributes_are_kept(sample: Instance) -> None:

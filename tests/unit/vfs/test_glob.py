@@ -14,8 +14,8 @@ async def view_of(*names: str) -> BackupTree:
     """Return a view of one backup A whose /A/redmine/volumes/files contains `names`."""
     repo = MemoryRepo()
     path = "/var/lib/ces/redmine/volumes/files"
-    folder = repo.folder("files", *[repo.file(name, b"x") for name in names])
-    repo.snapshot(repo.tree(repo.path(path, folder)), [path], tags=["A"])
+    directory = repo.directory("files", *[repo.file(name, b"x") for name in names])
+    repo.snapshot(repo.tree(repo.path(path, directory)), [path], tags=["A"])
     return BackupTree(await repo.open())
 
 

@@ -15,8 +15,8 @@ import trio.testing
 from cesbrfs.catalog.manifest import Manifest, Point, write_manifest
 from cesbrfs.errors import (
     BlobMissingError,
-    IsAFolderError,
-    NotAFolderError,
+    IsDirectoryError,
+    NotDirectoryError,
     NotFoundError,
     RepositoryUnreachableError,
     UsageError,
@@ -39,8 +39,10 @@ def save_volume(
 ) -> str:
     """Save a volume with ``f.txt`` and `nodes` in a snapshot of `backup`."""
     name = path.rpartition("/")[2]
-    folder = repo.folder(name, repo.file("f.txt", FILE), *nodes, mtime="2020-01-01T00:00:00Z")
-    return repo.snapshot(repo.tree(repo.path(path, folder)), [path], **{"tags": [backup]} | fields)
+    directory = repo.directory(name, repo.file("f.txt", FILE), *nodes, mtime="2020-01-01T00:00:00Z")
+    return repo.snapshot(
+        repo.tree(repo.path(path, directory)), [path], **{"tags": [backup]} | fields
+    )
 
 
 def complete(repo: MemoryRepo, backup: str, snapshot: str, **fields: Any) -> str:
@@ -96,10 +98,10 @@ class TestRoot:
         assert isinstance(link, VirtualSymlink)
         assert (link.node.target, link.node.size, link.node.type) == (b"A", 1, "symlink")
         assert link.node.mode == stat.S_IFLNK | 0o777
-        folder = entries[b"A"].node
-        assert (folder.uid, folder.gid) == (7, 8)
-        assert folder.mode == stat.S_IFDIR | 0o555
-        assert folder.mtime_ns == folder.ctime_ns == parse_time("2026-01-01T00:00:00Z")
+        directory = entries[b"A"].node
+        assert (directory.uid, directory.gid) == (7, 8)
+        assert directory.mode == stat.S_IFDIR | 0o555
+        assert directory.mtime_ns == directory.ctime_ns == parse_time("2026-01-01T00:00:00Z")
         assert await names(view, "/_snapshots") == [loose[:8]]
         assert await names(view, f"/_snapshots/{loose[:8]}") == ["var"]
         whole = (await view.resolve(f"/_snapshots/{loose[:8]}")).entry
@@ -274,7 +276,7 @@ class TestBackup:
     async def test_a_backup_of_a_single_dot(self) -> None:
         """The root of the snapshot is the volume, with nodes named ``.`` resolved."""
         repo = MemoryRepo()
-        tree = repo.tree(repo.folder(".", repo.file("f.txt", FILE)))
+        tree = repo.tree(repo.directory(".", repo.file("f.txt", FILE)))
         repo.snapshot(tree, [VOLUME], tags=["A"])
         view = await view_of(repo)
         assert await names(view, "/A/redmine/volumes/files") == ["f.txt"]
@@ -301,12 +303,12 @@ class TestBackup:
         fifo = {"name": "fifo", "type": "fifo", "mode": 1 << 25}
         save_volume(repo, "A", link, fifo)
         view = await view_of(repo)
-        folder = "/A/redmine/volumes/files"
-        assert await names(view, folder) == ["f.txt", "fifo", "link"]
-        assert (await view.resolve(f"{folder}/link")).entry.node.target == b"/etc/passwd"
-        with pytest.raises(NotAFolderError):
-            await view.resolve(f"{folder}/link/passwd")
-        assert await read(view, f"{folder}/fifo") == b""
+        directory = "/A/redmine/volumes/files"
+        assert await names(view, directory) == ["f.txt", "fifo", "link"]
+        assert (await view.resolve(f"{directory}/link")).entry.node.target == b"/etc/passwd"
+        with pytest.raises(NotDirectoryError):
+            await view.resolve(f"{directory}/link/passwd")
+        assert await read(view, f"{directory}/fifo") == b""
 
     async def test_unshowable_entries_are_reported(self) -> None:
         """The reasons are returned with the entries; virtual directories have none."""
@@ -357,25 +359,25 @@ class TestPaths:
     async def test_names_as_they_are_shown(self) -> None:
         """Names are accepted in escaped form, or literally if unambiguous."""
         view = await self.view()
-        folder = "/A/redmine/volumes/files"
+        directory = "/A/redmine/volumes/files"
         for shown, content in (
             (r"\xff", rb"\xff"), ("\udcff", rb"\xff"), ("ä b", "ä b".encode()), ("-rf", b"-rf"),
             (r"back\\slash", b"backslash"), (r"back\slash", b"backslash"), (r"\\x41", b"escaped"),
             (r"\x41", b"escaped"),
         ):  # fmt: skip
-            assert await read(view, f"{folder}/{shown}") == content
-        located = await view.resolve(f"{folder}/\udcff")
+            assert await read(view, f"{directory}/{shown}") == content
+        located = await view.resolve(f"{directory}/\udcff")
         assert located.parts[-1] == b"\xff"
-        assert located.shown == rf"{folder}/\xff"
+        assert located.shown == rf"{directory}/\xff"
 
     async def test_a_text_that_names_two_entries(self) -> None:
         r"""A backslash with an n, and a line break: neither is guessed."""
         view = await self.view()
-        folder = "/A/redmine/volumes/files"
+        directory = "/A/redmine/volumes/files"
         with pytest.raises(NotFoundError, match="x5c"):
-            await view.resolve(rf"{folder}/\n")
-        assert await read(view, rf"{folder}/\x5cn") == rb"\\n"
-        assert await read(view, f"{folder}/\n") == rb"\n"
+            await view.resolve(rf"{directory}/\n")
+        assert await read(view, rf"{directory}/\x5cn") == rb"\\n"
+        assert await read(view, f"{directory}/\n") == rb"\n"
 
     @pytest.mark.parametrize(
         "path", ["/B", "/A/x", "/A/redmine/volumes/files/x/y", r"/A/\x00", "/B/.."]
@@ -396,19 +398,19 @@ class TestPaths:
     async def test_a_file_in_the_middle_of_a_path(self, path: str) -> None:
         """Neither a generated nor a stored file can be a parent."""
         view = await self.view()
-        with pytest.raises(NotAFolderError):
+        with pytest.raises(NotDirectoryError):
             await view.resolve(path)
         entry = (await view.resolve(path[:-2])).entry
-        with pytest.raises(NotAFolderError):
+        with pytest.raises(NotDirectoryError):
             await view.children(entry)
-        with pytest.raises(NotAFolderError):
+        with pytest.raises(NotDirectoryError):
             await view.child(entry, b"x")
 
-    async def test_folders_have_no_content(self) -> None:
+    async def test_directories_have_no_content(self) -> None:
         """Neither virtual nor stored directories can be read."""
         view = await self.view()
         for path in ("/", "/A", "/A/redmine/volumes/files"):
-            with pytest.raises(IsAFolderError):
+            with pytest.raises(IsDirectoryError):
                 await view.content((await view.resolve(path)).entry)
 
 
@@ -462,14 +464,14 @@ class TestChanges:
         tags = ["A", "kind=volumes", "dogu=redmine"]
         volume = save_volume(repo, tags=tags)
         view = await view_of(repo, clock=clock)
-        folder = (await view.resolve("/A")).entry
+        directory = (await view.resolve("/A")).entry
         assert json.loads(await read(view, "/A/backup.json"))["status"] == "incomplete"
         complete(repo, "A", volume)
         clock.now += 2
         assert json.loads(await read(view, "/A/backup.json"))["status"] == "complete"
         save_volume(repo, path="/var/lib/ces/ldap/volumes/db")
         clock.now += 2
-        assert b"ldap" in await view.children(folder)
+        assert b"ldap" in await view.children(directory)
 
     async def test_entries_stay_the_same_while_nothing_changes(self) -> None:
         """Listing unchanged snapshots reads nothing and keeps the entry objects."""
@@ -498,10 +500,10 @@ class TestChanges:
     async def test_a_forgotten_backup_is_not_found_rather_than_broken(self) -> None:
         """This also holds for entries obtained before, and after a prune."""
         repo, clock = MemoryRepo(), Clock()
-        deep = repo.folder("deep", repo.file("g.txt", b"deep content"))
+        deep = repo.directory("deep", repo.file("g.txt", b"deep content"))
         gone = save_volume(repo, "A", deep)
         view = await view_of(repo, clock=clock)
-        folder = (await view.resolve("/A/redmine/volumes/files/deep")).entry
+        directory = (await view.resolve("/A/redmine/volumes/files/deep")).entry
         file = (await view.resolve("/A/redmine/volumes/files/f.txt")).entry
         assert isinstance(file, SnapshotEntry)
         opened = await view.content(file)
@@ -509,12 +511,12 @@ class TestChanges:
         for key in [k for k in repo.storage.files if k[0] in (FileType.PACK, FileType.INDEX)]:
             del repo.storage.files[key]
         with pytest.raises(BlobMissingError):  # still listed: this is damage
-            await view.children(folder)
+            await view.children(directory)
         repo.forget(gone)
         with pytest.raises(NotFoundError):
-            await view.children(folder)
+            await view.children(directory)
         with pytest.raises(NotFoundError):
-            await view.child(folder, b"g.txt")
+            await view.child(directory, b"g.txt")
         with pytest.raises(NotFoundError):
             await opened.read(0, 1)
         with pytest.raises(NotFoundError):
@@ -546,7 +548,7 @@ class TestFarAway:
         """Backups and their entries are cached; `latest`, unknown names and listings wait."""
         now = 0.0
         repo = MemoryRepo()
-        node = repo.path(VOLUME, repo.folder("files", repo.file("a", FILE)))
+        node = repo.path(VOLUME, repo.directory("files", repo.file("a", FILE)))
         repo.snapshot(repo.tree(node), [VOLUME], tags=["b1"])
         view = BackupTree(await repo.open(), clock=lambda: now)
         view.listing.refresh_in(nursery)
@@ -597,7 +599,7 @@ class TestFarAway:
     async def test_the_newest_backup_is_laid_out_ahead(self) -> None:
         """Opening it then does not wait for the directories on its paths."""
         repo = MemoryRepo()
-        node = repo.path(VOLUME, repo.folder("files", repo.file("a", FILE)))
+        node = repo.path(VOLUME, repo.directory("files", repo.file("a", FILE)))
         repo.snapshot(repo.tree(node), [VOLUME], tags=["b1"])
         view = BackupTree(await repo.open())
         await view.prepare()

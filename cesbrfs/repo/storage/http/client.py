@@ -107,7 +107,7 @@ def _redirected_to(answer: Answer) -> str:
 
 
 class Refusal(Protocol):
-    """Returns the error for an unsuccessful response about the file or folder `what`."""
+    """Returns the error for an unsuccessful response about the file or directory `what`."""
 
     def __call__(self, answer: Answer, what: str) -> CesbrError:
         """Return the error."""

@@ -84,15 +84,15 @@ class S3Storage:
 
     async def list(self, kind: FileType) -> Sequence[FileInfo]:
         """List the files of one kind."""
-        folder = posixpath.join(self._address.prefix, kind.value) + "/"
-        depth = folder.count("/") + (kind is FileType.PACK)
-        asked = [("prefix", folder)]
+        directory = posixpath.join(self._address.prefix, kind.value) + "/"
+        depth = directory.count("/") + (kind is FileType.PACK)
+        asked = [("prefix", directory)]
         if not self._old_listing:
             asked.append(("list-type", "2"))
         found: list[FileInfo] = []
         more: list[tuple[str, str]] = []
         while True:
-            answer = await self._page([*asked, *more], folder)
+            answer = await self._page([*asked, *more], directory)
             page = self._parsed(answer.body)
             last = ""
             for entry in page.iterfind("{*}Contents"):
@@ -111,7 +111,7 @@ class S3Storage:
             name = "marker" if self._old_listing else "continuation-token"
             if not following or more == [(name, following)]:
                 raise RepositoryUnreachableError(
-                    f"The server of {self.display_url} lists {folder} in parts without saying"
+                    f"The server of {self.display_url} lists {directory} in parts without saying"
                     " where the"
                     " next begins; with an old server set the option s3.list-objects-v1 to true."
                 )
@@ -119,13 +119,13 @@ class S3Storage:
 
     async def other_entry(self) -> str | None:
         """Return the name of an object below the prefix: an empty repository has none."""
-        folder = f"{self._address.prefix}/" if self._address.prefix else ""
-        asked = [("max-keys", "100"), ("prefix", folder)]
+        directory = f"{self._address.prefix}/" if self._address.prefix else ""
+        asked = [("max-keys", "100"), ("prefix", directory)]
         if not self._old_listing:
             asked.append(("list-type", "2"))
-        page = self._parsed((await self._page(asked, folder)).body)
+        page = self._parsed((await self._page(asked, directory)).body)
         keys = [entry.findtext("{*}Key", "") for entry in page.iterfind("{*}Contents")]
-        return next((key.removeprefix(folder) for key in keys if not key.endswith("/")), None)
+        return next((key.removeprefix(directory) for key in keys if not key.endswith("/")), None)
 
     def _parsed(self, body: bytes) -> ET.Element:
         try:

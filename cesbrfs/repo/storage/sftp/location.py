@@ -40,7 +40,7 @@ def parse_sftp(url: str) -> SftpAddress:
         )
     if found.path.startswith("~"):
         raise UsageError(
-            f"The repository's folder {found.path!r} starts with '~', which SFTP servers do not"
+            f"The repository's directory {found.path!r} starts with '~', which SFTP servers do not"
             " know; leave '~/' out: a path without '/' in front starts at the home there."
         )
     return found
@@ -54,7 +54,7 @@ def _from_url(url: str) -> SftpAddress:
     except ValueError:
         raise UsageError(f"The address of the repository cannot be read; {_FORMS}.") from None
     if not parts.path:
-        raise UsageError(f"The address of the repository names no folder; {_FORMS}.")
+        raise UsageError(f"The address of the repository names no directory; {_FORMS}.")
     if parts.query or parts.fragment:
         raise UsageError(
             "'?' and '#' in the repository's address must be written as %3F and %23, or in the"
@@ -76,7 +76,7 @@ def _from_words(url: str) -> SftpAddress:
     target, colon, path = url.removeprefix("sftp:").partition(":")
     user, _, host = target.rpartition("@")
     if not colon:
-        raise UsageError(f"The address of the repository names no host or no folder; {_FORMS}.")
+        raise UsageError(f"The address of the repository names no host or no directory; {_FORMS}.")
     if host.startswith("["):
         raise UsageError(
             "An IPv6 address needs the form with slashes;"

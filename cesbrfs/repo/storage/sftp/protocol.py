@@ -82,7 +82,7 @@ class Attributes(NamedTuple):
 
 
 class SftpName(NamedTuple):
-    """One name of a folder."""
+    """One name of a directory."""
 
     name: bytes
     attributes: Attributes
@@ -119,7 +119,7 @@ def open_file(number: int, path: bytes) -> bytes:
 
 
 def close(number: int, handle: bytes) -> bytes:
-    """Close a file or a folder; answered by STATUS."""
+    """Close a file or a directory; answered by STATUS."""
     return _request(Kind.CLOSE, number, _string(handle))
 
 
@@ -133,13 +133,13 @@ def stat(number: int, path: bytes) -> bytes:
     return _request(Kind.STAT, number, _string(path))
 
 
-def open_folder(number: int, path: bytes) -> bytes:
-    """Open a folder; answered by HANDLE."""
+def open_directory(number: int, path: bytes) -> bytes:
+    """Open a directory; answered by HANDLE."""
     return _request(Kind.OPENDIR, number, _string(path))
 
 
-def read_folder(number: int, handle: bytes) -> bytes:
-    """Ask for the next names of a folder; answered by NAME, or STATUS EOF."""
+def read_directory(number: int, handle: bytes) -> bytes:
+    """Ask for the next names of a directory; answered by NAME, or STATUS EOF."""
     return _request(Kind.READDIR, number, _string(handle))
 
 

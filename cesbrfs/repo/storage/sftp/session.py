@@ -1,4 +1,4 @@
-"""The files and folders of an SFTP server, read over one connection by many at once."""
+"""The files and directories of an SFTP server, read over one connection by many at once."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from cesbrfs.repo.storage.sftp.ssh import SshProcess
 
 _WINDOW: Final = 4 << 20
 """Bytes that one reader asks for ahead: what a line of 100 MiB/s and 40 ms holds."""
-_FOLDER_AHEAD: Final = 8
-"""Parts of a folder that are asked for ahead."""
+_DIRECTORY_AHEAD: Final = 8
+"""Parts of a directory that are asked for ahead."""
 _HANDLE_AGE: Final = 300.0
 """Seconds after which a file is opened again, because it may have been replaced."""
 
@@ -120,7 +120,7 @@ class SftpSession(SftpConnection):
                 self._close(self._handles.pop(path).raw)
 
     def _close(self, handle: bytes) -> None:
-        """Close a file or folder; does not wait, so a cancelled reader can do it, too."""
+        """Close a file or directory; does not wait, so a cancelled reader can do it, too."""
         if not self.has_failed:
             self.ask(partial(sftp.close, handle=handle)).late = drop
 
@@ -176,13 +176,13 @@ class SftpSession(SftpConnection):
             " does; run 'cesbr check'."
         )
 
-    # Folders
+    # Directories
 
     async def entries(self, path: bytes) -> list[SftpName]:
-        """List a folder; raises FileMissingError where there is none, and what `answer` does."""
+        """List a directory; raises FileMissingError where there is none, and what `answer` does."""
         with (
             self.understood(),
-            self.asking(partial(sftp.open_folder, path=path), late=self._close_late) as opening,
+            self.asking(partial(sftp.open_directory, path=path), late=self._close_late) as opening,
         ):
             handle = sftp.parse_handle(await self.result(opening, path))
             try:
@@ -193,11 +193,11 @@ class SftpSession(SftpConnection):
     async def _all_names(self, handle: bytes, path: bytes) -> list[SftpName]:
         found: list[SftpName] = []
         asked: deque[Asked] = deque()
-        most = 2  # the names of a small folder, and its end
+        most = 2  # the names of a small directory, and its end
         try:
             while True:
                 while len(asked) < most:
-                    asked.append(self.ask(partial(sftp.read_folder, handle=handle)))
+                    asked.append(self.ask(partial(sftp.read_directory, handle=handle)))
                 packet = await self.answer(asked[0])
                 asked.popleft()
                 if packet.kind == Kind.STATUS:
@@ -206,7 +206,7 @@ class SftpSession(SftpConnection):
                         return found
                     raise refused(status, text_of(path), self.display_url)
                 found += sftp.parse_names(packet)
-                most = _FOLDER_AHEAD
+                most = _DIRECTORY_AHEAD
         finally:
             for part in asked:
                 self.forget(part)

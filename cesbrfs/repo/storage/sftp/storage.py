@@ -16,7 +16,7 @@ import trio
 
 from cesbrfs.errors import FileMissingError, RepositoryUnreachableError, UsageError
 from cesbrfs.repo.location import Access
-from cesbrfs.repo.storage.base import FOLDERS, FileInfo, FileType, is_file_name
+from cesbrfs.repo.storage.base import DIRECTORIES, FileInfo, FileType, is_file_name
 from cesbrfs.repo.storage.sftp.errors import unusable
 from cesbrfs.repo.storage.sftp.location import parse_sftp, ssh_command
 from cesbrfs.repo.storage.sftp.protocol import SftpName
@@ -35,8 +35,8 @@ _OPENING: Final = 128 << 10
 """What it counts, in bytes under way, that a connection would have to open the file first."""
 _NOT_AGAIN: Final = 60.0
 """Seconds without a try for more connections after the server has refused one."""
-_FOLDERS_AT_ONCE: Final = 64
-_PACK_FOLDER: Final = re.compile(rb"[0-9a-f]{2}")
+_DIRECTORIES_AT_ONCE: Final = 64
+_PACK_DIRECTORY: Final = re.compile(rb"[0-9a-f]{2}")
 _OURS: Final = ("-o", "BatchMode=yes", "-o", "ServerAliveInterval=15", "-o", "ConnectTimeout=30")
 """For the ssh that we start ourselves.  Behind the user's own, since ssh takes the first."""
 
@@ -51,19 +51,19 @@ class SftpStorage:
     def __init__(
         self,
         command: Sequence[str],
-        folder: str,
+        directory: str,
         display_url: str,
         *,
         sessions: int = SESSIONS,
         timeout: float = TIMEOUT_SECONDS,
     ) -> None:
-        """Use `command` to reach the server, where the repository is in `folder`.
+        """Use `command` to reach the server, where the repository is in `directory`.
 
         `sessions` bounds the connections; `timeout` is in seconds, see `TIMEOUT_SECONDS`.
         """
         self.display_url = display_url
         self._command = command
-        self._folder = os.fsencode(folder)
+        self._directory = os.fsencode(directory)
         self._most = sessions
         self._timeout = timeout
         self._sessions: list[SftpSession] = []
@@ -96,14 +96,14 @@ class SftpStorage:
         entries = await self._entries(os.fsencode(kind.value))
         found = _files(entries)
         if kind is FileType.PACK:
-            folders = [b"data/" + entry.name for entry in entries if _is_pack_folder(entry)]
-            work = [partial(self._entries, folder) for folder in folders]
-            for inner in await gather(work, _FOLDERS_AT_ONCE):
+            directories = [b"data/" + entry.name for entry in entries if _is_pack_directory(entry)]
+            work = [partial(self._entries, directory) for directory in directories]
+            for inner in await gather(work, _DIRECTORIES_AT_ONCE):
                 found += _files(inner)
         return found
 
-    async def _entries(self, folder: bytes) -> Sequence[SftpName]:
-        path = posixpath.join(self._folder, folder)
+    async def _entries(self, directory: bytes) -> Sequence[SftpName]:
+        path = posixpath.join(self._directory, directory)
         try:
             return await (await self._session(path)).entries(path)
         except FileMissingError:
@@ -115,7 +115,7 @@ class SftpStorage:
             name = os.fsdecode(entry.name)
             if name in (".", "..", "lost+found"):
                 continue
-            if name not in FOLDERS:
+            if name not in DIRECTORIES:
                 return name
             for inner in await self._entries(entry.name):
                 if not stat.S_ISDIR(inner.attributes.mode or stat.S_IFDIR):
@@ -138,7 +138,7 @@ class SftpStorage:
             parts = ("config",)
         elif kind is FileType.PACK:
             parts = ("data", name[:2], name)
-        return posixpath.join(self._folder, *(part.encode() for part in parts))
+        return posixpath.join(self._directory, *(part.encode() for part in parts))
 
     async def aclose(self) -> None:
         """End all connections; no process stays."""
@@ -215,7 +215,7 @@ def _files(entries: Sequence[SftpName]) -> list[FileInfo]:
     ]
 
 
-def _is_pack_folder(entry: SftpName) -> bool:
+def _is_pack_directory(entry: SftpName) -> bool:
     mode = entry.attributes.mode
-    named = _PACK_FOLDER.fullmatch(entry.name) is not None
+    named = _PACK_DIRECTORY.fullmatch(entry.name) is not None
     return named and (mode is None or stat.S_ISDIR(mode))

@@ -73,12 +73,12 @@ def test_words_are_no_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_pages_are_written(tmp_path: Path) -> None:
     """`python -m cesbr.cli.manpages DIR` creates DIR and prints the files it wrote."""
-    folder = tmp_path / "man/man1"
+    directory = tmp_path / "man/man1"
     done = subprocess.run(
-        [sys.executable, "-m", "cesbr.cli.manpages", folder],
+        [sys.executable, "-m", "cesbr.cli.manpages", directory],
         check=True,
         capture_output=True,
         text=True,
     )
-    assert done.stdout.split() == [str(folder / "cesbr.1"), str(folder / "cesbrfs.1")]
-    assert (folder / "cesbr.1").read_text(encoding="ascii") == cesbr_page()
+    assert done.stdout.split() == [str(directory / "cesbr.1"), str(directory / "cesbrfs.1")]
+    assert (directory / "cesbr.1").read_text(encoding="ascii") == cesbr_page()

@@ -10,9 +10,9 @@ from cesbr.completion.quoting import around_words
     ("typed", "meant"),
     [
         ("find --name='a b*'", 'find "--name=a b*"'),
-        ('ls latest/"my folder"/it\'s', 'ls latest/"my folder"/it\'s'),
-        ('ls latest/"my folder"/x', 'ls "latest/my folder/x"'),
-        ("ls 'my folder'/x | grep 'a b'", 'ls "my folder/x" | grep "a b"'),
+        ('ls latest/"my directory"/it\'s', 'ls latest/"my directory"/it\'s'),
+        ('ls latest/"my directory"/x', 'ls "latest/my directory/x"'),
+        ("ls 'my directory'/x | grep 'a b'", 'ls "my directory/x" | grep "a b"'),
         ("cat a/'say \"hi\"'|cat", "cat 'a/say \"hi\"'|cat"),
         ("cat it's that's", "cat it's that's"),
         ("""cat x/"it's" 'a "b"'""", """cat "x/it's" 'a "b"'"""),

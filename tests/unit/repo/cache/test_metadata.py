@@ -48,7 +48,7 @@ def disk(tmp_path: Path) -> MetadataCache:
 
 
 def files(disk: MetadataCache) -> list[Path]:
-    return sorted(disk.folder.iterdir())
+    return sorted(disk.directory.iterdir())
 
 
 class TestTables:
@@ -60,7 +60,7 @@ class TestTables:
         parts = {NAMES[0]: segment(1, rows), NAMES[1]: segment(2, rows)}
         table = Table.of(parts)
         mapped = disk.keep_table(table)
-        (found,) = MetadataCache(disk.folder).tables(NAMES)
+        (found,) = MetadataCache(disk.directory).tables(NAMES)
         for one in (mapped, found):
             assert one.names == table.names
             assert (one.count, one.stored) == (table.count, table.stored)
@@ -120,7 +120,7 @@ class TestSnapshots:
         """The cached files are found by name."""
         kept = self.named(raws)
         disk.keep_snapshots(kept)
-        assert MetadataCache(disk.folder).snapshots() == kept
+        assert MetadataCache(disk.directory).snapshots() == kept
 
     def test_a_file_that_is_cut_or_changed(self, disk: MetadataCache) -> None:
         """Records before the damage are returned, damaged ones are not."""
@@ -141,7 +141,7 @@ class TestSnapshots:
         assert disk.snapshots() == {}
 
 
-class TestFolder:
+class TestDirectory:
     """The cache directory."""
 
     def test_it_is_for_nobody_else(self, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ class TestFolder:
         assert {stat.S_IMODE(path.stat().st_mode) for path in files(disk)} == {0o600}
         assert not [path for path in files(disk) if path.name.startswith(".")]
 
-    def test_a_folder_that_cannot_be_made(
+    def test_a_directory_that_cannot_be_made(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         """The cache is disabled, with a single warning."""
@@ -174,7 +174,7 @@ class TestFolder:
         self, disk: MetadataCache, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Data is used from memory, and no partial file remains."""
-        beside = disk.folder / f".snapshots.{os.getpid()}.{threading.get_ident()}"
+        beside = disk.directory / f".snapshots.{os.getpid()}.{threading.get_ident()}"
         beside.symlink_to("/dev/full")
         disk.keep_snapshots(TestSnapshots.named({"a": b"x" * 100_000}))
         assert "Nothing more is kept" in caplog.text
@@ -188,10 +188,12 @@ class TestRepositoriesWithACache:
     """Open the same repository several times with one cache directory."""
 
     @staticmethod
-    async def open(repo: MemoryRepo, folder: Path) -> Repository:
-        """Open the repository with a cache below `folder`."""
+    async def open(repo: MemoryRepo, directory: Path) -> Repository:
+        """Open the repository with a cache below `directory`."""
         repo.flush()
-        return await Repository.open(repo.storage, Secret(PASSWORD), CacheConfig(folder=folder))
+        return await Repository.open(
+            repo.storage, Secret(PASSWORD), CacheConfig(directory=directory)
+        )
 
     async def test_the_second_opening_reads_no_index(self, tmp_path: Path) -> None:
         """Only index files that are not cached are read."""
@@ -270,7 +272,7 @@ class TestRepositoriesWithACache:
         assert list(repository.damaged) == [f"snapshots/{foreign}"]
 
     @pytest.mark.parametrize("wrong", ["../outside", "", ".", "ab", "/etc", "C0" * 32])
-    async def test_an_id_that_leads_out_of_the_folder(self, tmp_path: Path, wrong: str) -> None:
+    async def test_an_id_that_leads_out_of_the_directory(self, tmp_path: Path, wrong: str) -> None:
         """A malicious ID in config disables the cache and touches no other directory.
 
         Only the key file and the hash of the address are cached.

@@ -10,8 +10,8 @@ import trio
 import zstandard
 
 from cesbrfs.errors import DamagedError, RestoreError, StorageError, WrongKeyError
+from cesbrfs.history.directory_index import DirectoryIndex
 from cesbrfs.history.find import Criteria, Match, find
-from cesbrfs.history.folder_index import FolderIndex
 from cesbrfs.history.timeline import of_backups
 from cesbrfs.history.usage import UsageReport
 from cesbrfs.repo import kdf
@@ -24,7 +24,7 @@ from cesbrfs.repo.storage import SIZE_MAX, FileInfo, FileType
 from cesbrfs.repo.storage.local import LocalStorage
 from cesbrfs.restore.planner import make_plan
 from cesbrfs.restore.selection import select
-from cesbrfs.restore.targets import ToFolder
+from cesbrfs.restore.targets import ToDirectory
 from cesbrfs.util.secret import Secret
 from cesbrfs.vfs.measure import measure
 from cesbrfs.vfs.tree import BackupTree
@@ -52,7 +52,7 @@ class TestInPlaceOfAFile:
     """An entry that is not a regular file fails on its own, without blocking."""
 
     @pytest.mark.parametrize("kind", [FileType.KEY, FileType.SNAPSHOT, FileType.INDEX])
-    @pytest.mark.parametrize("what", ["pipe", "device", "loop", "folder"])
+    @pytest.mark.parametrize("what", ["pipe", "device", "loop", "directory"])
     async def test_it_fails_alone(self, tmp_path: Path, kind: FileType, what: str) -> None:
         """The other files of the directory are read."""
         repo = MemoryRepo()
@@ -62,7 +62,7 @@ class TestInPlaceOfAFile:
             path = tmp_path / kind.value / name
             if what == "pipe":
                 os.mkfifo(path)
-            elif what == "folder":
+            elif what == "directory":
                 path.mkdir()
             else:
                 path.symlink_to("/dev/zero" if what == "device" else path)
@@ -225,7 +225,7 @@ class TestKeys:
             await repo.open(b"costly")
 
 
-class TestFoldersWithinFolders:
+class TestDirectoriesWithinDirectories:
     """Fifty trees that each contain the next one twice make 2**50 paths."""
 
     DEPTH = 50
@@ -233,9 +233,9 @@ class TestFoldersWithinFolders:
     @staticmethod
     def doubling(repo: MemoryRepo, depth: int) -> str:
         """Save a snapshot of 2**depth paths."""
-        node = repo.folder("0", repo.file("f", b"content"))
+        node = repo.directory("0", repo.file("f", b"content"))
         for _ in range(depth):
-            node = repo.folder("0", node, node | {"name": "1"})
+            node = repo.directory("0", node, node | {"name": "1"})
         return repo.snapshot(repo.tree(node), ["/0"], tags=["A"])
 
     async def view(self, depth: int = DEPTH) -> BackupTree:
@@ -265,7 +265,7 @@ class TestFoldersWithinFolders:
         """The search terminates."""
         view = await self.view()
         timeline = await of_backups(
-            view, FolderIndex(view.repository), (await view.backups()).by_name.values()
+            view, DirectoryIndex(view.repository), (await view.backups()).by_name.values()
         )
         found: list[Match] = []
 
@@ -280,7 +280,7 @@ class TestFoldersWithinFolders:
         """Matches are returned immediately."""
         view = await self.view()
         timeline = await of_backups(
-            view, FolderIndex(view.repository), (await view.backups()).by_name.values()
+            view, DirectoryIndex(view.repository), (await view.backups()).by_name.values()
         )
         found: list[Match] = []
 
@@ -297,7 +297,7 @@ class TestFoldersWithinFolders:
         """A match in a shared tree is returned at each path."""
         view = await self.view(5)
         timeline = await of_backups(
-            view, FolderIndex(view.repository), (await view.backups()).by_name.values()
+            view, DirectoryIndex(view.repository), (await view.backups()).by_name.values()
         )
         found: list[Match] = []
 
@@ -316,15 +316,15 @@ class TestFoldersWithinFolders:
         view = await self.view()
         selection = select([await view.resolve("/A")])
         with trio.fail_after(30), pytest.raises(RestoreError, match="more than 10,000 entries"):
-            await make_plan(view, selection, ToFolder(tmp_path))
+            await make_plan(view, selection, ToDirectory(tmp_path))
 
 
 @pytest.mark.parametrize("tags", [["A", "kind=volumes", "dogu=redmine"], ["A"]])
 async def test_many_volumes(tags: list[str]) -> None:
     """Thirty thousand are placed in seconds; comparing all pairs took minutes."""
     repo = MemoryRepo()
-    volume = repo.folder("v")
-    volumes = repo.folder("volumes", *(volume | {"name": f"v{n}"} for n in range(30_000)))
+    volume = repo.directory("v")
+    volumes = repo.directory("volumes", *(volume | {"name": f"v{n}"} for n in range(30_000)))
     path = "/var/lib/ces/redmine/volumes"
     repo.snapshot(repo.tree(repo.path(path, volumes)), [path], tags=tags)
     view = BackupTree(await repo.open())

@@ -82,7 +82,7 @@ def test_what_restic_writes_goes_the_quick_way(fields: dict[str, Any]) -> None:
     assert decode_nodes(data) is not None
 
 
-def test_an_empty_folder_goes_the_quick_way() -> None:
+def test_an_empty_directory_goes_the_quick_way() -> None:
     """The fast parser supports an empty tree."""
     assert decode_entries(blob()) == []
     assert decode_nodes(blob()) == {}

@@ -23,7 +23,7 @@ from cesbrfs.repo.format.model import (
     parse_snapshot,
 )
 from cesbrfs.repo.format.timestamps import format_time, parse_time
-from cesbrfs.repo.format.tree import FOLDER, OTHER, parse_names, parse_tree, unquote
+from cesbrfs.repo.format.tree import DIRECTORY, OTHER, parse_names, parse_tree, unquote
 
 NS = 10**9
 ID = "ab" * 32
@@ -127,7 +127,7 @@ def test_unquote_either_answers_or_refuses(quoted: str) -> None:
     "name",
     ["", "..", "a/b", "/etc/passwd", r"nul\x00", r"\x2fa", r"a\u002fb", "x" * 256, "ä" * 128],
 )
-def test_names_no_folder_can_hold_are_refused(name: str) -> None:
+def test_names_no_directory_can_hold_are_refused(name: str) -> None:
     """Invalid names are rejected, not changed; the other entries are kept."""
     nodes = [{"name": "good", "type": "file"}, {"name": name, "type": "file"}]
     tree = parse_tree(json.dumps({"nodes": nodes}).encode())
@@ -171,7 +171,7 @@ def test_names_alone_are_those_of_the_tree() -> None:
     ]
     data = json.dumps({"nodes": nodes}).encode()
     found = parse_names(data)
-    assert found == {b"a": 3, b"empty": 0, b"d": FOLDER, b"caf\xe9": OTHER}
+    assert found == {b"a": 3, b"empty": 0, b"d": DIRECTORY, b"caf\xe9": OTHER}
     assert found.keys() == parse_tree(data).nodes.keys() - {b"."}
     assert parse_names(b"{}") == {}
     with pytest.raises(DamagedError, match="tree abc"):

@@ -27,17 +27,17 @@ def packs() -> MemoryStorage:
     return found
 
 
-def on_disk(repo: MemoryRepo, folder: Path) -> LocalStorage:
+def on_disk(repo: MemoryRepo, directory: Path) -> LocalStorage:
     """Write the files of a repository where restic stores them."""
     repo.flush()
     for (kind, name), raw in repo.storage.files.items():
         place = {
-            FileType.CONFIG: folder / "config",
-            FileType.PACK: folder / "data" / name[:2] / name,
-        }.get(kind, folder / kind.value / name)
+            FileType.CONFIG: directory / "config",
+            FileType.PACK: directory / "data" / name[:2] / name,
+        }.get(kind, directory / kind.value / name)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(raw)
-    return LocalStorage(str(folder))
+    return LocalStorage(str(directory))
 
 
 async def test_a_walk_that_goes_backwards_takes_few_reads() -> None:
@@ -74,7 +74,7 @@ async def test_what_cannot_be_read_beside_a_tree(
 ) -> None:
     """A bad sector elsewhere in the block does not prevent reading the tree."""
     repo = MemoryRepo()
-    inner = repo.folder("d", repo.file("f", b"content"))
+    inner = repo.directory("d", repo.file("f", b"content"))
     snapshot = repo.snapshot(repo.tree(inner))
     repository = await Repository.open(on_disk(repo, tmp_path), Secret(PASSWORD))
     read = LocalStorage.read
@@ -100,7 +100,7 @@ async def test_what_cannot_be_read_beside_a_tree(
 async def test_a_pack_that_was_damaged_and_mended(tmp_path: Path) -> None:
     """Data read before the repair is not used again."""
     repo = MemoryRepo()
-    repo.snapshot(repo.tree(repo.folder("d")))
+    repo.snapshot(repo.tree(repo.directory("d")))
     storage = on_disk(repo, tmp_path)
     repository = await Repository.open(storage, Secret(PASSWORD))
     (name,) = (name for kind, name in repo.storage.files if kind is FileType.PACK)

@@ -21,19 +21,19 @@ from cesbrfs.util.secret import Secret
 from tests.support.memory_repo import PASSWORD, MemoryRepo
 
 
-def nested(folders: int = 5) -> tuple[MemoryRepo, list[bytes]]:
+def nested(directories: int = 5) -> tuple[MemoryRepo, list[bytes]]:
     """Return a repository, and the tree IDs of its directories."""
     repo = MemoryRepo()
     made = [
-        repo.folder(f"d{number}", repo.file(f"f{number}", b"content", size=number))
-        for number in range(folders)
+        repo.directory(f"d{number}", repo.file(f"f{number}", b"content", size=number))
+        for number in range(directories)
     ]
     repo.snapshot(repo.tree(*made))
-    return repo, [bytes.fromhex(folder["subtree"]) for folder in made]
+    return repo, [bytes.fromhex(directory["subtree"]) for directory in made]
 
 
 async def opened(repo: MemoryRepo, cache: Path) -> Repository:
-    repository = await Repository.open(repo.storage, Secret(PASSWORD), CacheConfig(folder=cache))
+    repository = await Repository.open(repo.storage, Secret(PASSWORD), CacheConfig(directory=cache))
     await repository.listings.load()
     repo.storage.reads.clear()
     return repository
@@ -64,7 +64,7 @@ async def test_the_next_mount_reads_no_tree(tmp_path: Path) -> None:
     assert not repo.storage.reads
 
 
-async def test_without_a_cache_folder_nothing_is_kept() -> None:
+async def test_without_a_cache_directory_nothing_is_kept() -> None:
     """Listings work without a cache directory, and closing writes nothing."""
     repo, trees = nested()
     repository = await repo.open()
@@ -190,7 +190,7 @@ async def test_a_little_is_written_after_a_while(
         nursery.cancel_scope.cancel()
 
 
-async def test_a_folder_that_is_damaged(tmp_path: Path) -> None:
+async def test_a_directory_that_is_damaged(tmp_path: Path) -> None:
     """It raises an error, and is not cached."""
     repo = MemoryRepo()
     tree = repo.save(BlobType.TREE, b"no JSON at all")

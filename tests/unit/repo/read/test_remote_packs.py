@@ -51,10 +51,10 @@ def place(offset: int, length: int, pack: bytes = PACK) -> BlobLocation:
     return BlobLocation(pack, offset, length, length, compressed=False)
 
 
-async def opened(repo: MemoryRepo, folder: Path, **bounds: int | Path) -> Repository:
-    """Open the repository with a cache below `folder`."""
+async def opened(repo: MemoryRepo, directory: Path, **bounds: int | Path) -> Repository:
+    """Open the repository with a cache below `directory`."""
     repo.flush()
-    caching = CacheConfig(folder=folder, **bounds)  # type: ignore[arg-type]  # as the test says
+    caching = CacheConfig(directory=directory, **bounds)  # type: ignore[arg-type]  # as the test says
     return await Repository.open(repo.storage, Secret(PASSWORD), caching)
 
 
@@ -77,9 +77,9 @@ def packs_read(repo: MemoryRepo) -> int:
     return count
 
 
-def below(folder: Path, pattern: str) -> list[Path]:
-    """Return the files below `folder` that match."""
-    return list(folder.rglob(pattern))
+def below(directory: Path, pattern: str) -> list[Path]:
+    """Return the files below `directory` that match."""
+    return list(directory.rglob(pattern))
 
 
 def flipped(data: bytes, at: int) -> bytes:
@@ -90,7 +90,7 @@ def flipped(data: bytes, at: int) -> bytes:
 def nested() -> MemoryRepo:
     """Return a repository with a directory and two files."""
     repo = MemoryRepo()
-    repo.snapshot(repo.tree(repo.folder("d", repo.file("f", b"content")), repo.file("g", b"g")))
+    repo.snapshot(repo.tree(repo.directory("d", repo.file("f", b"content")), repo.file("g", b"g")))
     return repo
 
 
@@ -267,19 +267,19 @@ class TestKeyFile:
         """Only the key that opened is cached; that is enough for early key derivation."""
         repo = nested()
         await opened(repo, tmp_path)
-        folder = kept_keys(repo.storage.display_url, tmp_path)
+        directory = kept_keys(repo.storage.display_url, tmp_path)
         ((_, first),) = [key for key in repo.storage.files if key[0] is FileType.KEY]
-        assert [path.name for path in below(folder, "*")] == [first]
+        assert [path.name for path in below(directory, "*")] == [first]
         del repo.storage.files[FileType.KEY, first]
         second = repo.add_key(b"another")
-        await Repository.open(repo.storage, Secret(b"another"), CacheConfig(folder=tmp_path))
-        (kept,) = below(folder, "*")
+        await Repository.open(repo.storage, Secret(b"another"), CacheConfig(directory=tmp_path))
+        (kept,) = below(directory, "*")
         assert kept.name == second
         assert kept.read_bytes() == repo.storage.files[FileType.KEY, second]
         derive_ahead("rest:http://server/", Secret(b"another"), tmp_path)
         assert not kdf._started
         kept_keys("rest:http://server/", tmp_path).parent.mkdir(exist_ok=True)
-        folder.rename(kept_keys("rest:http://server/", tmp_path))
+        directory.rename(kept_keys("rest:http://server/", tmp_path))
         derive_ahead("rest:http://server/", Secret(b"another"), tmp_path)
         key_file = parse_key_file(repo.storage.files[FileType.KEY, second])
         assert kdf._started
@@ -289,7 +289,7 @@ class TestKeyFile:
 class TestTreesOnDisk:
     """Trees are read from packs once, and from disk afterwards."""
 
-    async def test_the_second_opening_asks_for_no_folder(self, tmp_path: Path) -> None:
+    async def test_the_second_opening_asks_for_no_directory(self, tmp_path: Path) -> None:
         """All directories are read from disk, and are equal."""
         repo = nested()
         first = await nodes_of(await opened(repo, tmp_path))
@@ -421,17 +421,17 @@ class TestData:
 
     def test_the_bound_holds_and_the_longest_unused_goes(self, tmp_path: Path) -> None:
         """Content that was read again is kept."""
-        folder = tmp_path / "kept"
-        records = BlobStore(CacheDir(folder), 160_000)
+        directory = tmp_path / "kept"
+        records = BlobStore(CacheDir(directory), 160_000)
         names = [bytes((n,)) * 32 for n in range(60)]
         for number, name in enumerate(names):
             records.put(name, bytes(5000))
             # File system timestamps are coarse, so set them explicitly.
             for at, held in enumerate(names[1 : number + 1]):
                 if records.has(held):
-                    os.utime(folder / held.hex(), ns=(10**9 * at, 10**9 * at))
+                    os.utime(directory / held.hex(), ns=(10**9 * at, 10**9 * at))
             assert records.get(names[0]) is not None
-        assert sum(path.stat().st_size for path in folder.iterdir()) <= 160_000
+        assert sum(path.stat().st_size for path in directory.iterdir()) <= 160_000
         assert records.get(names[-1]) is not None
         assert records.get(names[1]) is None
         records.put(b"\xff" * 32, bytes(50_000))
@@ -453,40 +453,40 @@ class TestKeptFiles:
             assert all(pool.map(write, content))
         assert kept.read("same") in content
         assert [file.name for file in kept.files()] == ["same"]
-        assert os.listdir(kept.folder) == ["same"]
+        assert os.listdir(kept.directory) == ["same"]
 
     def test_what_a_killed_process_left_goes(self, tmp_path: Path) -> None:
         """Temporary files that another process may still be writing are kept."""
         kept = CacheDir(tmp_path / "kept")
         for name, age in (("old", 7200), ("new", 5)):
-            (kept.folder / f".{name}.1.1").write_bytes(b"half")
+            (kept.directory / f".{name}.1.1").write_bytes(b"half")
             then = time.time() - age
-            os.utime(kept.folder / f".{name}.1.1", (then, then))
+            os.utime(kept.directory / f".{name}.1.1", (then, then))
         assert kept.files() == []
-        assert os.listdir(kept.folder) == [".new.1.1"]
+        assert os.listdir(kept.directory) == [".new.1.1"]
 
 
 class TestNeighbours:
     """Small files in one directory."""
 
-    async def test_what_is_known_of_folders_is_bounded(self, tmp_path: Path) -> None:
+    async def test_what_is_known_of_directories_is_bounded(self, tmp_path: Path) -> None:
         """Large directories evict others before the maximum number is reached."""
         neighbours = SiblingPrefetcher((await opened(nested(), tmp_path)).blobs)
-        for folder in range(8):
+        for directory in range(8):
             nodes = [
                 Node(name=b"%d" % n, type="file", mode=0o100644, size=1) for n in range(30_000)
             ]
-            neighbours.opened(folder, nodes, nodes[folder])
+            neighbours.opened(directory, nodes, nodes[directory])
         assert list(neighbours._readers) == [5, 6, 7]
         assert neighbours._known == 90_000
 
-    async def test_a_folder_of_small_files_takes_few_requests(self, tmp_path: Path) -> None:
+    async def test_a_directory_of_small_files_takes_few_requests(self, tmp_path: Path) -> None:
         """The files are opened one after the other, in the order of the listing."""
         repo = MemoryRepo()
         noise = random.Random(3)
         files = {f"f{n:03}": noise.randbytes(3000) for n in range(300)}
-        folder = repo.folder("d", *(repo.file(name, data) for name, data in files.items()))
-        repo.snapshot(repo.tree(folder), tags=["id"])
+        directory = repo.directory("d", *(repo.file(name, data) for name, data in files.items()))
+        repo.snapshot(repo.tree(directory), tags=["id"])
         repository = await opened(repo, tmp_path)
         tree = InodeFileSystem(BackupTree(repository))
         async with trio.open_nursery() as nursery:

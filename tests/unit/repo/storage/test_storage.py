@@ -18,7 +18,7 @@ from cesbrfs.errors import (
     StorageError,
     UsageError,
 )
-from cesbrfs.repo.location import Access, kind_of, local_folder
+from cesbrfs.repo.location import Access, kind_of, local_directory
 from cesbrfs.repo.storage import FileType, HasAvailability, Storage, is_file_name, open_storage
 from cesbrfs.repo.storage.local import LocalStorage
 from cesbrfs.repo.storage.memory import MemoryStorage
@@ -129,16 +129,16 @@ async def test_files_that_vanish_while_they_are_listed(tmp_path: Path) -> None:
 
     A dangling link simulates this: it has a name but cannot be opened.
     """
-    for folder in ("snapshots", "data/01"):
-        (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / NAME).write_bytes(b"here")
-        (tmp_path / folder / OTHER).symlink_to("gone")
+    for directory in ("snapshots", "data/01"):
+        (tmp_path / directory).mkdir(parents=True)
+        (tmp_path / directory / NAME).write_bytes(b"here")
+        (tmp_path / directory / OTHER).symlink_to("gone")
     storage = LocalStorage(str(tmp_path))
     assert list(await storage.list(FileType.SNAPSHOT)) == [(NAME, 4)]
     assert list(await storage.list(FileType.PACK)) == [(NAME, 4)]
 
 
-async def test_no_folder_at_all(tmp_path: Path) -> None:
+async def test_no_directory_at_all(tmp_path: Path) -> None:
     """The listing is empty and config is missing; callers decide what that means."""
     storage = LocalStorage(str(tmp_path / "nothing"))
     assert list(await storage.list(FileType.KEY)) == []
@@ -156,7 +156,7 @@ async def test_a_path_through_a_file_is_no_repository(tmp_path: Path) -> None:
         await storage.read(FileType.CONFIG)
 
 
-async def test_a_folder_in_the_place_of_a_file(tmp_path: Path) -> None:
+async def test_a_directory_in_the_place_of_a_file(tmp_path: Path) -> None:
     """A directory instead of a file raises a storage error."""
     (tmp_path / "index" / NAME).mkdir(parents=True)
     storage = LocalStorage(str(tmp_path))
@@ -164,7 +164,7 @@ async def test_a_folder_in_the_place_of_a_file(tmp_path: Path) -> None:
         await storage.read(FileType.INDEX, NAME)
 
 
-async def test_a_refused_folder_is_denied_not_missing(tmp_path: Path) -> None:
+async def test_a_refused_directory_is_denied_not_missing(tmp_path: Path) -> None:
     """A directory without read permission must not look missing."""
     (tmp_path / "repo/keys").mkdir(parents=True)
     (tmp_path / "repo/config").write_bytes(b"config")
@@ -184,20 +184,20 @@ async def test_a_refused_folder_is_denied_not_missing(tmp_path: Path) -> None:
         (tmp_path / "repo").chmod(0o700)
 
 
-def test_addresses_of_local_folders() -> None:
+def test_addresses_of_local_directories() -> None:
     """With and without ``local:``; a colon as in Windows paths is no scheme."""
-    assert local_folder("/srv/backup") == "/srv/backup"
-    assert local_folder("local:/srv/backup") == "/srv/backup"
-    assert local_folder("local:s3:odd") == "s3:odd"
-    assert local_folder("relative/path") == "relative/path"
-    assert local_folder("s3:https://host/bucket") is None
-    assert local_folder("sftp:user@host:/srv") is None
-    assert local_folder("rest:http://host/") is None
+    assert local_directory("/srv/backup") == "/srv/backup"
+    assert local_directory("local:/srv/backup") == "/srv/backup"
+    assert local_directory("local:s3:odd") == "s3:odd"
+    assert local_directory("relative/path") == "relative/path"
+    assert local_directory("s3:https://host/bucket") is None
+    assert local_directory("sftp:user@host:/srv") is None
+    assert local_directory("rest:http://host/") is None
     assert kind_of("rest:http://host/") == "rest"
     assert kind_of("restful") == kind_of("rest/x:y") == kind_of("local:rest:x") == "local"
 
 
-def test_open_storage_takes_a_folder_and_refuses_nothing(tmp_path: Path) -> None:
+def test_open_storage_takes_a_directory_and_refuses_nothing(tmp_path: Path) -> None:
     """An empty address is a missing setting; displayed addresses contain no secrets."""
     storage = open_storage(Access(f"local:{tmp_path}", Secret(b"key")))
     assert storage.display_url == str(tmp_path)

@@ -40,10 +40,10 @@ def test_addresses(url: str, expected: SftpAddress) -> None:
     ("url", "hint"),
     [
         ("sftp:", "host"),
-        ("sftp:host", "folder"),
+        ("sftp:host", "directory"),
         ("sftp::/x", "host"),
         ("sftp:user@:/x", "host"),
-        ("sftp://host", "folder"),
+        ("sftp://host", "directory"),
         ("sftp:///x", "host"),
         ("sftp://host:port/x", "cannot be read"),
         ("sftp://host/x?y", "%3F"),

@@ -63,8 +63,8 @@ def test_requests_are_as_the_draft_has_them() -> None:
         b"\0\0\0\x16\5\0\0\0\t\0\0\0\1h\0\0\0\1\0\0\0\0\0\0\0\5"
     )
     assert sftp.stat(1, b"p") == b"\0\0\0\n\x11\0\0\0\1\0\0\0\1p"
-    assert sftp.open_folder(1, b"p") == b"\0\0\0\n\x0b\0\0\0\1\0\0\0\1p"
-    assert sftp.read_folder(1, b"h") == b"\0\0\0\n\x0c\0\0\0\1\0\0\0\1h"
+    assert sftp.open_directory(1, b"p") == b"\0\0\0\n\x0b\0\0\0\1\0\0\0\1p"
+    assert sftp.read_directory(1, b"h") == b"\0\0\0\n\x0c\0\0\0\1\0\0\0\1h"
     assert sftp.limits(2) == b"\0\0\0\x1b\xc8\0\0\0\2\0\0\0\x12limits@openssh.com"
 
 

@@ -24,7 +24,7 @@ VOLUMES: Final = b"volumes"
 DUMPS: Final = b"dumps"
 REGISTRY_JSON: Final = b"registry.json"
 DOGU_JSON: Final = b"dogu.json"
-STATUS_FOLDER: Final = b".cesbrfs"
+STATUS_DIRECTORY: Final = b".cesbrfs"
 
 _RESERVED: Final = frozenset({LATEST, BACKUP_JSON})
 _ALWAYS_ESCAPED: Final = frozenset(b"/%\0")
@@ -46,7 +46,7 @@ def steps_back(name: str) -> int | None:
     return 0 if found[1] is None else int(found[1] or 1)
 
 
-def folder_name(text: str) -> bytes:
+def directory_name(text: str) -> bytes:
     """Return the directory name of a Backup ID or a dogu (at most 255 bytes)."""
     raw = text.encode("utf-8", "surrogateescape")
     is_reserved = raw in _RESERVED

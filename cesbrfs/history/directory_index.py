@@ -1,6 +1,6 @@
-"""Cache compact folder listings by tree ID, in memory and on disk.
+"""Cache compact directory listings by tree ID, in memory and on disk.
 
-Each folder is read once and used for every backup that contains it. An `IndexedEntry` has the
+Each directory is read once and used for every backup that contains it. An `IndexedEntry` has the
 metadata that searching and comparing need. All listings are saved as one record in the cache
 directory, encrypted with the repository key.
 """
@@ -46,8 +46,8 @@ class IndexedEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     `content` identifies the content of a file, the target of a symlink or the number of a device:
     16 bytes, plus ``+`` for a file with several blobs; empty if there is none. `extra` identifies
-    the extended attributes. `subtree` is the key of a folder in the index. `seconds` is None for a
-    virtual folder, which has no recorded time.
+    the extended attributes. `subtree` is the key of a directory in the index. `seconds` is None for
+    a virtual directory, which has no recorded time.
     """
 
     name: bytes
@@ -69,7 +69,7 @@ class IndexedEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def identity(self) -> tuple[str, bytes]:
-        """Type and content; equal for two entries of the same version. All folders are equal."""
+        """Type and content; equal for entries of the same version. All directories are equal."""
         return self.type, self.content
 
     @property
@@ -110,7 +110,7 @@ _record = msgspec.msgpack.Decoder(_Record)
 
 
 def row_of(node: Node, name: bytes, subtree: bytes | None) -> IndexedEntry:
-    """Return the entry of a node under `name`; `subtree` is the key of a folder."""
+    """Return the entry of a node under `name`; `subtree` is the key of a directory."""
     seconds, nanoseconds = divmod(node.mtime_ns, _NS)
     identified = node.content or node.target or (b"%d" % node.rdev if node.rdev else b"")
     xattrs = b"".join(
@@ -136,7 +136,7 @@ def _unknown_row(name: bytes, reason: str) -> IndexedEntry:
 
 
 def _rows_of(tree: Tree) -> list[IndexedEntry]:
-    """Return the entries of a folder, followed by those for unshowable entries."""
+    """Return the entries of a directory, followed by those for unshowable entries."""
     return [
         *(row_of(node, node.name, node.subtree) for node in tree.nodes.values()),
         *(_unknown_row(name, reason) for name, reason in tree.unknown.items()),
@@ -156,11 +156,11 @@ def pair_of(one: IndexedEntry, other: IndexedEntry) -> bytes:
     return _digest(b"".join(sorted((one.content, other.content))))
 
 
-class FolderIndex:
-    """The compact listings of the folders of one repository.
+class DirectoryIndex:
+    """The compact listings of the directories of one repository.
 
-    A key is a tree ID, or a result of `top` or `fold`. `loaded` counts the folders that were read
-    from the repository.
+    A key is a tree ID, or a result of `top` or `fold`. `loaded` counts the directories that were
+    read from the repository.
     """
 
     def __init__(self, repository: Repository) -> None:
@@ -212,7 +212,7 @@ class FolderIndex:
         await self.repository.keep(_RECORD_NAME, _encoder.encode(record))
 
     async def listing(self, key: bytes) -> Listing:
-        """Return the entries of a folder by name.
+        """Return the entries of a directory by name.
 
         Raises BlobMissingError or DamagedError if its tree is missing or damaged.
         """
@@ -230,7 +230,7 @@ class FolderIndex:
         return {row.name: row for row in rows}
 
     def refused(self, key: bytes) -> list[str]:
-        """Return names and reasons for entries of a listed folder that cannot be shown."""
+        """Return names and reasons for entries of a listed directory that cannot be shown."""
         raw = self._cache.peek(key)
         if raw is None or _REFUSED.encode() not in raw:
             return []
@@ -238,12 +238,12 @@ class FolderIndex:
         return [row.name.decode("utf-8", "surrogateescape") for row in rows]
 
     def holds(self, key: bytes) -> bool:
-        """Return whether the folder is cached or being read."""
+        """Return whether the directory is cached or being read."""
         cache = self._cache
         return key in self._virtual or cache.peek(key) is not None or cache.is_loading(key)
 
     async def fetch(self, key: bytes) -> None:
-        """Read a folder into the cache."""
+        """Read a directory into the cache."""
         await self._cache.get(key, partial(self._load, key))
 
     async def _load(self, key: bytes) -> bytes:
@@ -254,7 +254,7 @@ class FolderIndex:
         return raw
 
     async def tree(self, key: bytes) -> Tree:
-        """Return the parsed tree of a stored folder, with complete metadata."""
+        """Return the parsed tree of a stored directory, with complete metadata."""
         if key == _ROOT_PREFIX:
             raise no_tree()
         if len(key) == ID_BYTES:
@@ -267,9 +267,9 @@ class FolderIndex:
         return _ROOT_PREFIX + (snapshot.tree or b"")
 
     def fold(self, rows: Iterable[IndexedEntry], *, whole: bool = False) -> bytes:
-        """Add a virtual folder and return its key; equal entries have the same key.
+        """Add a virtual directory and return its key; equal entries have the same key.
 
-        A `whole` folder covers everything: a name missing in it did not exist.
+        A `whole` directory covers everything: a name missing in it did not exist.
         """
         raw = _encoder.encode(list(rows))
         key = (_WHOLE_PREFIX if whole else _PARTIAL_PREFIX) + hashlib.sha256(raw).digest()
@@ -278,14 +278,14 @@ class FolderIndex:
 
     @staticmethod
     def is_open(key: bytes) -> bool:
-        """Return whether a folder is virtual and does not cover everything.
+        """Return whether a directory is virtual and does not cover everything.
 
         Examples are a backup, or a dogu in it: a name missing in it was not backed up.
         """
         return len(key) > ID_BYTES and key.startswith(_PARTIAL_PREFIX)
 
     def is_virtual(self, key: bytes) -> bool:
-        """Return whether a folder is virtual, so that it has no stored tree."""
+        """Return whether a directory is virtual, so that it has no stored tree."""
         return key in self._virtual
 
     def remember(self, pair: bytes, *, equal: bool) -> None:
