@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import stat
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -13,7 +14,7 @@ from cesbrfs.catalog.backups import Backups
 from cesbrfs.catalog.directory_names import STATUS_DIRECTORY
 from cesbrfs.errors import CesbrError, DamagedError, NotDirectoryError
 from cesbrfs.fuse.access import for_owner_only
-from cesbrfs.fuse.handles import DirHandle, HandleTable, Readable, VirtualFileHandle
+from cesbrfs.fuse.handles import DirHandle, HandleTable, OpenFile, Readable, VirtualFileHandle
 from cesbrfs.fuse.inodes import (
     ROOT,
     HardLinkInode,
@@ -38,6 +39,8 @@ from cesbrfs.vfs.tree import BackupTree
 _log = logging.getLogger(__name__)
 
 _BLOCK: Final = 512
+_SMALL_FILE: Final = 128 << 10
+"""Files of up to this size go into the page cache when they are opened: one request less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,9 @@ class InodeFileSystem:
         self._table: Final = InodeTable(view.root)
         self._inodes: Final = self._table.objects
         self._directories: Final = self._table.directories
-        self._files: Final[HandleTable[Readable]] = HandleTable()
+        self._files: Final[HandleTable[OpenFile]] = HandleTable()
+        self._open_counts: Final[Counter[int]] = Counter()
+        """Number of open handles by inode."""
         self._listings: Final[HandleTable[DirHandle]] = HandleTable()
         self._listed: frozenset[str] | None = None
         """The snapshots at the last change; None before the first."""
@@ -309,7 +314,8 @@ class InodeFileSystem:
         else:
             found = await self.view.content(entry)
             content = VirtualFileHandle(found.content) if isinstance(found, VirtualFile) else found
-        handle = self._files.add(content)
+        handle = self._files.add(OpenFile(node_ref.number, content))
+        self._open_counts[node_ref.number] += 1
         true_size = content.size == node_ref.size and not live
         if not true_size and isinstance(content, FileReader):
             _log.warning(
@@ -320,11 +326,32 @@ class InodeFileSystem:
 
     async def read(self, handle: int, offset: int, size: int) -> bytes | memoryview:
         """Read from a handle of `open_file`."""
-        return await self._files.get(handle).view(offset, size)
+        return await self._files.get(handle).content.view(offset, size)
+
+    async def small_file(self, handle: int) -> bytes:
+        """Return the content of a small file that was just opened, for the page cache.
+
+        Empty for a larger file, if the content is not at hand, and if the inode has other handles:
+        a page with a pending read is locked, so storing it would wait for our own reply.
+        """
+        number, content = self._files.get(handle)
+        if not isinstance(content, FileReader) or self._open_counts[number] > 1:
+            return b""
+        if not 0 < content.size <= _SMALL_FILE:
+            return b""
+        if self.view.repository.is_remote and not content.is_cached:
+            return b""
+        try:
+            return await content.read(0, content.size)
+        except CesbrError:  # reported by the read
+            return b""
 
     def close_file(self, handle: int) -> None:
         """Release a handle of `open_file`."""
-        self._files.pop(handle)
+        number = self._files.pop(handle).number
+        self._open_counts[number] -= 1
+        if not self._open_counts[number]:
+            del self._open_counts[number]
 
     async def space(self) -> FilesystemSize:
         """Return the size of the repository."""

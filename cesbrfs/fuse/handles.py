@@ -56,6 +56,13 @@ class Readable(Protocol):
         """Return up to `size` bytes from `offset`."""
 
 
+class OpenFile(NamedTuple):
+    """An open file: its inode number and content."""
+
+    number: int
+    content: Readable
+
+
 @dataclass(frozen=True, slots=True)
 class VirtualFileHandle:
     """An open virtual file."""

@@ -80,6 +80,8 @@ class Repository:
         """The name of the key file that opened it."""
         self._password: Final = password
         self.caching: Final = caching
+        self.is_remote: Final = through_network(storage)
+        """Whether each request to the storage costs a round trip."""
         self._files: Final = UnpackedFiles(storage, self._confirm)
         self._worth_keeping: Final = 1 if self.is_remote else _WORTH_KEEPING
         self._snapshots: dict[str, Snapshot] = {}
@@ -163,11 +165,6 @@ class Repository:
     def keys(self) -> Keys:
         """The master key, for worker processes that read blobs themselves."""
         return self._keys
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether each question to the storage costs a round trip."""
-        return through_network(self.storage)
 
     @property
     def is_offline(self) -> bool:

@@ -258,7 +258,7 @@ async def test_virtual_directories_are_read_only(operations: Operations) -> None
 async def test_a_pruned_file_is_enoent(restic_new: Path, tmp_path: Path) -> None:
     """Reading an open file that was pruned fails with ENOENT, not as damaged."""
     repo = create(restic_new, tmp_path / "repo")
-    (tmp_path / "file").write_bytes(os.urandom(1000))
+    (tmp_path / "file").write_bytes(os.urandom(200_000))  # a smaller one is read when it is opened
     snapshot = repo.backup(tmp_path / "file", tags=["b1"])
     operations = Operations(InodeFileSystem(BackupTree(await repo.open())), Presentation())
     attributes = await walk(operations, b"b1", b"_snapshots", snapshot[:8].encode())

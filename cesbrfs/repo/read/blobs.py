@@ -116,6 +116,10 @@ class Blobs:
             return cached
         return await self._cache.get(blob, partial(self.load, BlobType.DATA, blob))
 
+    def is_cached(self, blob: bytes) -> bool:
+        """Return whether a data blob is cached in memory."""
+        return self._cache.peek(blob) is not None
+
     async def load(self, kind: BlobType, blob: bytes) -> bytes:
         """Load a blob from a pack, whether or not it is cached.
 

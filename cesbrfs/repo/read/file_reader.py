@@ -43,6 +43,11 @@ class FileReader:
         self._advised = 0
         self.size: Final = self._ends[-1] if self._ends else 0
 
+    @property
+    def is_cached(self) -> bool:
+        """Whether all of the content is cached in memory."""
+        return all(self._store.is_cached(blob) for blob in self._blobs)
+
     async def read(self, offset: int, size: int) -> bytes:
         """Return up to `size` bytes from `offset`, less only at the end of the file."""
         part = await self.view(offset, size)
