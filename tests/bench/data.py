@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +27,7 @@ from cesbrfs.repo.format.model import parse_key_file
 from cesbrfs.repo.format.pack import decode_unpacked
 from cesbrfs.repo.kdf import derive_keys
 from tests.bench.grown import grow
+from tests.sample.instance import build
 from tests.support import restic_repo
 
 PASSWORD: Final = "a throw-away key"
@@ -41,6 +42,8 @@ _DOGUS: Final = 12
 _BLOBS_PER_INDEX: Final = 50_000
 _BLOBS_PER_PACK: Final = 40
 _TREE_PACK_EVERY: Final = 20
+_DOCUMENTS: Final = 28
+"""Metadata, registry data and manifest of a backup of the sample instance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class Sizes:
 
     mode: str
     small_files: int
+    small_directories: int
     grep_files: int
     random_mib: int
     text_mib: int
@@ -71,7 +75,8 @@ class Sizes:
 
 FULL: Final = Sizes(
     mode="full",
-    small_files=25_000,
+    small_files=70_000,
+    small_directories=10_000,
     grep_files=10_000,
     random_mib=1024,
     text_mib=512,
@@ -91,6 +96,7 @@ FULL: Final = Sizes(
 QUICK: Final = Sizes(
     mode="quick",
     small_files=4_000,
+    small_directories=570,
     grep_files=2_000,
     random_mib=128,
     text_mib=64,
@@ -125,6 +131,15 @@ class Repo:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Points:
+    """A sample instance, and the same number of paths to back up; `empty` is a new repository."""
+
+    root: Path
+    paths: Sequence[str]
+    empty: Path
+
+
 class Store:
     """Creates repositories in `work` with the restic `binary`, each on first use."""
 
@@ -139,12 +154,24 @@ class Store:
         sizes = self.sizes
 
         def fill(volume: Path) -> None:
-            _copy_small(volume / "small/a", sizes.grep_files)
-            _copy_small(volume / "small/b", sizes.small_files - sizes.grep_files)
+            share = sizes.grep_files / sizes.small_files
+            some = round(sizes.small_directories * share)
+            _spread(volume / "small/a", sizes.grep_files, some)
+            _spread(
+                volume / "small/b",
+                sizes.small_files - sizes.grep_files,
+                sizes.small_directories - some,
+            )
             _write_random(volume / "random", sizes.random_mib)
             _write_text(volume / "text", sizes.text_mib * MIB)
 
-        wanted = [sizes.small_files, sizes.grep_files, sizes.random_mib, sizes.text_mib]
+        wanted = [
+            sizes.small_files,
+            sizes.small_directories,
+            sizes.grep_files,
+            sizes.random_mib,
+            sizes.text_mib,
+        ]
         return self._made(
             "main", wanted, lambda directory: self._backed_up("main", directory, fill)
         )
@@ -235,6 +262,20 @@ class Store:
         backups, files = self.sizes.history
         name = f"history-{backups}"
         return self._made(name, [backups, files], self._go_on)
+
+    def points(self) -> Points:
+        """Return the sample instance, whose points of data are volumes and small documents."""
+        top = self.work / "points"
+        if not top.exists():
+            build(top / "instance")
+            (top / "documents").mkdir()
+            for number in range(_DOCUMENTS):
+                (top / f"documents/{number}.json").write_text(json.dumps({"number": number}))
+            self._restic(top / "empty", "init", "--repository-version", "2")
+        root = top / "instance"
+        dogus = sorted((root / "var/lib/ces").glob("*/volumes"))
+        paths = [*dogus, root / "etc", *sorted((top / "documents").iterdir())]
+        return Points(root, list(map(str, paths)), top / "empty")
 
     # Creation
 

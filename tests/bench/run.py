@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from tests.bench import growth, history, measures, remote, report, restores, shell
+from tests.bench import growth, history, maintenance, measures, remote, report, restores, shell
 from tests.bench.data import FULL, QUICK, Store
 from tests.bench.measures import Bench, Group, MeasureFailedError, Sample
 from tests.bench.mounts import (
@@ -63,7 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     work = flags.work.resolve()
     store = Store(work, binary, QUICK if flags.quick else FULL, _say)
     groups = [
-        part for kind in (measures, restores, shell, history, growth) for part in kind.groups(store)
+        part
+        for kind in (measures, restores, maintenance, shell, history, growth)
+        for part in kind.groups(store)
     ]
     chosen = _choose(remote.groups(store) if flags.remote else groups, flags.only)
     if flags.list:
