@@ -1,1 +1,1 @@
-"""Reads a restic repository; knows no backup, dogu, FUSE or shell."""
+"""A restic repository, read-only. Independent of backups, dogus, FUSE and the shell."""

@@ -1,7 +1,7 @@
-"""Deriving keys ahead: scrypt runs in a thread while the program still imports its modules.
+"""Derive keys with scrypt, in a thread that runs while the program still imports its modules.
 
-Key derivation takes half a second by design.  What needs it later takes the running derivation up
-instead of beginning its own.
+Key derivation takes half a second by design. `derive_ahead` starts it, and `derived` waits for a
+running derivation instead of starting a second one.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from cesbrfs.repo.location import local_directory
 from cesbrfs.util.secret import Secret, redact
 
 _MEMORY: Final = 1 << 30
-"""No key file may ask for more memory than this (restic's own need 32 MiB)."""
+"""Maximum memory of a key derivation in bytes (restic's own key files need 32 MiB)."""
 USUAL_WORK: Final = 1 << 22
-"""Product of the parameters up to which a key file is tried at once (restic's: 2**20, 0.5 s)."""
+"""Maximum work of a key file that is tried without being postponed (restic's: 2**20, 0.5 s)."""
 _WORK_MAX: Final = 1 << 24
-"""No key file may ask for a larger product."""
+"""Maximum work of one key file."""
 ALL_WORK_MAX: Final = 1 << 25
-"""Nor may all key files together, until the one is found that the password opens."""
+"""Maximum total work of the key files that are tried with one password."""
 
 
 def work_of(key_file: KeyFile) -> int:
-    """Return how much work a key file asks for, as the product of its parameters."""
+    """Return the work of deriving a key, as the product of the scrypt parameters N, r and p."""
     return (key_file.N or 0) * (key_file.r or 0) * (key_file.p or 0)
 
 
 def scrypt_key(password: bytes, key_file: KeyFile) -> bytes:
-    """Return the 64 bytes that are the keys which open `key_file`; takes about half a second.
+    """Derive the 64 bytes of key material for `key_file`; takes about half a second.
 
-    Raises DamagedError when the file's parameters are none that scrypt can work with.
+    Raises DamagedError if the scrypt parameters are missing, invalid or too expensive.
     """
     from cryptography.hazmat.primitives.kdf.scrypt import (
         Scrypt,
@@ -51,19 +51,19 @@ def scrypt_key(password: bytes, key_file: KeyFile) -> bytes:
     if memory > _MEMORY or work_of(key_file) > _WORK_MAX:
         raise DamagedError("A key file asks for too much work to derive its key; no restic did so.")
     try:
-        # A sixth faster than hashlib's, which depends on the system's OpenSSL.
+        # A sixth faster than hashlib.scrypt, which depends on the system's OpenSSL.
         return Scrypt(salt=salt, length=64, n=cost, r=block, p=parallel).derive(password)
     except ValueError as error:
         raise DamagedError(f"A key file has parameters scrypt refuses ({error}).") from error
 
 
 def derive_keys(password: bytes, key_file: KeyFile) -> Keys:
-    """Derive the keys that decrypt `key_file` from `password`; raises what `scrypt_key` raises."""
+    """Derive the keys that decrypt `key_file` from `password`; raises like `scrypt_key`."""
     return keys_from_bytes(scrypt_key(password, key_file))
 
 
 class _Derivation(threading.Thread):
-    """One derivation under way; `outcome` is there once the thread has ended."""
+    """A key derivation in a thread; `outcome` is set when the thread has ended."""
 
     def __init__(self, password: bytes, key_file: KeyFile) -> None:
         super().__init__(name="key derivation", daemon=True)
@@ -96,10 +96,10 @@ def kept_keys(display_url: str, cache_dir: Path) -> Path:
 
 
 def derive_ahead(url: str, password: Secret, cache_dir: Path) -> None:
-    """Start to derive the keys of a repository's only key file.
+    """Start deriving the keys of a repository that has exactly one key file.
 
-    Does nothing if there is none or more than one, since it is not known which will be used.
-    For a remote repository it is the key file that opened it last.
+    With several key files it is not known which one will be used. For a remote repository, this
+    uses the cached copy of the key file that opened it last.
     """
     local = local_directory(url)
     directory = Path(local, "keys") if local is not None else kept_keys(redact(url), cache_dir)
@@ -110,7 +110,7 @@ def derive_ahead(url: str, password: Secret, cache_dir: Path) -> None:
         with open(directory / names[0], "rb") as file:
             key_file = parse_key_file(file.read())
     except (OSError, CesbrError):
-        return  # opening the repository raises the error again
+        return  # opening the repository reports the error
     question = _question(password.value, key_file)
     if question not in _started:
         _started[question] = _Derivation(password.value, key_file)
@@ -118,11 +118,11 @@ def derive_ahead(url: str, password: Secret, cache_dir: Path) -> None:
 
 
 def derived(password: bytes, key_file: KeyFile) -> bytes:
-    """Return what `scrypt_key` returns, or raise what it raises; waits where it is under way."""
+    """Like `scrypt_key`, but waits for the derivation if `derive_ahead` has started it."""
     started = _started.pop(_question(password, key_file), None)
     if started is None:
         return scrypt_key(password, key_file)
     started.join()
     if isinstance(started.outcome, bytes):
         return started.outcome
-    return scrypt_key(password, key_file)  # raises again what it raised in the thread
+    return scrypt_key(password, key_file)  # raises the thread's error in this one

@@ -1,4 +1,4 @@
-"""Opening a repository: its key files, its config, and why there may be none."""
+"""Open the key files and the config of a repository, or report why they are missing."""
 
 from __future__ import annotations
 
@@ -39,13 +39,14 @@ async def open_keys(
     keep: Callable[[str, bytes], None] | None = None,
     hints: Sequence[str] = (),
 ) -> Keys:
-    """Find the key file that `password` opens, and return the master key.
+    """Find the key file that `password` decrypts, and return the master key.
 
-    `keep` gets the name and the content of that file.  Files whose names begin with one of `hints`
-    are tried first: each that does not fit costs half a second.
+    `keep` is called with the name and content of that file. Files whose names begin with one of
+    `hints` are tried first, because each attempt with another key file costs half a second.
 
-    Raises RepositoryMissingError or RepositoryDamagedError where there is no config, WrongKeyError
-    when no key file is opened by the password.
+    Raises RepositoryMissingError or RepositoryDamagedError if the config or all key files are
+    missing, and WrongKeyError if the password decrypts none of them. If a key file could not be
+    read or tried, its error is raised instead of WrongKeyError.
     """
     if not await _has_config(storage):
         await raise_no_config(storage)
@@ -70,7 +71,7 @@ async def open_keys(
 
 
 class _Trial:
-    """Tries a password on one key file after another, within a bound of work."""
+    """Tries a password on one key file after another, up to a total of `ALL_WORK_MAX`."""
 
     def __init__(self, storage: Storage, password: Secret) -> None:
         self._storage = storage
@@ -79,11 +80,14 @@ class _Trial:
         self._spent = 0
         self._unreadable: CesbrError | None = None
         self.name = ""
-        """The key file that was tried last, and its content in `raw`."""
+        """Name of the key file that was tried last; `raw` is its content."""
         self.raw = b""
 
     async def read(self, file: FileInfo, *, at_once: bool) -> Keys | None:
-        """Read a key file, and try it `at_once` or if it asks for no more work than restic's."""
+        """Read a key file and try the password on it; return None if this does not succeed.
+
+        Unless `at_once` is set, a file with more than `USUAL_WORK` is postponed to `costly`.
+        """
         check = partial(verify_name, kind=FileType.KEY, name=file.name)
         try:
             raise_if_too_large(FileType.KEY, file)
@@ -99,7 +103,7 @@ class _Trial:
         return await self._try(work, file.name, raw, key_file)
 
     async def costly(self) -> Keys | None:
-        """Try the key files that were put off, those that ask for the least work first."""
+        """Try the postponed key files in order of increasing work."""
         for work, name, raw, key_file in sorted(self._costly, key=lambda one: one[:2]):
             keys = await self._try(work, name, raw, key_file)
             if keys is not None:
@@ -125,7 +129,7 @@ class _Trial:
             return None
         except CesbrError as error:
             self._note(error)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is this key file's alone
+        except Exception as error:  # noqa: BLE001 - must not prevent trying the other key files
             self._note(DamagedError(f"Key file {name[:8]}: {unforeseen(error)}"))
         return None
 
@@ -134,7 +138,7 @@ class _Trial:
         self._unreadable = error
 
     def failure(self, number: int) -> CesbrError:
-        """Return the error for a password that opened none of `number` key files."""
+        """Return the error for a password that decrypts none of `number` key files."""
         if self._unreadable is not None:
             return self._unreadable
         tried = "its only key is not" if number == 1 else f"none of its {number} keys is"
@@ -157,7 +161,10 @@ async def _has_config(storage: Storage) -> bool:
 
 
 async def raise_no_config(storage: Storage) -> None:
-    """Raise RepositoryMissingError or RepositoryDamagedError, whichever fits a missing config."""
+    """Raise the error for a missing config.
+
+    This is RepositoryDamagedError if the repository has other files, else RepositoryMissingError.
+    """
     for kind in (FileType.KEY, FileType.SNAPSHOT, FileType.INDEX, FileType.PACK):
         if await storage.list(kind):
             raise RepositoryDamagedError(
@@ -172,7 +179,7 @@ async def raise_no_config(storage: Storage) -> None:
 
 
 async def open_config(storage: Storage, keys: Keys) -> Config:
-    """Open the config; RepositoryDamagedError when it is damaged or of an unknown format."""
+    """Read the config; RepositoryDamagedError if it is damaged or its version is unknown."""
     try:
         config = await read_checked(
             storage, FileType.CONFIG, "", lambda raw: parse_config(open_record(keys, raw))

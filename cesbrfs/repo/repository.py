@@ -1,8 +1,8 @@
 """A restic repository opened for reading: snapshots, trees and file content.
 
 Snapshots are listed before the index is loaded, so that every blob of a listed snapshot is indexed
-even if another process prunes. If a blob is not found, the index is listed again before it counts
-as missing.
+even if another process prunes. If a blob is not in the index, the index is listed again before the
+blob is reported as missing.
 """
 
 from __future__ import annotations
@@ -56,16 +56,16 @@ __all__ = ["CacheConfig", "FileReader", "Repository"]
 _log = logging.getLogger(__name__)
 
 _LARGE_TREES: Final = 2
-"""Trees of any size that are cached in addition: decoding them per request is too slow."""
+"""Number of oversized trees that are cached as well: decoding them per request is too slow."""
 _NODE_BYTES: Final = 600
-"""Memory of a decoded node without the IDs of its content, as measured over 82,000 nodes."""
+"""Memory of a decoded node in bytes, without its content IDs; measured over 82,000 nodes."""
 _TREES: Final = "trees"
 _WORTH_KEEPING: Final = 64
-"""Snapshot files of a local repository are cached on disk only if at least this many are new."""
+"""Minimum number of new snapshot files of a local repository that are cached on disk."""
 
 
 class Repository:
-    """An open repository.  Made by `Repository.open`."""
+    """An open repository. Created by `Repository.open`."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class Repository:
     ) -> None:
         self.storage: Final = storage
         self.key_file = ""
-        """The name of the key file that opened it."""
+        """Name of the key file that opened the repository."""
         self._password: Final = password
         self.caching: Final = caching
         self.is_remote: Final = through_network(storage)
@@ -89,7 +89,7 @@ class Repository:
         self._confirming: Final = trio.Lock()
         self._gone: CesbrError | None = None
         self._refused: frozenset[str] = frozenset()
-        """Key files of another repository that the password does not open."""
+        """Key files that the password does not open, after the repository was replaced."""
         self._identify(keys, config)
         self.blobs: Final = Blobs(self._files, keys, caching, self._packs(), self._disk)
         self.listings: Final = DirectoryCache(self.blobs, self._segments(), caching)
@@ -97,11 +97,11 @@ class Repository:
         self.blobs.on_pruned = self._evict_pruned
 
     def _identify(self, keys: Keys, config: Config) -> None:
-        """Set which repository this is, and its cache directory."""
+        """Set the keys, the ID, the format version and the cache directory of the repository."""
         self._keys = keys
         self.id = config.id or ""
         self.version = config.version or 0
-        # An ID that is none could lead out of the cache's directory.
+        # An invalid ID could be a path that leads out of the cache directory.
         top = self.caching.directory
         self._directory = top / self.id if top and is_file_name(self.id) else None
         self._disk = MetadataCache(self._directory) if self._directory else None
@@ -127,11 +127,11 @@ class Repository:
     ) -> Repository:
         """Open the repository in `storage` with its encryption key.
 
-        The key files whose names begin with `key_hint` are tried first, then the one that opened
-        it the last time.
+        Key files whose names begin with `key_hint` are tried first, then the one that opened the
+        repository last.
 
-        Raises RepositoryMissingError, RepositoryDamagedError, WrongKeyError, and what the storage
-        raises.
+        Raises RepositoryMissingError, RepositoryDamagedError, WrongKeyError, and the errors of the
+        storage.
         """
         directory = caching.directory
         hints = [
@@ -168,27 +168,27 @@ class Repository:
 
     @property
     def is_offline(self) -> bool:
-        """Whether the storage is known not to answer now."""
+        """Whether the storage did not respond to the last request."""
         return isinstance(self.storage, HasAvailability) and self.storage.is_offline
 
     @property
     def damaged(self) -> dict[str, str]:
         """Snapshot and index files that could not be read, with the reason.
 
-        A snapshot without a tree is in it as ``trees/<snapshot ID>``, once it was looked at.
+        Snapshots that `without_tree` returns are included as ``trees/<snapshot ID>``.
         """
         return self._files.damaged
 
     @property
     def is_gone(self) -> bool:
-        """Whether the storage answers, but the repository was not there when last looked for."""
+        """Whether the storage responds, but the last attempt to find the repository failed."""
         return self._gone is not None
 
     async def _confirm(self) -> bool:
-        """Check that the storage still holds this repository; True when it holds another one now.
+        """Check that the storage still contains this repository; return whether it was replaced.
 
-        The other one is used from then on.  Raises RepositoryGoneError where there is none, and
-        what opening another one raises.
+        A replacement is used from then on. Raises RepositoryGoneError if there is no repository,
+        and RepositoryDamagedError or WrongKeyError if the replacement cannot be opened.
         """
         async with self._confirming:
             try:
@@ -209,7 +209,7 @@ class Repository:
         try:
             config = await open_config(self.storage, self._keys)
         except (FileMissingError, RepositoryDamagedError):
-            config = None  # gone, or sealed with other keys
+            config = None  # missing, or encrypted with other keys
         if config is not None and (config.id or "") == self.id:
             self.version = config.version or 0
             self._note_back()
@@ -230,7 +230,7 @@ class Repository:
         return True
 
     async def _new_keys(self) -> Keys:
-        """Open the key files again; those that did not fit are not derived a second time."""
+        """Open the key files again, unless the password has already failed on the same ones."""
         names = frozenset(file.name for file in await self.storage.list(FileType.KEY))
         if names and names == self._refused:
             raise WrongKeyError(*self._gone.args if self._gone else ())
@@ -255,9 +255,9 @@ class Repository:
         return await self.blobs.index()
 
     async def snapshots(self) -> list[Snapshot]:
-        """List the snapshots that are there now, oldest first.
+        """Return the current snapshots, oldest first.
 
-        A snapshot file that cannot be read is left out, logged and named in `damaged`.
+        A snapshot file that cannot be read is omitted, logged, and reported in `damaged`.
         """
         listed = await self._files.list(FileType.SNAPSHOT)
         self._note_back()
@@ -268,7 +268,7 @@ class Repository:
         if self._disk is not None and not self._listed_once and len(listed) >= self._worth_keeping:
             raws = await trio.to_thread.run_sync(self._disk.snapshots)
             for name in listed & raws.keys():
-                with contextlib.suppress(Exception):  # read again below, and told there
+                with contextlib.suppress(Exception):  # read again below, which reports the error
                     self._take_snapshot(name, raws[name])
         self._listed_once = True
 
@@ -279,7 +279,7 @@ class Repository:
         missing = listed - self._snapshots.keys()
         damaged = self.damaged.keys() & {f"snapshots/{name}" for name in missing}
         await self._files.load(FileType.SNAPSHOT, missing, take)
-        # What none of the keys opens may belong to another repository.
+        # Files that the keys do not decrypt may belong to another repository.
         worse = self.damaged.keys() & {f"snapshots/{name}" for name in missing} - damaged
         if worse and await self._confirm():
             return await self.snapshots()
@@ -292,21 +292,21 @@ class Repository:
         self._snapshots[name] = parse_snapshot(decode_unpacked(self._keys, raw, SNAPSHOT_MAX), name)
 
     async def locks(self) -> list[Lock]:
-        """List who holds a lock on the repository now, oldest first.
+        """Return the current locks of the repository, oldest first.
 
-        A lock that cannot be read is left out, logged and named in `damaged`.
+        A lock that cannot be read is omitted, logged, and reported in `damaged`.
         """
-        found: list[Lock] = []
+        locks: list[Lock] = []
 
         async def take(name: str, raw: bytes) -> None:
-            found.append(parse_lock(decode_unpacked(self._keys, raw, SNAPSHOT_MAX), name))
+            locks.append(parse_lock(decode_unpacked(self._keys, raw, SNAPSHOT_MAX), name))
 
         await self._files.load(FileType.LOCK, await self._files.list(FileType.LOCK), take)
-        return sorted(found, key=lambda lock: (lock.time_ns, lock.id))
+        return sorted(locks, key=lambda lock: (lock.time_ns, lock.id))
 
     async def raise_if_forgotten(self, snapshot: Snapshot, error: BlobMissingError) -> None:
-        """Raise NotFoundError in the place of `error` when `snapshot` is not there any more."""
-        if all(held.id != snapshot.id for held in await self.snapshots()):
+        """Raise NotFoundError from `error` if `snapshot` no longer exists."""
+        if all(other.id != snapshot.id for other in await self.snapshots()):
             raise NotFoundError(
                 f"Snapshot {snapshot.id[:8]} was forgotten, and its data was removed."
             ) from error
@@ -320,18 +320,18 @@ class Repository:
                 return None
             try:
                 tree = _parsed(data, tree_id)
-            except DamagedError:  # `tree` says so
+            except DamagedError:  # `tree` reports it
                 return None
             self._trees.put(tree_id, tree)
         return None if b"." in tree.nodes or b"/" in tree.nodes else tree
 
     async def tree(self, tree_id: bytes) -> Tree:
-        """Return the directory of this ID (32 bytes).
+        """Return the directory with this tree ID (32 bytes).
 
-        Raises BlobMissingError or DamagedError when the repository does not hold it whole.
+        Raises BlobMissingError if the tree is missing, and DamagedError if it is damaged.
         """
         tree = await self._tree(tree_id)
-        if b"." in tree.nodes or b"/" in tree.nodes:  # only a snapshot's root may have them
+        if b"." in tree.nodes or b"/" in tree.nodes:  # valid only in the root of a snapshot
             nodes = {name: node for name, node in tree.nodes.items() if name not in (b".", b"/")}
             refused = (*tree.refused, "'.' or '/': no directory can hold this name")
             return Tree.of(nodes, refused, tree.unknown)
@@ -349,9 +349,9 @@ class Repository:
         return _parsed(data, tree_id)
 
     async def _evict_pruned(self, index: Index) -> None:
-        """Evict trees that a prune removed: otherwise each night adds some, up to the bounds.
+        """Evict trees that a prune removed; otherwise they accumulate up to the cache bounds.
 
-        Data blobs stay: somebody may still have their file open.
+        Data blobs are not evicted, because their files may still be open.
         """
         cached = self.listings.trees().union(tree for tree, _ in self._trees.items())
         gone = await trio.to_thread.run_sync(index.lacking, BlobType.TREE, cached)
@@ -359,7 +359,7 @@ class Repository:
         self.listings.drop(gone)
 
     async def names(self, tree_id: bytes) -> dict[bytes, int]:
-        """Return what the directory of this ID holds, as `parse_names` does; raises as `tree`."""
+        """Return the names in a directory in the form of `parse_names`; raises like `tree`."""
         data = await self.blobs.load(BlobType.TREE, tree_id)
         what = f"tree {tree_id.hex()[:8]}"
         if len(data) > THREAD_BYTES:
@@ -367,22 +367,23 @@ class Repository:
         return parse_names(data, what)
 
     async def root(self, snapshot: Snapshot) -> Tree:
-        """Return a snapshot's root directory; nodes named ``.`` or ``/`` give way to their content.
+        """Return the root directory of a snapshot, as described at `top`.
 
-        Raises DamagedError for a snapshot without a tree, and what `tree` raises.
+        Raises DamagedError for a snapshot without a tree, and otherwise like `tree`.
         """
         if snapshot.tree is None:
             raise no_tree()
         return await self.top(snapshot.tree)
 
     async def without_tree(self, snapshots: Collection[Snapshot], backup: str) -> list[Snapshot]:
-        """Return those of `snapshots` that have no tree, or whose tree is in no index file.
+        """Return the `snapshots` that have no tree, or whose tree is in no index file.
 
-        They are named in `damaged` for as long as that is so, as those of `backup`.
+        They are added to `damaged`, with the name of their `backup`. A later call removes those
+        whose tree is indexed again.
         """
         trees = {snapshot.tree for snapshot in snapshots if snapshot.tree is not None}
         missing = await self.blobs.not_indexed(BlobType.TREE, trees)
-        found: list[Snapshot] = []
+        treeless: list[Snapshot] = []
         for snapshot in snapshots:
             if snapshot.tree is not None and snapshot.tree not in missing:
                 self.damaged.pop(f"{_TREES}/{snapshot.id}", None)
@@ -391,11 +392,14 @@ class Repository:
             self.damaged[f"{_TREES}/{snapshot.id}"] = (
                 f"{reason} (backup {backup}). Run 'cesbr check'."
             )
-            found.append(snapshot)
-        return found
+            treeless.append(snapshot)
+        return treeless
 
     async def top(self, tree_id: bytes) -> Tree:
-        """Return the tree of this ID as the root directory of the snapshots that have it."""
+        """Return the tree with this ID as the root directory of a snapshot.
+
+        Nodes named ``.`` or ``/`` are replaced by the content of their subtrees.
+        """
         tree = await self._tree(tree_id)
         if not any(name in tree.nodes for name in (b".", b"/")):
             return tree
@@ -416,10 +420,10 @@ class Repository:
                 refused.append(f"{name.decode()!r}: no directory can hold this name")
         return Tree.of(nodes, refused, unknown)
 
-    # What is worked out from trees, and kept on disk under a name
+    # Data derived from trees, cached on disk by name
 
     async def load(self, name: str) -> bytes | None:
-        """Return what was kept as `name`; None where nothing is, or not whole."""
+        """Return the data stored as `name`; None if it is missing or damaged."""
         disk = self._disk
         if disk is None:
             return None
@@ -435,7 +439,7 @@ class Repository:
         return await trio.to_thread.run_sync(work)
 
     async def keep(self, name: str, data: bytes) -> None:
-        """Store `data` on disk, encrypted with the repository's keys, replacing earlier data."""
+        """Store `data` on disk as `name`, encrypted with the repository's keys; overwrites."""
         disk = self._disk
         if disk is None:
             return
@@ -446,14 +450,14 @@ class Repository:
         await trio.to_thread.run_sync(work)
 
     async def data(self, blob: bytes) -> bytes:
-        """Return the content of a data blob (ID of 32 bytes), checked."""
+        """Return the verified content of a data blob (ID of 32 bytes)."""
         return await self.blobs.data(blob)
 
     async def open_file(self, node: Node, snapshot: Snapshot | None = None) -> FileReader:
-        """Prepare a file's content for reading.
+        """Return a reader for the content of a file.
 
-        Raises BlobMissingError when no index names one of its blobs; NotFoundError when that is
-        because `snapshot`, in which it lies, was forgotten.
+        Raises BlobMissingError if one of its blobs is in no index file, or NotFoundError if the
+        reason is that `snapshot`, which contains the file, was removed.
         """
 
         async def missing(error: BlobMissingError) -> None:
@@ -469,12 +473,12 @@ class Repository:
 
 
 def no_tree() -> DamagedError:
-    """Return the error for a snapshot, or a directory in one, that has no tree."""
+    """Return the error for a snapshot or a directory without a tree."""
     return DamagedError("Its snapshot records no tree for it. Run 'cesbr check'.")
 
 
 def _parsed(data: bytes, tree_id: bytes) -> Tree:
-    """Parse a tree blob; log the entries that cannot be shown."""
+    """Parse a tree blob; log entries that cannot be shown."""
     what = f"tree {tree_id.hex()[:8]}"
     tree = parse_tree(data, what)
     for name in tree.refused:
@@ -489,11 +493,11 @@ def _tree_bytes(tree: Tree) -> int:
 
 
 def _keep_key(directory: Path, name: str, raw: bytes) -> None:
-    """Keep a key file, as the only one, so that the next opening can begin with its work early."""
+    """Cache a key file and remove all others, so that `derive_ahead` can use it next time."""
     kept = CacheDir(directory)
-    held = [file.name for file in kept.files()]
-    for other in held:
+    names = [file.name for file in kept.files()]
+    for other in names:
         if other != name:
             kept.remove(other)
-    if name not in held:
+    if name not in names:
         kept.write(name, (raw,))
