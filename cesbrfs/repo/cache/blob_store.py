@@ -1,8 +1,8 @@
-"""Data blobs of a repository behind a network, kept on disk as restic sealed them, within a bound.
+"""Disk cache of a remote repository's data blobs, encrypted as in the repository; bounded, LRU.
 
-Off unless a size is set.  One file a blob, named by its ID; the longest unused go first.  Several
-processes may share the directory: each counts what it adds itself, and looks at all of it now and
-then.
+The cache is disabled unless a size is configured. There is one file per blob, named by its ID. The
+least recently used blobs are evicted first. Several processes may share the directory: each counts
+only the bytes that it adds, and lists the directory from time to time for the actual total.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from typing import Final
 from cesbrfs.repo.cache.cache_dir import CacheDir
 
 _SHARE: Final = 16
-"""The directory is looked through each time this part of the bound was added."""
+"""The directory is checked for its size each time 1/16 of the capacity has been added."""
 
 
 class BlobStore:
-    """At most about `capacity` bytes of sealed data blobs in `kept`."""
+    """Encrypted data blobs in the directory `kept`, about `capacity` bytes at most."""
 
     def __init__(self, kept: CacheDir, capacity: int) -> None:
         self._kept = kept
         self._capacity = capacity
         self._added = capacity
-        """Bytes added since the directory was looked through; at first nobody knows."""
+        """Bytes added since the last check of the size; the first `put` makes a check."""
 
     def get(self, blob: bytes) -> bytes | None:
-        """Return the record of a blob (ID of 32 bytes), None when it is not here."""
+        """Return the record of a blob (ID of 32 bytes); None if it is not cached."""
         record = self._kept.read(blob.hex())
         if record is not None:
             self._kept.use(blob.hex())
@@ -36,7 +36,10 @@ class BlobStore:
         return self._kept.has(blob.hex())
 
     def put(self, blob: bytes, record: bytes | memoryview) -> None:
-        """Store the record of a blob; evict others to stay within the bound."""
+        """Store the record of a blob, and evict others to stay within the capacity.
+
+        A record larger than 1/16 of the capacity is not stored.
+        """
         if len(record) > self._capacity // _SHARE:
             return
         self._kept.write(blob.hex(), (record,))
@@ -46,7 +49,7 @@ class BlobStore:
             self._shrink()
 
     def forget(self, blob: bytes) -> None:
-        """Remove a record that proved to be damaged."""
+        """Remove a damaged record."""
         self._kept.remove(blob.hex())
 
     def _shrink(self) -> None:

@@ -17,13 +17,13 @@ from threading import get_ident
 from typing import Final, NamedTuple
 
 _ABANDONED_NS: Final = 3600 * 10**9
-"""A file that has been written for so long was left by a process that is no more."""
+"""Age in nanoseconds from which a temporary file counts as left behind by a dead process."""
 
 _log = logging.getLogger(__name__)
 
 
 class CachedFile(NamedTuple):
-    """A file in the directory: its name, its size in bytes, when it was last used (ns)."""
+    """The name, size in bytes, and last use (nanoseconds since 1970) of a cached file."""
 
     name: str
     size: int
@@ -31,7 +31,7 @@ class CachedFile(NamedTuple):
 
 
 class CacheDir:
-    """The files in `directory`, which is made with the mode 0700 where it does not exist."""
+    """The files in `directory`, which is created with mode 0700 if it is missing."""
 
     def __init__(self, directory: Path) -> None:
         self.directory: Final = directory
@@ -45,9 +45,9 @@ class CacheDir:
             _log.warning("The cache in %s cannot be used: %s.", directory, error.strerror)
 
     def read(self, name: str, offset: int = 0, length: int = -1) -> bytes | None:
-        """Return a file's content, or a part of it; None where it cannot be read.
+        """Return `length` bytes of a file from `offset`; None if the file cannot be read.
 
-        Shorter where the file ends; `length` -1 reads to the end.
+        Returns fewer bytes at the end of the file. The `length` -1 means up to the end.
         """
         try:
             with (self.directory / name).open("rb", buffering=0) as file:
@@ -61,39 +61,39 @@ class CacheDir:
         return (self.directory / name).exists()
 
     def write(self, name: str, parts: Iterable[bytes | memoryview]) -> bool:
-        """Write a file atomically; return whether it exists now."""
+        """Write a file atomically; return whether this succeeded."""
         if not self._usable:
             return False
-        beside = self.directory / f".{name}.{os.getpid()}.{get_ident()}"
+        temporary = self.directory / f".{name}.{os.getpid()}.{get_ident()}"
         try:
-            descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with open(descriptor, "wb") as file:
                 file.writelines(parts)
-            beside.replace(self.directory / name)
+            temporary.replace(self.directory / name)
         except OSError as error:
             self._usable = False
             _log.warning("Nothing more is kept in %s: %s.", self.directory, error.strerror)
             with contextlib.suppress(OSError):
-                beside.unlink()
+                temporary.unlink()
             return False
         return True
 
     def use(self, name: str) -> None:
-        """Note that a file was used now."""
+        """Record in the mtime of a file that it was used now."""
         with contextlib.suppress(OSError):
             os.utime(self.directory / name)
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
         with contextlib.suppress(OSError):
             (self.directory / name).unlink()
 
     def files(self) -> list[CachedFile]:
-        """List the files, sorted by name; those being written are none yet.
+        """Return the complete files, sorted by name.
 
-        What other processes left half written is removed.
+        Removes temporary files that dead processes left behind.
         """
-        found: list[CachedFile] = []
+        complete: list[CachedFile] = []
         try:
             with os.scandir(self.directory) as entries:
                 for entry in entries:
@@ -105,7 +105,7 @@ class CacheDir:
                             if time.time_ns() - status.st_mtime_ns > _ABANDONED_NS:
                                 os.unlink(entry)
                             continue
-                        found.append(CachedFile(entry.name, status.st_size, status.st_mtime_ns))
+                        complete.append(CachedFile(entry.name, status.st_size, status.st_mtime_ns))
         except OSError:
             return []
-        return sorted(found)
+        return sorted(complete)

@@ -1,4 +1,4 @@
-"""Bounds of all caches of a process, and the directories of those on disk."""
+"""Size limits of all caches of a process, and the directories of the caches on disk."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Final
 
 DEFAULT_MEMORY: Final = 32 << 20
 MIN_MEMORY: Final = 4 << 20
-"""The other caches in memory are not made smaller than for this much file content."""
+"""Minimum value of `memory` when the limits of the other memory caches are derived from it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheConfig:
-    """Bounds in bytes. Without a directory, nothing is cached there.
+    """Size limits in bytes. Without a `directory`, nothing is cached on disk.
 
-    `memory` bounds the file content in memory, and all other caches in memory in proportion to it.
-    `directory` is the cache directory. `data` bounds the data blobs of a remote repository that are
-    cached there. `restic` is the directory of restic's own caches, which are read instead of the
-    server.
+    `memory` limits the file content in memory; the limits of all other memory caches are
+    proportional to it. `directory` is the cache directory. `data` limits the data blobs of a remote
+    repository that are cached there. `restic` is the directory of restic's own caches, which are
+    tried before the server.
     """
 
     memory: int = DEFAULT_MEMORY

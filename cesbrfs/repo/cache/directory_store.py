@@ -3,8 +3,8 @@
 A segment is ``magic | length of the directory u32 | sealed directory | sealed body``. Its entries
 are sorted by tree ID. The directory contains the first 8 bytes of each ID, then the length of each
 entry as u32; the body, compressed, contains ``ID 32 | rows`` for each. Directories are cached in
-memory (16 bytes per directory), bodies within a bound. Since a tree ID identifies its content,
-entries are never outdated, only missing. Damaged segments are removed and written again.
+memory (16 bytes per entry), bodies up to a limit. Since a tree ID identifies its content, entries
+are never outdated, only missing. Damaged segments are removed and written again.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from cesbrfs.util.lru import LruCache
 _log = logging.getLogger(__name__)
 
 SEGMENT_BYTES: Final = 1 << 20
-"""Of rows; compressed they take a third of it on disk."""
+"""Size of the rows of a segment in bytes; compressed, they take a third of this on disk."""
 _MOST_STORED: Final = 64 << 20
 _SMALL: Final = SEGMENT_BYTES // 8
-"""Segments whose file is smaller are brought together when the next one is written."""
+"""Segments with smaller files are merged when the next one is written."""
 _HEAD: Final = struct.Struct("<8sI")
 _MAGIC: Final = b"CESROW2\n"
 _ENTRY_BYTES: Final = 12
@@ -43,7 +43,11 @@ _SUFFIX: Final = ".rows"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SegmentDirectory:
-    """What the segment in the file `name` holds: `prefixes` sorted, `ends` of each in the body."""
+    """The directory of the segment in the file `name`.
+
+    `body_at` is the offset of the body in the file. `prefixes` are the first 8 bytes of the tree
+    IDs, sorted; `ends` are the end offsets of their entries in the decoded body.
+    """
 
     name: str
     body_at: int
@@ -51,7 +55,7 @@ class SegmentDirectory:
     ends: array[int]
 
     def find(self, tree: bytes) -> tuple[int, int] | None:
-        """Return where in the body the entry of this tree may lie, None where it does not."""
+        """Return the range of the body that may contain the entry of `tree`; None if none can."""
         prefix = int.from_bytes(tree[:8], "big")
         at = bisect_left(self.prefixes, prefix)
         if at == len(self.prefixes) or self.prefixes[at] != prefix:
@@ -60,7 +64,10 @@ class SegmentDirectory:
 
 
 class DirectoryStore:
-    """The segments in `kept`.  What is not said to run in a thread runs where readers do."""
+    """The segments in the directory `kept`.
+
+    Call `directories` and `write` in a worker thread, all other methods in the event loop.
+    """
 
     def __init__(
         self,
@@ -71,20 +78,20 @@ class DirectoryStore:
         self._kept = kept
         self._keys = keys
         self._directories: list[SegmentDirectory] = []
-        """Those that were of use last come first."""
+        """Most recently used first."""
         self._bodies: LruCache[str, bytes] = LruCache(caching.directory_segments, len)
 
     def directories(self) -> list[SegmentDirectory]:
-        """Read the directories of all segments that are here; in a thread."""
-        found: list[SegmentDirectory] = []
+        """Read the directories of all segments on disk; for worker threads."""
+        directories: list[SegmentDirectory] = []
         for file in self._kept.files():
             if not file.name.endswith(_SUFFIX):
                 continue
             try:
-                found.append(self._directory(file.name))
+                directories.append(self._directory(file.name))
             except (DamagedError, struct.error):
                 self._kept.remove(file.name)
-        return found
+        return directories
 
     def _directory(self, name: str) -> SegmentDirectory:
         magic, length = _HEAD.unpack(self._kept.read(name, 0, _HEAD.size) or b"")
@@ -96,17 +103,17 @@ class DirectoryStore:
 
     @property
     def used(self) -> list[SegmentDirectory]:
-        """The segments that are used now."""
+        """The segments in use."""
         return list(self._directories)
 
     def take(self, directories: list[SegmentDirectory]) -> None:
-        """Use these segments from now on, in the place of all that were used before."""
+        """Replace the segments in use by `directories`."""
         self._directories = directories
 
     def find(self, tree: bytes) -> memoryview | None:
-        """Return the packed rows of a tree (ID of 32 bytes), None where no segment has them.
+        """Return the packed rows of a tree (ID of 32 bytes); None if no segment contains them.
 
-        A body that is not held is read at once: it is small, and its disk is this machine's.
+        Blocks to read a body that is not cached, because bodies are small and on a local disk.
         """
         for at, directory in enumerate(self._directories):
             place = directory.find(tree)
@@ -123,13 +130,13 @@ class DirectoryStore:
         return None
 
     def _body(self, directory: SegmentDirectory) -> bytes | None:
-        held = self._bodies.peek(directory.name)
-        if held is not None:
-            return held
+        cached = self._bodies.peek(directory.name)
+        if cached is not None:
+            return cached
         try:
             body = self._read_body(directory)
         except DamagedError as error:
-            # Mostly another process has brought it together with its own.
+            # Usually another process has merged the segment into its own.
             if self._kept.has(directory.name):
                 _log.warning("The cache file %s is written again: %s", directory.name, error)
                 self._kept.remove(directory.name)
@@ -150,9 +157,10 @@ class DirectoryStore:
     def write(
         self, new: Mapping[bytes, bytes], used: list[SegmentDirectory]
     ) -> list[SegmentDirectory]:
-        """Write the packed rows `new` by tree ID, with those of small segments; in a thread.
+        """Write the packed rows `new` by tree ID, merged with small segments; for worker threads.
 
-        Returns what is used after that: `used`, without what was brought together or had to go.
+        Returns the segments to use from now on: the written one, and those of `used` that were
+        neither merged nor evicted.
         """
         together = dict(new)
         sizes = {file.name: file.size for file in self._kept.files()}
@@ -186,7 +194,7 @@ class DirectoryStore:
         return _directory_of(plain, name, _HEAD.size + len(directory))
 
     def _shrink(self) -> set[str]:
-        """Remove what was not used for longest, beyond the bound; return the names."""
+        """Evict the least recently used segments beyond the limit; return their names."""
         gone: set[str] = set()
         files = [file for file in self._kept.files() if file.name.endswith(_SUFFIX)]
         total = sum(file.size for file in files)
@@ -200,7 +208,7 @@ class DirectoryStore:
 
 
 def _directory_of(plain: bytes, name: str, body_at: int) -> SegmentDirectory:
-    """Read an opened directory; struct.error when it is none."""
+    """Parse a decrypted directory; struct.error if it is invalid."""
     count = len(plain) // _ENTRY_BYTES
     prefixes = array("Q", struct.unpack(f">{count}Q", plain[: 8 * count]))
     lengths = struct.unpack(f"<{count}I", plain[8 * count :])

@@ -1,4 +1,4 @@
-"""Addresses at which this user has opened a repository, noted in the cache."""
+"""Record in the cache at which addresses this user has opened a repository."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _DIRECTORY: Final = "known"
 
 
 def note_known(shown: str, cache_dir: Path, key_file: str) -> None:
-    """Note that there is a repository at the address `shown`, which holds no secrets.
+    """Record that a repository exists at `shown`, an address without secrets.
 
     `key_file` is the name of the key file that opened it.
     """
@@ -22,7 +22,7 @@ def note_known(shown: str, cache_dir: Path, key_file: str) -> None:
 
 
 def known_key_file(shown: str, cache_dir: Path) -> str | None:
-    """Return the name of the key file that opened the repository last, None if it is not known."""
+    """Return the name of the key file that last opened the repository; None if unknown."""
     try:
         return (cache_dir / _DIRECTORY / _name(shown)).read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -30,7 +30,7 @@ def known_key_file(shown: str, cache_dir: Path) -> str | None:
 
 
 def is_known(shown: str, cache_dir: Path) -> bool:
-    """Return whether a repository was opened at the address `shown` before."""
+    """Return whether a repository has been opened at the address `shown` before."""
     return os.path.exists(cache_dir / _DIRECTORY / _name(shown))
 
 

@@ -1,8 +1,8 @@
-"""What is kept on disk between mounts: index tables, and snapshot files as restic encrypted them.
+"""Disk cache of index tables, snapshot files and derived data, one directory per repository.
 
-One directory a repository.  Names and content lie here only as restic sealed them, or sealed with
-the same keys; an index table holds nothing but hashes, lengths and places.  Each file is checked
-when it is read, and one that is damaged or of another version is as good as none.
+Names and content of backed-up files are stored only in encrypted form, by restic or with the same
+keys. Index tables contain only hashes, lengths and offsets. Each file is verified when it is read;
+a damaged one, or one of another version, is treated as missing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cesbrfs.repo.format.model import ID_BYTES
 
 _TABLE_MAGIC: Final = b"CESIDX1\n"
 _TABLE: Final = struct.Struct("<8sIIIIQQ")
-"""Magic, CRC-32 of all that follows it, numbers of names, packs, bits and rows, stored bytes."""
+"""Magic, CRC-32 of everything after it, numbers of names, packs, bits and rows, stored bytes."""
 _CHECKED_FROM: Final = 12
 _TABLE_SUFFIX: Final = ".index"
 _SEALED_SUFFIX: Final = ".sealed"
@@ -30,28 +30,28 @@ _RECORD: Final = struct.Struct("<32sI")
 
 
 class MetadataCache:
-    """The cache directory of one repository.  A directory that cannot be used is done without."""
+    """The cache directory of one repository; if it is not usable, nothing is cached."""
 
     def __init__(self, directory: Path) -> None:
         self.directory: Final = directory
         self._kept = CacheDir(directory)
 
     def tables(self, listed: Iterable[str]) -> list[Table]:
-        """Return the tables here that were made of index files in `listed` alone."""
-        there = frozenset(listed)
-        found: list[Table] = []
+        """Return the tables built only from index files in `listed`; no index file occurs twice."""
+        available = frozenset(listed)
+        tables: list[Table] = []
         covered: set[str] = set()
         for name in self._tables():
             table = _map_table(self.directory / name)
             if table is None:
                 self._kept.remove(name)
-            elif there.issuperset(table.names) and covered.isdisjoint(table.names):
+            elif available.issuperset(table.names) and covered.isdisjoint(table.names):
                 covered.update(table.names)
-                found.append(table)
-        return found
+                tables.append(table)
+        return tables
 
     def keep_table(self, table: Table) -> Table:
-        """Write a table; return it as it is mapped from there, or as it was where that fails."""
+        """Write a table; return it mapped from the file, or `table` itself if this fails."""
         name = _name_of(table)
         names = b"".join(bytes.fromhex(name) for name in table.names)
         rest = (
@@ -70,7 +70,7 @@ class MetadataCache:
         return _map_table(self.directory / name) or table
 
     def drop_tables(self, kept: Iterable[Table]) -> None:
-        """Remove the tables that none of the kept ones needs any more."""
+        """Remove the files of all tables that are not among `kept`."""
         needed = {_name_of(table) for table in kept}
         for name in self._tables():
             if name not in needed:
@@ -80,9 +80,9 @@ class MetadataCache:
         return [file.name for file in self._kept.files() if file.name.endswith(_TABLE_SUFFIX)]
 
     def snapshots(self) -> dict[str, bytes]:
-        """Return the snapshot files kept here, by name: each is what its name promises."""
+        """Return the cached snapshot files by name; the name is the SHA-256 of the content."""
         data = self._kept.read(_SNAPSHOTS) or b""
-        found: dict[str, bytes] = {}
+        files: dict[str, bytes] = {}
         at = 0
         while at + _RECORD.size <= len(data):
             name, length = _RECORD.unpack_from(data, at)
@@ -90,59 +90,59 @@ class MetadataCache:
             raw = data[at : at + length]
             at += length
             if hashlib.sha256(raw).digest() != name:
-                break  # the following records cannot be separated
-            found[name.hex()] = raw
-        return found
+                break  # the length may be wrong, so the next record cannot be located
+            files[name.hex()] = raw
+        return files
 
     def keep_snapshots(self, files: Mapping[str, bytes]) -> None:
-        """Write snapshot files, by name, in place of those here."""
+        """Replace the cached snapshot files by `files`, which are keyed by name."""
         parts: list[bytes] = []
         for name, raw in files.items():
             parts += (_RECORD.pack(bytes.fromhex(name), len(raw)), raw)
         self._kept.write(_SNAPSHOTS, parts)
 
     def sealed(self, name: str) -> bytes | None:
-        """Return the record kept as `name`, None without one."""
+        """Return the encrypted record stored as `name`; None if there is none."""
         return self._kept.read(name + _SEALED_SUFFIX)
 
     def keep_sealed(self, name: str, record: bytes) -> None:
-        """Write a sealed record in place of the one kept as `name`."""
+        """Store an encrypted record as `name`; overwrites."""
         self._kept.write(name + _SEALED_SUFFIX, [record])
 
 
 def _name_of(table: Table) -> str:
-    """Return the name of a table's file: told from the index files that it was made of."""
+    """Return the file name of a table, derived from the names of its index files."""
     label = hashlib.sha256("\n".join(sorted(table.names)).encode()).hexdigest()[:32]
     return f"{label}{_TABLE_SUFFIX}"
 
 
 def _map_table(path: Path) -> Table | None:
-    """Map a table's file; None when it is not whole or not a table."""
+    """Map the file of a table into memory; None if it is incomplete or invalid."""
     try:
         with path.open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError):  # gone, or empty
+    except (OSError, ValueError):  # missing or empty
         return None
     if len(mapped) < _TABLE.size:
         return None
     magic, check, names, packs, bits, rows, stored = _TABLE.unpack_from(mapped)
-    fanout = (1 << bits) + 1 if bits <= 16 else 0  # noqa: PLR2004 - the most bits a table has
+    fanout = (1 << bits) + 1 if bits <= 16 else 0  # noqa: PLR2004 - the maximum of a table
     size = _TABLE.size + (names + packs) * ID_BYTES + fanout * 4 + rows * ROW_BYTES
     with memoryview(mapped) as view, view[_CHECKED_FROM:] as checked:
         if magic != _TABLE_MAGIC or size != len(mapped) or zlib.crc32(checked) != check:
             return None
     at = _TABLE.size
-    listed = mapped[at : at + names * ID_BYTES]
+    name_ids = mapped[at : at + names * ID_BYTES]
     at += names * ID_BYTES
-    held = mapped[at : at + packs * ID_BYTES]
+    pack_ids = mapped[at : at + packs * ID_BYTES]
     at += packs * ID_BYTES
-    heads = mapped[at : at + fanout * 4]
+    fanout_table = mapped[at : at + fanout * 4]
     at += fanout * 4
     return Table(
-        names=tuple(listed[n : n + ID_BYTES].hex() for n in range(0, len(listed), ID_BYTES)),
-        packs=held,
+        names=tuple(name_ids[n : n + ID_BYTES].hex() for n in range(0, len(name_ids), ID_BYTES)),
+        packs=pack_ids,
         bits=bits,
-        fanout=heads,
+        fanout=fanout_table,
         rows=mapped,
         rows_at=at,
         count=rows,
