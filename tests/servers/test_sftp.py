@@ -248,7 +248,7 @@ class TestReading:
 async def settled(storage: SftpStorage) -> None:
     """Wait until every connection has answered all requests, including cancelled ones."""
     for session in storage._sessions:
-        while session._asked:
+        while session._pending:
             with pytest.raises(FileMissingError):
                 await session.entries(b"/nowhere")
 

@@ -1,4 +1,4 @@
-"""Storages of a repository's files: one protocol, several implementations."""
+"""Storage backends for the files of a repository: one protocol, several implementations."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ _NAME: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class FileType(StrEnum):
-    """The file types of a repository; the value is the directory's name (``config`` is a file)."""
+    """The file types of a repository; the value is the directory name (``config`` is a file)."""
 
     CONFIG = "config"
     KEY = "keys"
@@ -31,18 +31,18 @@ SIZE_MAX: Final = {
     FileType.LOCK: 1 << 20,
     FileType.PACK: 1 << 32,
 }
-"""Bytes of a file at most; restic's own are far smaller.  Others are not read."""
+"""Maximum file sizes in bytes; larger files are not read. Those of restic are far smaller."""
 
 
 class FileInfo(NamedTuple):
-    """One file: its name (64 hex digits) and its size in bytes."""
+    """The name (64 hex digits) and the size in bytes of a file."""
 
     name: str
     size: int
 
 
 def is_file_name(name: str) -> bool:
-    """Return whether a name is one that restic gives its files; temporary files have others."""
+    """Return whether `name` is 64 hex digits, unlike the names of temporary files."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -54,17 +54,17 @@ class Storage(Protocol):
     """
 
     display_url: str
-    """The repository's address as it may be shown: without secrets."""
+    """The repository's address without secrets, for messages."""
 
     async def list(self, kind: FileType) -> Sequence[FileInfo]:
-        """List the files of one kind by their proper names; [] if their directory is missing."""
+        """List the files of one kind, except temporary ones; [] if the directory is missing."""
 
     async def read(
         self, kind: FileType, name: str = "", offset: int = 0, length: int | None = None
     ) -> bytes:
-        """Read `length` bytes from `offset` of a file, or all of it.
+        """Read `length` bytes of a file from `offset`, by default all of it.
 
-        Raises FileMissingError when it does not exist and DamagedError when it is too short.
+        Raises FileMissingError if the file does not exist, and DamagedError if it is too short.
         """
 
     async def aclose(self) -> None:
@@ -72,7 +72,7 @@ class Storage(Protocol):
 
 
 class ShortReadError(DamagedError):
-    """A file ends before what was asked for does; `rest` is all that it has from there on."""
+    """A file ends within the requested range; `rest` is the part of the range that exists."""
 
     def __init__(self, message: str, rest: bytes) -> None:
         super().__init__(message)
@@ -82,9 +82,9 @@ class ShortReadError(DamagedError):
 async def read_up_to(
     storage: Storage, kind: FileType, name: str, offset: int, length: int
 ) -> bytes:
-    """Read `length` bytes from `offset` of a file, less only where the file ends before that.
+    """Read `length` bytes of a file from `offset`; fewer only if the file ends before.
 
-    That costs a second request only where the storage's refusal does not bring the rest with it.
+    A short file takes a second request only if the storage does not raise ShortReadError.
     """
     try:
         return await storage.read(kind, name, offset, length)
@@ -96,7 +96,7 @@ async def read_up_to(
 
 @runtime_checkable
 class SyncReadable(Protocol):
-    """A storage without network access, which a worker thread can read from directly."""
+    """A storage without network access, from which worker threads can read directly."""
 
     def read_into(self, kind: FileType, name: str, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from `offset` of a file, in the calling thread.
@@ -105,29 +105,29 @@ class SyncReadable(Protocol):
         """
 
     def will_read(self, kind: FileType, name: str, offset: int, length: int) -> None:
-        """Have the kernel read a part of a file that will be asked for; raises nothing."""
+        """Start read-ahead of a range of a file in the kernel; never raises."""
 
 
 DIRECTORIES: Final = frozenset(kind.value for kind in FileType if kind is not FileType.CONFIG)
-"""The directories of a repository; restic makes all of them before it writes the first file."""
+"""The directories of a repository; restic creates them before it writes the first file."""
 
 
 @runtime_checkable
 class MayHoldOthers(Protocol):
-    """A storage that can be asked for files that are not a repository's."""
+    """A storage that can detect files that do not belong to a repository."""
 
     async def other_entry(self) -> str | None:
         """Return the name of an entry at the address that an empty repository does not have.
 
-        None where there is none, or where it cannot be found out.  For addresses without a config
-        and without files of the repository's kinds.
+        None if there is none, or if this cannot be determined. Call it only if the address has no
+        config and no files of a repository.
         """
 
 
 @runtime_checkable
 class HasAvailability(Protocol):
-    """A storage that knows whether its server answers."""
+    """A storage that records whether its server responds."""
 
     @property
     def is_offline(self) -> bool:
-        """Whether the server left the last request without an answer."""
+        """Whether the server did not respond to the last request."""

@@ -1,4 +1,4 @@
-"""A repository in a directory of this machine."""
+"""A repository in a local directory."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from cesbrfs.repo.storage.base import (
 from cesbrfs.repo.storage.location import parse_local
 
 _THREAD_BYTES: Final = 256 << 10
-"""Reads above this go to a thread: below, the hop (0.14 ms) costs more than the read."""
+"""Largest read without a worker thread: switching to one takes 0.14 ms, longer than the read."""
 
 
 class LocalStorage:
     """Reads a repository's files from `directory`.
 
-    A thread that hangs in the kernel, as on a network file system, is left behind by who no longer
-    waits for it: it shares nothing, and closes what it opened.
+    A cancelled read abandons a thread that hangs in the kernel, for example on a network file
+    system. The thread shares no state and closes its own descriptors.
     """
 
     def __init__(self, directory: str) -> None:
@@ -65,19 +65,19 @@ class LocalStorage:
 
     def _list(self, kind: FileType) -> Sequence[FileInfo]:
         top = os.path.join(self.directory, kind.value)
-        found: builtins.list[FileInfo] = []
+        files: builtins.list[FileInfo] = []
         try:
             with os.scandir(top) as entries:
                 for entry in entries:
                     if kind is FileType.PACK and _is_directory(entry):
-                        found.extend(self._files(entry.path))
+                        files.extend(self._files(entry.path))
                     else:
-                        found.extend(_file(entry))
+                        files.extend(_file(entry))
         except FileNotFoundError:
             return []
         except OSError as error:
             raise self._translate(error, top) from error
-        return found
+        return files
 
     @staticmethod
     def _files(directory: str) -> Sequence[FileInfo]:
@@ -100,7 +100,7 @@ class LocalStorage:
             raise self._translate(error, self.directory) from error
         for name in names:
             path = os.path.join(self.directory, name)
-            if name == "lost+found":  # of a file system without any files
+            if name == "lost+found":  # exists in every empty ext4 file system
                 continue
             if name not in DIRECTORIES or not os.path.isdir(path):
                 return name
@@ -133,7 +133,7 @@ class LocalStorage:
                 done += more
 
     def will_read(self, kind: FileType, name: str, offset: int, length: int) -> None:
-        """Have the kernel read a part of a file that will be asked for."""
+        """Start read-ahead of a range of a file in the kernel."""
         with contextlib.suppress(CesbrError), self._opened(self._path(kind, name)) as descriptor:
             os.posix_fadvise(descriptor, offset, length, os.POSIX_FADV_WILLNEED)
 
@@ -157,7 +157,7 @@ class LocalStorage:
     @contextlib.contextmanager
     def _opened(self, path: str) -> Iterator[int]:
         try:
-            # Opening a named pipe would wait for a writer without O_NONBLOCK.
+            # Without O_NONBLOCK, opening a named pipe would wait for a writer.
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
             try:
                 if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -190,18 +190,18 @@ class LocalStorage:
         return StorageError(f"{path} cannot be read ({reason}). Check its disk.")
 
     async def aclose(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing: each read closes its descriptor."""
 
 
 def _file(entry: os.DirEntry[str]) -> Sequence[FileInfo]:
-    """Return what is listed for `entry`: nothing where it is none of restic's, or gone already."""
+    """Return the file for `entry`; empty if it is not a repository file or has been removed."""
     if not is_file_name(entry.name):
         return ()
     try:
         return (FileInfo(entry.name, entry.stat().st_size),)
     except FileNotFoundError:
         return ()
-    except OSError:  # such as a loop of links: reading it raises the error
+    except OSError:  # for example a symlink loop: reading the file raises the error
         return (FileInfo(entry.name, 0),)
 
 

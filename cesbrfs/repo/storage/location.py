@@ -1,12 +1,12 @@
-"""restic's forms of a repository's address, taken apart as restic takes them apart.
+"""Parse repository addresses by restic's rules.
 
 ==========================================  =====================================================
-``/path``, ``local:/path``                  a directory of this machine
+``/path``, ``local:/path``                  a local directory
 ``s3:https://host[:p]/bucket[/prefix]``     a bucket; ``s3:host/…`` and ``s3://host/…`` mean https
-``rest:https://[user:pw@]host[:p]/path/``   a server that speaks restic's REST protocol
-``rest:http+unix:///socket:/path/``         the same behind a socket of this machine
-``rclone:remote:path``                      what rclone reaches
-``sftp:user@host:path``, ``sftp://…``       what ssh reaches; see `sftp.location`
+``rest:https://[user:pw@]host[:p]/path/``   a server with restic's REST protocol
+``rest:http+unix:///socket:/path/``         a REST server on a Unix socket
+``rclone:remote:path``                      an rclone remote
+``sftp:user@host:path``, ``sftp://…``       an SFTP server; see `sftp.location`
 ==========================================  =====================================================
 """
 
@@ -23,19 +23,19 @@ from cesbrfs.repo.location import local_directory
 from cesbrfs.util.secret import Secret, redact
 
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{1,61}[A-Za-z0-9]")
-"""restic's rule."""
+"""Bucket names that restic accepts."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalAddress:
-    """A directory, as it was written."""
+    """A local directory, absolute or relative."""
 
     directory: str
 
 
 @dataclass(frozen=True, slots=True)
 class S3Address:
-    """A place in a bucket: `host` may have a port, `prefix` is "" or has no slash at its end."""
+    """A bucket and a `prefix`, which may be "". `host` may include a port."""
 
     scheme: str
     host: str
@@ -45,9 +45,9 @@ class S3Address:
 
 @dataclass(frozen=True, slots=True)
 class RestAddress:
-    """A REST server's `url`, which ends with a slash and holds no credentials.
+    """The `url` of a REST server, with a trailing slash and without credentials.
 
-    `socket` is the path of the socket that it listens on, "" for one on the network.
+    `socket` is the path of the server's Unix socket; "" for a server on the network.
     """
 
     url: str
@@ -58,7 +58,7 @@ class RestAddress:
 
 @dataclass(frozen=True, slots=True)
 class RcloneAddress:
-    """What rclone is given: ``remote:path``."""
+    """The argument for rclone, ``remote:path``."""
 
     remote: str
 
@@ -148,7 +148,7 @@ def _split(text: str, url: str) -> SplitResult:
 
 
 def _host(parts: SplitResult) -> str:
-    """Return host and port, without user info and without the port that goes without saying."""
+    """Return the host and the port, without user info and without a default port."""
     host = parts.netloc.rpartition("@")[2]
     usual = {"http": ":80", "https": ":443"}[parts.scheme]
     return host.removesuffix(usual)

@@ -1,4 +1,4 @@
-"""A repository in memory: the shipped fake, for tests of everything that reads a Storage."""
+"""A repository in memory, for tests of code that reads a Storage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from cesbrfs.repo.storage.base import FileInfo, FileType, ShortReadError, is_fil
 
 
 class MemoryStorage:
-    """Holds files in a dict; `reads` counts and `fail` breaks reads by (kind, name)."""
+    """Stores `files` in a dict by (kind, name).
+
+    `reads` records each read as (kind, name, offset, length). Reads of a key of `fail` raise its
+    error.
+    """
 
     def __init__(self, display_url: str = "memory") -> None:
         self.display_url = display_url
@@ -24,8 +28,8 @@ class MemoryStorage:
         await trio.lowlevel.checkpoint()
         return [
             FileInfo(name, len(data))
-            for (held, name), data in self.files.items()
-            if held is kind and is_file_name(name)
+            for (stored_kind, name), data in self.files.items()
+            if stored_kind is kind and is_file_name(name)
         ]
 
     async def read(
@@ -49,4 +53,4 @@ class MemoryStorage:
         return data[offset : offset + length]
 
     async def aclose(self) -> None:
-        """Do nothing: there is nothing to close."""
+        """Do nothing."""

@@ -1,4 +1,4 @@
-"""restic's extended options, as a storage reads them."""
+"""Parse restic's extended options for a storage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _MOST = 256
 
 
 def connections_of(access: Access, name: str, default: int) -> int:
-    """Return how many connections the option `name` allows."""
+    """Return the number of connections that the option `name` sets; UsageError if invalid."""
     text = access.options.get(name)
     if text is None:
         return default
@@ -19,7 +19,7 @@ def connections_of(access: Access, name: str, default: int) -> int:
 
 
 def option_is_true(access: Access, name: str) -> bool:
-    """Return whether the option `name` is set to one of Go's words for true."""
+    """Return whether the option `name` is true in one of Go's spellings; UsageError if invalid."""
     text = access.options.get(name, "false")
     if text in ("1", "t", "T", "true", "TRUE", "True"):
         return True

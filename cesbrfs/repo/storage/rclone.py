@@ -1,7 +1,7 @@
-"""A repository in whatever rclone reaches: ``rclone serve restic`` as a child, on loopback.
+"""A repository on an rclone remote, served by ``rclone serve restic`` as a child, on loopback.
 
-restic itself speaks HTTP/2 with rclone through its stdin; a port needs HTTP/1.1 alone, and lets
-several connections work at once.  Before 1.61 rclone serves no Unix socket.
+restic itself uses HTTP/2 over rclone's stdin and stdout. A TCP port needs only HTTP/1.1 and
+supports concurrent connections. Before 1.61, rclone does not support Unix sockets.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from cesbrfs.repo.storage.location import parse_rclone
 from cesbrfs.repo.storage.rest import RestStorage
 
 _ARGS: Final = "serve restic --stdio --b2-hard-delete"
-"""restic's."""
-_NOT_FOR_IT: Final = re.compile("(RESTIC|CESBR)_.*")
+"""restic's default."""
+_NOT_INHERITED: Final = re.compile("(RESTIC|CESBR)_.*")
 _USER: Final = "cesbr"
 _TIME: Final = re.compile(r"^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d (?:[A-Z]+ *: )?")
 _LOOK_AGAIN: Final = 0.02
 _GRACE: Final = 2.0
-"""Seconds for rclone to exit after its input was closed."""
-_TOLD: Final = 300
+"""Seconds for rclone to exit after SIGTERM, before it is killed."""
+_MESSAGE_CHARACTERS: Final = 300
 
 
 class RcloneStorage:
-    """Reads a repository's files through a child process, which starts with the first request.
+    """Reads a repository's files through a child process, which the first request starts.
 
-    A child that has ended is started again by the next request.
+    If the child has exited, the next request starts it again.
     """
 
     def __init__(
         self, access: Access, command: Sequence[str], *, timeout: float = TIMEOUT_SECONDS
     ) -> None:
-        """Start `command`, of `command_of`, when it is needed."""
+        """Run `command`, the result of `command_of`, on the first request."""
         self.display_url = access.display_url
         self._access: Final = access
         self._command: Final = command
@@ -66,7 +66,7 @@ class RcloneStorage:
 
     @property
     def pid(self) -> int | None:
-        """The child's process id, if there is a child."""
+        """The process ID of the child; None if it has not been started."""
         return self._child.process.pid if self._child else None
 
     async def list(self, kind: FileType) -> Sequence[FileInfo]:
@@ -80,7 +80,7 @@ class RcloneStorage:
         return await (await self._storage()).read(kind, name, offset, length)
 
     async def aclose(self) -> None:
-        """Close all connections and end the child."""
+        """Close all connections and stop the child."""
         child, self._child = self._child, None
         if child is not None:
             await child.aclose()
@@ -104,23 +104,23 @@ class RcloneStorage:
             connections="rclone.connections",
             timeout=self._timeout,
         )
-        environ = {k: v for k, v in os.environ.items() if not _NOT_FOR_IT.fullmatch(k)}
+        environ = {k: v for k, v in os.environ.items() if not _NOT_INHERITED.fullmatch(k)}
         environ |= self._access.environment
-        said = tempfile.TemporaryFile(prefix="cesbr-rclone-")  # noqa: SIM115 - the child's
+        stderr = tempfile.TemporaryFile(prefix="cesbr-rclone-")  # noqa: SIM115 - the child's
         try:
             process = _popen(
                 [*self._command[:-1], "--addr", f"127.0.0.1:{port}", self._command[-1]],
-                # Anybody on this machine may connect; the command line would tell the password.
+                # Any local user can connect to the port; arguments would expose the password.
                 environ | {"RCLONE_USER": _USER, "RCLONE_PASS": password},
-                said,
+                stderr,
             )
         except OSError as error:
-            said.close()
+            stderr.close()
             await storage.aclose()
             raise StorageError(
                 f"{self._command[0]} cannot be started for {self.display_url}: {error.strerror}."
             ) from None
-        child = _Child(process, storage, said)
+        child = _Child(process, storage, stderr)
         try:
             with trio.move_on_after(self._timeout) as waiting:
                 while not await _listens(port):
@@ -129,38 +129,42 @@ class RcloneStorage:
                     await trio.sleep(_LOOK_AGAIN)
             if process.poll() is None and not waiting.cancelled_caught:
                 return child
-            told = child.told()
+            message = child.last_message()
         except BaseException:
             await child.aclose()
             raise
         await child.aclose()
         if waiting.cancelled_caught:
             raise RepositoryTimedOutError(
-                f"rclone did not serve {self.display_url} within {self._timeout:.0f} s ({told});"
+                f"rclone did not serve {self.display_url} within {self._timeout:.0f} s ({message});"
                 " its program must be one of this machine that takes 'serve restic --addr'."
             )
         raise StorageError(
-            f"rclone ended when it was to serve {self.display_url} ({told}); correct the address or"
-            " rclone's configuration."
+            f"rclone ended when it was to serve {self.display_url} ({message}); correct the address"
+            " or rclone's configuration."
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Child:
-    """A running rclone; `said` is the nameless file that its stderr goes to."""
+    """A running rclone; `stderr` is the unnamed file that contains its stderr."""
 
     process: subprocess.Popen[bytes]
     storage: RestStorage
-    said: IO[bytes]
+    stderr: IO[bytes]
 
-    def told(self) -> str:
-        """Return its last words, without the time before them."""
-        self.said.seek(0)
-        lines = self.said.read().decode(errors="replace").strip().splitlines()
-        return _TIME.sub("", lines[-1])[:_TOLD].rstrip(".") if lines else "it printed nothing"
+    def last_message(self) -> str:
+        """Return the last line of its stderr without the timestamp."""
+        self.stderr.seek(0)
+        lines = self.stderr.read().decode(errors="replace").strip().splitlines()
+        return (
+            _TIME.sub("", lines[-1])[:_MESSAGE_CHARACTERS].rstrip(".")
+            if lines
+            else "it printed nothing"
+        )
 
     async def aclose(self) -> None:
-        """End it."""
+        """Stop the process and close the connections to it."""
         with trio.CancelScope(shield=True):
             await self.storage.aclose()
             await trio.to_thread.run_sync(self._end)
@@ -172,15 +176,16 @@ class _Child:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self.said.close()
+        self.stderr.close()
 
 
 def _popen(
     command: Sequence[str], environ: Mapping[str, str], stderr: IO[bytes]
 ) -> subprocess.Popen[bytes]:
-    """Start the child, in the thread of the event loop.
+    """Start the child from the thread of the event loop.
 
-    A worker thread would end before long, and the child, which is to end with its parent, with it.
+    The signal of ``setpriv --pdeathsig`` is sent when the thread that started the child ends. A
+    worker thread ends after a few seconds without work.
     """
     return subprocess.Popen(
         command,
@@ -188,13 +193,13 @@ def _popen(
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=stderr,
-        start_new_session=True,  # a ^C at the terminal is not for it
+        start_new_session=True,  # ^C at the terminal must not interrupt it
     )
 
 
 def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port: int = found.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
         return port
 
 
@@ -208,10 +213,10 @@ async def _listens(port: int) -> bool:
 
 
 def command_of(access: Access) -> list[str]:
-    """Return the command that serves the repository of `access`, the remote last.
+    """Return the command that serves the repository of `access`; the remote is the last word.
 
-    It is made of restic's options rclone.program and rclone.args, but without ``--stdio``.
-    UsageError for what cannot be used.
+    It consists of restic's options rclone.program and rclone.args, without ``--stdio``. Raises
+    UsageError if an option is invalid or the program is not installed.
     """
     address = parse_rclone(access.url)
     program = _split(access, "rclone.program", "rclone")

@@ -1,4 +1,4 @@
-"""A repository behind restic's REST protocol: rest-server, or rclone as one."""
+"""A repository on a server with restic's REST protocol: rest-server or rclone."""
 
 from __future__ import annotations
 
@@ -47,9 +47,10 @@ class RestStorage:
         timeout: float = TIMEOUT_SECONDS,
         socket: str = "",
     ) -> None:
-        """Read below `url`, which ends with a slash; `connections` names the option for them.
+        """Read below `url`, which must end with a slash.
 
-        `socket` is the path of the socket that the server listens on, "" for the network.
+        `connections` is the name of the option with the number of connections. `socket` is the path
+        of the server's Unix socket; "" for a server on the network.
         """
         self.display_url = access.display_url
         self._url: Final = url
@@ -107,7 +108,7 @@ class RestStorage:
         return await self._with_sizes(kind, [name for name in names if is_file_name(name)])
 
     async def _with_sizes(self, kind: FileType, names: Sequence[str]) -> Sequence[FileInfo]:
-        """Ask for the sizes that a listing of the first version lacks."""
+        """Request the size of each file: listings of protocol version 1 do not contain sizes."""
 
         async def ask(name: str) -> FileInfo | None:
             url = f"{self._url}{kind.value}/{name}"
@@ -116,7 +117,7 @@ class RestStorage:
                     url, self._headers, self._refusal, name, method="HEAD"
                 )
             except FileMissingError:
-                return None  # gone since it was listed
+                return None  # removed after it was listed
             length = answer.headers.get("content-length", "")
             if not length.isdigit():
                 raise StorageError(
@@ -124,8 +125,8 @@ class RestStorage:
                 )
             return FileInfo(name, int(length))
 
-        found = await gather([partial(ask, name) for name in names], CONNECTIONS)
-        return [file for file in found if file is not None]
+        files = await gather([partial(ask, name) for name in names], CONNECTIONS)
+        return [file for file in files if file is not None]
 
     async def read(
         self, kind: FileType, name: str = "", offset: int = 0, length: int | None = None
@@ -154,9 +155,9 @@ class RestStorage:
                 f"The server of {self.display_url} does not permit to read {what}; check the"
                 " path and the user's permissions."
             )
-        told = answer.body.decode(errors="replace").strip().partition("\n")[0][:200]
+        text = answer.body.decode(errors="replace").strip().partition("\n")[0][:200]
         return other_refusal(
-            answer, self.display_url, what, f"{status}{': ' if told else ''}{told}"
+            answer, self.display_url, what, f"{status}{': ' if text else ''}{text}"
         )
 
     async def aclose(self) -> None:
@@ -165,14 +166,14 @@ class RestStorage:
 
 
 class _File(msgspec.Struct):
-    """A file as the second version of the protocol lists it."""
+    """A file in a listing of protocol version 2."""
 
     name: str
     size: int
 
 
 class _RcloneMissingError(FileMissingError):
-    """rclone's server did not find something, or failed."""
+    """rclone responded with 404, which it also does for other failures."""
 
 
 def _authorization(user: str, password: bytes) -> dict[str, str]:

@@ -3,8 +3,8 @@
 A storage makes one attempt per call, and the class of its error says whether a retry can help.
 While the server does not respond, all readers wait for one of them, which retries with growing
 delays; its success releases the others. If the server is offline for longer than the configured
-patience, they get the error, and so does each later call after one more failed attempt. Nothing has
-to be restarted.
+patience, they get the error, and so does each later call after another failed attempt. After an
+outage, reading continues without a restart.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 OPENING_SECONDS: Final = 3.0
-"""The patience with a server that has never answered yet: its address may be wrong."""
+"""Maximum patience with a server that has never responded: its address may be wrong."""
 _FIRST_PAUSE: Final = 0.2
 _LONGEST_PAUSE: Final = 5.0
 """Upper bound of the retry delay, in seconds."""
 _LATE_PAUSE: Final = 1.0
-"""The pause, when the patience is over, before an attempt for one who came after the last."""
+"""Upper bound of the retry delay, in seconds, for requests made after the patience ran out."""
 _NEWS: Final = 2
-"""Failed attempts after which an outage is logged."""
+"""Number of failed attempts after which an outage is logged."""
 _TRIES_PER_FILE: Final = 4
-"""So often is one file asked for that the server, though it answers, cannot give."""
+"""Maximum number of requests for a file if the server responds with an error."""
 
 
 class _Outage:
@@ -101,7 +101,7 @@ class RetryingStorage:
         return await self._ask(partial(self._storage.read, kind, name, offset, length))
 
     async def other_entry(self) -> str | None:
-        """Return what the storage returns, None if it cannot be asked."""
+        """Return the result of the storage; None if it does not support this."""
         storage = self._storage
         if not isinstance(storage, MayHoldOthers):
             return None
@@ -112,7 +112,7 @@ class RetryingStorage:
         await self._storage.aclose()
 
     async def _ask(self, request: Callable[[], Awaitable[_T]]) -> _T:
-        """Return the result of `request`; retry a few times if the server fails on a file."""
+        """Return the result of `request`; retry a few times if the server returns an error."""
         tries = 0
         while True:
             try:
@@ -148,8 +148,8 @@ class RetryingStorage:
             late = trio.current_time() >= limit
             with trio.move_on_at(math.inf if late else limit) as waiting:
                 async with outage.turn:
-                    told = late and outage.number > seen
-                    if self._outage is outage and not told:
+                    has_failed = late and outage.number > seen
+                    if self._outage is outage and not has_failed:
                         early = outage.ended + _LATE_PAUSE if late else math.inf
                         await trio.sleep_until(min(outage.next_try, early))
                         waiting.deadline = math.inf  # the attempt has its own deadline
@@ -173,7 +173,7 @@ class RetryingStorage:
             self._failed(number, error)
             raise
         except CesbrError:
-            self._is_back()  # an error of the server's is an answer, too
+            self._is_back()  # an error response also shows that the server is online
             raise
         self._is_back()
         return result
@@ -182,7 +182,7 @@ class RetryingStorage:
         if self._outage is None:
             self._outage = _Outage(self._attempts)
         elif number <= self._outage.after:
-            return  # begun before: no more news than the first that failed
+            return  # it began before the outage and adds no information
         self._outage.note(number, error)
         # A single lost connection is not logged; a wrong address is reported by the error.
         if self._outage.tries == _NEWS and self._answered:

@@ -1,7 +1,7 @@
-"""One HTTP client for a storage: few connections, a deadline on every request, checked answers.
+"""HTTP client of a storage: limited connections, a timeout per request, verified responses.
 
-It makes one attempt and says in our errors what went wrong.  What a status above 299 means is for
-the storage to say, which knows its server's words.
+It makes one attempt per request and translates failures into this project's errors. The storage
+translates error responses, because their format depends on the kind of server.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ from cesbrfs.repo.storage.http.tls import trusting
 from cesbrfs.util.secret import redact
 
 TIMEOUT_SECONDS: Final = 20.0
-"""Seconds that a server may keep silent, from the connection's first byte to the answer's last."""
+"""Timeout in seconds: to connect and get a response, and between two parts of its body."""
 CONNECTIONS: Final = 16
-"""Connections at most; restic's own default is 5, and it has no reader that waits."""
+"""Default number of connections; restic's is 5, but it has no interactive readers."""
 
-# What is taken from a connection at a time: with the 64 KiB that it is by default, most of the time
-# of a large answer goes into asking for the next part.
+# Bytes per read of a socket. With the default of 64 KiB, the overhead of the reads takes most of
+# the time of a large response.
 httpcore2.AsyncHTTP11Connection.READ_NUM_BYTES = 256 << 10
 
 _SLOWEST: Final = 8 << 10
-"""Bytes a second that an answer needs at least, lest one byte now and then keeps a reader."""
-_TOLD: Final = 64 << 10
-"""Bytes of an error's text that are read."""
-_SHOWN: Final = 300
-"""Characters of an address that a server names which go into a message."""
+"""Minimum throughput in bytes per second, so that a trickle of bytes does not block a reader."""
+_ERROR_BYTES: Final = 64 << 10
+"""Bytes that are read of the body of an error response."""
+_TARGET_CHARACTERS: Final = 300
+"""Maximum number of characters of a redirect target in a message."""
 _IDLE: Final = 60.0
-"""Seconds that a connection is kept for another request."""
+"""Seconds until an idle connection is closed."""
 
 _OK: Final = 200
 _PARTIAL: Final = 206
@@ -72,7 +72,7 @@ _WANTS_CERTIFICATE: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server said.  The names of `headers` are in lower case."""
+    """An HTTP response. The names of `headers` are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -80,7 +80,7 @@ class Answer:
 
 
 def other_refusal(answer: Answer, display_url: str, what: str, reason: str) -> CesbrError:
-    """Return what an answer means that is about neither credentials nor a missing file."""
+    """Return the error for a response that concerns neither credentials nor a missing file."""
     if answer.status in _TIMEOUTS:
         return RepositoryTimedOutError(
             f"The server of {display_url} says that it took too long ({reason}); try again."
@@ -101,9 +101,13 @@ def other_refusal(answer: Answer, display_url: str, what: str, reason: str) -> C
 
 
 def _redirected_to(answer: Answer) -> str:
-    """Return the address that a redirect names, escaped, without what may be a secret in it."""
+    """Return the target of a redirect, escaped, without passwords and its query."""
     location = answer.headers.get("location", "")
-    return repr(redact(location.partition("?")[0])[:_SHOWN]) if location else "an unnamed address"
+    return (
+        repr(redact(location.partition("?")[0])[:_TARGET_CHARACTERS])
+        if location
+        else "an unnamed address"
+    )
 
 
 class Refusal(Protocol):
@@ -114,10 +118,11 @@ class Refusal(Protocol):
 
 
 class HttpClient:
-    """Requests to one server, for the repository of `access`.
+    """Sends requests to one server, for the repository of `access`.
 
-    `url` is one of its URLs, `socket` the path of the one it listens on ("": on the network),
-    `timeout` is in seconds.  Nothing is contacted before the first request.
+    `url` is any URL of the server, which selects TLS and the proxy. `socket` is the path of its
+    Unix socket; "" for a server on the network. `timeout` is in seconds. There is no connection
+    before the first request.
     """
 
     def __init__(
@@ -132,29 +137,29 @@ class HttpClient:
         self._display_url: Final = access.display_url
         self._timeout: Final = timeout
         self._slots: Final = trio.Semaphore(connections)
-        # Ours is the bound that waits: a reader's deadline starts when it has its connection.
+        # `_slots` limits the connections, so that the timeout of a request begins when it has one.
         limits = httpx2.Limits(
             max_connections=None,
             max_keepalive_connections=connections,
             keepalive_expiry=_IDLE,
         )
-        # Without TLS nobody need be trusted, and loading whom to takes 20 ms.
-        nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context = trusting(access) if url.startswith("https:") else nobody
+        # Loading CA certificates takes 20 ms and is useless without TLS.
+        no_certificates = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context = trusting(access) if url.startswith("https:") else no_certificates
         proxy = None if socket else proxy_for(url, os.environ)
         try:
             self._client: Final = httpx2.AsyncClient(
                 verify=context,
                 limits=limits,
                 transport=httpx2.AsyncHTTPTransport(uds=socket, limits=limits) if socket else None,
-                timeout=None,  # the deadlines are ours
+                timeout=None,  # `_answer` sets the deadlines
                 proxy=proxy.url if proxy else None,
                 trust_env=False,  # its rules for proxies are not restic's
             )
         except (ImportError, ValueError, httpx2.InvalidURL) as error:
             if proxy is None:
                 raise
-            # Not the error's own words: they may repeat the password in the address.
+            # The error may contain the password in the address, so it is not quoted.
             raise UsageError(
                 f"The proxy in {proxy.variable} cannot be used for {self._display_url}:"
                 f" {_why_no_proxy(proxy, error)}. Correct it, or add the host to NO_PROXY."
@@ -168,14 +173,14 @@ class HttpClient:
     async def whole(
         self, url: str, headers: Mapping[str, str], refusal: Refusal, what: str, method: str = "GET"
     ) -> Answer:
-        """Return a successful answer with all of its body."""
-        async with self._answer(method, url, headers) as (response, taken):
+        """Return a successful response with its complete body."""
+        async with self._answer(method, url, headers) as (response, read_body):
             if response.status_code != _OK:
-                raise refusal(await _error(response, taken), what)
-            parts = [chunk async for chunk in taken()]
+                raise refusal(await _error(response, read_body), what)
+            parts = [chunk async for chunk in read_body()]
             return Answer(response.status_code, response.headers, b"".join(parts))
 
-    async def part(  # noqa: PLR0917 - as `whole`, and which part
+    async def part(  # noqa: PLR0917 - the parameters of `whole`, and a range
         self,
         url: str,
         headers: Mapping[str, str],
@@ -184,17 +189,17 @@ class HttpClient:
         offset: int,
         length: int | None,
     ) -> bytes:
-        """Return `length` bytes from `offset` of a file, or all from there on.
+        """Return `length` bytes of a file from `offset`; None means up to the end.
 
-        Raises DamagedError where the file ends before: EndsEarlyError with what there is.
+        Raises ShortReadError if the file ends within the range, and DamagedError if it ends before.
         """
         if length is None and not offset:
             return (await self.whole(url, headers, refusal, what)).body
         if length == 0:
             return b""
         last = "" if length is None else offset + length - 1
-        asked = {**headers, "range": f"bytes={offset}-{last}"}
-        async with self._answer("GET", url, asked) as (response, taken):
+        range_headers = {**headers, "range": f"bytes={offset}-{last}"}
+        async with self._answer("GET", url, range_headers) as (response, read_body):
             if response.status_code == _UNSATISFIABLE:
                 raise _too_short(what)
             if response.status_code == _OK:
@@ -203,11 +208,11 @@ class HttpClient:
                     " asked for; a repository needs a server that knows ranges."
                 )
             if response.status_code != _PARTIAL:
-                raise refusal(await _error(response, taken), what)
+                raise refusal(await _error(response, read_body), what)
             wanted = self._wanted(response, what, offset, length)
             parts: list[bytes] = []
             count = 0
-            async for chunk in taken():
+            async for chunk in read_body():
                 parts.append(chunk)
                 count += len(chunk)
                 if count > wanted:
@@ -225,26 +230,26 @@ class HttpClient:
     def _wanted(self, response: httpx2.Response, what: str, offset: int, length: int | None) -> int:
         """Return how many bytes the response must have, according to its Content-Range.
 
-        Some servers answer a range beyond the end with another range.
+        Some servers respond to a range beyond the end of a file with another range.
         """
-        said = response.headers.get("content-range", "")
-        found = _CONTENT_RANGE.fullmatch(said)
-        if found and found[3] != "*":
-            total = int(found[3])
+        content_range = response.headers.get("content-range", "")
+        match = _CONTENT_RANGE.fullmatch(content_range)
+        if match and match[3] != "*":
+            total = int(match[3])
             if offset >= total:
                 raise _too_short(what)
             wanted = total - offset if length is None else min(length, total - offset)
-            if (int(found[1]), int(found[2])) == (offset, offset + wanted - 1):
+            if (int(match[1]), int(match[2])) == (offset, offset + wanted - 1):
                 return wanted
         raise RepositoryUnreachableError(
-            f"The server of {self._display_url} answered with the range {said[:80]!r} of {what},"
-            " which was not asked for; try again."
+            f"The server of {self._display_url} answered with the range {content_range[:80]!r} of"
+            f" {what}, which was not asked for; try again."
         )
 
     @contextlib.asynccontextmanager
     async def _answer(
         self, method: str, url: str, headers: Mapping[str, str]
-    ) -> AsyncIterator[tuple[httpx2.Response, _Taken]]:
+    ) -> AsyncIterator[tuple[httpx2.Response, _BodyReader]]:
         """Send a request; yield the response and a reader of its body."""
         opened: list[httpcore2.AsyncNetworkStream] = []
         request = self._client.build_request(
@@ -255,15 +260,15 @@ class HttpClient:
         )
         async with self._slots:
             with trio.CancelScope(deadline=trio.current_time() + self._timeout) as scope:
-                taken = _Taken(scope, self._timeout)
+                read_body = _BodyReader(scope, self._timeout)
                 with self._translated():
                     async with _closed_when_failed(opened):
                         response = await self._client.send(request, stream=True)
-                    taken.response = response
+                    read_body.response = response
                     try:
-                        yield response, taken
+                        yield response, read_body
                     finally:
-                        # Closing waits for nothing: an answer not yet read ends its connection.
+                        # This never blocks: a response that was not read closes its connection.
                         with trio.CancelScope(shield=True):
                             await response.aclose()
         if scope.cancelled_caught:
@@ -280,7 +285,7 @@ class HttpClient:
             self._raise(error)
 
     def _raise(self, error: Exception) -> NoReturn:
-        """Raise what `error`, a failure below HTTP, means."""
+        """Raise the storage error for `error`, a failure below HTTP."""
         for cause in _causes(error):
             if isinstance(cause, ssl.SSLCertVerificationError):
                 raise RepositoryUntrustedError(
@@ -319,8 +324,8 @@ class HttpClient:
         ) from error
 
 
-class _Taken:
-    """Takes an answer's body; every part that comes puts the deadline of `scope` off."""
+class _BodyReader:
+    """Reads the body of a response; each part received extends the deadline of `scope`."""
 
     def __init__(self, scope: trio.CancelScope, timeout: float) -> None:
         self.response: httpx2.Response | None = None
@@ -329,7 +334,7 @@ class _Taken:
         self._begun = trio.current_time()
 
     async def __call__(self) -> AsyncIterator[bytes]:
-        """Give the parts of the body as they come."""
+        """Yield the parts of the body as they arrive."""
         assert self.response is not None, "there is an answer before its body"
         received = 0
         async for chunk in self.response.aiter_raw():
@@ -352,7 +357,7 @@ async def _note_opened(
 async def _closed_when_failed(
     opened: Sequence[httpcore2.AsyncNetworkStream],
 ) -> AsyncIterator[None]:
-    """Close the connection of a request that fails: httpcore2 forgets it in a TLS handshake."""
+    """Close the connections of a failed request: httpcore2 leaks them in a TLS handshake."""
     try:
         yield
     except BaseException:
@@ -362,14 +367,14 @@ async def _closed_when_failed(
         raise
 
 
-async def _error(response: httpx2.Response, taken: _Taken) -> Answer:
-    """Return an answer that is no success, with the beginning of its body."""
+async def _error(response: httpx2.Response, read_body: _BodyReader) -> Answer:
+    """Return an unsuccessful response with the beginning of its body."""
     body = bytearray()
-    async for chunk in taken():
+    async for chunk in read_body():
         body += chunk
-        if len(body) > _TOLD:
+        if len(body) > _ERROR_BYTES:
             break
-    return Answer(response.status_code, response.headers, bytes(body[:_TOLD]))
+    return Answer(response.status_code, response.headers, bytes(body[:_ERROR_BYTES]))
 
 
 def _too_short(what: str) -> DamagedError:
@@ -377,7 +382,7 @@ def _too_short(what: str) -> DamagedError:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Give what led to `error`, the innermost first."""
+    """Yield the causes of `error` and then `error` itself, innermost first."""
     if error is None:
         return
     if isinstance(error, BaseExceptionGroup):
@@ -395,5 +400,5 @@ def _why_no_proxy(proxy: Proxy, error: Exception) -> str:
 
 
 def is_loopback(url: str) -> bool:
-    """Return whether the host is this machine."""
+    """Return whether the host of `url` is localhost or a loopback address."""
     return is_loopback_host(urlsplit(url).hostname or "")

@@ -1,8 +1,8 @@
-"""Which proxy the environment names for an address, by the rules of Go, and so of restic.
+"""Select the proxy for a URL from the environment, by the rules of Go and therefore of restic.
 
-``HTTP_PROXY`` counts for http, ``HTTPS_PROXY`` for https, ``NO_PROXY`` for both; names in lower
-case count where those in upper case are not set.  ``ALL_PROXY`` does not count.  This machine is
-reached without a proxy.  Source: golang.org/x/net/http/httpproxy.
+``HTTP_PROXY`` applies to http, ``HTTPS_PROXY`` to https, ``NO_PROXY`` to both. The names in lower
+case apply if those in upper case are not set. ``ALL_PROXY`` is ignored. Loopback addresses never
+use a proxy. Source: golang.org/x/net/http/httpproxy.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ _PORTS = {"http": 80, "https": 443}
 
 
 class Proxy(NamedTuple):
-    """A proxy's address, which may hold a password, and the variable that names it."""
+    """The URL of a proxy, which may contain a password, and the variable that it is set in."""
 
     variable: str
     url: str
 
 
 def proxy_for(url: str, environ: Mapping[str, str]) -> Proxy | None:
-    """Return the proxy for an http or https address, None where it is reached without one."""
+    """Return the proxy for an http or https URL; None for a direct connection."""
     parts = urlsplit(url)
     name = f"{parts.scheme}_proxy"
     for variable in (name.upper(), name):
-        if found := environ.get(variable):
+        if value := environ.get(variable):
             break
     else:
         return None
@@ -36,12 +36,12 @@ def proxy_for(url: str, environ: Mapping[str, str]) -> Proxy | None:
     port = parts.port or _PORTS.get(parts.scheme, 0)
     if not _uses_proxy(parts.hostname or "", port, excluded):
         return None
-    split = urlsplit(found)
-    return Proxy(variable, found if split.scheme and split.netloc else f"http://{found}")
+    split = urlsplit(value)
+    return Proxy(variable, value if split.scheme and split.netloc else f"http://{value}")
 
 
 def is_loopback_host(host: str) -> bool:
-    """Return whether a host is this machine, for which no proxy is used."""
+    """Return whether `host` is localhost or a loopback address."""
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"
@@ -55,7 +55,7 @@ def _uses_proxy(host: str, port: int, excluded: str) -> bool:
 
 
 def _matches(rule: str, host: str, port: int) -> bool:
-    """Return whether one part of NO_PROXY matches a host."""
+    """Return whether one rule of NO_PROXY matches `host` and `port`."""
     if rule == "*":
         return True
     with contextlib.suppress(ValueError):

@@ -12,7 +12,10 @@ from cesbrfs.repo.location import Access
 
 
 def trusting(access: Access) -> ssl.SSLContext:
-    """Return the TLS context; RESTIC_CACERT replaces the system's certificates."""
+    """Return the TLS context; RESTIC_CACERT replaces the system's certificates.
+
+    Raises UsageError, which names the variable, for a file that is missing or invalid.
+    """
     files = [file for file in access.environment.get("RESTIC_CACERT", "").split(",") if file]
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if files else ssl.create_default_context()
     for file in files:

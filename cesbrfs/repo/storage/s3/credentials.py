@@ -10,8 +10,8 @@
 4. the role of a container, from the service that ``AWS_CONTAINER_CREDENTIALS_*`` name, or that of
    an EC2 instance, from its metadata service (IMDS).
 
-Sources: minio-go's ``pkg/credentials``, which restic finds its own with; Amazon's "Container
-credential provider" and "Use the Instance Metadata Service".
+Sources: minio-go's ``pkg/credentials``, which restic uses; Amazon's "Container credential provider"
+and "Use the Instance Metadata Service".
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ from cesbrfs.util.secret import Secret
 _log = logging.getLogger(__name__)
 
 METADATA: Final = "http://169.254.169.254"
-"""Where an EC2 instance has its own service."""
+"""Base URL of the instance metadata service (IMDS) of EC2."""
 _CONTAINERS: Final = "http://169.254.170.2"
 _ROLES: Final = "/latest/meta-data/iam/security-credentials/"
 _TOKEN_SECONDS: Final = 1.0
-"""A container may be out of the token's reach, but not of the service's."""
+"""Timeout of the request for a token. In a container it may fail although IMDS is accessible."""
 _SECONDS: Final = 5.0
 _PROCESS_SECONDS: Final = 30.0
 _RENEWED_AT: Final = 0.8
-"""The part of their life after which credentials are renewed, as minio-go does it."""
+"""Fraction of their lifetime after which credentials are renewed, as in minio-go."""
 _AGAIN: Final = 10.0
-"""Seconds until renewing is tried again while the old ones are still good."""
+"""Seconds until the next attempt to renew credentials that are still valid."""
 
 
 class _Role(msgspec.Struct, rename="pascal"):
-    """The response of both services."""
+    """Credentials in the response of either service."""
 
     access_key_id: str
     secret_access_key: str
@@ -82,21 +82,21 @@ class _MinioConfig(msgspec.Struct):
 
 
 class CredentialsProvider:
-    """Provides the credentials that sign the requests of a repository."""
+    """Provides the credentials for signing the requests to a repository."""
 
     def __init__(self, access: Access, *, metadata: str = METADATA) -> None:
-        """Find them for `access` when they are asked for; `metadata` is the instance's service."""
+        """Use the configuration in `access`; `metadata` is the base URL of IMDS."""
         self._access: Final = access
         self._metadata: Final = metadata
         self._asking: Final = trio.Lock()
-        self._found: Credentials | None = None
+        self._current: Credentials | None = None
         self._renew_at = self._ends_at = -math.inf
 
     async def current(self) -> Credentials | None:
-        """Return them, None where the options ask for no signature.
+        """Return the credentials, renewed if necessary; None if requests are not to be signed.
 
-        Raises RepositoryDeniedError where there are none, UsageError for what cannot be used, and
-        RepositoryUnreachableError where they have run out and cannot be renewed now.
+        Raises RepositoryDeniedError if there are none, UsageError for an invalid configuration, and
+        RepositoryUnreachableError if they have expired and cannot be renewed now.
         """
         if option_is_true(self._access, "s3.unsafe-anonymous-auth"):
             return None
@@ -104,12 +104,12 @@ class CredentialsProvider:
             async with self._asking:  # one request for all waiting tasks
                 if time.time() >= self._renew_at:
                     await self._renew()
-        return self._found
+        return self._current
 
     async def _renew(self) -> None:
         written = _written(self._access)
         if written is not None:
-            self._found, self._renew_at = written, math.inf
+            self._current, self._renew_at = written, math.inf
             return
         try:
             command = _profile_of(self._access.environment).get("credential_process", "")
@@ -119,7 +119,7 @@ class CredentialsProvider:
                 _log.debug("Not renewed: %s", error)
                 self._renew_at = time.time() + _AGAIN
                 return
-            if self._found is None or isinstance(error, UsageError):
+            if self._current is None or isinstance(error, UsageError):
                 raise
             raise RepositoryUnreachableError(
                 f"The credentials for {self._access.display_url} have run out and cannot be"
@@ -129,10 +129,10 @@ class CredentialsProvider:
         self._ends_at = role.expiration.timestamp() if role.expiration else math.inf
         self._renew_at = now + _RENEWED_AT * (self._ends_at - now)
         secrets = (Secret(text.encode()) for text in (role.secret_access_key, role.token))
-        self._found = Credentials(role.access_key_id, *secrets)
+        self._current = Credentials(role.access_key_id, *secrets)
 
     async def _from_process(self, command: str) -> _Role:
-        """Run a profile's ``credential_process``, and return what it prints."""
+        """Run a profile's ``credential_process`` and return the credentials that it prints."""
         why = "it was not answered in time"
         with trio.move_on_after(_PROCESS_SECONDS):
             try:
@@ -141,7 +141,7 @@ class CredentialsProvider:
                 )
                 printed = msgspec.json.decode(done.stdout, type=_Printed)
             except (OSError, ValueError) as error:
-                # The command and its answer may hold secrets.
+                # The command and its output may contain secrets, so neither is quoted.
                 why = error.strerror or "" if isinstance(error, OSError) else "its answer is wrong"
             else:
                 if not done.returncode:
@@ -166,7 +166,7 @@ class CredentialsProvider:
         if not container and environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT"):
             name, why = "AWS_EC2_METADATA_SERVICE_ENDPOINT", "restic does not know it"
             raise _not_used(name, why, display_url)
-        # Neither service is behind a proxy.
+        # Both services are accessed without a proxy.
         async with httpx2.AsyncClient(trust_env=False, timeout=None) as client:
             try:
                 with trio.fail_after(_SECONDS):
@@ -180,7 +180,7 @@ class CredentialsProvider:
                 raise _none_given(self._access, container, error) from error
 
     async def _of_instance(self, client: httpx2.AsyncClient) -> httpx2.Response:
-        """Ask the instance's service for its role, and then for that role's credentials."""
+        """Request the role of the instance from IMDS, and then the credentials of the role."""
         headers = {}
         with trio.move_on_after(_TOKEN_SECONDS):
             token = await client.put(
@@ -195,20 +195,20 @@ class CredentialsProvider:
 
 
 def _written(access: Access) -> Credentials | None:
-    """Return the credentials from the environment or a file."""
+    """Return the credentials from the environment or a file; None if there are none."""
     environ = access.environment
     values = {
         "id": environ.get("AWS_ACCESS_KEY_ID") or environ.get("AWS_ACCESS_KEY") or "",
         "secret": environ.get("AWS_SECRET_ACCESS_KEY") or environ.get("AWS_SECRET_KEY") or "",
         "token": environ.get("AWS_SESSION_TOKEN", ""),
     }
-    found = (
+    credentials = (
         _credentials(values, ("id", "secret", "token"))
         or _credentials(environ, ("MINIO_ROOT_USER", "MINIO_ROOT_PASSWORD", ""))
         or _credentials(environ, ("MINIO_ACCESS_KEY", "MINIO_SECRET_KEY", ""))
     )
-    if found is not None:
-        return found
+    if credentials is not None:
+        return credentials
     profile = _profile_of(environ)
     if "credential_process" in profile:
         return None
@@ -231,7 +231,7 @@ def _of_minio_client(environ: Mapping[str, str]) -> Credentials | None:
     try:
         with open(path, "rb") as file:
             config = msgspec.json.decode(file.read(), type=_MinioConfig)
-    except (OSError, ValueError):  # as minio-go does: the next source counts
+    except (OSError, ValueError):  # as in minio-go, the next source is used
         return None
     aliases = config.aliases or config.hosts
     alias = aliases.get(environ.get("MINIO_ALIAS") or "s3")
@@ -253,7 +253,7 @@ def _credentials(values: Mapping[str, str], names: Sequence[str]) -> Credentials
 
 
 def _profile(path: str, profile: str) -> Mapping[str, str]:
-    """Return the credentials of a profile in AWS's credentials file."""
+    """Return the settings of a profile in AWS's credentials file; empty if it is missing."""
     parser = configparser.RawConfigParser(strict=False)
     try:
         with open(path, encoding="utf-8") as file:
@@ -261,14 +261,14 @@ def _profile(path: str, profile: str) -> Mapping[str, str]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, configparser.Error) as error:
-        # Not the error itself, nor as its cause: it quotes the line, which may hold a secret.
+        # The error contains the line, which may be a secret: it is neither quoted nor chained.
         reason = error.strerror if isinstance(error, OSError) else "it is not an INI file"
         raise UsageError(f"The credentials in {path} cannot be read: {reason}.") from None
     return parser[profile] if parser.has_section(profile) else {}
 
 
 def _container(environ: Mapping[str, str], display_url: str) -> str:
-    """Return the address of a container's service, "" where none is named."""
+    """Return the URL of the container's credentials service; "" if none is configured."""
     if place := environ.get("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"):
         return _CONTAINERS + place
     url = environ.get("AWS_CONTAINER_CREDENTIALS_FULL_URI", "")
@@ -281,7 +281,10 @@ def _container(environ: Mapping[str, str], display_url: str) -> str:
 
 
 def _authorization(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the authorization header for a container's service; the file is read each time."""
+    """Return the authorization header for the container's service, from a token file or variable.
+
+    The file is read each time.
+    """
     token = environ.get("AWS_CONTAINER_AUTHORIZATION_TOKEN", "")
     if path := environ.get("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"):
         try:

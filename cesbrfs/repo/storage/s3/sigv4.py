@@ -1,7 +1,7 @@
-"""AWS Signature Version 4, as S3 takes it: pure functions over the parts of a request.
+"""AWS Signature Version 4 for S3. Pure.
 
 Source: Amazon's "Authenticating Requests: Using the Authorization Header (AWS Signature
-Version 4)", whose published examples are the tests' vectors.
+Version 4)", whose published examples are the test vectors.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from urllib.parse import quote
 from cesbrfs.util.secret import Secret
 
 EMPTY_HASH: Final = hashlib.sha256(b"").hexdigest()
-"""The hash of a request's body, where it has none."""
+"""SHA-256 of an empty request body."""
 
 _ALGORITHM: Final = "AWS4-HMAC-SHA256"
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Who signs; `token` is "" but for temporary credentials."""
+    """An access key; `token` is set only for temporary credentials."""
 
     key_id: str
     secret: Secret
@@ -32,12 +32,12 @@ class Credentials:
 
 
 def encoded(text: str, *, safe: str = "") -> str:
-    """Percent-encode as AWS does: all but letters, digits and ``-._~``, and what is `safe`."""
+    """Percent-encode as AWS does: everything but letters, digits, ``-._~`` and `safe`."""
     return quote(text, safe=f"-._~{safe}")
 
 
 def query_of(parameters: Iterable[tuple[str, str]]) -> str:
-    """Return the query of a URL in the order and form that is signed."""
+    """Return the query string of a URL, sorted and encoded for signing."""
     pairs = sorted((encoded(name), encoded(value)) for name, value in parameters)
     return "&".join(f"{name}={value}" for name, value in pairs)
 
@@ -53,10 +53,10 @@ def authorization(  # noqa: PLR0917 - the parts of a request, in the order they 
     region: str,
     service: str,
 ) -> str:
-    """Return the header ``Authorization``.
+    """Return the value of the ``Authorization`` header.
 
-    `path` and `query` are encoded as they are sent; all of `headers`, with ``host`` and
-    ``x-amz-date`` among them, are signed.
+    `path` and `query` are encoded as they are sent. All `headers` are signed; they must include
+    ``host`` and ``x-amz-date``.
     """
     signed = {name.lower(): " ".join(value.split()) for name, value in headers.items()}
     names = ";".join(sorted(signed))
@@ -85,7 +85,7 @@ def signed_headers(
     region: str,
     now: datetime,
 ) -> dict[str, str]:
-    """Return the headers that sign a request to S3 without a body; `now` is in UTC."""
+    """Return the headers of a signed request to S3 without a body; `now` is in UTC."""
     headers = {
         "host": host,
         "x-amz-content-sha256": EMPTY_HASH,

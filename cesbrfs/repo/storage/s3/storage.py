@@ -1,4 +1,4 @@
-"""A repository in a bucket of Amazon S3, or of a server that speaks as it does."""
+"""A repository in a bucket on Amazon S3 or a compatible server."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _AMAZON: Final = re.compile(r"s3(?:[.-](?:dualstack\.)?([a-z0-9-]+))?\.amazonaws
 _BY_NAME: Final = re.compile(
     r".*\.amazonaws\.com(\.cn)?|storage\.googleapis\.com|.*\.aliyuncs\.com"
 )
-"""Hosts that take a bucket as a part of their own name."""
+"""Hosts that support the bucket as part of the host name."""
 _DEFAULT_REGION: Final = "us-east-1"
 
 _WRONG_CREDENTIALS: Final = frozenset({
@@ -60,7 +60,7 @@ class S3Storage:
         *,
         timeout: float = TIMEOUT_SECONDS,
     ) -> None:
-        """Read from `address`, with the credentials that `access` names."""
+        """Read from `address` with the credentials and options of `access`."""
         self.display_url = access.display_url
         self._signer: Final = CredentialsProvider(access)
         self._address: Final = address
@@ -86,13 +86,13 @@ class S3Storage:
         """List the files of one kind."""
         directory = posixpath.join(self._address.prefix, kind.value) + "/"
         depth = directory.count("/") + (kind is FileType.PACK)
-        asked = [("prefix", directory)]
+        query = [("prefix", directory)]
         if not self._old_listing:
-            asked.append(("list-type", "2"))
-        found: list[FileInfo] = []
+            query.append(("list-type", "2"))
+        files: list[FileInfo] = []
         more: list[tuple[str, str]] = []
         while True:
-            answer = await self._page([*asked, *more], directory)
+            answer = await self._page([*query, *more], directory)
             page = self._parsed(answer.body)
             last = ""
             for entry in page.iterfind("{*}Contents"):
@@ -102,9 +102,9 @@ class S3Storage:
                     size = entry.findtext("{*}Size", "")
                     if not size.isdecimal():
                         raise self._no_s3()
-                    found.append(FileInfo(name, int(size)))
+                    files.append(FileInfo(name, int(size)))
             if page.findtext("{*}IsTruncated") != "true":
-                return found
+                return files
             following = page.findtext("{*}NextContinuationToken")
             if self._old_listing:
                 following = page.findtext("{*}NextMarker") or last
@@ -118,12 +118,12 @@ class S3Storage:
             more = [(name, following)]
 
     async def other_entry(self) -> str | None:
-        """Return the name of an object below the prefix: an empty repository has none."""
+        """Return the name of an object below the prefix; an empty repository has none."""
         directory = f"{self._address.prefix}/" if self._address.prefix else ""
-        asked = [("max-keys", "100"), ("prefix", directory)]
+        query = [("max-keys", "100"), ("prefix", directory)]
         if not self._old_listing:
-            asked.append(("list-type", "2"))
-        page = self._parsed((await self._page(asked, directory)).body)
+            query.append(("list-type", "2"))
+        page = self._parsed((await self._page(query, directory)).body)
         keys = [entry.findtext("{*}Key", "") for entry in page.iterfind("{*}Contents")]
         return next((key.removeprefix(directory) for key in keys if not key.endswith("/")), None)
 
@@ -162,7 +162,7 @@ class S3Storage:
         return await self._in_its_region(ask)
 
     async def _in_its_region(self, ask: Callable[[], Awaitable[_T]]) -> _T:
-        """Return what `ask` brings, which is repeated once the server has named the region."""
+        """Return the result of `ask`; call it again if the server reports another region."""
         try:
             return await ask()
         except _OtherRegionError as other:
@@ -172,7 +172,7 @@ class S3Storage:
     def _request(
         self, key: str, query: str, credentials: Credentials | None
     ) -> tuple[str, dict[str, str]]:
-        """Return the URL of a key of the bucket, or of the bucket itself, and what signs it."""
+        """Return the URL of a `key` ("" for the bucket itself) and the signed headers."""
         host, path = self._address.host, encoded(f"/{key}", safe="/")
         if _AMAZON.fullmatch(host) and host == "s3.amazonaws.com":
             host = f"s3.dualstack.{self._region}.amazonaws.com"
@@ -195,7 +195,7 @@ class S3Storage:
 
     def _refusal(self, answer: Answer, what: str) -> CesbrError:  # noqa: PLR0911 - a table
         """Return the error for an unsuccessful response."""
-        code, message, region = _told(answer)
+        code, message, region = _error_fields(answer)
         reason = f"{code or answer.status}{': ' if message else ''}{message.rstrip('.')}"
         region = answer.headers.get("x-amz-bucket-region", "") or region
         if region and region != self._region and not self._region_is_given:
@@ -237,15 +237,15 @@ class S3Storage:
 
 
 class _OtherRegionError(CesbrError):
-    """The bucket is in another region than was guessed."""
+    """The bucket is not in the assumed region."""
 
     def __init__(self, region: str) -> None:
         super().__init__(f"The bucket is in the region {region}.")
         self.region = region
 
 
-def _told(answer: Answer) -> tuple[str, str, str]:
-    """Return the code, message and region that the text of an error names, "" for what it lacks."""
+def _error_fields(answer: Answer) -> tuple[str, str, str]:
+    """Return code, message and region of an error response; "" for missing elements."""
     try:
         error = ET.fromstring(answer.body)  # noqa: S314 - as above
     except ET.ParseError:
@@ -262,6 +262,6 @@ def _is_in_host(access: Access, address: S3Address) -> bool:
     if lookup not in ("auto", "dns", "path"):
         raise UsageError(f"The option s3.bucket-lookup is {lookup!r}; use auto, dns or path.")
     if lookup == "auto":
-        dotted = address.scheme == "https" and "." in address.bucket  # no certificate fits those
+        dotted = address.scheme == "https" and "." in address.bucket  # no certificate matches
         return _BY_NAME.fullmatch(address.host) is not None and not dotted
     return lookup == "dns"

@@ -21,19 +21,22 @@ from cesbrfs.repo.storage.sftp.protocol import Code, Kind, Packet, ProtocolError
 from cesbrfs.repo.storage.sftp.ssh import SshProcess
 
 _COST: Final = 4 << 10
-"""What a request that carries no content counts as load."""
+"""Load of a request without content, in bytes."""
 MOST_HANDLES: Final = 64
 """Maximum number of open files; the server may set a lower limit."""
 _TICK: Final = 0.01
-"""Seconds between two tries to send when ssh takes nothing; only a stalled one does that."""
+"""Seconds between attempts to send while ssh accepts no input, which only a stalled ssh does."""
 _LAST_WORDS: Final = 2.0
-"""Seconds for ssh to say why, once its output has ended."""
+"""Seconds for ssh to exit with an error message after its output has ended."""
 
 Late = Callable[[Packet], None]
 
 
-class Asked:
-    """A request: its response once it has arrived, or what to do with it if nobody waits."""
+class Request:
+    """A request that was sent: its response, or the function `late` that will handle it.
+
+    `late` is set when no task waits for the response any more.
+    """
 
     __slots__ = ("cost", "late", "packet", "taken")
 
@@ -45,7 +48,7 @@ class Asked:
 
 
 class SftpConnection:
-    """One connection.  Made by `start`; usable once `is_ready`."""
+    """One connection. Created by `start`; usable once `is_ready` is true."""
 
     def __init__(self, ssh: SshProcess, display_url: str, idle_timeout: float) -> None:
         self._ssh: Final = ssh
@@ -53,26 +56,26 @@ class SftpConnection:
         self._timeout = idle_timeout
         self._incoming: Final = sftp.Incoming()
         self._outgoing: Final = bytearray()
-        self._asked: Final[dict[int, Asked]] = {}
+        self._pending: Final[dict[int, Request]] = {}
         self._number = 0
-        self._version: Final = Asked(0)
-        self._followers: Final[dict[trio.Event, Asked]] = {}
+        self._version: Final = Request(0)
+        self._followers: Final[dict[trio.Event, Request]] = {}
         self._listening = False
         self._at_end = False
         self._failure: CesbrError | None = None
-        self._heard = trio.current_time()
+        self._last_received = trio.current_time()
         self.read_size = sftp.SMALLEST_READ
         self.most_handles = MOST_HANDLES
         self.load = 0
-        """Bytes that were asked for and have not come yet."""
+        """Bytes that were requested and have not arrived yet."""
         self.is_ready = False
 
     @classmethod
     async def start(cls, command: Sequence[str], display_url: str, idle_timeout: float) -> Self:
-        """Start `command` and greet the server, without waiting for its answer.
+        """Start `command` and send the first packet, without waiting for the response.
 
-        `idle_timeout` is for how many seconds it may owe an answer without sending anything.
-        Raises OSError when the command cannot be started.
+        The connection fails if nothing is received for `idle_timeout` seconds while a response is
+        outstanding. Raises OSError if the command cannot be started.
         """
         made = cls(await SshProcess.start(command), display_url, idle_timeout)
         made._outgoing.extend(sftp.init())
@@ -81,7 +84,7 @@ class SftpConnection:
 
     @property
     def pid(self) -> int:
-        """The number of its process."""
+        """The ID of its process."""
         return self._ssh.pid
 
     @property
@@ -91,7 +94,7 @@ class SftpConnection:
 
     @property
     def has_failed(self) -> bool:
-        """Whether it is over and those who waited for it were told why."""
+        """Whether it is over and its error is known; all callers get this error."""
         return self._failure is not None
 
     def look(self) -> None:
@@ -100,7 +103,7 @@ class SftpConnection:
             self._take()
 
     async def ready(self) -> None:
-        """Wait until the server has answered the greeting; raises why it does not."""
+        """Wait until the connection is established; raises like `answer`."""
         await self.answer(self._version)
 
     async def aclose(self) -> None:
@@ -108,18 +111,18 @@ class SftpConnection:
         self._fail(RepositoryUnreachableError(f"The connection to {self.display_url} was closed."))
         await self._ssh.aclose()
 
-    # Asking and answering
+    # Requests and responses
 
-    def ask(self, make: Callable[[int], bytes], cost: int = _COST) -> Asked:
-        """Send a request; its answer has to be awaited or forgotten."""
+    def ask(self, make: Callable[[int], bytes], cost: int = _COST) -> Request:
+        """Send a request; the caller must pass the result to `answer` or to `forget`."""
         self._number = (self._number + 1) & 0xFFFFFFFF
-        if not self._listening:  # else what came before it would count as its silence
-            self._heard = trio.current_time()
-        asked = self._asked[self._number] = Asked(cost)
+        if not self._listening:  # idle time before the request does not count for the timeout
+            self._last_received = trio.current_time()
+        request = self._pending[self._number] = Request(cost)
         self.load += cost
         self._outgoing.extend(make(self._number))
         self._send()
-        return asked
+        return request
 
     def _send(self) -> None:
         if self._failure is None:
@@ -128,32 +131,35 @@ class SftpConnection:
     @contextmanager
     def asking(
         self, make: Callable[[int], bytes], cost: int = _COST, late: Late | None = None
-    ) -> Iterator[Asked]:
-        """Send a request; an answer that was not taken within the context goes to `late`."""
-        asked = self.ask(make, cost)
+    ) -> Iterator[Request]:
+        """Send a request; a response that was not taken within the context is passed to `late`."""
+        request = self.ask(make, cost)
         try:
-            yield asked
+            yield request
         finally:
-            self.forget(asked, late)
+            self.forget(request, late)
 
     @staticmethod
-    def forget(asked: Asked, late: Late | None = None) -> None:
+    def forget(request: Request, late: Late | None = None) -> None:
         """Abandon a response that was not taken; it is passed to `late` when it arrives."""
-        if asked.taken:
+        if request.taken:
             return
-        if asked.packet is None:
-            asked.late = late or drop
+        if request.packet is None:
+            request.late = late or drop
         elif late is not None:
-            late(asked.packet)
+            late(request.packet)
 
-    async def answer(self, asked: Asked) -> Packet:
-        """Wait for a response; read those of the other tasks too if none of them does."""
+    async def answer(self, request: Request) -> Packet:
+        """Return a response; while no other task reads, read the responses of all tasks.
+
+        Raises the error of the connection if it has failed.
+        """
         try:
-            while asked.packet is None:
+            while request.packet is None:
                 if self._failure is not None:
                     raise fresh_copy(self._failure)
                 if self._listening:
-                    await self._follow(asked)
+                    await self._follow(request)
                 else:
                     self._listening = True
                     try:
@@ -163,28 +169,28 @@ class SftpConnection:
         finally:
             if not self._listening:
                 self._hand_on()
-        asked.taken = True
-        return asked.packet
+        request.taken = True
+        return request.packet
 
-    async def _follow(self, asked: Asked) -> None:
+    async def _follow(self, request: Request) -> None:
         event = trio.Event()
-        self._followers[event] = asked
+        self._followers[event] = request
         try:
             await event.wait()
         finally:
             del self._followers[event]
 
     def _hand_on(self) -> None:
-        """Wake one of those who still wait: it will read now."""
-        for event, asked in self._followers.items():
-            if asked.packet is None:
+        """Wake one of the waiting tasks, which then reads for all."""
+        for event, request in self._followers.items():
+            if request.packet is None:
                 event.set()
                 return
 
     async def _listen(self) -> None:
-        """Wait until something has come, and take it; or find out why nothing will."""
+        """Wait for data and process it; at the end of the output, set the error."""
         if not self._at_end:
-            until = self._heard + self._timeout
+            until = self._last_received + self._timeout
             if self._outgoing:
                 until = min(until, trio.current_time() + _TICK)
             with suppress(trio.ClosedResourceError), trio.CancelScope(deadline=until):
@@ -192,7 +198,7 @@ class SftpConnection:
             if self._failure is None:  # otherwise it has been closed
                 self._send()
                 self._take()
-            if not self._at_end and trio.current_time() >= self._heard + self._timeout:
+            if not self._at_end and trio.current_time() >= self._last_received + self._timeout:
                 self._fail(timed_out(self._timeout, self.display_url))
         if self._at_end and self._failure is None:
             code = await self._ssh.ended(_LAST_WORDS)
@@ -201,14 +207,14 @@ class SftpConnection:
             await self._ssh.aclose()
 
     def _take(self) -> None:
-        """Take one chunk of what has come."""
+        """Read and process one chunk of data, without blocking."""
         chunk = self._ssh.read()
         if chunk is None:
             return
         if not chunk:
             self._at_end = True
             return
-        self._heard = trio.current_time()
+        self._last_received = trio.current_time()
         try:
             for packet in self._incoming.feed(chunk):
                 self._dispatch(packet)
@@ -218,8 +224,8 @@ class SftpConnection:
                 if self.is_ready
                 else not_sftp(error.start or chunk, self.display_url)
             )
-        for event, asked in self._followers.items():
-            if asked.packet is not None:
+        for event, request in self._followers.items():
+            if request.packet is not None:
                 event.set()
 
     def _dispatch(self, packet: Packet) -> None:
@@ -227,17 +233,17 @@ class SftpConnection:
             extensions = sftp.parse_version(packet)
             self._version.packet = packet
             self.is_ready = True
-            if sftp.LIMITS in extensions:  # its answer comes before those to all later requests
+            if sftp.LIMITS in extensions:  # the response arrives before those to later requests
                 self.ask(sftp.limits).late = self._take_limits
             return
-        asked = self._asked.pop(packet.number, None)
-        if asked is None:
+        request = self._pending.pop(packet.number, None)
+        if request is None:
             raise ProtocolError(packet.body[:200])
-        self.load -= asked.cost
-        if asked.late is not None:
-            asked.late(packet)
+        self.load -= request.cost
+        if request.late is not None:
+            request.late(packet)
         else:
-            asked.packet = packet
+            request.packet = packet
 
     def _take_limits(self, packet: Packet) -> None:
         if packet.kind != Kind.EXTENDED_REPLY:
@@ -260,16 +266,16 @@ class SftpConnection:
         for event in self._followers:
             event.set()
 
-    async def result(self, asked: Asked, path: bytes) -> Packet:
-        """Return an answer that is no refusal; raises what a STATUS other than OK means."""
-        packet = await self.answer(asked)
+    async def result(self, request: Request, path: bytes) -> Packet:
+        """Return a response; a STATUS other than OK raises the error of `refused`."""
+        packet = await self.answer(request)
         if packet.kind == Kind.STATUS and (status := sftp.parse_status(packet)).code != Code.OK:
             raise refused(status, text_of(path), self.display_url)
         return packet
 
     @contextmanager
     def understood(self) -> Iterator[None]:
-        """Take an answer that cannot be understood as the end of the connection."""
+        """Treat an invalid response within the context as a failure of the connection."""
         try:
             yield
         except ProtocolError as error:
@@ -278,4 +284,4 @@ class SftpConnection:
 
 
 def drop(_packet: Packet) -> None:
-    """Do nothing with an answer that nobody waits for any more."""
+    """Ignore a response that no task waits for any more."""

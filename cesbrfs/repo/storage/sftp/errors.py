@@ -1,6 +1,6 @@
-"""What a failure of ssh, or of the SFTP server, means; pure.
+"""Classify failures of ssh and of the SFTP server. Pure.
 
-The texts are those of OpenSSH's client; ssh has one exit code, 255, for all of them.
+The patterns match messages of OpenSSH's client, because ssh exits with 255 for every failure.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from cesbrfs.errors import (
 )
 from cesbrfs.repo.storage.sftp.protocol import Code, SftpStatus
 
-_SAID: Final = 200
-"""Characters of the program's own words that go into a message."""
+_MESSAGE_CHARACTERS: Final = 200
+"""Maximum number of characters of ssh's or the server's text in a message."""
 _NOISE: Final = re.compile(
     r"debug\d: |Warning: |Authenticated to |Transferred: |Bytes per second: "
 )
@@ -44,8 +44,8 @@ _KINDS: Final[tuple[tuple[re.Pattern[str], type[CesbrError], str], ...]] = (
         re.compile(r"Host key verification failed|No \S+ host key is known for", _I),
         RepositoryUntrustedError,
         (
-            "The host key of the repository at {display_url} is not known ({told}); log in once by"
-            " ssh as this user, or add the key to known_hosts."
+            "The host key of the repository at {display_url} is not known ({reason}); log in once"
+            " by ssh as this user, or add the key to known_hosts."
         ),
     ),
     (
@@ -57,7 +57,7 @@ _KINDS: Final[tuple[tuple[re.Pattern[str], type[CesbrError], str], ...]] = (
         ),
         UsageError,
         (
-            "ssh cannot be used for {display_url} as it is configured ({told}); correct"
+            "ssh cannot be used for {display_url} as it is configured ({reason}); correct"
             " 'sftp.command', 'sftp.args' or ssh_config."
         ),
     ),
@@ -65,7 +65,7 @@ _KINDS: Final[tuple[tuple[re.Pattern[str], type[CesbrError], str], ...]] = (
         re.compile(r"Could not resolve hostname|Name or service not known"),
         RepositoryUnreachableError,
         (
-            "The host of the repository at {display_url} is not known ({told}); correct the"
+            "The host of the repository at {display_url} is not known ({reason}); correct the"
             " address, or check the name server."
         ),
     ),
@@ -73,16 +73,16 @@ _KINDS: Final[tuple[tuple[re.Pattern[str], type[CesbrError], str], ...]] = (
         re.compile(r"timed out|Timeout, server", _I),
         RepositoryTimedOutError,
         (
-            "The server of the repository at {display_url} does not answer in time ({told}); check"
-            " the address and the connection."
+            "The server of the repository at {display_url} does not answer in time ({reason});"
+            " check the address and the connection."
         ),
     ),
     (
         re.compile(r"subsystem request failed|sftp-server: (?:command )?not found"),
         RepositoryDeniedError,
         (
-            "The server of the repository at {display_url} offers no SFTP ({told}); have it allowed"
-            " there for this user."
+            "The server of the repository at {display_url} offers no SFTP ({reason}); have it"
+            " allowed there for this user."
         ),
     ),
     (
@@ -93,8 +93,8 @@ _KINDS: Final[tuple[tuple[re.Pattern[str], type[CesbrError], str], ...]] = (
         ),
         RepositoryUnreachableError,
         (
-            "The repository at {display_url} cannot be reached ({told}); check the address and the"
-            " connection."
+            "The repository at {display_url} cannot be reached ({reason}); check the address and"
+            " the connection."
         ),
     ),
     (
@@ -105,44 +105,44 @@ _KINDS: Final[tuple[tuple[re.Pattern[str], type[CesbrError], str], ...]] = (
         ),
         RepositoryDeniedError,
         (
-            "The server of the repository at {display_url} does not let this user in ({told});"
+            "The server of the repository at {display_url} does not let this user in ({reason});"
             " check the user's name and the key, which must be usable without a question: from an"
             " agent, or without a passphrase."
         ),
     ),
 )
-"""The first that fits.  ssh complains about keys, too, before it cannot connect at all."""
+"""The first match applies. ssh may complain about keys before a connection fails altogether."""
 
 
-def ssh_failure(said: str, exit_code: int | None, display_url: str) -> CesbrError:
-    """Return what it means that the command behind `display_url` ended.
+def ssh_failure(stderr: str, exit_code: int | None, display_url: str) -> CesbrError:
+    """Return the error for the end of the command that connects to `display_url`.
 
-    `said` is what it wrote to its standard error, `exit_code` None when it had to be killed.
+    `stderr` is the last part of its stderr. `exit_code` is None if the command had to be killed.
     """
-    lines = [line for part in said.splitlines() if (line := part.strip())]
+    lines = [line for part in stderr.splitlines() if (line := part.strip())]
     for pattern, kind, sentence in _KINDS:
-        if found := [line for line in lines if pattern.search(line)]:
-            return kind(sentence.format(display_url=display_url, told=_told(found[-1])))
+        if matching := [line for line in lines if pattern.search(line)]:
+            return kind(sentence.format(display_url=display_url, reason=_printable(matching[-1])))
     rest = [line for line in lines if not _NOISE.match(line)]
     how = "was killed" if exit_code is None or exit_code < 0 else f"ended with code {exit_code}"
-    told = _told(rest[-1]) if rest else f"its command {how}"
+    reason = _printable(rest[-1]) if rest else f"its command {how}"
     return RepositoryUnreachableError(
-        f"The repository at {display_url} cannot be reached ({told}); check the address and the"
+        f"The repository at {display_url} cannot be reached ({reason}); check the address and the"
         " connection."
     )
 
 
-def _told(line: str) -> str:
-    return "".join(char for char in line if char.isprintable())[:_SAID].rstrip(". ")
+def _printable(line: str) -> str:
+    return "".join(char for char in line if char.isprintable())[:_MESSAGE_CHARACTERS].rstrip(". ")
 
 
 def text_of(path: bytes) -> str:
-    """Return a path on the server as it is shown."""
+    """Return a path on the server as text for messages."""
     return posixpath.normpath(path.decode("utf-8", "backslashreplace"))
 
 
 def not_sftp(start: bytes, display_url: str) -> CesbrError:
-    """Return what it means that a server begins with `start` in place of SFTP."""
+    """Return the error for a server that sends `start` instead of SFTP."""
     text = start.decode("utf-8", "replace").strip()
     line = "".join(char for char in text.splitlines()[0] if char.isprintable()) if text else ""
     return StorageError(
@@ -152,7 +152,7 @@ def not_sftp(start: bytes, display_url: str) -> CesbrError:
 
 
 def refused(status: SftpStatus, path: str, display_url: str) -> CesbrError:
-    """Return what a STATUS other than OK means for `path`."""
+    """Return the error for a STATUS other than OK about `path`."""
     if status.code == Code.NO_SUCH_FILE:
         return FileMissingError(f"{path} does not exist in {display_url}.")
     if status.code == Code.PERMISSION_DENIED:
@@ -160,7 +160,7 @@ def refused(status: SftpStatus, path: str, display_url: str) -> CesbrError:
             f"The repository at {display_url} cannot be read: permission denied on {path}; give"
             " the user that logs in there the right to read it."
         )
-    reason = "".join(char for char in status.message if char.isprintable())[:_SAID]
+    reason = "".join(char for char in status.message if char.isprintable())[:_MESSAGE_CHARACTERS]
     return StorageError(
         f"{path} cannot be read in {display_url} ({reason or f'status {status.code}'}); check"
         " the disk of that server."
@@ -168,7 +168,7 @@ def refused(status: SftpStatus, path: str, display_url: str) -> CesbrError:
 
 
 def timed_out(seconds: float, display_url: str) -> CesbrError:
-    """Return the error for a server that was silent for so long."""
+    """Return the error for a server that has sent nothing for `seconds`."""
     return RepositoryTimedOutError(
         f"The server of the repository at {display_url} has not answered for {seconds:g} s; check"
         " the server and the connection."

@@ -1,7 +1,7 @@
-"""Where an SFTP repository is, and the command that leads there: both as restic reads them.
+"""Parse the address of an SFTP repository, and build the command that connects to it.
 
-The forms are those of restic's ``internal/backend/sftp/config.go``, the rules for splitting a
-command those of its ``shell_split.go``.
+Sources: restic's ``internal/backend/sftp/config.go`` for addresses, and its ``shell_split.go`` for
+splitting a command.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FORMS: Final = "write it as sftp:user@host:/path or sftp://user@host:port//path
 
 @dataclass(frozen=True, slots=True)
 class SftpAddress:
-    """One repository on an SFTP server; a `path` without ``/`` in front starts at the home."""
+    """A repository on an SFTP server; a relative `path` starts at the home directory."""
 
     host: str
     path: str
@@ -30,24 +30,24 @@ class SftpAddress:
 
 
 def parse_sftp(url: str) -> SftpAddress:
-    """Read ``sftp:user@host:path`` or ``sftp://user@host:port/path``; UsageError for others."""
-    found = _from_url(url) if url.startswith("sftp://") else _from_words(url)
-    if not found.host:
+    """Parse ``sftp:user@host:path`` or ``sftp://user@host:port/path``; UsageError if invalid."""
+    address = _from_url(url) if url.startswith("sftp://") else _from_words(url)
+    if not address.host:
         raise UsageError(f"The address of the repository names no host; {_FORMS}.")
-    if found.host.startswith("-") or any(not char.isprintable() for char in found.host):
+    if address.host.startswith("-") or any(not char.isprintable() for char in address.host):
         raise UsageError(
-            f"{found.host!r} in the repository's address is not a host name; {_FORMS}."
+            f"{address.host!r} in the repository's address is not a host name; {_FORMS}."
         )
-    if found.path.startswith("~"):
+    if address.path.startswith("~"):
         raise UsageError(
-            f"The repository's directory {found.path!r} starts with '~', which SFTP servers do not"
-            " know; leave '~/' out: a path without '/' in front starts at the home there."
+            f"The repository's directory {address.path!r} starts with '~', which SFTP servers do"
+            " not know; leave '~/' out: a path without '/' in front starts at the home there."
         )
-    return found
+    return address
 
 
 def _from_url(url: str) -> SftpAddress:
-    """Read the form with slashes; a password in it is of no use, as restic has it."""
+    """Parse the URL form; a password is ignored, as in restic."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -60,7 +60,7 @@ def _from_url(url: str) -> SftpAddress:
             "'?' and '#' in the repository's address must be written as %3F and %23, or in the"
             " form sftp:user@host:/path."
         )
-    # What urlsplit says is in lower case, but the user's ssh_config may not be.
+    # urlsplit returns the host in lower case, but host names in ssh_config are case-sensitive.
     written = parts.netloc.rpartition("@")[2]
     start = written.lower().find((host or "").lower())
     return SftpAddress(
@@ -72,7 +72,7 @@ def _from_url(url: str) -> SftpAddress:
 
 
 def _from_words(url: str) -> SftpAddress:
-    """Read the form as scp has it."""
+    """Parse the form that scp uses."""
     target, colon, path = url.removeprefix("sftp:").partition(":")
     user, _, host = target.rpartition("@")
     if not colon:
@@ -86,15 +86,15 @@ def _from_words(url: str) -> SftpAddress:
 
 
 def _one_slash(path: str) -> str:
-    """Two leading slashes mean nothing of their own here, as they may for posixpath."""
+    """Reduce leading slashes to one; posixpath.normpath keeps two, which POSIX permits."""
     return re.sub(r"^//+", "/", path)
 
 
 def ssh_command(address: SftpAddress, options: Mapping[str, str]) -> list[str]:
-    """Return the command that speaks SFTP on its standard input and output.
+    """Return the command that provides SFTP on its stdin and stdout.
 
-    `options` are restic's: ``sftp.command`` is the whole command, ``sftp.args`` more arguments
-    for ssh.  Raises UsageError where they cannot be used.
+    `options` are restic's: ``sftp.command`` is the complete command, ``sftp.args`` are additional
+    arguments for ssh. Raises UsageError if they are invalid or both are set.
     """
     if given := options.get("sftp.command"):
         if options.get("sftp.args"):
@@ -105,21 +105,21 @@ def ssh_command(address: SftpAddress, options: Mapping[str, str]) -> list[str]:
 
 
 def command_option(address: SftpAddress, args: str) -> str:
-    """Return the ``sftp.command`` that does what ``sftp.args`` does: 0.14 knows only the first.
+    """Return the ``sftp.command`` that is equivalent to ``sftp.args``, which restic 0.14 lacks.
 
-    Raises UsageError where the address holds what no such command can.
+    Raises UsageError if the address contains characters that cannot be quoted in it.
     """
     _split("sftp.args", args)
     return " ".join([*(_quoted(word) for word in _to_host(address)), args, "-s", "sftp"])
 
 
 def _to_host(address: SftpAddress) -> list[str]:
-    found = ["ssh", address.host]
+    command = ["ssh", address.host]
     if address.port:
-        found += ["-p", address.port]
+        command += ["-p", address.port]
     if address.user:
-        found += ["-l", address.user]
-    return found
+        command += ["-l", address.user]
+    return command
 
 
 def _quoted(word: str) -> str:
@@ -142,14 +142,17 @@ def _split(option: str, text: str) -> list[str]:
 
 
 class _Splitter:
-    """Quotes only keep spaces together: they end a word, and a backslash outside them does, too."""
+    """Splits text into words, as restic does.
+
+    Unlike in a shell, a quote ends a word, and so does a backslash outside quotes.
+    """
 
     def __init__(self) -> None:
         self.quote = ""
         self._last = ""
 
     def words(self, text: str) -> Iterator[str]:
-        """Give one word after the other."""
+        """Yield the words; afterwards, `quote` is set if a quote is not closed."""
         start = -1
         for place, char in enumerate(text):
             if self._splits(char):

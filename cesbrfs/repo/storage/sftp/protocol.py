@@ -1,7 +1,7 @@
-"""SFTP version 3 as a reader needs it: requests as bytes, answers out of bytes; pure.
+"""SFTP version 3 for reading: encode requests and decode responses. Pure.
 
-Source: draft-ietf-secsh-filexfer-02, and OpenSSH's PROTOCOL for ``limits@openssh.com``.  Numbers
-are big-endian; a packet is ``u32 length | u8 kind | u32 request number | …``.
+Source: draft-ietf-secsh-filexfer-02, and OpenSSH's PROTOCOL for ``limits@openssh.com``. Integers
+are big-endian. A packet is ``u32 length | u8 kind | u32 request number | …``.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Final, NamedTuple
 VERSION: Final = 3
 LIMITS: Final = b"limits@openssh.com"
 LARGEST: Final = 1 << 20
-"""Bytes of a packet beyond which it cannot be one; servers stop at 256 KiB."""
+"""Maximum `length` of a packet; a larger one is invalid. Servers send at most 256 KiB."""
 SMALLEST_READ: Final = 32 << 10
-"""What every server answers in one packet."""
+"""Bytes that every server can return in one packet."""
 _HEAD: Final = 5
-"""Bytes of a packet that `length` counts at least: kind and number."""
+"""Minimum `length` of a packet: the bytes of kind and request number."""
 
 
 class ProtocolError(Exception):
-    """What came is not SFTP; `start` is how it begins."""
+    """Received data is not SFTP; `start` is its beginning."""
 
     def __init__(self, start: bytes) -> None:
         super().__init__("not SFTP")
@@ -30,7 +30,7 @@ class ProtocolError(Exception):
 
 
 class Kind(IntEnum):
-    """The packets that are sent or understood."""
+    """The packet types that are sent or handled."""
 
     INIT = 1
     VERSION = 2
@@ -50,7 +50,7 @@ class Kind(IntEnum):
 
 
 class Code(IntEnum):
-    """The codes of a STATUS that mean something of their own here."""
+    """The codes of a STATUS that are handled individually."""
 
     OK = 0
     EOF = 1
@@ -60,7 +60,7 @@ class Code(IntEnum):
 
 
 class Packet(NamedTuple):
-    """One answer; `number` is the request's, or in VERSION the protocol's version."""
+    """A response; `number` is that of the request or, in VERSION, the protocol version."""
 
     kind: int
     number: int
@@ -68,28 +68,28 @@ class Packet(NamedTuple):
 
 
 class SftpStatus(NamedTuple):
-    """How a request ended; `message` is the server's own."""
+    """The result of a request; `message` is the server's text."""
 
     code: int
     message: str
 
 
 class Attributes(NamedTuple):
-    """What is known of a file: its size in bytes and its st_mode."""
+    """The size in bytes and the st_mode of a file; None if the server does not report it."""
 
     size: int | None
     mode: int | None
 
 
 class SftpName(NamedTuple):
-    """One name of a directory."""
+    """An entry of a directory."""
 
     name: bytes
     attributes: Attributes
 
 
 class Limits(NamedTuple):
-    """What the server allows: bytes of a packet, of a read, of a write; open handles (0: any)."""
+    """The server's limits: bytes of a packet, a read and a write; open handles. 0 is no limit."""
 
     packet: int
     read: int
@@ -97,7 +97,7 @@ class Limits(NamedTuple):
     handles: int
 
 
-# Requests
+# Requests: each function returns the bytes of a packet.
 
 
 def _string(data: bytes) -> bytes:
@@ -109,56 +109,56 @@ def _request(kind: Kind, number: int, rest: bytes) -> bytes:
 
 
 def init() -> bytes:
-    """Ask for the protocol's version; the first packet of all."""
+    """Request the protocol version; must be the first packet. The response is VERSION."""
     return _request(Kind.INIT, VERSION, b"")
 
 
 def open_file(number: int, path: bytes) -> bytes:
-    """Open a file for reading; answered by HANDLE."""
+    """Open a file for reading. The response is HANDLE."""
     return _request(Kind.OPEN, number, _string(path) + struct.pack(">II", 1, 0))
 
 
 def close(number: int, handle: bytes) -> bytes:
-    """Close a file or a directory; answered by STATUS."""
+    """Close a file or a directory. The response is STATUS."""
     return _request(Kind.CLOSE, number, _string(handle))
 
 
 def read(number: int, handle: bytes, offset: int, length: int) -> bytes:
-    """Read a part of a file; answered by DATA, which may be shorter, or STATUS EOF."""
+    """Read a range of a file. The response is DATA, which may be shorter, or STATUS EOF."""
     return _request(Kind.READ, number, _string(handle) + struct.pack(">QI", offset, length))
 
 
 def stat(number: int, path: bytes) -> bytes:
-    """Ask for a file's attributes, following links; answered by ATTRS."""
+    """Request the attributes of a file, following symlinks. The response is ATTRS."""
     return _request(Kind.STAT, number, _string(path))
 
 
 def open_directory(number: int, path: bytes) -> bytes:
-    """Open a directory; answered by HANDLE."""
+    """Open a directory. The response is HANDLE."""
     return _request(Kind.OPENDIR, number, _string(path))
 
 
 def read_directory(number: int, handle: bytes) -> bytes:
-    """Ask for the next names of a directory; answered by NAME, or STATUS EOF."""
+    """Request the next entries of a directory. The response is NAME, or STATUS EOF."""
     return _request(Kind.READDIR, number, _string(handle))
 
 
 def limits(number: int) -> bytes:
-    """Ask for the server's limits, where VERSION offers `LIMITS`; answered by EXTENDED_REPLY."""
+    """Request the server's limits, if VERSION lists `LIMITS`. The response is EXTENDED_REPLY."""
     return _request(Kind.EXTENDED, number, _string(LIMITS))
 
 
-# Answers
+# Responses
 
 
 class Incoming:
-    """Takes bytes as they come and gives whole packets."""
+    """Splits a stream of bytes into packets."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Packet]:
-        """Take more bytes and give the packets that are whole; ProtocolError for what is none."""
+        """Add received bytes and yield the complete packets; ProtocolError for an invalid one."""
         buffer = self._buffer
         buffer += data
         place = 0
@@ -179,7 +179,7 @@ class Incoming:
 
 
 class _Fields:
-    """Reads the fields of one packet's body; each raises ProtocolError where it ends too early."""
+    """Reads the fields of a packet's body; ProtocolError if the body is too short."""
 
     def __init__(self, body: bytes) -> None:
         self._body = body
@@ -189,9 +189,9 @@ class _Fields:
         end = self._place + length
         if end > len(self._body):
             raise ProtocolError(self._body[:200])
-        found = self._body[self._place : end]
+        data = self._body[self._place : end]
         self._place = end
-        return found
+        return data
 
     def number(self) -> int:
         return int.from_bytes(self.take(4))
@@ -227,19 +227,19 @@ def _fields(packet: Packet, kind: Kind) -> _Fields:
 
 
 def parse_version(packet: Packet) -> dict[bytes, bytes]:
-    """Return the extensions that the server offers; ProtocolError for another version than 3."""
+    """Return the server's extensions; ProtocolError if its version is not 3."""
     fields = _fields(packet, Kind.VERSION)
     if packet.number != VERSION:
         raise ProtocolError(packet.body[:200])
-    found: dict[bytes, bytes] = {}
+    extensions: dict[bytes, bytes] = {}
     while not fields.at_end:
         name = fields.string()
-        found[name] = fields.string()
-    return found
+        extensions[name] = fields.string()
+    return extensions
 
 
 def parse_status(packet: Packet) -> SftpStatus:
-    """Return what a STATUS says; old servers leave the message out."""
+    """Return the code and message of a STATUS; old servers omit the message."""
     fields = _fields(packet, Kind.STATUS)
     code = fields.number()
     return SftpStatus(code, "" if fields.at_end else fields.string().decode("utf-8", "replace"))
@@ -263,15 +263,15 @@ def parse_attributes(packet: Packet) -> Attributes:
 def parse_names(packet: Packet) -> list[SftpName]:
     """Return the entries of a NAME."""
     fields = _fields(packet, Kind.NAME)
-    found: list[SftpName] = []
+    names: list[SftpName] = []
     for _ in range(fields.number()):
         name = fields.string()
-        fields.string()  # the same for people, as `ls -l` shows it
-        found.append(SftpName(name, fields.attributes()))
-    return found
+        fields.string()  # the long form of the entry, as in `ls -l`
+        names.append(SftpName(name, fields.attributes()))
+    return names
 
 
 def parse_limits(packet: Packet) -> Limits:
-    """Return what the answer to `limits` says."""
+    """Return the limits in the response to `limits`."""
     fields = _fields(packet, Kind.EXTENDED_REPLY)
     return Limits(fields.long(), fields.long(), fields.long(), fields.long())

@@ -1,4 +1,4 @@
-"""The files and directories of an SFTP server, read over one connection by many at once."""
+"""Read files and directories of an SFTP server, concurrently over one connection."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import trio
 
 from cesbrfs.errors import DamagedError, StorageError
 from cesbrfs.repo.storage.sftp import protocol as sftp
-from cesbrfs.repo.storage.sftp.connection import Asked, SftpConnection, drop
+from cesbrfs.repo.storage.sftp.connection import Request, SftpConnection, drop
 from cesbrfs.repo.storage.sftp.errors import refused, text_of
 from cesbrfs.repo.storage.sftp.protocol import Code, Kind, Packet, ProtocolError, SftpName
 from cesbrfs.repo.storage.sftp.ssh import SshProcess
 
 _WINDOW: Final = 4 << 20
-"""Bytes that one reader asks for ahead: what a line of 100 MiB/s and 40 ms holds."""
+"""Outstanding bytes per reader: the bandwidth-delay product of 100 MiB/s and 40 ms."""
 _DIRECTORY_AHEAD: Final = 8
-"""Parts of a directory that are asked for ahead."""
+"""Number of outstanding requests for parts of a large directory."""
 _HANDLE_AGE: Final = 300.0
-"""Seconds after which a file is opened again, because it may have been replaced."""
+"""Seconds after which a file is reopened, because it may have been replaced."""
 
 
 class _Handle:
@@ -38,7 +38,7 @@ class _Handle:
 
 
 class SftpSession(SftpConnection):
-    """A connection on which files are read, and kept open for the next part.  Made by `start`."""
+    """A connection that reads files and keeps them open for the next read. Created by `start`."""
 
     def __init__(self, ssh: SshProcess, display_url: str, timeout: float) -> None:
         super().__init__(ssh, display_url, timeout)
@@ -49,9 +49,9 @@ class SftpSession(SftpConnection):
         return path in self._handles
 
     async def read(self, path: bytes, offset: int, length: int | None) -> bytes:
-        """Read a part of a file, or what follows `offset`; it is kept open for the next part.
+        """Read a range of a file, or everything from `offset`, and keep the file open.
 
-        Raises FileMissingError, DamagedError where the file ends before, and what `answer` does.
+        Raises FileMissingError, DamagedError if the file is too short, and the errors of `answer`.
         """
         with self.understood():
             async with self._kept_open(path) as handle:
@@ -62,7 +62,7 @@ class SftpSession(SftpConnection):
                 return await self._span(handle.raw, path, offset, length)
 
     async def read_whole(self, path: bytes) -> bytes:
-        """Read a file that will not be read again; raises what `read` does."""
+        """Read a file that will not be read again, and close it; raises like `read`."""
         with self.understood():
             handle = await self._open(path)
             try:
@@ -90,7 +90,7 @@ class SftpSession(SftpConnection):
             handle = None
         if handle is None:
             handle = await self._open(path)
-            if path in self._handles:  # somebody else has opened it at the same time
+            if path in self._handles:  # another task has opened it at the same time
                 self._close(handle.raw)
             handle = self._handles.setdefault(path, handle)
         self._handles.move_to_end(path)
@@ -112,7 +112,7 @@ class SftpSession(SftpConnection):
         return trio.current_time() - handle.opened > _HANDLE_AGE
 
     def _close_unused(self) -> None:
-        """Close the files that were not read for longest, beyond as many as may be open."""
+        """Close the least recently used files if more than the maximum are open."""
         excess = len(self._handles) - self.most_handles
         if excess > 0:
             unused = [path for path, handle in self._handles.items() if not handle.users]
@@ -120,7 +120,7 @@ class SftpSession(SftpConnection):
                 self._close(self._handles.pop(path).raw)
 
     def _close(self, handle: bytes) -> None:
-        """Close a file or directory; does not wait, so a cancelled reader can do it, too."""
+        """Close a file or directory; never blocks, so that a cancelled reader can call it."""
         if not self.has_failed:
             self.ask(partial(sftp.close, handle=handle)).late = drop
 
@@ -129,35 +129,35 @@ class SftpSession(SftpConnection):
             self._close(sftp.parse_handle(packet))
 
     async def _span(self, handle: bytes, path: bytes, offset: int, length: int) -> bytes:
-        """Read with as many requests under way as the window holds; answers keep their order."""
+        """Read a range with as many outstanding requests as fit into the window, in order."""
         end = offset + length
         ahead = offset
         most = max(2, _WINDOW // self.read_size)
-        asked: deque[tuple[Asked, int]] = deque()
+        requests: deque[tuple[Request, int]] = deque()
         parts: list[bytes] = []
         try:
             while offset < end:
-                while ahead < end and len(asked) < most:
+                while ahead < end and len(requests) < most:
                     size = min(self.read_size, end - ahead)
-                    asked.append((self._ask_part(handle, ahead, size), size))
+                    requests.append((self._ask_part(handle, ahead, size), size))
                     ahead += size
-                part, size = asked[0]
+                part, size = requests[0]
                 packet = await self.answer(part)
-                asked.popleft()
+                requests.popleft()
                 data = self._data(packet, path, offset)
                 if not data or len(data) > size:
                     raise ProtocolError(packet.body[:200])
                 parts.append(data)
                 offset += len(data)
-                if len(data) < size:  # the server's own limit: ask for the rest, first
+                if len(data) < size:  # a limit of the server: request the rest next
                     rest = size - len(data)
-                    asked.appendleft((self._ask_part(handle, offset, rest), rest))
+                    requests.appendleft((self._ask_part(handle, offset, rest), rest))
         finally:
-            for part, _ in asked:
+            for part, _ in requests:
                 self.forget(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _ask_part(self, handle: bytes, offset: int, size: int) -> Asked:
+    def _ask_part(self, handle: bytes, offset: int, size: int) -> Request:
         return self.ask(partial(sftp.read, handle=handle, offset=offset, length=size), size)
 
     def _data(self, packet: Packet, path: bytes, offset: int) -> bytes:
@@ -179,7 +179,7 @@ class SftpSession(SftpConnection):
     # Directories
 
     async def entries(self, path: bytes) -> list[SftpName]:
-        """List a directory; raises FileMissingError where there is none, and what `answer` does."""
+        """List a directory; FileMissingError if it does not exist, and the errors of `answer`."""
         with (
             self.understood(),
             self.asking(partial(sftp.open_directory, path=path), late=self._close_late) as opening,
@@ -191,22 +191,22 @@ class SftpSession(SftpConnection):
                 self._close(handle)
 
     async def _all_names(self, handle: bytes, path: bytes) -> list[SftpName]:
-        found: list[SftpName] = []
-        asked: deque[Asked] = deque()
-        most = 2  # the names of a small directory, and its end
+        names: list[SftpName] = []
+        requests: deque[Request] = deque()
+        most = 2  # enough for a small directory: its names, and EOF
         try:
             while True:
-                while len(asked) < most:
-                    asked.append(self.ask(partial(sftp.read_directory, handle=handle)))
-                packet = await self.answer(asked[0])
-                asked.popleft()
+                while len(requests) < most:
+                    requests.append(self.ask(partial(sftp.read_directory, handle=handle)))
+                packet = await self.answer(requests[0])
+                requests.popleft()
                 if packet.kind == Kind.STATUS:
                     status = sftp.parse_status(packet)
                     if status.code == Code.EOF:
-                        return found
+                        return names
                     raise refused(status, text_of(path), self.display_url)
-                found += sftp.parse_names(packet)
+                names += sftp.parse_names(packet)
                 most = _DIRECTORY_AHEAD
         finally:
-            for part in asked:
+            for part in requests:
                 self.forget(part)

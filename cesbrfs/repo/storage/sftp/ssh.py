@@ -1,7 +1,7 @@
 """The child process that connects to an SFTP server: ssh or a configured command.
 
-Only `readable` and `aclose` wait for the process, so that a task can be cancelled anywhere. There
-is no background task.
+Only `readable`, `ended` and `aclose` wait for the process; all other methods never block. There is
+no background task.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from typing import Final
 import trio
 
 _PIPE_BYTES: Final = 1 << 20
-"""What the answers' pipe is to hold: with the usual 64 KiB ssh would wait for us all the time."""
+"""Capacity of the pipe for ssh's output: with the default of 64 KiB, ssh blocks on it too often."""
 _CHUNK: Final = 1 << 20
-_TOLD: Final = 8 << 10
-"""Bytes of what ssh says that are kept."""
+_STDERR_TAIL_BYTES: Final = 8 << 10
+"""Bytes that are kept from the end of ssh's stderr."""
 _REAPING: Final = 3.0
-"""Seconds for a killed process to go; it takes longer only where the kernel holds it."""
+"""Seconds to wait for a killed process, which can take longer only if it hangs in the kernel."""
 _SECRET: Final = re.compile("(RESTIC|CESBR|AWS)_.*|SSH_ASKPASS.*")
-"""What ssh, and what its configuration starts, gets not from our environment."""
+"""Variables that ssh and the commands in its configuration do not inherit."""
 
 
 def ssh_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment for ssh: no secrets of ours, English, and nobody to ask."""
+    """Return the environment for ssh: no secrets, English messages, no prompts."""
     kept = {name: value for name, value in environ.items() if not _SECRET.fullmatch(name)}
     return kept | {"LC_ALL": "C", "SSH_ASKPASS_REQUIRE": "never"}
 
 
 class SshProcess:
-    """One running command, its standard input, output and error.  Made by `SshProcess.start`."""
+    """A running command with its stdin, stdout and stderr. Created by `SshProcess.start`."""
 
     def __init__(self, process: trio.Process, pipes: Sequence[int]) -> None:
         self._process = process
         self._stdin, self._stdout, self._stderr = pipes
-        self._told = b""
+        self._stderr_tail = b""
         self._open = True
 
     @classmethod
     async def start(cls, command: Sequence[str]) -> SshProcess:
-        """Start `command`; raises OSError when it cannot be started."""
+        """Start `command`; OSError if it cannot be started."""
         with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as theirs:
             stdin_theirs, stdin = os.pipe()
             stdout, stdout_theirs = os.pipe()
@@ -55,7 +55,7 @@ class SshProcess:
                 os.set_blocking(descriptor, False)
             for descriptor in (stdin_theirs, stdout_theirs, stderr_theirs):
                 theirs.callback(os.close, descriptor)
-            with contextlib.suppress(OSError):  # many pipes of one user: they stay small
+            with contextlib.suppress(OSError):  # the user's quota for pipes is used up
                 fcntl.fcntl(stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
             process = await trio.lowlevel.open_process(
                 command,
@@ -63,8 +63,8 @@ class SshProcess:
                 stdout=stdout_theirs,
                 stderr=stderr_theirs,
                 env=ssh_environment(os.environ),
-                # Without a terminal it cannot ask: nobody is there to answer behind a mount.  And
-                # a ^C at ours is for us alone.
+                # Without a terminal ssh cannot prompt: in a mount nobody could answer. It also does
+                # not get a ^C at our terminal.
                 start_new_session=True,
             )
             on_failure.pop_all()
@@ -72,33 +72,33 @@ class SshProcess:
 
     @property
     def pid(self) -> int:
-        """The process' number, and its group's."""
+        """The ID of the process and of its process group."""
         return self._process.pid
 
     @property
     def returncode(self) -> int | None:
-        """The exit code, None while it runs."""
+        """The exit code; None while the process runs."""
         return self._process.returncode
 
     @property
     def complaints(self) -> str:
-        """The end of what it has written to its standard error."""
-        return self._told.decode("utf-8", "replace")
+        """The last part of its stderr."""
+        return self._stderr_tail.decode("utf-8", "replace")
 
     def write(self, data: bytearray) -> None:
-        """Send what goes without waiting of `data`, and take it away there."""
+        """Send as much of `data` as possible without blocking, and remove it from `data`."""
         while data and self._open:
             try:
                 sent = os.write(self._stdin, data)
             except BlockingIOError:
                 return
-            except BrokenPipeError:  # it has ended: readers find the end of its output
+            except BrokenPipeError:  # it has ended, and `read` returns the end of its output
                 data.clear()
                 return
             del data[:sent]
 
     def read(self) -> bytes | None:
-        """Return what it has sent: b"" at the end, None where there is nothing now."""
+        """Return a part of its output: b"" at the end, None if there is none now."""
         if not self._open:
             return b""
         self._listen()
@@ -108,17 +108,17 @@ class SshProcess:
             return None
 
     def _listen(self) -> None:
-        """Take what it complains about, so that it never waits for that."""
+        """Read its stderr, so that it never blocks on writing there."""
         with contextlib.suppress(BlockingIOError):
-            while said := os.read(self._stderr, 64 << 10):
-                self._told = (self._told + said)[-_TOLD:]
+            while chunk := os.read(self._stderr, 64 << 10):
+                self._stderr_tail = (self._stderr_tail + chunk)[-_STDERR_TAIL_BYTES:]
 
     async def readable(self) -> None:
-        """Wait until `read` has something."""
+        """Wait until `read` returns output or the end."""
         await trio.lowlevel.wait_readable(self._stdout)
 
     async def ended(self, seconds: float) -> int | None:
-        """Wait at most so long for its end and return its exit code, None while it runs."""
+        """Wait at most `seconds` for its end; return the exit code, None if it still runs."""
         with trio.move_on_after(seconds):
             await self._process.wait()
         if self._open:
@@ -126,7 +126,7 @@ class SshProcess:
         return self._process.returncode
 
     async def aclose(self) -> None:
-        """End it at once, with all that it started; there is nothing that it could lose."""
+        """Kill the process group. There is no data to lose, because nothing is written."""
         if self._open:
             self._open = False
             for descriptor in (self._stdin, self._stdout, self._stderr):

@@ -1,4 +1,4 @@
-"""A repository on an SFTP server, reached by the system's ssh."""
+"""A repository on an SFTP server, accessed with the system's ssh."""
 
 from __future__ import annotations
 
@@ -26,26 +26,25 @@ from cesbrfs.util.tasks import gather
 _log = logging.getLogger(__name__)
 
 SESSIONS: Final = 4
-"""Connections at most: one carries 80 MiB/s where an answer takes 20 ms, four carry 160."""
+"""Maximum number of connections: with 20 ms latency, one carries 80 MiB/s and four carry 160."""
 TIMEOUT_SECONDS: Final = 30.0
-"""Seconds without a byte from a server that owes an answer."""
+"""Timeout in seconds, counted from the last byte received while a response is outstanding."""
 _BUSY: Final = 256 << 10
-"""Bytes under way on the least busy connection at which another one is worth its start."""
+"""Bytes outstanding on the least busy connection above which another one is started."""
 _OPENING: Final = 128 << 10
-"""What it counts, in bytes under way, that a connection would have to open the file first."""
+"""Cost of opening the file first, in outstanding bytes, when a connection is selected."""
 _NOT_AGAIN: Final = 60.0
-"""Seconds without a try for more connections after the server has refused one."""
+"""Seconds without attempts to add connections after the server has refused one."""
 _DIRECTORIES_AT_ONCE: Final = 64
 _PACK_DIRECTORY: Final = re.compile(rb"[0-9a-f]{2}")
 _OURS: Final = ("-o", "BatchMode=yes", "-o", "ServerAliveInterval=15", "-o", "ConnectTimeout=30")
-"""For the ssh that we start ourselves.  Behind the user's own, since ssh takes the first."""
+"""Options for ssh, unless sftp.command is set. They follow the user's: ssh uses the first value."""
 
 
 class SftpStorage:
-    """Reads a repository's files over a few connections, which are made when they are needed.
+    """Reads a repository's files over a few connections, which are created on demand.
 
-    A connection that was lost is replaced by the next request; those that were waiting on it get
-    an error, once.
+    The requests on a lost connection fail; the next request replaces the connection.
     """
 
     def __init__(
@@ -57,9 +56,10 @@ class SftpStorage:
         sessions: int = SESSIONS,
         timeout: float = TIMEOUT_SECONDS,
     ) -> None:
-        """Use `command` to reach the server, where the repository is in `directory`.
+        """Connect with `command` to the server that has the repository in `directory`.
 
-        `sessions` bounds the connections; `timeout` is in seconds, see `TIMEOUT_SECONDS`.
+        `sessions` is the maximum number of connections; `timeout` is described at
+        `TIMEOUT_SECONDS`.
         """
         self.display_url = display_url
         self._command = command
@@ -73,9 +73,9 @@ class SftpStorage:
 
     @classmethod
     def from_access(cls, access: Access, *, timeout: float = TIMEOUT_SECONDS) -> SftpStorage:
-        """Return the storage that `access` names; nothing is contacted yet.
+        """Create the storage for `access`, without connecting.
 
-        Raises UsageError for an address or options that cannot be used.
+        Raises UsageError for an invalid address or option.
         """
         address = parse_sftp(access.url)
         command = ssh_command(address, access.options)
@@ -89,18 +89,18 @@ class SftpStorage:
             timeout=timeout,
         )
 
-    # What a Storage does
+    # The protocol `Storage`
 
     async def list(self, kind: FileType) -> Sequence[FileInfo]:
         """List the files of one kind."""
         entries = await self._entries(os.fsencode(kind.value))
-        found = _files(entries)
+        files = _files(entries)
         if kind is FileType.PACK:
             directories = [b"data/" + entry.name for entry in entries if _is_pack_directory(entry)]
             work = [partial(self._entries, directory) for directory in directories]
             for inner in await gather(work, _DIRECTORIES_AT_ONCE):
-                found += _files(inner)
-        return found
+                files += _files(inner)
+        return files
 
     async def _entries(self, directory: bytes) -> Sequence[SftpName]:
         path = posixpath.join(self._directory, directory)
@@ -141,7 +141,7 @@ class SftpStorage:
         return posixpath.join(self._directory, *(part.encode() for part in parts))
 
     async def aclose(self) -> None:
-        """End all connections; no process stays."""
+        """Close all connections; no process is left."""
         self._closed = True
         with trio.CancelScope(shield=True):
             async with self._starting:
@@ -151,7 +151,7 @@ class SftpStorage:
     # Connections
 
     async def _session(self, path: bytes) -> SftpSession:
-        """Return the connection that will answer first; waits for one where there is none."""
+        """Return the connection with the least load; wait for one if none is ready."""
         while True:
             ready = await self._ready()
             if ready:
@@ -167,7 +167,7 @@ class SftpStorage:
                 await session.ready()
 
     async def _ready(self) -> builtins.list[SftpSession]:
-        """Return the connections that can be used, and remove those that are over."""
+        """Return the usable connections, and remove those that are over."""
         for session in self._sessions:
             session.look()
         ready = [s for s in self._sessions if s.is_ready and not s.is_over]
@@ -183,7 +183,7 @@ class SftpStorage:
         return [session for session in ready if not session.is_over]
 
     async def _start(self) -> None:
-        """Begin to make a connection, unless one is being made or there are enough."""
+        """Start a connection, unless one is being started or the maximum is reached."""
         async with self._starting:
             if self._closed:
                 raise RepositoryUnreachableError(f"{self.display_url} was closed.")
@@ -198,7 +198,7 @@ class SftpStorage:
 
 
 def _connections(access: Access) -> int:
-    """Return how many connections restic's ``sftp.connections`` allows, at most our own number."""
+    """Return restic's option ``sftp.connections``, at most `SESSIONS`; UsageError if invalid."""
     given = access.options.get("sftp.connections")
     if given is None:
         return SESSIONS
@@ -208,7 +208,7 @@ def _connections(access: Access) -> int:
 
 
 def _files(entries: Sequence[SftpName]) -> list[FileInfo]:
-    """Return the repository's files among `entries`; temporary ones have other names."""
+    """Return the repository's files among `entries`, without temporary ones."""
     named = ((entry.name.decode("ascii", "replace"), entry.attributes) for entry in entries)
     return [
         FileInfo(name, attributes.size or 0) for name, attributes in named if is_file_name(name)
