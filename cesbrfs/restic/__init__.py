@@ -1,8 +1,8 @@
-"""Drives the restic binary: every process of it in this project is started in this package.
+"""Run the restic binary. No other package starts restic processes.
 
-`driver` has the commands, `binary` finds the program, `environment` says what it inherits,
-`process` runs and stops it, `output` parses its output, `diagnose` finds reasons that it does not
-print; `events` and `errors` are pure: its JSON events, and the classification of its failures.
+`driver` contains the commands, `binary` finds the program, `environment` builds its environment,
+`process` runs and stops it, `output` handles its output, and `diagnose` finds causes that restic
+does not print. `events` (its JSON events) and `errors` (classification of its failures) are pure.
 """
 
 from cesbrfs.restic.binary import OLDEST, Version, find_restic, read_version

@@ -1,4 +1,4 @@
-"""The paths of a backup: which of them are there, why one could not be read, as restic's flags."""
+"""Build the arguments of a backup, and find out which paths are missing or not readable."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _PATTERN_SIGNS: Final = str.maketrans({char: "\\" + char for char in "\\*?["})
 
 
 def absolute(path: PathLike) -> bytes:
-    """Return `path` as an absolute path; restic reports relative ones as it was given them."""
-    found = os.fsencode(path)
-    return found if found.startswith(b"/") else os.path.join(os.getcwdb(), found)
+    """Return `path` as an absolute path, because restic reports errors of a path as given."""
+    raw = os.fsencode(path)
+    return raw if raw.startswith(b"/") else os.path.join(os.getcwdb(), raw)
 
 
 def split_missing(paths: Sequence[bytes]) -> tuple[list[bytes], dict[bytes, str]]:
-    """Return the paths that are there, and those that are not with what to say of them.
+    """Split `paths` into existing ones, and missing ones with an error message.
 
-    restic skips a missing path with a remark and, before 0.19, calls that a success.
+    restic skips a missing path with a message and, before 0.19, exits with 0.
     """
-    there: list[bytes] = []
+    existing: list[bytes] = []
     missing: dict[bytes, str] = {}
     for path in paths:
         try:
@@ -34,14 +34,14 @@ def split_missing(paths: Sequence[bytes]) -> tuple[list[bytes], dict[bytes, str]
         except (FileNotFoundError, NotADirectoryError):
             missing[path] = "does not exist"
         except OSError:
-            there.append(path)  # restic reports why it cannot be read
+            existing.append(path)  # restic reports why it cannot be read
         else:
-            there.append(path)
-    return there, missing
+            existing.append(path)
+    return existing, missing
 
 
 def item_errors(failed: Mapping[str, Failed]) -> dict[bytes, str]:
-    """Return why each item could not be read, by its path's true bytes."""
+    """Return why each item could not be read, keyed by the exact bytes of its path."""
     paths = {bytes_of_path(item, _names_in): event for item, event in failed.items()}
     return {path: event.reason or _reason(path) for path, event in paths.items()}
 
@@ -54,7 +54,7 @@ def _names_in(directory: bytes) -> list[bytes]:
 
 
 def _reason(path: bytes) -> str:
-    """Find out why `path` cannot be read, where restic (0.14, for directories) does not say."""
+    """Return why `path` cannot be read; restic 0.14 reports no reason for directories."""
     try:
         mode = os.lstat(path).st_mode
         if stat.S_ISDIR(mode):
@@ -76,16 +76,16 @@ def backup_flags(
 ) -> list[str]:
     """Return the flags of a backup; `exclude` are literal paths.
 
-    A value stands behind ``=`` and is never taken for a flag.  Raises UsageError for a tag that
-    restic would not keep as it is.
+    Values follow ``=``, so that none is parsed as a flag. Raises UsageError for a tag that is empty
+    or contains a comma.
     """
-    found: list[str] = []
+    flags: list[str] = []
     for tag in tags:
-        if not tag or "," in tag:  # restic would make several tags of it
+        if not tag or "," in tag:  # restic would split it into several tags
             raise UsageError(f"{tag!r} cannot be a tag; a tag is not empty and has no comma.")
-        found.append(f"--tag={tag}")
+        flags.append(f"--tag={tag}")
     for name, value in (("host", host), ("parent", parent), ("time", time)):
         if value is not None:
-            found.append(f"--{name}={value}")
-    found += [f"--exclude={os.fsdecode(path).translate(_PATTERN_SIGNS)}" for path in exclude]
-    return found
+            flags.append(f"--{name}={value}")
+    flags += [f"--exclude={os.fsdecode(path).translate(_PATTERN_SIGNS)}" for path in exclude]
+    return flags

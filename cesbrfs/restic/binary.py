@@ -1,4 +1,4 @@
-"""The restic program: where it is and which version it is."""
+"""Find the restic program and determine its version."""
 
 from __future__ import annotations
 
@@ -15,47 +15,47 @@ from cesbrfs.restic.process import Ending, run
 
 _VERSION: Final = re.compile(r"restic v?(\d+)\.(\d+)(?:\.(\d+))?")
 _DEADLINE: Final = 15.0
-"""Seconds for `restic version`, which reads nothing but itself."""
+"""Timeout of `restic version` in seconds; it does not access a repository."""
 
 
 @dataclass(frozen=True, order=True, slots=True)
 class Version:
-    """A version of restic; versions compare as they were released."""
+    """A version of restic; versions can be compared."""
 
     major: int
     minor: int
     patch: int = 0
 
     @classmethod
-    def parse(cls, said: str) -> Version:
-        """Read what ``restic version`` prints: ``restic 0.14.0 compiled with go1.19.8 on …``.
+    def parse(cls, output: str) -> Version:
+        """Parse the output of ``restic version``: ``restic 0.14.0 compiled with go1.19.8 on …``.
 
-        Raises ResticError when it is something else.
+        Raises ResticError for any other output.
         """
-        found = _VERSION.match(said)
-        if not found:
+        match = _VERSION.match(output)
+        if not match:
             raise ResticError(
-                f"'restic version' answered {said[:80]!r}, which is not a version of restic; check"
-                " which program the setting 'restic' names."
+                f"'restic version' answered {output[:80]!r}, which is not a version of restic;"
+                " check which program the setting 'restic' names."
             )
-        return cls(*(int(number or 0) for number in found.groups()))
+        return cls(*(int(number or 0) for number in match.groups()))
 
     def __str__(self) -> str:
         return f"{self.major}.{self.minor}.{self.patch}"
 
 
 OLDEST: Final = Version(0, 14)
-"""The oldest restic that the tests run with."""
+"""The oldest supported version; the tests run with it."""
 
 
 async def find_restic(configured: str | None = None) -> Path:
-    """Return the path of the restic program: `configured`, a path or a name, else ``restic``.
+    """Return the path of the program `configured` (a path or a name), by default ``restic``.
 
-    Raises ResticError when there is none.
+    Raises ResticError if it is not found.
     """
-    found = shutil.which(_expanded(configured or "restic"))
-    if found:
-        return Path(found)
+    path = shutil.which(_expanded(configured or "restic"))
+    if path:
+        return Path(path)
     if configured:
         raise ResticError(
             f"{configured} is not an executable program; set 'restic' to the path of the restic"
@@ -72,9 +72,9 @@ def _expanded(name: str) -> str:
 
 
 async def read_version(binary: Path) -> Version:
-    """Ask `binary` for its version.
+    """Return the version of `binary`.
 
-    Raises ResticError when it cannot be run, does not answer, or is older than `OLDEST`.
+    Raises ResticError if it cannot be run, fails, times out, or is older than `OLDEST`.
     """
     ended = await run([str(binary), "version"], env=inherited(), deadline=_DEADLINE)
     if ended.ending is not Ending.ITSELF or ended.exit_code != 0:

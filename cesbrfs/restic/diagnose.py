@@ -1,4 +1,4 @@
-"""Read a storage with our own reader to explain why restic cannot use it."""
+"""Access a storage with our own reader to explain why restic cannot use it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _SECONDS: Final = 5.0
 
 
 async def look(access: Access) -> CesbrError | None:
-    """Return what keeps our reader from the storage; None if nothing does, or not within 5 s.
+    """Return the error of our own reader; None if it can list the storage or takes over 5 s.
 
-    restic often exits before it has passed on the messages of its ssh, and prints little for
+    restic often exits before it has printed the messages of its ssh, and prints few details about
     other failures.
     """
     if kind_of(access.url) == "local" or not is_supported(access.url):

@@ -1,4 +1,4 @@
-"""The restic commands that this project uses, for one repository."""
+"""Run restic's commands on one repository."""
 
 from __future__ import annotations
 
@@ -53,43 +53,43 @@ from cesbrfs.restic.output import BackupOutput, OnEvent, OnText, OutputHandler
 from cesbrfs.restic.process import GRACE, Completed, Ending, run
 
 PROBE_DEADLINE: Final = 30.0
-"""Seconds for a look at the repository's state."""
+"""Timeout of `probe` in seconds."""
 INIT_DEADLINE: Final = 120.0
 _INIT_LINGER: Final = 15.0
 _SHORT_GRACE: Final = 2.0
 SILENCE: Final = 600.0
-"""Seconds that a long call may run without any progress."""
+"""Maximum time without progress of a long command, in seconds."""
 
 _RETRIES: Final = 3
-"""Retries of restic that a short call waits for; restic itself retries for 15 minutes."""
+"""Number of retries after which a short command is stopped; restic retries for 15 minutes."""
 _REST_VARIABLES: Final = Version(0, 16, 1)
 _ANONYMOUS: Final = Version(0, 17)
 _SOCKETS: Final = Version(0, 17)
 _SECRET_NAME: Final = ("SECRET", "PASSWORD", "TOKEN", "KEY")
 _PARTIAL: Final = 3
-_LOOKED_AT: Final = (
+_DIAGNOSED: Final = (
     RepositoryUnreachableError,
     RepositoryDeniedError,
     RepositoryUntrustedError,
 )
-"""Errors of a storage that may say more to our reader; one that is silent has nothing to say."""
+"""Errors that are diagnosed with our own reader; after a timeout it would find no reason either."""
 _UNLOCK_SECONDS: Final = 20.0
 _IDS_IN_A_CALL: Final = 1000
-"""Snapshot IDs of one command line: 65 kB of the 128 kB that fit everywhere."""
+"""Snapshot IDs per command line: 65 kB of the 128 kB that are possible everywhere."""
 
 
 class _Config(msgspec.Struct):
-    """What of ``restic cat config`` is of interest."""
+    """The relevant part of the output of ``restic cat config``."""
 
     id: str
 
 
 class Restic:
-    """One restic program and one repository.
+    """A restic program and a repository.
 
-    Every method may raise what `classify` makes of a failure, ResticError when the program cannot
-    be run, and RepositoryTimedOutError when it made no progress for too long.  A cancelled call
-    interrupts restic, waits until its lock is gone, and leaves no process behind.
+    Every method may raise the errors of `classify`, ResticError if the program cannot be run, and
+    RepositoryTimedOutError if it makes no progress for too long. A cancelled call interrupts
+    restic, waits until its lock is removed, and leaves no process behind.
     """
 
     def __init__(
@@ -102,10 +102,10 @@ class Restic:
         silence: float = SILENCE,
         grace: float = GRACE,
     ) -> None:
-        """Drive `binary`; `cache_dir` is restic's cache, `silence` and `grace` are seconds.
+        """Use `binary`; `cache_dir` is restic's cache directory.
 
-        See `SILENCE`, and `GRACE` for the time an interrupted restic has to exit. Raises
-        UsageError for options that this version does not support.
+        `silence` and `grace` are in seconds, see `SILENCE` and `GRACE`. Raises UsageError for an
+        address or options that this version does not support.
         """
         self.binary: Final = binary
         self.version: Final = version
@@ -130,16 +130,16 @@ class Restic:
     async def open(
         cls, access: Access, *, binary: str | None = None, cache_dir: Path | None = None
     ) -> Restic:
-        """Find restic, ask its version, and return it for `access`; no repository is touched."""
-        found = await find_restic(binary)
-        return cls(found, await read_version(found), access, cache_dir=cache_dir)
+        """Find restic and check its version; does not access the repository."""
+        path = await find_restic(binary)
+        return cls(path, await read_version(path), access, cache_dir=cache_dir)
 
     async def probe(self) -> str:
-        """Open the repository, without a lock, and return its id.
+        """Open the repository without a lock, and return its ID.
 
         Raises RepositoryMissingError, WrongKeyError, RepositoryDeniedError,
-        RepositoryDamagedError or RepositoryUnreachableError.  A repository that lost only its
-        config looks missing from here: see `cesbrfs.readiness`.
+        RepositoryDamagedError or RepositoryUnreachableError. A repository that has lost only its
+        config is reported as missing; `cesbrfs.readiness` detects this case.
         """
         ended = await self._short(["cat", "config", "--no-lock"], PROBE_DEADLINE)
         try:
@@ -153,10 +153,10 @@ class Restic:
     async def init(self) -> None:
         """Create the repository.
 
-        The caller (`cesbrfs.readiness`) has made sure that there is no repository: 0.14 would
+        The caller (`cesbrfs.readiness`) must make sure that there is no repository: 0.14 would
         destroy one that has lost only its config.
         """
-        # A ^C between its two files would leave a key without a config: a damaged repository.
+        # An interrupt between its two files would leave a key file without a config.
         await self._short(["init"], INIT_DEADLINE, linger=_INIT_LINGER)
 
     async def backup(
@@ -173,72 +173,72 @@ class Restic:
         on_event: OnEvent | None = None,
         on_interrupt: Callable[[], None] | None = None,
     ) -> BackupSummary:
-        """Save `paths`, or the one file ``(name, content)`` of `stdin`, as one snapshot.
+        """Back up `paths`, or the file ``(name, content)`` in `stdin`, as one snapshot.
 
-        The content is bytes, or a descriptor that is read to its end.  An interrupted restic goes
-        on waiting for that end, and then saves nothing: `on_interrupt`, which is called once it
-        knows, may bring the end about.
+        The content is bytes, or a descriptor that is read to its end. An interrupted restic still
+        waits for the end of its input, and then saves nothing. `on_interrupt` is called when restic
+        has received the interrupt, and may end the input.
 
-        Paths are literal, of any bytes and any number; `exclude` are literal paths below them.
-        `time` is ``YYYY-MM-DD HH:MM:SS``, local.  What could not be read is in the result's
-        `errors`, and so are paths that do not exist; NotFoundError is raised when none does.
+        There may be any number of `paths`, of any bytes; they and `exclude` are literal paths.
+        `time` is ``YYYY-MM-DD HH:MM:SS`` in local time. The `errors` of the result contain the
+        paths that are missing or could not be read. Raises NotFoundError if all paths are missing.
         """
         command = ["backup", "--json"]
         command += backup_flags(tags=tags, host=host, parent=parent, time=time, exclude=exclude)
         if dry_run:
             command.append("--dry-run")
-        heard = BackupOutput(on_event, on_interrupt)
+        output = BackupOutput(on_event, on_interrupt)
         if stdin is not None:
             if paths or not stdin[0] or "/" in stdin[0]:
                 # 0.18.0 fails on a name with directories: "unable to save snapshot: open /x".
                 raise UsageError("A backup from memory takes one bare file name and no paths.")
             command += ["--stdin", "--stdin-filename", stdin[0]]
             if isinstance(stdin[1], int):
-                return await self._backup(command, heard, stdin=stdin[1])
+                return await self._backup(command, output, stdin=stdin[1])
             with passed_bytes(stdin[1]) as source:
-                return await self._backup(command, heard, stdin=source)
+                return await self._backup(command, output, stdin=source)
         if not paths:
             raise UsageError("Nothing to back up: no path was given.")
         wanted = [absolute(path) for path in paths]
-        there, missing = await trio.to_thread.run_sync(split_missing, wanted)
-        if not there:
+        existing, missing = await trio.to_thread.run_sync(split_missing, wanted)
+        if not existing:
             raise NotFoundError(
                 f"Nothing to back up: {os.fsdecode(wanted[0])!r} does not exist"
                 + (f", nor do the other {len(wanted) - 1} paths." if wanted[1:] else ".")
             )
-        with passed_bytes(b"".join(path + b"\0" for path in there)) as listed:
+        with passed_bytes(b"".join(path + b"\0" for path in existing)) as listed:
             command += ["--files-from-raw", f"/dev/fd/{listed}"]
-            return await self._backup(command, heard, there, missing, pass_fds=(listed,))
+            return await self._backup(command, output, existing, missing, pass_fds=(listed,))
 
     async def _backup(
         self,
         command: Sequence[str],
-        heard: BackupOutput,
+        output: BackupOutput,
         paths: Sequence[bytes] = (),
         missing: Mapping[bytes, str] = {},
         *,
         stdin: int = subprocess.DEVNULL,
         pass_fds: Sequence[int] = (),
     ) -> BackupSummary:
-        """Run a backup; `missing` are the paths that are known not to be there."""
-        ended = await self._locking(command, heard.ears, stdin=stdin, pass_fds=pass_fds)
+        """Run a backup; `missing` are paths that do not exist, with an error message."""
+        ended = await self._locking(command, output.handler, stdin=stdin, pass_fds=pass_fds)
         if ended.ending is not Ending.ITSELF or ended.exit_code not in (0, _PARTIAL):
             raise await self._failure(command, ended)
-        if heard.summary is None:
+        if output.summary is None:
             raise ResticError(
                 f"restic ended its backup to {self.access.display_url} without a summary; look with"
                 " 'cesbr backups' whether it is there."
             )
         errors = dict(missing)
         for path in paths:
-            if path + b" does not exist, skipping" in ended.stderr:  # gone since we looked
+            if path + b" does not exist, skipping" in ended.stderr:  # removed after the check
                 errors[path] = "does not exist"
-        errors |= await trio.to_thread.run_sync(item_errors, heard.failed)
+        errors |= await trio.to_thread.run_sync(item_errors, output.failed)
         if ended.exit_code == _PARTIAL and not errors:
             errors[b""] = "restic could not read everything and does not say what"
         return BackupSummary(
-            snapshot_id="" if heard.summary.dry_run else heard.summary.snapshot_id,
-            totals=heard.summary,
+            snapshot_id="" if output.summary.dry_run else output.summary.snapshot_id,
+            totals=output.summary,
             errors=tuple(ItemError(path, message) for path, message in errors.items()),
         )
 
@@ -249,12 +249,13 @@ class Restic:
         read_data_subset: str | None = None,
         on_line: OnText | None = None,
     ) -> CheckReport:
-        """Check the repository's structure, and its packs with `read_data` or a subset.
+        """Check the structure of the repository, and its packs with `read_data` or a subset.
 
-        `read_data_subset` is restic's: ``1/5``, ``10%``, ``500M``.  `on_line` gets its words.
-        Needs the lock: raises RepositoryLockedError where another process holds one.
+        `read_data_subset` has restic's format: ``1/5``, ``10%``, ``500M``. `on_line` is called with
+        each line of output. Takes an exclusive lock: raises RepositoryLockedError if another
+        process holds a lock.
         """
-        # Without --json, which prints no progress, and which 0.14 does not have.
+        # Without --json, which suppresses the progress and is not supported by 0.14.
         command = ["check"]
         if read_data_subset is not None:
             command.append(f"--read-data-subset={read_data_subset}")
@@ -270,22 +271,22 @@ class Restic:
         raise await self._failure(command, ended)
 
     async def forget(self, snapshots: Collection[str]) -> None:
-        """Remove the snapshots with these whole IDs; one that is gone already is no error.
+        """Remove the snapshots with these full IDs; a missing one is not an error.
 
-        Their data stays until `prune`.  Needs the repository for itself, as do `untag` and
-        `prune`: RepositoryLockedError where another process holds a lock.
+        Their data is not removed before `prune`. Like `untag` and `prune`, this takes an exclusive
+        lock: raises RepositoryLockedError if another process holds a lock.
         """
         await self._on_snapshots(["forget"], snapshots)
 
     async def untag(self, tags: Collection[str], snapshots: Collection[str]) -> None:
-        """Take `tags` off these snapshots: each gets a new ID and keeps its first as `original`.
+        """Remove `tags` from snapshots: each gets a new ID, and its first ID as `original`.
 
-        One that is gone, or has no such tag, is no error.
+        A missing snapshot, or one without these tags, is not an error.
         """
         await self._on_snapshots(["tag", *(f"--remove={tag}" for tag in sorted(tags))], snapshots)
 
     async def _on_snapshots(self, command: Sequence[str], snapshots: Collection[str]) -> None:
-        """Run a command that changes snapshots, on as many at a time as fit a command line."""
+        """Run a command that changes snapshots, in batches that fit on a command line."""
         whole = {name for name in snapshots if is_file_name(name)}
         if len(whole) != len(snapshots):
             raise ValueError("a beginning of an ID may be that of another snapshot, too")
@@ -294,19 +295,19 @@ class Restic:
             await self._successful([*command, *some], OutputHandler())
 
     async def prune(self, *, on_line: OnText | None = None) -> PruneReport:
-        """Remove the data that no snapshot needs; `on_line` gets restic's words."""
-        words: list[str] = []
+        """Remove data that no snapshot uses; `on_line` is called with each line of output."""
+        lines: list[str] = []
 
-        def hear(line: str) -> None:
-            words.append(line)
+        def record(line: str) -> None:
+            lines.append(line)
             if on_line is not None:
                 on_line(line)
 
-        await self._successful(["prune"], OutputHandler(on_text=hear))
-        return prune_report(words)
+        await self._successful(["prune"], OutputHandler(on_text=record))
+        return prune_report(lines)
 
     async def unlock(self, *, remove_all: bool = False) -> str:
-        """Remove locks that no process holds any more, or all; return restic's output."""
+        """Remove stale locks, or all with `remove_all`; return restic's output."""
         command = ["unlock", "--remove-all"] if remove_all else ["unlock"]
         ended = await self._run(command, OutputHandler())
         if ended.ending is not Ending.ITSELF or ended.exit_code != 0:
@@ -314,38 +315,38 @@ class Restic:
         return plain(ended.stdout)
 
     async def locks(self) -> set[str]:
-        """Return the names of the lock files; the key is not needed for that."""
+        """Return the names of the lock files; does not use the key."""
         storage = open_storage(self.access)
         try:
             return {file.name for file in await storage.list(FileType.LOCK)}
         finally:
             await storage.aclose()
 
-    async def _successful(self, command: Sequence[str], ears: OutputHandler) -> None:
-        """Run a command that takes a lock and fails with every exit code but 0."""
-        ended = await self._locking(command, ears)
+    async def _successful(self, command: Sequence[str], handler: OutputHandler) -> None:
+        """Run a command that takes a lock; raise an error for any exit code but 0."""
+        ended = await self._locking(command, handler)
         if ended.ending is not Ending.ITSELF or ended.exit_code != 0:
             raise await self._failure(command, ended)
 
     async def _locking(
         self,
         command: Sequence[str],
-        ears: OutputHandler,
+        handler: OutputHandler,
         *,
         stdin: int = subprocess.DEVNULL,
         pass_fds: Sequence[int] = (),
     ) -> Completed:
-        """Run a command that takes a lock, and see that none is left when it is cancelled.
+        """Run a command that takes a lock, and remove the lock if the call is cancelled.
 
-        When interrupted, restic does not remove a lock that is younger than 0.2 s.
+        An interrupted restic does not remove a lock that is younger than 0.2 s.
         """
         started = time.time_ns()
         pids: list[int] = []
         try:
             return await self._run(
-                command, ears, stdin=stdin, pass_fds=pass_fds, on_start=pids.append
+                command, handler, stdin=stdin, pass_fds=pass_fds, on_start=pids.append
             )
-        except BaseException:  # a Cancelled comes in a group
+        except BaseException:  # trio.Cancelled may be part of an exception group
             with (
                 trio.CancelScope(shield=True),
                 trio.move_on_after(_UNLOCK_SECONDS),
@@ -358,11 +359,11 @@ class Restic:
     async def _short(
         self, command: Sequence[str], deadline: float, *, linger: float = 0.0
     ) -> Completed:
-        """Run a call that waits for no slow storage, and return its success."""
-        ears = OutputHandler(retries=_RETRIES)
-        # No lock is at stake: an ssh that hangs keeps newer restics from ending when interrupted.
+        """Run a short command, with a timeout and few retries; raise an error if it fails."""
+        handler = OutputHandler(retries=_RETRIES)
+        # There is no lock to remove, and newer versions do not exit on SIGINT while ssh hangs.
         grace = min(self._grace, _SHORT_GRACE)
-        ended = await self._run(command, ears, deadline=deadline, linger=linger, grace=grace)
+        ended = await self._run(command, handler, deadline=deadline, linger=linger, grace=grace)
         if ended.ending is not Ending.ITSELF or ended.exit_code != 0:
             raise await self._failure(command, ended)
         return ended
@@ -370,7 +371,7 @@ class Restic:
     async def _run(
         self,
         command: Sequence[str],
-        ears: OutputHandler,
+        handler: OutputHandler,
         *,
         deadline: float = math.inf,
         stdin: int = subprocess.DEVNULL,
@@ -379,7 +380,7 @@ class Restic:
         grace: float | None = None,
         on_start: Callable[[int], object] | None = None,
     ) -> Completed:
-        """Run one command; the key goes along, exit codes are left to the caller."""
+        """Run one command with the key; the caller must check the exit code."""
         with passed_key(self.access.key) as (variables, key_fds):
             line = [str(self.binary), *self._flags]
             if not await trio.to_thread.run_sync(has_usable_cache, self._environment):
@@ -389,8 +390,8 @@ class Restic:
                 env=self._environment | variables,
                 stdin=stdin,
                 pass_fds=(*pass_fds, *key_fds),
-                on_stdout=ears.stdout,
-                on_stderr=ears.stderr,
+                on_stdout=handler.stdout,
+                on_stderr=handler.stderr,
                 deadline=deadline,
                 silence=self._silence,
                 linger=linger,
@@ -399,17 +400,17 @@ class Restic:
             )
 
     async def _failure(self, command: Sequence[str], ended: Completed) -> CesbrError:
-        """Return the error for `ended`; our own reader of the storage may find a better one."""
-        error = self._as_told(command, ended)
-        if type(error) in _LOOKED_AT:
+        """Return the error for `ended`, or a better one from our own reader of the storage."""
+        error = self._classified(command, ended)
+        if type(error) in _DIAGNOSED:
             return await look(self.access) or error
         return error
 
-    def _as_told(self, command: Sequence[str], ended: Completed) -> CesbrError:
-        """Return the error that restic's words and its exit code mean."""
+    def _classified(self, command: Sequence[str], ended: Completed) -> CesbrError:
+        """Return the error for restic's output and exit code."""
         text, shown = self._clean(ended.stderr), self.access.display_url
         if ended.ending is not Ending.ITSELF:
-            # The reasons of its retries explain more than its last message, about the signal.
+            # The reasons of its retries explain more than its last message about the signal.
             reasons = [why for line in text.splitlines() if (why := retry_reason(line))]
             if reasons:
                 return classify(
@@ -422,7 +423,7 @@ class Restic:
         return classify(self.version, ended.exit_code, text, shown)
 
     def _clean(self, output: bytes) -> str:
-        """Return `output` as text without the secrets that restic might have repeated."""
+        """Return `output` as text, with any secrets masked."""
         text = output.decode("utf-8", "replace").replace(self.access.url, self.access.display_url)
         secrets = [self.access.key.value.decode("utf-8", "replace")]
         secrets += [
@@ -431,6 +432,6 @@ class Restic:
             if any(part in name for part in _SECRET_NAME)
         ]
         for secret in secrets:
-            if len(secret) >= 4:  # noqa: PLR2004 - shorter ones would blot out words
+            if len(secret) >= 4:  # noqa: PLR2004 - shorter ones would mask parts of words
                 text = text.replace(secret, "***")
         return text

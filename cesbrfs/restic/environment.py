@@ -1,4 +1,4 @@
-"""What a restic process inherits: a clean environment, and the key through a descriptor."""
+"""Build the environment of a restic process, and pass the key to it through a descriptor."""
 
 from __future__ import annotations
 
@@ -20,54 +20,53 @@ _INHERITED: Final = re.compile(
     "|SSL_CERT_(FILE|DIR)|GO(GC|MAXPROCS|MEMLIMIT|DEBUG)|RESTIC_CACHE_DIR"
     "|(?i:(HTTPS?|ALL|NO|FTP)_PROXY)"
 )
-"""What the processes of restic may take from ours.
+"""Variables that restic processes inherit.
 
-Everything else stays behind, above all the RESTIC_* variables of a user who also runs restic by
-hand: they would name another repository, another key, or (RESTIC_HOST) hide snapshots.
+All others are removed, above all the RESTIC_* variables of a user who also runs restic by hand:
+they could select another repository or another key, or hide snapshots (RESTIC_HOST).
 """
 
 _OURS: Final = re.compile(
     "RESTIC_(FROM_)?(REPOSITORY|PASSWORD)(_FILE|_COMMAND)?|RESTIC_HOST|RESTIC_PROGRESS_FPS"
 )
-"""Variables that the driver alone sets."""
+"""Variables that only the driver sets."""
 
 _FLAGS: Final = {"RESTIC_CACERT": "--cacert", "RESTIC_TLS_CLIENT_CERT": "--tls-client-cert"}
-"""Variables that 0.14 knows only as flags; they hold paths, not secrets."""
+"""Variables that 0.14 supports only as flags; they contain paths, not secrets."""
 
 _PROGRESS_A_SECOND: Final = "2"
 _BYTE_ORDER_MARKS: Final = (b"\xef\xbb\xbf", b"\xfe\xff", b"\xff\xfe")
 _PIPE_BYTES: Final = 4096
-"""What fits into any pipe without a reader."""
+"""Number of bytes that fit into any pipe without a reader."""
 
 
 def inherited(environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the part of the environment that restic may see, with English messages."""
+    """Return the variables that restic inherits, with the locale C for English messages."""
     given = os.environ if environ is None else environ
     kept = {name: value for name, value in given.items() if _INHERITED.fullmatch(name)}
     return kept | {"LC_ALL": "C"}
 
 
 def repository_address(access: Access, *, knows_rest_variables: bool) -> str:
-    """Return the address as this restic needs it.
+    """Return the repository address in the form that this version of restic supports.
 
-    Before 0.16.1 restic did not know RESTIC_REST_USERNAME and RESTIC_REST_PASSWORD: there they
-    become the address' user info, which the address of a repository may have at any version.
+    Versions before 0.16.1 ignore RESTIC_REST_USERNAME and RESTIC_REST_PASSWORD. For these, they are
+    added to the address as user info, which all versions support.
     """
     user = access.environment.get("RESTIC_REST_USERNAME", "")
     password = access.environment.get("RESTIC_REST_PASSWORD", "")
-    found = re.fullmatch(r"(rest:https?://)([^@/]*/.*|[^@/]*)", access.url)
-    if knows_rest_variables or not found or not (user or password):
+    match = re.fullmatch(r"(rest:https?://)([^@/]*/.*|[^@/]*)", access.url)
+    if knows_rest_variables or not match or not (user or password):
         return access.url
-    return f"{found[1]}{quote(user, safe='')}:{quote(password, safe='')}@{found[2]}"
+    return f"{match[1]}{quote(user, safe='')}:{quote(password, safe='')}@{match[2]}"
 
 
 def environment(
     access: Access, *, cache_dir: Path | None = None, knows_rest_variables: bool = True
 ) -> dict[str, str]:
-    """Return the environment of a restic process for `access`; the key is not in it.
+    """Return the environment of a restic process for `access`, without the key.
 
-    The address goes here, not to the command line, which everybody may read: it may hold a
-    password.
+    It includes the address, which may contain a password: any user can read a command line.
     """
     env = inherited()
     env |= {name: value for name, value in access.environment.items() if not _OURS.fullmatch(name)}
@@ -79,12 +78,12 @@ def environment(
 
 
 def flags(access: Access, *, knows_anonymous: bool = True) -> list[str]:
-    """Return the global flags for `access`: its options, and what 0.14 takes only as a flag.
+    """Return the global flags for `access`: its options, and settings that 0.14 lacks as variables.
 
-    Before 0.17 restic did not know the option for anonymous requests, and made them unasked where
-    there are no credentials.  Raises UsageError for options that no restic could use.
+    Versions before 0.17 do not support the option for anonymous requests, but send such requests if
+    there are no credentials. Raises UsageError for invalid options.
     """
-    found = [
+    arguments = [
         part
         for name, flag in _FLAGS.items()
         if (value := access.environment.get(name))
@@ -94,35 +93,35 @@ def flags(access: Access, *, knows_anonymous: bool = True) -> list[str]:
     if not knows_anonymous:
         options.pop("s3.unsafe-anonymous-auth", None)
     for name, value in options.items():
-        found += ["--option", _as_csv(f"{name}={value}")]
-    return found
+        arguments += ["--option", _as_csv(f"{name}={value}")]
+    return arguments
 
 
 def _known_options(access: Access) -> dict[str, str]:
-    """Return the options of `access` as every restic knows them; 0.14 has no ``sftp.args``."""
+    """Return the options of `access` in a form that 0.14 supports, which lacks ``sftp.args``."""
     options = dict(access.options)
     if kind_of(access.url) == "sftp" and (args := options.pop("sftp.args", "")):
         address = parse_sftp(access.url)
-        ssh_command(address, access.options)  # says what is wrong with both
+        ssh_command(address, access.options)  # raises UsageError if the options are invalid
         options["sftp.command"] = command_option(address, args)
     return options
 
 
 def _as_csv(text: str) -> str:
-    """Quote a value of ``--option``, which restic reads as a line of comma-separated values."""
+    """Quote a value of ``--option``, which restic parses as a line of CSV."""
     if not re.search('[",\n\r]', text):
         return text
     return '"' + text.replace('"', '""') + '"'
 
 
 def has_usable_cache(env: Mapping[str, str]) -> bool:
-    """Return whether restic's cache can be written; 0.19 fails where older ones only warn."""
-    if found := env.get("RESTIC_CACHE_DIR"):
-        directory = Path(found)
-    elif found := env.get("XDG_CACHE_HOME"):
-        directory = Path(found, "restic")
-    elif found := env.get("HOME"):
-        directory = Path(found, ".cache", "restic")
+    """Return whether restic's cache is writable; if not, 0.19 fails and older versions warn."""
+    if value := env.get("RESTIC_CACHE_DIR"):
+        directory = Path(value)
+    elif value := env.get("XDG_CACHE_HOME"):
+        directory = Path(value, "restic")
+    elif value := env.get("HOME"):
+        directory = Path(value, ".cache", "restic")
     else:
         return False
     try:
@@ -133,9 +132,9 @@ def has_usable_cache(env: Mapping[str, str]) -> bool:
 
 
 def is_read_exactly(key: bytes) -> bool:
-    """Return whether restic would read `key` from a file byte for byte.
+    """Return whether restic would read `key` from a file unchanged.
 
-    It trims white space in Unicode's meaning, removes a byte order mark and decodes UTF-16.
+    restic strips Unicode white space, removes a byte order mark, and decodes UTF-16.
     """
     text = key.decode("utf-8", "surrogateescape")
     return text == text.strip() and not key.startswith(_BYTE_ORDER_MARKS)
@@ -143,11 +142,12 @@ def is_read_exactly(key: bytes) -> bool:
 
 @contextmanager
 def passed_key(key: Secret) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
-    """Give the variables and the descriptors by which a child gets `key`, byte for byte.
+    """Yield the variables and descriptors that pass `key` to a child, byte for byte.
 
-    The descriptor is a pipe that is empty once restic has read it, so what restic starts (ssh,
-    rclone) finds nothing in it.  A key that restic would alter when it reads it from a file goes
-    through the environment.  Raises UsageError for a key that can go neither way.
+    The descriptor is a pipe, which is empty once restic has read it, so that the programs that
+    restic starts (ssh, rclone) cannot read the key. A key that restic would change when it reads it
+    from a file, or that is too long for a pipe, is passed in the environment. Raises UsageError for
+    an empty key, and for one that cannot be passed in either way.
     """
     value = key.value
     if not value:
@@ -176,7 +176,7 @@ def passed_key(key: Secret) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
 
 @contextmanager
 def passed_bytes(data: bytes) -> Iterator[int]:
-    """Give a descriptor, at its start, of a file in memory that holds `data`."""
+    """Yield a descriptor of an in-memory file that contains `data`, positioned at its start."""
     descriptor = os.memfd_create("cesbrfs")
     try:
         view = memoryview(data)

@@ -1,8 +1,8 @@
 """Classify failures of restic by exit code, or by stderr for versions without codes.
 
 The messages are those of 0.14.0, 0.18.0 and 0.19.1. A repository counts as missing only if restic
-reports that its config was *not found*: before 0.17, restic asks "Is there a repository at the
-following location?" also after a refusal and after a lost connection.
+reports that its config was *not found*: before 0.17, restic also prints "Is there a repository at
+the following location?" if access is denied or the connection is lost.
 """
 
 from __future__ import annotations
@@ -97,14 +97,14 @@ _FRAME: Final = re.compile(
     r" |unable to open repository at .*?: (?=[a-zA-Z/])|create repository at .*? failed: )"
 )
 
-_SENTENCE: Final = 300
-"""Characters of restic's own words that go into a message."""
+_REASON_CHARACTERS: Final = 300
+"""Maximum number of characters of restic's text in a message."""
 
 
 def retry_reason(text: str) -> str | None:
-    """Return why restic retries, if `text` is such a line."""
-    found = _RETRY.search(text)
-    return found[1] if found else None
+    """Return the reason in a line about a retry; None for other lines."""
+    match = _RETRY.search(text)
+    return match[1] if match else None
 
 
 def is_hopeless(reason: str) -> bool:
@@ -114,10 +114,10 @@ def is_hopeless(reason: str) -> bool:
 
 
 def failure_text(stderr: str) -> str:
-    """Return the part of `stderr` that contains why restic failed, one line per reason.
+    """Return the lines of `stderr` that contain the reasons of a failure.
 
-    Messages that do not end it, for instance about its cache, would mislead: messages marked as
-    fatal take precedence, together with those of ssh or rclone.
+    Non-fatal messages, for example about restic's cache, would be misleading. If there are fatal
+    messages, only these and the messages of ssh or rclone are returned.
     """
     fatal: list[str] = []
     helpers: list[str] = []
@@ -132,8 +132,8 @@ def failure_text(stderr: str) -> str:
             continue
         elif line.startswith("Fatal: "):
             fatal.append(line)
-        elif found := _SUBPROCESS.match(line):
-            helpers.append(found[1])
+        elif match := _SUBPROCESS.match(line):
+            helpers.append(match[1])
         elif reason := retry_reason(line):
             retries.append(reason)
         elif not _NOISE.match(line):
@@ -141,22 +141,22 @@ def failure_text(stderr: str) -> str:
     return "\n".join(helpers + (fatal or others[-20:] + retries[-1:]))
 
 
-def _told(text: str) -> str:
-    """Return restic's reason in one line, without the text around it."""
+def _reason_in(text: str) -> str:
+    """Return restic's reason in one line, without its prefixes."""
     lines = text.splitlines()
     reason = next((line for line in reversed(lines) if line.startswith("Fatal: ")), "")
     reason = reason or (lines[-1] if lines else "")
     if lines and "sftp session" in reason:
-        reason = lines[0]  # what ssh said; restic only knows that it ended
+        reason = lines[0]  # the message of ssh; restic reports only that ssh has exited
     while (shorter := _FRAME.sub("", reason, count=1)) != reason:
         reason = shorter
-    return reason[:_SENTENCE].rstrip(".") or "no reason given"
+    return reason[:_REASON_CHARACTERS].rstrip(".") or "no reason given"
 
 
 def classify(version: Version, exit_code: int, stderr_text: str, url_shown: str) -> CesbrError:
-    """Return the error that a failed restic of `version` means.
+    """Return the error for a failed restic of `version`.
 
-    `stderr_text` is all it printed there, free of secrets; `url_shown` names the repository in the
+    `stderr_text` is its stderr without secrets. `url_shown` is the repository address for the
     message.
     """
     text = failure_text("\n".join(plain(line.encode()) for line in stderr_text.splitlines()))
@@ -174,7 +174,7 @@ def classify(version: Version, exit_code: int, stderr_text: str, url_shown: str)
     for pattern, make in _BY_TEXT:
         if pattern.search(text):
             return make(url_shown, text)
-    return ResticError(f"restic failed on {url_shown} (exit code {exit_code}): {_told(text)}.")
+    return ResticError(f"restic failed on {url_shown} (exit code {exit_code}): {_reason_in(text)}.")
 
 
 def _missing(url: str, _text: str) -> CesbrError:
@@ -191,8 +191,8 @@ def _wrong_key(url: str, _text: str) -> CesbrError:
 
 
 def _locked(url: str, text: str) -> CesbrError:
-    found = _LOCKED.search(text)
-    holder = f" {found[1]}" if found and found[1] else ""
+    match = _LOCKED.search(text)
+    holder = f" {match[1]}" if match and match[1] else ""
     return RepositoryLockedError(
         f"The repository at {url} is locked{holder}; wait for that to end, or remove a lock that"
         " was left behind with 'cesbr unlock'."
@@ -201,8 +201,8 @@ def _locked(url: str, text: str) -> CesbrError:
 
 def _bad_lock(url: str, text: str) -> CesbrError:
     return RepositoryLockedError(
-        f"The repository at {url} has a lock file that cannot be read ({_told(text)}). Make sure"
-        " that no other process works on it, then run 'cesbr unlock --remove-all'."
+        f"The repository at {url} has a lock file that cannot be read ({_reason_in(text)}). Make"
+        " sure that no other process works on it, then run 'cesbr unlock --remove-all'."
     )
 
 
@@ -212,8 +212,8 @@ def _no_key(url: str, _text: str) -> CesbrError:
 
 def _damaged(url: str, text: str) -> CesbrError:
     return RepositoryDamagedError(
-        f"The repository at {url} is damaged ({_told(text)}); run 'cesbr check', and put damaged"
-        " files back from a copy of the repository."
+        f"The repository at {url} is damaged ({_reason_in(text)}); run 'cesbr check', and put"
+        " damaged files back from a copy of the repository."
     )
 
 
@@ -227,15 +227,15 @@ def _full(url: str, _text: str) -> CesbrError:
 
 def _denied(url: str, text: str) -> CesbrError:
     return RepositoryDeniedError(
-        f"The repository at {url} refuses access ({_told(text)}); check its credentials and"
+        f"The repository at {url} refuses access ({_reason_in(text)}); check its credentials and"
         " permissions."
     )
 
 
 def _untrusted(url: str, text: str) -> CesbrError:
     return RepositoryUntrustedError(
-        f"The server of {url} cannot be trusted ({_told(text)}); if it is the right one, name the"
-        " certificate of its authority in RESTIC_CACERT, or its host key in ssh's known_hosts."
+        f"The server of {url} cannot be trusted ({_reason_in(text)}); if it is the right one, name"
+        " the certificate of its authority in RESTIC_CACERT, or its host key in ssh's known_hosts."
     )
 
 
@@ -247,19 +247,21 @@ def _no_bucket(url: str, _text: str) -> CesbrError:
 
 
 def _bad_address(url: str, text: str) -> CesbrError:
-    return UsageError(f"{url} is not a valid address of a repository ({_told(text)}). Correct it.")
+    return UsageError(
+        f"{url} is not a valid address of a repository ({_reason_in(text)}). Correct it."
+    )
 
 
 def _timed_out(url: str, text: str) -> CesbrError:
     return RepositoryTimedOutError(
-        f"The storage of {url} does not answer in time ({_told(text)}); check the address and the"
-        " connection."
+        f"The storage of {url} does not answer in time ({_reason_in(text)}); check the address and"
+        " the connection."
     )
 
 
 def _unreachable(url: str, text: str) -> CesbrError:
     return RepositoryUnreachableError(
-        f"The repository at {url} cannot be reached ({_told(text)}); check the address and the"
+        f"The repository at {url} cannot be reached ({_reason_in(text)}); check the address and the"
         " connection."
     )
 
@@ -287,4 +289,4 @@ _BY_TEXT: Final[tuple[tuple[re.Pattern[str], _Make], ...]] = (
     (_TIMED_OUT, _timed_out),
     (_UNREACHABLE, _unreachable),
 )
-"""The first that fits: a refusal comes before "not found", so it never counts as missing."""
+"""The first match applies. Denied access precedes "not found", so it never counts as missing."""

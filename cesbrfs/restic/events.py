@@ -1,8 +1,8 @@
 """Parse restic's ``--json`` output, of all versions from 0.14, into typed objects. Pure.
 
-Zero fields are left out by restic and are zero here; events and fields that are not known are
-skipped, and so are lines that are no JSON.  Names in events have lost their bytes that are not
-UTF-8: each became U+FFFD.
+restic omits fields that are zero; they are zero here as well. Unknown events and fields, and lines
+that are not JSON, are skipped. In the names in events, restic has replaced each byte that is not
+UTF-8 by U+FFFD.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 
 
 class Status(msgspec.Struct, tag_field="message_type", tag="status", frozen=True):
-    """How far a running backup is; sizes in bytes, times in seconds."""
+    """The progress of a running backup; sizes in bytes, times in seconds."""
 
     seconds_elapsed: int = 0
     seconds_remaining: int = 0
@@ -31,7 +31,7 @@ class Status(msgspec.Struct, tag_field="message_type", tag="status", frozen=True
 
 
 class Failed(msgspec.Struct, tag_field="message_type", tag="error", frozen=True):
-    """A file or directory that could not be read; `error` differs from version to version."""
+    """A file or directory that could not be read; the form of `error` depends on the version."""
 
     error: dict[str, object] | str | None = None
     during: str = ""
@@ -40,7 +40,7 @@ class Failed(msgspec.Struct, tag_field="message_type", tag="error", frozen=True)
 
     @property
     def reason(self) -> str:
-        """Why, in words; empty where restic does not say (0.14 for a directory)."""
+        """The reason as text; empty if restic reports none (0.14 for a directory)."""
         if isinstance(self.error, str):
             return self.error
         if not self.error:
@@ -74,7 +74,7 @@ class Summary(msgspec.Struct, tag_field="message_type", tag="summary", frozen=Tr
 
 
 class ExitError(msgspec.Struct, tag_field="message_type", tag="exit_error", frozen=True):
-    """Why restic fails, since 0.18 in place of the text on stderr."""
+    """The reason of a failure; printed by 0.18 and later instead of text on stderr."""
 
     code: int = 1
     message: str = ""
@@ -86,7 +86,7 @@ _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
 def parse_event(line: bytes) -> Event | None:
-    """Return the event that `line` holds, or None for text and for events of other kinds."""
+    """Return the event in `line`; None for text and for unknown events."""
     if not line.lstrip().startswith(b"{"):
         return None
     try:
@@ -97,7 +97,7 @@ def parse_event(line: bytes) -> Event | None:
 
 @dataclass(frozen=True, slots=True)
 class ItemError:
-    """A path that a backup could not read, or not wholly."""
+    """A path that a backup could not read, or not completely."""
 
     path: bytes
     message: str
@@ -107,8 +107,8 @@ class ItemError:
 class BackupSummary:
     """A finished backup.
 
-    `snapshot_id` has 8 hex digits before restic 0.17 and 64 from then on; it is empty after a dry
-    run.  `errors` names every path that is not in the snapshot as it is on disk.
+    `snapshot_id` has 8 hex digits before restic 0.17, and 64 from 0.17 on; it is empty after a dry
+    run. `errors` lists every path that is missing or incomplete in the snapshot.
     """
 
     snapshot_id: str
@@ -117,25 +117,25 @@ class BackupSummary:
 
     @property
     def partial(self) -> bool:
-        """Whether something that was asked for is missing from the snapshot."""
+        """Whether the snapshot lacks some of the requested data."""
         return bool(self.errors)
 
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What ``restic check`` found; `errors` are its own words, one line each."""
+    """The result of ``restic check``; `errors` are its messages, one line each."""
 
     errors: tuple[str, ...] = field(default=())
 
     @property
     def ok(self) -> bool:
-        """Whether the repository is sound, as far as it was checked."""
+        """Whether the check has detected no damage."""
         return not self.errors
 
 
 @dataclass(frozen=True, slots=True)
 class PruneReport:
-    """What ``restic prune`` did, in its own words (``1.5 MiB``); empty where it does not say."""
+    """The sizes that ``restic prune`` printed (``1.5 MiB``); empty if it printed none."""
 
     removed: str = ""
     remaining: str = ""
@@ -155,17 +155,17 @@ _CHECK_ADVICE = re.compile(
 
 
 def plain(line: bytes) -> str:
-    """Return a line of text without what is meant for a terminal."""
+    """Return a line as text, without terminal escape sequences and surrounding white space."""
     return _TERMINAL.sub("", line.decode("utf-8", "replace")).strip()
 
 
 def without_elapsed(text: str) -> str:
-    """Return a progress line without its clock: what is left changes only with progress."""
+    """Return a progress line without its clock, so that it changes only with progress."""
     return _ELAPSED.sub("", text)
 
 
 def check_errors(lines: Iterable[str]) -> tuple[str, ...]:
-    """Return the lines of a failed ``restic check`` that name damage, each once."""
+    """Return the lines of a failed ``restic check`` that report damage, without duplicates."""
     errors = dict.fromkeys(
         text
         for line in lines
@@ -180,30 +180,30 @@ _PRUNED = re.compile(r"(total prune|remaining):\s+\d+ blobs / (.+)")
 
 
 def prune_report(lines: Iterable[str]) -> PruneReport:
-    """Return the sizes that a finished ``restic prune`` has printed."""
-    told = {found[1]: found[2] for line in lines if (found := _PRUNED.fullmatch(line))}
-    return PruneReport(told.get("total prune", ""), told.get("remaining", ""))
+    """Return the sizes in the output of ``restic prune``."""
+    sizes = {match[1]: match[2] for line in lines if (match := _PRUNED.fullmatch(line))}
+    return PruneReport(sizes.get("total prune", ""), sizes.get("remaining", ""))
 
 
 def as_restic_shows(name: bytes) -> str:
-    """Return `name` as in restic's JSON: U+FFFD for each byte that is not UTF-8."""
+    """Return `name` as in restic's JSON, with U+FFFD for each byte that is not UTF-8."""
     text = name.decode("utf-8", "surrogateescape")
     return "".join("\ufffd" if "\udc80" <= char <= "\udcff" else char for char in text)
 
 
 def bytes_of_path(shown: str, names_in: Callable[[bytes], Iterable[bytes]]) -> bytes:
-    """Return the path that restic shows as `shown`, with the bytes that its JSON has lost.
+    """Return the exact bytes of the path `shown` in restic's JSON, which replaces invalid UTF-8.
 
-    `names_in` lists a directory.  A component that fits no name, or several, stays as it is shown.
+    `names_in` lists a directory. A component that matches no name, or several, is not changed.
     """
     if "\ufffd" not in shown:
         return shown.encode("utf-8", "surrogateescape")
     path = b"/" if shown.startswith("/") else b""
     for component in shown.strip("/").split("/"):
-        found = component.encode("utf-8", "surrogateescape")
+        name = component.encode("utf-8", "surrogateescape")
         if "\ufffd" in component:
             fitting = [n for n in names_in(path or b".") if as_restic_shows(n) == component]
             if len(fitting) == 1:
-                found = fitting[0]
-        path = os.path.join(path, found)
+                name = fitting[0]
+        path = os.path.join(path, name)
     return path

@@ -1,7 +1,7 @@
-"""Locks that an interrupted restic of ours left behind, and how to remove no other one.
+"""Remove the locks that an interrupted restic of ours left behind, and no others.
 
-``restic unlock`` takes a lock for dead when its host has our name and no process here has its
-number.  A backup in a container may have the same host name, and numbers that mean nothing here.
+``restic unlock`` removes a lock if its host name is ours and no local process has its PID. A backup
+in a container may have the same host name, but its PIDs have no meaning on the host.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import FileType, open_storage
 
 _FRESH_NS: Final = 20 * 60 * 10**9
-"""restic takes a lock for dead after 30 minutes; a running one renews it every 5 minutes."""
+"""Maximum age in nanoseconds of a lock that is certainly not stale.
+
+restic treats a lock as stale after 30 minutes; a running process refreshes it every 5 minutes.
+"""
 _SKEW_NS: Final = 10**9
 
 
@@ -30,8 +33,9 @@ async def remove_own(
 ) -> None:
     """Remove the locks of our process `pid`, which was started at `started_ns` and has ended.
 
-    In a local directory their files are removed.  Elsewhere `unlock` runs ``restic unlock``, unless
-    that could remove the lock of another process: then ours stays, too.
+    In a local repository the lock files are deleted. For other repositories `unlock`, which runs
+    ``restic unlock``, is called, unless it could remove a lock of another process. Our lock remains
+    in this case.
     """
     storage = open_storage(access)
     try:
@@ -57,7 +61,7 @@ def _is_own(lock: Lock, pid: int, started_ns: int) -> bool:
 
 
 def _is_safe(lock: Lock) -> bool:
-    """Return whether ``restic unlock`` certainly keeps the lock of another process."""
+    """Return whether ``restic unlock`` is certain not to remove a lock of another process."""
     if time.time_ns() - lock.time_ns > _FRESH_NS:
         return False
     return lock.hostname != socket.gethostname() or os.path.exists(f"/proc/{lock.pid}")

@@ -23,7 +23,7 @@ OnEvent = Callable[[Event], None]
 OnText = Callable[[str], None]
 
 _INTERRUPTED: Final = "interrupt received"
-"""What every version says on stderr when it has got a SIGINT."""
+"""Part of the message that every version prints on stderr after SIGINT."""
 
 
 @dataclass(slots=True)
@@ -34,11 +34,11 @@ class OutputHandler:
     on_text: OnText | None = None
     on_interrupt: Callable[[], None] | None = None
     retries: float = math.inf
-    """How many retries to wait for."""
+    """Number of restic's retries after which it is stopped."""
     seen_retries: int = field(default=0, init=False)
 
     def stdout(self, line: bytes) -> LineVerdict:
-        """Take one line of stdout."""
+        """Handle one line of stdout."""
         event = parse_event(line)
         if event is not None and self.on_event is not None:
             self.on_event(event)
@@ -49,7 +49,7 @@ class OutputHandler:
         return LineVerdict(progress=without_elapsed(text))
 
     def stderr(self, line: bytes) -> LineVerdict:
-        """Take one line of stderr."""
+        """Handle one line of stderr."""
         event = parse_event(line)
         if isinstance(event, Failed) and self.on_event is not None:
             self.on_event(event)
@@ -69,7 +69,7 @@ class OutputHandler:
 
 @dataclass(slots=True)
 class BackupOutput:
-    """The output of one backup: its totals, and the items that it could not read."""
+    """Collects the totals of one backup, and the items that it could not read."""
 
     on_event: OnEvent | None
     on_interrupt: Callable[[], None] | None = None
@@ -77,24 +77,24 @@ class BackupOutput:
     failed: dict[str, Failed] = field(default_factory=dict)
 
     @property
-    def ears(self) -> OutputHandler:
-        """The handler of that backup."""
+    def handler(self) -> OutputHandler:
+        """The output handler for the backup process."""
         return OutputHandler(on_event=self, on_interrupt=self.on_interrupt)
 
     def __call__(self, event: Event) -> None:
-        """Take one event and hand it on."""
+        """Record an event and pass it to `on_event`."""
         if isinstance(event, Summary):
             self.summary = event
         elif isinstance(event, Failed):
             before = self.failed.get(event.item)
-            if before is None or event.reason:  # archival comes after scan, and says as much
+            if before is None or event.reason:  # archival reports it again after scan
                 self.failed[event.item] = event
         if self.on_event is not None:
             self.on_event(event)
 
 
 def _progress(event: Event) -> object:
-    """Return the part of `event` that changes when restic makes progress; not its clock."""
+    """Return the part of `event` that changes only when restic makes progress."""
     if isinstance(event, Status):
         return (event.total_files, event.total_bytes, event.files_done, event.bytes_done)
     return event

@@ -1,8 +1,8 @@
-"""Runs one program to its end, or ends it cleanly: drained pipes, deadlines, no process left.
+"""Run a program to its end or stop it cleanly: drained pipes, timeouts, no process left behind.
 
-restic keeps a lock in the repository while it works.  It takes the lock back when it is
-interrupted, but not when it is killed, and not when a closed pipe kills it: so it gets SIGINT
-first, and both of its pipes are read to their end however the call ends.
+restic holds a lock in the repository while it runs. It removes the lock when it is interrupted, but
+not when SIGKILL or a closed pipe (SIGPIPE) kills it. Therefore it is stopped with SIGINT first, and
+its pipes are always read to their end.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ import trio
 from cesbrfs.errors import ResticError
 
 GRACE: Final = 20.0
-"""Seconds that an interrupted restic gets to take its lock back (it needs well under one)."""
+"""Seconds for an interrupted restic to remove its lock, which takes well under a second."""
 
 _TERMINATE_GRACE: Final = 3.0
 _PIPE_GRACE: Final = 2.0
-"""Seconds for what restic started (ssh, rclone) to close the pipes after restic's end."""
+"""Seconds for restic's children (ssh, rclone) to close the pipes after restic has exited."""
 _TICK: Final = 5.0
-"""Seconds between two looks at whether a silent restic still reads anything."""
+"""Seconds between two checks of whether a silent restic still reads data."""
 _TRICKLE: Final = 4096
-"""Bytes read within a tick that count as progress: more than an idle program's own wake-ups."""
+"""Bytes read per tick that count as progress; an idle program reads less."""
 _CHUNK: Final = 64 << 10
 _KEPT_LINES: Final = 2000
 
 
 class Ending(Enum):
-    """How a call came to its end."""
+    """Why a process ended."""
 
     ITSELF = auto()
     DEADLINE = auto()
-    """It took longer than it may."""
+    """It exceeded the deadline and was stopped."""
     SILENCE = auto()
-    """It made no progress for longer than it may."""
+    """It made no progress for too long and was stopped."""
     HOPELESS = auto()
-    """A line of its output said that waiting is of no use."""
+    """It was stopped because a line of its output showed that waiting is useless."""
 
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """One finished process; `stdout` and `stderr` hold the last lines that no handler consumed."""
+    """A finished process; `stdout` and `stderr` are the last lines that its handlers kept."""
 
     exit_code: int
     stdout: bytes
@@ -59,14 +59,14 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class LineVerdict:
-    """What a handler makes of one line of output."""
+    """The decision of a handler about one line of output."""
 
     keep: bool = True
-    """Whether it belongs to what `Completed` returns."""
+    """Whether `Completed` contains the line."""
     progress: object = None
-    """Equal to the one before: no progress.  None: the line says nothing about it."""
+    """A value that changes with each progress; None if the line contains no progress."""
     give_up: bool = False
-    """Whether to end the process now."""
+    """Whether to stop the process now."""
 
 
 Handler = Callable[[bytes], LineVerdict]
@@ -90,14 +90,15 @@ async def run(
     linger: float = 0.0,
     on_start: Callable[[int], object] | None = None,
 ) -> Completed:
-    """Run `command` and return how it ended; never leaves a process behind.
+    """Run `command` and return its result; never leaves a process behind.
 
-    `deadline` and `silence` are seconds, for the whole call and without progress.  After either,
-    and when the caller is cancelled, the process is interrupted and has `grace` seconds to end
-    before it is killed.  A handler's exception ends the process the same way and is raised here.
-    `linger` are seconds that a cancelled call may take to end before it is interrupted.
-    `on_start` gets the process ID.
-    Raises ResticError when the program cannot be started.
+    `deadline` is the maximum duration in seconds, `silence` the maximum time without progress. If
+    either is exceeded or the caller is cancelled, the process is interrupted, and killed if it does
+    not end within `grace` seconds. An exception of a handler stops the process in the same way and
+    is raised here. After cancellation, the process may end on its own for `linger` seconds before
+    it is interrupted. `on_start` is called with the process ID.
+
+    Raises ResticError if the program cannot be started.
     """
     try:
         process = await trio.lowlevel.open_process(
@@ -107,7 +108,7 @@ async def run(
             stderr=subprocess.PIPE,
             env=env,
             pass_fds=pass_fds,
-            # A ^C at the terminal is for us alone: restic's ssh must live until the lock is gone.
+            # restic must not get a ^C at the terminal: its ssh must run until the lock is removed.
             start_new_session=True,
         )
     except OSError as error:
@@ -122,7 +123,7 @@ async def run(
 
 
 class _Call:
-    """One running process, its two pipes and its watchdog."""
+    """A running process with its two pipes and a watchdog."""
 
     def __init__(
         self,
@@ -146,17 +147,17 @@ class _Call:
         self._failure: BaseException | None = None
 
     def progressed(self) -> None:
-        """Note that the process is getting on."""
+        """Record that the process has made progress."""
         self._last_progress = trio.current_time()
 
     def give_up(self, failure: BaseException | None) -> None:
-        """End the process now: because of `failure`, or as hopeless."""
+        """Stop the process now, because of `failure` or as hopeless."""
         self._failure = self._failure or failure
         self._ending = Ending.HOPELESS
         self._waiting.cancel()
 
     async def finish(self, on_stdout: Handler, on_stderr: Handler) -> Completed:
-        """Wait for the end, bring it about where it does not come, and close the pipes."""
+        """Wait for the process to end or stop it, and close the pipes."""
         out = _Pipe(self._process.stdout, on_stdout, self)
         err = _Pipe(self._process.stderr, on_stderr, self)
         async with trio.open_nursery() as nursery:
@@ -171,7 +172,7 @@ class _Call:
         if self._failure is not None:
             raise self._failure
         return Completed(
-            # None: killed, yet stuck in the kernel (a dead network directory).
+            # None if it was killed but hangs in the kernel, as on a dead network file system.
             -signal.SIGKILL if self._process.returncode is None else self._process.returncode,
             out.kept(),
             err.kept(),
@@ -179,13 +180,13 @@ class _Call:
         )
 
     async def _wait(self) -> None:
-        """Return when the process has ended or has to be ended."""
+        """Return when the process has ended or must be stopped."""
         tick = min(_TICK, self._silence / 4)
         while True:
             now = trio.current_time()
             until = min(self._deadline, now + tick)
             with trio.CancelScope(deadline=until) as self._waiting:
-                if self._ending is Ending.HOPELESS:  # said so before this scope was there
+                if self._ending is Ending.HOPELESS:  # set before this scope existed
                     return
                 await self._process.wait()
                 return
@@ -201,22 +202,22 @@ class _Call:
                 return
 
     def _look_at_reads(self) -> None:
-        """Count bytes that the process has read as progress.
+        """Count the bytes that the process reads as progress.
 
-        `check` says nothing while it walks a large tree, nor does a backup while it loads a large
-        index, but both read; a restic whose storage hangs does not.
+        `check` prints nothing while it walks a large tree, and neither does a backup while it loads
+        a large index, but both read data. A restic whose storage hangs does not.
         """
         try:
             with open(f"/proc/{self._process.pid}/io", "rb") as file:
                 read = int(file.readline().split()[1])
         except (OSError, IndexError, ValueError):
-            return  # ended, or a kernel without it: its lines are all there is to go by
+            return  # it has ended, or the kernel lacks this file: only output shows progress
         if read - self._bytes_read >= _TRICKLE:
             self.progressed()
         self._bytes_read = read
 
     async def _stop(self) -> None:
-        """Interrupt the process; terminate and kill it when it does not end by that."""
+        """Interrupt the process; if it does not end, terminate it and then kill it."""
         with trio.CancelScope(shield=True):
             if self._ending is Ending.ITSELF:  # cancelled
                 with trio.move_on_after(self._linger):
@@ -230,14 +231,14 @@ class _Call:
                 with trio.move_on_after(seconds):
                     await self._process.wait()
                     return
-            # The whole group: what it started must not keep the storage or the pipes.
+            # Kill the process group: children must not keep the storage or the pipes open.
             os.killpg(self._process.pid, signal.SIGKILL)
             with trio.move_on_after(_TERMINATE_GRACE):
                 await self._process.wait()
 
 
 class _Pipe:
-    """Reads one pipe to its end, whatever is cancelled, and hands on its lines."""
+    """Reads a pipe to its end, even after cancellation, and passes its lines to a handler."""
 
     def __init__(
         self, stream: trio.abc.ReceiveStream | None, handler: Handler, call: _Call
@@ -252,11 +253,11 @@ class _Pipe:
         self.ended = trio.Event()
 
     def kept(self) -> bytes:
-        """Return the lines that were kept."""
+        """Return the lines that the handler kept."""
         return b"\n".join(self._kept)
 
     async def drain(self) -> None:
-        """Read until the end."""
+        """Read the pipe to its end."""
         parts: list[bytes] = []
         with self.shield:
             async with self._stream:
@@ -288,7 +289,7 @@ class _Pipe:
 
 
 async def _close_pipes(*pipes: _Pipe) -> None:
-    """Read the pipes to their end, but do not wait for a grandchild that holds them."""
+    """Read the pipes to their end, but do not wait for a grandchild that keeps them open."""
     with trio.CancelScope(shield=True), trio.move_on_after(_PIPE_GRACE):
         for pipe in pipes:
             await pipe.ended.wait()
