@@ -135,15 +135,15 @@ class BackupConfig:
     def _describe_key(self, name: str) -> dict[str, object]:
         source = f"registry {PREFIX}/{name}" if self._text(name) else "default"
         try:
-            found: object = self.times if name == "time" else getattr(self, name)
+            parsed: object = self.times if name == "time" else getattr(self, name)
         except UsageError as error:
             shown = masked_line(name, self._text(name))
             return {"value": shown, "source": source, "problem": error.message}
-        if isinstance(found, tuple):
-            found = [f"{entry:%H:%M:%S}" for entry in found]
-        elif isinstance(found, Path):
-            found = str(found)
-        return {"value": found, "source": source}
+        if isinstance(parsed, tuple):
+            parsed = [f"{entry:%H:%M:%S}" for entry in parsed]
+        elif isinstance(parsed, Path):
+            parsed = str(parsed)
+        return {"value": parsed, "source": source}
 
     def _text(self, name: str) -> str:
         return self.values.get(name, "").strip()
@@ -169,27 +169,27 @@ class BackupConfig:
 
 async def backup_config(registry: Registry) -> BackupConfig:
     """Read the backup configuration from `registry`."""
-    found = {name: await registry.get(f"{PREFIX}/{name}") for name in _KEY_NAMES}
-    return BackupConfig(registry.address, {k: v for k, v in found.items() if v is not None})
+    values = {name: await registry.get(f"{PREFIX}/{name}") for name in _KEY_NAMES}
+    return BackupConfig(registry.address, {k: v for k, v in values.items() if v is not None})
 
 
 def _times_of(raw: str) -> list[str]:
     """Return the times of a JSON list or object, or a single plain time."""
     if not raw:
         return []
-    found: object = raw
+    parsed: object = raw
     if raw[0] in '{["':
         try:
-            found = json.loads(raw)
+            parsed = json.loads(raw)
         except RecursionError as error:
             raise ValueError from error
-    if isinstance(found, dict):  # case-insensitive, as in Go
-        found = next((value for key, value in found.items() if key.lower() == "times"), None)
-    if isinstance(found, str):
-        return [found]
-    if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+    if isinstance(parsed, dict):  # case-insensitive, as in Go
+        parsed = next((value for key, value in parsed.items() if key.lower() == "times"), None)
+    if isinstance(parsed, str):
+        return [parsed]
+    if not isinstance(parsed, list) or not all(isinstance(text, str) for text in parsed):
         raise ValueError
-    return found
+    return parsed
 
 
 def _time_of_day(text: str) -> time:

@@ -67,7 +67,7 @@ def _user() -> str:
 
 
 def _local(started: str) -> str:
-    """Return an RFC 3339 time in UTC as people read it; anything else as it is."""
+    """Convert an RFC 3339 time in UTC to local time for messages; return other text unchanged."""
     seconds, _, _ = started.removesuffix("Z").partition(".")
     try:
         then = datetime.fromisoformat(f"{seconds}+00:00")

@@ -66,10 +66,10 @@ class Dogu:
 def parse_dogu(text: str) -> Dogu:
     """Parse a dogu.json; raises DoguError if it is invalid."""
     try:
-        found = json.loads(text)
+        parsed = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DoguError(f"Invalid dogu.json: not JSON ({error}). Reinstall the dogu.") from error
-    dogu = _fields(found, "it")
+    dogu = _fields(parsed, "it")
     name = _text(dogu, "name")
     if not name.rpartition("/")[2]:
         raise DoguError("Invalid dogu.json: no Name. Reinstall the dogu.")
@@ -86,14 +86,14 @@ def parse_dogu(text: str) -> Dogu:
     )
 
 
-def _fields(found: object, what: str) -> dict[str, object]:
+def _fields(parsed: object, what: str) -> dict[str, object]:
     """Return the fields of a JSON object with lower-case names; the last duplicate wins.
 
     Null fields are omitted, as in Go.
     """
-    if not isinstance(found, dict):
+    if not isinstance(parsed, dict):
         raise DoguError(f"Invalid dogu.json: {what} is not a JSON object. Reinstall the dogu.")
-    return {key.lower(): value for key, value in found.items() if value is not None}
+    return {key.lower(): value for key, value in parsed.items() if value is not None}
 
 
 def _text(fields: dict[str, object], name: str) -> str:
@@ -136,9 +136,9 @@ def _volume(entry: object) -> Volume:
 
 
 def _health_checks(dogu: dict[str, object]) -> tuple[HealthCheck, ...]:
-    """Read HealthChecks, or the one HealthCheck of older descriptions."""
-    found = tuple(_health_check(fields) for fields in _objects(dogu.get("healthchecks")))
-    return found or tuple(_health_check(fields) for fields in _objects([dogu.get("healthcheck")]))
+    """Return the HealthChecks, or the single HealthCheck of an older dogu.json."""
+    checks = tuple(_health_check(fields) for fields in _objects(dogu.get("healthchecks")))
+    return checks or tuple(_health_check(fields) for fields in _objects([dogu.get("healthcheck")]))
 
 
 def _health_check(fields: dict[str, object]) -> HealthCheck:
@@ -154,7 +154,7 @@ def _health_check(fields: dict[str, object]) -> HealthCheck:
 
 
 def _needs(declared: object) -> tuple[str, ...]:
-    """Return the dependencies that are dogus; in the old form they are plain names."""
+    """Return the dependencies that are dogus; older dogu.json files list plain names."""
     names = [_word(entry) for entry in declared] if isinstance(declared, list) else []
     dogus = (f for f in _objects(declared) if _word(f.get("type")).lower() in {"", "dogu"})
     names += [_word(fields.get("name")) for fields in dogus]

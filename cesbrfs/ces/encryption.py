@@ -64,16 +64,16 @@ def decrypt(encrypted: EncryptedValue, key: RSAPrivateKey, provider: str) -> byt
 
     Raises InvalidCiphertextError if the key is right but the value is damaged.
     """
-    found = _decrypt(encrypted.rsa, key, provider)
-    if found is None or encrypted.data is None:
-        return found
-    if len(found) not in _AES_KEY_BYTES:
+    plaintext = _decrypt(encrypted.rsa, key, provider)
+    if plaintext is None or encrypted.data is None:
+        return plaintext
+    if len(plaintext) not in _AES_KEY_BYTES:
         raise InvalidCiphertextError("invalid AES key length")
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
     try:
-        return AESGCM(found).decrypt(encrypted.nonce, encrypted.data, None)
+        return AESGCM(plaintext).decrypt(encrypted.nonce, encrypted.data, None)
     except InvalidTag:
         raise InvalidCiphertextError("authentication tag does not match") from None
 
@@ -98,11 +98,11 @@ def _long_form(text: str) -> EncryptedValue:
     return EncryptedValue(rsa, nonce, data)
 
 
-def _fields(found: object) -> dict[str, object]:
+def _fields(parsed: object) -> dict[str, object]:
     """Return the fields of a JSON object in lower case; Go ignores the case of names."""
-    if not isinstance(found, dict):
+    if not isinstance(parsed, dict):
         raise ValueError  # noqa: TRY004 - one error type for all malformed input
-    return {name.lower(): value for name, value in found.items()}
+    return {name.lower(): value for name, value in parsed.items()}
 
 
 def _decrypt(rsa: bytes, key: RSAPrivateKey, provider: str) -> bytes | None:

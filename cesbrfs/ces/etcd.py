@@ -34,10 +34,10 @@ from cesbrfs.util.secret import redact
 _DEFAULT_PORT: Final = 4001  # as in CES; etcd's own default is 2379
 _CONNECT_SECONDS: Final = 2.0
 _RETRY_DELAY_SECONDS: Final = 0.3
-"""Delay before all endpoints are tried again; etcd elects a new leader within that time."""
+"""Delay in seconds before all endpoints are tried again; etcd elects a leader in that time."""
 _MAX_ATTEMPTS: Final = 2
 _WATCH_SECONDS: Final = 60.0
-"""Timeout of a watch request, after which it is sent again: a dead connection is not noticed."""
+"""Seconds after which a watch request is sent again: a dead connection reports no error."""
 
 # https://etcd.io/docs/v2.3/errorcode
 _NO_KEY: Final = 100
@@ -89,7 +89,7 @@ class EtcdRegistry:
         self._endpoints = [_endpoint(url.strip(), address) for url in address.split(",")]
         self._address = redact(address)
         self._seconds = seconds
-        self._unavailable = False  # then requests are not retried
+        self._unavailable = False  # if true, requests are not retried
         self._client = httpx2.AsyncClient(
             limits=httpx2.Limits(max_keepalive_connections=0),
             timeout=httpx2.Timeout(None, connect=_CONNECT_SECONDS),
@@ -141,17 +141,17 @@ class EtcdRegistry:
         await self._finish_delete(response, parts)
 
     async def compare_and_set(self, key: str, value: str | None, previous: str | None) -> bool:
-        """Compare and set, with ``prevIndex`` (etcd's modifiedIndex of the key)."""
+        """Set `key` if its value is `previous`, with ``prevIndex`` (etcd's modifiedIndex)."""
         parts = _split_value_key(key)
         failed = 0
         while True:
-            found = await self._request("GET", parts)
+            current = await self._request("GET", parts)
             now, number = None, None
-            if found.code not in {_NO_KEY, _BELOW_VALUE}:
-                self._raise_for_error(found, "read", parts)
-                if found.is_directory:
+            if current.code not in {_NO_KEY, _BELOW_VALUE}:
+                self._raise_for_error(current, "read", parts)
+                if current.is_directory:
                     raise read_directory_error(parts)
-                now, number = found.value, str(found.node["modifiedIndex"])
+                now, number = current.value, str(current.node["modifiedIndex"])
             if now != previous:
                 return bool(failed) and now == value  # the failed request was applied
             if value == previous is None:
@@ -192,21 +192,21 @@ class EtcdRegistry:
         if response.code in {_NO_KEY, _BELOW_VALUE}:
             return {}, response.index
         self._raise_for_error(response, "read", parts)
-        found: dict[str, str] = {}
+        values: dict[str, str] = {}
         pending = [response.node]
         while pending:
             node = pending.pop()
             if node.get("dir"):
                 pending.extend(_nodes(node))
             else:
-                found[str(node["key"])] = str(node.get("value", ""))
-        return dict(sorted(found.items())), response.index
+                values[str(node["key"])] = str(node.get("value", ""))
+        return dict(sorted(values.items())), response.index
 
     async def _wait_for_change(self, index: int, parts: tuple[str, ...]) -> None:
         query = {"wait": "true", "recursive": "true", "waitIndex": str(index + 1)}
         with trio.move_on_after(_WATCH_SECONDS):
             response = await self._request("GET", parts, query, long_poll=True)
-            if response.code != _EVENTS_CLEARED:  # else more changes than etcd's history of 1000
+            if response.code != _EVENTS_CLEARED:  # more changes than etcd's history of 1000
                 self._raise_for_error(response, "watch", parts)
 
     async def _finish_delete(self, response: _Response, parts: tuple[str, ...]) -> None:
@@ -352,5 +352,5 @@ def _split_value_key(key: str) -> tuple[str, ...]:
 
 
 def _nodes(node: Mapping[str, object]) -> list[dict[str, object]]:
-    found = node.get("nodes")
-    return found if isinstance(found, list) else []
+    nodes = node.get("nodes")
+    return nodes if isinstance(nodes, list) else []

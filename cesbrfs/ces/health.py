@@ -1,8 +1,7 @@
 """Run the health checks that are declared in the dogu.json files.
 
 The host of a dogu is the configured one, else the address in the registry below ``/services``, else
-the name of the dogu if it can be resolved. A check without a host is skipped and reported as
-skipped.
+the name of the dogu if it can be resolved. A check without a host is reported as skipped.
 """
 
 from __future__ import annotations
@@ -55,9 +54,9 @@ async def check_health(
     `seconds` is the timeout of a check.
     """
     checks = [
-        partial(_check, found.name, check, registry, host, seconds)
-        for found in dogus
-        for check in (found.dogu.health_checks if found.dogu else ())
+        partial(_check, installed.name, check, registry, host, seconds)
+        for installed in dogus
+        for check in (installed.dogu.health_checks if installed.dogu else ())
     ]
     results = await gather(checks, _MAX_CONCURRENT_CHECKS)
     return [result for result in results if result is not None]
@@ -117,8 +116,8 @@ async def _host(dogu: str, port: int, registry: Registry, host: str | None) -> s
     except RegistryError:
         services = {}
     for value in services.values():
-        if (found := _listed_host(value, port)) is not None:
-            return found
+        if (listed := _listed_host(value, port)) is not None:
+            return listed
     try:
         await trio.socket.getaddrinfo(dogu, port, type=socket.SOCK_STREAM)
     except OSError:
@@ -133,8 +132,8 @@ def _listed_host(value: str, port: int) -> str | None:
     except (ValueError, RecursionError):
         return None
     address = service.get("service") if isinstance(service, dict) else None
-    found, _, listed = address.rpartition(":") if isinstance(address, str) else ("", "", "")
-    return found.strip("[]") or None if listed == str(port) else None
+    host, _, listed_port = address.rpartition(":") if isinstance(address, str) else ("", "", "")
+    return host.strip("[]") or None if listed_port == str(port) else None
 
 
 async def _tcp(host: str, check: HealthCheck) -> str:

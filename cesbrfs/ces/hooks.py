@@ -70,5 +70,5 @@ def _why_not_executable(path: Path) -> str:
         return error.strerror or str(error)
     if not stat.S_ISREG(mode):
         return "not a regular file"
-    # access(2) succeeds for root even without any x bit, so the mode is checked, too.
+    # access(2) may succeed for root even without any x bit, so the mode is checked as well.
     return "" if mode & 0o111 and os.access(path, os.X_OK) else "not executable"

@@ -78,7 +78,7 @@ class Instance:
 
     def __init__(self, root: Path, registry: Registry) -> None:
         # Symbolic links are not resolved, so that a backup has the paths that administrators use.
-        # ".." is removed, as restic removes it, too; pathlib's absolute() would keep it.
+        # ".." is removed, as restic does; pathlib's absolute() would keep it.
         self.root = Path(os.path.abspath(root))
         self.registry = registry
 
@@ -102,8 +102,8 @@ class Instance:
         if the registry cannot be listed or does not respond.
         """
         listed = [await self.registry.children(tree) for tree in _DOGU_DIRECTORIES]
-        found = [await self._dogu(name) for name in sorted(set().union(*listed))]
-        return [dogu for dogu in found if dogu is not None]
+        dogus = [await self._dogu(name) for name in sorted(set().union(*listed))]
+        return [dogu for dogu in dogus if dogu is not None]
 
     async def _dogu(self, name: str) -> InstalledDogu | None:
         version, text, dogu = "", None, None
@@ -202,7 +202,7 @@ def _why_unreadable(path: Path) -> str:
 def _volumes(directory: Path, dogu: Dogu | None) -> tuple[InstalledVolume, ...]:
     """Compare the declared volumes with the directories in `directory`."""
     present: list[str] = []
-    found: dict[str, InstalledVolume] = {}
+    volumes: dict[str, InstalledVolume] = {}
     try:
         present = sorted(os.listdir(directory))
     except FileNotFoundError:
@@ -210,34 +210,34 @@ def _volumes(directory: Path, dogu: Dogu | None) -> tuple[InstalledVolume, ...]:
     except OSError as error:
         reason = error.strerror or str(error)
         private = InstalledVolume(PRIVATE_VOLUME, directory / PRIVATE_VOLUME, True, reason)
-        found[PRIVATE_VOLUME] = private
+        volumes[PRIVATE_VOLUME] = private
     for volume in dogu.volumes if dogu else ():
         path = directory / volume.name
         reason = (
             _why_unreadable(path) if volume.needs_backup else "NeedsBackup is false in dogu.json"
         )
-        found[volume.name] = InstalledVolume(volume.name, path, volume.needs_backup, reason)
+        volumes[volume.name] = InstalledVolume(volume.name, path, volume.needs_backup, reason)
     for name in present:
-        if name in found:
+        if name in volumes:
             continue
         path = directory / name
         if dogu is None or name == PRIVATE_VOLUME:
-            found[name] = InstalledVolume(
+            volumes[name] = InstalledVolume(
                 name, path, needs_backup=True, reason=_why_unreadable(path)
             )
         else:
             reason = "not declared in dogu.json"
-            found[name] = InstalledVolume(name, path, needs_backup=False, reason=reason)
-    return tuple(found.values())
+            volumes[name] = InstalledVolume(name, path, needs_backup=False, reason=reason)
+    return tuple(volumes.values())
 
 
 def _configuration(directories: tuple[Path, ...]) -> tuple[InstalledVolume, ...]:
-    found = []
+    volumes = []
     for directory in directories:
         reason = _why_unreadable(directory)
         exists = reason != _MISSING  # any other error must be reported, not skipped
-        found.append(InstalledVolume(directory.name, directory, exists, reason))
-    return tuple(found)
+        volumes.append(InstalledVolume(directory.name, directory, exists, reason))
+    return tuple(volumes)
 
 
 def _orphaned_volumes(directory: Path, installed: frozenset[str]) -> list[Path]:

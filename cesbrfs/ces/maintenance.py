@@ -1,7 +1,7 @@
-"""The maintenance mode of an instance: nginx answers 503 with a page instead of the dogus.
+"""Maintenance mode of an instance: nginx returns 503 and a page instead of the dogus.
 
 It is on while the registry key ``/config/_global/maintenance`` exists. Before cesbr turns it on, it
-records this in a state file, so that the next start turns it off after a crash. A maintenance mode
+records this in a state file, so that after a crash the next start turns it off. A maintenance mode
 that someone else has turned on is not changed.
 """
 
@@ -22,7 +22,7 @@ from cesbrfs.util.filelock import LockFile, lock_file
 KEY: Final = "/config/_global/maintenance"
 STATE_FILE: Final = "var/lib/cesbr/maintenance.json"
 _TURN_OFF_SECONDS: Final = 60.0
-"""Timeout for turning it off when the command is cancelled."""
+"""Timeout in seconds for turning it off, which also happens after cancellation."""
 
 
 def is_left_on(root: Path) -> bool:

@@ -78,19 +78,19 @@ async def read_secret(registry: Registry, key: str, keys: PrivateKeys) -> bytes 
         if encrypted is None:
             return value.encode()
         provider = await _provider(registry)
-        found = await trio.to_thread.run_sync(_decrypt_with_any, encrypted, keys, provider)
+        plaintext = await trio.to_thread.run_sync(_decrypt_with_any, encrypted, keys, provider)
     except InvalidCiphertextError as error:
         raise UsageError(
             f"Invalid encrypted value of {key} in the registry {registry.address}: {error}. Set the"
             " value again."
         ) from None
-    if found is None:
+    if plaintext is None:
         raise UsageError(
             f"Cannot decrypt the value of {key} in the registry {registry.address} ({provider}): no"
             f" matching private key in {keys.location}. Set private_key to the file of the right"
             " key, or pass the value in another way if it is not encrypted."
         )
-    return found
+    return plaintext
 
 
 async def _provider(registry: Registry) -> str:
@@ -106,9 +106,9 @@ async def _provider(registry: Registry) -> str:
 
 def _decrypt_with_any(encrypted: EncryptedValue, keys: PrivateKeys, provider: str) -> bytes | None:
     for key in keys.load():
-        found = decrypt(encrypted, key, provider)
-        if found is not None:
-            return found
+        plaintext = decrypt(encrypted, key, provider)
+        if plaintext is not None:
+            return plaintext
     return None
 
 

@@ -92,7 +92,7 @@ def join_key(parts: tuple[str, ...]) -> str:
     return "/" + "/".join(parts)
 
 
-# Errors that all registries raise in the same words.
+# Errors that all registries share.
 
 
 def root_key_error(key: str) -> RegistryError:
@@ -169,7 +169,7 @@ class FileRegistry:
         await trio.to_thread.run_sync(self._delete, key)
 
     async def compare_and_set(self, key: str, value: str | None, previous: str | None) -> bool:
-        """Compare and set under the lock that all writers take."""
+        """Set `key` if its value is `previous`, under the lock that all writers take."""
         return await trio.to_thread.run_sync(self._compare_and_set, key, value, previous)
 
     async def watch(self, prefix: str) -> AsyncGenerator[dict[str, str], None]:
@@ -206,7 +206,7 @@ class FileRegistry:
             ) from None
 
     def _read(self, prefix: str) -> dict[str, str]:
-        found: dict[str, str] = {}
+        values: dict[str, str] = {}
         # Iterative, as deeply nested directories could exceed the recursion limit.
         pending = [split_key(prefix)]
         while pending:
@@ -216,9 +216,9 @@ class FileRegistry:
                 pending.extend((*parts, name) for name in self._children(parts))
             elif kind == "value":
                 value = self._get(join_key(parts))
-                if value is not None:  # else deleted after it was listed
-                    found[join_key(parts)] = value
-        return dict(sorted(found.items()))
+                if value is not None:  # None if deleted after it was listed
+                    values[join_key(parts)] = value
+        return dict(sorted(values.items()))
 
     def _kind(self, parts: tuple[str, ...]) -> str | None:
         """Return "directory" or "value"; None if the key does not exist."""

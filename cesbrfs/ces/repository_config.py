@@ -45,8 +45,8 @@ async def configured_key(registry: Registry, keys: PrivateKeys) -> Secret | None
 async def configured_repository(registry: Registry) -> ConfiguredRepository | None:
     """Return the repository configured in the registry; None if no ``backup_type`` is set.
 
-    ``backup_type`` may be in any case, and the address may have its scheme or not, as real
-    instances have both forms. Raises UsageError, which names the key, for a missing or invalid
+    ``backup_type`` is case-insensitive, and the scheme of the address is optional, because real
+    instances use all these forms. Raises UsageError, which names the key, for a missing or invalid
     value.
     """
     raw_type = ((await registry.get(f"{PREFIX}/backup_type")) or "").strip()

@@ -119,8 +119,8 @@ class Duration:
 
 def parse_duration(text: str) -> Duration:
     """Parse a duration such as ``1y5m7d2h``, all parts optional; UsageError if invalid."""
-    found = _DURATION.fullmatch(text)
-    parts = {name: int(value or 0) for name, value in found.groupdict().items()} if found else {}
+    match = _DURATION.fullmatch(text)
+    parts = {name: int(value or 0) for name, value in match.groupdict().items()} if match else {}
     if not any(parts.values()):
         raise UsageError(
             f"Invalid duration {text!r}. Write years, months, days and hours such as 1y5m7d2h."
@@ -360,8 +360,8 @@ def _keep_each(unit: str, count: int) -> Rule:
 def _keep_within(duration: Duration) -> Rule:
     """Keep backups within `duration` before the newest backup, as restic does.
 
-    Incomplete backups are ignored: if part of a backup has been removed, its dogus are no longer
-    known, and therefore not the newest backup of its kind either.
+    Incomplete backups are ignored: if part of a backup has been removed, its dogus are unknown, and
+    so is the newest backup of the same dogus.
     """
 
     def rule(history: History) -> dict[str, str]:

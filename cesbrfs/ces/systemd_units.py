@@ -83,9 +83,9 @@ WantedBy=timers.target
 
 
 def next_run(timer: str, now: datetime) -> datetime | None:
-    """Return when a timer unit of ours runs next after `now`; None where it names other times."""
-    found = re.findall(r"^OnCalendar=(.*)$", timer, re.MULTILINE)
-    clocks = [re.fullmatch(r"\*-\*-\* (\d\d):(\d\d):(\d\d)", text) for text in found]
+    """Return the next run after `now` of a timer from `render_units`; None for other timers."""
+    calendars = re.findall(r"^OnCalendar=(.*)$", timer, re.MULTILINE)
+    clocks = [re.fullmatch(r"\*-\*-\* (\d\d):(\d\d):(\d\d)", text) for text in calendars]
     runs = []
     for clock in clocks:
         if clock is None:
