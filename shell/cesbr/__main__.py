@@ -88,8 +88,8 @@ def _one(before: argparse.Namespace) -> int:
     from cesbr.ui.output import Output
 
     _log_to_stderr(arguments)
-    said = vars(arguments)
-    out = Output(as_json=said.get("json", False), quiet=said.get("quiet", False))
+    values = vars(arguments)
+    out = Output(as_json=values.get("json", False), quiet=values.get("quiet", False))
     session, portal = Session(settings_flags(vars(arguments))), Portal()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
@@ -117,11 +117,11 @@ def _shell(before: argparse.Namespace) -> int:
 def _log_to_stderr(arguments: argparse.Namespace) -> None:
     import logging
 
-    said = vars(arguments)
+    values = vars(arguments)
     level = logging.WARNING
-    if said.get("quiet"):
+    if values.get("quiet"):
         level = logging.ERROR
-    if said.get("debug") or said.get("verbose"):
+    if values.get("debug") or values.get("verbose"):
         level = logging.DEBUG
     from cesbrfs.util.log_format import PrintableFormatter
 

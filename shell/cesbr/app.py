@@ -109,8 +109,10 @@ class App(cmd2.Cmd):
         for name in _SWITCHES:
             if name in self._defaults and not hasattr(arguments, name):
                 setattr(arguments, name, self._defaults[name])
-        said = vars(arguments)
-        out = Output(self.stdout, as_json=said.get("json", False), quiet=said.get("quiet", False))
+        values = vars(arguments)
+        out = Output(
+            self.stdout, as_json=values.get("json", False), quiet=values.get("quiet", False)
+        )
         code = run_command(command, arguments, self.session, self.portal, out)
         # `cat … | head`: that head has had enough is no failure.
         self.status = 0 if code == BROKEN_PIPE else code
@@ -297,18 +299,18 @@ def _parser(command: Command) -> cmd2.Cmd2ArgumentParser:
 def run_app(session: Session, defaults: argparse.Namespace) -> int:
     """Run the prompt on a terminal, else the script that stands on stdin; return its exit code."""
     portal = Portal()
-    said = {name: value for name, value in vars(defaults).items() if name in _SWITCHES}
+    switches = {name: value for name, value in vars(defaults).items() if name in _SWITCHES}
     try:
         if sys.stdin.isatty():
             history = _history_file()
             first = not (history and Path(history).stat().st_size)
             welcome = greeting(session, portal, first=first)
-            app = App(session, portal, said, history=history)
+            app = App(session, portal, switches, history=history)
             gc.freeze()  # else looking through all the modules for garbage is felt at some Tabs
             columns = shutil.get_terminal_size().columns
             intro = [line for text in _INTRO for line in fold(text, columns)]
             return app.cmdloop("\n".join([*intro, welcome]))
-        return _run_stdin(App(session, portal, said))
+        return _run_stdin(App(session, portal, switches))
     finally:
         close(session, portal)
 

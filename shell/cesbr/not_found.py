@@ -50,15 +50,15 @@ async def _explained(context: Context, path: str, backup: Backup | None) -> NotF
     if first == directory_names.SNAPSHOTS.decode() or not first:
         return None
     if typed.parts[0] in backups.by_name or directory_names.steps_back(first) is not None:
-        found = await view.find_backup(first)
+        named = await view.find_backup(first)
         if len(place) > 1 and not path.startswith("/"):
             again = TypedPath((place[0], *typed_at((), path).parts), 1)
-            if await _held(line, found, again.below(1)):
+            if await _held(line, named, again.below(1)):
                 return NotFoundError(
                     f"There is no {_absolute(typed.parts)}: paths start at {_absolute(place)}."
                     f" Write {_absolute(again.parts)}."
                 )
-        return await _elsewhere(line, found, typed.below(1), flag=False)
+        return await _elsewhere(line, named, typed.below(1), flag=False)
     return await _inside(context, line, typed)
 
 

@@ -64,8 +64,8 @@ async def scope(
         return PathScope(line, await settle(line, typed, path))
 
     if backups:
-        asked = [await view.find_backup(backup, [path]) for backup in backups]
-        return await settled({backup.id: backup for backup in asked}.values(), typed_at((), path))
+        given = [await view.find_backup(backup, [path]) for backup in backups]
+        return await settled({backup.id: backup for backup in given}.values(), typed_at((), path))
     typed = typed_at(context.session.place, path)
     first = typed.parts[0] if typed.parts else b""
     if first == directory_names.SNAPSHOTS:
@@ -76,17 +76,17 @@ async def scope(
     if typed.wild == 0 and first not in there:
         named = [there[name] for name in matching(os.fsdecode(first), there)]
         with contextlib.suppress(NotFoundError):  # it may match names inside the backups
-            found = await settled(there.values() if everywhere else named, typed.below(1))
-            if named and (found.paths == [()] or await found.timeline.at(found.paths[0])):
-                return found
+            result = await settled(there.values() if everywhere else named, typed.below(1))
+            if named and (result.paths == [()] or await result.timeline.at(result.paths[0])):
+                return result
         return await settled(there.values(), typed)
     inside: Backup | None = there.get(first)
     if inside is None and directory_names.steps_back(os.fsdecode(first)) is not None:
         inside = await view.find_backup(os.fsdecode(first))
     if inside is None and (await view.backups()).starting(os.fsdecode(first)):
-        found = await settled(there.values(), typed)
-        if any([await found.timeline.at(parts) for parts in found.paths]):
-            return found
+        result = await settled(there.values(), typed)
+        if any([await result.timeline.at(parts) for parts in result.paths]):
+            return result
         inside = await view.find_backup(os.fsdecode(first))
     chosen = [inside] if inside and not everywhere else there.values()
     return await settled(chosen, typed.below(1) if inside else typed)
@@ -127,16 +127,16 @@ async def settle(line: Timeline, typed: TypedPath, path: str) -> Sequence[Parts]
         return [parts]
     if typed.wild is None or await line.at(meant):
         return [meant]
-    found: dict[Parts, Level] = {(): line.roots}
+    matches: dict[Parts, Level] = {(): line.roots}
     for at, part in enumerate(parts):
         deeper: dict[Parts, Level] = {}
-        for place, level in found.items():
+        for place, level in matches.items():
             for name in await _named(line, place, level, part, wild=at >= typed.known):
                 deeper[(*place, name)] = directories(await line.at((*place, name)))
-        found = deeper
-    if not found:
+        matches = deeper
+    if not matches:
         raise nothing_matches(path)
-    return list(found)
+    return list(matches)
 
 
 async def _named(
@@ -144,10 +144,10 @@ async def _named(
 ) -> Sequence[bytes]:
     """Return the names in the directories of `level`, at `place`, that match `part`."""
     text = os.fsdecode(part)
-    held = {name for key in level for name in await line.listing(place, key) or ()}
+    names = {name for key in level for name in await line.listing(place, key) or ()}
     if wild and has_wildcards(text):
-        return matching(text, held)
-    return [name for name in (part, unshow(text)) if name in held][:1]
+        return matching(text, names)
+    return [name for name in (part, unshow(text)) if name in names][:1]
 
 
 async def nothing_to_look_at(context: Context) -> str:
@@ -161,8 +161,8 @@ async def whole(context: Context, backup: str, typed: TypedPath) -> Timeline:
     """Return the timeline of one backup; ``latest`` is the newest that holds the names."""
     view = await context.view()
     paths = ["/".join(map(os.fsdecode, typed.parts))] if typed.parts else []
-    found = await view.find_backup(backup, paths)
-    return await timeline.of_backups(view, context.session.memo(view), [found])
+    newest = await view.find_backup(backup, paths)
+    return await timeline.of_backups(view, context.session.memo(view), [newest])
 
 
 class Compared(NamedTuple):

@@ -104,8 +104,8 @@ class _Call:
         except Exception as error:  # noqa: BLE001 - raised again in the thread that waits
             # Errors of a cancelled command follow from the cancellation, except for the hint how to
             # continue.
-            told = isinstance(error, InterruptedByUserError)
-            if told or not (self.scope.cancel_called and _only_ours(error)):
+            is_hint = isinstance(error, InterruptedByUserError)
+            if is_hint or not (self.scope.cancel_called and _only_ours(error)):
                 result = _Result(error=error)
         finally:
             self.result = result
@@ -285,7 +285,7 @@ class _Front:
             raise
 
     def _serve(self, deadline: float) -> object:
-        told, pressed_at = False, math.inf
+        notified, pressed_at = False, math.inf
         while True:
             wait = min(_TICK_SECONDS, deadline - time.monotonic())
             if wait <= 0:
@@ -293,8 +293,8 @@ class _Front:
             try:
                 message = self._call.messages.get(timeout=wait)
             except queue.Empty:
-                if not told and time.monotonic() - pressed_at > _SLOW_SECONDS:
-                    told = True
+                if not notified and time.monotonic() - pressed_at > _SLOW_SECONDS:
+                    notified = True
                     self._on_slow_end()
                 self._on_tick()
                 continue

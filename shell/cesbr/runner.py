@@ -22,8 +22,8 @@ def run_command(
     command: Command, arguments: argparse.Namespace, session: Session, portal: Portal, out: Output
 ) -> int:
     """Run `command`, report its error if it has one, and return its exit code."""
-    said = vars(arguments)
-    context = Context(session, out, no_init=said.get("no_init", False))
+    values = vars(arguments)
+    context = Context(session, out, no_init=values.get("no_init", False))
 
     async def run() -> int:
         with out.progress(command.name, events=False, results=True):
@@ -44,8 +44,8 @@ def run_command(
         finally:
             out.clear_progress()
     except Exception as error:  # noqa: BLE001 - every error of a command is reported here
-        code = show_error(error, as_json=out.as_json, debug=said.get("debug", False))
-        paths = said.get("paths") or ()
+        code = show_error(error, as_json=out.as_json, debug=values.get("debug", False))
+        paths = values.get("paths") or ()
         if isinstance(error, NotFoundError) and len(paths) > 1 and quote_hint(paths):
             out.note(f"{quote_hint(paths).removeprefix('. ')}.")
         return code

@@ -56,7 +56,7 @@ async def _diff(context: Context, arguments: argparse.Namespace) -> int:
     if arguments.before == LIVE:
         raise UsageError("Name the backup first: 'cesbr diff ID live'.")
     out = context.out
-    told: list[Change] = []
+    changes: list[Change] = []
     lines, array = LineStream(out), JsonArray(out)
     colours = Colours.of(context.session.environ, terminal=out.terminal).on
     with out.progress("Comparing", results=True) as progress:
@@ -64,8 +64,8 @@ async def _diff(context: Context, arguments: argparse.Namespace) -> int:
         async for change in comparison.changes:
             if not fits(comparison.wanted, change.parts):
                 continue
-            told.append(change)
-            progress.update(files=len(told))
+            changes.append(change)
+            progress.update(files=len(changes))
             if out.as_json:
                 await array.add(change_json(change))
                 continue
@@ -76,11 +76,11 @@ async def _diff(context: Context, arguments: argparse.Namespace) -> int:
                 await lines.add(text, painted=True)
         await (array.close() if out.as_json else lines.flush())
         await comparison.before.index.save()
-    if not told and not await comparison.there():
+    if not changes and not await comparison.there():
         raise nothing_matches(arguments.path)
     if not out.as_json:
         _remark(context, comparison)
-        out.note(summary(told))
+        out.note(summary(changes))
     for trouble in comparison.troubles:
         await report(CesbrError(trouble.message), out)
     return _PARTIAL if comparison.troubles else 0
@@ -287,10 +287,10 @@ async def _du(context: Context, arguments: argparse.Namespace) -> int:
     backup = await choose_backup(context, arguments.backup, arguments.paths)
     with context.out.progress("Measuring", results=True) as progress:
         sizes = UsageReport(view, lambda seen: progress.update(files=seen))
-        found, missing = await locate_some(context, arguments.paths or ["."], backup)
-        for _, place in found:
+        places, missing = await locate_some(context, arguments.paths or ["."], backup)
+        for _, place in places:
             rows += await sizes.measure(place.parts, arguments.depth)
-    told = [
+    rows_json = [
         {
             **for_json(b"/" + b"/".join(row.parts), "path"),
             "size": row.size,
@@ -309,7 +309,7 @@ async def _du(context: Context, arguments: argparse.Namespace) -> int:
         for row in rows
     ]
     await context.out.result(
-        told,
+        rows_json,
         lambda: fitted(
             shown,
             ("Size", "Adds", "Files", "Path"),

@@ -85,17 +85,19 @@ async def _ls(context: Context, arguments: argparse.Namespace) -> int:
     directories: dict[str, ResolvedPath] = {}
     backup = await choose_backup(context, arguments.backup, arguments.paths)
     troubles: dict[str, None] = {}
-    found, missing = await locate_some(context, arguments.paths or ["."], backup)
-    for shown, place in found:
+    places, missing = await locate_some(context, arguments.paths or ["."], backup)
+    for shown, place in places:
         a_file = arguments.directory or not stat.S_ISDIR(place.entry.node.mode)
         (single if a_file else directories)[shown] = place
     if context.out.as_json:
-        told = [_entry_json(place) for place in single.values()]
+        entries = [_entry_json(place) for place in single.values()]
         for place in directories.values():
             listing = _held(view, place, style, troubles, deep=arguments.recursive)
-            async with aclosing(listing) as held:
-                told += [_entry_json(child) async for _, children in held for child in children]
-        await context.out.result(told, "")
+            async with aclosing(listing) as levels:
+                entries += [
+                    _entry_json(child) async for _, children in levels for child in children
+                ]
+        await context.out.result(entries, "")
         code = await _tell(context, troubles) or await _damaged(context, directories.values())
         return code or missing
     if single:
@@ -105,8 +107,8 @@ async def _ls(context: Context, arguments: argparse.Namespace) -> int:
     between = "\n" if single else ""
     for shown, place in directories.items():
         listing = _held(view, place, style, troubles, deep=arguments.recursive)
-        async with aclosing(listing) as held:
-            async for directory, children in held:
+        async with aclosing(listing) as levels:
+            async for directory, children in levels:
                 inner = "/".join((shown.rstrip("/"), *directory)) if directory else shown
                 heading = f"{between}{inner}:\n" if headings else ""
                 named = [(show(child.parts[-1]), child.entry) for child in children]
@@ -179,7 +181,7 @@ def _entry_json(place: ResolvedPath) -> dict[str, object]:
     from cesbrfs.repo.format.timestamps import format_time
 
     node = place.entry.node
-    told: dict[str, object] = {
+    fields: dict[str, object] = {
         **for_json(place.entry.name),
         **for_json(b"/" + b"/".join(place.parts), "path"),
         "type": node.type,
@@ -190,8 +192,8 @@ def _entry_json(place: ResolvedPath) -> dict[str, object]:
         "mtime": format_time(node.mtime_ns),
     }
     if node.type == "symlink":
-        told.update(for_json(node.target, "target"))
-    return told
+        fields.update(for_json(node.target, "target"))
+    return fields
 
 
 # tree
@@ -276,13 +278,13 @@ class _Tree:
 
     async def as_json(self, place: ResolvedPath, level: int) -> list[dict[str, object]]:
         """Return everything below `place` as JSON; directories have `contents`."""
-        told: list[dict[str, object]] = []
+        contents: list[dict[str, object]] = []
         for child in await self._within(place):
             fields = _entry_json(child)
             if self._goes_on(child, level):
                 fields["contents"] = await self.as_json(child, level + 1)
-            told.append(fields)
-        return told
+            contents.append(fields)
+        return contents
 
 
 # stat
@@ -295,8 +297,8 @@ def _stat_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def _stat(context: Context, arguments: argparse.Namespace) -> int:
     backup = await choose_backup(context, arguments.backup, arguments.paths)
-    found, missing = await locate_some(context, arguments.paths, backup)
-    places = [place for _, place in found]
+    located, missing = await locate_some(context, arguments.paths, backup)
+    places = [place for _, place in located]
     await context.out.result(
         [_stat_json(place) for place in places],
         lambda: "\n".join(_stat_text(place, context.out.room) for place in places),
@@ -308,11 +310,11 @@ def _stat_json(place: ResolvedPath) -> dict[str, object]:
     from cesbrfs.repo.format.timestamps import format_time
 
     node = place.entry.node
-    told = _entry_json(place)
+    fields = _entry_json(place)
     if node.type in ("dev", "chardev"):
-        told["device"] = node.rdev
+        fields["device"] = node.rdev
     return {
-        **told,
+        **fields,
         "atime": format_time(node.atime_ns),
         "ctime": format_time(node.ctime_ns),
         "user": node.user,

@@ -120,8 +120,10 @@ def _rules(arguments: argparse.Namespace) -> Policy | None:
     """Return the policy that the --keep- flags make; UsageError for two ways of choosing."""
     from cesbrfs.ces.retention import parse_duration, restic_policy
 
-    said = vars(arguments)
-    counts = {name: said[f"keep_{name}"] for name in _COUNTED if said[f"keep_{name}"] is not None}
+    values = vars(arguments)
+    counts = {
+        name: values[f"keep_{name}"] for name in _COUNTED if values[f"keep_{name}"] is not None
+    }
     rules = bool(counts) or arguments.keep_within is not None
     if bool(arguments.backups) + bool(arguments.policy) + rules > 1:
         raise UsageError("Choose by Backup ID, by --policy, or by --keep-..., not in two ways.")
@@ -138,13 +140,13 @@ async def _by_name(context: Context, name: str) -> Policy:
 
     if name.lower() != CONFIGURED:
         return policy_named(name)
-    found = await _configured(context)
-    if found is None:
+    configured = await _configured(context)
+    if configured is None:
         context.out.note(
             "Retention is not enabled in the registry, so all backups are kept; name backups or a"
             " policy, or set /config/backup/retention_enabled to true."
         )
-    return found or POLICIES["keepAll"]
+    return configured or POLICIES["keepAll"]
 
 
 async def _configured(context: Context) -> Policy | None:
@@ -155,13 +157,13 @@ async def _configured(context: Context) -> Policy | None:
     return (await backup_config(settings.open_registry())).retention_policy
 
 
-async def _told(view: BackupTree) -> dict[str, Report]:
+async def _reports(view: BackupTree) -> dict[str, Report]:
     """Return the report of every backup."""
     from cesbrfs.util.tasks import gather
 
     backups = list((await view.backups(max_age=0)).by_name.values())
     reports = await gather([partial(view.reports.of, backup) for backup in backups])
-    return {backup.id: told for backup, told in zip(backups, reports, strict=True)}
+    return {backup.id: report for backup, report in zip(backups, reports, strict=True)}
 
 
 async def _plan(
@@ -172,13 +174,13 @@ async def _plan(
 
     pattern = (await context.session.settings()).backup_tag
     with context.out.progress("Reading the manifests"):
-        told = await _told(view)
+        reports = await _reports(view)
     backups = await view.backups()
     note_future(context, list(backups.by_name.values()))
     if policy is None:
         chosen = [await view.find_backup(wanted) for wanted in arguments.backups]
-        return by_name(chosen, backups, told, force=arguments.force, pattern=pattern)
-    return by_policy(policy, backups, told, now_ns=time.time_ns(), zone=LOCAL, pattern=pattern)
+        return by_name(chosen, backups, reports, force=arguments.force, pattern=pattern)
+    return by_policy(policy, backups, reports, now_ns=time.time_ns(), zone=LOCAL, pattern=pattern)
 
 
 async def _remove(context: Context, view: BackupTree, planned: ForgetPlan) -> int:
@@ -209,10 +211,10 @@ def _plan_text(planned: ForgetPlan, available: int | None) -> str:
 
     if not planned.decisions:
         return "There is no backup.\n"
-    told = [fate for fate in planned.decisions if fate.reasons != (NOT_NAMED,)]
-    hosts = len({fate.host for fate in told}) > 1
-    some = any(fate.dogus is not None for fate in told)
-    rows = [_row(fate, hosts=hosts, dogus=some) for fate in told]
+    decisions = [fate for fate in planned.decisions if fate.reasons != (NOT_NAMED,)]
+    hosts = len({fate.host for fate in decisions}) > 1
+    some = any(fate.dogus is not None for fate in decisions)
+    rows = [_row(fate, hosts=hosts, dogus=some) for fate in decisions]
     more = (*(("Host",) if hosts else ()), *(("Dogus",) if some else ()))
     return fitted(
         rows,
@@ -267,15 +269,15 @@ async def _policies(context: Context, _arguments: argparse.Namespace) -> int:
     configured = await _configured(context)
     view = await context.view()
     pattern = (await context.session.settings()).backup_tag
-    told = await _told(view)
+    reports = await _reports(view)
     backups = await view.backups()
     now_ns = time.time_ns()
-    found: list[dict[str, object]] = []
+    policies: list[dict[str, object]] = []
     rows: list[tuple[str, ...]] = []
     for policy in POLICIES.values():
-        planned = by_policy(policy, backups, told, now_ns=now_ns, zone=LOCAL, pattern=pattern)
+        planned = by_policy(policy, backups, reports, now_ns=now_ns, zone=LOCAL, pattern=pattern)
         going = [backup.id for backup in planned.going]
-        found.append(
+        policies.append(
             {
                 "name": policy.name,
                 "meaning": policy.meaning,
@@ -297,7 +299,7 @@ async def _policies(context: Context, _arguments: argparse.Namespace) -> int:
     text += (
         "* configured in the registry.\n" if configured else "Retention is not enabled: all stay.\n"
     )
-    await context.out.result(found, text)
+    await context.out.result(policies, text)
     return 0
 
 

@@ -123,8 +123,8 @@ async def _find(context: Context, arguments: argparse.Namespace) -> int:
                 moments = line.of(match.moments) if each else [line.newest(match.moments)]
                 chosen.extend((*moment.parts, *match.parts) for moment in moments)
             if out.as_json:
-                for told in found_json(line, match, each=each):
-                    await array.add(told)
+                for fields in found_json(line, match, each=each):
+                    await array.add(fields)
             elif each:
                 for moment in line.of(match.moments):
                     await lines.add(f"{shown((*moment.parts, *match.parts))}\n")
@@ -211,21 +211,21 @@ def _versions_arguments(parser: argparse.ArgumentParser) -> None:
 async def _versions(context: Context, arguments: argparse.Namespace) -> int:
     with context.out.progress("Looking through the backups", results=True):
         where = await scope(context, arguments.path, everywhere=True)
-        found = [(path, await versions(where.timeline, path)) for path in where.paths]
-        live = [await _live(context, where.timeline, path, of) for path, of in found]
+        by_path = [(path, await versions(where.timeline, path)) for path in where.paths]
+        live = [await _live(context, where.timeline, path, of) for path, of in by_path]
         await where.timeline.index.save()
-    told: list[dict[str, object]] = []
+    rows_json: list[dict[str, object]] = []
     blocks = []
-    for (path, of), now in zip(found, live, strict=True):
+    for (path, of), now in zip(by_path, live, strict=True):
         rows = list(_version_rows(where.timeline, of, now))
-        told += [
+        rows_json += [
             _version_json(where.timeline, path, of, *each)
             for each in zip(of.versions, now, strict=True)
         ]
         blocks.append(_heading(path, where) + _versions_text(rows, context.out.room))
-    await context.out.result(told, "\n".join(blocks))
+    await context.out.result(rows_json, "\n".join(blocks))
     if not context.out.as_json:
-        for (path, of), now in zip(found, live, strict=True):
+        for (path, of), now in zip(by_path, live, strict=True):
             _remark(context, where, path, of, now)
     return await _tell_troubles(context, where.timeline)
 
@@ -236,11 +236,11 @@ def _heading(path: Parts, where: PathScope) -> str:
 
 
 def _version_rows(
-    line: Timeline, found: Versions, live: Iterable[bool | None]
+    line: Timeline, versions: Versions, live: Iterable[bool | None]
 ) -> Iterable[tuple[str, ...]]:
-    for version, is_live in zip(found.versions, live, strict=True):
+    for version, is_live in zip(versions.versions, live, strict=True):
         first, last = line.oldest(version.moments), line.newest(version.moments)
-        marks = ["newest"] * (last is line.newest(found.covering)) + ["live"] * bool(is_live)
+        marks = ["newest"] * (last is line.newest(versions.covering)) + ["live"] * bool(is_live)
         yield (
             str(version.moments.bit_count()),
             first.id,
@@ -263,7 +263,7 @@ def _versions_text(rows: Sequence[Sequence[str]], available: int | None) -> str:
 
 
 def _version_json(
-    line: Timeline, path: Parts, found: Versions, version: Version, is_live: bool | None
+    line: Timeline, path: Parts, versions: Versions, version: Version, is_live: bool | None
 ) -> dict[str, object]:
     last = line.newest(version.moments)
     return {
@@ -273,33 +273,33 @@ def _version_json(
         "first": line.oldest(version.moments).id,
         "last": last.id,
         "backups": [moment.id for moment in line.of(version.moments)],
-        "newest": last is line.newest(found.covering),
+        "newest": last is line.newest(versions.covering),
         "live": is_live,
     }
 
 
 def _remark(
-    context: Context, where: PathScope, path: Parts, found: Versions, live: Sequence[bool | None]
+    context: Context, where: PathScope, path: Parts, versions: Versions, live: Sequence[bool | None]
 ) -> None:
     """Say what the table does not: that it is gone, or that the instance has something else."""
     name = "It" if len(where.paths) == 1 else show(path[-1])
-    if found.events[-1].what == "vanished":
-        context.out.note(f"{name} is gone since backup {found.events[-1].moment.id}.")
+    if versions.events[-1].what == "vanished":
+        context.out.note(f"{name} is gone since backup {versions.events[-1].moment.id}.")
     if live and not any(live) and live[0] is not None:
         of = "None of them" if len(where.paths) == 1 else f"No version of {show(path[-1])}"
         context.out.note(f"{of} is what the instance has now.")
 
 
 async def _live(
-    context: Context, line: Timeline, path: Parts, found: Versions
+    context: Context, line: Timeline, path: Parts, versions: Versions
 ) -> list[bool | None]:
     """Tell for each version whether the instance has it now; None where it has no such place."""
     place = place_on_instance(path)
     if not place or isinstance(place, str):
-        return [None] * len(found.versions)
+        return [None] * len(versions.versions)
     root = (await context.session.settings()).root
     live = os.path.join(os.fsencode(root), *place)
-    return [await _is_live(context, line, path, version, live) for version in found.versions]
+    return [await _is_live(context, line, path, version, live) for version in versions.versions]
 
 
 async def _is_live(
@@ -329,17 +329,17 @@ def _log_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def _log(context: Context, arguments: argparse.Namespace) -> int:
-    told: list[dict[str, object]] = []
+    steps_json: list[dict[str, object]] = []
     blocks = []
     with context.out.progress("Looking through the backups", results=True):
         where = await scope(context, arguments.path, everywhere=True)
         for path in where.paths:
             steps = await _steps(where.timeline, path, attributes=arguments.metadata)
-            told += [_step_json(path, *step) for step in steps]
+            steps_json += [_step_json(path, *step) for step in steps]
             lines = [_step_text(*step, context.out.room) for step in steps]
             blocks.append(_heading(path, where) + "".join(lines))
         await where.timeline.index.save()
-    await context.out.result(told, "\n".join(blocks))
+    await context.out.result(steps_json, "\n".join(blocks))
     return await _tell_troubles(context, where.timeline)
 
 

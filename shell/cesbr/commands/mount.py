@@ -57,7 +57,7 @@ async def _mount(context: Context, arguments: argparse.Namespace) -> int:
     command = [sys.executable, "-P", "-m", "cesbrfs", where]
     for option in arguments.options:
         command += ["-o", option]
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as stderr:
         done = await trio.run_process(
             command,
             env=child_environment(context.session.environ, settings, access),
@@ -65,11 +65,11 @@ async def _mount(context: Context, arguments: argparse.Namespace) -> int:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             # A file, not a pipe: the mount keeps it open for as long as it lives.
-            stderr=said,
+            stderr=stderr,
             start_new_session=True,
         )
-        said.seek(0)
-        message = said.read().decode("utf-8", "replace").strip()
+        stderr.seek(0)
+        message = stderr.read().decode("utf-8", "replace").strip()
     if done.returncode:
         raise _failure(message, done.returncode)
     if message:

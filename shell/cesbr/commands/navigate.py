@@ -51,30 +51,30 @@ async def choose_backup(
         return None
     view = await context.view()
     inside = [path.removeprefix(f"/{backup}/") for path in paths]  # a path may begin with it
-    found = await view.find_backup(backup, inside)
+    chosen = await view.find_backup(backup, inside)
     plain: Backup | None = None
     with contextlib.suppress(NotFoundError):
         plain = await view.find_backup(backup)
-    if plain is None or plain.id != found.id:
-        shown, when = show(os.fsencode(found.id)), humanize.local_time(found.time_ns)
+    if plain is None or plain.id != chosen.id:
+        shown, when = show(os.fsencode(chosen.id)), humanize.local_time(chosen.time_ns)
         context.out.note(f"{backup} is backup {shown} of {when}, the newest that holds the paths.")
-    return found
+    return chosen
 
 
 async def locate(context: Context, path: str, backup: str | Backup | None) -> ResolvedPath:
     """Find what `path` names: inside `backup`, else from where one is."""
     view = await context.view()
-    found = await choose_backup(context, backup, [path]) if isinstance(backup, str) else backup
-    start = context.session.place if found is None else (found.name,)
-    path = await _inside(view, path, found)
+    chosen = await choose_backup(context, backup, [path]) if isinstance(backup, str) else backup
+    start = context.session.place if chosen is None else (chosen.name,)
+    path = await _inside(view, path, chosen)
     try:
         located = await view.resolve(path, start)
     except NotFoundError as error:
         from cesbr.not_found import explained
 
-        raise await explained(context, error, path, found) from None
-    if found is not None and located.parts[:1] != start:
-        raise UsageError(f"{path!r} leads out of backup {found.id}; leave out --backup.")
+        raise await explained(context, error, path, chosen) from None
+    if chosen is not None and located.parts[:1] != start:
+        raise UsageError(f"{path!r} leads out of backup {chosen.id}; leave out --backup.")
     return located
 
 
@@ -114,18 +114,18 @@ async def locate_all(
         return [(show(os.fsencode(path)), await locate(context, path, backup))]
     view = await context.view()
     start = context.session.place
-    found = await choose_backup(context, backup, [path]) if isinstance(backup, str) else backup
-    if found is not None:
-        start = (found.name,)
-        path = await _inside(view, path, found)
+    chosen = await choose_backup(context, backup, [path]) if isinstance(backup, str) else backup
+    if chosen is not None:
+        start = (chosen.name,)
+        path = await _inside(view, path, chosen)
     try:
         places = await expand(view, path, start)
     except NotFoundError as error:
         from cesbr.not_found import explained
 
-        raise await explained(context, error, path, found) from None
-    if found is not None and any(place.parts[:1] != start for place in places):
-        raise UsageError(f"{path!r} leads out of backup {found.id}; leave out --backup.")
+        raise await explained(context, error, path, chosen) from None
+    if chosen is not None and any(place.parts[:1] != start for place in places):
+        raise UsageError(f"{path!r} leads out of backup {chosen.id}; leave out --backup.")
     short = not path.startswith("/") and all(p.parts[: len(start)] == start for p in places)
     return [
         ("/".join(map(show, place.parts[len(start) :])) if short else place.shown, place)
@@ -142,18 +142,18 @@ async def locate_some(
     """
     from cesbr.ui.errors import report
 
-    found: list[tuple[str, ResolvedPath]] = []
+    located: list[tuple[str, ResolvedPath]] = []
     missing: list[CesbrError] = []
     for path in paths:
         try:
-            found += await locate_all(context, path, backup)
+            located += await locate_all(context, path, backup)
         except (NotFoundError, NotDirectoryError) as error:
             missing.append(error)
-    for one in missing if found else missing[:-1]:
+    for one in missing if located else missing[:-1]:
         await report(one, context.out)
-    if missing and not found:
+    if missing and not located:
         raise missing[-1]
-    return found, PartialError.exit_code if missing else 0
+    return located, PartialError.exit_code if missing else 0
 
 
 async def locate_one(context: Context, path: str, backup: str | Backup | None) -> ResolvedPath:
@@ -201,7 +201,7 @@ async def _backups(context: Context, _arguments: argparse.Namespace) -> int:
     backups = list((await view.backups()).by_name.values())
     described = await gather([partial(_describe, view, backup) for backup in backups])
     await context.out.result(
-        [asdict(told) for told in described],
+        [asdict(description) for description in described],
         lambda: _backups_text(backups, described, context.out.room),
     )
     if not backups and not context.out.as_json:
@@ -228,16 +228,18 @@ def _backups_text(
     if not backups:
         return ""
     now = time.time()
-    hosts = [show(os.fsencode(told.host)) for told in described]
+    hosts = [show(os.fsencode(description.host)) for description in described]
     table: dict[str, list[str]] = {
         "ID": [show(os.fsencode(backup.id)) for backup in backups],
         "Time": [humanize.local_time(backup.time_ns) for backup in backups],
         "Age": [humanize.age(now - backup.time_ns / 1e9) for backup in backups],
-        "Took": [duration(told.duration) for told in described],
-        "Status": [_status_text(told) for told in described],
-        "Size": [humanize.size(told.size) for told in described],
+        "Took": [duration(description.duration) for description in described],
+        "Status": [_status_text(description) for description in described],
+        "Size": [humanize.size(description.size) for description in described],
         "Host": hosts,
-        "Dogus": ["all" if told.whole else " ".join(told.dogus) for told in described],
+        "Dogus": [
+            "all" if description.whole else " ".join(description.dogus) for description in described
+        ],
     }
     if len(set(hosts)) == 1:
         del table["Host"]
@@ -251,7 +253,7 @@ def _backups_text(
         spare=("Time", "Size", "Age", "Host"),
         last="keep",
     )
-    sizes = [told.size for told in described if told.size is not None]
+    sizes = [description.size for description in described if description.size is not None]
     if available is not None and available >= _WIDE and len(sizes) > 1:
         line = humanize.sparkline(sizes, available // 2)
         text += f"Size: {humanize.size(sizes[0])} {line} {humanize.size(sizes[-1])}\n"
@@ -262,25 +264,25 @@ async def _describe(view: BackupTree, backup: Backup) -> _Described:
     from cesbrfs.catalog.status import dogus_of
     from cesbrfs.repo.format.timestamps import format_time
 
-    told = await view.reports.of(backup)
+    report = await view.reports.of(backup)
     last = backup.manifest or backup.snapshots[-1]
     return _Described(
         id=backup.id,
         time=format_time(backup.time_ns),
-        status=told.status.value,
+        status=report.status.value,
         dogus=await _dogus(view, backup),
-        size=told.size(backup),
+        size=report.size(backup),
         duration=max(0, last.time_ns - backup.time_ns) / 1e9,
         host=backup.host,
         safety=backup.safety,
         future=backup.time_ns > time.time_ns(),
-        whole=told.manifest is not None and dogus_of(backup, told) is None,
+        whole=report.manifest is not None and dogus_of(backup, report) is None,
     )
 
 
-def _status_text(told: _Described) -> str:
-    more = [", safety"] * told.safety + [", in the future"] * told.future
-    return told.status + "".join(more)
+def _status_text(description: _Described) -> str:
+    more = [", safety"] * description.safety + [", in the future"] * description.future
+    return description.status + "".join(more)
 
 
 async def _dogus(view: BackupTree, backup: Backup) -> list[str]:
@@ -288,9 +290,9 @@ async def _dogus(view: BackupTree, backup: Backup) -> list[str]:
     from cesbrfs.catalog.directory_names import directory_name
     from cesbrfs.catalog.status import Status
 
-    told = await view.reports.of(backup)
-    if told.status is Status.COMPLETE and told.manifest is not None:
-        return sorted({show(directory_name(p.dogu)) for p in told.manifest.points if p.dogu})
+    report = await view.reports.of(backup)
+    if report.status is Status.COMPLETE and report.manifest is not None:
+        return sorted({show(directory_name(p.dogu)) for p in report.manifest.points if p.dogu})
     return await view.dogus(backup)
 
 

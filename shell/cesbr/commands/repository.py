@@ -50,16 +50,16 @@ async def _init(context: Context, arguments: argparse.Namespace) -> int:
     if context.no_init:
         raise UsageError("'init' creates the repository, so leave out --no-init.")
     access = await context.session.access()
-    said: list[str] = []
+    messages: list[str] = []
     created = await initialise(
         access,
         open_restic=context.session.restic,
-        say=said.append,
+        say=messages.append,
         cache_dir=(await context.session.settings()).cache_dir,
         force=arguments.force,
     )
     await context.out.result(
-        {"repository": access.display_url, "initialised": created}, humanize.lines(said)
+        {"repository": access.display_url, "initialised": created}, humanize.lines(messages)
     )
     return 0
 

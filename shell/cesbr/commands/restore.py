@@ -228,8 +228,8 @@ async def _ask_and_restore(
             context.out.note(f"warning: {warning}", always=True)
     else:
         text = origins_text(origins, context.out.room) + plan_text(planned, context.out.room)
-        told = {**sheet_json(planned), "from": [origin.as_json() for origin in origins]}
-        context.out.event("plan", told, text)
+        plan_json = {**sheet_json(planned), "from": [origin.as_json() for origin in origins]}
+        context.out.event("plan", plan_json, text)
     saved = await _safety(context, request, planned) if request.in_place else None
     if not request.yes and not await context.out.ask("Restore this?"):
         context.out.note("Nothing was restored.")

@@ -97,12 +97,12 @@ async def _backup(context: Context, view: BackupTree, arguments: argparse.Namesp
     wanted = arguments.backup
     if wanted is None and context.session.place:
         by_name = (await view.backups()).by_name
-        if (found := by_name.get(context.session.place[0])) is not None:
-            return found
+        if (chosen := by_name.get(context.session.place[0])) is not None:
+            return chosen
     by_key = arguments.instance or any(what.startswith("/") for what in arguments.what)
-    found = await choose_backup(context, wanted or "latest", [] if by_key else arguments.what)
-    assert found is not None
-    return found
+    chosen = await choose_backup(context, wanted or "latest", [] if by_key else arguments.what)
+    assert chosen is not None
+    return chosen
 
 
 async def _write(context: Context, planned: RegistryPlan, shown: str) -> int:

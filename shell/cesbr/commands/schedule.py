@@ -106,8 +106,8 @@ async def _units(
 def _program() -> list[str]:
     """Return how this cesbr is started, by absolute paths."""
     beside = Path(sys.executable).with_name("cesbr")
-    found = str(beside) if beside.exists() else shutil.which("cesbr")
-    return [found] if found else [sys.executable, "-m", "cesbr"]
+    program = str(beside) if beside.exists() else shutil.which("cesbr")
+    return [program] if program else [sys.executable, "-m", "cesbr"]
 
 
 def _flags(context: Context) -> list[str]:
@@ -224,8 +224,8 @@ async def _systemctl(*arguments: str) -> None:
     except trio.TooSlowError as error:
         raise CesbrError(f"{shown} did not end within {_SYSTEMCTL_SECONDS:.0f} s.") from error
     if done.returncode:
-        told = done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
-        raise CesbrError(f"{shown} failed: {told.splitlines()[-1].rstrip('.')}.")
+        message = done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
+        raise CesbrError(f"{shown} failed: {message.splitlines()[-1].rstrip('.')}.")
 
 
 def _shown(made: Mapping[str, str]) -> str:

@@ -49,8 +49,8 @@ async def _select(context: Context, arguments: argparse.Namespace) -> int:
         places += await _loaded(view, arguments.load)
     backup = await choose_backup(context, arguments.backup, arguments.paths)
     for path in arguments.paths:
-        found = await locate_all(context, path, backup)
-        places += [located.parts for _, located in found]
+        located_paths = await locate_all(context, path, backup)
+        places += [located.parts for _, located in located_paths]
     if () in places:
         raise UsageError("All backups at once cannot be selected; name a backup or a path in one.")
     basket = context.session.basket(view)
@@ -126,9 +126,9 @@ async def _directory_of(view: BackupTree, backup: str, selected: Sequence[Parts]
 
 def _matching(selected: Sequence[Parts], wanted: Parts, path: str) -> set[Parts]:
     """Return what is selected at or below a path; NotFoundError when nothing is."""
-    found = {parts for parts in selected if fits(wanted, parts)}
-    if found:
-        return found
+    matching = {parts for parts in selected if fits(wanted, parts)}
+    if matching:
+        return matching
     for parts in selected:
         if len(parts) < len(wanted) and fits(wanted[: len(parts)], parts):
             raise NotFoundError(
@@ -161,7 +161,7 @@ async def _selected(context: Context, arguments: argparse.Namespace) -> int:
         amounts = await gather([partial(_amount, view, parts) for parts in paths])
     backups = (await view.backups()).by_name
     rows = []
-    told: list[dict[str, object]] = []
+    rows_json: list[dict[str, object]] = []
     for parts, amount in zip(paths, amounts, strict=True):
         backup = backups[parts[0]].id if parts[0] in backups else show(parts[0])
         files, size = (None, None) if isinstance(amount, CesbrError) else amount
@@ -175,13 +175,15 @@ async def _selected(context: Context, arguments: argparse.Namespace) -> int:
                 "/".join(map(show, parts[1:])) or "/",
             )
         )
-        told.append({"backup": backup, **for_json(inside, "path"), "files": files, "bytes": size})
+        rows_json.append(
+            {"backup": backup, **for_json(inside, "path"), "files": files, "bytes": size}
+        )
     if rows:
         known = [amount for amount in amounts if isinstance(amount, TreeSize)]
         files, size = sum(a.files for a in known), sum(a.bytes for a in known)
         rows.append(("", f"{files:,}", humanize.size(size), "in all"))
     await context.out.result(
-        told,
+        rows_json,
         lambda: fitted(
             rows,
             ("Backup", "Files", "Size", "Path"),

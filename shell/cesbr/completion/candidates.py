@@ -35,12 +35,12 @@ async def backups(
     """
     view = await context.view(may_init=False)
     newest = await _newest_first(view)
-    told = await gather([partial(_beside, view, backup) for backup in newest[:_DESCRIBED]])
-    told += [humanize.local_time(backup.time_ns) for backup in newest[_DESCRIBED:]]
+    descriptions = await gather([partial(_beside, view, backup) for backup in newest[:_DESCRIBED]])
+    descriptions += [humanize.local_time(backup.time_ns) for backup in newest[_DESCRIBED:]]
     ids = [write(os.fsencode(backup.id)) for backup in newest]
-    found = list(zip(ids, told, strict=True))
+    pairs = list(zip(ids, descriptions, strict=True))
     first = [("live", "the instance as it is")] if live else []
-    return [*first, ("latest", "the newest complete backup of all"), *found] if found else []
+    return [*first, ("latest", "the newest complete backup of all"), *pairs] if pairs else []
 
 
 async def _newest_first(view: BackupTree) -> list[Backup]:
@@ -48,10 +48,10 @@ async def _newest_first(view: BackupTree) -> list[Backup]:
 
 
 async def _beside(view: BackupTree, backup: Backup) -> str:
-    told = await view.reports.of(backup)
-    size = humanize.size(told.size(backup))
+    report = await view.reports.of(backup)
+    size = humanize.size(report.size(backup))
     safety = "  safety" if backup.safety else ""
-    return f"{humanize.local_time(backup.time_ns)}  {told.status:<10}  {size:>9}{safety}"
+    return f"{humanize.local_time(backup.time_ns)}  {report.status:<10}  {size:>9}{safety}"
 
 
 async def dogus(context: Context) -> list[str]:
@@ -81,14 +81,14 @@ async def paths(
         inside = (await view.find_backup(backup)).name
         return await _below(context, path.lstrip("/") or ".", (inside,), start, write)
     place = context.session.place
-    found = await _below(context, path, place, start, write)
+    continuations = await _below(context, path, place, start, write)
     at_root = typed.startswith("/") or not place
-    if looks_back and at_root and not (found and slash):
+    if looks_back and at_root and not (continuations and slash):
         for one in newest[:_LOOKED_INTO]:
             more = await _below(context, path.lstrip("/") or ".", (one.name,), start, write)
             if more:
-                return found + more
-    return found
+                return continuations + more
+    return continuations
 
 
 async def _below(

@@ -46,10 +46,10 @@ class NameIndex:
     sizes: Sequence[int]
 
     @classmethod
-    def of(cls, found: Mapping[bytes, int]) -> NameIndex:
+    def of(cls, size_by_name: Mapping[bytes, int]) -> NameIndex:
         """Make them of sizes by name."""
-        names = sorted(found)
-        return cls(names, array("q", [found[name] for name in names]))
+        names = sorted(size_by_name)
+        return cls(names, array("q", [size_by_name[name] for name in names]))
 
     def held_bytes(self) -> int:
         """Return about how much memory they take."""
@@ -62,20 +62,20 @@ class NameIndex:
         returned, the first and the last of them, so that what all have in common stays the same.
         """
         literal, meant = start.encode("utf-8", "surrogateescape"), unshow(start)
-        found: dict[int, tuple[str, bytes]] = {}
+        rests: dict[int, tuple[str, bytes]] = {}
         for at in _few(self._beginning(literal)):
-            found[at] = ("", self.names[at])
+            rests[at] = ("", self.names[at])
         if meant is not None:
             for at in _few(self._beginning(meant)):
-                found[at] = (start, self.names[at][len(meant) :])
+                rests[at] = (start, self.names[at][len(meant) :])
         else:  # an escape may be half typed
             whole = unshow(start.rpartition("\\")[0])
             around = range(0) if whole is None else self._beginning(whole)
             for at in _few([n for n in around if write(self.names[n]).startswith(start)]):
-                found[at] = ("", self.names[at])
+                rests[at] = ("", self.names[at])
         return [
             self._continuation(at, typed + write(rest))
-            for at, (typed, rest) in _few(sorted(found.items()))
+            for at, (typed, rest) in _few(sorted(rests.items()))
         ]
 
     def _beginning(self, start: bytes) -> range:
@@ -90,15 +90,15 @@ class NameIndex:
         return Continuation(word + slash, show(self.names[at]) + slash, bool(slash), beside)
 
 
-def _few(found: Sequence[T]) -> Sequence[T]:
+def _few(items: Sequence[T]) -> Sequence[T]:
     """Return the first and the last of very many."""
-    return [*found[: SHOWN // 2], *found[-SHOWN // 2 :]] if len(found) > SHOWN else found
+    return [*items[: SHOWN // 2], *items[-SHOWN // 2 :]] if len(items) > SHOWN else items
 
 
 async def names_in(
-    view: BackupTree, directory: Entry, held: LruCache[bytes, NameIndex]
+    view: BackupTree, directory: Entry, cache: LruCache[bytes, NameIndex]
 ) -> NameIndex:
-    """Return the names in `directory`; those of a stored one, which never change, are `held`.
+    """Return the names in `directory`; those of a stored one never change and go into `cache`.
 
     Raises NotDirectoryError for anything else.
     """
@@ -110,7 +110,7 @@ async def names_in(
     async def read() -> NameIndex:
         return NameIndex.of(await view.repository.names(tree))
 
-    return await held.get(tree, read)
+    return await cache.get(tree, read)
 
 
 def _size(entry: Entry) -> int:

@@ -56,8 +56,8 @@ def attach(parser: cmd2.Cmd2ArgumentParser, command: Command) -> None:
 def _backups(app: App, *, live: bool) -> cmd2.Choices:
     """Return the Backup IDs, the newest first, with time, status and size beside."""
     write = partial(written, quoted=False)
-    found = _ask(app, partial(candidates.backups, write=write, live=live)) or []
-    items = [cmd2.CompletionItem(backup, display_meta=beside) for backup, beside in found]
+    described = _ask(app, partial(candidates.backups, write=write, live=live)) or []
+    items = [cmd2.CompletionItem(backup, display_meta=beside) for backup, beside in described]
     return cmd2.Choices(items, is_sorted=True)
 
 
@@ -78,13 +78,15 @@ def _paths(
     async def find(context: Context) -> list[Continuation]:
         return await candidates.paths(context, text, write, backup=backup, looks_back=looks_back)
 
-    found = _ask(app, find) or []
+    continuations = _ask(app, find) or []
     items = []
-    for word, shown, _, beside in found:
+    for word, shown, _, beside in continuations:
         # A name that begins with a dash would be taken for a flag.
         dot = "./" if word.startswith("-") and not before else ""
         items.append(cmd2.CompletionItem(dot + before + word, display=shown, display_meta=beside))
-    return cmd2.Completions(items, allow_finalization=not any(one.is_directory for one in found))
+    return cmd2.Completions(
+        items, allow_finalization=not any(one.is_directory for one in continuations)
+    )
 
 
 def written(name: bytes, *, quoted: bool) -> str:

@@ -110,15 +110,17 @@ def in_bash(line: str, unread: str) -> CompletionAnswer:
     answer = answer_to(words, summaries=False)
     if answer.kind == "note":
         return answer
-    found = [word.removeprefix(kept) for word, _ in answer.candidates if word.startswith(kept)]
+    completed = [word.removeprefix(kept) for word, _ in answer.candidates if word.startswith(kept)]
     if answer.kind == "paths":
         # A word with a stray backslash is read as it stands, so that nothing in it can be escaped.
-        found = [word.translate(_EXPANDED) for word in found if _PLAIN(word) or unshow(word)]
-    elif not all(map(_PLAIN, found)):
+        completed = [
+            word.translate(_EXPANDED) for word in completed if _PLAIN(word) or unshow(word)
+        ]
+    elif not all(map(_PLAIN, completed)):
         return CompletionAnswer(
-            "paths", [(word, "") for word in found if not set(word) & {"$", "`"}]
+            "paths", [(word, "") for word in completed if not set(word) & {"$", "`"}]
         )
-    return CompletionAnswer(answer.kind, [(word, "") for word in found])
+    return CompletionAnswer(answer.kind, [(word, "") for word in completed])
 
 
 def answer_to(words: Sequence[str], *, summaries: bool = True) -> CompletionAnswer:
@@ -151,25 +153,28 @@ def _is_command(words: Sequence[str], place: int) -> bool:
 def _commands(typed: str, *, summaries: bool) -> CompletionAnswer:
     """Return the commands that begin so; importing all of them for their summaries takes long."""
     help_line = ("help", "List the commands, or explain one.")
-    found = [name for names in MODULES.values() for name in names if name.startswith(typed)]
-    bare = _matching(typed, [*((name, "") for name in found), help_line])
+    matches = [name for names in MODULES.values() for name in names if name.startswith(typed)]
+    bare = _matching(typed, [*((name, "") for name in matches), help_line])
     if not summaries:
         return bare
     _at_least.append(bare)
-    return _matching(typed, [*((name, find_command(name).summary) for name in found), help_line])
+    return _matching(typed, [*((name, find_command(name).summary) for name in matches), help_line])
 
 
 def _flags(parser: argparse.ArgumentParser, typed: str) -> CompletionAnswer:
-    found = []
+    flags = []
     for action in parser._actions:  # noqa: SLF001 - argparse has no other list
         names = [name for name in action.option_strings if name.startswith("--")]
-        found += [(name, action.help or "") for name in names or action.option_strings]
-    return _matching(typed, found)
+        flags += [(name, action.help or "") for name in names or action.option_strings]
+    return _matching(typed, flags)
 
 
-def _matching(typed: str, found: Sequence[tuple[str, str]], before: str = "") -> CompletionAnswer:
+def _matching(
+    typed: str, candidates: Sequence[tuple[str, str]], before: str = ""
+) -> CompletionAnswer:
     return CompletionAnswer(
-        "words", [(before + word, told) for word, told in found if word.startswith(typed)]
+        "words",
+        [(before + word, summary) for word, summary in candidates if word.startswith(typed)],
     )
 
 
@@ -214,14 +219,14 @@ def _live(
 
     async def ask() -> CompletionAnswer:
         if kind == "DOGU":
-            found = [(printable(name), "") for name in await candidates.dogus(context)]
-            return _matching(here.typed, found, here.before)
+            words = [(printable(name), "") for name in await candidates.dogus(context)]
+            return _matching(here.typed, words, here.before)
         if not await _key_needs_no_input(context):
             return _note("the key comes from a command or a pipe, which Tab does not read.")
         if kind == "ID":
             live = here.action is not None and here.action.metavar == "ID|live"
-            found = await candidates.backups(context, show, live=live)
-            return _matching(here.typed, found, here.before)
+            words = await candidates.backups(context, show, live=live)
+            return _matching(here.typed, words, here.before)
         looks_back = command is not None and command.looks_back
         ways = await candidates.paths(
             context, here.typed, show, backup=given.get("backup"), looks_back=looks_back

@@ -36,13 +36,13 @@ class Basket:
         self._repository: Final = repository
         self._directory: Final = directory
         self._file: Final = directory / f"{repository}.json" if directory else None
-        self._held: tuple[Parts, ...] = ()
+        self._in_memory: tuple[Parts, ...] = ()
 
     @property
     def paths(self) -> tuple[Parts, ...]:
         """What is selected now."""
         if self._file is None:
-            return self._held
+            return self._in_memory
         try:
             return parse(self._file.read_text("utf-8", "surrogateescape"))
         except FileNotFoundError:
@@ -69,7 +69,7 @@ class Basket:
         return _dump(self._repository, self.paths)
 
     def _keep(self, paths: tuple[Parts, ...]) -> None:
-        self._held = paths
+        self._in_memory = paths
         if self._file is None:
             return
         try:
@@ -94,11 +94,11 @@ class Basket:
 
 def topmost(paths: Iterable[Parts]) -> tuple[Parts, ...]:
     """Return the paths sorted, without those below another one."""
-    found: list[Parts] = []
+    top: list[Parts] = []
     for parts in sorted(set(paths)):  # sorted: paths below another follow it directly
-        if not found or parts[: len(found[-1])] != found[-1]:
-            found.append(parts)
-    return tuple(found)
+        if not top or parts[: len(top[-1])] != top[-1]:
+            top.append(parts)
+    return tuple(top)
 
 
 def shown(parts: Parts) -> str:
@@ -120,10 +120,10 @@ def parse(text: str) -> tuple[Parts, ...]:
         paths = [[unshow(part) for part in path.split("/") if part] for path in value["paths"]]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UsageError("It is no saved selection.") from None
-    found: list[Parts] = []
+    selected: list[Parts] = []
     for path, parts in zip(value["paths"], paths, strict=True):
         names = tuple(part for part in parts if part)
         if not names or len(names) < len(parts):
             raise UsageError(f"It has {path!r}, which is no path of a backup.")
-        found.append(names)
-    return topmost(found)
+        selected.append(names)
+    return topmost(selected)

@@ -66,12 +66,12 @@ def _first(error: BaseException) -> BaseException:
     """Return the error that a group of tasks failed with; one of ours where there are several."""
     leaves: list[BaseException] = []
 
-    def collect(found: BaseException) -> None:
-        if isinstance(found, BaseExceptionGroup):
-            for inner in found.exceptions:
+    def collect(error_or_group: BaseException) -> None:
+        if isinstance(error_or_group, BaseExceptionGroup):
+            for inner in error_or_group.exceptions:
                 collect(inner)
         else:
-            leaves.append(found)
+            leaves.append(error_or_group)
 
     collect(error)
     return next((leaf for leaf in leaves if isinstance(leaf, CesbrError)), leaves[0])

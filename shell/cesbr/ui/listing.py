@@ -43,9 +43,9 @@ class Colours:
         if not terminal or environ.get("NO_COLOR") or environ.get("TERM", "dumb") == "dumb":
             return cls()
         pairs = [part.partition("=") for part in environ.get("LS_COLORS", "").split(":")]
-        said = {key: code for key, _, code in pairs if code.replace(";", "").isdigit()}
-        endings = {key[1:]: code for key, code in said.items() if key.startswith("*")}
-        return cls(on=True, by_kind={**_DEFAULT_COLOURS, **said}, by_ending=endings)
+        codes = {key: code for key, _, code in pairs if code.replace(";", "").isdigit()}
+        endings = {key[1:]: code for key, code in codes.items() if key.startswith("*")}
+        return cls(on=True, by_kind={**_DEFAULT_COLOURS, **codes}, by_ending=endings)
 
     def paint(self, text: str, node: Node) -> str:
         """Return `text`, a name as it is shown, in the colour of what it names."""

@@ -53,14 +53,14 @@ def found_line(
 ) -> str:
     """Return the line for a match over several backups, or several lines if it is too long."""
     row = match.row
-    told = {
+    cell_texts = {
         "#": str(match.moments.bit_count()),
         "First": printable(line.oldest(match.moments).id),
         "Last": printable(line.newest(match.moments).id),
         "Size": humanize.size(row.size) if row.type == "file" else "-",
         "Modified": humanize.local_time(line.time_of(row, match.moments)),
     }
-    before = "".join(f"{told[name]:{cells}}  " for name, cells in columns.items())
+    before = "".join(f"{cell_texts[name]:{cells}}  " for name, cells in columns.items())
     return hanging(before, _path(match.parts, row), available)
 
 
@@ -88,15 +88,15 @@ def row_json(row: IndexedEntry, time_ns: int) -> dict[str, object]:
 def found_json(line: Timeline, match: Match, *, each: bool) -> Iterable[dict[str, object]]:
     """Yield a match for programs; with `each` once for each backup that has it."""
     row, mask = match.row, match.moments
-    told = {**for_json(match.parts[-1]), **row_json(row, line.time_of(row, mask))}
+    fields = {**for_json(match.parts[-1]), **row_json(row, line.time_of(row, mask))}
     if each:
         for moment in line.of(mask):
             path = b"/" + b"/".join((*moment.parts, *match.parts))
-            yield {**for_json(path, "path"), **told, "backup": moment.id}
+            yield {**for_json(path, "path"), **fields, "backup": moment.id}
         return
     yield {
         **for_json(b"/".join(match.parts), "path"),
-        **told,
+        **fields,
         "first": line.oldest(mask).id,
         "last": line.newest(mask).id,
         "count": mask.bit_count(),

@@ -98,16 +98,16 @@ class Output:
         With `lines`, `text` may be several lines, such as a table.
         """
         if text and (always or not self.quiet):
-            said = text.rstrip("\n")
-            self.event("note", {"text": said}, said if lines else printable(said))
+            stripped = text.rstrip("\n")
+            self.event("note", {"text": stripped}, stripped if lines else printable(stripped))
 
-    def event(self, name: str, told: Mapping[str, object], text: str) -> None:
-        """Tell people `text` even if they want it quiet, and programs an event with `told`."""
+    def event(self, name: str, fields: Mapping[str, object], text: str) -> None:
+        """Print `text` on stderr even if quiet; with --json, an event with `fields` instead."""
         shown = printable_lines(text.rstrip("\n"))
 
         def write() -> None:
             if self.as_json:
-                self._write_aside(to_json({"event": name, **told}, sys.stderr.encoding) + "\n")
+                self._write_aside(to_json({"event": name, **fields}, sys.stderr.encoding) + "\n")
             else:
                 self._write_aside(f"{shown}\n")
 

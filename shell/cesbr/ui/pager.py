@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 def find_pager(environ: Mapping[str, str]) -> list[str]:
     """Return the pager's command: $PAGER, else less, else more."""
-    said = shlex.split(environ.get("PAGER", ""))
-    if said:
-        if shutil.which(said[0], path=environ.get("PATH")) is None:
-            raise UsageError(f"There is no program {said[0]!r}, which $PAGER names.")
-        return said
+    command = shlex.split(environ.get("PAGER", ""))
+    if command:
+        if shutil.which(command[0], path=environ.get("PATH")) is None:
+            raise UsageError(f"There is no program {command[0]!r}, which $PAGER names.")
+        return command
     for name in ("less", "more"):
         if shutil.which(name, path=environ.get("PATH")):
             return [name]

@@ -52,7 +52,7 @@ class Origin:
 async def origins_of(view: BackupTree, selection: Selection) -> list[Origin]:
     """Return the backups of a selection."""
     by_name = (await view.backups()).by_name
-    found: list[Origin] = []
+    origins: list[Origin] = []
     for name in selection.backups:
         if name not in by_name:
             continue
@@ -60,8 +60,8 @@ async def origins_of(view: BackupTree, selection: Selection) -> list[Origin]:
         chosen = [item.parts for item in selection.items if item.backup == name]
         layout = await view.layout(backup)
         copies = [c for c in layout.copies if any(_meet(c.path, parts) for parts in chosen)]
-        found.append(Origin(backup, (await view.reports.of(backup)).status.value, copies))
-    return found
+        origins.append(Origin(backup, (await view.reports.of(backup)).status.value, copies))
+    return origins
 
 
 def _meet(one: tuple[bytes, ...], other: tuple[bytes, ...]) -> bool:

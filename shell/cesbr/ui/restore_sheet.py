@@ -37,7 +37,7 @@ def denied_text(denied: str | None) -> str:
 
 def _chosen(planned: RestorePlan, available: int | None) -> str:
     """Return a line for each chosen path: from where, how much, where to, what becomes of it."""
-    found = shares(planned)
+    chosen = shares(planned)
     rows = [
         (
             show(share.source[0]),
@@ -48,13 +48,13 @@ def _chosen(planned: RestorePlan, available: int | None) -> str:
             f"{share.kept:,}",
             _from_to(share),
         )
-        for share in found[:_SHOWN]
+        for share in chosen[:_SHOWN]
     ]
     headings = ("Backup", "Files", "Size", "New", "Replaced", "Kept", "Path")
     text = fitted(
         rows, headings, available, right=headings[1:6], spare=("Files", "Size", "New", "Kept")
     )
-    return text + _more(len(found))
+    return text + _more(len(chosen))
 
 
 def _from_to(share: PlanShare) -> str:
@@ -143,8 +143,8 @@ def _grouped(left_out: Sequence[Refused]) -> list[str]:
     for refused in left_out:
         paths.setdefault(refused.reason, []).append(show(refused.path))
     return [
-        f"{found[0]}{f' and {len(found) - 1:,} more' if found[1:] else ''}: {reason}"
-        for reason, found in paths.items()
+        f"{names[0]}{f' and {len(names) - 1:,} more' if names[1:] else ''}: {reason}"
+        for reason, names in paths.items()
     ]
 
 

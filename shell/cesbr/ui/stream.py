@@ -19,13 +19,13 @@ class LineStream:
 
     def __init__(self, out: Output) -> None:
         self._out = out
-        self._held: list[str] = []
+        self._pending: list[str] = []
         self._characters = 0
         self._written_at = time.monotonic()
 
     async def add(self, line: str, *, painted: bool = False) -> None:
         """Write `line`, now or together with those that follow at once; see `Output.text`."""
-        self._held.append(line if painted else printable_lines(line))
+        self._pending.append(line if painted else printable_lines(line))
         self._characters += len(line)
         waited = time.monotonic() - self._written_at
         if waited >= _SECONDS or self._characters >= _CHARACTERS:
@@ -33,8 +33,8 @@ class LineStream:
 
     async def flush(self) -> None:
         """Write what is held back."""
-        held, self._held, self._characters = self._held, [], 0
-        await self._out.text("".join(held), painted=True)
+        lines, self._pending, self._characters = self._pending, [], 0
+        await self._out.text("".join(lines), painted=True)
         self._written_at = time.monotonic()
 
 
