@@ -179,9 +179,10 @@ class Restic:
         waits for the end of its input, and then saves nothing. `on_interrupt` is called when restic
         has received the interrupt, and may end the input.
 
-        There may be any number of `paths`, of any bytes; they and `exclude` are literal paths.
-        `time` is ``YYYY-MM-DD HH:MM:SS`` in local time. The `errors` of the result contain the
-        paths that are missing or could not be read. Raises NotFoundError if all paths are missing.
+        There may be any number of `paths`, with arbitrary bytes. They and `exclude`, which are
+        paths below them, are literal. `time` is ``YYYY-MM-DD HH:MM:SS`` in local time. The `errors`
+        of the result contain the paths that are missing or could not be read. Raises NotFoundError
+        if all paths are missing.
         """
         command = ["backup", "--json"]
         command += backup_flags(tags=tags, host=host, parent=parent, time=time, exclude=exclude)

@@ -66,7 +66,7 @@ def environment(
 ) -> dict[str, str]:
     """Return the environment of a restic process for `access`, without the key.
 
-    It includes the address, which may contain a password: any user can read a command line.
+    The address is a variable because it may contain a password: any user can read a command line.
     """
     env = inherited()
     env |= {name: value for name, value in access.environment.items() if not _OURS.fullmatch(name)}
@@ -78,7 +78,7 @@ def environment(
 
 
 def flags(access: Access, *, knows_anonymous: bool = True) -> list[str]:
-    """Return the global flags for `access`: its options, and settings that 0.14 lacks as variables.
+    """Return the global flags for `access`: its options, and settings that 0.14 has only as flags.
 
     Versions before 0.17 do not support the option for anonymous requests, but send such requests if
     there are no credentials. Raises UsageError for invalid options.

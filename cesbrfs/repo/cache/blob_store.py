@@ -12,7 +12,7 @@ from typing import Final
 from cesbrfs.repo.cache.cache_dir import CacheDir
 
 _SHARE: Final = 16
-"""The directory is checked for its size each time 1/16 of the capacity has been added."""
+"""The size of the directory is checked each time 1/16 of the capacity has been added."""
 
 
 class BlobStore:
@@ -22,7 +22,7 @@ class BlobStore:
         self._kept = kept
         self._capacity = capacity
         self._added = capacity
-        """Bytes added since the last check of the size; the first `put` makes a check."""
+        """Bytes added since the last size check; initialised so that the first `put` checks."""
 
     def get(self, blob: bytes) -> bytes | None:
         """Return the record of a blob (ID of 32 bytes); None if it is not cached."""

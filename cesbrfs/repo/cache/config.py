@@ -8,7 +8,7 @@ from typing import Final
 
 DEFAULT_MEMORY: Final = 32 << 20
 MIN_MEMORY: Final = 4 << 20
-"""Minimum value of `memory` when the limits of the other memory caches are derived from it."""
+"""Lower bound of `memory` when the limits of the other memory caches are derived from it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

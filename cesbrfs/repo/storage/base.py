@@ -82,7 +82,7 @@ class ShortReadError(DamagedError):
 async def read_up_to(
     storage: Storage, kind: FileType, name: str, offset: int, length: int
 ) -> bytes:
-    """Read `length` bytes of a file from `offset`; fewer only if the file ends before.
+    """Read `length` bytes of a file from `offset`; fewer only at the end of the file.
 
     A short file takes a second request only if the storage does not raise ShortReadError.
     """

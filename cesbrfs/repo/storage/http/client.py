@@ -191,7 +191,7 @@ class HttpClient:
     ) -> bytes:
         """Return `length` bytes of a file from `offset`; None means up to the end.
 
-        Raises ShortReadError if the file ends within the range, and DamagedError if it ends before.
+        Raises ShortReadError if the file ends within the range, DamagedError if it ends before it.
         """
         if length is None and not offset:
             return (await self.whole(url, headers, refusal, what)).body
