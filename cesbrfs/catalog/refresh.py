@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -42,6 +43,8 @@ class BackupListing:
         self._clock = clock
         self._cached: Backups | None = None
         self._listed_at = 0.0
+        self.listed_ns = 0
+        """Wall-clock time (ns) of the last listing that succeeded; 0 before the first."""
         self._lock = trio.Lock()
         self._background: trio.Nursery | None = None
         self._refresh: _Refresh | None = None
@@ -51,6 +54,11 @@ class BackupListing:
     def refresh_in(self, background: trio.Nursery) -> None:
         """Refresh in tasks of `background` from now on, so that callers do not block long."""
         self._background = background
+
+    @property
+    def cached(self) -> Backups | None:
+        """The last list of backups, of any age; None before the first listing."""
+        return self._cached
 
     @property
     def is_under_way(self) -> bool:
@@ -101,6 +109,16 @@ class BackupListing:
         if self._background is not None:
             self._begin(self._background)
 
+    async def list_now(self) -> Backups:
+        """List the backups, however long that takes; raises what listing them raises."""
+        try:
+            return await self._list(self._clock())
+        except RepositoryUnreachableError:
+            raise
+        except CesbrError as error:
+            self._error = error
+            raise
+
     def _begin(self, background: trio.Nursery) -> _Refresh:
         self._refresh = _Refresh()
         background.start_soon(self._list_for, self._refresh)
@@ -108,11 +126,11 @@ class BackupListing:
 
     async def _list_for(self, refresh: _Refresh) -> None:
         try:
-            await self._list(self._clock())
+            await self.list_now()
         except RepositoryUnreachableError as error:
             _log.debug("Listing the backups: %s", error)
         except CesbrError as error:
-            self._error = error
+            _log.debug("Listing the backups failed: %s", error)  # callers get the error
         except Exception:  # noqa: BLE001 - the mount continues with the cached list
             _log.exception("Listing the backups failed unexpectedly")
         finally:
@@ -125,11 +143,11 @@ class BackupListing:
         async with self._lock:
             # Another task may have listed while this one waited for the lock.
             if self._cached is None or self._listed_at < asked:
-                began = self._clock()
+                began, began_ns = self._clock(), time.time_ns()
                 snapshots = await self._repository.snapshots()
                 if self._cached is None or not _same(self._cached, snapshots):
                     self._cached = group(snapshots, self._tag)
-                self._listed_at = began
+                self._listed_at, self.listed_ns = began, began_ns
                 self._error = None
             return self._cached
 

@@ -6,13 +6,14 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cesbrfs import __version__
 from cesbrfs.config.settings import Flags, Settings, load, require_root
 from cesbrfs.errors import CesbrError, UsageError
 from cesbrfs.fuse.daemon import Starter
 from cesbrfs.fuse.options import MountOptions, parse_options
+from cesbrfs.fuse.systemd import ServiceManager
 from cesbrfs.util.argparser import Parser
 from cesbrfs.util.escape import printable
 from cesbrfs.util.log_format import traceback_text
@@ -83,10 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CesbrError as error:
         return _fail(error, debug=arguments.debug)
     starter = Starter()
+    manager = ServiceManager.from_environment(os.environ)
 
     def work() -> int:
         try:
-            _mount(arguments, settings, mountpoint, options, starter)
+            _mount(arguments, settings, mountpoint, options, starter.ready, manager=manager)
         except CesbrError as error:
             return _fail(error, debug=arguments.debug)
         except KeyboardInterrupt:
@@ -108,7 +110,9 @@ def _mount(
     settings: Settings,
     mountpoint: str,
     options: MountOptions,
-    starter: Starter,
+    ready: Callable[[], None],
+    *,
+    manager: ServiceManager,
 ) -> None:
     from cesbrfs.fuse.tuning import steady_heap
     from cesbrfs.repo.kdf import derive_ahead
@@ -138,7 +142,7 @@ def _mount(
             cache_dir=settings.cache_dir,
             debug=arguments.debug,
         )
-        await serve(await settings.resolve(), access, real, options, starter.ready)
+        await serve(await settings.resolve(), access, real, options, ready, manager=manager)
 
     trio.run(run)
 

@@ -1,4 +1,4 @@
-"""Run in the background, and report readiness to systemd and the foreground process."""
+"""Run in the background, and report readiness to the foreground process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable
 
@@ -42,8 +41,7 @@ class Starter:
             os._exit(code)
 
     def ready(self) -> None:
-        """Report to systemd and to the waiting foreground process that the mount answers."""
-        notify_systemd("READY=1")
+        """Report to the waiting foreground process, if any, that the mount answers."""
         if self._report is not None:
             # Not earlier: an automounter that waits for the mount lets only its own process group
             # access the mountpoint.
@@ -77,14 +75,3 @@ def _await_report(receiving: int, child: int) -> int:
         return told[0]
     _, status = os.waitpid(child, 0)  # the child died without a report
     return os.waitstatus_to_exitcode(status) or 1
-
-
-def notify_systemd(message: str) -> None:
-    """Send `message` to the service manager, if any (sd_notify(3))."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as to:
-        to.sendto(message.encode(), address)

@@ -75,7 +75,7 @@ class InodeFileSystem:
     def __init__(self, view: BackupTree, *, secrets_owner: tuple[int, int] | None = None) -> None:
         self.view: Final = view
         self._secrets_owner = secrets_owner
-        self.status: Final = MountStatus(view.repository, self.counters)
+        self.status: Final = MountStatus(view.repository, view.listing, self.counters)
         self._table: Final = InodeTable(view.root)
         self._inodes: Final = self._table.objects
         self._directories: Final = self._table.directories
@@ -357,6 +357,11 @@ class InodeFileSystem:
         """Return the size of the repository."""
         index = await self.view.repository.index()
         return FilesystemSize(index.stored_bytes, len(index))
+
+    @property
+    def open_handles(self) -> int:
+        """How many files and directories are open."""
+        return len(self._files) + len(self._listings)
 
     def counters(self) -> dict[str, int]:
         """Return the current numbers of inodes, lookups and open handles."""

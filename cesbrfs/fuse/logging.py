@@ -33,9 +33,24 @@ def log_to(file: str | None, *, background: bool, cache_dir: Path, debug: bool) 
             handler = _syslog(handler)
             form = "cesbrfs[%(process)d]: %(message)s"  # syslog adds the time
     handler.setFormatter(PrintableFormatter(form))
-    logging.basicConfig(level=logging.DEBUG if debug else logging.INFO, handlers=[handler])
+    logging.basicConfig(handlers=[handler])
+    set_log_level(logging.DEBUG if debug else logging.INFO)
     for other in ("pyfuse3", "httpx2", "httpcore2"):  # which log every request
         logging.getLogger(other).setLevel(logging.WARNING)
+
+
+def set_log_level(level: int) -> None:
+    """Log messages of `level` and above from now on."""
+    logging.getLogger().setLevel(level)
+
+
+def reopen_log() -> None:
+    """Close the log file, if any: the next line opens it again, as logrotate(8) requires."""
+    from logging.handlers import WatchedFileHandler
+
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, WatchedFileHandler):
+            handler.close()
 
 
 def _log_file(file: str | os.PathLike[str], *, delay: bool) -> logging.Handler:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
-import signal
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
@@ -13,15 +13,20 @@ from typing import Final, Self
 import pyfuse3
 import trio
 
+from cesbrfs import __version__
 from cesbrfs.catalog.backups import Backups
 from cesbrfs.config.settings import Settings
 from cesbrfs.errors import CesbrError, MountError
 from cesbrfs.fuse import pump
-from cesbrfs.fuse.daemon import notify_systemd
 from cesbrfs.fuse.filesystem import InodeFileSystem
-from cesbrfs.fuse.mountpoint import set_nosymfollow
+from cesbrfs.fuse.idle import unmount_when_idle
+from cesbrfs.fuse.mountpoint import set_nosymfollow, unmount
 from cesbrfs.fuse.operations import Operations, Presentation
 from cesbrfs.fuse.options import NOSYMFOLLOW, MountOptions
+from cesbrfs.fuse.reload import Reloader
+from cesbrfs.fuse.signals import SignalActions, handle_signals, ignore_signals
+from cesbrfs.fuse.status import MountStatus
+from cesbrfs.fuse.systemd import ServiceManager
 from cesbrfs.fuse.tuning import settle, trim, tune
 from cesbrfs.repo.location import Access
 from cesbrfs.repo.repository import Repository
@@ -31,13 +36,8 @@ from cesbrfs.vfs.tree import BackupTree
 
 _log = logging.getLogger(__name__)
 
-_STOP_SECONDS: Final = 5.0
-"""Grace period for running requests when the mount ends."""
-_AWAY_SECONDS: Final = 0.2
-"""The same while the server is offline."""
-_IGNORED_SIGNALS: Final = (
-    signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO,
-)  # fmt: skip
+_CLOSE_SECONDS: Final = 5.0
+"""Grace period for writing the caches when the mount ends."""
 
 
 async def serve(
@@ -46,15 +46,17 @@ async def serve(
     mountpoint: str,
     options: MountOptions,
     ready: Callable[[], None],
+    *,
+    manager: ServiceManager,
 ) -> None:
     """Mount the repository's backups on `mountpoint` and serve them until a signal or an unmount.
 
-    `ready` is called once the mount answers. Raises what opening the repository raises, and
-    MountError if FUSE refuses. After any other exception the mountpoint stays and answers
-    ENOTCONN: an empty directory in its place could make ``rsync --delete`` remove a copy.
+    Once the mount answers, `manager` gets READY=1 and `ready` is called. Raises what opening the
+    repository raises, and MountError if FUSE refuses. After any other exception the mountpoint
+    stays and answers ENOTCONN: an empty directory in its place could make ``rsync --delete``
+    remove a copy.
     """
-    for ignored in _IGNORED_SIGNALS:  # by default they kill, and leave a dead mount
-        signal.signal(ignored, signal.SIG_IGN)
+    ignore_signals()
     async with AsyncExitStack() as stack:
         repository = await Repository.open(
             open_storage(access), access.key, settings.caching, access.key_hint
@@ -76,13 +78,13 @@ async def serve(
         settle()
         _init(operations, mountpoint, access.display_url, options)
         session = stack.enter_context(_Session())
-        stack.callback(notify_systemd, "STOPPING=1")
-        await _run(operations, mountpoint, ready)
+        stack.callback(manager.stopping)
+        await _run(operations, mountpoint, options, ready, manager)
         session.ended_cleanly = True
 
 
 async def _close(repository: Repository) -> None:
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + _STOP_SECONDS):
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_SECONDS):
         await repository.aclose()
 
 
@@ -132,24 +134,72 @@ def _init(operations: Operations, mountpoint: str, source: str, options: MountOp
     pump.install(operations.is_busy, operations.tree.prefetcher.decode_next)
 
 
-async def _run(operations: Operations, mountpoint: str, ready: Callable[[], None]) -> None:
-    view = operations.tree.view
+async def _run(
+    operations: Operations,
+    mountpoint: str,
+    options: MountOptions,
+    ready: Callable[[], None],
+    manager: ServiceManager,
+) -> None:
+    view, status = operations.tree.view, operations.tree.status
+    reloader = Reloader(view, status, manager)
+    actions = SignalActions(pyfuse3.terminate, reloader.request, lambda: view.repository.is_offline)
     async with trio.open_nursery() as nursery:
-        await nursery.start(_handle_signals, view, nursery.cancel_scope)
+        await nursery.start(handle_signals, actions, nursery.cancel_scope)
         view.listing.refresh_in(nursery)
-        view.on_change = partial(_changed, operations, nursery)
+        view.on_change = _OnChange(operations, nursery, await view.backups(math.inf))
         view.repository.blobs.read_ahead_in(nursery)
         nursery.start_soon(operations.interrupts.run)
         nursery.start_soon(view.repository.listings.flush_periodically)
-        nursery.start_soon(_report_ready, view, mountpoint, ready)
+        nursery.start_soon(reloader.run)
+
+        def report_ready() -> None:
+            manager.ready()
+            ready()
+            _log_start(view.repository, mountpoint, options, status)
+            nursery.start_soon(manager.run, status.summary)
+            if options.idle_seconds is not None:
+                end = partial(trio.to_thread.run_sync, unmount, mountpoint)
+                nursery.start_soon(unmount_when_idle, end, options.idle_seconds, operations)
+
+        nursery.start_soon(_report_ready, view, mountpoint, report_ready)
         await pyfuse3.main()
         nursery.cancel_scope.cancel()
 
 
-def _changed(operations: Operations, nursery: trio.Nursery, backups: Backups) -> None:
-    """Release what the kernel and the heap hold of removed snapshots."""
-    operations.invalidate(backups)
-    nursery.start_soon(trio.to_thread.run_sync, trim)
+def _log_start(
+    repository: Repository, mountpoint: str, options: MountOptions, status: MountStatus
+) -> None:
+    _log.info(
+        "cesbrfs %s: mounted %s (repository %s) on %s. Options: %s. %s.",
+        __version__, repository.storage.display_url, repository.id[:8], mountpoint,
+        options.text or "none", status.summary(),
+    )  # fmt: skip
+
+
+class _OnChange:
+    """Release what the kernel and the heap hold of removed snapshots; log new and removed backups.
+
+    `known` are the backups so far.
+    """
+
+    def __init__(self, operations: Operations, nursery: trio.Nursery, known: Backups) -> None:
+        self._operations = operations
+        self._nursery = nursery
+        self._known = known.by_name.keys()
+
+    def __call__(self, backups: Backups) -> None:
+        self._operations.invalidate(backups)
+        self._nursery.start_soon(trio.to_thread.run_sync, trim)
+        names, known = backups.by_name.keys(), self._known
+        self._known = names
+        if names != known:
+            _log.info(
+                "%d backups: %d new, %d removed.",
+                len(names),
+                len(names - known),
+                len(known - names),
+            )
 
 
 async def _report_ready(view: BackupTree, mountpoint: str, ready: Callable[[], None]) -> None:
@@ -170,28 +220,3 @@ async def _report_ready(view: BackupTree, mountpoint: str, ready: Callable[[], N
         _log.debug("Preloading failed: %s", error)
     except Exception:  # noqa: BLE001 - as above; the mount continues
         _log.exception("Preloading failed unexpectedly")
-
-
-async def _handle_signals(
-    view: BackupTree,
-    scope: trio.CancelScope,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """End the mount on SIGTERM, SIGINT and SIGQUIT; list the backups again on SIGHUP."""
-    ending = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-    with trio.open_signal_receiver(*ending, signal.SIGHUP) as received:
-        task_status.started()
-        async for number in received:
-            if number == signal.SIGHUP:
-                view.listing.refresh()
-                continue
-            _log.info("Ending on %s.", signal.Signals(number).name)
-            pyfuse3.terminate()
-            if view.repository.is_offline:  # waiting requests would not finish in time
-                await trio.sleep(_AWAY_SECONDS)
-            else:
-                await trio.sleep(_STOP_SECONDS)
-                _log.warning(
-                    "Requests are still running after %g s; cancelling them.", _STOP_SECONDS
-                )
-            scope.cancel()

@@ -13,6 +13,7 @@ import functools
 import logging
 import os
 import stat
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
@@ -62,6 +63,7 @@ def _handler(handle: _H) -> _H:
         requests = self.tree.status.requests
         requests[name] = requests.get(name, 0) + 1
         self.running += 1
+        self.last_request = time.monotonic()
         try:
             return await handle(self, *args)
         except pyfuse3.FUSEError:
@@ -96,12 +98,18 @@ class Operations(pyfuse3.Operations):
         self.tree: Final = tree
         self.interrupts: Final = InterruptWatcher()
         self.running = 0
+        self.last_request = 0.0
+        """Monotonic time of the last request; what only the kernel requests (forget) is none."""
         self._shown: Final = presentation
         self.enable_acl = presentation.for_all
 
     def is_busy(self) -> bool:
         """Return whether requests or read-ahead are in progress (other tasks need a turn)."""
         return self.running > 0 or self.tree.view.repository.blobs.fetching > 0
+
+    def is_in_use(self) -> bool:
+        """Return whether a request is running, or a file or directory is open."""
+        return self.running > 0 or self.tree.open_handles > 0
 
     def invalidate(self, backups: Backups) -> None:
         """Have the kernel drop what `backups` no longer has; it forgets the inodes in turn."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cesbrfs.errors import UsageError
+from cesbrfs.util.secret import redact
 
 NOSYMFOLLOW: Final = "nosymfollow"
 _PASSED_ON: Final = frozenset({"noexec", NOSYMFOLLOW})
@@ -31,6 +32,10 @@ _SETTINGS: Final = frozenset({
 })  # fmt: skip
 
 
+_DURATION: Final = re.compile(r"([0-9]{1,9})([smh])")
+_UNIT_SECONDS: Final[Mapping[str, int]] = {"s": 1, "m": 60, "h": 3600}
+
+
 @dataclass(frozen=True, slots=True)
 class MountOptions:
     """`uid` and `gid` replace recorded owners; `settings` are flags by name, for fstab."""
@@ -42,16 +47,22 @@ class MountOptions:
     generic: tuple[str, ...] = ()
     """Generic mount options that the kernel applies, such as ``noexec``."""
     settings: Mapping[str, str] = field(default_factory=dict)
+    idle_seconds: float | None = None
+    """Unmount after this time without use."""
+    text: str = ""
+    """The options as given, without passwords."""
 
 
 def parse_options(given: Iterable[str]) -> MountOptions:
     """Parse the arguments of ``-o``, comma-separated lists; UsageError for unknown options."""
     allow_other, xattrs = False, True
+    idle: float | None = None
     uid: int | None = None
     gid: int | None = None
     generic: list[str] = []
     settings: dict[str, str] = {}
-    for option in (part for text in given for part in text.split(",") if part):
+    options = [part for text in given for part in text.split(",") if part]
+    for option in options:
         name, _, value = option.partition("=")
         if option == "allow_other":
             allow_other = True
@@ -63,11 +74,14 @@ def parse_options(given: Iterable[str]) -> MountOptions:
             uid = _number(option, value)
         elif name == "gid":
             gid = _number(option, value)
+        elif name == "idle":
+            idle = _seconds(option, value)
         elif name in _SETTINGS and value:
             settings[name] = value
         else:
             generic.append(option)
-    return MountOptions(allow_other, uid, gid, xattrs, _generic(generic), settings)
+    text = ",".join(map(redact, options))
+    return MountOptions(allow_other, uid, gid, xattrs, _generic(generic), settings, idle, text)
 
 
 def _generic(given: Iterable[str]) -> tuple[str, ...]:
@@ -84,12 +98,19 @@ def _generic(given: Iterable[str]) -> tuple[str, ...]:
         elif not _IGNORED.fullmatch(option):
             raise UsageError(
                 f"-o {option} is not supported. Use allow_other, owner_root, uid=, gid=, noxattr,"
-                f" {', '.join(sorted(_PASSED_ON))},"
+                f" idle=, {', '.join(sorted(_PASSED_ON))},"
                 f" {', '.join(sorted(name + '=' for name in _SETTINGS))}."
             )
         elif option in _FOR_USERS:
             found["noexec"] = None
     return tuple(found)
+
+
+def _seconds(option: str, value: str) -> float:
+    duration = _DURATION.fullmatch(value)
+    if duration is None or not int(duration[1]):
+        raise UsageError(f"-o {option}: the value must be a time such as 90s, 10m or 1h.")
+    return float(int(duration[1]) * _UNIT_SECONDS[duration[2]])
 
 
 def _number(option: str, value: str) -> int:

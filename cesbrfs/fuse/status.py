@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
 import trio
 
 from cesbrfs import __version__
 from cesbrfs.catalog.directory_names import STATUS_DIRECTORY
+from cesbrfs.catalog.refresh import BackupListing
 from cesbrfs.repo.format.model import Node, NodeType
+from cesbrfs.repo.format.timestamps import format_time
 from cesbrfs.repo.repository import Repository
+from cesbrfs.util.dates import local_time
 from cesbrfs.vfs.entries import Entry, VirtualDir
 
 
@@ -24,15 +28,44 @@ class GeneratedFile(Entry):
     render: Callable[[], bytes]
 
 
+@dataclass(slots=True)
+class Reloads:
+    """How many reloads have started and finished, and why the last one failed, if it did."""
+
+    started: int = 0
+    finished: int = 0
+    error: str | None = None
+
+
 class MountStatus:
     """Count requests and errors; `counters` returns the current numbers of inodes and handles."""
 
-    def __init__(self, repository: Repository, counters: Callable[[], Mapping[str, int]]) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        listing: BackupListing,
+        counters: Callable[[], Mapping[str, int]],
+    ) -> None:
         self.requests: Final[dict[str, int]] = {}
         self.errors = 0
+        self.reloads: Final = Reloads()
         self._repository = repository
+        self._listing = listing
         self._counters = counters
         self._started = time.monotonic()
+
+    @property
+    def backups(self) -> int:
+        """How many backups the last listing found."""
+        cached = self._listing.cached
+        return len(cached.by_name) if cached is not None else 0
+
+    def summary(self) -> str:
+        """Return a line for people: the number of backups, when they were listed, the state."""
+        return (
+            f"{self.backups:,} backup{'' if self.backups == 1 else 's'}, listed"
+            f" {local_time(self._listing.listed_ns)}; the repository is {_state(self._repository)}"
+        )
 
     def directory(self, owner: Node) -> VirtualDir:
         """Return the directory, with the owner of `owner`."""
@@ -66,12 +99,16 @@ class MountStatus:
         repository = self._repository
         status = {
             "version": __version__,
+            "pid": os.getpid(),
             "repository": {
                 "url": repository.storage.display_url,
                 "id": repository.id,
                 "format": repository.version,
                 "state": _state(repository),
             },
+            "backups": self.backups,
+            "listed": format_time(self._listing.listed_ns),
+            "reloads": asdict(self.reloads),
             "uptime_seconds": round(time.monotonic() - self._started, 3),
             "requests": dict(sorted(self.requests.items())),
             **self._numbers(),

@@ -121,6 +121,12 @@ class BackupTree:
         self._set_backups(backups)
         return backups
 
+    async def refresh(self) -> Backups:
+        """List the backups now and apply the list; raises what listing them raises."""
+        backups = await self.listing.list_now()
+        self._set_backups(backups)
+        return backups
+
     def _set_backups(self, backups: Backups) -> None:
         """Drop cached data of removed backups and update the modification time of the root.
 

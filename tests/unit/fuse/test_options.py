@@ -1,0 +1,27 @@
+"""The -o options of a mount."""
+
+from __future__ import annotations
+
+import pytest
+
+from cesbrfs.errors import UsageError
+from cesbrfs.fuse.options import parse_options
+
+
+@pytest.mark.parametrize(("given", "seconds"), [("90s", 90), ("10m", 600), ("1h", 3600)])
+def test_idle(given: str, seconds: float) -> None:
+    """A number and a unit."""
+    assert parse_options([f"allow_other,idle={given}"]).idle_seconds == seconds
+
+
+@pytest.mark.parametrize("given", ["", "10", "0s", "-1m", "1.5h", "10 m", "1d"])
+def test_invalid_idle_times(given: str) -> None:
+    """The error names valid times."""
+    with pytest.raises(UsageError, match="90s, 10m or 1h"):
+        parse_options([f"idle={given}"])
+
+
+def test_text_for_the_log_has_no_password() -> None:
+    """The password in an address is replaced."""
+    text = parse_options(["noexec,idle=10m", "registry=http://u:secret@host:4001"]).text
+    assert text == "noexec,idle=10m,registry=http://u:***@host:4001"
