@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     made = Parser(
         prog="cesbrfs",
         description="Mount the backups of a Cloudogu EcoSystem read-only.",
-        epilog="Unmount with 'fusermount3 -u MOUNTPOINT'.",
+        epilog="Unmount with 'cesbrfs --umount MOUNTPOINT'.",
     )
     made.add_argument(
         "places",
@@ -50,7 +50,8 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="OPTION[,…]",
-        help="mount options: allow_other, owner_root, uid=N, gid=N, noxattr, noexec; for fstab:"
+        help="mount options: allow_other, owner_root, uid=N, gid=N, noxattr, noexec,"
+        " idle=TIME (unmount after TIME without use, such as 10m); for fstab:"
         " password_file=, registry=, root=, config=, cache_size=, data_cache_size=, cache_dir=,"
         " patience=",
     )
@@ -63,6 +64,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--config", metavar="FILE", help="configuration file")
     made.add_argument(
         "--patience", metavar="SECONDS", help="retry for SECONDS while a server is offline (60)"
+    )
+    made.add_argument("-u", "--umount", action="store_true", help="unmount MOUNTPOINT")
+    made.add_argument(
+        "-z", "--lazy", action="store_true", help="with --umount: also if it is in use"
     )
     made.add_argument("--log", metavar="FILE", help="log to FILE")
     made.add_argument("--debug", action="store_true", help="log debug messages and show tracebacks")
@@ -77,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         return _fail(error, debug=False)
     try:
+        if arguments.umount or arguments.lazy:
+            return _umount(arguments)
         options = parse_options(arguments.mount_options)
         repository, mountpoint = _places(arguments)
         settings = load(_flags(arguments, options, repository), os.environ)
@@ -103,6 +110,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     return work() if arguments.foreground else starter.in_background(work)
+
+
+def _umount(arguments: argparse.Namespace) -> int:
+    from cesbrfs.fuse.mountpoint import find_mount, unmount
+
+    if not arguments.umount:
+        raise UsageError("--lazy is for --umount only.")
+    if len(arguments.places) > 1:
+        raise UsageError("Too many arguments: pass one mount point to --umount.")
+    unmount(find_mount(arguments.places[0]).mountpoint, lazy=arguments.lazy)
+    return 0
 
 
 def _mount(

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import shlex
 import shutil
 import stat
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from cesbrfs.errors import MountError
-from cesbrfs.util.mountinfo import mounts, our_mounts
+from cesbrfs.util.mountinfo import OUR_TYPE, Mounted, mounts, our_mounts
 
 _UNMOUNT_SECONDS: Final = 30
 _MOST_LINKS: Final = 40
@@ -124,25 +125,52 @@ def set_nosymfollow(mountpoint: str, *, noexec: bool) -> None:
         raise OSError(number, os.strerror(number))
 
 
+def find_mount(path: str) -> Mounted:
+    """Return the mount of ours on `path`; MountError if there is none."""
+    real = resolve(path)
+    found: Mounted | None = None
+    for mounted in mounts():
+        if mounted.mountpoint == real:
+            found = mounted  # the last one covers the others
+    if found is None:
+        raise MountError(f"{path} is not a mount point. 'cesbr status' lists the mounts.")
+    if found.fstype != OUR_TYPE:
+        raise MountError(
+            f"{path} is not a mount of backups, but of {found.fstype}. 'cesbr status' lists the"
+            " mounts."
+        )
+    return found
+
+
 def unmount(mountpoint: str, *, lazy: bool = False) -> None:
     """Unmount with fusermount3; MountError names the processes that keep it busy."""
     program = shutil.which("fusermount3")
     if program is None:
         raise MountError("fusermount3 is not installed. Install the package fuse3.")
-    done = subprocess.run(
-        [program, "-uz" if lazy else "-u", "--", mountpoint],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=_UNMOUNT_SECONDS,
-    )
+    try:
+        done = subprocess.run(
+            [program, "-uz" if lazy else "-u", "--", mountpoint],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=_UNMOUNT_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise MountError(
+            f"{mountpoint} was not unmounted within {_UNMOUNT_SECONDS} s. Pass --lazy."
+        ) from None
     if done.returncode == 0:
         return
-    users = busy_processes(mountpoint)
-    if users:
+    if users := busy_processes(mountpoint):
+        raise MountError(f"{mountpoint} is in use by {', '.join(users)}. End them, or pass --lazy.")
+    if os.strerror(errno.EBUSY) in done.stderr:
         raise MountError(
-            f"{mountpoint} is in use by {', '.join(users)}. End them, or unmount it lazily."
+            f"{mountpoint} is in use. 'fuser -vm {shlex.quote(mountpoint)}' as root shows by what;"
+            " end it, or pass --lazy."
         )
+    mounted_by = {mounted.user for mounted in our_mounts() if mounted.mountpoint == mountpoint}
+    if os.geteuid() and mounted_by and os.geteuid() not in mounted_by:
+        raise MountError(f"{mountpoint} was mounted by another user. Unmount it as that user.")
     raise MountError(f"{mountpoint} could not be unmounted: {done.stderr.strip()}.")
 
 

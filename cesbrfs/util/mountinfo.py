@@ -9,19 +9,26 @@ from dataclasses import dataclass
 from typing import Final
 
 SUBTYPE: Final = "cesbrfs"
-"""FUSE subtype of cesbrfs mounts; the kernel reports their type as ``fuse.cesbrfs``."""
+"""FUSE subtype of cesbrfs mounts."""
+OUR_TYPE: Final = f"fuse.{SUBTYPE}"
+"""Type of cesbrfs mounts, as the kernel reports it."""
 _MOUNTINFO_FILE: Final = "/proc/self/mountinfo"
+_USER_ID: Final = re.compile(r"(?:^|,)user_id=([0-9]+)(?:,|$)")
 _OCTAL_ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 
 
 @dataclass(frozen=True, slots=True)
 class Mounted:
-    """A mount: mountpoint, file system type, source and ``st_dev``."""
+    """A mount: mountpoint, file system type, source and ``st_dev``.
+
+    `user` is the user ID of who mounted a FUSE file system.
+    """
 
     mountpoint: str
     fstype: str
     source: str
     device: int
+    user: int | None = None
 
 
 def mounts() -> Iterator[Mounted]:
@@ -31,9 +38,14 @@ def mounts() -> Iterator[Mounted]:
             before, _, after = line.partition(" - ")
             fields = before.split(" ")
             major, _, minor = fields[2].partition(":")
-            fstype, source, *_ = after.split(" ")
+            fstype, source, *options = after.rstrip("\n").split(" ")
+            user = _USER_ID.search(options[0]) if options else None
             yield Mounted(
-                _unescape(fields[4]), fstype, _unescape(source), os.makedev(int(major), int(minor))
+                _unescape(fields[4]),
+                fstype,
+                _unescape(source),
+                os.makedev(int(major), int(minor)),
+                int(user[1]) if user else None,
             )
 
 
@@ -70,4 +82,4 @@ def _fstab_mountpoints(fstab: str) -> list[str]:
 
 def our_mounts() -> list[Mounted]:
     """Return the mounts served by cesbrfs."""
-    return [mounted for mounted in mounts() if mounted.fstype == f"fuse.{SUBTYPE}"]
+    return [mounted for mounted in mounts() if mounted.fstype == OUR_TYPE]

@@ -233,3 +233,62 @@ def test_an_idle_mount_ends(shared: ResticRepo, mount: Callable[..., Mount]) -> 
     assert made.process.wait(_SECONDS) == 0
     assert not made.mounted
     assert "no requests for 1 s" in made.log.read_text()
+
+
+def _cesbr(access: Access, *arguments: str | Path, module: str = "cesbr") -> tuple[int, str, str]:
+    """Run ``cesbr``, or another program; return exit code, output and error."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        env=environment(access), cwd="/", capture_output=True, text=True, check=False,
+        timeout=_SECONDS,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_refresh_waits_for_the_listing(
+    repo: ResticRepo, mount: Callable[..., Mount], tmp_path: Path
+) -> None:
+    """`refresh` reports the number of backups, or why they could not be listed."""
+    made = mount(repo.access)
+    repo.backup(repo.directory / "config", tags=["b2"])
+    code, out, error = _cesbr(repo.access, "refresh", made.path, "--json")
+    assert (code, error) == (0, "")
+    assert json.loads(out) == [{"mountpoint": str(made.path), "backups": 2}]
+    repo.directory.rename(tmp_path / "away")
+    code, out, error = _cesbr(repo.access, "refresh", made.path)
+    assert (code, out) == (1, "")
+    assert f"{made.path} could not list the backups: The repository at" in error
+    assert "is gone" in error
+    (tmp_path / "away").rename(repo.directory)
+    assert _cesbr(repo.access, "refresh", made.path)[0] == 0
+    code, _, error = _cesbr(repo.access, "refresh", tmp_path)
+    assert code == 1
+    assert "is not a mount point" in error
+
+
+def test_umount(shared: ResticRepo, mount: Callable[..., Mount], tmp_path: Path) -> None:
+    """`cesbrfs --umount` names the processes that use the mount; --lazy unmounts it anyway."""
+
+    def umount(*arguments: str | Path) -> tuple[int, str]:
+        code, _, error = _cesbr(shared.access, "--umount", *arguments, module="cesbrfs")
+        return code, error
+
+    assert umount(tmp_path) == (
+        1,
+        f"cesbrfs: {tmp_path} is not a mount point. 'cesbr status' lists the mounts.\n",
+    )
+    assert umount("/proc") == (
+        1,
+        "cesbrfs: /proc is not a mount of backups, but of proc. 'cesbr status' lists the mounts.\n",
+    )
+    made = mount(shared.access)
+    with subprocess.Popen(["cat"], cwd=made.path / "b1", stdin=subprocess.PIPE) as user:
+        assert umount(made.path) == (
+            1,
+            f"cesbrfs: {made.path} is in use by cat ({user.pid}). End them, or pass --lazy.\n",
+        )
+        assert made.mounted
+        assert umount("--lazy", made.path) == (0, "")
+        assert not is_mounted(made.path)
+        user.communicate()
+    assert made.process.wait(_SECONDS) == 0

@@ -186,7 +186,10 @@ def _prepare(machine: Machine, line: str, capture: pytest.CaptureFixture[str]) -
         (machine.root / "backups").mkdir(exist_ok=True)
     if line in ("cesbr restore", "cesbr plan"):
         assert machine.type("cesbr select --backup latest redmine/dogu.json", capture) == 0
-    if line.startswith("cesbr umount") and not (machine.root / "mnt/backups").is_mount():
+    if (
+        line.startswith(("cesbr umount", "cesbr refresh"))
+        and not (machine.root / "mnt/backups").is_mount()
+    ):
         assert machine.type("cesbr mount /mnt/backups", capture) == 0
     if line.startswith("cesbr diff latest live"):
         report = machine.instance.volume("redmine", "files") / "report.txt"

@@ -31,7 +31,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "repository": ("init", "check", "unlock", "status"),
     "forget": ("forget", "policies"),
     "schedule": ("schedule",),
-    "mount": ("mount", "umount"),
+    "mount": ("mount", "umount", "refresh"),
     "completion": ("completion",),
 }
 """Which module has which commands."""

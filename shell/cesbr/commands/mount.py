@@ -20,7 +20,7 @@ from cesbrfs.config.layers import absolute_path
 from cesbrfs.errors import CesbrError, MountError, UsageError
 from cesbrfs.fuse import mountpoint as mountpoints
 from cesbrfs.util.escape import show
-from cesbrfs.util.mountinfo import our_mounts
+from cesbrfs.util.mountinfo import Mounted, our_mounts
 
 if TYPE_CHECKING:
     from cesbr.session import Context
@@ -43,7 +43,7 @@ def _mount_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OPTION[,…]",
         action="append",
         default=[],
-        help="allow_other, owner_root, uid=N, gid=N, noxattr",
+        help="allow_other, owner_root, uid=N, gid=N, noxattr, idle=TIME",
     )
 
 
@@ -120,25 +120,57 @@ def _umount_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def _umount(context: Context, arguments: argparse.Namespace) -> int:
-    where = _mounted(arguments.mountpoint)
+    where = _to_unmount(arguments.mountpoint)
     await trio.to_thread.run_sync(partial(mountpoints.unmount, where, lazy=arguments.lazy))
     await context.out.result({"mountpoint": where}, f"{_shown(where)} is unmounted.\n")
     return 0
 
 
-def _mounted(given: str | None) -> str:
+def _to_unmount(given: str | None) -> str:
     """Return the mountpoint to unmount."""
-    ours = [mounted.mountpoint for mounted in our_mounts()]
     if given is None:
+        ours = [mounted.mountpoint for mounted in our_mounts()]
         if len(ours) == 1:
             return ours[0]
         listed = f"say which: {', '.join(map(_shown, ours))}." if ours else "there is no mount."
         raise UsageError(f"Unmount what?  {listed[:1].upper()}{listed[1:]}")
-    where = os.path.abspath(given)
-    real = mountpoints.resolve(given)
-    if real not in ours:
-        raise MountError(f"{_shown(where)} is no mount of backups; 'cesbr status' lists them.")
-    return real
+    return mountpoints.find_mount(os.path.abspath(given)).mountpoint
+
+
+def _refresh_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "mountpoint", metavar="DIR", nargs="?", help="the mount (default: all mounts of this user)"
+    )
+
+
+def _to_refresh(given: str | None) -> list[Mounted]:
+    """Return the mounts to list again."""
+    if given is not None:
+        return [mountpoints.find_mount(os.path.abspath(given))]
+    own = [mounted for mounted in our_mounts() if mounted.user == os.geteuid()]
+    if not own:
+        raise MountError("This user has no mount. Pass a mount point, or mount the backups.")
+    return own
+
+
+async def _refresh(context: Context, arguments: argparse.Namespace) -> int:
+    """Have mounts list the backups now; MountError names those that could not."""
+    from cesbrfs.fuse.control import reload
+
+    listed: list[dict[str, object]] = []
+    failed: list[str] = []
+    for mounted in _to_refresh(arguments.mountpoint):
+        try:
+            backups = await reload(mounted)
+        except MountError as error:
+            failed.append(error.message)
+        else:
+            listed.append({"mountpoint": mounted.mountpoint, "backups": backups})
+    text = "".join(f"{_shown(str(m['mountpoint']))}: {m['backups']} backups.\n" for m in listed)
+    await context.out.result(listed, text)
+    if failed:
+        raise MountError(" ".join(failed))
+    return 0
 
 
 def _absolute(path: str) -> str:
@@ -159,4 +191,12 @@ COMMANDS: Final = (
         "New backups appear in it by themselves.",
     ),
     Command("umount", "Unmount the backups.", "umount /mnt/backups", _umount_arguments, _umount),
+    Command(
+        "refresh",
+        "Have running mounts list the backups now.",
+        "refresh /mnt/backups",
+        _refresh_arguments,
+        _refresh,
+        "Returns once they have.",
+    ),
 )
