@@ -44,11 +44,11 @@ def render_units(
 def _service(
     command: Sequence[str], home: str, on_failure: str | None, directory: str | None
 ) -> str:
-    backup = _command_line([*command, "backup"])
-    forget = _command_line([*command, "forget", "--policy", "configured", "--yes", "--prune"])
+    backup = command_line([*command, "backup"])
+    forget = command_line([*command, "forget", "--policy", "configured", "--yes", "--prune"])
     hook = f"OnFailure={_one_line(on_failure)}\n" if on_failure else ""
     if directory:  # wait for mounts of fstab; if one fails, no backup is made
-        hook = f"RequiresMountsFor={_quoted(directory)}\n{hook}"
+        hook = f"RequiresMountsFor={quoted(directory)}\n{hook}"
     return f"""{MARK}
 [Unit]
 Description=Backup of the Cloudogu EcoSystem
@@ -60,7 +60,7 @@ Type=oneshot
 # forget runs only after a complete backup.
 ExecStart={backup}
 ExecStart={forget}
-Environment={_quoted("HOME=" + home)}
+Environment={quoted("HOME=" + home)}
 # Signal cesbr only: it stops restic so that no lock is left in the repository.
 KillMode=mixed
 TimeoutStopSec=60
@@ -96,12 +96,13 @@ def next_run(timer: str, now: datetime) -> datetime | None:
     return min((run for run in runs if run > now), default=None)
 
 
-def _command_line(words: Sequence[str]) -> str:
+def command_line(words: Sequence[str]) -> str:
+    """Quote and escape the words of a command for ``ExecStart=``."""
     program, *arguments = words  # systemd does not expand "$" in the path of the program
-    return " ".join([_quoted(program), *(_quoted(word).replace("$", "$$") for word in arguments)])
+    return " ".join([quoted(program), *(quoted(word).replace("$", "$$") for word in arguments)])
 
 
-def _quoted(word: str) -> str:
+def quoted(word: str) -> str:
     """Quote and escape a word for a systemd unit."""
     word = _one_line(word).replace("%", "%%")
     if word and not set(word) & set(" \t'\"\\;"):

@@ -163,7 +163,7 @@ def machine(
         return True
 
     monkeypatch.setattr(Output, "ask", yes)
-    monkeypatch.setattr("cesbr.commands.schedule._UNIT_DIR", root / "etc")
+    monkeypatch.setattr("cesbr.units.UNIT_DIR", root / "etc")
     for name in ("RESTIC_REPOSITORY", "RESTIC_PASSWORD_FILE"):
         monkeypatch.setenv(name, "")  # restored if a line exports it
         monkeypatch.delenv(name)

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cesbr.commands import schedule
+from cesbr import units as installed_units
 
 from tests.shell.conftest import KEY, Cesbr, Inside, Site
 
@@ -97,7 +97,7 @@ def test_what_cannot_be_scheduled_is_refused(own: Cesbr, units: Path) -> None:
     assert (units / TIMER).read_text() == "[Timer]\n"
     said = own("schedule", "--install", "--at", "02:30", "--unit-dir", "/proc/none")
     assert said.code == 1
-    assert "run it as root, or name another directory" in said.err
+    assert "Run this as root, or pass another directory" in said.err
 
 
 @pytest.fixture
@@ -111,8 +111,8 @@ def told(monkeypatch: pytest.MonkeyPatch, units: Path, tmp_path: Path) -> Path:
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    monkeypatch.setattr(schedule, "_SYSTEMD", tmp_path)
-    monkeypatch.setattr(schedule, "_UNIT_DIR", units)
+    monkeypatch.setattr(installed_units, "SYSTEMD", tmp_path)
+    monkeypatch.setattr(installed_units, "UNIT_DIR", units)
     return record
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 import cesbrfs
+from cesbr import units
 from cesbr.commands import Command
 from cesbrfs.config.layers import absolute_path
 from cesbrfs.errors import CesbrError, MountError, UsageError
@@ -45,10 +46,29 @@ def _mount_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="allow_other, owner_root, uid=N, gid=N, noxattr, idle=TIME",
     )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--install", action="store_true", help="install a systemd service that mounts on DIR"
+    )
+    what.add_argument(
+        "--remove", action="store_true", help="stop the service for DIR and remove it"
+    )
+    parser.add_argument(
+        "--unit-dir",
+        metavar="DIR",
+        help=f"directory for the service ({units.UNIT_DIR}); in another one nothing is started",
+    )
 
 
 async def _mount(context: Context, arguments: argparse.Namespace) -> int:
     """Start the mount program, which returns once the mount works, and runs in the background."""
+    if arguments.install or arguments.remove:
+        from cesbr import mount_service
+
+        change = mount_service.install if arguments.install else mount_service.remove
+        return await change(context, arguments)
+    if arguments.unit_dir:
+        raise UsageError("--unit-dir is for --install and --remove only.")
     await context.view()  # reports its state, and initialises a missing repository
     settings = await context.session.settings()
     access = await context.session.access()
@@ -188,7 +208,7 @@ COMMANDS: Final = (
         "mount /mnt/backups",
         _mount_arguments,
         _mount,
-        "New backups appear in it by themselves.",
+        "New backups appear in it by themselves. With --install, systemd mounts them at each boot.",
     ),
     Command("umount", "Unmount the backups.", "umount /mnt/backups", _umount_arguments, _umount),
     Command(
