@@ -186,11 +186,17 @@ async def _refresh(context: Context, arguments: argparse.Namespace) -> int:
             failed.append(error.message)
         else:
             listed.append({"mountpoint": mounted.mountpoint, "backups": backups})
-    text = "".join(f"{_shown(str(m['mountpoint']))}: {m['backups']} backups.\n" for m in listed)
+    text = "".join(
+        f"{_shown(str(each['mountpoint']))}: {_counted(each['backups'])}.\n" for each in listed
+    )
     await context.out.result(listed, text)
     if failed:
         raise MountError(" ".join(failed))
     return 0
+
+
+def _counted(backups: object) -> str:
+    return "1 backup" if backups == 1 else f"{backups} backups"
 
 
 def _absolute(path: str) -> str:
