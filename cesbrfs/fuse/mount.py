@@ -151,12 +151,12 @@ async def _run(
         view.repository.blobs.read_ahead_in(nursery)
         nursery.start_soon(operations.interrupts.run)
         nursery.start_soon(view.repository.listings.flush_periodically)
-        nursery.start_soon(reloader.run)
 
         def report_ready() -> None:
             manager.ready()
             ready()
             _log_start(view.repository, mountpoint, options, status)
+            nursery.start_soon(reloader.run)
             nursery.start_soon(manager.run, status.summary)
             if options.idle_seconds is not None:
                 end = partial(trio.to_thread.run_sync, unmount, mountpoint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,9 +16,11 @@ from pathlib import Path
 import pytest
 
 from cesbrfs.repo.location import Access
+from cesbrfs.util.secret import Secret
 from tests.mount.test_life import wait_until
 from tests.support.mounting import Mount, environment, is_mounted
-from tests.support.restic_repo import ResticRepo, create
+from tests.support.rest import serving
+from tests.support.restic_repo import PASSWORD, ResticRepo, create
 
 _SECONDS = 30
 
@@ -264,6 +267,30 @@ def test_refresh_waits_for_the_listing(
     code, _, error = _cesbr(repo.access, "refresh", tmp_path)
     assert code == 1
     assert "is not a mount point" in error
+
+
+def test_refresh_while_the_server_is_offline(
+    shared: ResticRepo, mount: Callable[..., Mount], rest_server_program: Path, tmp_path: Path
+) -> None:
+    """`refresh` fails after `patience`, and works again when the server is back."""
+    with serving(rest_server_program, tmp_path / "server") as server:
+        shutil.copytree(shared.directory, server.root / "repo")
+        access = Access(
+            f"{server.url}/repo/", Secret(PASSWORD.encode()), {}, server.environment, patience=1
+        )
+        made = mount(access)
+        server.kill()
+        code, _, error = _cesbr(access, "refresh", made.path)
+        assert code == 1
+        assert "cannot be reached" in error
+        status = json.loads((made.path / ".cesbrfs/status.json").read_text())
+        assert status["repository"]["state"] == "unreachable"
+        assert "cannot be reached" in status["reloads"]["error"]
+        server.start()
+        assert _cesbr(access, "refresh", made.path)[:2] == (0, f"{made.path}: 1 backup.\n")
+    log = made.log.read_text()
+    assert "Reloading failed: " in log
+    assert "answers again" in log
 
 
 def test_umount(shared: ResticRepo, mount: Callable[..., Mount], tmp_path: Path) -> None:

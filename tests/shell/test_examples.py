@@ -164,6 +164,7 @@ def machine(
 
     monkeypatch.setattr(Output, "ask", yes)
     monkeypatch.setattr("cesbr.units.UNIT_DIR", root / "etc")
+    monkeypatch.setattr("cesbr.units.SYSTEMD", root / "none")
     for name in ("RESTIC_REPOSITORY", "RESTIC_PASSWORD_FILE"):
         monkeypatch.setenv(name, "")  # restored if a line exports it
         monkeypatch.delenv(name)
@@ -175,7 +176,7 @@ def machine(
     yield Machine(instance, root, wrappers)
     for number, handler in before.items():
         signal.signal(number, handler)
-    for mountpoint in (root / "backups", root / "mnt/backups"):
+    for mountpoint in (root / "backups", root / "mnt/backups", root / "srv/backups"):
         if mountpoint.is_mount():
             subprocess.run(["fusermount3", "-u", "-z", mountpoint], check=True)
 
@@ -186,11 +187,10 @@ def _prepare(machine: Machine, line: str, capture: pytest.CaptureFixture[str]) -
         (machine.root / "backups").mkdir(exist_ok=True)
     if line in ("cesbr restore", "cesbr plan"):
         assert machine.type("cesbr select --backup latest redmine/dogu.json", capture) == 0
-    if (
-        line.startswith(("cesbr umount", "cesbr refresh"))
-        and not (machine.root / "mnt/backups").is_mount()
-    ):
-        assert machine.type("cesbr mount /mnt/backups", capture) == 0
+    if line.startswith(("cesbr umount", "cesbr refresh")):
+        mountpoint = line.rsplit(maxsplit=1)[-1]
+        if not Path(machine.moved(mountpoint)).is_mount():
+            assert machine.type(f"cesbr mount {mountpoint}", capture) == 0
     if line.startswith("cesbr diff latest live"):
         report = machine.instance.volume("redmine", "files") / "report.txt"
         report.write_text("not backed up yet\n")

@@ -48,6 +48,11 @@ _TREE: Final = (
     ("BACKUP-ID/DOGU/", "dogu.json, registry.json, volumes/ and dumps/ of a dogu."),
     ("_snapshots/ID/", "A snapshot that belongs to no backup, whole."),
 )
+_SIGNALS: Final = (
+    ("SIGTERM, SIGINT, SIGQUIT", "End the mount."),
+    ("SIGHUP", "Open the log file again, and list the backups now."),
+    ("SIGUSR1, SIGUSR2", "Log debug messages; log no debug messages."),
+)
 _WORDS: Final = {
     "PATH": "in the backups",
     "ID": "a Backup ID, a beginning of it, latest, or a time such as '2 days ago'",
@@ -109,7 +114,8 @@ def cesbrfs_page() -> str:
         _text("In /etc/fstab:"),
         *_example("/mnt/ces /backups fuse.cesbrfs password_file=/root/ces.key,nofail 0 0"),
     ]
-    lines += _lists({"EXIT STATUS": _codes(), "ENVIRONMENT": _ENVIRONMENT, "FILES": _FILES[:3]})
+    lines += _lists({"SIGNALS": _SIGNALS, "EXIT STATUS": _codes()})
+    lines += _lists({"ENVIRONMENT": _ENVIRONMENT, "FILES": _FILES[:3]})
     lines += [".SH SEE ALSO", r"\fBcesbr\fR(1), \fBfusermount3\fR(1), \fBmount\fR(8)"]
     return "\n".join(lines) + "\n"
 
