@@ -65,7 +65,11 @@ def test_a_lost_status_is_sent_again(listener: socket.socket, tmp_path: Path) ->
     assert listener.recv(100) == b"STATUS=lost"
 
 
-@pytest.mark.parametrize(("pid", "seconds"), [(str(os.getpid()), 30.0), ("", 30.0), ("1", None)])
+@pytest.mark.parametrize(
+    ("pid", "seconds"),
+    [(str(os.getpid()), 30.0), ("", 30.0), ("1", None)],
+    ids=["own", "any", "other"],
+)
 def test_environment(pid: str, seconds: float | None) -> None:
     """The watchdog concerns WATCHDOG_PID only; children do not inherit the variables."""
     environ = {"NOTIFY_SOCKET": "/run/x", "WATCHDOG_USEC": "30000000", "PATH": "/bin"}
