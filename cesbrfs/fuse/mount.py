@@ -146,11 +146,9 @@ async def _run(
     actions = SignalActions(pyfuse3.terminate, reloader.request, lambda: view.repository.is_offline)
     async with trio.open_nursery() as nursery:
         await nursery.start(handle_signals, actions, nursery.cancel_scope)
-        view.listing.refresh_in(nursery)
         view.on_change = _OnChange(operations, nursery, await view.backups(math.inf))
-        view.repository.blobs.read_ahead_in(nursery)
+        view.serve(nursery)
         nursery.start_soon(operations.interrupts.run)
-        nursery.start_soon(view.repository.listings.flush_periodically)
 
         def report_ready() -> None:
             manager.ready()

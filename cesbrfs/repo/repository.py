@@ -154,6 +154,11 @@ class Repository:
         repository.key_file = opened
         return repository
 
+    def serve(self, nursery: trio.Nursery) -> None:
+        """Read ahead, and write cached listings to disk, in tasks of `nursery`."""
+        self.blobs.read_ahead_in(nursery)
+        nursery.start_soon(self.listings.flush_periodically)
+
     async def aclose(self) -> None:
         """Write cached entries to disk, and close the storage."""
         try:

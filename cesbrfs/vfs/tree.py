@@ -112,6 +112,11 @@ class BackupTree:
         """Callback that receives the backups when snapshots were added or removed."""
         self.root: Final = self._virtual.directory(b"", 0, self._root, self._root_child_nowait)
 
+    def serve(self, nursery: trio.Nursery) -> None:
+        """List backups and read ahead in tasks of `nursery`, as a mount does."""
+        self.listing.refresh_in(nursery)
+        self.repository.serve(nursery)
+
     async def backups(self, max_age: float | None = None) -> Backups:
         """Return all backups; a cached list is at most `max_age` seconds old.
 

@@ -22,7 +22,7 @@ import trio
 from cesbrfs.repo.cache.cache_dir import CacheDir
 from cesbrfs.repo.cache.config import CacheConfig
 from cesbrfs.repo.read.throughput import Throughput
-from cesbrfs.repo.storage import FileType, Storage, read_up_to
+from cesbrfs.repo.storage import FileType, Storage
 from cesbrfs.util.lru import LruCache
 
 _BLOCK_BYTES: Final = 256 << 10
@@ -70,7 +70,7 @@ class BlockReader:
 
     async def _load(self, pack: bytes, number: int) -> bytes:
         start = number * self._size
-        return await read_up_to(self._storage, FileType.PACK, pack.hex(), start, self._size)
+        return await self._storage.read(FileType.PACK, pack.hex(), start, self._size)
 
     async def forget(self, pack: bytes) -> None:
         """Evict a pack after its content turned out to be damaged."""
@@ -105,7 +105,8 @@ class CachedBlockReader(BlockReader):
         began = trio.current_time()
         data = await super()._load(pack, number)
         self._link.add_sample(len(data), trio.current_time() - began)
-        await trio.to_thread.run_sync(self._disk.write, name, (data,))
+        if data:
+            await trio.to_thread.run_sync(self._disk.write, name, (data,))
         return data
 
     def _from_disk(self, pack: bytes, number: int, name: str) -> bytes | None:

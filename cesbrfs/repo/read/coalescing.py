@@ -24,7 +24,7 @@ from cesbrfs.errors import (
 from cesbrfs.repo.cache.config import CacheConfig
 from cesbrfs.repo.format.pack import BlobLocation
 from cesbrfs.repo.read.throughput import Throughput
-from cesbrfs.repo.storage import FileType, Storage, read_up_to
+from cesbrfs.repo.storage import FileType, Storage
 
 _MAX_GAP_BYTES: Final = 64 << 10
 """Gap between records that is read, too, because that takes less time than another request."""
@@ -116,8 +116,8 @@ class RangeCoalescer:
         part = await self._ask(pack, offset, end)
         if len(part) < length:
             raise DamagedError(
-                f"data/{pack.hex()[:8]} ends at byte {offset + len(part)}, before its content"
-                " does; run 'cesbr check'."
+                f"Pack {pack.hex()[:8]} is truncated at byte {offset + len(part)}."
+                " Run 'cesbr check'."
             )
         return part
 
@@ -161,7 +161,7 @@ class RangeCoalescer:
         began = trio.current_time()
         try:
             length = request.end - request.start
-            data = await read_up_to(self._storage, FileType.PACK, pack.hex(), request.start, length)
+            data = await self._storage.read(FileType.PACK, pack.hex(), request.start, length)
         except RepositoryUnreachableError as error:
             # The storage has retried for as long as readers wait. If each task that waits for this
             # range retried in turn, the last one would wait many times as long.

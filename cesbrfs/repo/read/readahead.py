@@ -12,7 +12,7 @@ from typing import Final
 
 from cesbrfs.errors import FileMissingError, StorageError
 from cesbrfs.repo.cache.config import CacheConfig
-from cesbrfs.repo.storage import FileType, Storage, read_up_to
+from cesbrfs.repo.storage import FileType, Storage, read_exactly
 
 _FIRST_BYTES: Final = 128 << 10
 _MAX_BYTES: Final = 2 << 20
@@ -58,22 +58,22 @@ class SequentialReader:
             return memoryview(cached.data)[offset - cached.start :][:length]
         name = pack.hex()
         if length >= _MAX_BYTES:
-            return await self._storage.read(FileType.PACK, name, offset, length)
+            return await read_exactly(self._storage, FileType.PACK, name, offset, length)
         # A record that begins in the range and ends after it is sequential, too.
         sequential = cached is not None and cached.start < offset <= cached.end + _MAX_GAP_BYTES
         reach = min(cached.grown * 2, _MAX_BYTES) if cached is not None and sequential else 0
         if reach <= length:
-            data = await self._storage.read(FileType.PACK, name, offset, length)
+            data = await read_exactly(self._storage, FileType.PACK, name, offset, length)
             self._cache(pack, _Range(offset, data, _FIRST_BYTES // 2 if reach == 0 else reach))
             return data
         try:
-            data = await read_up_to(self._storage, FileType.PACK, name, offset, reach)
+            data = await self._storage.read(FileType.PACK, name, offset, reach)
         except FileMissingError:
             raise
         except StorageError:  # perhaps only the additional bytes cannot be read
-            return await self._storage.read(FileType.PACK, name, offset, length)
-        if len(data) < length:  # the pack ends before: let the storage raise its error
-            return await self._storage.read(FileType.PACK, name, offset, length)
+            return await read_exactly(self._storage, FileType.PACK, name, offset, length)
+        if len(data) < length:
+            return await read_exactly(self._storage, FileType.PACK, name, offset, length)
         self._cache(pack, _Range(offset, data, reach))
         return memoryview(data)[:length]
 

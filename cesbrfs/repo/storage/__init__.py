@@ -14,7 +14,7 @@ from cesbrfs.repo.storage.base import (
     Storage,
     SyncReadable,
     is_file_name,
-    read_up_to,
+    read_exactly,
 )
 from cesbrfs.repo.storage.registry import storage_type
 
@@ -28,7 +28,7 @@ __all__ = [
     "SyncReadable",
     "is_file_name",
     "open_storage",
-    "read_up_to",
+    "read_exactly",
 ]
 
 _REQUEST_TIMEOUT_SECONDS: Final = 20.0

@@ -62,36 +62,25 @@ class Storage(Protocol):
     async def read(
         self, kind: FileType, name: str = "", offset: int = 0, length: int | None = None
     ) -> bytes:
-        """Read `length` bytes of a file from `offset`, by default all of it.
+        """Read up to `length` bytes of a file from `offset`, by default all; fewer only at its end.
 
-        Raises FileMissingError if the file does not exist, and DamagedError if it is too short.
+        Raises FileMissingError if the file does not exist.
         """
 
     async def aclose(self) -> None:
         """Close connections and descriptors."""
 
 
-class ShortReadError(DamagedError):
-    """A file ends within the requested range; `rest` is the part of the range that exists."""
-
-    def __init__(self, message: str, rest: bytes) -> None:
-        super().__init__(message)
-        self.rest = rest
-
-
-async def read_up_to(
+async def read_exactly(
     storage: Storage, kind: FileType, name: str, offset: int, length: int
 ) -> bytes:
-    """Read `length` bytes of a file from `offset`; fewer only at the end of the file.
-
-    A short file takes a second request only if the storage does not raise ShortReadError.
-    """
-    try:
-        return await storage.read(kind, name, offset, length)
-    except ShortReadError as error:
-        return error.rest
-    except DamagedError:
-        return await storage.read(kind, name, offset)
+    """Read `length` bytes of a file from `offset`; DamagedError if the file ends before."""
+    data = await storage.read(kind, name, offset, length)
+    if len(data) < length:
+        raise DamagedError(
+            f"{kind.value}/{name} in {storage.display_url} is truncated. Run 'cesbr check'."
+        )
+    return data
 
 
 @runtime_checkable

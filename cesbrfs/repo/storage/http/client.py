@@ -23,7 +23,6 @@ import trio
 
 from cesbrfs.errors import (
     CesbrError,
-    DamagedError,
     RepositoryDeniedError,
     RepositoryTimedOutError,
     RepositoryUnreachableError,
@@ -32,7 +31,6 @@ from cesbrfs.errors import (
     UsageError,
 )
 from cesbrfs.repo.location import Access
-from cesbrfs.repo.storage.base import ShortReadError
 from cesbrfs.repo.storage.http.proxies import Proxy, is_loopback_host, proxy_for
 from cesbrfs.repo.storage.http.tls import trusting
 from cesbrfs.util.secret import redact
@@ -189,10 +187,7 @@ class HttpClient:
         offset: int,
         length: int | None,
     ) -> bytes:
-        """Return `length` bytes of a file from `offset`; None means up to the end.
-
-        Raises ShortReadError if the file ends within the range, DamagedError if it ends before it.
-        """
+        """Return up to `length` bytes of a file from `offset`, fewer only at its end."""
         if length is None and not offset:
             return (await self.whole(url, headers, refusal, what)).body
         if length == 0:
@@ -201,7 +196,7 @@ class HttpClient:
         range_headers = {**headers, "range": f"bytes={offset}-{last}"}
         async with self._answer("GET", url, range_headers) as (response, read_body):
             if response.status_code == _UNSATISFIABLE:
-                raise _too_short(what)
+                return b""
             if response.status_code == _OK:
                 raise StorageError(
                     f"The server of {self._display_url} sends all of {what} where a part was"
@@ -222,10 +217,7 @@ class HttpClient:
                     f"The server of {self._display_url} sent {count} of {wanted} bytes of {what};"
                     " try again."
                 )
-            body = b"".join(parts)
-            if length is not None and wanted < length:
-                raise ShortReadError(_too_short(what).message, body)
-            return body
+            return b"".join(parts)
 
     def _wanted(self, response: httpx2.Response, what: str, offset: int, length: int | None) -> int:
         """Return how many bytes the response must have, according to its Content-Range.
@@ -237,7 +229,7 @@ class HttpClient:
         if match and match[3] != "*":
             total = int(match[3])
             if offset >= total:
-                raise _too_short(what)
+                return 0
             wanted = total - offset if length is None else min(length, total - offset)
             if (int(match[1]), int(match[2])) == (offset, offset + wanted - 1):
                 return wanted
@@ -375,10 +367,6 @@ async def _error(response: httpx2.Response, read_body: _BodyReader) -> Answer:
         if len(body) > _ERROR_BYTES:
             break
     return Answer(response.status_code, response.headers, bytes(body[:_ERROR_BYTES]))
-
-
-def _too_short(what: str) -> DamagedError:
-    return DamagedError(f"{what} ends before its content does.")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

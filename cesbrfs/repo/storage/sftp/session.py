@@ -49,16 +49,15 @@ class SftpSession(SftpConnection):
         return path in self._handles
 
     async def read(self, path: bytes, offset: int, length: int | None) -> bytes:
-        """Read a range of a file, or everything from `offset`, and keep the file open.
+        """Read up to `length` bytes from `offset`, by default all, and keep the file open.
 
-        Raises FileMissingError, DamagedError if the file is too short, and the errors of `answer`.
+        Raises FileMissingError, DamagedError if the file has become shorter, and the errors of
+        `answer`.
         """
         with self.understood():
             async with self._kept_open(path) as handle:
-                if length is None:
-                    length = max(0, handle.size - offset)
-                if offset + length > handle.size:
-                    raise self._too_short(path, handle.size)
+                rest = max(0, handle.size - offset)
+                length = rest if length is None else min(length, rest)
                 return await self._span(handle.raw, path, offset, length)
 
     async def read_whole(self, path: bytes) -> bytes:

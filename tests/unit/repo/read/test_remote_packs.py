@@ -240,7 +240,7 @@ class TestStretches:
         reader = RangeCoalescer(storage(), Throughput())
         with pytest.raises(FileMissingError):
             await reader.read(b"\0" * 32, 0, 1)
-        with pytest.raises(DamagedError, match="ends at byte"):
+        with pytest.raises(DamagedError, match="is truncated"):
             await reader.read(PACK, len(CONTENT) - 5, 6)
 
     async def test_what_is_held_has_a_bound(self) -> None:

@@ -19,7 +19,14 @@ from cesbrfs.errors import (
     UsageError,
 )
 from cesbrfs.repo.location import Access, kind_of, local_directory
-from cesbrfs.repo.storage import FileType, HasAvailability, Storage, is_file_name, open_storage
+from cesbrfs.repo.storage import (
+    FileType,
+    HasAvailability,
+    Storage,
+    is_file_name,
+    open_storage,
+    read_exactly,
+)
 from cesbrfs.repo.storage.local import LocalStorage
 from cesbrfs.repo.storage.memory import MemoryStorage
 from cesbrfs.util.secret import Secret
@@ -99,10 +106,11 @@ async def test_a_file_that_is_not_there(fill: Fill) -> None:
 
 @pytest.mark.parametrize(("offset", "length"), [(0, 11), (10, 1), (100, 1), (0, 1 << 20)])
 async def test_a_file_that_is_too_short(fill: Fill, offset: int, length: int) -> None:
-    """A truncated pack is an error, not a short read."""
+    """The bytes up to its end are returned; DamagedError if all are required."""
     storage = fill({(FileType.PACK, NAME): b"0123456789"})
+    assert await storage.read(FileType.PACK, NAME, offset, length) == b"0123456789"[offset:]
     with pytest.raises(DamagedError):
-        await storage.read(FileType.PACK, NAME, offset, length)
+        await read_exactly(storage, FileType.PACK, NAME, offset, length)
 
 
 async def test_a_cancelled_read_ends(fill: Fill) -> None:
