@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from threading import get_ident
 from typing import Final, NamedTuple
@@ -60,8 +60,16 @@ class CacheDir:
         """Return whether a file exists."""
         return (self.directory / name).exists()
 
-    def write(self, name: str, parts: Iterable[bytes | memoryview]) -> bool:
-        """Write a file atomically; return whether this succeeded."""
+    def write(
+        self,
+        name: str,
+        parts: Iterable[bytes | memoryview],
+        head: Callable[[], bytes] | None = None,
+    ) -> bool:
+        """Write a file atomically; return whether this succeeded.
+
+        After all `parts`, the result of `head` is written over the beginning of the file.
+        """
         if not self._usable:
             return False
         temporary = self.directory / f".{name}.{os.getpid()}.{get_ident()}"
@@ -69,6 +77,9 @@ class CacheDir:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with open(descriptor, "wb") as file:
                 file.writelines(parts)
+                if head is not None:
+                    file.seek(0)
+                    file.write(head())
             temporary.replace(self.directory / name)
         except OSError as error:
             self._usable = False

@@ -11,18 +11,23 @@ import hashlib
 import mmap
 import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
 from cesbrfs.repo.cache.cache_dir import CacheDir
-from cesbrfs.repo.format.index import ROW_BYTES, Table
+from cesbrfs.repo.format.index import Table
+from cesbrfs.repo.format.index_builder import TableBuilder
+from cesbrfs.repo.format.index_segment import ROW_BYTES
 from cesbrfs.repo.format.model import ID_BYTES
 
 _TABLE_MAGIC: Final = b"CESIDX1\n"
 _TABLE: Final = struct.Struct("<8sIIIIQQ")
 """Magic, CRC-32 of everything after it, numbers of names, packs, bits and rows, stored bytes."""
 _CHECKED_FROM: Final = 12
+_WINDOW: Final = 8 << 20
+"""Bytes of a table that are mapped while its checksum is verified."""
 _TABLE_SUFFIX: Final = ".index"
 _SEALED_SUFFIX: Final = ".sealed"
 _SNAPSHOTS: Final = "snapshots"
@@ -50,28 +55,37 @@ class MetadataCache:
                 tables.append(table)
         return tables
 
-    def keep_table(self, table: Table) -> Table:
-        """Write a table; return it mapped from the file, or `table` itself if this fails."""
-        name = _name_of(table)
-        names = b"".join(bytes.fromhex(name) for name in table.names)
-        rest = (
-            struct.pack("<IIIQQ", len(table.names), len(table.packs) // ID_BYTES, table.bits,
-                        table.count, table.stored),
-            names,
-            table.packs,
-            table.fanout,
-            table.segment().rows,
-        )  # fmt: skip
+    def keep_table(self, builder: TableBuilder) -> Table | None:
+        """Write a table; return it as mapped from its file, None if that fails."""
+        name = _name_of(builder.names)
         check = 0
-        for part in rest:
-            check = zlib.crc32(part, check)
-        if not self._kept.write(name, (_TABLE_MAGIC, check.to_bytes(4, "little"), *rest)):
-            return table
-        return _map_table(self.directory / name) or table
+
+        def parts() -> Iterator[bytes]:
+            nonlocal check
+            yield bytes(_CHECKED_FROM)
+            for part in chain(
+                (
+                    struct.pack("<IIIQQ", len(builder.names), len(builder.packs) // ID_BYTES,
+                                builder.bits, builder.count, builder.stored),
+                    bytes.fromhex("".join(builder.names)),
+                    builder.packs,
+                    builder.fanout,
+                ),
+                builder.rows(),
+            ):  # fmt: skip
+                check = zlib.crc32(part, check)
+                yield part
+
+        def head() -> bytes:
+            return _TABLE_MAGIC + check.to_bytes(4, "little")
+
+        if not self._kept.write(name, parts(), head):
+            return None
+        return _map_table(self.directory / name)
 
     def drop_tables(self, kept: Iterable[Table]) -> None:
         """Remove the files of all tables that are not among `kept`."""
-        needed = {_name_of(table) for table in kept}
+        needed = {_name_of(table.names) for table in kept}
         for name in self._tables():
             if name not in needed:
                 self._kept.remove(name)
@@ -110,9 +124,9 @@ class MetadataCache:
         self._kept.write(name + _SEALED_SUFFIX, [record])
 
 
-def _name_of(table: Table) -> str:
+def _name_of(names: Iterable[str]) -> str:
     """Return the file name of a table, derived from the names of its index files."""
-    label = hashlib.sha256("\n".join(sorted(table.names)).encode()).hexdigest()[:32]
+    label = hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:32]
     return f"{label}{_TABLE_SUFFIX}"
 
 
@@ -128,9 +142,8 @@ def _map_table(path: Path) -> Table | None:
     magic, check, names, packs, bits, rows, stored = _TABLE.unpack_from(mapped)
     fanout = (1 << bits) + 1 if bits <= 16 else 0  # noqa: PLR2004 - the maximum of a table
     size = _TABLE.size + (names + packs) * ID_BYTES + fanout * 4 + rows * ROW_BYTES
-    with memoryview(mapped) as view, view[_CHECKED_FROM:] as checked:
-        if magic != _TABLE_MAGIC or size != len(mapped) or zlib.crc32(checked) != check:
-            return None
+    if magic != _TABLE_MAGIC or size != len(mapped) or _crc(mapped) != check:
+        return None
     at = _TABLE.size
     name_ids = mapped[at : at + names * ID_BYTES]
     at += names * ID_BYTES
@@ -148,3 +161,14 @@ def _map_table(path: Path) -> Table | None:
         count=rows,
         stored=stored,
     )
+
+
+def _crc(mapped: mmap.mmap) -> int:
+    """Return the CRC-32 of a table's file without its head, without keeping pages mapped."""
+    check = 0
+    with memoryview(mapped) as view:
+        for at in range(0, len(mapped), _WINDOW):
+            with view[max(at, _CHECKED_FROM) : at + _WINDOW] as part:
+                check = zlib.crc32(part, check)
+            mapped.madvise(mmap.MADV_DONTNEED, at, _WINDOW)
+    return check

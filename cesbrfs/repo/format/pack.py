@@ -7,6 +7,7 @@ decompressed).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import struct
 import threading
@@ -135,7 +136,14 @@ def encode_unpacked(keys: Keys, plain: bytes, nonce: bytes) -> bytes:
 
 
 def _decompress_unknown(data: memoryview, size_max: int) -> bytes:
-    """Decompress a zstd frame whose length nobody tells, with nothing after it."""
+    """Decompress a zstd frame of at most `size_max` bytes, with nothing after it.
+
+    A frame of restic contains its length and is decompressed at once, which allows other threads to
+    run. Any other is decompressed in small pieces.
+    """
+    with contextlib.suppress(zstandard.ZstdError):  # the pieces tell what is wrong
+        if 0 < zstandard.get_frame_parameters(data).content_size <= size_max:
+            return _local.zstd.decompress(data, allow_extra_data=False)
     parts: list[bytes] = []
     size = at = 0
     frame = _local.zstd.decompressobj()

@@ -10,7 +10,9 @@ import trio
 
 from cesbrfs.repo.cache.metadata import MetadataCache
 from cesbrfs.repo.format.crypto import Keys
-from cesbrfs.repo.format.index import Index, Segment, Table, parse_segment
+from cesbrfs.repo.format.index import Index, Table
+from cesbrfs.repo.format.index_builder import TableBuilder
+from cesbrfs.repo.format.index_segment import PackNumbers, Segment, parse_segment
 from cesbrfs.repo.format.pack import decode_unpacked
 from cesbrfs.repo.read.unpacked import UnpackedFiles
 from cesbrfs.repo.storage import FileType
@@ -23,6 +25,11 @@ _MAX_RELISTINGS: Final = 4
 """Listings of the index in which a blob is looked for, as long as they differ."""
 _MAX_TABLES: Final = 8
 """With more tables than this, a look-up would have too many places to look."""
+_PARSERS: Final = 2
+"""Index files decoded concurrently: one is decompressed while the other is parsed.
+
+Each needs about 25 MiB, and parsing holds the interpreter lock.
+"""
 
 
 class IndexLoader:
@@ -91,9 +98,13 @@ class IndexLoader:
         are listed again, because this listing does not contain its replacement.
         """
         segments: dict[str, Segment] = {}
+        limiter = trio.CapacityLimiter(_PARSERS)
+        reserve = PackNumbers().reserve
 
         async def take(name: str, raw: bytes) -> None:
-            segments[name] = await trio.to_thread.run_sync(self._parse, raw, name)
+            segments[name] = await trio.to_thread.run_sync(
+                self._parse, raw, name, reserve, limiter=limiter
+            )
 
         for delay in (*_RELIST_SECONDS, None):
             listed = await self._files.list(FileType.INDEX)
@@ -117,8 +128,8 @@ class IndexLoader:
             )
         return tables, segments
 
-    def _parse(self, raw: bytes, name: str) -> Segment:
-        return parse_segment(decode_unpacked(self._keys, raw), name)
+    def _parse(self, raw: bytes, name: str, reserve: Callable[[int], int]) -> Segment:
+        return parse_segment(decode_unpacked(self._keys, raw), name, reserve)
 
     def _add_table(self, tables: list[Table], segments: dict[str, Segment]) -> list[Table]:
         """Add the rows of new index files as a table; merge small tables if there are too many."""
@@ -129,8 +140,10 @@ class IndexLoader:
             merged |= {table.names[0]: table.segment() for table in small}
             segments = merged | segments
             tables = [largest]
-        made = Table.of(segments)
+        builder = TableBuilder(segments)
+        made = self._cache.keep_table(builder) if self._cache is not None else None
+        if made is None:
+            made = Table.built(builder)
         if self._cache is not None:
-            made = self._cache.keep_table(made)
             self._cache.drop_tables([*tables, made])
         return [*tables, made]

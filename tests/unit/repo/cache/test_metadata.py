@@ -8,6 +8,7 @@ import os
 import random
 import stat
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ from hypothesis import strategies as st
 
 from cesbrfs.repo.cache.config import CacheConfig
 from cesbrfs.repo.cache.metadata import MetadataCache
-from cesbrfs.repo.format.index import Segment, Table, parse_segment
+from cesbrfs.repo.format.index import Table
+from cesbrfs.repo.format.index_builder import TableBuilder
+from cesbrfs.repo.format.index_segment import Segment, parse_segment
 from cesbrfs.repo.format.pack import BlobType
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import FileType
@@ -35,6 +38,13 @@ def segment(seed: int, rows: int = 100) -> Segment:
     ]
     pack = {"id": noise.randbytes(32).hex(), "blobs": blobs}
     return parse_segment(json.dumps({"packs": [pack]}).encode(), "index")
+
+
+def keep(disk: MetadataCache, segments: Mapping[str, Segment]) -> Table:
+    """Write the table of `segments`."""
+    table = disk.keep_table(TableBuilder(segments))
+    assert table is not None
+    return table
 
 
 def ids(found: Segment) -> list[bytes]:
@@ -59,7 +69,7 @@ class TestTables:
         """Every blob is found as in the table that was written."""
         parts = {NAMES[0]: segment(1, rows), NAMES[1]: segment(2, rows)}
         table = Table.of(parts)
-        mapped = disk.keep_table(table)
+        mapped = keep(disk, parts)
         (found,) = MetadataCache(disk.directory).tables(NAMES)
         for one in (mapped, found):
             assert one.names == table.names
@@ -74,15 +84,15 @@ class TestTables:
     def test_only_what_is_still_true_is_taken(self, disk: MetadataCache) -> None:
         """A table with a removed index file is ignored; no index file is used twice."""
         for names in (NAMES[:2], NAMES[1:]):
-            disk.keep_table(Table.of({name: segment(int(name[:2], 16)) for name in names}))
+            keep(disk, {name: segment(int(name[:2], 16)) for name in names})
         assert [table.names for table in disk.tables(NAMES[:2])] == [tuple(NAMES[:2])]
         assert disk.tables(NAMES[:1]) == []
         assert len(disk.tables(NAMES)) == 1
 
     def test_tables_nobody_needs_are_removed(self, disk: MetadataCache) -> None:
         """Needed tables are kept, and mapped ones stay readable in other processes."""
-        old = disk.keep_table(Table.of({NAMES[0]: segment(1)}))
-        new = disk.keep_table(Table.of({NAMES[1]: segment(2)}))
+        old = keep(disk, {NAMES[0]: segment(1)})
+        new = keep(disk, {NAMES[1]: segment(2)})
         disk.drop_tables([new])
         assert [table.names for table in disk.tables(NAMES)] == [new.names]
         assert old.find(ids(segment(1))[0], tree=False)
@@ -94,7 +104,7 @@ class TestTables:
     ) -> None:
         """A table with a flipped bit or truncated anywhere is removed and rebuilt."""
         disk = MetadataCache(tmp_path_factory.mktemp("cache"))
-        disk.keep_table(Table.of({NAMES[0]: segment(1, 5)}))
+        keep(disk, {NAMES[0]: segment(1, 5)})
         (path,) = files(disk)
         raw = bytearray(path.read_bytes())
         if data.draw(st.booleans()):
@@ -148,7 +158,7 @@ class TestDirectory:
         """Directories have mode 0700, even existing ones; files 0600, without partial files."""
         (tmp_path / "repo").mkdir(mode=0o755)
         disk = MetadataCache(tmp_path / "repo")
-        disk.keep_table(Table.of({NAMES[0]: segment(1)}))
+        keep(disk, {NAMES[0]: segment(1)})
         disk.keep_snapshots({})
         assert stat.S_IMODE((tmp_path / "repo").stat().st_mode) == 0o700
         assert {stat.S_IMODE(path.stat().st_mode) for path in files(disk)} == {0o600}
@@ -160,8 +170,7 @@ class TestDirectory:
         """The cache is disabled, with a single warning."""
         (tmp_path / "file").touch()
         disk = MetadataCache(tmp_path / "file/repo")
-        table = Table.of({NAMES[0]: segment(1)})
-        assert disk.keep_table(table) is table
+        assert disk.keep_table(TableBuilder({NAMES[0]: segment(1)})) is None
         disk.keep_snapshots({})
         disk.drop_tables([])
         assert disk.tables(NAMES) == []
@@ -179,8 +188,7 @@ class TestDirectory:
         disk.keep_snapshots(TestSnapshots.named({"a": b"x" * 100_000}))
         assert "Nothing more is kept" in caplog.text
         assert files(disk) == []
-        table = Table.of({NAMES[0]: segment(1)})
-        assert disk.keep_table(table) is table
+        assert disk.keep_table(TableBuilder({NAMES[0]: segment(1)})) is None
         assert disk.snapshots() == {}
 
 

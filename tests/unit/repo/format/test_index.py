@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cesbrfs.errors import DamagedError
-from cesbrfs.repo.format.index import ROW_BYTES, Index, parse_segment
+from cesbrfs.repo.format.index import Index
+from cesbrfs.repo.format.index_segment import ROW_BYTES, parse_segment
 from cesbrfs.repo.format.pack import BlobLocation, BlobType
 
 U32 = (1 << 32) - 1
