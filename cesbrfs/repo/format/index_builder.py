@@ -23,6 +23,9 @@ from cesbrfs.repo.format.index_segment import (
 MAX_BITS: Final = 16
 _GROUP_ROWS: Final = 64
 _BYTES: Final = 256
+_SMALL_BYTES: Final = 64 << 10
+_JOINED: Final = 64
+"""Small parts that are joined to one of at most 4 MiB."""
 
 
 class TableBuilder:
@@ -37,26 +40,27 @@ class TableBuilder:
         """The index files."""
         numbers: dict[bytes, int] = {}
         repeated = False
-        self._parts: list[bytes] = []
+        parts: list[bytes] = []
         for segment in sorted(segments.values(), key=lambda segment: segment.first):
             known = len(numbers)
             local = [numbers.setdefault(pack, len(numbers)) for pack in segment.packs]
             repeated |= len(numbers) < known + len(local)
             if len(numbers) == known + len(local) and segment.first == known:
-                self._parts.append(segment.rows)
+                parts.append(segment.rows)
             else:
-                self._parts.append(_renumbered(segment, local))
+                parts.append(_renumbered(segment, local))
+        self._parts: list[bytes] = _with_small_ones_joined(parts)
         self.packs: Final = b"".join(numbers)
         """The IDs of the packs, joined."""
         self._starts: list[list[int]] = [_starts(rows) for rows in self._parts]
-        if repeated:  # rows of packs that several index files contain may be repeated, too
+        if repeated:  # packs that several index files contain, perhaps with the same rows
             unique = [b"".join(dict.fromkeys(split(rows))) for rows in self._by_first_byte()]
             self._parts = [b"".join(unique)]
             self._starts = [_starts(self._parts[0])]
         self.count: Final = sum(map(len, self._parts)) // ROW_BYTES
         """The number of rows."""
         self.stored: Final = sum(sum(_column(rows, LENGTH)) for rows in self._parts)
-        """The sum of the lengths in all rows, in bytes."""
+        """The sum of the lengths of the rows, in bytes."""
         self.bits: Final = min(max((self.count // _GROUP_ROWS).bit_length(), 1), MAX_BITS)
         """The number of bits that rows are grouped by."""
         self.fanout: Final = self._fanout()
@@ -88,6 +92,14 @@ class TableBuilder:
             for byte, count in Counter(second).items():
                 counts[((first << 8 | byte) >> (MAX_BITS - self.bits)) + 1] += count
         return array("I", accumulate(counts)).tobytes()
+
+
+def _with_small_ones_joined(parts: Sequence[bytes]) -> list[bytes]:
+    """Join small parts: each costs 256 slices. There may be thousands of small index files."""
+    large = [part for part in parts if len(part) >= _SMALL_BYTES]
+    small = [part for part in parts if len(part) < _SMALL_BYTES]
+    groups = [small[at : at + _JOINED] for at in range(0, len(small), _JOINED)]
+    return large + [ordered(b"".join(group), 0) for group in groups]
 
 
 def _starts(rows: bytes) -> list[int]:

@@ -24,11 +24,10 @@ TREE: Final = 1 << 31
 COMPRESSED: Final = 1 << 30
 PACK_MASK: Final = COMPRESSED - 1
 ROW_WORDS: Final = ROW_BYTES // 4
-"""Words (u32) per row; the following are the positions of columns in a row."""
+"""Words (u32) in a row; FLAGS and LENGTH are positions in it."""
 FLAGS: Final = ID_BYTES // 4
-OFFSET: Final = FLAGS + 1
 LENGTH: Final = FLAGS + 2
-PLAIN_LENGTH: Final = FLAGS + 3
+_FEW_ROWS: Final = 500
 _ID_LONGS: Final = ID_BYTES // 8
 _ROW_LONGS: Final = ROW_BYTES // 8
 _HEX: Final = 2 * ID_BYTES
@@ -93,7 +92,7 @@ def parse_segment(data: bytes, name: str, reserve: Callable[[int], int] = lambda
     """Parse an opened index file; raise DamagedError if an entry is invalid.
 
     `reserve` returns the number of the first pack for a number of packs. Segments that are numbered
-    consecutively need not be renumbered when a table is built.
+    consecutively are not renumbered when a table is built.
     """
     return _parse_columns(data, reserve) or _parse_entries(data, name)
 
@@ -188,8 +187,11 @@ def _parse_entries(data: bytes, name: str) -> Segment:
 def ordered(rows: bytes | bytearray, at: int) -> bytes:
     """Order rows by their byte `at`, without changing the order of rows that are equal in it.
 
-    Distributing them to lists takes a quarter of the time of sorting.
+    Distributing many rows to lists takes a third of the time of sorting.
     """
+    if len(rows) < _FEW_ROWS * ROW_BYTES:
+        few = sorted(split(rows), key=lambda row: row[at])
+        return b"".join(few)
     lists: list[list[bytes]] = [[] for _ in range(256)]
     to = map(lists.__getitem__, rows[at::ROW_BYTES])
     deque(map(list.append, to, split(rows)), maxlen=0)

@@ -141,7 +141,7 @@ def _decompress_unknown(data: memoryview, size_max: int) -> bytes:
     A frame of restic contains its length and is decompressed at once, which allows other threads to
     run. Any other is decompressed in small pieces.
     """
-    with contextlib.suppress(zstandard.ZstdError):  # the pieces tell what is wrong
+    with contextlib.suppress(zstandard.ZstdError):  # the loop below reports the error
         if 0 < zstandard.get_frame_parameters(data).content_size <= size_max:
             return _local.zstd.decompress(data, allow_extra_data=False)
     parts: list[bytes] = []

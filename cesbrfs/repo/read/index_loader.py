@@ -25,10 +25,10 @@ _MAX_RELISTINGS: Final = 4
 """Listings of the index in which a blob is looked for, as long as they differ."""
 _MAX_TABLES: Final = 8
 """With more tables than this, a look-up would have too many places to look."""
-_PARSERS: Final = 2
-"""Index files decoded concurrently: one is decompressed while the other is parsed.
+_PARSERS: Final = 1
+"""Index files decoded and parsed at once.
 
-Each needs about 25 MiB, and parsing holds the interpreter lock.
+Each takes about 25 MiB. Several take a quarter more CPU time: parsing holds the interpreter lock.
 """
 
 

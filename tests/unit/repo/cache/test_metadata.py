@@ -64,7 +64,7 @@ def files(disk: MetadataCache) -> list[Path]:
 class TestTables:
     """Index tables, mapped from their files."""
 
-    @pytest.mark.parametrize("rows", [0, 1, 1000])
+    @pytest.mark.parametrize("rows", [0, 1, 3000])
     def test_a_table_is_found_again(self, disk: MetadataCache, rows: int) -> None:
         """Every blob is found as in the table that was written."""
         parts = {NAMES[0]: segment(1, rows), NAMES[1]: segment(2, rows)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import struct
 from typing import Any
 
@@ -11,8 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cesbrfs.errors import DamagedError
+from cesbrfs.repo.format import index_segment
 from cesbrfs.repo.format.index import Index
-from cesbrfs.repo.format.index_segment import ROW_BYTES, parse_segment
+from cesbrfs.repo.format.index_segment import (
+    ROW_BYTES,
+    PackNumbers,
+    Segment,
+    ordered,
+    parse_segment,
+    split,
+)
 from cesbrfs.repo.format.pack import BlobLocation, BlobType
 
 U32 = (1 << 32) - 1
@@ -176,3 +185,97 @@ def test_an_index_is_compact() -> None:
     data = index_file((B, [entry(bytes((n,)) * 32) for n in range(256)]))
     segment = parse_segment(data, "index")
     assert len(segment.rows) == 256 * ROW_BYTES
+
+
+def parsed(data: bytes) -> tuple[list[bytes], list[bytes]] | str:
+    """Return the packs and rows of an index file, or the error message."""
+    try:
+        segment = parse_segment(data, "index")
+    except DamagedError as error:
+        return error.message
+    return segment.packs, sorted(split(segment.rows))
+
+
+hex_ids = ids.map(bytes.hex) | st.sampled_from(
+    ["A0" * 32, "ab", "", " " * 64, "a0 " * 21 + "a", "zz" * 32, "\u00e9" * 64, None, 5]
+)  # fmt: skip
+numbers = st.integers(0, 99) | st.sampled_from([-1, 31, 32, U32, U32 + 1, 1 << 80, 1.5, "0", None])
+unusual = st.fixed_dictionaries(
+    {
+        "id": hex_ids,
+        "type": st.sampled_from(["data", "tree"]) | st.sampled_from(["other", None, 1]),
+        "offset": numbers,
+        "length": st.integers(32, 99) | numbers,
+    },
+    optional={"uncompressed_length": numbers, "new": st.none()},
+)
+usual = st.builds(entry, ids, st.sampled_from(["data", "tree"]), offset=st.integers(0, 9))
+packs_of_any_kind = st.lists(
+    st.fixed_dictionaries(
+        {"id": ids.map(bytes.hex) | hex_ids},
+        optional={"blobs": st.none() | st.lists(usual, max_size=4) | st.lists(usual | unusual)},
+    ),
+    max_size=4,
+)
+
+
+@given(packs_of_any_kind, st.sampled_from(["", " ", "x", "{", "\udcff"]))
+def test_columns_and_entries_give_the_same_rows_and_errors(packs: list[Any], end: str) -> None:
+    """Parsing by columns is an optimization: results and errors are those of each entry."""
+    data = (json.dumps({"packs": packs}) + end).encode(errors="surrogateescape")
+    quick = parsed(data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index_segment, "_parse_columns", lambda *_: None)
+        assert quick == parsed(data)
+
+
+def test_an_index_file_of_restic_is_parsed_by_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With data and trees, also in one pack, compressed or not."""
+    monkeypatch.setattr(index_segment, "_parse_entries", None)
+    mixed = [entry(A), entry(B, "tree", offset=132, uncompressed_length=500)]
+    index = index_of(index_file((C, mixed), (A, [])), index_file((B, [entry(C, offset=7)])))
+    assert index.places(BlobType.DATA, A) == [BlobLocation(C, 0, 132, 100, compressed=False)]
+    assert index.places(BlobType.TREE, B) == [BlobLocation(C, 132, 132, 500, compressed=True)]
+    assert index.places(BlobType.DATA, C) == [BlobLocation(B, 7, 132, 100, compressed=False)]
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (0, 2)])
+def test_packs_are_numbered_across_index_files(order: tuple[int, ...]) -> None:
+    """Segments may be added in any order, and one may be missing, as after a prune."""
+    packs = PackNumbers()
+    files = [index_file((pack, [entry(pack, offset=pack[0])])) for pack in (A, B, C)]
+    segments = [parse_segment(data, "index", packs.reserve) for data in files]
+    index = Index.of({str(at): segments[at] for at in order})
+    assert index.packs() == {(A, B, C)[at] for at in order}
+    for pack in index.packs():
+        (place,) = index.places(BlobType.DATA, pack)
+        assert (place.pack, place.offset) == (pack, pack[0])
+
+
+@given(st.binary(max_size=400), st.integers(0, 47), st.sampled_from([0, 1 << 20]))
+def test_ordered_is_a_stable_sort(noise: bytes, at: int, few: int) -> None:
+    """By one byte of each row; few rows are sorted, and many are distributed to lists."""
+    rows = [noise[n : n + 2] * 24 for n in range(0, len(noise) - 1, 2)]
+    expected = sorted(rows, key=lambda row: row[at])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index_segment, "_FEW_ROWS", few)
+        assert ordered(b"".join(rows), at) == b"".join(expected)
+
+
+def test_large_and_small_index_files() -> None:
+    """Every blob is found at its place; a pack that is in two files is counted once."""
+    noise = random.Random(1)
+    packs = PackNumbers()
+    segments: dict[str, Segment] = {}
+    expected: dict[bytes, tuple[bytes, int]] = {}
+    for number, count in enumerate([2000, 1, 3000, *[2] * 100]):
+        pack, found = noise.randbytes(32), [noise.randbytes(32) for _ in range(count)]
+        data = index_file((pack, [entry(blob, offset=at) for at, blob in enumerate(found)]))
+        segments[str(number)] = parse_segment(data, "index", packs.reserve)
+        expected |= {blob: (pack, at) for at, blob in enumerate(found)}
+    segments["again"] = parse_segment(data, "index", packs.reserve)
+    index = Index.of(segments)
+    assert len(index) == len(expected)
+    assert index.stored_bytes == 132 * len(expected)
+    for blob, (pack, at) in expected.items():
+        assert index.places(BlobType.DATA, blob) == [BlobLocation(pack, at, 132, 100, False)]
