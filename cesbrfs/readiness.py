@@ -3,7 +3,7 @@
 =================  ==============  ==========================================================
 repository         encryption key  reaction
 =================  ==============  ==========================================================
-uninitialised      any             initialised with the configured address and key, and said so
+uninitialised      any             initialised with the configured address and key, with a note
 initialised        incorrect       fails: the message names the repository and the key
 initialised        correct         left as it is; the command continues
 =================  ==============  ==========================================================

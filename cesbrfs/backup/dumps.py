@@ -142,11 +142,11 @@ async def save_dump(
 
 
 async def _run(dump: DumpCommand, account: bytes, writer: int) -> None:
-    said: list[str] = []
+    last_line: list[str] = []
 
     def keep_last(line: str) -> None:
         if line.strip():
-            said[:] = [line.strip()]
+            last_line[:] = [line.strip()]
 
     environment = public_environment(os.environ)
     code = await run_program(
@@ -158,7 +158,7 @@ async def _run(dump: DumpCommand, account: bytes, writer: int) -> None:
         stdout=writer,
     )
     if code:
-        last = f": {said[0]}" if said else ""
+        last = f": {last_line[0]}" if last_line else ""
         raise ScriptError(f"the dump by {dump.provider} ended with exit code {code}{last}")
 
 

@@ -176,8 +176,8 @@ class _Run:
         if result.snapshot:
             links = await mangled_links(self.restic.version, step.paths)
             result = replace(result, failed=(*result.failed, *links))
-        told = {failure.path for failure in result.failed}
-        gone = [p for p in _missing(step.paths) if os.fsencode(p) not in told]
+        failed_paths = {failure.path for failure in result.failed}
+        gone = [p for p in _missing(step.paths) if os.fsencode(p) not in failed_paths]
         return _with_failures(result, gone, "it vanished while the backup ran")
 
     async def _registry(self, step: PointStep, progress: Step) -> PointResult:
@@ -291,12 +291,12 @@ def _confirm(
             known = reported if len(reported) == _FULL_ID else None
             confirmed.append(_with_failures(replace(point, snapshot=known), lost, error))
             continue
-        told = {failure.path for failure in point.failed}
+        failed_paths = {failure.path for failure in point.failed}
         lacking = [
             path
             for path in step.paths
             if as_restic_shows(os.fsencode(path)) not in found.paths
-            and os.fsencode(path) not in told
+            and os.fsencode(path) not in failed_paths
         ]
         tree = found.tree.hex() if found.tree else None
         result = replace(point, snapshot=found.id, tree=tree)

@@ -64,14 +64,14 @@ class Starter:
 
 def _await_report(receiving: int, child: int) -> int:
     try:
-        told = os.read(receiving, 1)
+        report = os.read(receiving, 1)
     except KeyboardInterrupt:
         os.kill(child, signal.SIGTERM)
         os.waitpid(child, 0)
         return 130
     finally:
         os.close(receiving)
-    if told:
-        return told[0]
+    if report:
+        return report[0]
     _, status = os.waitpid(child, 0)  # the child died without a report
     return os.waitstatus_to_exitcode(status) or 1

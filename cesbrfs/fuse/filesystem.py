@@ -331,7 +331,7 @@ class InodeFileSystem:
     async def small_file(self, handle: int) -> bytes:
         """Return the content of a small file that was just opened, for the page cache.
 
-        Empty for a larger file, if the content is not at hand, and if the inode has other handles:
+        Empty for a larger file, if the content is not cached, and if the inode has other handles:
         a page with a pending read is locked, so storing it would wait for our own reply.
         """
         number, content = self._files.get(handle)

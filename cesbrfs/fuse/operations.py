@@ -118,9 +118,9 @@ class Operations(pyfuse3.Operations):
 
     async def _find(self, inode: int, ctx: pyfuse3.RequestContext) -> InodeAttrs:
         """Return an inode; the wait ends if the client is interrupted."""
-        held = self.tree.find_nowait(inode)
-        if held is not None:
-            return held
+        cached = self.tree.find_nowait(inode)
+        if cached is not None:
+            return cached
         return await self.interrupts.wait(ctx.pid, functools.partial(self.tree.find, inode))
 
     def _attributes(self, shown: InodeAttrs) -> pyfuse3.EntryAttributes:
@@ -166,9 +166,9 @@ class Operations(pyfuse3.Operations):
             missing.st_ino = 0
             missing.entry_timeout = FIXED_SECONDS
             return missing
-        told = self._attributes(found)
+        attributes = self._attributes(found)
         self.tree.count_lookup(found)
-        return told
+        return attributes
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """Subtract the lookups that the kernel has dropped."""
@@ -226,7 +226,7 @@ class Operations(pyfuse3.Operations):
         uid, gid, reply = self._shown.uid, self._shown.gid, pyfuse3.readdir_reply
         entry_timeout = 0 if self.tree.is_gone(directory) else FIXED_SECONDS
         made.attr_timeout, made.entry_timeout = FIXED_SECONDS, entry_timeout
-        first, told = directory.first, 0
+        first, count = directory.first, 0
         for at in range(start, len(entries)):
             row = entries[at]
             if row.link_id:
@@ -249,8 +249,8 @@ class Operations(pyfuse3.Operations):
             made.st_ctime_ns = row.ctime_ns
             if not reply(token, row.name, made, at + 1):
                 break
-            told += 1
-        directory.lookups += told
+            count += 1
+        directory.lookups += count
 
     @_handler
     async def releasedir(self, fh: int) -> None:
@@ -305,16 +305,16 @@ class Operations(pyfuse3.Operations):
             # ENOSYS would also end the kernel's questions about ACLs, which it enforces.
             if name not in _ACLS:
                 raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
-        for held, value in await self._xattrs(inode, ctx):
-            if held == name:
+        for known, value in await self._xattrs(inode, ctx):
+            if known == name:
                 return value
         raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
 
     async def _xattrs(
         self, inode: int, ctx: pyfuse3.RequestContext
     ) -> Sequence[tuple[bytes, bytes]]:
-        held = self.tree.find_nowait(inode)
-        if held is not None and isinstance(held.node, DirEntry) and not held.node.has_xattrs:
+        cached = self.tree.find_nowait(inode)
+        if cached is not None and isinstance(cached.node, DirEntry) and not cached.node.has_xattrs:
             return ()
         node_ref = self.tree.node_ref_nowait(inode)
         if node_ref is None:

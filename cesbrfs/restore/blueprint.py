@@ -59,14 +59,14 @@ async def denial(
 
 
 def blueprint_id(values: Mapping[str, str]) -> str | None:
-    """Return the id in the values of the blueprint's keys; None when they tell none, or several."""
+    """Return the id in the values of the blueprint's keys; None if there is none, or several."""
     found = set()
     for value in values.values():
         try:
             blueprint = json.loads(value)
         except (ValueError, RecursionError):
             continue
-        for name, told in blueprint.items() if isinstance(blueprint, dict) else ():
-            if name.lower() == _ID and isinstance(told, str) and told:
-                found.add(told)
+        for name, given in blueprint.items() if isinstance(blueprint, dict) else ():
+            if name.lower() == _ID and isinstance(given, str) and given:
+                found.add(given)
     return found.pop() if len(found) == 1 else None

@@ -86,7 +86,7 @@ def _flags(directory: int, name: bytes) -> list[tuple[str, str]]:
         finally:
             os.close(opened)
         flags = int.from_bytes(found[:4], sys.byteorder)
-        return [said for flag, said in _FLAGS.items() if flags & flag]
+        return [name for flag, name in _FLAGS.items() if flags & flag]
     return []
 
 

@@ -103,7 +103,7 @@ def _compare(planned: RestorePlan, directory: PlannedDirectory, opened: int) -> 
             continue
         try:
             if (other := names.other(below.name, found)) is not None:
-                raise RestoreError(one_file(below.name, other))  # noqa: TRY301 - told like what is in the way
+                raise RestoreError(one_file(below.name, other))  # noqa: TRY301 - reported like an obstacle
             if stat.S_ISLNK(found.st_mode) and below.parts in planned.fixed:
                 found = follow(opened, below.name, planned.guard)
                 planned.followed[below.parts] = (found.st_dev, found.st_ino)

@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except SystemExit as end:  # argparse's --help, or a signal
         code = end.code if isinstance(end.code, int) else 1
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - told to the user
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - reported to the user
         from cesbr.ui.errors import show_error
 
         code = show_error(error, as_json="--json" in given, debug="--debug" in given)

@@ -174,7 +174,7 @@ class Context:
     no_init: bool = False
 
     async def view(self, *, may_init: bool = True) -> BackupTree:
-        """Return the view of the repository; a missing one is initialised first and said so.
+        """Return the view of the repository; a missing one is initialised first, with a note.
 
         Raises the error of every other state, and of a missing one where nothing may initialise.
         """

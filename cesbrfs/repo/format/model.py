@@ -126,7 +126,7 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False):
 
 
 class Lock(msgspec.Struct, frozen=True, gc=False):
-    """One process's hold on the repository.  `id` is 64 hex digits; `pid` 0: not told."""
+    """One process's hold on the repository.  `id` is 64 hex digits; `pid` is 0 if unknown."""
 
     id: str
     time_ns: int

@@ -103,7 +103,7 @@ class FileReader:
         except BlobMissingError as error:
             await self._missing(error)
             raise
-        if len(blob) != length:  # another index file told another length
+        if len(blob) != length:  # index files disagree
             raise DamagedError(
                 f"The index files disagree about the length of"
                 f" {blob_name(BlobType.DATA, self._blobs[at])}; rewrite them with"

@@ -228,6 +228,6 @@ COMMANDS: Final = (
         "selected",
         _selected_arguments,
         _selected,
-        "Files that are gone with their backup are said to be; deselect them.",
+        "Files whose backup no longer exists are marked as such; deselect them.",
     ),
 )
