@@ -13,6 +13,7 @@ from cesbrfs.config.settings import Flags, Settings, load, require_root
 from cesbrfs.errors import CesbrError, UsageError
 from cesbrfs.fuse.daemon import Starter
 from cesbrfs.fuse.options import MountOptions, parse_options
+from cesbrfs.fuse.requirements import require_pyfuse3
 from cesbrfs.fuse.systemd import ServiceManager
 from cesbrfs.util.argparser import Parser
 from cesbrfs.util.escape import printable
@@ -84,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.umount or arguments.lazy:
             return _umount(arguments)
+        require_pyfuse3()
         options = parse_options(arguments.mount_options)
         repository, mountpoint = _places(arguments)
         settings = load(_flags(arguments, options, repository), os.environ)

@@ -20,6 +20,7 @@ from cesbr.commands import Command
 from cesbrfs.config.layers import absolute_path
 from cesbrfs.errors import CesbrError, MountError, UsageError
 from cesbrfs.fuse import mountpoint as mountpoints
+from cesbrfs.fuse.requirements import require_pyfuse3
 from cesbrfs.util.escape import show
 from cesbrfs.util.mountinfo import Mounted, our_mounts
 
@@ -69,6 +70,7 @@ async def _mount(context: Context, arguments: argparse.Namespace) -> int:
         return await change(context, arguments)
     if arguments.unit_dir:
         raise UsageError("--unit-dir is for --install and --remove only.")
+    require_pyfuse3()
     await context.view()  # reports its state, and initialises a missing repository
     settings = await context.session.settings()
     access = await context.session.access()
