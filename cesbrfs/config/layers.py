@@ -18,6 +18,9 @@ from cesbrfs.repo.location import KINDS
 from cesbrfs.util.secret import redact
 
 SYSTEM_CONFIG: Final = Path("/etc/cesbr/config.toml")
+_REPOSITORY_VARIABLES: Final = (
+    "CESBR_REPOSITORY", "RESTIC_REPOSITORY", "RESTIC_REPOSITORY_FILE",
+)  # fmt: skip
 
 _SIZE: Final = re.compile(r"(\d+)\s*(?:([kmgt])(?:i?b)?|b)?", re.IGNORECASE)
 _WORDS: Final[Mapping[str, bool]] = {
@@ -203,7 +206,10 @@ class ConfigLayers:
 
 
 def _config_file(flags: Flags, environ: Mapping[str, str]) -> Path | None:
-    """Return the TOML file to read: one that was named must exist, the usual ones may."""
+    """Return the TOML file to read: one that was named must exist, the usual ones may.
+
+    A system-wide file that this user cannot read is ignored if the repository is given elsewhere.
+    """
     if flags.config:
         return RawSetting(flags.config, "flag", "config", home=environ.get("HOME")).path()
     if named := environ.get("CESBR_CONFIG"):
@@ -215,7 +221,11 @@ def _config_file(flags: Flags, environ: Mapping[str, str]) -> Path | None:
         usual.insert(0, Path(xdg, "cesbr/config.toml"))
     elif home:
         usual.insert(0, Path(home, ".config/cesbr/config.toml"))
-    return next((file for file in usual if os.path.lexists(file)), None)
+    found = next((file for file in usual if os.path.lexists(file)), None)
+    given = flags.repository or any(map(environ.get, _REPOSITORY_VARIABLES))
+    if given and found == SYSTEM_CONFIG and not os.access(found, os.R_OK):
+        return None
+    return found
 
 
 def _read_toml(file: Path) -> dict[str, object]:
@@ -224,8 +234,10 @@ def _read_toml(file: Path) -> dict[str, object]:
     try:
         found = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
+        remedy = "Run the command as root, or pass --repo URL"
         raise UsageError(
-            f"The settings file {file} cannot be read: {error.strerror}. Check its permissions."
+            f"The settings file {file} cannot be read: {error.strerror}."
+            f" {remedy if file == SYSTEM_CONFIG else 'Check its permissions'}."
         ) from None
     except ValueError as error:  # both that of TOML and that of UTF-8
         raise UsageError(f"The settings file {file} is not TOML: {error}; correct it.") from None

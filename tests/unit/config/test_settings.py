@@ -244,6 +244,25 @@ def test_files_that_cannot_be_read_are_told(tmp_path: Path, home: Path) -> None:
         load(Flags(), {"CESBR_CONFIG": str(tmp_path / "bytes.toml")})
 
 
+@pytest.mark.parametrize("given", ["flag", "RESTIC_REPOSITORY", ""])
+def test_system_file_that_only_root_can_read(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other users need --repo or a variable, even if the file contains only comments."""
+    with open_directory() as directory:
+        file = write(directory / "config.toml", "")
+        file.chmod(0o600 if os.geteuid() == 0 else 0)
+        monkeypatch.setattr(layers, "SYSTEM_CONFIG", file)
+        flags = Flags(repository="/repo" if given == "flag" else None)
+        environ = {given: "/repo"} if given.isupper() else {}
+        with without_rights():
+            if given:
+                assert load(flags, environ).config_file is None
+                return
+            with pytest.raises(
+                UsageError, match=r"Permission denied\. Run the command as root, or"
+            ):
+                load(flags, environ)
+
+
 @pytest.mark.parametrize(
     ("size", "expected"),
     [("0", 0), ("7", 7), ("7B", 7), ("64k", 64 << 10), ("64M", 64 << 20), ("1 GiB", 1 << 30),
