@@ -3,6 +3,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY := .venv/bin/python
 ARGS ?=
+export REVISION OUTPUT COMPRESSION
 SECONDS ?= 60
 # Tests spend about half of their time waiting for programs and servers.
 JOBS ?= $(shell echo $$((2 * $$(nproc))))
@@ -12,7 +13,8 @@ INSTALLED := .venv/installed-in$(subst /,-,$(CURDIR))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install check test demo bench bench-remote soak man record docs clean system test-tools servers
+.PHONY: help install check test demo bench bench-remote soak man deb wheel record docs clean system \
+  test-tools servers
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -65,6 +67,14 @@ soak: install ## Use one mount hard and compare every byte (SECONDS=60)
 
 man: install ## Build the manual pages in build/man/man1 (man -l build/man/man1/cesbr.1)
 	@$(PY) -m cesbr.cli.manpages build/man/man1
+
+deb: ## Build the Debian package for this distribution in build (REVISION=1)
+	@.ci/apt-packages deb
+	@packaging/deb/build
+
+wheel: install ## Build the sdist and the wheel in build/dist
+	@packaging/wheel build/dist $(PY)
+	@ls build/dist/cesbrfs-*
 
 record: install servers ## Record the session for the documentation, docs/session.svg
 	@$(PY) -m tests.sample.record docs
