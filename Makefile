@@ -3,7 +3,6 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY := .venv/bin/python
 ARGS ?=
-export REVISION OUTPUT COMPRESSION
 SECONDS ?= 60
 # Tests spend about half of their time waiting for programs and servers.
 JOBS ?= $(shell echo $$((2 * $$(nproc))))
