@@ -118,13 +118,16 @@ def _next_version(deb: Path, folder: Path) -> Path:
     control.write_text(control.read_text().replace(f"{__version__}-1+", f"{__version__}-2+"))
     (module,) = root.glob("usr/lib/cesbrfs/lib/*/site-packages/cesbrfs/__main__.py")
     module.rename(module.with_name("renamed.py"))
-    command = ["dpkg-deb", "--root-owner-group", "-Zxz", "-z0", "-b", root, folder / "next.deb"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return folder / "next.deb"
+    built = folder / "next.deb"
+    subprocess.run(
+        ["dpkg-deb", "--root-owner-group", "-Zxz", "-z0", "-b", root, built],
+        check=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    return built
 
 
 def test_life_of_the_package(deb: Path, system: DebianRoot) -> None:
-    """Install, back up, restore and mount, upgrade, remove and purge. Nothing is left."""
+    """Install, back up, restore, mount, upgrade, remove, and purge without leftovers."""
     before = system.added()
     system.run("sh", "-c", "! command -v gcc")
     shutil.copy(deb, system.srv / "cesbrfs.deb")

@@ -95,9 +95,10 @@ def missing_for_root() -> str | None:
 def running_root(overlay: Path, srv: Path) -> Iterator[DebianRoot]:
     """Start a copy in the directory `overlay`, and end it with all its processes."""
     command = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child"]
-    command += ["--propagation", "private", "sh", "-euc", _ENTER, "sh", overlay, srv, PROJECT]
+    command += ["--propagation", "private", "sh", "-euc", _ENTER, "sh"]
+    command += map(str, (overlay, srv, PROJECT))
     with subprocess.Popen(
-        list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as unshare:
         assert unshare.stdin
         assert unshare.stdout
