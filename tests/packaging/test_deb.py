@@ -18,10 +18,12 @@ from tests.sample.instance import build
 from tests.support.debian_root import DebianRoot, missing_for_root, running_root
 from tests.support.mounting import fuse_missing
 from tests.support.project import PROJECT
+from tests.support.restic_repo import create
 
 pytestmark = pytest.mark.timeout(900)
 
 _REPORT = "redmine/volumes/files/report.txt"
+_CONFIG = 'repository = "/srv/repo"\npassword_file = "/srv/key"\nroot = "/srv/instance"\n'
 _UNITS = ("cesbrfs.service", "backups.mount", "backups.automount")
 
 
@@ -109,16 +111,16 @@ def system(tmp_path: Path) -> Iterator[DebianRoot]:
         yield started
 
 
-def _next_version(deb: Path, folder: Path) -> Path:
+def _next_version(deb: Path, directory: Path) -> Path:
     """Return the package with a higher version, and one module under another name."""
-    folder.mkdir()
-    root = folder / "root"
+    directory.mkdir()
+    root = directory / "root"
     subprocess.run(["dpkg-deb", "-R", deb, root], check=True)
     control = root / "DEBIAN/control"
     control.write_text(control.read_text().replace(f"{__version__}-1+", f"{__version__}-2+"))
     (module,) = root.glob("usr/lib/cesbrfs/lib/*/site-packages/cesbrfs/__main__.py")
     module.rename(module.with_name("renamed.py"))
-    built = folder / "next.deb"
+    built = directory / "next.deb"
     subprocess.run(
         ["dpkg-deb", "--root-owner-group", "-Zxz", "-z0", "-b", root, built],
         check=True, stdout=subprocess.DEVNULL,
@@ -136,7 +138,7 @@ def test_life_of_the_package(deb: Path, system: DebianRoot) -> None:
     assert system.run("cesbrfs", "--version") == f"cesbrfs {__version__}\n"
     config = system.path("/etc/cesbr/config.toml")
     with config.open("a") as file:
-        file.write('repository = "/srv/repo"\npassword_file = "/srv/key"\nroot = "/srv/instance"\n')
+        file.write(_CONFIG)
     written = config.read_text()
 
     system.run("cesbr", "init")
@@ -189,3 +191,41 @@ def _verify_units(system: DebianRoot) -> None:
         return
     system.run("sh", "-c", "cp /usr/share/doc/cesbrfs/examples/backups.* /etc/systemd/system")
     assert system.run("systemd-analyze", "verify", *_UNITS) == ""
+
+
+_SERVICE = """
+systemctl start cesbrfs.service
+ls /backups
+systemctl reload cesbrfs.service
+cat /backups/b1/backup.json
+systemctl stop cesbrfs.service
+if mountpoint /backups; then exit 1; fi
+systemctl start backups.mount
+cat /backups/b1/backup.json
+systemctl stop backups.mount
+if mountpoint /backups; then exit 1; fi
+systemctl start cesbrfs.service
+dpkg --remove cesbrfs
+if mountpoint /backups; then exit 1; fi
+"""
+
+
+@pytest.mark.skipif(fuse_missing() is not None, reason=str(fuse_missing()))
+def test_units_under_systemd(deb: Path, system: DebianRoot, restic_new: Path) -> None:
+    """With its restrictions, the service mounts, reloads, stops, and is stopped by a removal."""
+    if not Path("/lib/systemd/systemd").exists():
+        pytest.skip("no systemd on this machine")
+    repo = create(restic_new, system.srv / "repo")
+    repo.backup(system.srv / "key", tags=["b1"], cwd=system.srv)
+    shutil.copy(deb, system.srv / "cesbrfs.deb")
+    system.run("dpkg", "--install", "/srv/cesbrfs.deb")
+    system.run("mkdir", "/backups")
+    (system.srv / "key").write_text(repo.password)
+    system.path("/etc/cesbr/config.toml").write_text(_CONFIG)
+    units = system.path("/etc/systemd/system")
+    shutil.copy(PROJECT / "packaging/systemd/backups.mount", units)
+    for unit in ("cesbrfs.service", "backups.mount"):  # start no other unit of this machine
+        (units / f"{unit}.d").mkdir()
+        (units / f"{unit}.d/test.conf").write_text("[Unit]\nDefaultDependencies=no\n")
+    code, output = system.run_under_systemd(_SERVICE)
+    assert code == 0, output

@@ -34,10 +34,35 @@ mount --rbind /dev dev
 mount -t proc proc proc
 mount -t sysfs sysfs sys
 mount --bind "$2" srv
-rm -f usr/bin/*gcc* usr/bin/cc usr/bin/c99 usr/bin/ld*
+rm -f usr/bin/*gcc* usr/bin/cc usr/bin/c99 usr/bin/ld* usr/sbin/policy-rc.d
 echo ready
 exec cat
 """
+# The arguments are the directory of the copy and the name of a new cgroup.
+_SYSTEMD: Final = """
+cd "$1"
+mount -t proc proc proc
+mount -t cgroup2 cgroup2 sys/fs/cgroup
+mkdir "sys/fs/cgroup/$2"
+echo 0 >"sys/fs/cgroup/$2/cgroup.procs"
+umount sys/fs/cgroup
+exec unshare --cgroup sh -euc '
+  mount -t cgroup2 cgroup2 sys/fs/cgroup
+  exec chroot . /lib/systemd/systemd --system --unit=script.target --log-target=console
+'
+"""
+_CLEAN_UP: Final = """
+mount -t cgroup2 cgroup2 sys/fs/cgroup
+find "sys/fs/cgroup/$1" -depth -type d -exec rmdir {} +
+umount sys/fs/cgroup
+"""
+_UNITS: Final = {
+    "script.target": "[Unit]\nDefaultDependencies=no\nRequires=script.service\n",
+    "script.service": "[Unit]\nDefaultDependencies=no\nSuccessAction=exit\nFailureAction=exit\n"
+    "[Service]\nType=oneshot\nStandardOutput=file:/srv/output\nStandardError=file:/srv/output\n"
+    "ExecStart=/bin/sh -eux /srv/script\n",
+}
+"""systemd runs /srv/script, and ends with its exit code. It starts no unit of the machine."""
 _VOLATILE: Final = ("var/lib/dpkg/", "var/log/", "var/cache/ldconfig/", "var/cache/man/")
 """Files that dpkg and its triggers change."""
 
@@ -63,6 +88,26 @@ class DebianRoot:
         assert done.returncode == code, f"{command}: exit code {done.returncode}\n{done.stdout}"
         return done.stdout
 
+    def run_under_systemd(self, script: str) -> tuple[int, str]:
+        """Run a shell script as a service of a systemd of its own; return code and output."""
+        units = self.path("/etc/systemd/system")
+        for name, text in _UNITS.items():
+            (units / name).write_text(text)
+        (self.srv / "script").write_text(script)
+        cgroup = f"cesbrfs-test-{os.getpid()}"
+        enter = ["nsenter", "--target", str(self.pid), "--mount", "--net", "--pid"]
+        root = str(self.overlay / "root")
+        done = subprocess.run(
+            [*enter, "unshare", "--mount", "--pid", "--fork", "--kill-child",
+             "sh", "-euc", _SYSTEMD, "sh", root, cgroup],
+            env={**_ENVIRONMENT, "container": "lxc"}, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, check=False, timeout=_TIMEOUT,
+        )  # fmt: skip
+        self.run("sh", "-euc", _CLEAN_UP, "sh", cgroup)
+        output = self.srv / "output"
+        return done.returncode, output.read_text() if output.exists() else done.stdout
+
     def path(self, name: str) -> Path:
         """Return where a file of the copy can be accessed from outside."""
         return Path(f"/proc/{self.pid}/root{self.overlay}/root") / name.lstrip("/")
@@ -71,9 +116,9 @@ class DebianRoot:
         """Return the files and directories that do not exist on the machine itself."""
         upper = Path(f"/proc/{self.pid}/root{self.overlay}/upper")
         found = set()
-        for folder, folders, files in os.walk(upper):
-            for name in (*folders, *files):
-                path = os.path.relpath(os.path.join(folder, name), upper)
+        for directory, directories, files in os.walk(upper):
+            for name in (*directories, *files):
+                path = os.path.relpath(os.path.join(directory, name), upper)
                 if not os.path.lexists(f"/{path}") and not path.startswith(_VOLATILE):
                     found.add(f"/{path}")
         return found
