@@ -45,7 +45,7 @@ def _build(output: Path) -> None:
     done = subprocess.run(
         [PROJECT / "packaging/deb/build"],
         env={"PATH": os.environ["PATH"], "HOME": os.environ["HOME"],
-             "OUTPUT": str(output), "COMPRESSION": "-Zxz -z0"},
+             "OUTPUT": str(output), "COMPRESSION": "-Zgzip -z1"},
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, check=False,
     )  # fmt: skip

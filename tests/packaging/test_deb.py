@@ -122,7 +122,7 @@ def _next_version(deb: Path, directory: Path) -> Path:
     module.rename(module.with_name("renamed.py"))
     built = directory / "next.deb"
     subprocess.run(
-        ["dpkg-deb", "--root-owner-group", "-Zxz", "-z0", "-b", root, built],
+        ["dpkg-deb", "--root-owner-group", "-Znone", "-b", root, built],
         check=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     return built
@@ -172,10 +172,12 @@ def test_life_of_the_package(deb: Path, system: DebianRoot) -> None:
 
 
 def _mount_through_fstab(system: DebianRoot) -> None:
-    """Mount with the helper of mount(8), and leave the mount in place."""
+    """Mount with cesbr and with the helper of mount(8), and leave the second mount in place."""
     fstab = system.path("/etc/fstab")
     fstab.write_text("cesbrfs /backups fuse.cesbrfs allow_other,nofail,_netdev 0 0\n")
     system.run("mkdir", "/backups")
+    system.run("cesbr", "mount", "/backups")
+    system.run("cesbr", "umount", "/backups")
     system.run("mount", "--fake", "/backups")
     system.run("mountpoint", "/backups", code=32)
     system.run("mount", "/backups")

@@ -89,7 +89,7 @@ class DebianRoot:
         return done.stdout
 
     def run_under_systemd(self, script: str) -> tuple[int, str]:
-        """Run a shell script as a service of a systemd of its own; return code and output."""
+        """Run a shell script as a service of another systemd; return exit code and output."""
         units = self.path("/etc/systemd/system")
         for name, text in _UNITS.items():
             (units / name).write_text(text)
