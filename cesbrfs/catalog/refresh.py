@@ -24,6 +24,19 @@ _NOWAIT_MAX_AGE_SECONDS: Final = 60.0
 """Maximum age of a list that `backups_nowait` returns."""
 
 
+@dataclass(slots=True)
+class ListingStatistics:
+    """Successful listings of the snapshots, their duration in seconds, and failed ones.
+
+    `problem` is why the last listing failed; None if it succeeded.
+    """
+
+    count: int = 0
+    seconds: float = 0.0
+    failures: int = 0
+    problem: str | None = None
+
+
 @dataclass(slots=True, eq=False)
 class _Refresh:
     """A running refresh; `overdue` is set once a caller timed out waiting for it."""
@@ -41,6 +54,7 @@ class BackupListing:
         self._repository = repository
         self._tag = tag
         self._clock = clock
+        self.statistics: Final = ListingStatistics()
         self._cached: Backups | None = None
         self._listed_at = 0.0
         self.listed_ns = 0
@@ -144,12 +158,26 @@ class BackupListing:
             # Another task may have listed while this one waited for the lock.
             if self._cached is None or self._listed_at < asked:
                 began, began_ns = self._clock(), time.time_ns()
-                snapshots = await self._repository.snapshots()
+                snapshots = await self._snapshots(began)
                 if self._cached is None or not _same(self._cached, snapshots):
                     self._cached = group(snapshots, self._tag)
                 self._listed_at, self.listed_ns = began, began_ns
                 self._error = None
             return self._cached
+
+    async def _snapshots(self, began: float) -> list[Snapshot]:
+        """List the snapshots, and count the listing."""
+        statistics = self.statistics
+        try:
+            snapshots = await self._repository.snapshots()
+        except CesbrError as error:
+            statistics.failures += 1
+            statistics.problem = error.message
+            raise
+        statistics.count += 1
+        statistics.seconds += self._clock() - began
+        statistics.problem = None
+        return snapshots
 
 
 def _same(backups: Backups, snapshots: Sequence[Snapshot]) -> bool:

@@ -75,7 +75,7 @@ class InodeFileSystem:
     def __init__(self, view: BackupTree, *, secrets_owner: tuple[int, int] | None = None) -> None:
         self.view: Final = view
         self._secrets_owner = secrets_owner
-        self.status: Final = MountStatus(view.repository, view.listing, self.counters)
+        self.status: Final = MountStatus(view, self.counters)
         self._table: Final = InodeTable(view.root)
         self._inodes: Final = self._table.objects
         self._directories: Final = self._table.directories
@@ -87,7 +87,7 @@ class InodeFileSystem:
         """The snapshots at the last change; None before the first."""
         self._neighbours = SiblingPrefetcher(view.repository.blobs)
         self.prefetcher: Final = SubtreePrefetcher(self._prefetch_entries)
-        self._status_directory: Final = self.status.directory(view.root.node)
+        self._status_directory: Final = self.status.directory()
 
     # Inodes by number
 
@@ -137,6 +137,11 @@ class InodeFileSystem:
         inode = self._inodes.get(number) or self._containing(number)
         return inode.immutable and not self.is_gone(inode)
 
+    @staticmethod
+    def is_generated(shown: InodeAttrs) -> bool:
+        """Return whether an inode is a file of the status directory."""
+        return isinstance(shown.holder, Inode) and isinstance(shown.holder.entry, GeneratedFile)
+
     def is_gone(self, holder: Inode | HardLinkInode | StoredDir) -> bool:
         """Return whether the snapshot of an inode was removed while its directories are open."""
         snapshot = snapshot_of(holder) if self._listed is not None else None
@@ -162,7 +167,11 @@ class InodeFileSystem:
             return shown
         if parent == ROOT and name == STATUS_DIRECTORY:  # even where the repository is gone
             return attrs_of(self._virtual_inode(above, self._status_directory))
-        entry = await self.view.child(above.entry, name)
+        entry = (
+            await self.status.file(name)
+            if above.entry is self._status_directory
+            else await self.view.child(above.entry, name)
+        )
         return attrs_of(self._virtual_inode(above, entry)) if entry is not None else None
 
     async def _enter(self, number: int) -> tuple[StoredDir, DirEntries]:
@@ -308,12 +317,10 @@ class InodeFileSystem:
         if node_ref.siblings:
             self._neighbours.opened(node_ref.directory, node_ref.siblings, entry.node)
         content: Readable
+        # Its content changes without a change of its inode.
         live = isinstance(entry, GeneratedFile)
-        if isinstance(entry, GeneratedFile):
-            content = VirtualFileHandle(entry.render())
-        else:
-            found = await self.view.content(entry)
-            content = VirtualFileHandle(found.content) if isinstance(found, VirtualFile) else found
+        found = await self.view.content(entry)
+        content = VirtualFileHandle(found.content) if isinstance(found, VirtualFile) else found
         handle = self._files.add(OpenFile(node_ref.number, content))
         self._open_counts[node_ref.number] += 1
         true_size = content.size == node_ref.size and not live

@@ -148,6 +148,7 @@ async def _run(
         await nursery.start(handle_signals, actions, nursery.cancel_scope)
         view.on_change = _OnChange(operations, nursery, await view.backups(math.inf))
         view.serve(nursery)
+        status.monitor.refresh_in(nursery)
         nursery.start_soon(operations.interrupts.run)
 
         def report_ready() -> None:

@@ -25,6 +25,7 @@ from cesbrfs.errors import CesbrError
 from cesbrfs.fuse.filesystem import InodeFileSystem, blocks, errno_of
 from cesbrfs.fuse.inodes import InodeAttrs, StoredDir
 from cesbrfs.fuse.interrupts import InterruptedCallerError, InterruptWatcher
+from cesbrfs.fuse.latency import FAST_NS
 from cesbrfs.repo.format.direntry import DirEntry
 
 _log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ CHANGING_SECONDS: Final = 1.0
 _ACLS: Final = (b"system.posix_acl_access", b"system.posix_acl_default")
 _BLOCK_SIZE: Final = 4096
 _IO_SIZE: Final = 128 << 10
+_now: Final = time.perf_counter_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +62,9 @@ def _handler(handle: _H) -> _H:
 
     @functools.wraps(handle)
     async def guarded(self: Operations, *args: Any) -> Any:
-        requests = self.tree.status.requests
-        requests[name] = requests.get(name, 0) + 1
         self.running += 1
         self.last_request = time.monotonic()
+        began = _now()
         try:
             return await handle(self, *args)
         except pyfuse3.FUSEError:
@@ -82,6 +83,12 @@ def _handler(handle: _H) -> _H:
             raise pyfuse3.FUSEError(errno_of(error)) from error
         finally:
             self.running -= 1
+            duration = _now() - began
+            latency = self.latency[name]
+            latency.count += 1
+            latency.total_ns += duration
+            if duration > FAST_NS:
+                latency.add_slow(duration)
 
     return cast("_H", guarded)
 
@@ -98,6 +105,7 @@ class Operations(pyfuse3.Operations):
         self.tree: Final = tree
         self.interrupts: Final = InterruptWatcher()
         self.running = 0
+        self.latency: Final = tree.status.latency
         self.last_request = 0.0
         """Monotonic time of the last request; what only the kernel requests (forget) is none."""
         self._shown: Final = presentation
@@ -167,6 +175,8 @@ class Operations(pyfuse3.Operations):
             missing.entry_timeout = FIXED_SECONDS
             return missing
         attributes = self._attributes(found)
+        if self.tree.is_generated(found):  # each open follows a lookup, and gets its content
+            attributes.entry_timeout = attributes.attr_timeout = 0
         self.tree.count_lookup(found)
         return attributes
 

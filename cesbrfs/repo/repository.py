@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -170,6 +170,11 @@ class Repository:
     def keys(self) -> Keys:
         """The master key, for worker processes that read blobs themselves."""
         return self._keys
+
+    @property
+    def caches(self) -> Mapping[str, LruCache[bytes, Any]]:
+        """The caches in memory, by what they contain."""
+        return {"trees": self._trees, **self.blobs.caches, **self.listings.caches}
 
     @property
     def is_offline(self) -> bool:

@@ -38,6 +38,9 @@ class LruCache(Generic[_K, _V]):
     def __init__(self, capacity: int, size: Callable[[_V], int], large: int = 0) -> None:
         self.capacity = capacity
         self.used = 0
+        self.hits = 0
+        self.misses = 0
+        """Values that had to be loaded."""
         self._size = size
         self._max_large = large
         self._values: OrderedDict[_K, _V] = OrderedDict()
@@ -49,8 +52,10 @@ class LruCache(Generic[_K, _V]):
         """Return the value of `key` if it is cached, without blocking; else None."""
         value = self._values.get(key)
         if value is not None:
+            self.hits += 1
             self._values.move_to_end(key)
         elif self._large and (value := self._large.get(key)) is not None:
+            self.hits += 1
             self._large.move_to_end(key)
         return value
 
@@ -66,6 +71,7 @@ class LruCache(Generic[_K, _V]):
         """Cache `value`, and evict the least recently used values beyond the capacity."""
         if key in self._values or key in self._large:
             return
+        self.misses += 1
         size = self._size(value)
         if self._max_large and size > self.capacity // 2:
             self._large[key] = value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -61,6 +61,11 @@ class Blobs:
         """
         self._packs = packs
         self._loader.start_over(keys, disk)
+
+    @property
+    def caches(self) -> Mapping[str, LruCache[bytes, bytes]]:
+        """The caches in memory, by what they contain."""
+        return {"data": self._cache, "tree_blobs": self._trees}
 
     # Looking up
 

@@ -7,7 +7,7 @@ mount, all within bounds. Only if none of these has a directory is its tree blob
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Final
@@ -56,6 +56,11 @@ class DirectoryCache:
         self._some = trio.Event()
         self._full = trio.Event()
         self._turn = trio.Lock()
+
+    @property
+    def caches(self) -> Mapping[str, LruCache[bytes, DirEntries] | LruCache[bytes, bytes]]:
+        """The caches in memory, by what they contain."""
+        return {"directories": self._cached, "packed_directories": self._packed}
 
     def start_over(self, segments: DirectoryStore | None) -> None:
         """Cache in `segments` from now on, which belongs to another repository."""

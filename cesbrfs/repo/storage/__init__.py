@@ -16,6 +16,7 @@ from cesbrfs.repo.storage.base import (
     is_file_name,
     read_exactly,
 )
+from cesbrfs.repo.storage.counters import HasCounters, StorageCounters
 from cesbrfs.repo.storage.registry import storage_type
 
 __all__ = [
@@ -23,8 +24,10 @@ __all__ = [
     "FileInfo",
     "FileType",
     "HasAvailability",
+    "HasCounters",
     "MayHoldOthers",
     "Storage",
+    "StorageCounters",
     "SyncReadable",
     "is_file_name",
     "open_storage",

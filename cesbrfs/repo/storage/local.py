@@ -29,6 +29,7 @@ from cesbrfs.repo.storage.base import (
     FileType,
     is_file_name,
 )
+from cesbrfs.repo.storage.counters import StorageCounters
 from cesbrfs.repo.storage.location import parse_local
 
 _THREAD_BYTES: Final = 256 << 10
@@ -47,6 +48,7 @@ class LocalStorage:
     def __init__(self, directory: str) -> None:
         self.directory: Final = os.path.abspath(directory)
         self.display_url = self.directory
+        self.counters: Final = StorageCounters()
 
     @classmethod
     def from_access(cls, access: Access, *, timeout: float = math.inf) -> LocalStorage:  # noqa: ARG003
@@ -62,7 +64,13 @@ class LocalStorage:
 
     async def list(self, kind: FileType) -> Sequence[FileInfo]:
         """List the files of one kind."""
-        return await trio.to_thread.run_sync(self._list, kind, abandon_on_cancel=True)
+        try:
+            found = await trio.to_thread.run_sync(self._list, kind, abandon_on_cancel=True)
+        except CesbrError as error:
+            self.counters.failed(error)
+            raise
+        self.counters.count(kind)
+        return found
 
     def _list(self, kind: FileType) -> Sequence[FileInfo]:
         top = os.path.join(self.directory, kind.value)
@@ -115,16 +123,30 @@ class LocalStorage:
     ) -> bytes:
         """Read a part of a file, or all of it."""
         path = self._path(kind, name)
-        if length is not None and length <= _THREAD_BYTES:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            return self._read(path, offset, length)
-        return await trio.to_thread.run_sync(
-            self._read, path, offset, length, SIZE_MAX[kind], abandon_on_cancel=True
-        )
+        try:
+            if length is not None and length <= _THREAD_BYTES:
+                await trio.lowlevel.checkpoint_if_cancelled()
+                data = self._read(path, offset, length)
+            else:
+                data = await trio.to_thread.run_sync(
+                    self._read, path, offset, length, SIZE_MAX[kind], abandon_on_cancel=True
+                )
+        except CesbrError as error:
+            self.counters.failed(error)
+            raise
+        self.counters.count(kind, len(data))
+        return data
 
     def read_into(self, kind: FileType, name: str, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from `offset` of a file, in the calling thread."""
-        path = self._path(kind, name)
+        try:
+            self._read_into(self._path(kind, name), offset, buffer)
+        except CesbrError as error:
+            self.counters.failed(error)
+            raise
+        self.counters.count(kind, len(buffer))
+
+    def _read_into(self, path: str, offset: int, buffer: memoryview) -> None:
         with self._opened(path) as descriptor:
             done = 0
             while done < len(buffer):

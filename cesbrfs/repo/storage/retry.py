@@ -26,6 +26,7 @@ from cesbrfs.errors import (
     fresh_copy,
 )
 from cesbrfs.repo.storage.base import FileInfo, FileType, MayHoldOthers, Storage
+from cesbrfs.repo.storage.counters import StorageCounters
 
 _log = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ class RetryingStorage:
 
     def __init__(self, storage: Storage, patience: float) -> None:
         self.display_url = storage.display_url
+        self.counters: Final = StorageCounters()
         self._storage: Final = storage
         self._patience: Final = patience
         self._answered = False
@@ -92,13 +94,17 @@ class RetryingStorage:
 
     async def list(self, kind: FileType) -> Sequence[FileInfo]:
         """List the files of one kind."""
-        return await self._ask(partial(self._storage.list, kind))
+        found = await self._ask(partial(self._storage.list, kind))
+        self.counters.count(kind)
+        return found
 
     async def read(
         self, kind: FileType, name: str = "", offset: int = 0, length: int | None = None
     ) -> bytes:
         """Read a part of a file, or all of it."""
-        return await self._ask(partial(self._storage.read, kind, name, offset, length))
+        data = await self._ask(partial(self._storage.read, kind, name, offset, length))
+        self.counters.count(kind, len(data))
+        return data
 
     async def other_entry(self) -> str | None:
         """Return the result of the storage; None if it does not support this."""
@@ -170,9 +176,11 @@ class RetryingStorage:
         try:
             result = await request()
         except RepositoryUnreachableError as error:
+            self.counters.failed(error)
             self._failed(number, error)
             raise
-        except CesbrError:
+        except CesbrError as error:
+            self.counters.failed(error)
             self._is_back()  # an error response also shows that the server is online
             raise
         self._is_back()
