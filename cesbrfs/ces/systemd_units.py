@@ -26,11 +26,13 @@ def render_units(
     home: str,
     on_failure: str | None = None,
     directory: str | None = None,
+    metrics: str | None = None,
 ) -> Mapping[str, str]:
     """Return the file names and texts of the service and the timer.
 
     `command` is ``cesbr`` with its options, `home` the home directory of the installing user,
-    `on_failure` a unit to start when a run fails, and `directory` the path of a local repository.
+    `on_failure` a unit to start when a run fails, `directory` the path of a local repository, and
+    `metrics` the file for the metrics of the backups, which each run writes at its end.
     Raises UsageError if `times` is empty.
     """
     if not times:
@@ -38,17 +40,29 @@ def render_units(
             "No backup time is configured. Set /config/backup/time in the registry, for example to"
             ' {"Times":["02:30:00"]}, or pass --at 02:30.'
         )
-    return {SERVICE: _service(command, home, on_failure, directory), TIMER: _timer(times)}
+    service = _service(command, home, on_failure, directory, metrics)
+    return {SERVICE: service, TIMER: _timer(times)}
 
 
 def _service(
-    command: Sequence[str], home: str, on_failure: str | None, directory: str | None
+    command: Sequence[str],
+    home: str,
+    on_failure: str | None,
+    directory: str | None,
+    metrics: str | None,
 ) -> str:
     backup = command_line([*command, "backup"])
     forget = command_line([*command, "forget", "--policy", "configured", "--yes", "--prune"])
     hook = f"OnFailure={_one_line(on_failure)}\n" if on_failure else ""
     if directory:  # wait for mounts of fstab; if one fails, no backup is made
         hook = f"RequiresMountsFor={quoted(directory)}\n{hook}"
+    after = ""
+    if metrics:
+        written = command_line([*command, "metrics", "--quiet", "--output", metrics])
+        after = (
+            "# Also after a run that failed; an error here does not make the run fail.\n"
+            f"ExecStopPost=-{written}\n"
+        )
     return f"""{MARK}
 [Unit]
 Description=Backup of the Cloudogu EcoSystem
@@ -60,7 +74,7 @@ Type=oneshot
 # forget runs only after a complete backup.
 ExecStart={backup}
 ExecStart={forget}
-Environment={quoted("HOME=" + home)}
+{after}Environment={quoted("HOME=" + home)}
 # Signal cesbr only: it stops restic so that no lock is left in the repository.
 KillMode=mixed
 TimeoutStopSec=60

@@ -58,6 +58,26 @@ Span = tuple[int, int]
 """Start (inclusive) and end (exclusive) in nanoseconds; both are equal for an instant."""
 
 
+def parse_duration(text: str) -> int:
+    """Parse a duration such as ``26h``, ``1d12h`` or ``90 min``; return it in seconds.
+
+    Raises UsageError for other text, for months and years, whose length varies, and for ``m``,
+    which could mean a minute or a month.
+    """
+    words = text.lower().replace(" ", "")
+    seconds = 0
+    for number, unit in _AMOUNT_AND_UNIT.findall(words):
+        name = _UNITS.get(unit, unit.removesuffix("s")) if unit != "m" else ""
+        length = _SECONDS.get(name, _DAYS.get(name, 0) * 86_400)
+        if not length or not number.isdigit():
+            seconds = 0
+            break
+        seconds += int(number) * length
+    if not seconds or not re.fullmatch(r"(?:\d{1,6}[a-z]+)+", words):
+        raise UsageError(f"Invalid duration {text!r}. Write one such as '26h', '90min' or '2d'.")
+    return seconds
+
+
 def _parse_relative(words: str, now_ns: int) -> Span | None:
     """Parse ``now``, ``2 days ago``, ``1 year and 2 months ago``, ``an hour ago``, ``1h30min``."""
     if words == "now":

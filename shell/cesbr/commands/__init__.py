@@ -31,6 +31,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "repository": ("init", "check", "unlock", "status"),
     "forget": ("forget", "policies"),
     "schedule": ("schedule",),
+    "metrics": ("metrics",),
     "mount": ("mount", "umount", "refresh"),
     "completion": ("completion",),
 }
@@ -44,7 +45,7 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
 }  # fmt: skip
 """What commands of other programs are called here."""
 
-_READING: Final = ("navigate", "files", "history", "diff", "restore")
+_READING: Final = ("navigate", "files", "history", "diff", "restore", "metrics")
 """The modules whose commands read backups, which begins with deriving the key."""
 
 CATEGORIES: Final[Mapping[str, str]] = {
@@ -59,6 +60,7 @@ CATEGORIES: Final[Mapping[str, str]] = {
     "repository": "Maintain",
     "forget": "Keep and remove backups",
     "schedule": "Back up every day",
+    "metrics": "Monitor",
     "mount": "Mount",
     "completion": "Outside of this shell",
 }

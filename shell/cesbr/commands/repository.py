@@ -32,10 +32,6 @@ _STATE_SECONDS: Final = 30.0
 # init
 
 
-def _nothing(_parser: argparse.ArgumentParser) -> None:
-    """Declare no arguments."""
-
-
 def _init_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force",
@@ -180,14 +176,27 @@ def _locks_text(holders: Sequence[Lock], left: AbstractSet[str], available: int 
 # status
 
 
-async def _status(context: Context, _arguments: argparse.Namespace) -> int:
+def _status_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-age",
+        metavar="DURATION",
+        help="exit with 1 unless the last complete backup of the whole instance is at most this"
+        " old, such as 26h, 90min or 2d",
+    )
+
+
+async def _status(context: Context, arguments: argparse.Namespace) -> int:
     """Show the configuration and the state; changes nothing, and works with a broken one."""
-    from cesbr.ui.status import scheduled, status_text
+    from cesbr.timer import timer_state
+    from cesbr.ui.mounts import mount_states
+    from cesbr.ui.status import age_problem, status_text
     from cesbrfs.ces.backup_config import backup_config
     from cesbrfs.config.settings import load, require_root
-    from cesbrfs.util.mountinfo import our_mounts
+    from cesbrfs.util.dates import parse_duration
     from cesbrfs.util.secret import redact
 
+    limit: str | None = arguments.max_age
+    seconds = parse_duration(limit) if limit is not None else 0
     settings = load(context.session.flags, context.session.environ)
     require_root(settings)
     problem: CesbrError | None = None
@@ -206,17 +215,24 @@ async def _status(context: Context, _arguments: argparse.Namespace) -> int:
     except CesbrError as error:
         registry["message"] = error.message
     repository, latest = await _repository_state(settings, problem)
+    complete = latest is not None and latest["status"] == "complete"
     status: dict[str, object] = {
         "repository": repository,
         "latest": latest,
-        "schedule": scheduled(),
+        "last_complete": latest if complete else None,
+        "schedule": await timer_state(),
         "registry": registry,
         "restic": await _restic_state(settings),
-        "mounts": [{"mountpoint": m.mountpoint, "source": m.source} for m in our_mounts()],
+        "mounts": await mount_states(repository),
         "settings": settings.describe(),
         "backup": backup,
     }
+    failed = age_problem(status, limit, seconds) if limit is not None else None
+    if limit is not None:
+        status["max_age"] = {"seconds": seconds, "ok": failed is None, "message": failed}
     await context.out.result(status, lambda: status_text(status, context.out.room))
+    if failed is not None:
+        raise CesbrError(failed)
     return 0
 
 
@@ -244,6 +260,7 @@ async def _repository_state(
         with trio.fail_after(_STATE_SECONDS):
             verdict, repository = await look(access, settings.caching)
             if repository is not None:
+                state["id"] = repository.id
                 try:
                     latest = await latest_backup(repository, settings)
                 finally:
@@ -300,8 +317,9 @@ COMMANDS: Final = (
     Command(
         "status",
         "Show the settings, the repository's state and the mounts; changes nothing.",
-        "status",
-        _nothing,
+        "status --max-age 26h",
+        _status_arguments,
         _status,
+        "With --max-age it is a check for monitoring.",
     ),
 )

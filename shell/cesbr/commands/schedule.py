@@ -43,6 +43,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--on-failure", metavar="UNIT", help="a unit of systemd to start when a backup fails"
     )
     parser.add_argument(
+        "--metrics",
+        metavar="FILE",
+        help="have each run write the metrics of the backups to FILE (see 'cesbr metrics')",
+    )
+    parser.add_argument(
         "--unit-dir",
         metavar="DIR",
         help=f"where the units lie (default {units.UNIT_DIR}); elsewhere nothing is started",
@@ -102,6 +107,7 @@ async def _units(
         home=home,
         on_failure=arguments.on_failure,
         directory=local_directory(address) if address else None,
+        metrics=_absolute(arguments.metrics),
     )
 
 

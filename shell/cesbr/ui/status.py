@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cesbr.ui import humanize
+from cesbr.ui.mounts import mounted_text
 from cesbr.ui.table import pairs
-from cesbrfs.ces.systemd_units import TIMER, next_run
+from cesbrfs.ces.systemd_units import SERVICE, TIMER, next_run
 from cesbrfs.repo.format.timestamps import format_time
 from cesbrfs.util.escape import show
 
@@ -29,18 +30,20 @@ _UNITS: Final = ((3600, "h"), (60, "min"))
 
 
 async def latest_backup(repository: Repository, settings: Settings) -> dict[str, object] | None:
-    """Return the newest complete backup of the whole instance; None where there is none."""
+    """Return the backup that ``latest`` points to; None where there is none."""
     from cesbrfs.vfs.tree import BackupTree
 
     view = BackupTree(repository, rules=settings.rules, backup_tag=settings.backup_tag)
     latest = await view.latest()
     if latest is None:
         return None
+    report = await view.reports.of(latest)
     return {
         "id": latest.id,
         "time": format_time(latest.time_ns),
         "age": max(0, time.time() - latest.time_ns / _NS),
-        "size": (await view.reports.of(latest)).size(latest),
+        "size": report.size(latest),
+        "status": report.status.value,
     }
 
 
@@ -80,7 +83,7 @@ def status_text(status: Mapping[str, object], available: int | None) -> str:
         rows.append(("", registry["message"]))
     version = f"{restic['version']} ({restic['path']})" if restic["version"] else restic["message"]
     rows.append(("restic:", version))
-    rows += [("Mounted:", f"{m['mountpoint']} (from {m['source']})") for m in mounts]
+    rows += [("Mounted:", mounted_text(mounted)) for mounted in mounts]
     text = pairs(rows, available) + "Settings:\n" + _settings_table(settings, available)
     if backup:
         text += "How this instance wants to be backed up:\n" + _settings_table(backup, available)
@@ -95,14 +98,52 @@ def _backup_rows(status: Mapping[str, object]) -> list[tuple[str, str]]:
         age = humanize.age(latest["age"])
         when = humanize.local_time(_ns(latest["time"]))
         shown = show(os.fsencode(str(latest["id"])))
-        rows.append(("Latest:", f"{shown} of {when}, {age} ago, {humanize.size(latest['size'])}"))
+        size = humanize.size(latest["size"])
+        doubt = "" if latest["status"] == "complete" else f", {latest['status']}"
+        rows.append(("Latest:", f"{shown} of {when}, {age} ago, {size}{doubt}"))
     elif status["repository"]["state"] == "ready":  # type: ignore[index]  # as above
         rows.append(("Latest:", "no complete backup of the whole instance"))
     following = schedule["next"]
     rows.append(
         ("Next:", humanize.local_time(_ns(following)) if following else str(schedule["message"]))
     )
+    if schedule.get("last_run"):
+        ended = humanize.local_time(_ns(str(schedule["last_run"])))
+        good = schedule["result"] == "success"
+        how = "success" if good else f"failed ({schedule['result']}); see 'journalctl -u {SERVICE}'"
+        rows.append(("Last run:", f"{ended}, {how}"))
     return rows
+
+
+def age_problem(status: Mapping[str, object], limit: str, seconds: float) -> str | None:
+    """Return why the last complete backup is not younger than `limit`, which is in `seconds`."""
+    repository, last = status["repository"], status["last_complete"]
+    assert isinstance(repository, dict)
+    if repository["state"] != "ready":
+        reason = repository["message"] or f"the repository is {repository['state']}."
+        return f"The age of the last complete backup is not known: {reason}"
+    if not isinstance(last, dict):
+        latest = status["latest"]
+        if not isinstance(latest, dict):
+            return "There is no complete backup of the whole instance. Run 'cesbr backup'."
+        shown = show(os.fsencode(str(latest["id"])))
+        return (
+            f"There is no complete backup of the whole instance. The newest one, {shown}, is"
+            f" {latest['status']}."
+        )
+    if last["age"] <= seconds:
+        return None
+    shown = show(os.fsencode(str(last["id"])))
+    return (
+        f"The last complete backup of the whole instance, {shown}, is {_old(last['age'])} old,"
+        f" more than {limit}. 'journalctl -u {SERVICE}' shows why no newer one was made."
+    )
+
+
+def _old(seconds: float) -> str:
+    """Return an age in hours for a few days, so that 25 hours differ from 47."""
+    hours = seconds / 3600
+    return f"{hours:.0f} h" if 2 <= hours < 100 else humanize.age(seconds)  # noqa: PLR2004
 
 
 def _ns(text: str) -> int:

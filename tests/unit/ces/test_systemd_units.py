@@ -69,7 +69,7 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     for name, text in render_units(
-        TIMES, [str(program), "--root", str(odd)], home=str(odd)
+        TIMES, [str(program), "--root", str(odd)], home=str(odd), metrics=f"{odd}/cesbr.prom"
     ).items():
         (tmp_path / name).write_text(text)
     done = subprocess.run(
@@ -80,6 +80,15 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     )
     reported = [line for line in done.stderr.splitlines() if "cesbr-backup" in line]
     assert (done.returncode, reported) == (0, []), done.stderr
+
+
+def test_metrics_are_written_after_each_run() -> None:
+    """The path is quoted; a failure to write them is ignored."""
+    file = "/var/lib/node exporter/cesbr.prom"
+    service = render_units(TIMES, ["/usr/bin/cesbr"], home="/root", metrics=file)[SERVICE]
+    (command,) = settings(service, "ExecStopPost")
+    assert command.startswith("-/usr/bin/cesbr ")
+    assert shlex.split(command)[1:] == ["metrics", "--quiet", "--output", file]
 
 
 def test_the_disk_of_a_local_repository_is_required() -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cesbrfs.errors import UsageError
-from cesbrfs.util.dates import parse_when
+from cesbrfs.util.dates import parse_duration, parse_when
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -119,3 +119,19 @@ def test_any_text_is_parsed_or_rejected(text: str) -> None:
     """Any text is a time or raises UsageError."""
     with contextlib.suppress(UsageError):
         parse_when(text, NOW)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("26h", 93_600), ("90 min", 5400), ("1d12h", 129_600), ("2 weeks", 1_209_600)],
+)
+def test_durations(text: str, seconds: int) -> None:
+    """Durations in seconds, with and without spaces."""
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "26", "h", "0h", "5m", "1y", "1mo", "26h ago", "-1h", "1h5m"])
+def test_invalid_durations(text: str) -> None:
+    """Months and years have no fixed length, and `m` is ambiguous."""
+    with pytest.raises(UsageError, match="Invalid duration"):
+        parse_duration(text)
