@@ -34,7 +34,7 @@ _PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 _COMMANDS = [command for module in MODULES for command in commands_of(module)]
 _BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _OURS = re.compile(r"(?:cesbr|cesbrfs)(?: (?!0\.)|$)")
-_MOVED = re.compile(r"(?<![\w./~])/(?=(?:backups|etc|mnt|root|srv|tmp|usr)(?:/|\b))")
+_MOVED = re.compile(r"(?<![\w./~])/(?=(?:backups|etc|mnt|root|srv|tmp|usr|var)(?:/|\b))")
 _SHELL = re.compile(r"[|<>;&]|\$\(")
 _ID = re.compile(r"\b\d{8}T\d{6}Z-[0-9a-f]{6}\b")
 
@@ -147,7 +147,7 @@ def machine(
     instance.set("/config/backup/local_config/path", str(instance.repository))
     for directory in (
         "root", "srv", "tmp", "mnt/backups", "etc/bash_completion.d",
-        "usr/local/share/zsh/site-functions",
+        "usr/local/share/zsh/site-functions", "var/lib/prometheus/node-exporter",
     ):  # fmt: skip
         (root / directory).mkdir(parents=True)
     (root / "root/ces.key").write_text(instance.key)
