@@ -31,7 +31,7 @@ from cesbrfs.fuse.tuning import settle, trim, tune
 from cesbrfs.repo.location import Access
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import open_storage
-from cesbrfs.util.mountinfo import SUBTYPE
+from cesbrfs.util.mountinfo import SUBTYPE, source_name
 from cesbrfs.vfs.tree import BackupTree
 
 _log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class _Session:
 
 def _init(operations: Operations, mountpoint: str, source: str, options: MountOptions) -> None:
     fuse_options = {
-        f"fsname={source.replace(',', '_').encode('ascii', 'replace').decode()}",
+        f"fsname={source_name(source)}",
         f"subtype={SUBTYPE}",
         "ro",
         "nosuid",

@@ -80,6 +80,11 @@ def _fstab_mountpoints(fstab: str) -> list[str]:
     ]
 
 
+def source_name(url: str) -> str:
+    """Return the source under which mountinfo lists a mount of a repository with this address."""
+    return url.replace(",", "_").encode("ascii", "replace").decode()
+
+
 def our_mounts() -> list[Mounted]:
     """Return the mounts served by cesbrfs."""
     return [mounted for mounted in mounts() if mounted.fstype == OUR_TYPE]

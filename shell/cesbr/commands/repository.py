@@ -187,8 +187,8 @@ def _status_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def _status(context: Context, arguments: argparse.Namespace) -> int:
     """Show the configuration and the state; changes nothing, and works with a broken one."""
+    from cesbr.mount_states import mount_states
     from cesbr.timer import timer_state
-    from cesbr.ui.mounts import mount_states
     from cesbr.ui.status import age_problem, status_text
     from cesbrfs.ces.backup_config import backup_config
     from cesbrfs.config.settings import load, require_root

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cesbr.ui import humanize
-from cesbr.ui.mounts import mounted_text
 from cesbr.ui.table import pairs
 from cesbrfs.ces.systemd_units import SERVICE, TIMER, next_run
 from cesbrfs.repo.format.timestamps import format_time
@@ -148,6 +147,21 @@ def _old(seconds: float) -> str:
 
 def _ns(text: str) -> int:
     return int(datetime.fromisoformat(text.partition(".")[0] + "+00:00").timestamp()) * _NS
+
+
+def mounted_text(mounted: Mapping[str, object]) -> str:
+    """Return a mount as one line: where it is, and the state that it reports."""
+    text = f"{mounted['mountpoint']} (from {mounted['source']})"
+    status = mounted["status"]
+    if not isinstance(status, dict):
+        return f"{text}, {mounted['message']}" if mounted["message"] else text
+    since = humanize.age(status["uptime_seconds"])
+    parts = [text, str(status["repository"]["state"]), f"for {since}"]
+    if status["errors_total"]:
+        parts.append(humanize.count(status["errors_total"], "error"))
+    if status["damaged"]:
+        parts.append(humanize.count(len(status["damaged"]), "damaged file"))
+    return ", ".join(parts)
 
 
 def _settings_table(settings: Mapping[str, Mapping[str, object]], available: int | None) -> str:

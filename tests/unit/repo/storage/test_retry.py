@@ -382,3 +382,27 @@ async def test_an_outage_is_logged_when_it_begins_and_when_it_ends(
     server.fault = lambda: errors.pop() if errors else None
     await _read(patient)
     assert caplog.messages == []
+
+
+async def test_requests_bytes_and_errors_are_counted(
+    server: _Server, patient: RetryingStorage, autojump_clock: MockClock
+) -> None:
+    """Failed attempts count even if a retry succeeds; a read past the end of a file is no error."""
+    errors: list[CesbrError] = [
+        RepositoryTimedOutError("slow"),
+        RepositoryUnreachableError("reset"),
+    ]
+    server.fault = lambda: errors.pop() if errors else None
+    await _read(patient)
+    with pytest.raises(DamagedError):
+        await patient.read(FileType.PACK, _NAME, 0, len(_CONTENT) + 1)
+    with pytest.raises(FileMissingError):
+        await patient.read(FileType.PACK, "cd" * 32)
+    await patient.list(FileType.SNAPSHOT)
+    counters = patient.counters
+    assert {name: count for name, count in counters.errors.items() if count} == {
+        "unreachable": 2,
+        "missing": 1,
+    }
+    assert counters.bytes["data"] >= 2 * len(_CONTENT)
+    assert counters.requests["snapshots"] == 1

@@ -1,4 +1,4 @@
-"""The mounts of this machine, and the state that those of one repository report."""
+"""Find the mounts of this machine, and read the state that those of one repository report."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Final
 
 import trio
 
-from cesbr.ui import humanize
-from cesbrfs.util.mountinfo import Mounted, our_mounts
+from cesbrfs.util.mountinfo import Mounted, our_mounts, source_name
 from cesbrfs.util.tasks import gather
 
 _STATUS: Final = ".cesbrfs/status.json"
@@ -30,7 +29,7 @@ async def mount_states(repository: Mapping[str, object]) -> list[dict[str, objec
 
 async def _state(mounted: Mounted, repository: Mapping[str, object]) -> dict[str, object]:
     state: dict[str, object] = {"mountpoint": mounted.mountpoint, "source": mounted.source}
-    same_url = mounted.source == repository["url"]
+    same_url = mounted.source == source_name(str(repository["url"]))
     try:
         with trio.fail_after(_SECONDS):
             status = await trio.to_thread.run_sync(
@@ -53,18 +52,3 @@ def _read(mountpoint: str) -> dict[str, dict[str, object]]:
     if not isinstance(status, dict) or "id" not in status.get("repository", ()):
         raise ValueError(_STATUS)
     return status
-
-
-def mounted_text(mounted: Mapping[str, object]) -> str:
-    """Return a mount as one line: where it is, and the state that it reports."""
-    text = f"{mounted['mountpoint']} (from {mounted['source']})"
-    status = mounted["status"]
-    if not isinstance(status, dict):
-        return f"{text}, {mounted['message']}" if mounted["message"] else text
-    since = humanize.age(status["uptime_seconds"])
-    parts = [text, str(status["repository"]["state"]), f"for {since}"]
-    if status["errors_total"]:
-        parts.append(humanize.count(status["errors_total"], "error"))
-    if status["damaged"]:
-        parts.append(humanize.count(len(status["damaged"]), "damaged file"))
-    return ", ".join(parts)
