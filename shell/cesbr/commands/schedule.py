@@ -23,6 +23,7 @@ from cesbr.units import (
     warn_of_environment,
     write_units,
 )
+from cesbrfs.config.layers import absolute_path
 from cesbrfs.errors import UsageError
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ async def _units(
         home=home,
         on_failure=arguments.on_failure,
         directory=local_directory(address) if address else None,
-        metrics=_absolute(arguments.metrics),
+        metrics=absolute_path(arguments.metrics) if arguments.metrics else None,
     )
 
 
