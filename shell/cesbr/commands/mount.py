@@ -63,6 +63,8 @@ def _mount_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def _mount(context: Context, arguments: argparse.Namespace) -> int:
     """Start the mount program, which returns once the mount works, and runs in the background."""
+    if not arguments.remove:
+        require_pyfuse3()
     if arguments.install or arguments.remove:
         from cesbr import mount_service
 
@@ -70,7 +72,6 @@ async def _mount(context: Context, arguments: argparse.Namespace) -> int:
         return await change(context, arguments)
     if arguments.unit_dir:
         raise UsageError("--unit-dir is for --install and --remove only.")
-    require_pyfuse3()
     await context.view()  # reports its state, and initialises a missing repository
     settings = await context.session.settings()
     access = await context.session.access()
