@@ -10,11 +10,11 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 from cesbrfs.errors import CesbrError, NotFoundError, RepositoryUnreachableError
-from cesbrfs.history.compare import same_content
-from cesbrfs.history.directory_index import DirectoryIndex, IndexedEntry
-from cesbrfs.history.timeline import BackupSlot, Parts, Timeline, Troubles, cannot_be_shown, shown
 from cesbrfs.history.versions import What
 from cesbrfs.util.escape import show
+from cesbrfs.vfs.compare import same_content
+from cesbrfs.vfs.directory_index import DirectoryIndex, IndexedEntry
+from cesbrfs.vfs.timeline import BackupSlot, Parts, Timeline, Troubles, cannot_be_shown, shown
 
 Mark = Literal["+", "-", "M", "T", "U"]
 """Added, removed, modified, type changed, metadata changed: the letters of restic diff."""

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from cesbrfs.errors import UsageError
-from cesbrfs.history.compare import distinct
-from cesbrfs.history.directory_index import IndexedEntry
-from cesbrfs.history.timeline import Level, Parts, Progress, Timeline
+from cesbrfs.vfs.compare import distinct
+from cesbrfs.vfs.directory_index import IndexedEntry
+from cesbrfs.vfs.timeline import Level, Parts, Progress, Timeline
 
 TYPES: Final[Mapping[str, str]] = {
     "f": "file", "d": "dir", "l": "symlink", "b": "dev", "c": "chardev", "p": "fifo", "s": "socket",

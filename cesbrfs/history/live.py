@@ -15,12 +15,12 @@ import msgspec
 import trio
 
 from cesbrfs.errors import CesbrError, NotFoundError, RepositoryUnreachableError
-from cesbrfs.history.compare import node_of
 from cesbrfs.history.diff import BackupSide, Change, Remarks, change_of, diff
-from cesbrfs.history.directory_index import DirectoryIndex, IndexedEntry, row_of
-from cesbrfs.history.timeline import BackupSlot, Parts, Timeline, directories
 from cesbrfs.repo.format.model import Node, NodeType
 from cesbrfs.repo.repository import Repository
+from cesbrfs.vfs.compare import node_of
+from cesbrfs.vfs.directory_index import DirectoryIndex, IndexedEntry, row_of
+from cesbrfs.vfs.timeline import BackupSlot, Parts, Timeline, directories
 from cesbrfs.vfs.tree import BackupTree
 
 _TYPES: Final[Mapping[int, NodeType]] = {

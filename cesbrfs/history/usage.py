@@ -15,12 +15,12 @@ from typing import Final
 from cesbrfs.catalog import directory_names
 from cesbrfs.catalog.backups import Backup
 from cesbrfs.errors import CesbrError, RepositoryUnreachableError, UsageError
-from cesbrfs.history.timeline import Parts, Progress, cannot_be_shown
 from cesbrfs.repo.format.model import Node, Snapshot, Tree, hard_link_id
 from cesbrfs.repo.format.pack import BlobType
 from cesbrfs.util.escape import show
 from cesbrfs.util.tasks import AT_ONCE, gather
 from cesbrfs.vfs.entries import Entry, SnapshotEntry, VirtualDir, VirtualFile, VirtualSymlink
+from cesbrfs.vfs.timeline import Parts, Progress, cannot_be_shown
 from cesbrfs.vfs.tree import BackupTree
 
 _Blob = tuple[BlobType, bytes]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cesbrfs.errors import NotFoundError
-from cesbrfs.history.compare import distinct
-from cesbrfs.history.directory_index import IndexedEntry
-from cesbrfs.history.timeline import BackupSlot, Parts, Timeline, shown
+from cesbrfs.vfs.compare import distinct
+from cesbrfs.vfs.directory_index import IndexedEntry
+from cesbrfs.vfs.timeline import BackupSlot, Parts, Timeline, shown
 
 What = Literal["appeared", "changed", "vanished"]
 

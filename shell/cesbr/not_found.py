@@ -10,14 +10,14 @@ import trio
 from cesbr.paths import TypedPath, settle, typed_at
 from cesbrfs.catalog import directory_names
 from cesbrfs.errors import CesbrError, NotFoundError
-from cesbrfs.history import timeline
-from cesbrfs.history.timeline import shown, union
 from cesbrfs.util.escape import show
+from cesbrfs.vfs import timeline
+from cesbrfs.vfs.timeline import shown, union
 
 if TYPE_CHECKING:
     from cesbr.session import Context
     from cesbrfs.catalog.backups import Backup
-    from cesbrfs.history.timeline import Parts, Timeline
+    from cesbrfs.vfs.timeline import Parts, Timeline
 
 _SECONDS: Final = 10.0
 """Maximum time for the search; then the error stays as it was."""

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cesbrfs.catalog import directory_names
 from cesbrfs.errors import NotFoundError, UsageError
-from cesbrfs.history import timeline
-from cesbrfs.history.timeline import directories
 from cesbrfs.util.escape import show, unshow
+from cesbrfs.vfs import timeline
 from cesbrfs.vfs.glob import has_wildcards, matching, nothing_matches
+from cesbrfs.vfs.timeline import directories
 
 if TYPE_CHECKING:
     from cesbr.session import Context
     from cesbrfs.catalog.backups import Backup
-    from cesbrfs.history.timeline import Level, Parts, Timeline
+    from cesbrfs.vfs.timeline import Level, Parts, Timeline
 
 
 class TypedPath(NamedTuple):

@@ -20,11 +20,11 @@ if TYPE_CHECKING:  # all of them import trio, which the prompt's start does not 
 
     from cesbr.completion.name_index import NameIndex
     from cesbr.state.basket import Basket
-    from cesbrfs.history.directory_index import DirectoryIndex
     from cesbrfs.repo.location import Access
     from cesbrfs.repo.repository import Repository
     from cesbrfs.restic import Restic
     from cesbrfs.util.lru import LruCache
+    from cesbrfs.vfs.directory_index import DirectoryIndex
     from cesbrfs.vfs.tree import BackupTree
 
 
@@ -133,7 +133,7 @@ class Session:
 
     def memo(self, view: BackupTree) -> DirectoryIndex:
         """Return what is remembered of the directories of the open repository."""
-        from cesbrfs.history.directory_index import DirectoryIndex
+        from cesbrfs.vfs.directory_index import DirectoryIndex
 
         if self._memo is None:
             self._memo = DirectoryIndex(view.repository)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from cesbrfs.history.diff import diff_backups
-from cesbrfs.history.directory_index import DirectoryIndex
 from cesbrfs.history.find import Criteria, Match, find
-from cesbrfs.history.timeline import Timeline, of_backups
 from cesbrfs.history.usage import UsageReport
+from cesbrfs.vfs.directory_index import DirectoryIndex
+from cesbrfs.vfs.timeline import Timeline, of_backups
 from cesbrfs.vfs.tree import BackupTree
 from tests.support.restic_repo import ResticRepo, create
 

@@ -25,12 +25,12 @@ from cesbr.ui.table import fitted
 from cesbrfs.errors import CesbrError, NotFoundError, RepositoryUnreachableError, UsageError
 from cesbrfs.history.diff import Change, Remarks, diff_backups
 from cesbrfs.history.live import LiveError, LiveInstance, diff_live
-from cesbrfs.history.timeline import Parts, ReadError, Timeline
 from cesbrfs.history.usage import Usage, UsageReport
 from cesbrfs.restore.targets import place_on_instance
 from cesbrfs.util.escape import for_json, show, unshow
 from cesbrfs.vfs.entries import VirtualFile
 from cesbrfs.vfs.glob import fits, nothing_matches
+from cesbrfs.vfs.timeline import Parts, ReadError, Timeline
 
 if TYPE_CHECKING:
     from pathlib import Path

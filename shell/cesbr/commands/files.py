@@ -158,9 +158,9 @@ async def _children(
 
     What cannot be read has the type `unknown`, and goes to `troubles`.
     """
-    from cesbrfs.history.timeline import cannot_be_shown
     from cesbrfs.repo.format.model import Node
     from cesbrfs.vfs.entries import ResolvedPath, SnapshotEntry
+    from cesbrfs.vfs.timeline import cannot_be_shown
 
     children = dict(await view.children(place.entry))
     for reason in await view.refused(place.entry):

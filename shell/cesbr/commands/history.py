@@ -30,7 +30,7 @@ from cesbrfs.util.escape import for_json, show
 if TYPE_CHECKING:
     from cesbr.session import Context
     from cesbrfs.history.diff import Change
-    from cesbrfs.history.timeline import BackupSlot, Parts, Timeline
+    from cesbrfs.vfs.timeline import BackupSlot, Parts, Timeline
 
 _PARTIAL: Final = 3
 _SIZE: Final = re.compile(r"([+-]?)(\d+)(?:([kmgt])(?:i?b)?|b)?", re.IGNORECASE)

@@ -11,9 +11,9 @@ from cesbrfs.repo.format.timestamps import format_time
 from cesbrfs.util.escape import for_json, printable, show
 
 if TYPE_CHECKING:
-    from cesbrfs.history.directory_index import IndexedEntry
     from cesbrfs.history.find import Match
-    from cesbrfs.history.timeline import Parts, Timeline
+    from cesbrfs.vfs.directory_index import IndexedEntry
+    from cesbrfs.vfs.timeline import Parts, Timeline
 
 _SIZE_CELLS: Final = 9
 _TIME_CELLS: Final = 19

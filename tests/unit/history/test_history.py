@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 
 from cesbrfs.errors import NotFoundError, UsageError
 from cesbrfs.history.diff import diff_backups, history
-from cesbrfs.history.directory_index import DirectoryIndex
 from cesbrfs.history.find import Criteria, Match, find
 from cesbrfs.history.live import LiveInstance, diff_live
-from cesbrfs.history.timeline import Timeline, of_backups, of_snapshot
 from cesbrfs.history.usage import UsageReport
 from cesbrfs.history.versions import versions
 from cesbrfs.repo.repository import CacheConfig, Repository
 from cesbrfs.repo.storage import FileType
 from cesbrfs.util.secret import Secret
+from cesbrfs.vfs.directory_index import DirectoryIndex
 from cesbrfs.vfs.entries import Entry, VirtualFile, VirtualSymlink
+from cesbrfs.vfs.timeline import Timeline, of_backups, of_snapshot
 from cesbrfs.vfs.tree import BackupTree
 from tests.support.memory_repo import PASSWORD, Json, MemoryRepo
 

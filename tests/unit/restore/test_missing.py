@@ -9,12 +9,12 @@ import pytest
 from cesbrfs.catalog.manifest import FailedPath, Point
 from cesbrfs.errors import NotFoundError
 from cesbrfs.history.diff import Remarks, diff_backups, history
-from cesbrfs.history.directory_index import DirectoryIndex
-from cesbrfs.history.timeline import Timeline
 from cesbrfs.history.usage import UsageReport
 from cesbrfs.history.versions import versions
 from cesbrfs.repo.storage import FileType
 from cesbrfs.restore import InPlace
+from cesbrfs.vfs.directory_index import DirectoryIndex
+from cesbrfs.vfs.timeline import Timeline
 from cesbrfs.vfs.tree import BackupTree
 from tests.support.memory_repo import Json, MemoryRepo
 from tests.support.restore_site import BACKUP, Site

@@ -10,9 +10,7 @@ import trio
 import zstandard
 
 from cesbrfs.errors import DamagedError, RestoreError, StorageError, WrongKeyError
-from cesbrfs.history.directory_index import DirectoryIndex
 from cesbrfs.history.find import Criteria, Match, find
-from cesbrfs.history.timeline import of_backups
 from cesbrfs.history.usage import UsageReport
 from cesbrfs.repo import kdf
 from cesbrfs.repo import keys as opening
@@ -26,7 +24,9 @@ from cesbrfs.restore.planner import make_plan
 from cesbrfs.restore.selection import select
 from cesbrfs.restore.targets import ToDirectory
 from cesbrfs.util.secret import Secret
+from cesbrfs.vfs.directory_index import DirectoryIndex
 from cesbrfs.vfs.measure import measure
+from cesbrfs.vfs.timeline import of_backups
 from cesbrfs.vfs.tree import BackupTree
 from tests.support.memory_repo import PASSWORD, MemoryRepo
 

@@ -18,9 +18,9 @@ import trio
 from cesbrfs.catalog import directory_names
 from cesbrfs.catalog.backups import Backup
 from cesbrfs.errors import CesbrError, NotDirectoryError, NotFoundError, RepositoryUnreachableError
-from cesbrfs.history.directory_index import DirectoryIndex, IndexedEntry, row_of
 from cesbrfs.util.escape import show
 from cesbrfs.util.tasks import gather
+from cesbrfs.vfs.directory_index import DirectoryIndex, IndexedEntry, row_of
 from cesbrfs.vfs.entries import Entry, SnapshotEntry, VirtualDir, VirtualFile, VirtualSymlink
 from cesbrfs.vfs.tree import BackupTree
 

@@ -2,7 +2,7 @@
 
 Each directory is read once and used for every backup that contains it. An `IndexedEntry` has the
 metadata that searching and comparing need. All listings are saved as one record in the cache
-directory, encrypted with the repository key.
+directory, and the roots of the backups as another, both encrypted with the repository key.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 import trio
@@ -21,8 +21,9 @@ from cesbrfs.util.lru import LruCache
 
 _NS: Final = 1_000_000_000
 _RECORD_NAME: Final = "names"
-_VERSION: Final = 2
-"""Format version of the record and its entries."""
+_ROOTS_NAME: Final = "roots"
+_VERSION: Final = 3
+"""Format version of the records and their entries."""
 UNKNOWN: Final = "unknown"
 """Type of an entry that a newer restic or another system wrote."""
 _REFUSED: Final = "/refused"
@@ -37,6 +38,7 @@ _MANY_BLOBS_SUFFIX: Final = b"+"
 """Suffix of the `content` of files with several blobs; other blobs may have equal bytes."""
 _MAX_COMPARED: Final = 100_000
 """Maximum number of cached comparison results."""
+_R = TypeVar("_R", bound=msgspec.Struct)
 _CHECKPOINT_INTERVAL: Final = 64
 """Number of listings between two checkpoints, where Ctrl+C is handled."""
 
@@ -99,14 +101,19 @@ Listing = Mapping[bytes, IndexedEntry]
 class _Record(msgspec.Struct, array_like=True, gc=False):
     version: int
     listings: dict[bytes, bytes]
-    ours: dict[bytes, bytes]
-    roots: dict[bytes, bytes]
     compared: dict[bytes, bool]
+
+
+class _Roots(msgspec.Struct, array_like=True, gc=False):
+    version: int
+    virtual: dict[bytes, bytes]
+    roots: dict[bytes, bytes]
 
 
 _encoder = msgspec.msgpack.Encoder()
 _rows = msgspec.msgpack.Decoder(list[IndexedEntry])
 _record = msgspec.msgpack.Decoder(_Record)
+_root_record = msgspec.msgpack.Decoder(_Roots)
 
 
 def row_of(node: Node, name: bytes, subtree: bytes | None) -> IndexedEntry:
@@ -151,6 +158,14 @@ def _digest(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()[:_DIGEST_BYTES] if data else b""
 
 
+def _decoded(decoder: msgspec.msgpack.Decoder[_R], data: bytes | None) -> _R | None:
+    """Decode a record; None if there is none, or if another version wrote it."""
+    try:
+        return decoder.decode(data) if data is not None else None
+    except msgspec.MsgspecError:
+        return None
+
+
 def pair_of(one: IndexedEntry, other: IndexedEntry) -> bytes:
     """Return the cache key for the comparison of two contents."""
     return _digest(b"".join(sorted((one.content, other.content))))
@@ -160,56 +175,81 @@ class DirectoryIndex:
     """The compact listings of the directories of one repository.
 
     A key is a tree ID, or a result of `top` or `fold`. `loaded` counts the directories that were
-    read from the repository.
+    read from the repository. The listings take at most `capacity` bytes (default: that of a shell).
     """
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, capacity: int | None = None) -> None:
         self.repository: Final = repository
         self.loaded = 0
-        self._cache: LruCache[bytes, bytes] = LruCache(repository.caching.history, len)
+        if capacity is None:
+            capacity = repository.caching.history
+        self._cache: LruCache[bytes, bytes] = LruCache(capacity, len)
         self._virtual: dict[bytes, bytes] = {}
         self._roots: dict[bytes, bytes] = {}
         self.compared: dict[bytes, bool] = {}
         """Cached results of comparing contents with different blobs, by `pair_of`."""
-        self._loaded = False
+        self._loaded = self._roots_loaded = False
         self._load_lock = trio.Lock()
         self._new_bytes = 0
+        self._new_roots = False
         self._turns = 0
 
     async def load(self) -> None:
-        """Load the record that an earlier run saved, once."""
+        """Load the records that an earlier run saved, once."""
+        await self.load_roots()
         async with self._load_lock:
             if self._loaded:
                 return
             self._loaded = True
             data = await self.repository.load(_RECORD_NAME)
-            if data is None:
-                return
-            try:
-                record = _record.decode(data)
-            except msgspec.MsgspecError:
-                return  # written by another version
-            if record.version == _VERSION:
+            record = _decoded(_record, data)
+            if record is not None and record.version == _VERSION:
                 for key, raw in record.listings.items():
                     self._cache.put(key, raw)
-                self._virtual, self._roots = record.ours, record.roots
                 self.compared = record.compared
 
+    async def load_roots(self) -> None:
+        """Load only the record with the roots, once."""
+        async with self._load_lock:
+            if self._roots_loaded:
+                return
+            self._roots_loaded = True
+            record = _decoded(_root_record, await self.repository.load(_ROOTS_NAME))
+            if record is not None and record.version == _VERSION:
+                self._virtual, self._roots = record.virtual, record.roots
+
     async def save(self) -> None:
-        """Save the listings for the next run if enough of them are new."""
+        """Save the roots, and the listings if enough of them are new."""
+        await self.save_roots()
         if self._new_bytes * _SAVE_FRACTION <= self._cache.used:
             return
         self._new_bytes = 0
+        record = _Record(_VERSION, dict(self._cache.items()), self.compared)
+        await self.repository.keep(_RECORD_NAME, _encoder.encode(record))
+
+    async def save_roots(self) -> None:
+        """Save the roots if one is new."""
+        if not self._new_roots:
+            return
+        self._new_roots = False
+        record = _Roots(_VERSION, self._needed(self._roots.values()), self._roots)
+        await self.repository.keep(_ROOTS_NAME, _encoder.encode(record))
+
+    def _needed(self, roots: Iterable[bytes]) -> dict[bytes, bytes]:
+        """Return the virtual directories at and below `roots`."""
         needed: dict[bytes, bytes] = {}
-        waiting = list(self._roots.values())
+        waiting = list(roots)
         while waiting:
             key = waiting.pop()
             if key in self._virtual and key not in needed:
                 needed[key] = self._virtual[key]
                 below = _rows.decode(needed[key])
                 waiting += [row.subtree for row in below if row.subtree]
-        record = _Record(_VERSION, dict(self._cache.items()), needed, self._roots, self.compared)
-        await self.repository.keep(_RECORD_NAME, _encoder.encode(record))
+        return needed
+
+    def prune_virtual_except(self, roots: Iterable[bytes]) -> None:
+        """Remove the virtual directories that are not at or below one of `roots`."""
+        self._virtual = self._needed(roots)
 
     async def listing(self, key: bytes) -> Listing:
         """Return the entries of a directory by name.
@@ -302,7 +342,7 @@ class DirectoryIndex:
     def save_root(self, label: bytes, key: bytes) -> None:
         """Save the key of a root under `label`."""
         self._roots[label] = key
-        self._new_bytes += len(label)
+        self._new_roots = True
 
     def prune_roots_except(self, labels: Iterable[bytes]) -> None:
         """Remove all roots except those in `labels`."""

@@ -13,13 +13,13 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from cesbrfs.errors import CesbrError, NotFoundError, RepositoryUnreachableError
-from cesbrfs.history.directory_index import IndexedEntry, pair_of
 from cesbrfs.util.escape import show
+from cesbrfs.vfs.directory_index import IndexedEntry, pair_of
 
 if TYPE_CHECKING:
-    from cesbrfs.history.timeline import Level, Parts, Timeline
     from cesbrfs.repo.format.model import Node
     from cesbrfs.repo.repository import Repository
+    from cesbrfs.vfs.timeline import Level, Parts, Timeline
 
 EntryInDirectory = tuple[bytes, IndexedEntry]
 """The key of a directory and one of its entries."""

@@ -10,13 +10,13 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cesbrfs.history.compare import equal_bytes
 from cesbrfs.history.diff import diff_backups
-from cesbrfs.history.directory_index import DirectoryIndex
 from cesbrfs.history.versions import versions
 from cesbrfs.repo.repository import CacheConfig, Repository
 from cesbrfs.repo.storage import FileType
 from cesbrfs.util.secret import Secret
+from cesbrfs.vfs.compare import equal_bytes
+from cesbrfs.vfs.directory_index import DirectoryIndex
 from cesbrfs.vfs.tree import BackupTree
 from tests.support.memory_repo import PASSWORD, MemoryRepo
 from tests.unit.history.test_history import FILES, found, line_of, save
