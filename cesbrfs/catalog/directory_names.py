@@ -10,6 +10,7 @@ collides.
 from __future__ import annotations
 
 import hashlib
+import os.path
 import re
 from typing import Final
 
@@ -19,6 +20,8 @@ LATEST: Final = b"latest"
 BACKUP_JSON: Final = b"backup.json"
 INSTANCE: Final = b"_instance"
 SNAPSHOTS: Final = b"_snapshots"
+DOGUS: Final = b"_dogus"
+VERSIONS: Final = b"_versions"
 CONFIGURATION: Final = b"configuration"
 VOLUMES: Final = b"volumes"
 DUMPS: Final = b"dumps"
@@ -35,6 +38,8 @@ _CUT: Final = re.compile(rb"~[0-9a-f]{%d}\Z" % _HASH_DIGITS)
 _SHORTER_MAX: Final = 5
 _CUT_MIN: Final = NAME_MAX - _SHORTER_MAX
 """Bytes of a cut name at least."""
+_EXTENSION_MAX: Final = 16
+"""Bytes of an extension at most, with its dot."""
 _LATEST: Final = re.compile(r"latest(?:~(\d{0,4}))?", re.ASCII)
 
 
@@ -60,6 +65,21 @@ def directory_name(text: str) -> bytes:
         digest = hashlib.sha256(raw).hexdigest()[:_HASH_DIGITS].encode()
         name = _cut(name, NAME_MAX - len(digest) - 1) + b"~" + digest
     return name
+
+
+def version_name(stamp: bytes, backup: bytes, name: bytes) -> bytes:
+    """Return the name of a version of the file `name`: ``<stamp>--<backup><extension>``.
+
+    `backup` is the directory name of a backup, so that versions of a file have different names.
+    """
+    extension = os.path.splitext(name)[1]
+    if len(extension) > _EXTENSION_MAX:
+        extension = b""
+    room = NAME_MAX - len(stamp) - len(b"--") - len(extension)
+    if len(backup) > room:
+        digest = hashlib.sha256(backup).hexdigest()[:_HASH_DIGITS].encode()
+        backup = _cut(backup, room - len(digest) - 1) + b"~" + digest
+    return stamp + b"--" + backup + extension
 
 
 def _cut(name: bytes, length: int) -> bytes:

@@ -14,7 +14,7 @@ import msgspec
 
 from cesbrfs.catalog import directory_names
 from cesbrfs.catalog.backups import tag_value
-from cesbrfs.vfs.entries import Entry, SnapshotEntry
+from cesbrfs.vfs.entries import Entry, MergedDir, SnapshotEntry
 
 _SECRET: Final = frozenset(
     {directory_names.INSTANCE, directory_names.REGISTRY_JSON, directory_names.DUMPS}
@@ -28,13 +28,27 @@ _OTHERS_NAMES: Final = frozenset(
 
 def for_owner_only(parent: Entry, entry: Entry, uid: int, gid: int) -> Entry:
     """Return `entry` of our directory `parent`, readable by user `uid` alone if secret."""
+    if isinstance(parent, MergedDir):
+        return _closed(entry, uid, gid) if _is_secret_path((*parent.parts, entry.name)) else entry
     whole = isinstance(entry, SnapshotEntry) and entry.top
     if whole and isinstance(entry, SnapshotEntry):
         secret = tag_value(entry.snapshot, "kind") in _KINDS
     else:
         secret = entry.name in _SECRET and parent.name not in _OTHERS_NAMES
-    if not secret:
-        return entry
+    return _closed(entry, uid, gid) if secret else entry
+
+
+def _is_secret_path(parts: tuple[bytes, ...]) -> bool:
+    """Return whether a path below a backup has secrets; names further down are not ours."""
+    match parts:
+        case (directory_names.INSTANCE,):
+            return True
+        case (_, directory_names.REGISTRY_JSON | directory_names.DUMPS):
+            return True
+    return False
+
+
+def _closed(entry: Entry, uid: int, gid: int) -> Entry:
     node = entry.node
     mode = stat.S_IFMT(node.mode) | (0o500 if stat.S_ISDIR(node.mode) else 0o400)
     private = msgspec.structs.replace(node, mode=mode, uid=uid, gid=gid, xattrs=())

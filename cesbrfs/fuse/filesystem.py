@@ -33,6 +33,7 @@ from cesbrfs.repo.format.direntry import DirEntries, DirEntry
 from cesbrfs.repo.format.model import Node, Tree
 from cesbrfs.repo.repository import FileReader
 from cesbrfs.util.escape import show
+from cesbrfs.vfs.across import AcrossBackups
 from cesbrfs.vfs.entries import Entry, SnapshotEntry, TreeRef, VirtualFile
 from cesbrfs.vfs.tree import BackupTree
 
@@ -69,11 +70,18 @@ class InodeFileSystem:
     """Inodes over a `BackupTree`. All methods run in the trio thread.
 
     If other users have access to the mount, `secrets_owner` is the user and group that alone may
-    read secrets.
+    read secrets. `across` provides the directories ``_dogus`` and ``_versions``.
     """
 
-    def __init__(self, view: BackupTree, *, secrets_owner: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        view: BackupTree,
+        *,
+        secrets_owner: tuple[int, int] | None = None,
+        across: AcrossBackups | None = None,
+    ) -> None:
         self.view: Final = view
+        self._across = across
         self._secrets_owner = secrets_owner
         self.status: Final = MountStatus(view, self.counters)
         self._table: Final = InodeTable(view.root)
@@ -167,11 +175,10 @@ class InodeFileSystem:
             return shown
         if parent == ROOT and name == STATUS_DIRECTORY:  # even where the repository is gone
             return attrs_of(self._virtual_inode(above, self._status_directory))
-        entry = (
-            await self.status.file(name)
-            if above.entry is self._status_directory
-            else await self.view.child(above.entry, name)
-        )
+        entry = self._across.directory(name) if parent == ROOT and self._across else None
+        if above.entry is self._status_directory:
+            entry = await self.status.file(name)
+        entry = entry or await self.view.child(above.entry, name)
         return attrs_of(self._virtual_inode(above, entry)) if entry is not None else None
 
     async def _enter(self, number: int) -> tuple[StoredDir, DirEntries]:
@@ -238,6 +245,8 @@ class InodeFileSystem:
         if not isinstance(inode, Inode) or isinstance(inode.entry, SnapshotEntry):
             return self._list(*await self._enter(number))
         entries = await self.view.children(inode.entry)
+        if number == ROOT and self._across:
+            entries = {**entries, **self._across.listed()}
         return self._listings.add(
             DirHandle([(name, self._virtual_inode(inode, e)) for name, e in entries.items()])
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, NamedTuple
 
 from cesbrfs.catalog.backups import Backups
-from cesbrfs.catalog.directory_names import SNAPSHOTS, STATUS_DIRECTORY
+from cesbrfs.catalog.directory_names import DOGUS, SNAPSHOTS, STATUS_DIRECTORY, VERSIONS
 from cesbrfs.errors import NotFoundError
 from cesbrfs.repo.format.direntry import DirEntry
 from cesbrfs.repo.format.model import Node, Snapshot
@@ -150,6 +150,8 @@ class Inode:
     private: bool = False
     """Whether it contains secrets, which no option gives to another user."""
     lookups: int = 0
+    ephemeral: bool = False
+    """Whether the kernel drops its name as soon as it is unused."""
 
     @property
     def node(self) -> Node:
@@ -202,7 +204,7 @@ def removed(inodes: Iterable[Inode | HardLinkInode], backups: Backups) -> list[I
     Entries stored below one of these are not included.
     """
     own = [inode for inode in inodes if isinstance(inode, Inode) and inode.number != ROOT]
-    shown = {*backups.by_name, SNAPSHOTS, STATUS_DIRECTORY}
+    shown = {*backups.by_name, SNAPSHOTS, STATUS_DIRECTORY, DOGUS, VERSIONS}
     gone = {
         inode.number
         for inode in own
@@ -275,8 +277,15 @@ class InodeTable:
         inode = self.objects.get(number)
         if not isinstance(inode, Inode):
             backup = parent.backup if parent.number != ROOT else number
-            immutable = isinstance(entry, SnapshotEntry)
-            return Inode(number, entry, parent.number, backup, immutable, private=private)
+            return Inode(
+                number,
+                entry,
+                parent.number,
+                backup,
+                immutable=isinstance(entry, SnapshotEntry),
+                private=private,
+                ephemeral=isinstance(parent.entry, VirtualDir) and parent.entry.ephemeral,
+            )
         if not inode.immutable:
             inode.entry = entry
         return inode

@@ -32,6 +32,7 @@ from cesbrfs.repo.location import Access
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import open_storage
 from cesbrfs.util.mountinfo import SUBTYPE, source_name
+from cesbrfs.vfs.across import AcrossBackups
 from cesbrfs.vfs.tree import BackupTree
 
 _log = logging.getLogger(__name__)
@@ -74,7 +75,9 @@ async def serve(
             options.uid, options.gid, options.xattrs, for_all=options.allow_other
         )
         owner = (os.getuid(), os.getgid()) if options.allow_other else None
-        operations = Operations(InodeFileSystem(view, secrets_owner=owner), presentation)
+        across = AcrossBackups(view) if options.versions else None
+        tree = InodeFileSystem(view, secrets_owner=owner, across=across)
+        operations = Operations(tree, presentation)
         settle()
         _init(operations, mountpoint, access.display_url, options)
         session = stack.enter_context(_Session())

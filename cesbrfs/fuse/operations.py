@@ -23,7 +23,7 @@ import pyfuse3
 from cesbrfs.catalog.backups import Backups
 from cesbrfs.errors import CesbrError
 from cesbrfs.fuse.filesystem import InodeFileSystem, blocks, errno_of
-from cesbrfs.fuse.inodes import InodeAttrs, StoredDir
+from cesbrfs.fuse.inodes import Inode, InodeAttrs, StoredDir
 from cesbrfs.fuse.interrupts import InterruptedCallerError, InterruptWatcher
 from cesbrfs.fuse.latency import FAST_NS
 from cesbrfs.repo.format.direntry import DirEntry
@@ -154,7 +154,8 @@ class Operations(pyfuse3.Operations):
         made.st_ctime_ns = node.ctime_ns
         made.attr_timeout = FIXED_SECONDS if holder.immutable else CHANGING_SECONDS
         made.entry_timeout = CHANGING_SECONDS if holder.name_may_change else FIXED_SECONDS
-        if self.tree.is_gone(holder):  # the kernel drops it as soon as it is unused
+        ephemeral = isinstance(holder, Inode) and holder.ephemeral
+        if ephemeral or self.tree.is_gone(holder):  # the kernel drops it as soon as it is unused
             made.entry_timeout = 0
 
     @_handler

@@ -44,6 +44,8 @@ class MountOptions:
     uid: int | None = None
     gid: int | None = None
     xattrs: bool = True
+    versions: bool = True
+    """Whether there are the directories ``_dogus`` and ``_versions``."""
     generic: tuple[str, ...] = ()
     """Generic mount options that the kernel applies, such as ``noexec``."""
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -55,7 +57,7 @@ class MountOptions:
 
 def parse_options(given: Iterable[str]) -> MountOptions:
     """Parse the arguments of ``-o``, comma-separated lists; UsageError for unknown options."""
-    allow_other, xattrs = False, True
+    allow_other, xattrs, versions = False, True, True
     idle: float | None = None
     uid: int | None = None
     gid: int | None = None
@@ -70,6 +72,8 @@ def parse_options(given: Iterable[str]) -> MountOptions:
             uid = gid = 0
         elif option == "noxattr":
             xattrs = False
+        elif option == "noversions":
+            versions = False
         elif name == "uid":
             uid = _number(option, value)
         elif name == "gid":
@@ -81,7 +85,9 @@ def parse_options(given: Iterable[str]) -> MountOptions:
         else:
             generic.append(option)
     text = ",".join(map(redact, options))
-    return MountOptions(allow_other, uid, gid, xattrs, _generic(generic), settings, idle, text)
+    return MountOptions(
+        allow_other, uid, gid, xattrs, versions, _generic(generic), settings, idle, text
+    )
 
 
 def _generic(given: Iterable[str]) -> tuple[str, ...]:
@@ -98,7 +104,7 @@ def _generic(given: Iterable[str]) -> tuple[str, ...]:
         elif not _IGNORED.fullmatch(option):
             raise UsageError(
                 f"-o {option} is not supported. Use allow_other, owner_root, uid=, gid=, noxattr,"
-                f" idle=, {', '.join(sorted(_PASSED_ON))},"
+                f" noversions, idle=, {', '.join(sorted(_PASSED_ON))},"
                 f" {', '.join(sorted(name + '=' for name in _SETTINGS))}."
             )
         elif option in _FOR_USERS:

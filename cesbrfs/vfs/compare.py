@@ -101,19 +101,25 @@ async def node_of(line: Timeline, parts: Parts, held: EntryInDirectory) -> Node:
 
 
 async def distinct(
-    line: Timeline, parts: Parts, level: Level, rows: Iterable[tuple[IndexedEntry, int]]
+    line: Timeline,
+    parts: Parts,
+    level: Level,
+    rows: Iterable[tuple[IndexedEntry, int]],
+    *,
+    compared_max: int | None = None,
 ) -> list[tuple[IndexedEntry, int]]:
     """Merge the entries of one path that have the same bytes; the newest entry represents them.
 
     The result is ordered by the newest backup of each. `level` has the directories that contain the
-    entries. Entries that cannot be compared are not merged.
+    entries. Entries that cannot be compared are not merged. If more than `compared_max` entries
+    have the same size, they are not read, and only those with the same blobs are merged.
     """
     found = _by_identity(rows)
     sizes = Counter(row.size for row, _ in found)
     merged: list[tuple[IndexedEntry, int]] = []
     for row, mask in found:
         together = mask
-        if sizes[row.size] > 1:
+        if 1 < sizes[row.size] <= (compared_max or len(found)):
             for at, (earlier, theirs) in enumerate(merged):
                 if row.may_equal(earlier) and await _equal(
                     line,

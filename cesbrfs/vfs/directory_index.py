@@ -175,20 +175,23 @@ class DirectoryIndex:
     """The compact listings of the directories of one repository.
 
     A key is a tree ID, or a result of `top` or `fold`. `loaded` counts the directories that were
-    read from the repository. The listings take at most `capacity` bytes (default: that of a shell).
+    read from the repository. `long_lived`: in a mount, listings have a smaller cache and are not
+    saved, because a record of them is loaded as a whole.
     """
 
-    def __init__(self, repository: Repository, capacity: int | None = None) -> None:
+    def __init__(self, repository: Repository, *, long_lived: bool = False) -> None:
         self.repository: Final = repository
         self.loaded = 0
-        if capacity is None:
-            capacity = repository.caching.history
-        self._cache: LruCache[bytes, bytes] = LruCache(capacity, len)
+        caching = repository.caching
+        self._cache: LruCache[bytes, bytes] = LruCache(
+            caching.merged_listings if long_lived else caching.history, len
+        )
+        self._saves_listings = not long_lived
         self._virtual: dict[bytes, bytes] = {}
         self._roots: dict[bytes, bytes] = {}
         self.compared: dict[bytes, bool] = {}
         """Cached results of comparing contents with different blobs, by `pair_of`."""
-        self._loaded = self._roots_loaded = False
+        self._loaded = False
         self._load_lock = trio.Lock()
         self._new_bytes = 0
         self._new_roots = False
@@ -196,39 +199,31 @@ class DirectoryIndex:
 
     async def load(self) -> None:
         """Load the records that an earlier run saved, once."""
-        await self.load_roots()
         async with self._load_lock:
             if self._loaded:
                 return
             self._loaded = True
-            data = await self.repository.load(_RECORD_NAME)
-            record = _decoded(_record, data)
+            roots = _decoded(_root_record, await self.repository.load(_ROOTS_NAME))
+            if roots is not None and roots.version == _VERSION:
+                self._virtual, self._roots = roots.virtual, roots.roots
+            if not self._saves_listings:
+                return
+            record = _decoded(_record, await self.repository.load(_RECORD_NAME))
             if record is not None and record.version == _VERSION:
                 for key, raw in record.listings.items():
                     self._cache.put(key, raw)
                 self.compared = record.compared
 
-    async def load_roots(self) -> None:
-        """Load only the record with the roots, once."""
-        async with self._load_lock:
-            if self._roots_loaded:
-                return
-            self._roots_loaded = True
-            record = _decoded(_root_record, await self.repository.load(_ROOTS_NAME))
-            if record is not None and record.version == _VERSION:
-                self._virtual, self._roots = record.virtual, record.roots
-
     async def save(self) -> None:
-        """Save the roots, and the listings if enough of them are new."""
-        await self.save_roots()
-        if self._new_bytes * _SAVE_FRACTION <= self._cache.used:
+        """Save the roots if one is new, and the listings if enough of them are new."""
+        await self._save_roots()
+        if not self._saves_listings or self._new_bytes * _SAVE_FRACTION <= self._cache.used:
             return
         self._new_bytes = 0
         record = _Record(_VERSION, dict(self._cache.items()), self.compared)
         await self.repository.keep(_RECORD_NAME, _encoder.encode(record))
 
-    async def save_roots(self) -> None:
-        """Save the roots if one is new."""
+    async def _save_roots(self) -> None:
         if not self._new_roots:
             return
         self._new_roots = False

@@ -55,10 +55,23 @@ class VirtualDir(Entry):
     """A generated directory; `load` returns its current entries.
 
     `child_nowait` returns one entry from the cache without blocking; None means "not cached".
+    `child`, if set, returns one entry without making the others.
+
+    Entries of an `ephemeral` directory are not cached by the kernel: a walk would leave one object
+    for each of them in the mount.
     """
 
     load: Callable[[], Awaitable[Mapping[bytes, Entry]]]
     child_nowait: Callable[[bytes], Entry | None] = _not_cached
+    child: Callable[[bytes], Awaitable[Entry | None]] | None = None
+    ephemeral: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class MergedDir(VirtualDir):
+    """A directory with the names that any backup has at `parts`, the path below a backup."""
+
+    parts: tuple[bytes, ...] = ()
 
 
 @dataclass(slots=True, eq=False)

@@ -101,7 +101,7 @@ class BackupTree:
         self.reports: Final = Reports(repository)
         self.listing: Final = BackupListing(repository, backup_tag, clock)
         self._rules = rules
-        self._virtual = VirtualEntries(uid, gid)
+        self.virtual: Final = VirtualEntries(uid, gid)
         self._last_backups: Backups | None = None
         self._layouts: dict[str, _CachedLayout] = {}
         self._root_cache: tuple[Backups, dict[bytes, Entry]] | None = None
@@ -110,7 +110,7 @@ class BackupTree:
         self._root_refreshed_at = -math.inf
         self.on_change: Callable[[Backups], None] | None = None
         """Callback that receives the backups when snapshots were added or removed."""
-        self.root: Final = self._virtual.directory(b"", 0, self._root, self._root_child_nowait)
+        self.root: Final = self.virtual.directory(b"", 0, self._root, self._root_child_nowait)
 
     def serve(self, nursery: trio.Nursery) -> None:
         """List backups and read ahead in tasks of `nursery`, as a mount does."""
@@ -224,6 +224,11 @@ class BackupTree:
             return owners <= {owner_directory(point.dogu) for point in report.manifest.points}
         return owners <= set(map(show, (await self._cached_layout(backup)).entries))
 
+    async def latest_of(self, dogu: bytes) -> Backup | None:
+        """Return the newest complete backup that has the directory `dogu`."""
+        listed = list((await self.backups()).by_name.values())
+        return await self._nth(listed, 0, partial(self._holds, frozenset({show(dogu)})))
+
     async def no_latest(self, back: int = 0) -> NotFoundError:
         """Return the error for a missing ``latest`` or ``latest~N``."""
         if back and await self.latest() is not None:
@@ -286,6 +291,8 @@ class BackupTree:
     async def child(self, entry: Entry, name: bytes) -> Entry | None:
         """Return one entry of a directory, None if it does not exist."""
         if isinstance(entry, VirtualDir):
+            if entry.child is not None:
+                return await entry.child(name)
             return entry.child_nowait(name) or (await entry.load()).get(name)
         node = (await self.nodes(entry)).get(name)
         assert isinstance(entry, SnapshotEntry)
@@ -371,7 +378,7 @@ class BackupTree:
         ):
             return self._root_cache[1]
         entries: dict[bytes, Entry] = {
-            name: self._virtual.directory(
+            name: self.virtual.directory(
                 name,
                 backup.time_ns,
                 partial(self._backup, backup),
@@ -381,12 +388,12 @@ class BackupTree:
         }
         if backups.loose:
             newest = max(s.time_ns for s in backups.loose)
-            entries[directory_names.SNAPSHOTS] = self._virtual.fixed_directory(
+            entries[directory_names.SNAPSHOTS] = self.virtual.fixed_directory(
                 directory_names.SNAPSHOTS, newest, snapshot_directories(backups.loose)
             )
         latest = await self.reports.latest(backups)
         if latest is not None:
-            node = self._virtual.node(
+            node = self.virtual.node(
                 directory_names.LATEST,
                 stat.S_IFLNK | 0o777,
                 latest.time_ns,
@@ -437,15 +444,15 @@ class BackupTree:
     def _entries(self, backup: Backup, cached: _CachedLayout) -> dict[bytes, Entry]:
         text = json.dumps(describe(backup, cached.report, cached.layout), indent=2) + "\n"
         content = text.encode()
-        node = self._virtual.node(
+        node = self.virtual.node(
             directory_names.BACKUP_JSON, stat.S_IFREG | 0o444, backup.time_ns, size=len(content)
         )
         entries: dict[bytes, Entry] = {
             directory_names.BACKUP_JSON: VirtualFile(directory_names.BACKUP_JSON, node, content)
         }
-        entries.update(self._virtual.nested(backup.time_ns, cached.layout.placed))
+        entries.update(self.virtual.nested(backup.time_ns, cached.layout.placed))
         if cached.layout.whole:
-            entries[directory_names.SNAPSHOTS] = self._virtual.fixed_directory(
+            entries[directory_names.SNAPSHOTS] = self.virtual.fixed_directory(
                 directory_names.SNAPSHOTS, backup.time_ns, snapshot_directories(cached.layout.whole)
             )
         return entries

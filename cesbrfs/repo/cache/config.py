@@ -66,6 +66,16 @@ class CacheConfig:
         return self._unit // 2
 
     @property
+    def merged_listings(self) -> int:
+        """Names in the directories of many backups, in a mount."""
+        return self._unit // 2
+
+    @property
+    def merged_directories(self) -> int:
+        """Directories of many backups merged into one, in a mount."""
+        return self._unit // 2
+
+    @property
     def mount_total(self) -> int:
         """All caches in memory of a mount."""
         return (
@@ -77,6 +87,8 @@ class CacheConfig:
             + self.directory_segments
             + self.blocks
             + self.ranges
+            + self.merged_listings
+            + self.merged_directories
         )
 
     @property

@@ -45,7 +45,7 @@ def _mount_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OPTION[,…]",
         action="append",
         default=[],
-        help="allow_other, owner_root, uid=N, gid=N, noxattr, idle=TIME",
+        help="allow_other, owner_root, uid=N, gid=N, noxattr, noversions, idle=TIME",
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(

@@ -1,0 +1,246 @@
+"""Merge the directories of all backups, path by path, for a mount.
+
+A merged directory has each name that any backup has at its path, with the distinct entries of that
+name. Each distinct tree is read once (`directory_index`), and merged directories are cached until
+the list of backups changes, both within bounds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+import trio
+
+from cesbrfs.catalog.backups import Backups
+from cesbrfs.errors import (
+    CesbrError,
+    DamagedError,
+    NotDirectoryError,
+    NotFoundError,
+    RepositoryUnreachableError,
+)
+from cesbrfs.repo.format.model import Node, Snapshot
+from cesbrfs.repo.repository import no_tree
+from cesbrfs.util.escape import show
+from cesbrfs.util.lru import LruCache
+from cesbrfs.util.tasks import gather
+from cesbrfs.vfs.compare import distinct
+from cesbrfs.vfs.directory_index import UNKNOWN, DirectoryIndex, IndexedEntry
+from cesbrfs.vfs.timeline import (
+    BackupSlot,
+    Level,
+    Parts,
+    Timeline,
+    Troubles,
+    directories,
+    of_backups,
+    shown,
+)
+from cesbrfs.vfs.tree import BackupTree
+
+_log = logging.getLogger(__name__)
+
+Rows = Sequence[tuple[IndexedEntry, int]]
+"""Distinct entries at one path, each with the mask of the backups that have it."""
+
+_INCOMPLETE_SECONDS: Final = 60.0
+"""How long a directory of which a tree could not be read is cached."""
+_CHECKPOINT_ENTRIES: Final = 4096
+"""Entries merged between two checkpoints."""
+_COMPARED_MAX: Final = 16
+"""More contents of one size are not read to compare them."""
+_ENTRY_BYTES: Final = 400
+"""Memory of a distinct entry of a merged directory, without its mask."""
+
+
+@dataclass(frozen=True, slots=True)
+class MergedDirectory:
+    """The entries of a merged directory by name, sorted.
+
+    `level` has the trees it consists of, `size` is in bytes of memory, `expires` a time of trio.
+    """
+
+    level: Level
+    entries: Mapping[bytes, Rows]
+    size: int
+    expires: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEntry:
+    """An entry at some path, a backup that has it, and the key of its directory in that backup."""
+
+    row: IndexedEntry
+    moment: BackupSlot
+    directory: bytes
+
+
+class MergedBackups:
+    """The merged directories of the backups that exist at one time."""
+
+    def __init__(self, view: BackupTree, backups: Backups, line: Timeline) -> None:
+        self.line: Final = line
+        self._view = view
+        self._backups = backups
+        self._slots: Final = {moment.parts[0]: at for at, moment in enumerate(line.moments)}
+        capacity = view.repository.caching.merged_directories // 2
+        self._merged: LruCache[Parts, MergedDirectory] = LruCache(
+            capacity, lambda merged: merged.size, 1
+        )
+        self._versions: LruCache[Parts, Sequence[StoredEntry]] = LruCache(
+            capacity, lambda found: _ENTRY_BYTES * (len(found) + 1), 1
+        )
+
+    def moment(self, backup: bytes, mask: int) -> BackupSlot | None:
+        """Return the slot of a backup, by its directory name, if `mask` has it."""
+        slot = self._slots.get(backup)
+        return self.line.moments[slot] if slot is not None and mask >> slot & 1 else None
+
+    async def directory(self, parts: Parts) -> MergedDirectory:
+        """Return the merged directory at a path below the backups.
+
+        Raises NotFoundError, NotDirectoryError, and a read error if none of its trees can be read.
+        """
+        depth = len(parts)
+        while depth and self._directory_nowait(parts[:depth]) is None:
+            depth -= 1
+        merged = await self._load(parts[:depth], self.line.roots)
+        for at in range(depth, len(parts)):
+            below = parts[: at + 1]
+            rows = [row for row, _ in merged.entries.get(parts[at], ())]
+            if not rows:
+                raise NotFoundError(f"No backup contains {shown(below)!r} any more.")
+            if all(row.type != "dir" for row in rows):
+                raise NotDirectoryError(f"{shown(below)!r} is not a directory.")
+            errors = [no_tree() for row in rows if row.type == "dir" and row.subtree is None]
+            merged = await self._load(below, directories(merged.entries[parts[at]]), errors)
+        return merged
+
+    def _directory_nowait(self, parts: Parts) -> MergedDirectory | None:
+        """Return a merged directory from the cache."""
+        merged = self._merged.peek(parts)
+        if merged is not None and merged.expires and merged.expires < trio.current_time():
+            self._merged.drop(parts.__eq__)
+            return None
+        return merged
+
+    async def _load(
+        self, parts: Parts, level: Level, errors: Sequence[CesbrError] = ()
+    ) -> MergedDirectory:
+        merged = self._directory_nowait(parts)
+        if merged is None:
+            merged = await self._merged.get(parts, partial(self._merge, parts, level, errors))
+        return merged
+
+    async def _merge(
+        self, parts: Parts, level: Level, known_errors: Sequence[CesbrError]
+    ) -> MergedDirectory:
+        found: dict[bytes, dict[IndexedEntry, int]] = {}
+        errors = list(known_errors)
+        were_read = 0
+
+        async def add(key: bytes, mask: int) -> None:
+            nonlocal were_read
+            try:
+                listing = await self.line.index.listing(key)
+            except RepositoryUnreachableError:
+                raise
+            except CesbrError as error:
+                errors.append(error)
+                return
+            were_read += 1
+            for at, (name, row) in enumerate(listing.items(), 1):
+                if at % _CHECKPOINT_ENTRIES == 0:
+                    await trio.lowlevel.checkpoint()
+                if row.type != UNKNOWN:
+                    rows = found.setdefault(name, {})
+                    rows[row] = rows.get(row, 0) | mask
+
+        await gather([partial(add, key, mask) for key, mask in level.items()])
+        if errors and not were_read:
+            raise errors[0]
+        for error in errors:
+            _log.warning("Not all backups can be read at %s: %s", shown(parts) or "/", error)
+        entries = {name: tuple(found[name].items()) for name in sorted(found)}
+        distinct_entries = len(level) + sum(1 + len(rows) for rows in entries.values())
+        size = (1 + distinct_entries) * (_ENTRY_BYTES + len(self.line.moments) // 8)
+        expires = trio.current_time() + _INCOMPLETE_SECONDS if errors else None
+        return MergedDirectory(level, entries, size, expires)
+
+    async def versions(self, parts: Parts) -> Sequence[StoredEntry]:
+        """Return the distinct contents at a path, oldest first, without directories.
+
+        Files with the same bytes are one version, in the oldest backup that has it.
+        """
+        return await self._versions.get(parts, partial(self._find_versions, parts))
+
+    async def _find_versions(self, parts: Parts) -> Sequence[StoredEntry]:
+        merged = await self.directory(parts[:-1])
+        rows = [pair for pair in merged.entries.get(parts[-1], ()) if pair[0].type != "dir"]
+        line = replace(self.line, troubles=Troubles())
+        found = await distinct(line, parts, merged.level, rows, compared_max=_COMPARED_MAX)
+        for trouble in line.troubles:
+            _log.warning("Versions cannot be compared: %s", trouble.message)
+        key_of = {slot: key for key, mask in merged.level.items() for slot in _slots(mask)}
+        oldest = sorted(_slots(mask & -mask)[0] for _, mask in found)
+        row_of = {slot: row for row, mask in rows for slot in _slots(mask)}
+        return [StoredEntry(row_of[slot], self.line.moments[slot], key_of[slot]) for slot in oldest]
+
+    def newest(self, merged: MergedDirectory, row: IndexedEntry, mask: int) -> StoredEntry:
+        """Return an entry of a merged directory in the newest backup of `mask`."""
+        highest = 1 << mask.bit_length() - 1
+        key = next(key for key, slots in merged.level.items() if slots & highest)
+        return StoredEntry(row, self.line.newest(mask), key)
+
+    async def node(self, entry: StoredEntry, parts: Parts) -> tuple[Node, Snapshot]:
+        """Return the complete node of an entry at a path, and the snapshot that contains it."""
+        (name,) = entry.moment.parts
+        placed = (await self._view.layout(self._backups.by_name[name])).placed
+        for length in range(1, len(parts) + 1):
+            placement = placed.get(parts[:length])
+            if placement is None:
+                continue
+            if length == len(parts):
+                return placement.node, placement.snapshot
+            node = (await self.line.index.tree(entry.directory)).nodes.get(parts[-1])
+            if node is not None:
+                return node, placement.snapshot
+        raise DamagedError(f"{shown(parts)!r} is not in backup {show(name)}. Run 'cesbr check'.")
+
+
+class BackupMerger:
+    """Provides the merged directories of the backups that exist now."""
+
+    def __init__(self, view: BackupTree) -> None:
+        self._view = view
+        self._index: Final = DirectoryIndex(view.repository, long_lived=True)
+        self._current: tuple[Backups, MergedBackups] | None = None
+        self._lock = trio.Lock()
+
+    async def merged(self) -> MergedBackups:
+        """Return the merged directories; the same object until the list of backups changes."""
+        while True:
+            backups = await self._view.backups()
+            if self._current is not None and self._current[0] is backups:
+                return self._current[1]
+            async with self._lock:
+                if self._current is not None and self._current[0] is backups:
+                    return self._current[1]
+                try:
+                    line = await of_backups(self._view, self._index, backups.by_name.values())
+                except NotFoundError:  # one of the backups was removed during this time
+                    if await self._view.backups() is backups:
+                        raise
+                    continue
+                self._index.prune_virtual_except(line.roots)
+                self._current = backups, MergedBackups(self._view, backups, line)
+                await self._index.save()
+
+
+def _slots(mask: int) -> list[int]:
+    """Return the numbers of the slots in a mask."""
+    return [slot for slot, bit in enumerate(reversed(f"{mask:b}")) if bit == "1"]
