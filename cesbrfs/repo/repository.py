@@ -37,7 +37,7 @@ from cesbrfs.repo.format.crypto import Keys
 from cesbrfs.repo.format.index import Index
 from cesbrfs.repo.format.model import Config, Lock, Node, Snapshot, Tree, parse_lock, parse_snapshot
 from cesbrfs.repo.format.pack import SNAPSHOT_MAX, BlobType, decode_unpacked, encode_unpacked
-from cesbrfs.repo.format.tree import parse_names, parse_tree
+from cesbrfs.repo.format.tree import find_node, parse_names, parse_tree
 from cesbrfs.repo.kdf import kept_keys
 from cesbrfs.repo.keys import open_config, open_keys
 from cesbrfs.repo.read.blobs import Blobs
@@ -353,10 +353,28 @@ class Repository:
         )
 
     async def _load_tree(self, tree_id: bytes) -> Tree:
-        data = await self.blobs.load(BlobType.TREE, tree_id)
+        return await self.parsed(tree_id, await self.tree_data(tree_id))
+
+    async def tree_data(self, tree_id: bytes) -> bytes:
+        """Return a tree blob, checked; raises as `tree`."""
+        return await self.blobs.load(BlobType.TREE, tree_id)
+
+    async def parsed(self, tree_id: bytes, data: bytes) -> Tree:
+        """Parse a tree blob. Unlike `tree`, it may have the names ``.`` and ``/``."""
         if len(data) > THREAD_BYTES:
             return await trio.to_thread.run_sync(_parsed, data, tree_id)
         return _parsed(data, tree_id)
+
+    async def node(self, tree_id: bytes, name: bytes) -> Node | None:
+        """Return one node of a directory, None if it does not exist; raises as `tree`."""
+        tree = self._trees.peek(tree_id)
+        if tree is not None:
+            return tree.nodes.get(name)
+        data = await self.tree_data(tree_id)
+        what = f"tree {tree_id.hex()[:8]}"
+        if len(data) > THREAD_BYTES:
+            return await trio.to_thread.run_sync(find_node, data, name, what)
+        return find_node(data, name, what)
 
     async def _evict_pruned(self, index: Index) -> None:
         """Evict trees that a prune removed; otherwise they accumulate up to the cache bounds.

@@ -16,6 +16,7 @@ import msgspec
 import trio
 
 from cesbrfs.repo.format.model import ID_BYTES, Node, Snapshot, Tree
+from cesbrfs.repo.format.tree import parse_node, split_nodes
 from cesbrfs.repo.repository import Repository, no_tree
 from cesbrfs.util.lru import LruCache
 
@@ -38,6 +39,12 @@ _MANY_BLOBS_SUFFIX: Final = b"+"
 """Suffix of the `content` of files with several blobs; other blobs may have equal bytes."""
 _MAX_COMPARED: Final = 100_000
 """Maximum number of cached comparison results."""
+_ENCODED_FRACTION: Final = 16
+"""Encoded nodes take at most 1/16 of the memory for listings."""
+_ENCODED_BYTES: Final = 250
+"""Memory of an encoded node in addition to its bytes."""
+_PARSED_SINGLY: Final = 64
+"""If more nodes of a tree are new, parsing all of them together is faster."""
 _R = TypeVar("_R", bound=msgspec.Struct)
 _CHECKPOINT_INTERVAL: Final = 64
 """Number of listings between two checkpoints, where Ctrl+C is handled."""
@@ -112,6 +119,8 @@ class _Roots(msgspec.Struct, array_like=True, gc=False):
 
 _encoder = msgspec.msgpack.Encoder()
 _rows = msgspec.msgpack.Decoder(list[IndexedEntry])
+_raw_rows = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_row = msgspec.msgpack.Decoder(IndexedEntry)
 _record = msgspec.msgpack.Decoder(_Record)
 _root_record = msgspec.msgpack.Decoder(_Roots)
 
@@ -183,9 +192,12 @@ class DirectoryIndex:
         self.repository: Final = repository
         self.loaded = 0
         caching = repository.caching
-        self._cache: LruCache[bytes, bytes] = LruCache(
-            caching.merged_listings if long_lived else caching.history, len
-        )
+        capacity = caching.merged_listings if long_lived else caching.history
+        self._cache: LruCache[bytes, bytes] = LruCache(capacity, len)
+        self._encoded: dict[bytes, tuple[bytes, bytes]] = {}
+        """Name and encoded entry by the JSON of a node: most nodes occur in many trees."""
+        self._encoded_bytes = 0
+        self._encoded_max = capacity // _ENCODED_FRACTION
         self._saves_listings = not long_lived
         self._virtual: dict[bytes, bytes] = {}
         self._roots: dict[bytes, bytes] = {}
@@ -282,11 +294,67 @@ class DirectoryIndex:
         await self._cache.get(key, partial(self._load, key))
 
     async def _load(self, key: bytes) -> bytes:
-        tree = await self.tree(key)
-        raw = _encoder.encode(_rows_of(tree))
+        raw = await self._from_nodes(key) if len(key) == ID_BYTES else None
+        if raw is None:
+            raw = _encoder.encode(_rows_of(await self.tree(key)))
         self.loaded += 1
         self._new_bytes += len(raw)
         return raw
+
+    async def _from_nodes(self, key: bytes) -> bytes | None:
+        """Return the listing of a tree, parsing only its new nodes; None if one is unusual."""
+        data = await self.repository.tree_data(key)
+        nodes = split_nodes(data, f"tree {key.hex()[:8]}")
+        new = [node for node in nodes if node not in self._encoded]
+        if len(new) <= _PARSED_SINGLY:
+            parsed = [parse_node(node) for node in new]
+        else:
+            new = nodes
+            parsed = list((await self.repository.parsed(key, data)).listed)
+        if len(parsed) != len(new):
+            return None
+        entries: dict[bytes, tuple[bytes, bytes]] = {}
+        for raw, node in zip(new, parsed, strict=True):
+            if node is None or node.name in (b".", b"/"):
+                return None
+            row = row_of(node, node.name, node.subtree)
+            entries[raw] = node.name, _encoder.encode(row)
+        found = [entries.get(node) or self._encoded[node] for node in nodes]
+        if len({name for name, _ in found}) != len(found):
+            return None
+        self._remember_encoded(entries)
+        return _encoder.encode([msgspec.Raw(row) for _, row in found])
+
+    def _remember_encoded(self, entries: Mapping[bytes, tuple[bytes, bytes]]) -> None:
+        size = sum(len(raw) + len(row) + _ENCODED_BYTES for raw, (_, row) in entries.items())
+        if self._encoded_bytes + size > self._encoded_max:
+            self._encoded.clear()
+            self._encoded_bytes = 0
+        if size <= self._encoded_max:
+            self._encoded.update(entries)
+            self._encoded_bytes += size
+
+    async def rows(self, key: bytes) -> list[bytes]:
+        """Return the entries of a directory in encoded form, for `decode_row`.
+
+        Equal entries are equal bytes. Raises as `listing`.
+        """
+        raw = self._virtual.get(key) or self._cache.peek(key)
+        if raw is None:
+            raw = await self._cache.get(key, partial(self._load, key))
+        return [bytes(row) for row in _raw_rows.decode(raw)]
+
+    @staticmethod
+    def decode_row(row: bytes) -> IndexedEntry | None:
+        """Return an entry of `rows`; None for one that cannot be shown."""
+        found = _row.decode(row)
+        return None if found.type in (UNKNOWN, _REFUSED) else found
+
+    async def node(self, key: bytes, name: bytes) -> Node | None:
+        """Return the complete node of an entry of a stored directory, None if there is none."""
+        if len(key) == ID_BYTES:
+            return await self.repository.node(key, name)
+        return (await self.tree(key)).nodes.get(name)
 
     async def tree(self, key: bytes) -> Tree:
         """Return the parsed tree of a stored directory, with complete metadata."""

@@ -8,6 +8,7 @@ the list of backups changes, both within bounds.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Final
 
 import trio
 
+from cesbrfs.catalog import directory_names
 from cesbrfs.catalog.backups import Backups
 from cesbrfs.errors import (
     CesbrError,
@@ -29,7 +31,7 @@ from cesbrfs.util.escape import show
 from cesbrfs.util.lru import LruCache
 from cesbrfs.util.tasks import gather
 from cesbrfs.vfs.compare import distinct
-from cesbrfs.vfs.directory_index import UNKNOWN, DirectoryIndex, IndexedEntry
+from cesbrfs.vfs.directory_index import DirectoryIndex, IndexedEntry
 from cesbrfs.vfs.timeline import (
     BackupSlot,
     Level,
@@ -47,12 +49,15 @@ _log = logging.getLogger(__name__)
 Rows = Sequence[tuple[IndexedEntry, int]]
 """Distinct entries at one path, each with the mask of the backups that have it."""
 
+_REFRESH_SECONDS: Final = 10.0
+"""How long a listing of snapshots is used: each name of a path needs it."""
 _INCOMPLETE_SECONDS: Final = 60.0
 """How long a directory of which a tree could not be read is cached."""
 _CHECKPOINT_ENTRIES: Final = 4096
 """Entries merged between two checkpoints."""
 _COMPARED_MAX: Final = 16
 """More contents of one size are not read to compare them."""
+_NS: Final = 1_000_000_000
 _ENTRY_BYTES: Final = 400
 """Memory of a distinct entry of a merged directory, without its mask."""
 
@@ -91,8 +96,11 @@ class MergedBackups:
         self._merged: LruCache[Parts, MergedDirectory] = LruCache(
             capacity, lambda merged: merged.size, 1
         )
-        self._versions: LruCache[Parts, Sequence[StoredEntry]] = LruCache(
-            capacity, lambda found: _ENTRY_BYTES * (len(found) + 1), 1
+        self._versions: LruCache[Parts, Mapping[bytes, StoredEntry]] = LruCache(
+            capacity // 2, lambda found: _ENTRY_BYTES * (len(found) + 1), 1
+        )
+        self._nodes: LruCache[tuple[bytes, Parts], tuple[Node, Snapshot]] = LruCache(
+            capacity // 2, lambda pair: 2 * _ENTRY_BYTES + len(pair[0].content)
         )
 
     def moment(self, backup: bytes, mask: int) -> BackupSlot | None:
@@ -139,46 +147,50 @@ class MergedBackups:
     async def _merge(
         self, parts: Parts, level: Level, known_errors: Sequence[CesbrError]
     ) -> MergedDirectory:
-        found: dict[bytes, dict[IndexedEntry, int]] = {}
+        masks: dict[bytes, int] = {}
         errors = list(known_errors)
         were_read = 0
 
         async def add(key: bytes, mask: int) -> None:
             nonlocal were_read
             try:
-                listing = await self.line.index.listing(key)
+                rows = await self.line.index.rows(key)
             except RepositoryUnreachableError:
                 raise
             except CesbrError as error:
                 errors.append(error)
                 return
             were_read += 1
-            for at, (name, row) in enumerate(listing.items(), 1):
+            for at, row in enumerate(rows, 1):
                 if at % _CHECKPOINT_ENTRIES == 0:
                     await trio.lowlevel.checkpoint()
-                if row.type != UNKNOWN:
-                    rows = found.setdefault(name, {})
-                    rows[row] = rows.get(row, 0) | mask
+                masks[row] = masks.get(row, 0) | mask
+            await trio.lowlevel.checkpoint()
 
         await gather([partial(add, key, mask) for key, mask in level.items()])
         if errors and not were_read:
             raise errors[0]
         for error in errors:
             _log.warning("Not all backups can be read at %s: %s", shown(parts) or "/", error)
-        entries = {name: tuple(found[name].items()) for name in sorted(found)}
+        found: dict[bytes, list[tuple[IndexedEntry, int]]] = {}
+        for raw, mask in masks.items():
+            entry = self.line.index.decode_row(raw)
+            if entry is not None:
+                found.setdefault(entry.name, []).append((entry, mask))
+        entries = {name: found[name] for name in sorted(found)}
         distinct_entries = len(level) + sum(1 + len(rows) for rows in entries.values())
         size = (1 + distinct_entries) * (_ENTRY_BYTES + len(self.line.moments) // 8)
         expires = trio.current_time() + _INCOMPLETE_SECONDS if errors else None
         return MergedDirectory(level, entries, size, expires)
 
-    async def versions(self, parts: Parts) -> Sequence[StoredEntry]:
-        """Return the distinct contents at a path, oldest first, without directories.
+    async def versions(self, parts: Parts) -> Mapping[bytes, StoredEntry]:
+        """Return the distinct contents at a path by name, oldest first, without directories.
 
         Files with the same bytes are one version, in the oldest backup that has it.
         """
         return await self._versions.get(parts, partial(self._find_versions, parts))
 
-    async def _find_versions(self, parts: Parts) -> Sequence[StoredEntry]:
+    async def _find_versions(self, parts: Parts) -> Mapping[bytes, StoredEntry]:
         merged = await self.directory(parts[:-1])
         rows = [pair for pair in merged.entries.get(parts[-1], ()) if pair[0].type != "dir"]
         line = replace(self.line, troubles=Troubles())
@@ -188,7 +200,13 @@ class MergedBackups:
         key_of = {slot: key for key, mask in merged.level.items() for slot in _slots(mask)}
         oldest = sorted(_slots(mask & -mask)[0] for _, mask in found)
         row_of = {slot: row for row, mask in rows for slot in _slots(mask)}
-        return [StoredEntry(row_of[slot], self.line.moments[slot], key_of[slot]) for slot in oldest]
+        moments = self.line.moments
+        return {
+            version_name(moments[slot], parts): StoredEntry(
+                row_of[slot], moments[slot], key_of[slot]
+            )
+            for slot in oldest
+        }
 
     def newest(self, merged: MergedDirectory, row: IndexedEntry, mask: int) -> StoredEntry:
         """Return an entry of a merged directory in the newest backup of `mask`."""
@@ -198,6 +216,10 @@ class MergedBackups:
 
     async def node(self, entry: StoredEntry, parts: Parts) -> tuple[Node, Snapshot]:
         """Return the complete node of an entry at a path, and the snapshot that contains it."""
+        key = entry.moment.parts[0], parts
+        return await self._nodes.get(key, partial(self._load_node, entry, parts))
+
+    async def _load_node(self, entry: StoredEntry, parts: Parts) -> tuple[Node, Snapshot]:
         (name,) = entry.moment.parts
         placed = (await self._view.layout(self._backups.by_name[name])).placed
         for length in range(1, len(parts) + 1):
@@ -206,7 +228,7 @@ class MergedBackups:
                 continue
             if length == len(parts):
                 return placement.node, placement.snapshot
-            node = (await self.line.index.tree(entry.directory)).nodes.get(parts[-1])
+            node = await self.line.index.node(entry.directory, parts[-1])
             if node is not None:
                 return node, placement.snapshot
         raise DamagedError(f"{shown(parts)!r} is not in backup {show(name)}. Run 'cesbr check'.")
@@ -224,7 +246,7 @@ class BackupMerger:
     async def merged(self) -> MergedBackups:
         """Return the merged directories; the same object until the list of backups changes."""
         while True:
-            backups = await self._view.backups()
+            backups = await self._view.backups(_REFRESH_SECONDS)
             if self._current is not None and self._current[0] is backups:
                 return self._current[1]
             async with self._lock:
@@ -233,12 +255,18 @@ class BackupMerger:
                 try:
                     line = await of_backups(self._view, self._index, backups.by_name.values())
                 except NotFoundError:  # one of the backups was removed during this time
-                    if await self._view.backups() is backups:
+                    if await self._view.backups(_REFRESH_SECONDS) is backups:
                         raise
                     continue
                 self._index.prune_virtual_except(line.roots)
                 self._current = backups, MergedBackups(self._view, backups, line)
                 await self._index.save()
+
+
+def version_name(moment: BackupSlot, parts: Parts) -> bytes:
+    """Return the name of the version of a path in the backup `moment`, with its local time."""
+    stamp = time.strftime("%Y-%m-%dT%H-%M-%S", time.localtime(moment.time_ns // _NS))
+    return directory_names.version_name(stamp.encode(), moment.parts[0], parts[-1])
 
 
 def _slots(mask: int) -> list[int]:

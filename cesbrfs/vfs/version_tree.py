@@ -9,7 +9,6 @@ directory is one of them, named in the same way, so that no name of a backup can
 from __future__ import annotations
 
 import stat
-import time
 from collections.abc import Mapping
 from functools import partial, reduce
 from operator import and_
@@ -20,11 +19,17 @@ from cesbrfs.repo.format.model import Node
 from cesbrfs.util.tasks import gather
 from cesbrfs.vfs.directory_index import IndexedEntry
 from cesbrfs.vfs.entries import Entry, MergedDir, SnapshotEntry, VirtualDir
-from cesbrfs.vfs.merge import BackupMerger, MergedBackups, MergedDirectory, Rows, StoredEntry
-from cesbrfs.vfs.timeline import BackupSlot, Parts, union
+from cesbrfs.vfs.merge import (
+    BackupMerger,
+    MergedBackups,
+    MergedDirectory,
+    Rows,
+    StoredEntry,
+    version_name,
+)
+from cesbrfs.vfs.timeline import Parts, union
 from cesbrfs.vfs.virtual import VirtualEntries
 
-_NS: Final = 1_000_000_000
 _READ_ONLY: Final = stat.S_IFDIR | 0o555
 _CLOSED: Final = stat.S_IFDIR | 0o500
 
@@ -121,7 +126,10 @@ class VersionTree:
     async def _version_entries(self, parts: Parts) -> Mapping[bytes, Entry]:
         merged = await self._merger.merged()
         versions = await merged.versions(parts)
-        made = [partial(self._version, merged, parts, version) for version in versions]
+        made = [
+            partial(self._version, merged, parts, name, version)
+            for name, version in versions.items()
+        ]
         entries: list[Entry] = list(await gather(made))
         directory = await self._directory_version(merged, parts)
         if directory is not None:
@@ -130,15 +138,16 @@ class VersionTree:
 
     async def _version_entry(self, parts: Parts, name: bytes) -> Entry | None:
         merged = await self._merger.merged()
-        for version in await merged.versions(parts):
-            if _version_name(version.moment, parts) == name:
-                return await self._version(merged, parts, version)
+        version = (await merged.versions(parts)).get(name)
+        if version is not None:
+            return await self._version(merged, parts, name, version)
         directory = await self._directory_version(merged, parts)
         return directory if directory is not None and directory.name == name else None
 
-    async def _version(self, merged: MergedBackups, parts: Parts, version: StoredEntry) -> Entry:
-        node, snapshot = await merged.node(version, parts)
-        return SnapshotEntry(_version_name(version.moment, parts), node, snapshot)
+    async def _version(
+        self, merged: MergedBackups, parts: Parts, name: bytes, version: StoredEntry
+    ) -> Entry:
+        return SnapshotEntry(name, *await merged.node(version, parts))
 
     async def _directory_version(self, merged: MergedBackups, parts: Parts) -> Entry | None:
         """Return the merged directory as one version of a name that is also something else."""
@@ -148,7 +157,7 @@ class VersionTree:
             return None
         oldest = merged.line.oldest(union(mask for _, mask in rows))
         node = await self._attributes(merged, above, parts, rows)
-        return self._directory(_version_name(oldest, parts), node, parts)
+        return self._directory(version_name(oldest, parts), node, parts)
 
 
 def _newest(rows: Rows) -> tuple[IndexedEntry, int]:
@@ -159,8 +168,3 @@ def _newest(rows: Rows) -> tuple[IndexedEntry, int]:
 def _is_shown(parts: Parts, name: bytes) -> bool:
     """Return whether a name is merged: the roots of snapshots are not."""
     return bool(parts) or name != directory_names.SNAPSHOTS
-
-
-def _version_name(moment: BackupSlot, parts: Parts) -> bytes:
-    stamp = time.strftime("%Y-%m-%dT%H-%M-%S", time.localtime(moment.time_ns // _NS))
-    return directory_names.version_name(stamp.encode(), moment.parts[0], parts[-1])

@@ -97,6 +97,33 @@ def parse_tree(data: bytes, what: str = "tree") -> Tree:
     return Tree.of(nodes) if nodes is not None else Tree.of(*_entries(data, what, node_of))
 
 
+def split_nodes(data: bytes, what: str = "tree") -> list[bytes]:
+    """Return the JSON of each node of a tree blob; DamagedError if it is no tree.
+
+    restic writes equal nodes as equal JSON, so a node that occurs in many trees can be parsed once.
+    """
+    return [bytes(raw) for raw in decode(_tree, data, what).nodes or ()]
+
+
+def parse_node(raw: bytes) -> Node | None:
+    """Parse the JSON of one node; None if no file system can show it."""
+    try:
+        return node_of(*_checked(_node.decode(raw)))
+    except Exception:  # noqa: BLE001 - whatever it is, it is this entry's alone
+        return None
+
+
+def find_node(data: bytes, name: bytes, what: str = "tree") -> Node | None:
+    """Return the node of this name in a tree blob, without parsing the others."""
+    for raw in decode(_tree, data, what).nodes or ():
+        with contextlib.suppress(ValueError, RecursionError):
+            if _name(_name_alone.decode(raw).name) == name:
+                node = parse_node(bytes(raw))
+                if node is not None:
+                    return node
+    return None
+
+
 def parse_entries(data: bytes, what: str = "tree") -> tuple[DirEntries, list[str]]:
     """Read a tree blob in short: its rows, and what was refused; raises as `parse_tree`.
 
