@@ -17,7 +17,7 @@ from cesbrfs.catalog.directory_names import DOGUS, SNAPSHOTS, STATUS_DIRECTORY, 
 from cesbrfs.errors import NotFoundError
 from cesbrfs.repo.format.direntry import DirEntry
 from cesbrfs.repo.format.model import Node, Snapshot
-from cesbrfs.vfs.entries import Entry, SnapshotEntry, TreeRef, VirtualDir
+from cesbrfs.vfs.entries import Entry, MergedDir, SnapshotEntry, TreeRef, VirtualDir
 
 POSITION_BITS: Final = 20
 """Low bits of an inode number that are a position. Larger directories take several ranges."""
@@ -226,6 +226,11 @@ def attrs_of(inode: Inode | HardLinkInode) -> InodeAttrs:
     return InodeAttrs(inode.number, inode.node, inode)
 
 
+def _is_ephemeral(parent: Entry, entry: Entry) -> bool:
+    """Return whether the kernel is not to cache an entry; directories are few."""
+    return isinstance(parent, VirtualDir) and parent.ephemeral and not isinstance(entry, MergedDir)
+
+
 class InodeTable:
     """All inodes that the kernel knows."""
 
@@ -284,7 +289,7 @@ class InodeTable:
                 backup,
                 immutable=isinstance(entry, SnapshotEntry),
                 private=private,
-                ephemeral=isinstance(parent.entry, VirtualDir) and parent.entry.ephemeral,
+                ephemeral=_is_ephemeral(parent.entry, entry),
             )
         if not inode.immutable:
             inode.entry = entry

@@ -138,7 +138,12 @@ def test_only_the_owner_reads_secrets(
         "b1/redmine/dumps/postgresql.dump",
     }  # fmt: skip
     assert any(path.is_relative_to(made.path / "_snapshots") for path in secret)
-    for path in secret:
+    versions = made.path / "_versions"
+    below = [path for path in versions.rglob("*") if path.is_file()]
+    mine = [path for path in below if path.parent.name == "mine"]
+    assert (len(below), len(mine)) == (4, 1)
+    for path in (*secret, *(path for path in below if path not in mine)):
         assert not may_read("other", path), path
         assert path.read_bytes() == b"{}"
     assert may_read("other", made.path / "b1/redmine/volumes/dumps/mine")
+    assert may_read("other", mine[0])
