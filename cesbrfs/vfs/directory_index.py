@@ -39,8 +39,9 @@ _MANY_BLOBS_SUFFIX: Final = b"+"
 """Suffix of the `content` of files with several blobs; other blobs may have equal bytes."""
 _MAX_COMPARED: Final = 100_000
 """Maximum number of cached comparison results."""
-_ENCODED_FRACTION: Final = 16
-"""Encoded nodes take at most 1/16 of the memory for listings."""
+_ENCODED_FRACTION: Final = 4
+_ENCODED_MAX: Final = 8 << 20
+"""Encoded nodes take at most a quarter of the memory for listings, and 8 MiB."""
 _ENCODED_BYTES: Final = 250
 """Memory of an encoded node in addition to its bytes."""
 _PARSED_SINGLY: Final = 64
@@ -193,11 +194,11 @@ class DirectoryIndex:
         self.loaded = 0
         caching = repository.caching
         capacity = caching.merged_listings if long_lived else caching.history
-        self._cache: LruCache[bytes, bytes] = LruCache(capacity, len)
+        self._encoded_max = min(capacity // _ENCODED_FRACTION, _ENCODED_MAX)
+        self._cache: LruCache[bytes, bytes] = LruCache(capacity - self._encoded_max, len)
         self._encoded: dict[bytes, tuple[bytes, bytes]] = {}
         """Name and encoded entry by the JSON of a node: most nodes occur in many trees."""
         self._encoded_bytes = 0
-        self._encoded_max = capacity // _ENCODED_FRACTION
         self._saves_listings = not long_lived
         self._virtual: dict[bytes, bytes] = {}
         self._roots: dict[bytes, bytes] = {}

@@ -135,6 +135,11 @@ async def _not_found(
     """Return the error for a missing name, with the reason or a similar name."""
     if name == directory_names.LATEST and not parts:
         return await tree.no_latest()
+    if name in (directory_names.DOGUS, directory_names.VERSIONS) and not parts:
+        return NotFoundError(
+            f"/{show(name)} exists in mounts only. Use 'cesbr versions PATH' for the contents of a"
+            " file over all backups."
+        )
     reason = (await tree.unknown(directory)).get(name)
     if reason is not None:
         return NotFoundError(

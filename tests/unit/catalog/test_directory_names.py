@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cesbrfs.catalog import directory_names
-from cesbrfs.catalog.directory_names import directory_name
+from cesbrfs.catalog.directory_names import directory_name, version_name
 
 short = st.text(max_size=20) | st.text("./%_~latesbckup.jon\0", max_size=12)
 
@@ -101,3 +101,28 @@ def test_hashes_do_not_collide_at_will() -> None:
     start = "x" * 300
     assert len({directory_name(f"{start}{number}")[-32:] for number in range(1000)}) == 1000
     assert directory_names._HASH_DIGITS * 4 >= 128
+
+
+@pytest.mark.parametrize(
+    ("name", "extension"),
+    [
+        (b"plan.odt", b".odt"),
+        (b"archive.tar.gz", b".gz"),
+        (b".bashrc", b""),
+        (b"README", b""),
+        (b"odd.\xff\n", b".\xff\n"),
+        (b"notes.of-a-very-long-day", b""),
+    ],
+)
+def test_names_of_versions_keep_the_extension(name: bytes, extension: bytes) -> None:
+    """The time comes first, so that versions are sorted by it."""
+    stamp = b"2026-11-22T21-30-00"
+    assert version_name(stamp, b"b1", name) == stamp + b"--b1" + extension
+
+
+@given(st.lists(st.text("ab", min_size=200, max_size=255), min_size=2, max_size=2, unique=True))
+def test_names_of_versions_fit(backups: list[str]) -> None:
+    """A name that would be too long is cut, and differs for each backup."""
+    names = {version_name(b"2026-11-22T21-30-00", b.encode(), b"plan.odt") for b in backups}
+    assert len(names) == 2
+    assert all(len(name) <= 255 and name.endswith(b".odt") for name in names)
