@@ -126,6 +126,10 @@ class InodeFileSystem:
         """Count a lookup: the kernel was given the inode."""
         self._table.count_lookup(attrs)
 
+    def surplus(self) -> Iterator[tuple[int, bytes]]:
+        """Yield (directory, name) of entries that the kernel is to drop: it caches too many."""
+        return self._table.surplus()
+
     def forget(self, number: int, lookups: int) -> None:
         """Subtract `lookups` from an inode's count, and remove it at zero."""
         self._table.forget(number, lookups)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Final, NamedTuple
@@ -117,6 +118,8 @@ def _span(at: int, ranges: int) -> range:
     return range(at, at + ranges)
 
 
+EPHEMERAL_MAX: Final = 8192
+"""Inodes below ``_versions`` and ``_dogus`` that the kernel may cache; each takes about 1 KiB."""
 ROOT: Final = 1
 _OWN: Final = 1 << NUMBER_BITS
 """Set in the numbers of all inodes with an object, except the root."""
@@ -151,7 +154,7 @@ class Inode:
     """Whether it contains secrets, which no option gives to another user."""
     lookups: int = 0
     ephemeral: bool = False
-    """Whether the kernel drops its name as soon as it is unused."""
+    """Whether it counts for `EPHEMERAL_MAX`."""
 
     @property
     def node(self) -> Node:
@@ -227,7 +230,7 @@ def attrs_of(inode: Inode | HardLinkInode) -> InodeAttrs:
 
 
 def _is_ephemeral(parent: Entry, entry: Entry) -> bool:
-    """Return whether the kernel is not to cache an entry; directories are few."""
+    """Return whether the kernel is to cache few entries of this kind; directories are few."""
     return isinstance(parent, VirtualDir) and parent.ephemeral and not isinstance(entry, MergedDir)
 
 
@@ -239,6 +242,7 @@ class InodeTable:
             ROOT: Inode(ROOT, root, ROOT, ROOT, False, lookups=1)
         }
         self.directories: Final = StoredDirs()
+        self._ephemeral: OrderedDict[int, Inode] = OrderedDict()
 
     def count_lookup(self, attrs: InodeAttrs) -> None:
         """Count a lookup: the kernel was given the inode."""
@@ -246,6 +250,14 @@ class InodeTable:
         holder.lookups += 1
         if not isinstance(holder, StoredDir):
             self.objects[holder.number] = holder
+            if isinstance(holder, Inode) and holder.ephemeral:
+                self._ephemeral[holder.number] = holder
+
+    def surplus(self) -> Iterator[tuple[int, bytes]]:
+        """Yield (directory, name) of the oldest ephemeral inodes above `EPHEMERAL_MAX`, once."""
+        while len(self._ephemeral) > EPHEMERAL_MAX:
+            _, inode = self._ephemeral.popitem(last=False)
+            yield inode.parent, inode.entry.name
 
     def forget(self, number: int, lookups: int) -> None:
         """Subtract `lookups` from an inode's count, and remove it at zero."""
@@ -254,6 +266,7 @@ class InodeTable:
             inode.lookups -= lookups
             if inode.lookups <= 0 and number != ROOT:
                 del self.objects[number]
+                self._ephemeral.pop(number, None)
             return
         directory = self.directories.containing(number)
         if directory is not None:

@@ -14,7 +14,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
@@ -23,7 +23,7 @@ import pyfuse3
 from cesbrfs.catalog.backups import Backups
 from cesbrfs.errors import CesbrError
 from cesbrfs.fuse.filesystem import InodeFileSystem, blocks, errno_of
-from cesbrfs.fuse.inodes import Inode, InodeAttrs, StoredDir
+from cesbrfs.fuse.inodes import InodeAttrs, StoredDir
 from cesbrfs.fuse.interrupts import InterruptedCallerError, InterruptWatcher
 from cesbrfs.fuse.latency import FAST_NS
 from cesbrfs.repo.format.direntry import DirEntry
@@ -121,7 +121,11 @@ class Operations(pyfuse3.Operations):
 
     def invalidate(self, backups: Backups) -> None:
         """Have the kernel drop what `backups` no longer has; it forgets the inodes in turn."""
-        for parent, name in self.tree.removed(backups):
+        self._drop(self.tree.removed(backups))
+
+    @staticmethod
+    def _drop(entries: Iterable[tuple[int, bytes]]) -> None:
+        for parent, name in entries:
             pyfuse3.invalidate_entry_async(parent, name, ignore_enoent=True)
 
     async def _find(self, inode: int, ctx: pyfuse3.RequestContext) -> InodeAttrs:
@@ -154,8 +158,7 @@ class Operations(pyfuse3.Operations):
         made.st_ctime_ns = node.ctime_ns
         made.attr_timeout = FIXED_SECONDS if holder.immutable else CHANGING_SECONDS
         made.entry_timeout = CHANGING_SECONDS if holder.name_may_change else FIXED_SECONDS
-        ephemeral = isinstance(holder, Inode) and holder.ephemeral
-        if ephemeral or self.tree.is_gone(holder):  # the kernel drops it as soon as it is unused
+        if self.tree.is_gone(holder):  # the kernel drops it as soon as it is unused
             made.entry_timeout = 0
 
     @_handler
@@ -179,6 +182,7 @@ class Operations(pyfuse3.Operations):
         if self.tree.is_generated(found):  # each open follows a lookup, and gets its content
             attributes.entry_timeout = attributes.attr_timeout = 0
         self.tree.count_lookup(found)
+        self._drop(self.tree.surplus())
         return attributes
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -224,6 +228,7 @@ class Operations(pyfuse3.Operations):
             if not pyfuse3.readdir_reply(token, name, made, next_id):
                 break
             self.tree.count_lookup(shown)  # the kernel counts a lookup for each name it accepted
+        self._drop(self.tree.surplus())
 
     def _reply_entries(
         self,

@@ -57,8 +57,8 @@ class VirtualDir(Entry):
     `child_nowait` returns one entry from the cache without blocking; None means "not cached".
     `child`, if set, returns one entry without making the others.
 
-    Entries of an `ephemeral` directory are not cached by the kernel, except merged directories: a
-    walk would leave an object for each file of all backups in the mount.
+    Of the entries of `ephemeral` directories, except merged directories, the kernel caches a few
+    only: a walk would leave an object for each file of all backups in the mount.
     """
 
     load: Callable[[], Awaitable[Mapping[bytes, Entry]]]

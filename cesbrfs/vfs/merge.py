@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
 
@@ -45,6 +45,8 @@ from cesbrfs.vfs.timeline import (
 from cesbrfs.vfs.tree import BackupTree
 
 _log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 Rows = Sequence[tuple[IndexedEntry, int]]
 """Distinct entries at one path, each with the mask of the backups that have it."""
@@ -197,21 +199,16 @@ class MergedBackups:
         found = await distinct(line, parts, merged.level, rows, compared_max=_COMPARED_MAX)
         for trouble in line.troubles:
             _log.warning("Versions cannot be compared: %s", trouble.message)
-        key_of = {slot: key for key, mask in merged.level.items() for slot in _slots(mask)}
-        oldest = sorted(_slots(mask & -mask)[0] for _, mask in found)
-        row_of = {slot: row for row, mask in rows for slot in _slots(mask)}
-        moments = self.line.moments
-        return {
-            version_name(moments[slot], parts): StoredEntry(
-                row_of[slot], moments[slot], key_of[slot]
-            )
-            for slot in oldest
-        }
+        found_at = sorted((mask & -mask).bit_length() - 1 for _, mask in found)
+        versions = [
+            StoredEntry(_at(rows, slot), self.line.moments[slot], _at(merged.level.items(), slot))
+            for slot in found_at
+        ]
+        return {version_name(version.moment, parts): version for version in versions}
 
     def newest(self, merged: MergedDirectory, row: IndexedEntry, mask: int) -> StoredEntry:
         """Return an entry of a merged directory in the newest backup of `mask`."""
-        highest = 1 << mask.bit_length() - 1
-        key = next(key for key, slots in merged.level.items() if slots & highest)
+        key = _at(merged.level.items(), mask.bit_length() - 1)
         return StoredEntry(row, self.line.newest(mask), key)
 
     async def node(self, entry: StoredEntry, parts: Parts) -> tuple[Node, Snapshot]:
@@ -269,6 +266,6 @@ def version_name(moment: BackupSlot, parts: Parts) -> bytes:
     return directory_names.version_name(stamp.encode(), moment.parts[0], parts[-1])
 
 
-def _slots(mask: int) -> list[int]:
-    """Return the numbers of the slots in a mask."""
-    return [slot for slot, bit in enumerate(reversed(f"{mask:b}")) if bit == "1"]
+def _at(masks: Iterable[tuple[_T, int]], slot: int) -> _T:
+    """Return what is paired with the mask that has a slot."""
+    return next(found for found, mask in masks if mask >> slot & 1)

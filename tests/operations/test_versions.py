@@ -12,6 +12,7 @@ import pyfuse3
 import pytest
 
 from cesbrfs.errors import BlobMissingError
+from cesbrfs.fuse import inodes
 from cesbrfs.fuse.filesystem import InodeFileSystem
 from cesbrfs.fuse.operations import Operations, Presentation
 from cesbrfs.vfs.across import AcrossBackups
@@ -180,15 +181,20 @@ async def test_each_tree_is_read_once(kernel: Kernel, monkeypatch: pytest.Monkey
         assert len(reads) == len(set(reads)) == expected
 
 
-async def test_the_kernel_caches_no_files() -> None:
-    """Entries expire at once: a walk would leave an object for each file of all backups."""
+async def test_the_kernel_caches_few_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked to drop the oldest entries: a walk would leave an object for each file."""
     repo = MemoryRepo()
     save(repo, "b0", repo.file("f", b"f"), hour=0)
     operations = await mounted(repo)
-    assert (await walk(operations, *FILES)).entry_timeout == 1
-    for path in ((b"f",), (b"f", b"2026-11-22T01-30-00--b0")):
-        assert (await walk(operations, *FILES, *path)).entry_timeout == 0, path
-    assert (await walk(operations, b"_dogus", b"redmine", b"b0")).entry_timeout == 0
+    dropped: list[bytes] = []
+    monkeypatch.setattr(
+        pyfuse3, "invalidate_entry_async", lambda _parent, name, **_: dropped.append(name)
+    )
+    monkeypatch.setattr(inodes, "EPHEMERAL_MAX", 2)
+    await walk(operations, *FILES, b"f", b"2026-11-22T01-30-00--b0")
+    assert not dropped
+    await walk(operations, b"_dogus", b"redmine", b"b0")
+    assert dropped == [b"f", b"2026-11-22T01-30-00--b0"]
 
 
 async def test_new_and_removed_backups(kernel: Kernel) -> None:
