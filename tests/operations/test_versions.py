@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pyfuse3
 import pytest
 
-from cesbrfs.errors import BlobMissingError
+from cesbrfs.errors import BlobMissingError, NotFoundError
 from cesbrfs.fuse import inodes
 from cesbrfs.fuse.filesystem import InodeFileSystem
 from cesbrfs.fuse.operations import Operations, Presentation
@@ -135,6 +135,8 @@ async def test_the_root_lists_dogus_but_not_versions(kernel: Kernel) -> None:
     without = Operations(InodeFileSystem(operations.tree.view), Presentation())
     assert await listing(without, kernel, root) == [b"b0", b"latest"]
     for name in (b"_dogus", b"_versions"):
+        with pytest.raises(NotFoundError, match="exists in mounts only"):
+            await operations.tree.view.resolve(f"/{name.decode()}/redmine")
         with pytest.raises(pyfuse3.FUSEError) as caught:
             await without.lookup(root, name, NOBODY)
         assert caught.value.errno == errno.ENOENT
