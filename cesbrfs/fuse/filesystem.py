@@ -182,7 +182,8 @@ class InodeFileSystem:
         entry = self._across.directory(name) if parent == ROOT and self._across else None
         if above.entry is self._status_directory:
             entry = await self.status.file(name)
-        entry = entry or await self.view.child(above.entry, name)
+        elif entry is None:
+            entry = await self.view.child(above.entry, name)
         return attrs_of(self._virtual_inode(above, entry)) if entry is not None else None
 
     async def _enter(self, number: int) -> tuple[StoredDir, DirEntries]:
