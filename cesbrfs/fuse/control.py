@@ -51,7 +51,7 @@ async def reload(mounted: Mounted) -> int:
             ) from None
         with trio.move_on_after(_RELOAD_SECONDS):
             # There is no event to wait for: the mount is another process.
-            while (status := await _read_status(where)).reloads.finished <= started:  # noqa: ASYNC110
+            while (status := await _read_status(where)).reloads.finished <= started:  # noqa: ASYNC110 - of another process
                 await trio.sleep(_POLL_SECONDS)
     if status.reloads.finished <= started:
         raise MountError(

@@ -51,7 +51,7 @@ class LocalStorage:
         self.counters: Final = StorageCounters()
 
     @classmethod
-    def from_access(cls, access: Access, *, timeout: float = math.inf) -> LocalStorage:  # noqa: ARG003
+    def from_access(cls, access: Access, *, timeout: float = math.inf) -> LocalStorage:  # noqa: ARG003 - of the protocol
         """Create the storage for `access`; local reads have no timeout."""
         return cls(parse_local(access.url).directory)
 

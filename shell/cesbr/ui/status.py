@@ -142,7 +142,7 @@ def age_problem(status: Mapping[str, object], limit: str, seconds: float) -> str
 def _old(seconds: float) -> str:
     """Return an age in hours for a few days, so that 25 hours differ from 47."""
     hours = seconds / 3600
-    return f"{hours:.0f} h" if 2 <= hours < 100 else humanize.age(seconds)  # noqa: PLR2004
+    return f"{hours:.0f} h" if 2 <= hours < 100 else humanize.age(seconds)  # noqa: PLR2004 - hours
 
 
 def _ns(text: str) -> int:
