@@ -51,10 +51,10 @@ def test_order() -> None:
 def test_colours_take_no_cells() -> None:
     """Columns are aligned as without colours; directories have a slash."""
     entries = [_entry("sub", "dir"), _entry("a"), _entry("run", mode=0o100755), _entry("x.gz")]
-    plain = Style(columns=20).text(entries)
+    plain = Style(columns=14).text(entries)
     assert plain == "sub/  run\na     x.gz\n"
     coloured = Style(
-        columns=20, colours=Colours.of({"TERM": "xterm", "LS_COLORS": "*.gz=31:x"}, terminal=True)
+        columns=14, colours=Colours.of({"TERM": "xterm", "LS_COLORS": "*.gz=31:x"}, terminal=True)
     )
     assert coloured.text(entries) == (
         "\x1b[01;34msub\x1b[0m/  \x1b[01;32mrun\x1b[0m\na     \x1b[31mx.gz\x1b[0m\n"
