@@ -8,7 +8,34 @@ secret. The exit codes are restic's (0 ok, 1 error, 2 usage, 3 partial, 10 no re
 from __future__ import annotations
 
 import errno
-from typing import TypeVar
+from typing import Final, TypeVar
+
+UNREACHABLE: Final = (
+    "The repository at {display_url} cannot be reached: {reason}. Check the address and the"
+    " connection."
+)
+"""Message templates of failures that both our reader and restic report; for `str.format`."""
+TIMED_OUT: Final = (
+    "Connection to the server of {display_url} timed out: {reason}. Check the address and the"
+    " connection."
+)
+NO_RESPONSE: Final = (
+    "No response from the server of {display_url} within {seconds:g} s. Check the address and the"
+    " connection."
+)
+UNKNOWN_HOST: Final = (
+    "Cannot resolve the host of {display_url}: {reason}. Check the address and the name server."
+)
+NO_REPOSITORY: Final = (
+    "There is no repository at {display_url}. Create it with 'cesbr init', or correct the address."
+)
+NO_BUCKET: Final = (
+    "The bucket of {display_url} does not exist. Correct the address, or create the bucket and the"
+    " repository with 'cesbr init'."
+)
+WRONG_KEY: Final = (
+    "Wrong encryption key for the repository at {display_url}. Use the key it was created with."
+)
 
 
 class CesbrError(Exception):

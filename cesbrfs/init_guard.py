@@ -31,8 +31,8 @@ async def require_creatable(
         if point is not None:
             raise _refused(
                 access,
-                f"{point} is a mountpoint in /etc/fstab, and nothing is mounted there."
-                f" Run 'mount {point}', or correct the address.",
+                f"{point} is a mountpoint in /etc/fstab, but nothing is mounted there. Run 'mount"
+                f" {point}', or correct the address.",
             )
     storage = open_storage(access)
     try:
@@ -40,7 +40,7 @@ async def require_creatable(
         if known and not may_replace_known:
             raise _refused(
                 access,
-                "it was there when this user last opened it. Mount its disk or correct the address;"
+                "it existed when this user last opened it. Mount its disk or correct the address;"
                 " if it was removed on purpose, run 'cesbr init --force'.",
             )
         other = await _other_entry(storage)
@@ -49,8 +49,8 @@ async def require_creatable(
     if other is not None:
         raise _refused(
             access,
-            f"the directory is not empty and holds no repository, but {other!r}. Correct the"
-            " address, or name an empty directory.",
+            f"the directory is not a repository and not empty (it contains {other!r}). Correct the"
+            " address, or choose an empty directory.",
         )
 
 

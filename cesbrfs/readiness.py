@@ -142,8 +142,8 @@ async def _open(storage: Storage, access: Access, caching: CacheConfig) -> Repos
         if await storage.read(FileType.CONFIG):
             raise
         raise RepositoryDamagedError(
-            f"The repository at {access.display_url} is damaged: its file 'config' is empty; put"
-            " it back from a copy of the repository."
+            f"The repository at {access.display_url} is damaged: 'config' is empty. Restore"
+            " 'config' from a copy of the repository."
         ) from None
     except DamagedError as error:  # of one file, which does not say of what
         raise RepositoryDamagedError(
@@ -176,8 +176,8 @@ async def by_restic(restic: Restic) -> Verdict:
 
 def _beyond_the_tried(access: Access, key_file: str) -> CesbrError:
     return WrongKeyError(
-        f"restic does not find the key of the repository at {access.display_url}: it tries 20"
-        f" keys at most, and this one is not among them. Set RESTIC_KEY_HINT={key_file[:8]}."
+        f"restic cannot find the key of the repository at {access.display_url}, because it tries"
+        f" at most 20 keys. Set RESTIC_KEY_HINT={key_file[:8]}."
     )
 
 
@@ -241,7 +241,7 @@ async def initialise(
     """
     if await _initialise_alone(access, open_restic, say, cache_dir, force=force):
         return True
-    say(f"The repository at {access.display_url} is initialised already; it is kept as it is.")
+    say(f"The repository at {access.display_url} already exists. It was left unchanged.")
     return False
 
 
@@ -284,8 +284,8 @@ async def _initialise_alone(
         if after.error is not None:
             raise after.error
     say(
-        f"There was no repository at {access.display_url}: it has been initialised with the"
-        " configured address and encryption key."
+        f"Initialised the repository at {access.display_url} with the configured encryption key,"
+        " because it did not exist."
     )
     return True
 
@@ -305,7 +305,7 @@ async def _only_one(access: Access) -> AsyncIterator[None]:
         if waiting.cancelled_caught:
             raise RepositoryLockedError(
                 f"Another process has been initialising the repository at {access.display_url} for"
-                f" {_OTHERS_TURN:.0f} s; look at it, then try again."
+                f" {_OTHERS_TURN:.0f} s. Check that process, then try again."
             )
         yield
 

@@ -132,7 +132,7 @@ class Backups:
         sharing = [b for b in self.by_name.values() if b.tag == wanted]
         if sharing:
             raise NotFoundError(
-                f"{len(sharing):,} backups have the tag {wanted!r}: {_newest(sharing)}. Give the"
+                f"{len(sharing):,} backups have the tag {wanted!r}: {_newest(sharing)}. Pass the"
                 " full Backup ID of one."
             )
         named = self.by_name.get(wanted.encode("utf-8", "surrogateescape"))
@@ -143,8 +143,8 @@ class Backups:
             return starting[0]
         if starting:
             raise NotFoundError(
-                f"{len(starting):,} backups begin with {wanted!r}: {_newest(starting)}. Give"
-                " more characters of the Backup ID."
+                f"{len(starting):,} backups begin with {wanted!r}: {_newest(starting)}. Pass more"
+                " characters of the Backup ID."
             )
         known = [LATEST.decode(), *(backup.id for backup in self.by_name.values())]
         hint = did_you_mean(wanted, known, ". Run 'cesbr backups' for a list.")

@@ -65,7 +65,7 @@ def parse_manifest(data: bytes) -> Manifest:
     if manifest.format != FORMAT:
         raise DamagedError(
             f"manifest.json of a backup has format {manifest.format}, which this version does not"
-            " support. Use a newer version of cesbr."
+            " support. Update cesbrfs."
         )
     return manifest
 

@@ -91,7 +91,7 @@ async def read_manifest(repository: Repository, snapshot: Snapshot) -> Manifest:
         raise DamagedError(f"Snapshot {snapshot.id[:8]} contains no {FILE_NAME}.")
     content = await repository.open_file(node)
     if content.size > _MANIFEST_MAX_BYTES:
-        raise DamagedError(f"The {FILE_NAME} of snapshot {snapshot.id[:8]} is over 64 MiB.")
+        raise DamagedError(f"The {FILE_NAME} of snapshot {snapshot.id[:8]} is larger than 64 MiB.")
     return parse_manifest(await content.read(0, content.size))
 
 

@@ -86,7 +86,7 @@ class RawSetting:
     def text(self) -> str:
         """Return a text that is not empty."""
         if not isinstance(self.value, str) or not self.value or "\0" in self.value:
-            raise UsageError(f"{self.where} is empty or not a text; write one.")
+            raise UsageError(f"{self.where} must be text that is not empty.")
         return self.value
 
     def path(self) -> Path:
@@ -96,8 +96,8 @@ class RawSetting:
             return Path(absolute_path(self.text(), home=self.home, base=base))
         except FileNotFoundError:
             raise UsageError(
-                f"{self.where} is a relative path, but the working directory is gone; "
-                "specify an absolute path."
+                f"{self.where} is a relative path, but the working directory does not exist. Pass"
+                " an absolute path."
             ) from None
 
     def flag(self) -> bool:
@@ -106,7 +106,7 @@ class RawSetting:
         if isinstance(found, str):
             found = _WORDS.get(found.lower())
         if not isinstance(found, bool):
-            raise UsageError(f"{self.where} is neither true nor false; write one of them.")
+            raise UsageError(f"{self.where} must be true or false.")
         return found
 
     def size(self) -> int:
@@ -116,7 +116,7 @@ class RawSetting:
             return found
         match = _SIZE.fullmatch(found.strip()) if isinstance(found, str) else None
         if match is None:
-            raise UsageError(f"{self.where} is not a valid size. Write one such as 64M or 1GiB.")
+            raise UsageError(f"{self.where} is not a valid size. Write for example 64M or 1GiB.")
         return int(match[1]) << (10 * (1 + "kmgt".index(match[2].lower())) if match[2] else 0)
 
     def seconds(self) -> float:
@@ -126,7 +126,9 @@ class RawSetting:
             found = float(found)
         if isinstance(found, int | float) and not isinstance(found, bool) and 0 <= found < math.inf:
             return float(found)
-        raise UsageError(f"{self.where} is not a valid time. Write a number of seconds such as 60.")
+        raise UsageError(
+            f"{self.where} is not a valid time. Write a number of seconds, for example 60."
+        )
 
     def count(self) -> int:
         """Return a whole number, 0 or more."""
@@ -135,16 +137,14 @@ class RawSetting:
             found = int(found)
         if isinstance(found, int) and not isinstance(found, bool) and found >= 0:
             return found
-        raise UsageError(f"{self.where} is not a whole number such as 4. Correct it.")
+        raise UsageError(f"{self.where} must be a whole number, for example 4.")
 
     def pattern(self) -> re.Pattern[str]:
         """Return a compiled regular expression."""
         try:
             return re.compile(self.text())
         except re.error as error:
-            raise UsageError(
-                f"{self.where} is not a regular expression: {error}. Correct it."
-            ) from None
+            raise UsageError(f"{self.where} is not a valid regular expression: {error}.") from None
 
     def repository(self) -> str:
         """Return the address in restic's form; a local path becomes absolute."""
@@ -156,11 +156,11 @@ class RawSetting:
             text = rest
         elif colon and re.fullmatch("[A-Za-z0-9]+", scheme):
             raise UsageError(
-                f"{self.where} has an unknown scheme, {scheme}:, in {redact(text)}; use one of "
-                f"{', '.join(KINDS)}, or ./{redact(text)} for a directory of that name."
+                f"Unknown scheme {scheme!r} of {self.where} in {redact(text)}. Use one of"
+                f" {', '.join(KINDS)}, or ./{redact(text)} for a directory with this name."
             )
         if not text:
-            raise UsageError(f"{self.where} does not name a directory. Write its path.")
+            raise UsageError(f"{self.where} contains no path. Write the path of a directory.")
         return str(replace(self, value=text).path())
 
 
@@ -236,15 +236,15 @@ def _read_toml(file: Path) -> dict[str, object]:
     except OSError as error:
         remedy = "Run the command as root, or pass --repo URL"
         raise UsageError(
-            f"The settings file {file} cannot be read: {error.strerror}."
+            f"Cannot read the settings file {file}: {error.strerror}."
             f" {remedy if file == SYSTEM_CONFIG else 'Check its permissions'}."
         ) from None
     except ValueError as error:  # both that of TOML and that of UTF-8
-        raise UsageError(f"The settings file {file} is not TOML: {error}; correct it.") from None
+        raise UsageError(f"Invalid settings file {file}: not TOML ({error}). Correct it.") from None
     for key in found:
         if key not in _TOML_KEYS:
             raise UsageError(
-                f"The settings file {file} has an unknown key {key!r}; the known ones are "
-                f"{', '.join(sorted(_TOML_KEYS))}."
+                f"Unknown key {key!r} in the settings file {file}. Use one of"
+                f" {', '.join(sorted(_TOML_KEYS))}."
             )
     return found

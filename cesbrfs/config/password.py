@@ -50,10 +50,8 @@ class Password:
         else:
             text = await _run_command(self.command or "", source)
         if not text:
-            raise UsageError(
-                f"The password file or command is empty ({source}); put the key there."
-                f" {NO_PASSWORD}"
-            )
+            empty = "file is empty" if self.file is not None else "command printed nothing"
+            raise UsageError(f"The password {empty} ({source}). {NO_PASSWORD}")
         return Secret(text)
 
 
@@ -63,7 +61,7 @@ def read_text(file: Path, what: str) -> bytes:
         data = file.read_bytes()
     except OSError as error:
         raise UsageError(
-            f"The {what} {file} cannot be read: {error.strerror}. Check its permissions."
+            f"Cannot read the {what} {file}: {error.strerror}. Check its permissions."
         ) from None
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         data = data.decode("utf-16", "replace").encode()
@@ -87,11 +85,11 @@ async def _run_command(command: str, source: str) -> bytes:
         # The command itself may hold a secret, so only its source is named.
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(
-            f"The password command ({source}) cannot be run: {reason}; correct it."
+            f"Cannot run the password command ({source}): {reason}. Correct it."
         ) from None
     if done.returncode:
         raise UsageError(
-            f"The password command ({source}) failed with exit code {done.returncode}; run it by "
-            "hand to see why."
+            f"The password command ({source}) failed with exit code {done.returncode}. Run it by"
+            " hand to see the error."
         )
     return _trim(done.stdout)

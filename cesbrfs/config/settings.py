@@ -223,14 +223,14 @@ def require_root(settings: Settings) -> None:
     try:
         if stat.S_ISDIR(os.stat(settings.root).st_mode):
             return
-        problem = "it is not a directory"
+        problem = "not a directory"
     except FileNotFoundError:
-        problem = "it does not exist"
+        problem = "no such directory"
     except OSError as error:
         problem = error.strerror or str(error)
     raise UsageError(
-        f"{settings.root} cannot be the root of an instance: {problem}. Correct --root or the"
-        f" setting 'root' ({where})."
+        f"Invalid instance root {settings.root}: {problem}. Correct --root or the setting 'root'"
+        f" ({where})."
     )
 
 
@@ -283,7 +283,7 @@ def _repository(layers: ConfigLayers) -> RawSetting | None:
         given = layers.from_environment("RESTIC_REPOSITORY")
         file = layers.from_environment("RESTIC_REPOSITORY_FILE")
         if given and file:
-            raise UsageError(f"{given.where} and {file.where} are both set; unset one of them.")
+            raise UsageError(f"{given.where} and {file.where} are both set. Unset one of them.")
         if file:
             text = read_text(file.path(), "file of RESTIC_REPOSITORY_FILE")
             given = replace(file, value=os.fsdecode(text))
@@ -307,7 +307,7 @@ def _password(layers: ConfigLayers) -> Password | None:
         (layers.from_file("password_file"), layers.from_file("password_command"), None),
     ):
         if file and command:
-            raise UsageError(f"{file.where} and {command.where} are both set; unset one of them.")
+            raise UsageError(f"{file.where} and {command.where} are both set. Unset one of them.")
         given = file or command or plain
         if given:
             layers.sources["password"] = given.source
@@ -350,11 +350,13 @@ def _runner(given: RawSetting | None) -> tuple[str, ...]:
     try:
         words = tuple(shlex.split(given.text()))
     except ValueError as error:
-        raise UsageError(f"{given.where} is not a command line: {error}. Correct it.") from None
+        raise UsageError(
+            f"{given.where} is not a valid command line: {error}. Correct it."
+        ) from None
     if "{command}" not in words:
         raise UsageError(
-            f"{given.where} has no word {{command}}; write one such as"
-            " 'docker exec -i {dogu} {command}'."
+            f"{given.where} does not contain the word {{command}}. Write for example 'docker exec"
+            " -i {dogu} {command}'."
         )
     return words
 
@@ -380,16 +382,16 @@ def _options(layers: ConfigLayers, flags: tuple[str, ...]) -> dict[str, str]:
     given = layers.from_file("options")
     if given:
         if not isinstance(given.value, dict):
-            raise UsageError(f"{given.where} is not a table; write [options].")
+            raise UsageError(f"{given.where} is not a table. Write [options].")
         for key, value in given.value.items():
             if not isinstance(value, str | int):
-                raise UsageError(f"The option {key!r} of {given.where} is not a text; quote it.")
+                raise UsageError(f"The option {key!r} of {given.where} is not text. Quote it.")
             options[key] = str(value).lower() if isinstance(value, bool) else str(value)
         layers.sources["options"] = given.source
     for option in flags:
         key, equals, value = option.partition("=")
         if not key or not equals:
-            raise UsageError(f"The option {key!r} has no value; write it as key=value.")
+            raise UsageError(f"The option {key!r} has no value. Write key=value.")
         options[key] = value
         layers.sources["options"] = "flag"
     return options
@@ -399,7 +401,7 @@ def _backup_tag(given: RawSetting | None) -> re.Pattern[str]:
     pattern = given.pattern() if given else DEFAULT_BACKUP_TAG
     if given and "id" not in pattern.groupindex:
         raise UsageError(
-            f"{given.where} has no group 'id'; write (?P<id>...) around the Backup ID."
+            f"{given.where} has no group 'id'. Write (?P<id>...) around the Backup ID."
         )
     return pattern
 
@@ -409,16 +411,18 @@ def _rules(layers: ConfigLayers) -> tuple[Rule, ...]:
     if given is None:
         return DEFAULT_RULES
     if not isinstance(given.value, list):
-        raise UsageError(f"{given.where} is not a list of tables; write [[rules]].")
+        raise UsageError(f"{given.where} is not a list of tables. Write [[rules]].")
     layers.sources["rules"] = given.source
     rules = []
     for number, entry in enumerate(given.value, 1):
         one = f"rule {number}"
         if not isinstance(entry, dict) or entry.keys() != {"match", "kind"}:
-            raise UsageError(f"{given.where}: {one} needs 'match' and 'kind', nothing else.")
+            raise UsageError(
+                f"{given.where}: {one} must contain 'match' and 'kind' and nothing else."
+            )
         if entry["kind"] not in KINDS:
             raise UsageError(
-                f"{given.where}: the kind of {one} is unknown; use one of {', '.join(KINDS)}."
+                f"{given.where}: unknown kind in {one}. Use one of {', '.join(KINDS)}."
             )
         match = replace(given, value=entry["match"], name=f"match of {one}")
         rules.append(Rule(match.pattern(), entry["kind"]))

@@ -105,7 +105,7 @@ def _any(patterns: Iterable[str], flags: int) -> re.Pattern[str] | None:
         try:
             re.compile(pattern)
         except (re.error, RecursionError, OverflowError) as error:
-            raise UsageError(f"invalid regular expression {pattern!r}: {error}.") from error
+            raise UsageError(f"Invalid regular expression {pattern!r}: {error}.") from error
     return re.compile("|".join(f"(?:{pattern})" for pattern in given), flags) if given else None
 
 

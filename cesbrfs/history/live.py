@@ -268,4 +268,4 @@ def _xattrs(path: bytes) -> tuple[tuple[bytes, bytes], ...]:
 def _error(path: bytes, error: OSError) -> CesbrError:
     shown = os.fsdecode(path)
     kind = NotFoundError if isinstance(error, FileNotFoundError) else LiveError
-    return kind(f"{shown!r} on the instance cannot be read: {error.strerror}.")
+    return kind(f"Cannot read {shown!r} on the instance: {error.strerror}.")

@@ -80,7 +80,7 @@ class UsageReport:
         if not parts:
             return await self._all_backups(depth)
         if parts == (directory_names.SNAPSHOTS,):
-            raise UsageError("Give the path of a snapshot below /_snapshots.")
+            raise UsageError("Pass the path of a snapshot below /_snapshots.")
         own, others = await self._owners(parts)
         (unique,) = await self._unique([own], [others])
         rows: list[Usage] = []

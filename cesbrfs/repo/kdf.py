@@ -44,17 +44,17 @@ def scrypt_key(password: bytes, key_file: KeyFile) -> bytes:
 
     cost, block, parallel, salt = key_file.N, key_file.r, key_file.p, key_file.salt
     if key_file.kdf != "scrypt" or not cost or not block or not parallel or salt is None:
-        raise DamagedError("A key file does not say how its key is derived; run 'cesbr check'.")
+        raise DamagedError("Invalid key file: no valid scrypt parameters. Run 'cesbr check'.")
     memory = 128 * block * (cost + parallel + 2)
     if min(cost, block, parallel) < 0:
-        raise DamagedError("A key file has a negative parameter; no restic wrote it.")
+        raise DamagedError("Invalid key file: negative scrypt parameter. Run 'cesbr check'.")
     if memory > _MEMORY or work_of(key_file) > _WORK_MAX:
-        raise DamagedError("A key file asks for too much work to derive its key; no restic did so.")
+        raise DamagedError("Key file rejected: its scrypt parameters exceed the limit.")
     try:
         # A sixth faster than hashlib.scrypt, which depends on the system's OpenSSL.
         return Scrypt(salt=salt, length=64, n=cost, r=block, p=parallel).derive(password)
     except ValueError as error:
-        raise DamagedError(f"A key file has parameters scrypt refuses ({error}).") from error
+        raise DamagedError(f"Invalid key file: invalid scrypt parameters ({error}).") from error
 
 
 def derive_keys(password: bytes, key_file: KeyFile) -> Keys:

@@ -9,6 +9,8 @@ from functools import partial
 import trio
 
 from cesbrfs.errors import (
+    NO_REPOSITORY,
+    WRONG_KEY,
     CesbrError,
     DamagedError,
     FileMissingError,
@@ -53,8 +55,8 @@ async def open_keys(
     files = await storage.list(FileType.KEY)
     if not files:
         raise RepositoryDamagedError(
-            f"The repository at {storage.display_url} has lost its key files; restore the directory"
-            " 'keys' from a copy of the repository."
+            f"The repository at {storage.display_url} is damaged: no key files. Restore 'keys'"
+            " from a copy of the repository."
         )
     beginnings = tuple(hint for hint in hints if hint)
     ordered = sorted(files, key=lambda file: not file.name.startswith(beginnings))
@@ -67,7 +69,7 @@ async def open_keys(
             if keep is not None:
                 await trio.to_thread.run_sync(keep, trial.name, trial.raw)
             return keys
-    raise trial.failure(len(files))
+    raise trial.failure()
 
 
 class _Trial:
@@ -114,8 +116,8 @@ class _Trial:
         if self._spent and self._spent + work > ALL_WORK_MAX:
             self._note(
                 DamagedError(
-                    f"Key file {name[:8]} was not tried: the key files before it took too much"
-                    " work already. Set RESTIC_KEY_HINT to the ID of the key."
+                    f"Key file {name[:8]} was not tried: the limit for key derivation is reached."
+                    " Set RESTIC_KEY_HINT to the ID of the key."
                 )
             )
             return None
@@ -137,15 +139,11 @@ class _Trial:
         _log.warning("%s", error)
         self._unreadable = error
 
-    def failure(self, number: int) -> CesbrError:
-        """Return the error for a password that decrypts none of `number` key files."""
+    def failure(self) -> CesbrError:
+        """Return the error for a password that decrypts none of the key files."""
         if self._unreadable is not None:
             return self._unreadable
-        tried = "its only key is not" if number == 1 else f"none of its {number} keys is"
-        return WrongKeyError(
-            f"The encryption key is wrong for the repository at {self._storage.display_url}:"
-            f" {tried} opened by it; set the key this repository was made with."
-        )
+        return WrongKeyError(WRONG_KEY.format(display_url=self._storage.display_url))
 
 
 def _open_master_key(key_file: KeyFile, password: bytes) -> Keys:
@@ -168,14 +166,10 @@ async def raise_no_config(storage: Storage) -> None:
     for kind in (FileType.KEY, FileType.SNAPSHOT, FileType.INDEX, FileType.PACK):
         if await storage.list(kind):
             raise RepositoryDamagedError(
-                f"The repository at {storage.display_url} is damaged: its file 'config' is gone but"
-                f" '{kind.value}' holds files; put 'config' back from a copy of the repository."
-                " It was not initialised again."
+                f"The repository at {storage.display_url} is damaged: 'config' is missing, but"
+                f" '{kind.value}' is not empty. Restore 'config' from a copy of the repository."
             )
-    raise RepositoryMissingError(
-        f"There is no repository at {storage.display_url}; create it with 'cesbr init' or"
-        " correct the address."
-    )
+    raise RepositoryMissingError(NO_REPOSITORY.format(display_url=storage.display_url))
 
 
 async def open_config(storage: Storage, keys: Keys) -> Config:
@@ -186,12 +180,12 @@ async def open_config(storage: Storage, keys: Keys) -> Config:
         )
     except DamagedError as error:
         raise RepositoryDamagedError(
-            f"The config of the repository at {storage.display_url} is damaged; put it back from a"
-            " copy of the repository."
+            f"The repository at {storage.display_url} is damaged: 'config' is invalid. Restore"
+            " 'config' from a copy of the repository."
         ) from error
     if config.version not in (1, 2):
         raise RepositoryDamagedError(
-            f"The repository at {storage.display_url} has format {config.version}, of which nothing"
-            " is known; a newer version of this program may read it."
+            f"Unsupported repository version {config.version} at {storage.display_url}. Update"
+            " cesbrfs."
         )
     return config

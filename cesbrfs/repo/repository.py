@@ -208,9 +208,9 @@ class Repository:
                 return await self._reopen()
             except RepositoryMissingError as error:
                 gone = RepositoryGoneError(
-                    f"The repository at {self.storage.display_url} is gone: its config was there"
-                    " when it was opened. Check that its disk is mounted or that its server has the"
-                    " directory; it is used again once it is back."
+                    f"The repository at {self.storage.display_url} has disappeared. Check that its"
+                    " disk is mounted, or that its server still has the directory; access resumes"
+                    " when it is back."
                 )
                 self._note_gone(gone)
                 raise gone from error
@@ -230,7 +230,8 @@ class Repository:
         keys = await self._new_keys()
         config = await open_config(self.storage, keys)
         _log.warning(
-            "Another repository was created at %s (ID %s, before: %s). It is shown from now on.",
+            "The repository at %s was replaced by another one (ID %s, previously %s), which is"
+            " used from now on.",
             self.storage.display_url, (config.id or "")[:8], self.id[:8],
         )  # fmt: skip
         self._identify(keys, config)
@@ -260,7 +261,7 @@ class Repository:
 
     def _note_back(self) -> None:
         if self._gone is not None:
-            _log.warning("The repository at %s is back.", self.storage.display_url)
+            _log.warning("The repository at %s is available again.", self.storage.display_url)
         self._gone = None
 
     async def index(self) -> Index:
@@ -346,7 +347,7 @@ class Repository:
         tree = await self._tree(tree_id)
         if b"." in tree.nodes or b"/" in tree.nodes:  # valid only in the root of a snapshot
             nodes = {name: node for name, node in tree.nodes.items() if name not in (b".", b"/")}
-            refused = (*tree.refused, "'.' or '/': no directory can hold this name")
+            refused = (*tree.refused, "'.' or '/': invalid file name")
             return Tree.of(nodes, refused, tree.unknown)
         return tree
 
@@ -424,7 +425,7 @@ class Repository:
             if snapshot.tree is not None and snapshot.tree not in missing:
                 self.damaged.pop(f"{_TREES}/{snapshot.id}", None)
                 continue
-            reason = "it has no tree" if snapshot.tree is None else "no index file names its tree"
+            reason = "it has no tree" if snapshot.tree is None else "its tree is not in the index"
             self.damaged[f"{_TREES}/{snapshot.id}"] = (
                 f"{reason} (backup {backup}). Run 'cesbr check'."
             )
@@ -449,11 +450,11 @@ class Repository:
                 inner = await self.tree(node.subtree)
                 for below, entry in inner.nodes.items():
                     if nodes.setdefault(below, entry) is not entry:
-                        refused.append(f"{below!r}: the root of its snapshot has this name twice")
+                        refused.append(f"{below!r}: duplicate name in the root of the snapshot")
                 refused += inner.refused
                 unknown |= inner.unknown
             else:
-                refused.append(f"{name.decode()!r}: no directory can hold this name")
+                refused.append(f"{name.decode()!r}: invalid file name")
         return Tree.of(nodes, refused, unknown)
 
     # Data derived from trees, cached on disk by name
@@ -469,7 +470,9 @@ class Repository:
             try:
                 return decode_unpacked(self._keys, record) if record else None
             except DamagedError as error:
-                _log.warning("The cached copy of %s is written again: %s", name, error)
+                _log.warning(
+                    "The cached copy of %s is damaged and will be rewritten: %s", name, error
+                )
                 return None
 
         return await trio.to_thread.run_sync(work)
@@ -510,7 +513,7 @@ class Repository:
 
 def no_tree() -> DamagedError:
     """Return the error for a snapshot or a directory without a tree."""
-    return DamagedError("Its snapshot records no tree for it. Run 'cesbr check'.")
+    return DamagedError("Its tree is missing in the snapshot. Run 'cesbr check'.")
 
 
 def _parsed(data: bytes, tree_id: bytes) -> Tree:

@@ -82,7 +82,7 @@ def backup_flags(
     flags: list[str] = []
     for tag in tags:
         if not tag or "," in tag:  # restic would split it into several tags
-            raise UsageError(f"{tag!r} cannot be a tag; a tag is not empty and has no comma.")
+            raise UsageError(f"Invalid tag {tag!r}: it is empty or contains a comma.")
         flags.append(f"--tag={tag}")
     for name, value in (("host", host), ("parent", parent), ("time", time)):
         if value is not None:

@@ -35,8 +35,8 @@ class Version:
         match = _VERSION.match(output)
         if not match:
             raise ResticError(
-                f"'restic version' answered {output[:80]!r}, which is not a version of restic;"
-                " check which program the setting 'restic' names."
+                f"Unexpected output of 'restic version': {output[:80]!r}. Check the setting"
+                " 'restic'."
             )
         return cls(*(int(number or 0) for number in match.groups()))
 
@@ -58,12 +58,12 @@ async def find_restic(configured: str | None = None) -> Path:
         return Path(path)
     if configured:
         raise ResticError(
-            f"{configured} is not an executable program; set 'restic' to the path of the restic"
+            f"{configured} is not an executable program. Set 'restic' to the path of the restic"
             " binary."
         )
     raise ResticError(
-        "restic is not installed; install it (for example 'apt install restic') or set 'restic' to"
-        " the path of its binary."
+        "restic is not installed. Install it (for example 'apt install restic'), or set 'restic'"
+        " to the path of its binary."
     )
 
 
@@ -79,12 +79,12 @@ async def read_version(binary: Path) -> Version:
     ended = await run([str(binary), "version"], env=inherited(), deadline=_DEADLINE)
     if ended.ending is not Ending.ITSELF or ended.exit_code != 0:
         raise ResticError(
-            f"{binary} cannot say its version (exit code {ended.exit_code}); check which program"
-            " the setting 'restic' names."
+            f"Cannot determine the version of {binary} (exit code {ended.exit_code}). Check the"
+            " setting 'restic'."
         )
     version = Version.parse(ended.stdout.decode("utf-8", "replace"))
     if version < OLDEST:
         raise ResticError(
-            f"{binary} is restic {version}; {OLDEST} is the oldest that works, install a newer one."
+            f"{binary} is restic {version}, which is too old. Install restic {OLDEST} or newer."
         )
     return version

@@ -16,6 +16,7 @@ import msgspec
 import trio
 
 from cesbrfs.errors import (
+    TIMED_OUT,
     CesbrError,
     NotFoundError,
     RepositoryDamagedError,
@@ -114,9 +115,9 @@ class Restic:
         self._grace: Final = grace
         if version < _SOCKETS and access.url.startswith("rest:http+unix:"):
             raise UsageError(
-                f"restic {version} cannot reach {access.display_url}, a server behind a socket;"
-                " name one"
-                f" from {_SOCKETS} on in the setting 'restic', or let the server listen on a port."
+                f"restic {version} does not support Unix sockets, which {access.display_url}"
+                f" requires. Set 'restic' to version {_SOCKETS} or newer, or let the server listen"
+                " on a port."
             )
         self._flags: Final = flags(access, knows_anonymous=version >= _ANONYMOUS)
         self._environment: Final = environment(
@@ -146,8 +147,8 @@ class Restic:
             return msgspec.json.decode(ended.stdout, type=_Config).id
         except msgspec.MsgspecError as error:
             raise RepositoryDamagedError(
-                f"The config of the repository at {self.access.display_url} holds no id; put it"
-                " back from a copy of the repository."
+                f"The repository at {self.access.display_url} is damaged: 'config' contains no ID."
+                " Restore 'config' from a copy of the repository."
             ) from error
 
     async def init(self) -> None:
@@ -192,7 +193,9 @@ class Restic:
         if stdin is not None:
             if paths or not stdin[0] or "/" in stdin[0]:
                 # 0.18.0 fails on a name with directories: "unable to save snapshot: open /x".
-                raise UsageError("A backup from memory takes one bare file name and no paths.")
+                raise UsageError(
+                    "A backup from memory requires a file name without directories, and no paths."
+                )
             command += ["--stdin", "--stdin-filename", stdin[0]]
             if isinstance(stdin[1], int):
                 return await self._backup(command, output, stdin=stdin[1])
@@ -227,8 +230,8 @@ class Restic:
             raise await self._failure(command, ended)
         if output.summary is None:
             raise ResticError(
-                f"restic ended its backup to {self.access.display_url} without a summary; look with"
-                " 'cesbr backups' whether it is there."
+                f"restic printed no summary for {self.access.display_url}. Run 'cesbr backups' to"
+                " check for the backup."
             )
         errors = dict(missing)
         for path in paths:
@@ -236,7 +239,7 @@ class Restic:
                 errors[path] = "does not exist"
         errors |= await trio.to_thread.run_sync(item_errors, output.failed)
         if ended.exit_code == _PARTIAL and not errors:
-            errors[b""] = "restic could not read everything and does not say what"
+            errors[b""] = "restic could not read some files and did not report which"
         return BackupSummary(
             snapshot_id="" if output.summary.dry_run else output.summary.snapshot_id,
             totals=output.summary,
@@ -290,7 +293,7 @@ class Restic:
         """Run a command that changes snapshots, in batches that fit on a command line."""
         whole = {name for name in snapshots if is_file_name(name)}
         if len(whole) != len(snapshots):
-            raise ValueError("a beginning of an ID may be that of another snapshot, too")
+            raise ValueError("an ID prefix may match several snapshots")
         remaining = iter(sorted(whole))
         while some := list(itertools.islice(remaining, _IDS_IN_A_CALL)):
             await self._successful([*command, *some], OutputHandler())
@@ -417,10 +420,8 @@ class Restic:
                 return classify(
                     self.version, 1, f"Fatal: unable to open repository at x: {reasons[-1]}", shown
                 )
-            return RepositoryTimedOutError(
-                f"The storage of {shown} does not answer in time: restic {command[0]} made no"
-                " progress and was ended; check the address and the connection."
-            )
+            reason = f"restic {command[0]} made no progress and was stopped"
+            return RepositoryTimedOutError(TIMED_OUT.format(display_url=shown, reason=reason))
         return classify(self.version, ended.exit_code, text, shown)
 
     def _clean(self, output: bytes) -> str:

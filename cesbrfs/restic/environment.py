@@ -152,14 +152,14 @@ def passed_key(key: Secret) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
     value = key.value
     if not value:
         raise UsageError(
-            "The encryption key is empty; set it with --password-file, RESTIC_PASSWORD or the"
+            "The encryption key is empty. Set it with --password-file, RESTIC_PASSWORD or the"
             " registry's /config/backup/encryption_key."
         )
     if not is_read_exactly(value) or len(value) > _PIPE_BYTES:
         if b"\0" in value:
             raise UsageError(
-                "The encryption key cannot be handed to restic: it holds a NUL byte and white"
-                " space around it; use another key."
+                "The encryption key cannot be passed to restic: it contains a null byte, and"
+                " restic cannot read it from a pipe unchanged. Use another key."
             )
         yield {"RESTIC_PASSWORD": os.fsdecode(value)}, ()
         return

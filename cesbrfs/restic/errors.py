@@ -12,6 +12,11 @@ from collections.abc import Callable
 from typing import Final
 
 from cesbrfs.errors import (
+    NO_BUCKET,
+    NO_REPOSITORY,
+    TIMED_OUT,
+    UNREACHABLE,
+    WRONG_KEY,
     BucketMissingError,
     CesbrError,
     InterruptedByUserError,
@@ -165,105 +170,93 @@ def classify(version: Version, exit_code: int, stderr_text: str, url_shown: str)
     if version >= _CODE_12 and exit_code == WrongKeyError.exit_code:
         return _wrong_key(url_shown, text)
     if exit_code == _INTERRUPTED:
-        return InterruptedByUserError("restic was interrupted and has ended cleanly.")
+        return InterruptedByUserError("restic was interrupted and exited cleanly.")
     if exit_code < 0:
         return ResticError(
-            f"restic was ended by signal {-exit_code} while it worked on {url_shown}; if the system"
-            " ran out of memory, its log says so."
+            f"restic was killed by signal {-exit_code} while it used {url_shown}. If the system"
+            " ran out of memory, its log reports that."
         )
     for pattern, make in _BY_TEXT:
         if pattern.search(text):
             return make(url_shown, text)
-    return ResticError(f"restic failed on {url_shown} (exit code {exit_code}): {_reason_in(text)}.")
+    return ResticError(
+        f"restic failed for {url_shown} (exit code {exit_code}): {_reason_in(text)}."
+    )
 
 
 def _missing(url: str, _text: str) -> CesbrError:
-    return RepositoryMissingError(
-        f"There is no repository at {url}; create it with 'cesbr init' or correct the address."
-    )
+    return RepositoryMissingError(NO_REPOSITORY.format(display_url=url))
 
 
 def _wrong_key(url: str, _text: str) -> CesbrError:
-    return WrongKeyError(
-        f"The encryption key is wrong for the repository at {url}; set the key this repository was"
-        " made with."
-    )
+    return WrongKeyError(WRONG_KEY.format(display_url=url))
 
 
 def _locked(url: str, text: str) -> CesbrError:
     match = _LOCKED.search(text)
     holder = f" {match[1]}" if match and match[1] else ""
     return RepositoryLockedError(
-        f"The repository at {url} is locked{holder}; wait for that to end, or remove a lock that"
-        " was left behind with 'cesbr unlock'."
+        f"The repository at {url} is locked{holder}. Wait until the lock is released, or remove a"
+        " stale lock with 'cesbr unlock'."
     )
 
 
 def _bad_lock(url: str, text: str) -> CesbrError:
     return RepositoryLockedError(
-        f"The repository at {url} has a lock file that cannot be read ({_reason_in(text)}). Make"
-        " sure that no other process works on it, then run 'cesbr unlock --remove-all'."
+        f"The repository at {url} has an unreadable lock file: {_reason_in(text)}. Make sure that"
+        " no other process uses it, then run 'cesbr unlock --remove-all'."
     )
 
 
 def _no_key(url: str, _text: str) -> CesbrError:
-    return UsageError(f"The encryption key for {url} is empty; set the key of the repository.")
+    return UsageError(f"The encryption key for {url} is empty. Set the key of the repository.")
 
 
 def _damaged(url: str, text: str) -> CesbrError:
     return RepositoryDamagedError(
-        f"The repository at {url} is damaged ({_reason_in(text)}); run 'cesbr check', and put"
-        " damaged files back from a copy of the repository."
+        f"The repository at {url} is damaged: {_reason_in(text)}. Run 'cesbr check', and restore"
+        " damaged files from a copy of the repository."
     )
 
 
 def _exists(url: str, _text: str) -> CesbrError:
-    return ResticError(f"There is a repository at {url} already; it is kept as it is.")
+    return ResticError(f"The repository at {url} already exists. It was left unchanged.")
 
 
 def _full(url: str, _text: str) -> CesbrError:
-    return StorageError(f"The storage of the repository at {url} is full; make room and try again.")
+    return StorageError(
+        f"The storage of the repository at {url} is full. Free some space and try again."
+    )
 
 
 def _denied(url: str, text: str) -> CesbrError:
     return RepositoryDeniedError(
-        f"The repository at {url} refuses access ({_reason_in(text)}); check its credentials and"
+        f"Access to the repository at {url} denied: {_reason_in(text)}. Check the credentials and"
         " permissions."
     )
 
 
 def _untrusted(url: str, text: str) -> CesbrError:
     return RepositoryUntrustedError(
-        f"The server of {url} cannot be trusted ({_reason_in(text)}); if it is the right one, name"
-        " the certificate of its authority in RESTIC_CACERT, or its host key in ssh's known_hosts."
+        f"Certificate or host key verification failed for {url}: {_reason_in(text)}. Set"
+        " RESTIC_CACERT to the CA certificate of the server, or add its host key to known_hosts."
     )
 
 
 def _no_bucket(url: str, _text: str) -> CesbrError:
-    return BucketMissingError(
-        f"The bucket of {url} does not exist. Correct the address, or create the bucket and the"
-        " repository with 'cesbr init'."
-    )
+    return BucketMissingError(NO_BUCKET.format(display_url=url))
 
 
 def _bad_address(url: str, text: str) -> CesbrError:
-    return UsageError(
-        f"{url} is not a valid address of a repository ({_reason_in(text)}). Correct it."
-    )
+    return UsageError(f"Invalid repository address {url}: {_reason_in(text)}. Correct it.")
 
 
 def _timed_out(url: str, text: str) -> CesbrError:
-    return RepositoryTimedOutError(
-        f"The storage of {url} does not answer in time ({_reason_in(text)}); check the address and"
-        " the connection."
-    )
+    return RepositoryTimedOutError(TIMED_OUT.format(display_url=url, reason=_reason_in(text)))
 
 
 def _unreachable(url: str, text: str) -> CesbrError:
-    return RepositoryUnreachableError(
-        f"The repository at {url} cannot be reached ({_reason_in(text)}); check the address and the"
-        " connection."
-    )
+    return RepositoryUnreachableError(UNREACHABLE.format(display_url=url, reason=_reason_in(text)))
 
 
 _Make = Callable[[str, str], CesbrError]

@@ -173,7 +173,7 @@ def check_errors(lines: Iterable[str]) -> tuple[str, ...]:
         and not _CHECK_PROGRESS.match(text)
         and not _CHECK_ADVICE.match(text)
     )
-    return tuple(errors) or ("restic found errors and does not name them",)
+    return tuple(errors) or ("restic found errors but did not list them",)
 
 
 _PRUNED = re.compile(r"(total prune|remaining):\s+\d+ blobs / (.+)")

@@ -113,8 +113,7 @@ async def run(
         )
     except OSError as error:
         raise ResticError(
-            f"{os.fsdecode(command[0])} cannot be started ({error.strerror}); check the setting"
-            " 'restic'."
+            f"Cannot start {os.fsdecode(command[0])}: {error.strerror}. Check the setting 'restic'."
         ) from error
     if on_start is not None:
         on_start(process.pid)

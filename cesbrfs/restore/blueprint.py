@@ -19,7 +19,9 @@ from cesbrfs.vfs.tree import BackupTree
 
 _KEYS: Final = "/blueprint"
 _ID: Final = "blueprintid"
-_DENIED: Final = f"; {PREFIX}/deny_cross_blueprint_restores is true: set it to false to restore it"
+_DENIED: Final = (
+    f"; {PREFIX}/deny_cross_blueprint_restores is true. Set it to false to allow this restore"
+)
 
 
 async def require_same_blueprint(
@@ -53,8 +55,8 @@ async def denial(
     if theirs == ours if None in (their_id, our_id) else their_id == our_id:
         return None
     return (
-        f"Backup {backup.id} is of the blueprint {their_id or 'without an id'}, this instance of"
-        f" {our_id or 'one without an id'}{_DENIED}."
+        f"Backup {backup.id} has the blueprint {their_id or '(no ID)'}, this instance has"
+        f" {our_id or '(no ID)'}{_DENIED}."
     )
 
 

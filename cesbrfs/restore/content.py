@@ -70,7 +70,7 @@ async def find_entry(view: BackupTree, file: PlannedFile) -> Entry:
     directory = file.directory.entry
     entry = await view.child(directory, file.name) if directory else None
     if entry is None:
-        raise RestoreError("It is gone from the repository since it was planned; choose again.")
+        raise RestoreError("It was removed from the repository after planning. Choose it again.")
     return entry
 
 

@@ -33,14 +33,14 @@ _NEW_TARGET_MODE: Final = 0o700
 """A new target is for its owner alone: backups hold what not everyone on a machine may read."""
 
 _HINTS: Final[Mapping[int, str]] = {
-    errno.ENOSPC: "make room there and restore again",
-    errno.EDQUOT: "raise the quota, or make room, and restore again",
-    errno.EROFS: "choose a target that can be written to",
-    errno.EBUSY: "it is a mountpoint or in use, unmount it and restore again",
+    errno.ENOSPC: "free some space and restore again",
+    errno.EDQUOT: "raise the quota or free some space, and restore again",
+    errno.EROFS: "choose a writable target",
+    errno.EBUSY: "unmount it, or end the process that uses it, and restore again",
     errno.ENAMETOOLONG: "choose a shorter target, or one on another file system",
-    errno.EISDIR: "it is a directory, move it aside",
-    errno.ENOTDIR: "a file is in the place of a directory, move it aside",
-    errno.ELOOP: "symbolic links are not followed, move it aside",
+    errno.EISDIR: "move the directory aside",
+    errno.ENOTDIR: "move aside the file that is in its place",
+    errno.ELOOP: "move the symbolic link aside",
 }
 _DENIED: Final = frozenset({errno.EACCES, errno.EPERM})
 _GET_FLAGS: Final = 0x80086601
@@ -53,10 +53,10 @@ def tell(error: OSError) -> str:
     reason = os.strerror(error.errno or errno.EIO)
     hint = _HINTS.get(error.errno or 0)
     if error.errno in _DENIED:
-        hint = "run this as root, or choose a target that is yours"
+        hint = "run this command as root, or choose a target that you own"
         if os.geteuid() == 0:
-            hint = "its file system denies it to root, check how that is mounted"
-    return f"{reason}: {hint}." if hint else f"{reason}: check the file there."
+            hint = "check how its file system is mounted"
+    return f"{reason}: {hint}." if hint else f"{reason}: check the file."
 
 
 def explain_flags(directory: int, name: bytes, error: PermissionError) -> None:
@@ -169,7 +169,7 @@ def inspect(target: Path, guard: ForbiddenTargets) -> TargetState:
     top = os.path.realpath(target)
     exists = os.path.lexists(top)
     if exists and not os.path.isdir(top):
-        raise UsageError(f"{target} is not a directory; choose another target.")
+        raise UsageError(f"{target} is not a directory. Choose another target.")
     above = Path(top)
     device, room = -1, None
     for directory in (above, *above.parents):
@@ -180,9 +180,9 @@ def inspect(target: Path, guard: ForbiddenTargets) -> TargetState:
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise RestoreError(f"{directory} cannot be read: {tell(error)}") from error
+            raise RestoreError(f"Cannot read {directory}: {tell(error)}") from error
         if what := guard.against(status):
-            raise UsageError(f"{target} is in {what}; choose a target outside of it.")
+            raise UsageError(f"{target} is in {what}. Choose a target outside of it.")
     return TargetState(exists, device, room)
 
 
@@ -195,7 +195,7 @@ def open_target(target: Path, *, create: bool) -> int:
                 target.mkdir(mode=_NEW_TARGET_MODE)
         return os.open(target, _WALK)
     except OSError as error:
-        raise RestoreError(f"{target} cannot be restored into: {tell(error)}") from error
+        raise RestoreError(f"Cannot restore to {target}: {tell(error)}") from error
 
 
 def lookup(directory: int, name: bytes) -> os.stat_result | None:
@@ -211,13 +211,13 @@ def obstacle(status: os.stat_result, *, to_directory: bool) -> str | None:
     if to_directory == stat.S_ISDIR(status.st_mode):
         return None
     if not to_directory:
-        return "A directory exists in its place; move it aside and restore again."
+        return "A directory exists in its place. Move it aside and restore again."
     if stat.S_ISLNK(status.st_mode):
         return (
-            "A symbolic link, which is not followed, is in the place of this directory; use a bind"
-            " mount instead, or move it aside, and restore again."
+            "A symbolic link exists in the place of this directory, and is not followed. Use a"
+            " bind mount instead, or move it aside, and restore again."
         )
-    return "A file exists in the place of this directory; move it aside and restore again."
+    return "A file exists in the place of this directory. Move it aside and restore again."
 
 
 def follow(directory: int, name: bytes, guard: ForbiddenTargets) -> os.stat_result:
@@ -225,15 +225,15 @@ def follow(directory: int, name: bytes, guard: ForbiddenTargets) -> os.stat_resu
     try:
         status = os.stat(name, dir_fd=directory)
         real = os.path.realpath(b"/proc/self/fd/%d/%s" % (directory, name))
-        what = guard.around(real) if stat.S_ISDIR(status.st_mode) else "no directory"
+        what = guard.around(real) if stat.S_ISDIR(status.st_mode) else "not a directory"
     except OSError as error:
         raise RestoreError(
-            f"The directory that this symbolic link leads to cannot be reached"
-            f" ({os.strerror(error.errno or errno.EIO)}): mount or make it, and restore again."
+            "Cannot open the directory that this symbolic link points to:"
+            f" {os.strerror(error.errno or errno.EIO)}. Mount or create it, and restore again."
         ) from error
     if what:
         raise RestoreError(
-            f"This symbolic link leads to {show(real)}, which is {what}: correct the link and"
+            f"This symbolic link points to {show(real)}, which is {what}. Correct the link and"
             " restore again."
         )
     return status
@@ -273,7 +273,7 @@ def one_file(name: bytes, other: bytes) -> str:
     if len(set(map(partial(normalize, "NFC"), shown))) == 1:  # they look the same
         shown = [ascii(text)[1:-1] for text in shown]
     return (
-        f"This file system does not distinguish the names '{shown[0]}' and '{shown[1]}': restore"
+        f"This file system does not distinguish the names '{shown[0]}' and '{shown[1]}'. Restore"
         " one of them to another target."
     )
 

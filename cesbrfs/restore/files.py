@@ -261,7 +261,7 @@ def _discard(directories: DirFd, item: _Prepared) -> None:
 def unforeseen(error: Exception) -> RestoreError:
     """Return the error to report for a file when an unforeseen exception was raised."""
     what = str(error) or "no reason given"
-    return RestoreError(f"It cannot be restored ({type(error).__name__}: {what}).")
+    return RestoreError(f"Unexpected error ({type(error).__name__}: {what}).")
 
 
 def new_file(context: RestoreContext, directory: int, name: bytes) -> NewFile:

@@ -133,7 +133,7 @@ class Journal(JournalWriter):
             super().__init__(self._locked())
         except OSError as error:
             raise RestoreError(
-                f"The journal {self._file} cannot be written: {error.strerror}."
+                f"Cannot write the journal {self._file}: {error.strerror}."
             ) from error
         self.past: Final = read(directory, target)
 
@@ -150,7 +150,7 @@ class Journal(JournalWriter):
             except BlockingIOError:
                 os.close(descriptor)
                 raise RestoreRunningError(
-                    "Another restore into this target is running; wait until it has ended."
+                    "Another restore to this target is running. Try again when it has finished."
                 ) from None
             os.close(descriptor)
 

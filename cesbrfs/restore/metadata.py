@@ -82,10 +82,10 @@ class FileMetadata:
         link = stat.S_ISLNK(node.mode)
         if link and _REPLACEMENT in node.target:
             warnings.add(
-                "The target of a link has U+FFFD, which restic before 0.16 records in place of"
-                " bytes that are not UTF-8",
+                "The target of a symbolic link contains U+FFFD, which restic before 0.16 records"
+                " instead of bytes that are not UTF-8",
                 self.path,
-                "check where it should lead to",
+                "check where it should point to",
             )
         user = group = True
         if self.owned:
@@ -115,7 +115,7 @@ class FileMetadata:
         try:
             os.chown(at, self.node.uid, self.node.gid, follow_symlinks=follow)
         except OSError as error:
-            hint = "restore as root to have owners restored" if os.geteuid() else ""
+            hint = "restore as root to restore owners" if os.geteuid() else ""
             self._note(warnings, "The owner could not be set", error, hint)
         else:
             return True, True
@@ -140,6 +140,6 @@ class FileMetadata:
             try:
                 os.setxattr(at, name, value, follow_symlinks=follow)
             except (OSError, ValueError) as error:
-                hint = "only root can" if os.geteuid() and name.startswith(ROOTS) else ""
+                hint = "this requires root" if os.geteuid() and name.startswith(ROOTS) else ""
                 shown = show(os.fsencode(name))
                 self._note(warnings, f"The attribute {shown} could not be set", error, hint)

@@ -87,7 +87,7 @@ def _apart(item: Item, place: tuple[bytes, ...]) -> bool:
 def _reasons(item: Item, place: tuple[bytes, ...], point: Point, *, missing: bool) -> Iterator[str]:
     """Yield why `point` lacks something of `item`."""
     if missing and point.snapshot:
-        yield f"Its snapshot {point.snapshot[:8]} is gone or cannot be read. Run 'cesbr check'."
+        yield f"Its snapshot {point.snapshot[:8]} is missing or cannot be read. Run 'cesbr check'."
     elif missing and not point.failed:
         yield "It was not backed up."
     rest = item.parts[len(place) :]

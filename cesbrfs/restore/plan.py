@@ -180,8 +180,8 @@ class RestorePlan:
     def warnings(self) -> list[str]:
         """Warnings, one sentence each."""
         return [
-            f"The target is too small: up to {room.needed:,} bytes are to be written to"
-            f" {show(room.path)}, where {room.free:,} are free. Make room there first."
+            f"Not enough free space in the target: up to {room.needed:,} bytes are needed in"
+            f" {show(room.path)}, and {room.free:,} are free. Free some space first."
             for room in self.rooms.values()
             if room.too_small
         ]

@@ -77,7 +77,7 @@ async def make_plan(
     guard = await trio.to_thread.run_sync(ForbiddenTargets.of, forbidden)
     state = await trio.to_thread.run_sync(inspect, top, guard)
     if isinstance(target, InPlace) and not state.exists:
-        raise RestoreError(f"{top} does not exist; set the instance's root with --root.")
+        raise RestoreError(f"{top} does not exist. Set the instance's root with --root.")
     past = past or PreviousRun()
     grower = _Grower(view, past)
     root = await grower.grow(landings)
@@ -151,7 +151,7 @@ class _Grower:
             del directory.parent.directories[directory.name]
             return []
         for what in hostile:
-            reason = f"An entry of this directory cannot be restored: {what}."
+            reason = f"Cannot restore the entry {what}."
             self.refused.append(Refused(directory.parts, reason))
         below = [self._add(directory, name, entry) for name, entry in children.items()]
         return [child for child in below if child]
@@ -163,7 +163,8 @@ class _Grower:
         self._entries += 1
         if self._entries > ENTRIES_MAX:
             raise RestoreError(
-                f"The chosen paths hold more than {ENTRIES_MAX:,} entries. Restore fewer at a time."
+                f"The chosen paths contain more than {ENTRIES_MAX:,} entries. Restore fewer at a"
+                " time."
             )
         assert name not in (b"", b".", b"..")
         assert b"/" not in name

@@ -190,8 +190,8 @@ async def plan_registry(
     for key in wanted:
         if not any(_below(found, key) for found in (*seen, *(r.key for r in refused))):
             raise NotFoundError(
-                f"Neither backup {backup.id} nor the registry has {key} where it was looked for;"
-                " 'cat' a registry.json of the backup to see its keys."
+                f"Neither backup {backup.id} nor the registry contains {key} in the selected part."
+                " Use 'cat' on a registry.json of the backup to see its keys."
             )
     address = instance.registry.address
     return RegistryPlan(backup.id, address, _in_order(changes), same, tuple(kept), tuple(refused))
@@ -219,7 +219,7 @@ async def write_registry(
         except RegistryError as error:
             report.failed.append(KeyFailure(change.key, error.message))
             if isinstance(error, RegistryUnreachableError):
-                away = "Not tried any more, as the registry did not answer; restore it again."
+                away = "Not tried, because the registry does not respond. Restore it again."
         if on_progress:
             on_progress()
 
@@ -246,11 +246,11 @@ async def read_document(view: BackupTree, backup: Backup, owner: str | None) -> 
     try:
         entry = await view.at((backup.name, directory, directory_names.REGISTRY_JSON))
     except NotFoundError:
-        of, hint = "of the instance", f"; 'cesbr ls {show(backup.name)}' shows what it holds."
+        of, hint = "of the instance", f". Run 'cesbr ls {show(backup.name)}' to see its content."
         if owner is not None:
             dogus = [saved for saved in await _owners(view, backup) if saved is not None]
             of, hint = f"of {owner}", did_you_mean(owner, dogus, hint)
-        raise NotFoundError(f"Backup {backup.id} holds no registry data {of}{hint}") from None
+        raise NotFoundError(f"Backup {backup.id} contains no registry data {of}{hint}") from None
     content = await view.content(entry)
     size = len(content.content) if isinstance(content, VirtualFile) else content.size
     if size > _DOCUMENT_MAX:
@@ -262,8 +262,8 @@ async def read_document(view: BackupTree, backup: Backup, owner: str | None) -> 
         document = error
     if not isinstance(document, dict):
         raise DamagedError(
-            f"{show(directory)}/registry.json of backup {backup.id} is no JSON object of keys and"
-            " values; choose another backup."
+            f"Invalid {show(directory)}/registry.json in backup {backup.id}: not a JSON object of"
+            " keys and values. Choose another backup."
         )
     return document
 
@@ -279,7 +279,7 @@ async def _owners(view: BackupTree, backup: Backup) -> list[str | None]:
             owner = unquote_to_bytes(name).decode("utf-8", "surrogateescape")
             found.append(None if name == directory_names.INSTANCE else owner)
     if not found:
-        raise NotFoundError(f"Backup {backup.id} holds no registry data; choose another backup.")
+        raise NotFoundError(f"Backup {backup.id} contains no registry data. Choose another backup.")
     return found
 
 
@@ -292,9 +292,9 @@ async def _saved(
     for written, value in (await read_document(view, backup, owner)).items():
         key = _normal(written)
         if not _belongs(key, owner):
-            wrong.append(KeyFailure(key, "it is none of the keys that this registry.json is for"))
+            wrong.append(KeyFailure(key, "this registry.json must not contain this key"))
         elif not isinstance(value, str):
-            wrong.append(KeyFailure(key, "the backup has no text as its value"))
+            wrong.append(KeyFailure(key, "its value in the backup is not text"))
         else:
             values[key] = value
     return values, wrong

@@ -89,7 +89,7 @@ class ResultCounter:
             if _is_persistent(outcome) and self._given_up is None:
                 self._failures_in_a_row += 1
                 if self._failures_in_a_row >= _PERSISTENT_FAILURES:
-                    self._given_up = f"Not tried after others failed. {reason(outcome)}"
+                    self._given_up = f"Not tried after other failures. {reason(outcome)}"
 
     def fail_directory(self, directory: PlannedDirectory, error: OSError | CesbrError) -> None:
         """Report a directory that could not be created."""

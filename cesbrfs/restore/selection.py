@@ -45,9 +45,12 @@ def select(located: Iterable[ResolvedPath]) -> Selection:
     """
     chosen = sorted({place.parts for place in located})
     if not chosen:
-        raise UsageError("Nothing is chosen to be restored; name a path of a backup.")
+        raise UsageError("Nothing to restore. Pass a path of a backup.")
     if chosen[0] == ():
-        raise UsageError("All backups at once cannot be restored; name a backup or a path in one.")
+        raise UsageError(
+            "Only a backup or a path in it can be restored, not all backups at once. Pass a backup"
+            " or a path in one."
+        )
     items: list[Item] = []
     last: tuple[bytes, ...] | None = None
     for parts in chosen:  # sorted: paths below another follow it directly

@@ -90,7 +90,7 @@ def _compare(planned: RestorePlan, directory: PlannedDirectory, opened: int) -> 
     """Set the actions for the entries of an existing directory."""
     status = os.stat(opened)
     if what := planned.guard.against(status):
-        raise RestoreError(f"This directory is {what}; choose a target outside of it.")
+        raise RestoreError(f"This directory is {what}. Choose a target outside of it.")
     directory.device = status.st_dev
     if directory.device not in planned.rooms:
         planned.rooms[directory.device] = Room.of(opened, directory.path)

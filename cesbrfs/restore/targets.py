@@ -19,7 +19,8 @@ BY_BACKUP: Final = ""
 """The suffix for ``.<backup ID>`` of each backup."""
 _DOGUS: Final = (b"var", b"lib", b"ces")
 _ETC: Final = b"etc"
-_TO_DIRECTORY: Final = "restore it to a directory with --target and take from there what you need."
+_TO_DIRECTORY: Final = "restore it to a directory with --target and copy what you need."
+_NO_PLACE: Final = f"its original location on the instance is not known; {_TO_DIRECTORY}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,7 @@ async def _chain(view: BackupTree, item: Item) -> tuple[Entry, ...]:
         found = await view.child(entry, name)
         if found is None:
             shown = "/".join(show(part) for part in (item.backup, *item.parts))
-            raise NotFoundError(f"There is no /{shown} any more; choose again.")
+            raise NotFoundError(f"There is no /{shown} any more. Choose again.")
         chain.append(found)
         entry = found
     return tuple(chain)
@@ -158,7 +159,9 @@ async def _in_place(view: BackupTree, selection: Selection) -> RestoreItems:
     for item in selection.items:
         waiting = [(item.parts, (await _chain(view, item))[1:])]
         if item.backup == directory_names.SNAPSHOTS:
-            raise UsageError(f"A snapshot of no backup has no place here; {_TO_DIRECTORY}")
+            raise UsageError(
+                f"A snapshot of no backup has no place on the instance; {_TO_DIRECTORY}"
+            )
         while waiting:
             parts, chain = waiting.pop()
             place = place_on_instance(parts)
@@ -170,7 +173,7 @@ async def _in_place(view: BackupTree, selection: Selection) -> RestoreItems:
                 source = (item.backup, *parts)
                 found.append(RestoreItem(place, _aligned(chain, len(place)), source))
             else:
-                reason = place if isinstance(place, str) else f"It has no place; {_TO_DIRECTORY}"
+                reason = place if isinstance(place, str) else _NO_PLACE
                 if parts == item.parts:
                     shown = "/".join(show(part) for part in parts)
                     raise UsageError(f"{shown} cannot be restored in place: {reason}")
@@ -194,17 +197,17 @@ def place_on_instance(  # noqa: PLR0911 - one for each kind of place
     """
     match tuple(parts):
         case (directory_names.BACKUP_JSON,):
-            return "it describes the backup and is no part of the instance."
+            return "it describes the backup and is not part of the instance."
         case (directory_names.SNAPSHOTS, *_):
-            return f"where snapshots shown whole belong is not known; {_TO_DIRECTORY}"
+            return f"the original location of whole snapshots is not known; {_TO_DIRECTORY}"
         case (_, directory_names.REGISTRY_JSON):
-            return "its keys are restored by 'cesbr restore-registry'."
+            return "use 'cesbr restore-registry' to restore its keys."
         case (_, directory_names.DOGU_JSON):
             return (
                 f"install the dogu in this version instead; to read its dogu.json, {_TO_DIRECTORY}"
             )
         case (_, directory_names.DUMPS, *_):
-            return f"a dump is loaded by the tools of its database; {_TO_DIRECTORY}"
+            return f"load a dump with the tools of its database; {_TO_DIRECTORY}"
         case (
             ()
             | (_,)
@@ -218,4 +221,4 @@ def place_on_instance(  # noqa: PLR0911 - one for each kind of place
             dogu != directory_names.INSTANCE and b"%" not in dogu
         ):
             return (*_DOGUS, dogu, directory_names.VOLUMES, *rest)
-    return f"where it belongs on the instance is not known; {_TO_DIRECTORY}"
+    return _NO_PLACE

@@ -142,7 +142,7 @@ def _rename_new(directory: int, old: bytes, new: bytes) -> bool:
 
 def _appeared() -> AppearedError:
     return AppearedError(
-        "A file was created in its place after planning; check it and restore again."
+        "A file was created in its place after planning. Check it and restore again."
     )
 
 
@@ -191,7 +191,7 @@ class NewFile(NewEntry):
         directory passes an ACL on to new files.
         """
         if len(digests) != len(self._lengths):
-            raise RestoreError("Not all of its content was written; restore it again.")
+            raise RestoreError("Not all of its content was written. Restore it again.")
         if self.size >= HOLE_BYTES:  # it may end with a hole
             os.ftruncate(self._fd, self.size)
         if from_disk:
@@ -258,8 +258,8 @@ def raise_if_different(descriptor: int, data: bytes, offset: int) -> None:
 
 def _different() -> RestoreError:
     return RestoreError(
-        "What was written does not read back as it was backed up; check the target's disk and"
-        " memory, and restore it again."
+        "The written data differs from the backup. Check the disk and memory of the target, and"
+        " restore it again."
     )
 
 
@@ -312,7 +312,7 @@ class NewSpecial(NewEntry):
             mode = stat.S_IFMT(node.mode) | _OWNER_ONLY
             os.mknod(self.name, mode, node.rdev, dir_fd=self.directory)
         except PermissionError as error:
-            raise RestoreError("Only root can make device files; restore it as root.") from error
+            raise RestoreError("Only root can create device files. Restore it as root.") from error
 
 
 class NewLink(NewEntry):
@@ -332,7 +332,7 @@ class NewLink(NewEntry):
         self._status = self._stat()
         if self.identity != identity:
             self.discard()
-            raise RestoreError("The file to link to was replaced; restore it again.")
+            raise RestoreError("The file to link to was replaced. Restore it again.")
 
 
 def make_directory(parent: int, name: bytes) -> bool:

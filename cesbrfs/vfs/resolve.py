@@ -143,8 +143,8 @@ async def _not_found(
     reason = (await tree.unknown(directory)).get(name)
     if reason is not None:
         return NotFoundError(
-            f"{_joined([*parts, name])} cannot be read: {reason}. A newer restic or another"
-            " system may have written it."
+            f"Cannot read {_joined([*parts, name])}: {reason}. A newer restic or another system"
+            " may have written it."
         )
     known = map(show, await tree.children(directory))
     hint = did_you_mean(show(name), known, ".")

@@ -279,7 +279,9 @@ class _Barren:
 
 def cannot_be_shown(reason: str) -> CesbrError:
     """Return the error for an entry that no file system can show."""
-    return CesbrError(f"The entry {reason}. A newer restic or another system may have written it.")
+    return CesbrError(
+        f"Cannot read the entry {reason}. A newer restic or another system may have written it."
+    )
 
 
 def shown(parts: Parts) -> str:

@@ -190,7 +190,7 @@ class BackupTree:
         backup = await self._newest(backups.until(time_ns), paths)
         if backup is None:
             raise NotFoundError(
-                f"There was no complete backup yet at {local_time(time_ns)} ({wanted})."
+                f"There was no complete backup at {local_time(time_ns)} ({wanted})."
             )
         return backup
 
@@ -233,8 +233,8 @@ class BackupTree:
         """Return the error for a missing ``latest`` or ``latest~N``."""
         if back and await self.latest() is not None:
             return NotFoundError(
-                f"There is no latest~{back}: there are not that many complete backups of the whole"
-                " instance. 'cesbr backups' lists them."
+                f"There is no latest~{back}: there are fewer complete backups of the whole"
+                " instance. Run 'cesbr backups' for a list."
             )
 
         async def anything(_backup: Backup, _report: Report) -> bool:
@@ -243,13 +243,13 @@ class BackupTree:
         listed = list((await self.backups()).by_name.values())
         partly = await self.reports.newest(listed, anything)
         if partly is None:
-            return NotFoundError("There is no complete backup yet; make one with 'cesbr backup'.")
+            return NotFoundError("There is no complete backup yet. Create one with 'cesbr backup'.")
         dogus = dogus_of(partly, await self.reports.of(partly)) or ()
         return NotFoundError(
             "There is no complete backup of the whole instance. The newest complete one is"
             f" {show(os.fsencode(partly.id))}, of"
             f" {' and '.join(show(os.fsencode(dogu)) for dogu in sorted(dogus))}; pass its ID, or"
-            " make one of all with 'cesbr backup'."
+            " back up the whole instance with 'cesbr backup'."
         )
 
     async def layout(self, backup: Backup) -> Layout:

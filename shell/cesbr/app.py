@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 
 _INTRO: Final = (
     f"cesbr {__version__}: the backups of a Cloudogu EcoSystem.",
-    "'help' lists the commands, 'help COMMAND' explains one; ^C stops a command, ^D ends.",
+    "'help' lists the commands, 'help COMMAND' explains one; ^C stops a command, ^D exits.",
 )
-_PROMPT_CATEGORY: Final = "The prompt itself"
+_PROMPT_CATEGORY: Final = "The prompt"
 _REMOVED: Final = (
     "edit", "ipy", "macro", "py", "run_pyscript", "set", "shell", "shortcuts",
 )  # fmt: skip
@@ -139,7 +139,7 @@ class App(cmd2.Cmd):
         try:
             self.statement_parser.tokenize(line)
         except Cmd2ShlexError as error:  # otherwise cmd2 prints it and continues
-            self.pexcept(UsageError(f"{error}; quote it, or write \\x22 and \\x27 for quotes."))
+            self.pexcept(UsageError(f"{error}. Quote it, or write \\x22 and \\x27 for quotes."))
             return False
         return super().onecmd_plus_hooks(line, **kwargs)
 
@@ -204,12 +204,12 @@ class App(cmd2.Cmd):
 
     @staticmethod
     def _help_parser() -> cmd2.Cmd2ArgumentParser:
-        parser = PromptParser(description="List the commands, or explain one.")
+        parser = PromptParser(description="List the commands, or show the help of one.")
         parser.add_argument(
             "command",
             nargs="?",
             metavar="COMMAND",
-            help="the command to explain",
+            help="a command",
             choices_provider=lambda app: cmd2.Choices.from_values(app.get_visible_commands()),
         )
         return parser
@@ -232,19 +232,19 @@ class App(cmd2.Cmd):
             blocks.append(f"{title}\n{pairs(rows, available)}")
         own = [
             ("  alias", "Create, list and delete aliases of commands."),
-            ("  echo", "Write words; $? is the exit code of the command before."),
-            ("  help", "List the commands, or explain one."),
+            ("  echo", "Print words; $? is the exit code of the last command."),
+            ("  help", "List the commands, or show the help of one."),
             ("  history", "Show, run or save earlier commands."),
             ("  run_script", "Run the commands in a file until one fails."),
-            ("  quit", "End the shell, as 'exit' and ^D do."),
+            ("  quit", "Exit the shell, like 'exit' and ^D."),
         ]
         blocks.append(f"{_PROMPT_CATEGORY}\n{pairs(own, available)}")
         self.stdout.write("\n".join(blocks))
 
     @staticmethod
     def _echo_parser() -> cmd2.Cmd2ArgumentParser:
-        parser = PromptParser(description="Write words; $? is the exit code of the command before.")
-        parser.add_argument("words", metavar="WORD", nargs="*", help="what to write")
+        parser = PromptParser(description="Print words; $? is the exit code of the last command.")
+        parser.add_argument("words", metavar="WORD", nargs="*", help="words to print")
         return parser
 
     @cmd2.with_argparser(_echo_parser)
@@ -255,7 +255,7 @@ class App(cmd2.Cmd):
 
     @staticmethod
     def _exit_parser() -> cmd2.Cmd2ArgumentParser:
-        return PromptParser(description="End the shell.")
+        return PromptParser(description="Exit the shell.")
 
     @cmd2.with_argparser(_exit_parser)
     def do_exit(self, _: argparse.Namespace) -> bool:

@@ -64,7 +64,7 @@ async def choose_safety_backup(
     if not dogus and not everything:
         return None
     what = "the instance" if everything else " and ".join(show(os.fsencode(d)) for d in dogus)
-    question = f"Back up {what} first, as it is now?"
+    question = f"Back up the current state of {what} first?"
     if wanted is None and not await context.out.ask(question, default=True):
         return None
     return SafetyBackup(None if everything else dogus)

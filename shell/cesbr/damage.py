@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from cesbr.session import Context
 
 _CONCERNED: Final = {
-    "snapshots": "Snapshot {} cannot be read, so that a backup may be missing or incomplete: {}",
-    "trees": "Snapshot {} holds nothing that can be read: {}",
-    "index": "Index {} cannot be read, so that data of backups may be missing: {}",
+    "snapshots": "Snapshot {} cannot be read; a backup may be missing or incomplete: {}",
+    "trees": "Snapshot {} has no readable content: {}",
+    "index": "Index {} cannot be read; data of backups may be missing: {}",
 }
 
 

@@ -70,7 +70,7 @@ async def scope(
     first = typed.parts[0] if typed.parts else b""
     if first == directory_names.SNAPSHOTS:
         if len(typed.parts) == 1:
-            raise UsageError("Name one of the snapshots below /_snapshots.")
+            raise UsageError("Pass one of the snapshots below /_snapshots.")
         line = await timeline.of_snapshot(view, memo, typed.parts[1])
         return PathScope(line, await settle(line, typed.below(2), path))
     if typed.wild == 0 and first not in there:
@@ -153,8 +153,8 @@ async def _named(
 async def nothing_to_look_at(context: Context) -> str:
     """Return what to do where there is no backup."""
     if (await (await context.view()).backups()).loose:
-        return "No snapshot belongs to a backup. Name one of those below /_snapshots."
-    return "There is no backup yet. Make one with 'cesbr backup'."
+        return "No snapshot belongs to a backup. Pass one of those below /_snapshots."
+    return "There is no backup yet. Create one with 'cesbr backup'."
 
 
 async def whole(context: Context, backup: str, typed: TypedPath) -> Timeline:
@@ -190,7 +190,7 @@ async def compared(context: Context, before: str, after: str, path: str | None) 
         given.append(await _below(context, path, [id_ for id_ in (first, second) if id_ != LIVE]))
     if any(typed.parts != given[0].parts for typed in given):
         paths = " and ".join(repr(timeline.shown(typed.parts)) for typed in given)
-        raise UsageError(f"diff compares one path in both, not {paths}. Pass it once.")
+        raise UsageError(f"diff compares one path in both backups, not {paths}. Pass one path.")
     typed = given[0] if given else typed_at(context.session.place[1:], "")
     old = await whole(context, first, typed)
     return Compared(old, None if second == LIVE else await whole(context, second, typed), typed)
@@ -229,7 +229,7 @@ async def _below(context: Context, path: str, sides: Sequence[str]) -> TypedPath
             return typed
     if (await view.find_backup(first, [rest])).name not in compared_ones:
         raise UsageError(
-            f"{show(os.fsencode(path))!r} is in neither of the two backups. Write only"
+            f"{show(os.fsencode(path))!r} is in neither of the two backups. Pass only"
             f" {show(os.fsencode(rest))!r}."
         )
     return typed.below(1)

@@ -79,7 +79,9 @@ async def restore_on_instance(
         if code == 0:
             await scripts.run("post_restore", CESBR_BACKUP_ID=backup.id)
         elif config.post_restore_script is not None:
-            context.out.note("The script after a restore is not run, as this one is incomplete.")
+            context.out.note(
+                "The post-restore script was not run, because the restore is incomplete."
+            )
     return code
 
 

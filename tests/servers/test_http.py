@@ -156,14 +156,14 @@ async def test_who_cannot_be_reached(served: Served) -> None:
     (nobody,) = free_ports(1)
     storages: list[tuple[Storage, type[CesbrError], str]] = [
         (served.storage(port=nobody), RepositoryUnreachableError, "Connection refused"),
-        (served.storage(host="no-such-host.invalid"), RepositoryUnreachableError, "is not known"),
+        (served.storage(host="no-such-host.invalid"), RepositoryUnreachableError, "Cannot resolve"),
     ]
     if served.scheme.endswith("https"):
         spoken = served.storage(scheme=f"{served.kind}:http")
-        storages.append((spoken, StorageError, r"400.*check the address"))
+        storages.append((spoken, StorageError, r"400.*Check the address"))
     else:
         spoken = served.storage(scheme=f"{served.kind}:https")
-        storages.append((spoken, RepositoryUnreachableError, "does not speak TLS"))
+        storages.append((spoken, RepositoryUnreachableError, "TLS handshake"))
     for storage, kind, sentence in storages:
         with pytest.raises(kind, match=sentence):
             await storage.read(FileType.CONFIG)

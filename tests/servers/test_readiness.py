@@ -129,7 +129,9 @@ class TestTheSeedsTables:
         with pytest.raises(WrongKeyError) as raised:
             await setting.ensure(through_restic=through_restic)
         assert raised.value.exit_code == 12
-        assert f"key is wrong for the repository at {empty_repository}" in raised.value.message
+        assert (
+            f"Wrong encryption key for the repository at {empty_repository}" in raised.value.message
+        )
         assert files_below(empty_repository) == before
         assert setting.told == []
 
@@ -347,7 +349,7 @@ class TestInitialisation:
             setting.initialise,
             partial(setting.open, cache),
         ):
-            with pytest.raises(RepositoryMissingError, match="was there when") as raised:
+            with pytest.raises(RepositoryMissingError, match="existed when") as raised:
                 await attempt()
             assert raised.value.exit_code == 10
             assert "init --force" in raised.value.message
@@ -403,8 +405,8 @@ class TestInitialisation:
         before = files_below(tmp_path / "new")
         assert await setting.initialise() is False
         assert files_below(tmp_path / "new") == before
-        assert "has been initialised" in setting.told[0]
-        assert "is kept as it is" in setting.told[1]
+        assert "Initialised the repository" in setting.told[0]
+        assert "already exists" in setting.told[1]
         other = Setting(Access(setting.access.url, WRONG_KEY), restic_binary)
         with pytest.raises(WrongKeyError):
             await other.initialise()

@@ -105,7 +105,7 @@ async def test_renewed_before_they_end(roles: Roles, monkeypatch: pytest.MonkeyP
     now = begun + 990
     assert await key_id() == "another"
     now = begun + 1_100
-    with pytest.raises(RepositoryUnreachableError, match="have run out and cannot be renewed"):
+    with pytest.raises(RepositoryUnreachableError, match="have expired and cannot be renewed"):
         await key_id()
     roles.serving, roles.seconds = True, None
     assert await key_id() == "another"
@@ -120,13 +120,17 @@ async def test_no_credentials(roles: Roles, tmp_path: Path) -> None:
     (nobody,) = free_ports(1)
     full, token = "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN"
     troubles: list[tuple[dict[str, str], type[CesbrError], str]] = [
-        ({}, RepositoryDeniedError, "no credentials .* or give this machine a role"),
-        ({full: f"http://127.0.0.1:{nobody}"}, RepositoryDeniedError, r"AWS_CONTAINER_.*answer"),
-        ({**roles.container, token: ""}, RepositoryDeniedError, "it answers 401"),
-        ({full: "http://elsewhere.invalid/"}, UsageError, "names another machine"),
-        ({**roles.container, f"{token}_FILE": "/nowhere"}, UsageError, "/nowhere, which cannot"),
-        ({"AWS_WEB_IDENTITY_TOKEN_FILE": "x"}, UsageError, "is not traded"),
-        ({"AWS_EC2_METADATA_SERVICE_ENDPOINT": "x"}, UsageError, "restic does not know it"),
+        ({}, RepositoryDeniedError, "No credentials .* or assign a role"),
+        (
+            {full: f"http://127.0.0.1:{nobody}"},
+            RepositoryDeniedError,
+            r"AWS_CONTAINER_.*invalid response",
+        ),
+        ({**roles.container, token: ""}, RepositoryDeniedError, "HTTP 401"),
+        ({full: "http://elsewhere.invalid/"}, UsageError, "refers to another machine"),
+        ({**roles.container, f"{token}_FILE": "/nowhere"}, UsageError, "Cannot read /nowhere"),
+        ({"AWS_WEB_IDENTITY_TOKEN_FILE": "x"}, UsageError, "not supported"),
+        ({"AWS_EC2_METADATA_SERVICE_ENDPOINT": "x"}, UsageError, "restic does not support it"),
     ]
     for environment, kind, sentence in troubles:
         access = replace(_ACCESS, environment=environment)

@@ -144,7 +144,7 @@ TROUBLES: dict[str, tuple[str, dict[str, str], type[CesbrError], str]] = {
         BUCKET,
         {"AWS_ACCESS_KEY_ID": "another-key-id", "AWS_SECRET_ACCESS_KEY": "another-secret"},
         RepositoryDeniedError,
-        "no permission",
+        "Permission denied",
     ),
 }
 
@@ -167,7 +167,7 @@ async def test_what_the_server_refuses(filled: SeaweedFS, trouble: str) -> None:
 async def test_anonymous_requests_are_not_signed(filled: SeaweedFS) -> None:
     """If the options request it; this server does not allow anonymous readers."""
     storage = storage_of(f"{filled.url}/{BUCKET}", {}, {"s3.unsafe-anonymous-auth": "true"})
-    with pytest.raises(RepositoryDeniedError, match="no permission"):
+    with pytest.raises(RepositoryDeniedError, match="Permission denied"):
         await storage.read(FileType.CONFIG)
     await storage.aclose()
 

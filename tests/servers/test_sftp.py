@@ -360,7 +360,7 @@ class TestRefusals:
             other = f"-o UserKnownHostsFile={tmp_path}/none"
             unknown = await self.refusal(server.command(other))
             assert type(unknown) is RepositoryUntrustedError
-            assert "log in once" in unknown.message
+            assert "Log in once" in unknown.message
             make_key(tmp_path / "another")
             trust(server, tmp_path / "another.pub")
             changed = await self.refusal(server.command())
@@ -403,7 +403,7 @@ class TestRefusals:
         assert type(await self.refusal("true")) is RepositoryUnreachableError
         subsystem = await self.refusal(sshd.command().removesuffix("sftp") + "nosuch")
         assert type(subsystem) is RepositoryDeniedError
-        assert "no SFTP" in subsystem.message
+        assert "SFTP is not enabled" in subsystem.message
 
     async def test_silence(self, proxy: Proxy, sshd: Sshd, files: Files) -> None:
         """A server that accepts the connection and sends nothing times out."""

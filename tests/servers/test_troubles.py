@@ -45,40 +45,41 @@ _WRONG_KEY: Final = 12
 
 _TROUBLES: Final[Mapping[str, Mapping[str, tuple[int, str]]]] = {
     "S3": {
-        "invalid address": (_USAGE, "names no host or no bucket|is not a valid address"),
-        "unknown host": (1, "is not known"),
+        "invalid address": (_USAGE, "Invalid (repository )?address"),
+        "unknown host": (1, "Cannot resolve the host"),
         "connection refused": (1, "Connection refused"),
-        "timeout": (1, "did not answer within|does not answer in time"),
-        "server not trusted": (1, "certificate does not prove"),
+        "timeout": (1, "No response from|timed out"),
+        "server not trusted": (1, "Certificate verification failed"),
         "wrong credentials": (1, "The credentials for .* are wrong"),
-        "no permission": (1, "have no permission"),
-        "no bucket": (_MISSING, "no bucket"),
+        "no permission": (1, "Permission denied"),
+        "no bucket": (_MISSING, "The bucket of .* does not exist"),
         "no repository": (_MISSING, "There is no repository"),
-        "wrong password": (_WRONG_KEY, "The encryption key is wrong"),
+        "wrong password": (_WRONG_KEY, "Wrong encryption key"),
     },
     "REST": {
-        "invalid address": (_USAGE, "is not a valid address of a REST server"),
-        "unknown host": (1, "is not known"),
+        "invalid address": (_USAGE, "Invalid address"),
+        "unknown host": (1, "Cannot resolve the host"),
         "connection refused": (1, "Connection refused"),
-        "timeout": (1, "did not answer within|does not answer in time"),
-        "server not trusted": (1, "certificate does not prove"),
+        "timeout": (1, "No response from|timed out"),
+        "server not trusted": (1, "Certificate verification failed"),
         "wrong credentials": (1, "The credentials for .* are wrong"),
         "no repository": (_MISSING, "There is no repository"),
-        "wrong password": (_WRONG_KEY, "The encryption key is wrong"),
+        "wrong password": (_WRONG_KEY, "Wrong encryption key"),
     },
     "SFTP": {
-        "invalid address": (_USAGE, "names no host or no directory|is not a valid address"),
-        "unknown host": (1, "is not known"),
+        "invalid address": (_USAGE, "Invalid repository address"),
+        "unknown host": (1, "Cannot resolve the host"),
         "connection refused": (1, "Connection refused"),
-        "timeout": (1, "has not answered|does not answer in time"),
-        "server not trusted": (1, "host key of .* is not known"),
-        "wrong credentials": (1, "does not let this user in"),
-        "no permission": (1, "permission denied"),
+        "timeout": (1, "No response from|timed out"),
+        "server not trusted": (1, "Unknown host key"),
+        "wrong credentials": (1, "Authentication failed"),
+        "no permission": (1, "Permission denied"),
         "no repository": (_MISSING, "There is no repository"),
-        "wrong password": (_WRONG_KEY, "The encryption key is wrong"),
+        "wrong password": (_WRONG_KEY, "Wrong encryption key"),
     },
 }
 """The exit code, and what the sentence holds."""
+_FIRST_SENTENCE: Final = re.compile(r"((?:\([^()]*\)|[^()])*?)[.;]?(?=\s[A-Z]|$)")
 _AS_NOBODY: Final = (
     "setpriv --reuid=65534 --regid=65534 --clear-groups /usr/lib/openssh/sftp-server"
 )
@@ -202,7 +203,8 @@ class Table:
 
     def add(self, trouble: str, kind: str, code: int, sentence: str) -> None:
         """Record the messages, without the parts that vary between runs."""
-        told = re.sub(r"(s3|rest|sftp):[^ ;,)]*", "…", sentence).split(";")[0]
+        told = re.sub(r"(s3|rest|sftp):\S*?(?=[.:,;)]*(\s|$))", "…", sentence)
+        told = _FIRST_SENTENCE.match(told)[1]
         told = re.sub(r"/\S*/(?=troubles)", "…/", told)
         told = re.sub(r":\d+|port \d+", "…", told).replace("|", "\\|")
         self.rows.setdefault(trouble, {})[kind] = f"{code}: {told}"

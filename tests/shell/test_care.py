@@ -94,7 +94,7 @@ def test_scripts_surround_a_backup(empty: Cesbr, empty_site: Site) -> None:
     script(empty_site, "pre_backup", "true")
     said = empty("backup", "redmine")
     assert said.code == 3
-    assert "after" not in said.err.replace("script after a backup is not run", "")
+    assert "post-backup" not in said.err.replace("post-backup script was not run", "")
 
 
 def test_a_script_that_fails(empty: Cesbr, empty_site: Site) -> None:
@@ -239,6 +239,6 @@ def test_keys_are_restored(own: Cesbr, site: Site) -> None:
     said = own("restore-registry", "/config/redmine/more", "--delete", "--yes")
     assert "- /config/redmine/more  mine\n" in said.out
     assert "removed: 1" in said.out
-    assert "Nothing differs" in own("restore-registry", "redmine", "--dry-run").out
+    assert "No differences" in own("restore-registry", "redmine", "--dry-run").out
     said = own("restore-registry", "/")
     assert said.code == 2

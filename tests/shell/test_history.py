@@ -132,7 +132,7 @@ def test_diff_of_two_backups(inside: Inside) -> None:
     (told,) = _listed(inside("diff", first, second, VOLUME, "--json").json)
     assert told["change"] == "M"
     same = inside("diff", first, first)
-    assert (same.code, same.out, same.err) == (0, "", "No difference.\n")
+    assert (same.code, same.out, same.err) == (0, "", "No differences.\n")
     assert inside("diff", first, second, "nope").code == 1
     assert inside("diff", "live", first).code == 2
 
@@ -237,7 +237,7 @@ def test_wildcards_in_diff(own: Cesbr, site: Site) -> None:
     said = own("diff", "latest", "live", "red*/volumes/files/he*")
     assert said.out.splitlines() == [f"-  {VOLUME}/hello.txt", f"+  {VOLUME}/help"]
     assert own("diff", "latest", "live", f"{VOLUME}/s*").out == f"M  {VOLUME}/sub/binary\n"
-    assert own("diff", "latest", "live", f"{VOLUME}/l*").err == "No difference.\n"
+    assert own("diff", "latest", "live", f"{VOLUME}/l*").err == "No differences.\n"
 
 
 def test_wildcards_in_the_other_commands(inside: Inside) -> None:

@@ -51,7 +51,7 @@ def test_a_repository_whose_disk_is_away(own: Cesbr, site: Site) -> None:
     for command in (("backups",), ("backup", "redmine"), ("init",), ("check",)):
         said = own(*command)
         assert said.code == 10
-        assert "was there when this user last opened it" in said.err
+        assert "existed when this user last opened it" in said.err
         assert not site.repository.exists()
     away.rename(site.repository)
     assert own("backups").code == 0

@@ -214,7 +214,7 @@ def test_the_pager_is_the_users(tmp_path: Path) -> None:
     assert find_pager({"PATH": str(tmp_path)}) == ["more"]
     with pytest.raises(UsageError, match="most"):
         find_pager({"PAGER": "most", "PATH": str(tmp_path)})
-    with pytest.raises(UsageError, match="install less"):
+    with pytest.raises(UsageError, match="Install less"):
         find_pager({"PATH": "/nonexistent"})
 
 

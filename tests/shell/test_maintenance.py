@@ -55,7 +55,7 @@ def test_missing_repository_is_initialised(
     said = own("backups", "--json")
     assert said.code == 0
     assert said.json == []
-    assert "has been initialised" in said.err
+    assert "Initialised the repository" in said.err
     assert (new_site.repository / "config").exists()
     again = own("check")
     assert (again.code, again.err) == (0, "")

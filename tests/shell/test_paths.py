@@ -62,7 +62,7 @@ def test_with_backup_an_absolute_path_may_begin_with_it(inside: Inside) -> None:
     assert inside("ls", "--backup", "latest", f"/latest/{VOLUME}/hello*").code == 0
     said = inside("cat", "--backup", first, f"/latest/{FILE}")
     assert said.code == 2
-    assert "Leave out --backup" in said.err
+    assert "Remove --backup" in said.err
 
 
 @pytest.mark.parametrize("command", ["ls", "cat", "stat", "find", "versions", "log", "plan"])

@@ -144,7 +144,7 @@ def test_a_terminal_shows_it_after_a_second(own: Cesbr, site: Site, tmp_path: Pa
     [
         (("check",), "Checking"),
         (("find", "--name", "x"), "Searching"),
-        (("versions", "redmine/dogu.json"), "Looking through the backups"),
+        (("versions", "redmine/dogu.json"), "Searching the backups"),
         (("diff", "latest", "live"), "Comparing"),
         (("du", "/latest/redmine"), "Measuring"),
     ],

@@ -83,7 +83,7 @@ def test_backup_and_restore(configured: Configured, restic_old: Path, tmp_path: 
     assert address in said.err
     first = cesbr("backups")
     assert first.code == 0, first.err
-    assert "has been initialised" in first.err
+    assert "Initialised the repository" in first.err
     assert address in first.err
     # From here on use a repository whose key is fast to derive.
     configured.replace(create(restic_old, tmp_path / "cheap", password=KEY).directory)

@@ -170,8 +170,8 @@ def test_where_nobody_can_answer_yes_is_needed(own: Cesbr, site: Site) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("latest", "--policy", "keepAll"), "not in two ways"),
-        (("--policy", "keepAll", "--keep-last", "1"), "not in two ways"),
+        (("latest", "--policy", "keepAll"), "not several of them"),
+        (("--policy", "keepAll", "--keep-last", "1"), "not several of them"),
         (("--policy", "keepNone"), "keepLastSevenDays"),
         (("--keep-daily", "0"), "Invalid value 0 for --keep-daily"),
         (("--keep-within", "soon"), "Invalid duration"),

@@ -29,7 +29,7 @@ def test_from_nothing_to_a_restored_file(
     """A missing repository is created, backed up to, browsed, checked and restored from."""
     said = own("init")
     assert said.code == 0, said.err
-    assert "has been initialised" in said.out + said.err
+    assert "Initialised the repository" in said.out + said.err
     cheapen(ResticRepo(restic_binary, new_site.repository, KEY))
     assert own("init").code == 0
 

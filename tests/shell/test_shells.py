@@ -197,12 +197,12 @@ def test_nothing_is_initialised_and_no_key_asked_for(cesbr: Cesbr, new_site: Sit
     assert not new_site.repository.exists()
     marker = new_site.root / "asked"
     asking = own.having(RESTIC_PASSWORD_COMMAND=f"touch {marker}")
-    assert _is_note(_answer(asking, "ls", ""), "comes from a command or a pipe")
+    assert _is_note(_answer(asking, "ls", ""), "from a command or a pipe")
     assert not marker.exists()
     pipe = new_site.root / "pipe"
     os.mkfifo(pipe)
     told = _answer(own, "ls", "--password-file", str(pipe), "")
-    assert _is_note(told, "comes from a command or a pipe")
+    assert _is_note(told, "from a command or a pipe")
 
 
 def _is_note(answer: list[str], text: str) -> bool:

@@ -83,7 +83,7 @@ class CacheDir:
             temporary.replace(self.directory / name)
         except OSError as error:
             self._usable = False
-            _log.warning("Nothing more is kept in %s: %s.", self.directory, error.strerror)
+            _log.warning("Caching in %s is disabled: %s.", self.directory, error.strerror)
             with contextlib.suppress(OSError):
                 temporary.unlink()
             return False

@@ -96,7 +96,7 @@ class DirectoryStore:
     def _directory(self, name: str) -> SegmentDirectory:
         magic, length = _HEAD.unpack(self._kept.read(name, 0, _HEAD.size) or b"")
         if magic != _MAGIC or length > _MOST_STORED:
-            raise DamagedError(f"{name} is no segment, or one of another version.")
+            raise DamagedError(f"{name} is not a segment of this version.")
         record = self._kept.read(name, _HEAD.size, length) or b""
         plain = open_record(self._keys, record)
         return _directory_of(plain, name, _HEAD.size + length)
@@ -138,7 +138,9 @@ class DirectoryStore:
         except DamagedError as error:
             # Usually another process has merged the segment into its own.
             if self._kept.has(directory.name):
-                _log.warning("The cache file %s is written again: %s", directory.name, error)
+                _log.warning(
+                    "The cache file %s is damaged and will be rewritten: %s", directory.name, error
+                )
                 self._kept.remove(directory.name)
             self._directories.remove(directory)
             return None
@@ -151,7 +153,7 @@ class DirectoryStore:
             self._keys, self._kept.read(directory.name, directory.body_at) or b""
         )
         if len(body) != (directory.ends[-1] if directory.ends else 0):
-            raise DamagedError("It is not as long as its directory says.")
+            raise DamagedError("Its length does not match its directory.")
         return body
 
     def write(

@@ -74,7 +74,7 @@ def _keys(master: MasterKey) -> Keys:
     encrypt, mac = master.encrypt or b"", master.mac
     k, r = (mac.k or b"", mac.r or b"") if mac else (b"", b"")
     if (len(encrypt), len(k), len(r)) != (32, 16, 16):
-        raise DamagedError("The repository's master key is incomplete; run 'cesbr check'.")
+        raise DamagedError("The repository's master key is incomplete. Run 'cesbr check'.")
     return Keys(encrypt, k, r)
 
 
@@ -84,16 +84,16 @@ def open_record(keys: Keys, record: bytes | memoryview) -> bytes:
     Raises BadMacError when it is not what was written, DamagedError when it cannot be a record.
     """
     if len(record) < OVERHEAD:
-        raise DamagedError(f"A record of {len(record)} bytes is too short to be one.")
+        raise DamagedError(f"Invalid record: only {len(record)} bytes.")
     view = memoryview(record)
     nonce, sealed, tag = bytes(view[:_NONCE]), view[_NONCE:-_TAG], bytes(view[-_TAG:])
     if nonce == _NO_NONCE:  # restic refuses it too: no writer ever draws it
-        raise DamagedError("A record has the nonce zero, which nothing writes.")
+        raise DamagedError("Invalid record: its nonce is zero.")
     block, stream = keys.ciphers()
     try:
         Poly1305.verify_tag(keys.mac_r + block.update(nonce), sealed, tag)
     except InvalidSignature:
-        raise BadMacError("A record's MAC does not match its content.") from None
+        raise BadMacError("Invalid record: MAC verification failed.") from None
     stream.reset_nonce(nonce)
     return stream.update(sealed)
 

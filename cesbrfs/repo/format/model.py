@@ -231,9 +231,7 @@ def decode(decoder: msgspec.json.Decoder[_T], data: bytes, what: str) -> _T:
     try:
         return decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DamagedError(
-            f"The {what} is not what restic writes ({error}); run 'cesbr check'."
-        ) from error
+        raise DamagedError(f"Invalid {what}: {error}. Run 'cesbr check'.") from error
 
 
 def parse_key_file(data: bytes, what: str = "key file") -> KeyFile:
@@ -255,7 +253,7 @@ def parse_index(data: bytes, what: str = "index file") -> IndexFile:
     """Read an opened index file; DamagedError when it is none."""
     if data[:1] == b"[":  # the list form of restic 0.x before indexes had names
         raise DamagedError(
-            f"The {what} has the form of 2015; rewrite it with 'restic repair index'."
+            f"The {what} has an obsolete format. Rewrite it with 'restic repair index'."
         )
     return decode(_index_file, data, what)
 
@@ -265,8 +263,8 @@ def parse_snapshot(data: bytes, snapshot_id: str) -> Snapshot:
     raw = decode(_snapshot, data, f"snapshot {snapshot_id[:8]}")
     if len(raw.tags or ()) > TAGS_MAX or len(raw.paths or ()) > PATHS_MAX:
         raise DamagedError(
-            f"Snapshot {snapshot_id[:8]} has {len(raw.tags or ()):,} tags and"
-            f" {len(raw.paths or ()):,} paths; at most {TAGS_MAX:,} and {PATHS_MAX:,} are read."
+            f"Snapshot {snapshot_id[:8]} rejected: {len(raw.tags or ()):,} tags and"
+            f" {len(raw.paths or ()):,} paths. The limits are {TAGS_MAX:,} and {PATHS_MAX:,}."
         )
     return Snapshot(
         id=snapshot_id,
@@ -302,5 +300,5 @@ def parse_id(text: str) -> bytes:
     except ValueError:
         value = b""
     if len(value) != ID_BYTES or len(text) != _HEX:  # `fromhex` passes over white space
-        raise DamagedError(f"{text!r} is no ID of a repository's file or blob; run 'cesbr check'.")
+        raise DamagedError(f"Invalid ID {text!r}. Run 'cesbr check'.")
     return value

@@ -79,8 +79,8 @@ def decode_blob(keys: Keys, blob: bytes, raw: bytes | memoryview, place: BlobLoc
         _check_content(plain, place.uncompressed_length, blob)
     except DamagedError as error:
         raise DamagedError(
-            f"Blob {blob.hex()[:8]} in pack {place.pack.hex()[:8]} is damaged ({error.message})"
-            " Run 'cesbr check --read-data'."
+            f"Blob {blob.hex()[:8]} in pack {place.pack.hex()[:8]} is damaged: {error.message} Run"
+            " 'cesbr check --read-data'."
         ) from error
     return plain
 
@@ -91,14 +91,14 @@ def raise_if_too_large(kind: BlobType, blob: bytes, place: BlobLocation) -> None
     if place.uncompressed_length > bound or place.length > bound + OVERHEAD:
         size = max(place.uncompressed_length, place.length)
         raise DamagedError(
-            f"Blob {blob.hex()[:8]} has {size:,} bytes by its index; at most {bound:,} are read."
-            " Run 'cesbr check'."
+            f"Blob {blob.hex()[:8]} is too large: {size:,} bytes according to the index, at most"
+            f" {bound:,} are supported. Run 'cesbr check'."
         )
 
 
 def _check_content(plain: bytes, length: int, blob: bytes) -> None:
     if len(plain) != length or hashlib.sha256(plain).digest() != blob:
-        raise DamagedError("Its content has another SHA-256.")
+        raise DamagedError("Its length or SHA-256 does not match.")
 
 
 def _decompress(data: bytes, length: int) -> bytes:
@@ -107,12 +107,12 @@ def _decompress(data: bytes, length: int) -> bytes:
         # python-zstandard lets a frame that states its size outgrow `max_output_size`: ask first.
         stated = zstandard.get_frame_parameters(data).content_size
         if stated not in (length, zstandard.CONTENTSIZE_UNKNOWN):
-            raise DamagedError(f"A blob unpacks to {stated} bytes where {length} are expected.")
+            raise DamagedError(f"It decompresses to {stated} instead of {length} bytes.")
         if not length:
             return b""
         return _local.zstd.decompress(data, max_output_size=length, allow_extra_data=False)
     except zstandard.ZstdError as error:
-        raise DamagedError(f"A blob's compressed data cannot be read ({error}).") from error
+        raise DamagedError(f"Decompression failed: {error}.") from error
 
 
 def decode_unpacked(keys: Keys, raw: bytes, size_max: int | None = None) -> bytes:
@@ -125,7 +125,7 @@ def decode_unpacked(keys: Keys, raw: bytes, size_max: int | None = None) -> byte
     if plain[:1] in (b"{", b"["):
         return plain
     if plain[:1] != bytes((_COMPRESSED,)):
-        raise DamagedError("A file of the repository is neither JSON nor compressed JSON.")
+        raise DamagedError("Its content is neither JSON nor compressed JSON.")
     return _decompress_unknown(memoryview(plain)[1:], size_max)
 
 
@@ -153,13 +153,11 @@ def _decompress_unknown(data: memoryview, size_max: int) -> bytes:
             at += _PIECE
             size += len(parts[-1])
             if size > size_max:
-                raise DamagedError(
-                    f"A file of the repository unpacks to over {size_max >> 20} MiB."
-                )
+                raise DamagedError(f"It decompresses to more than {size_max >> 20} MiB.")
     except zstandard.ZstdError as error:
-        raise DamagedError(f"A file's compressed data cannot be read ({error}).") from error
+        raise DamagedError(f"Decompression failed: {error}.") from error
     if not frame.eof or frame.unused_data or at < len(data):
-        raise DamagedError("A file's compressed data does not end where the file does.")
+        raise DamagedError("Its compressed data is truncated or followed by other data.")
     return b"".join(parts)
 
 
@@ -167,7 +165,7 @@ def header_length(tail: bytes, pack_size: int) -> int:
     """Return the length of a pack's encrypted header, from the last four bytes of the pack."""
     length = int.from_bytes(tail[-4:], "little")
     if len(tail) < 4 or not OVERHEAD < length <= min(HEADER_MAX, pack_size - 4):  # noqa: PLR2004 - u32
-        raise DamagedError("A pack's header length cannot be right; run 'cesbr check'.")
+        raise DamagedError("Invalid pack header: wrong length. Run 'cesbr check'.")
     return length
 
 
@@ -182,7 +180,7 @@ def parse_header(
         while at < len(plain):
             compressed = bool(plain[at] & 2)
             if plain[at] > 3:  # noqa: PLR2004 - the four entry types are 0 to 3
-                raise DamagedError(f"A pack's header has an entry of type {plain[at]}.")
+                raise DamagedError(f"Invalid pack header: unknown entry type {plain[at]}.")
             if compressed:
                 kind, length, size, blob = _PACKED.unpack_from(plain, at)
                 at += _PACKED.size
@@ -191,11 +189,11 @@ def parse_header(
                 size = length - OVERHEAD
                 at += _PLAIN.size
             if length < OVERHEAD:
-                raise DamagedError(f"A pack's header has a blob of {length} bytes.")
+                raise DamagedError(f"Invalid pack header: blob of {length} bytes.")
             found.append(
                 (BlobType(kind & 1), blob, BlobLocation(pack, offset, length, size, compressed))
             )
             offset += length
     except struct.error as error:
-        raise DamagedError("A pack's header ends in the middle of an entry.") from error
+        raise DamagedError("Invalid pack header: truncated entry.") from error
     return found

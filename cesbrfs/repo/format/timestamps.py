@@ -78,7 +78,7 @@ def parse_time(text: str) -> int:
             return second + int(digits.ljust(_DIGITS, "0"))
     except ValueError:
         pass
-    raise DamagedError(f"{text!r} is not a valid time of restic's. Run 'cesbr check'.") from None
+    raise DamagedError(f"Invalid time {text!r}. Run 'cesbr check'.") from None
 
 
 def format_time(time_ns: int) -> str:

@@ -161,7 +161,7 @@ def _entries(
             continue
         if made.name in found:
             text = _name_alone.decode(raw).name
-            refused.append(f"{text!r}: the directory has this name twice")
+            refused.append(f"{text!r}: duplicate name")
             continue
         found[made.name] = made
     for name in found.keys() & unknown.keys():
@@ -199,7 +199,7 @@ def _checked(raw: _RawNode) -> tuple[bytes, FullRawNode]:
     name = _name(raw.name)
     kind = raw.type or ""
     if kind not in FORMATS:
-        raise ValueError(f"its type {kind!r} is unknown")
+        raise ValueError(f"unknown type {kind!r}")
     size, links, inode, device = raw.size or 0, raw.links or 0, raw.inode or 0, raw.device or 0
     device_id, uid, gid, mode = raw.device_id or 0, raw.uid or 0, raw.gid or 0, raw.mode or 0
     # One that is negative or has too many bits shows in all of them together.
@@ -208,7 +208,7 @@ def _checked(raw: _RawNode) -> tuple[bytes, FullRawNode]:
         and 0 <= uid | gid | mode <= _U32
         and 0 <= size <= _S64
     ):
-        raise ValueError("one of its numbers cannot be right")
+        raise ValueError("number out of range")
     return name, FullRawNode(
         name=raw.name,
         type=kind,  # type: ignore[arg-type]  # a key of FORMATS is one
@@ -242,7 +242,7 @@ def _name(text: str) -> bytes:
         or b"\0" in name
         or (b"/" in name and name != b"/")
     ):
-        raise ValueError("no directory can hold this name")
+        raise ValueError("invalid file name")
     return name
 
 
@@ -271,16 +271,16 @@ def unquote(text: str) -> bytes:
         elif short or long:
             code = int(short or long, 16)
             if code > sys.maxunicode:
-                raise ValueError(f"its name has the code point {code:#x}, which does not exist")
+                raise ValueError(f"invalid code point {code:#x} in its name")
             parts.append(chr(code).encode())
         elif octal:
             parts.append(bytes((int(octal, 8),)))
         elif simple in _SIMPLE:
             parts.append(_SIMPLE[simple])
         else:
-            raise ValueError(f"its name has the unknown escape \\{simple}")
+            raise ValueError(f"unknown escape \\{simple} in its name")
     rest = text[end:]
     if "\\" in rest:
-        raise ValueError("its name ends in the middle of an escape")
+        raise ValueError("truncated escape in its name")
     parts.append(rest.encode())
     return b"".join(parts)

@@ -168,7 +168,7 @@ def _row(name: bytes, entry: RawNode, content: list[str] | msgspec.Raw | None) -
         if kind == "symlink":
             target = entry.linktarget_raw or entry.linktarget.encode()
             if b"\0" in target or len(target) > TARGET_MAX:
-                raise ValueError("no link can have its target")
+                raise ValueError("invalid target of a symbolic link")
         elif kind == "dir" and entry.subtree:
             subtree = parse_id(entry.subtree)
         size = len(target)
@@ -247,5 +247,5 @@ def _ids(content: list[str]) -> bytes:
     joined = bytes.fromhex("".join(content))
     # The length of each, too: `fromhex` passes over white space.
     if len(joined) != ID_BYTES * len(content) or set(map(len, content)) != _ONE_ID:
-        raise ValueError("its content names no blobs")
+        raise ValueError("invalid blob IDs")
     return joined

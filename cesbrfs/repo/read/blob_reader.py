@@ -71,7 +71,7 @@ class BlobReader:
         while len(data) < location.length:
             more = os.pread(descriptor, length - len(data), location.offset + len(data))
             if not more:
-                raise DamagedError(f"Pack {location.pack.hex()[:8]} ends too early.")
+                raise DamagedError(f"Pack {location.pack.hex()[:8]} is truncated.")
             data += more
         return data
 

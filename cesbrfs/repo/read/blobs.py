@@ -107,9 +107,10 @@ class Blobs:
 
     def _not_indexed_error(self, kind: BlobType, blob: bytes) -> BlobMissingError:
         complete = self._loader.is_complete
-        hint = "run 'cesbr check'." if complete else "its files are being replaced."
+        hint = "Run 'cesbr check'." if complete else "Its files are being replaced."
         return BlobMissingError(
-            f"No index of {self._storage.display_url} names {blob_name(kind, blob)}; {hint}"
+            f"The index of {self._storage.display_url} does not contain {blob_name(kind, blob)}."
+            f" {hint}"
         )
 
     # Reading
@@ -160,12 +161,12 @@ class Blobs:
             except (DamagedError, StorageError) as error:
                 failed.append(error)
                 if len(failed) < len(locations):
-                    _log.warning("%s; trying its next place", error)
+                    _log.warning("%s Trying the next location.", error)
         try:
             if any(isinstance(error, FileMissingError) for error in failed):
                 raise BlobMissingError(
-                    f"No pack that should hold {blob_name(kind, blob)} holds it in"
-                    f" {self._storage.display_url}; run 'cesbr check'."
+                    f"The pack of {blob_name(kind, blob)} is missing in"
+                    f" {self._storage.display_url}. Run 'cesbr check'."
                 ) from failed[-1]
             raise failed[-1]
         finally:
@@ -239,7 +240,7 @@ class Blobs:
         try:
             await self.data(blob)
         except CesbrError as error:  # raised again for the reader
-            _log.debug("Reading ahead: %s", error)
+            _log.debug("Read-ahead failed: %s", error)
         finally:
             self.fetching -= 1
 

@@ -105,8 +105,7 @@ class FileReader:
             raise
         if len(blob) != length:  # index files disagree
             raise DamagedError(
-                f"The index files disagree about the length of"
-                f" {blob_name(BlobType.DATA, self._blobs[at])}; rewrite them with"
-                " 'restic repair index'."
+                "Index files disagree about the length of"
+                f" {blob_name(BlobType.DATA, self._blobs[at])}. Run 'restic repair index'."
             )
         return blob

@@ -124,7 +124,8 @@ class IndexLoader:
             await trio.sleep(delay)
         if not self.is_complete:
             _log.warning(
-                "Index files of %s were replaced while read.", self._files.storage.display_url
+                "Index files of %s were replaced while they were read.",
+                self._files.storage.display_url,
             )
         return tables, segments
 

@@ -30,7 +30,8 @@ def verify_name(raw: bytes, kind: FileType, name: str) -> bytes:
     """
     if hashlib.sha256(raw).hexdigest() != name:
         raise DamagedError(
-            f"{kind.value}/{name[:8]} does not hold what its name promises; run 'cesbr check'."
+            f"{kind.value}/{name[:8]} is damaged: its SHA-256 does not match its name. Run"
+            " 'cesbr check'."
         )
     return raw
 
@@ -65,8 +66,7 @@ def raise_if_too_large(kind: FileType, file: FileInfo) -> None:
     """Raise DamagedError for a file that is listed with more bytes than any of its kind has."""
     if file.size > SIZE_MAX[kind]:
         raise DamagedError(
-            f"{kind.value}/{file.name[:8]} has {file.size:,} bytes, more than any such file of"
-            " restic. Run 'cesbr check'."
+            f"{kind.value}/{file.name[:8]} is too large: {file.size:,} bytes. Run 'cesbr check'."
         )
 
 
@@ -159,11 +159,11 @@ class UnpackedFiles:
 
     def _note(self, file: str, reason: str) -> None:
         if file not in self.damaged:
-            _log.warning("%s is left out: %s", file, reason)
+            _log.warning("Skipping %s: %s", file, reason)
         self.damaged[file] = reason
 
 
 def unforeseen(error: Exception) -> str:
     """Return the message for a record that failed with an unforeseen exception."""
     what = str(error) or "no reason given"
-    return f"It cannot be read ({type(error).__name__}: {what}). Run 'cesbr check'."
+    return f"Unexpected error ({type(error).__name__}: {what}). Run 'cesbr check'."

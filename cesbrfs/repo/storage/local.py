@@ -167,7 +167,7 @@ class LocalStorage:
             if length is None or length > _LARGE_READ:
                 size = os.fstat(descriptor).st_size
                 if length is None and size > size_max:
-                    raise DamagedError(f"{path} has {size:,} bytes, more than restic writes.")
+                    raise DamagedError(f"{path} is too large: {size:,} bytes. Run 'cesbr check'.")
                 rest = max(0, size - offset)
                 length = rest if length is None else min(length, rest)
             data = os.pread(descriptor, length, offset)
@@ -198,20 +198,19 @@ class LocalStorage:
             return FileMissingError(f"{path} does not exist.")
         if error.errno in (errno.EACCES, errno.EPERM):
             return RepositoryDeniedError(
-                f"The repository at {self.display_url} cannot be read: permission denied on {path};"
-                " run this as the user that owns it, or as root."
+                f"Permission denied for the repository at {self.display_url}: {path}. Run this"
+                " command as the owner of the repository, or as root."
             )
         if error.errno == errno.ENOTDIR:
             return RepositoryUnreachableError(
-                f"{self.display_url} cannot be a repository: {path} goes through something that"
-                " is not a directory; correct the repository's address."
+                f"A component of {path} is not a directory. Correct the repository's address."
             )
         if error.errno in (errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ESTALE):
             return RepositoryUnreachableError(
-                f"The repository at {self.display_url} does not answer ({reason}); check what is"
-                " mounted there."
+                f"The file system of the repository at {self.display_url} does not respond:"
+                f" {reason}. Check what is mounted there."
             )
-        return StorageError(f"{path} cannot be read ({reason}). Check its disk.")
+        return StorageError(f"Cannot read {path}: {reason}. Check its disk.")
 
     async def aclose(self) -> None:
         """Do nothing: each read closes its descriptor."""
@@ -237,4 +236,4 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
 
 
 def _too_short(path: str, end: int) -> DamagedError:
-    return DamagedError(f"{path} ends at byte {end}, before its content does; run 'cesbr check'.")
+    return DamagedError(f"{path} is truncated at byte {end}. Run 'cesbr check'.")

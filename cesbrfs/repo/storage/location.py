@@ -67,7 +67,7 @@ def parse_local(url: str) -> LocalAddress:
     """Parse a path, with or without ``local:``; raises UsageError if it is empty."""
     directory = local_directory(url)
     if not directory:
-        raise UsageError("The repository's address is empty; set it with --repo.")
+        raise UsageError("The repository's address is empty. Pass --repo URL.")
     return LocalAddress(directory)
 
 
@@ -83,12 +83,13 @@ def parse_s3(url: str) -> S3Address:
     bucket, _, prefix = path.partition("/")
     if not host or not bucket:
         raise UsageError(
-            f"{redact(url)} names no host or no bucket; write s3:https://host/bucket/prefix."
+            f"Invalid address {redact(url)}: host or bucket is missing. Write"
+            " s3:https://host/bucket/prefix."
         )
     if not _BUCKET.fullmatch(bucket):
         raise UsageError(
-            f"{bucket!r} in {redact(url)} is not a valid bucket name (3 to 63 letters, digits,"
-            " dots, dashes). Correct the address."
+            f"Invalid address {redact(url)}: {bucket!r} is not a valid bucket name. Use 3 to 63"
+            " letters, digits, dots and dashes."
         )
     return S3Address(scheme, host, bucket, _clean(prefix) if prefix else "")
 
@@ -100,14 +101,16 @@ def parse_rest(url: str) -> RestAddress:
         return _rest_behind_socket(rest, url)
     if not re.match("https?://", rest):
         raise UsageError(
-            f"{redact(url)} is not a valid address of a REST server. Write rest:https://host/path/."
+            f"Invalid address {redact(url)}: http:// or https:// is missing. Write"
+            " rest:https://host/path/."
         )
     parts = _split(rest, url)
     path = parts.path if parts.path.endswith("/") else f"{parts.path}/"
     query = f"?{parts.query}" if parts.query else ""
     if query or not parts.hostname:
         raise UsageError(
-            f"{redact(url)} names no host, or has a query; write rest:https://host/path/."
+            f"Invalid address {redact(url)}: host is missing, or it has a query. Write"
+            " rest:https://host/path/."
         )
     return RestAddress(
         f"{parts.scheme}://{_host(parts)}{path}",
@@ -121,7 +124,7 @@ def _rest_behind_socket(rest: str, url: str) -> RestAddress:
     socket, _, path = unquote(parts.path).partition(":")
     if parts.netloc or parts.query or not socket.startswith("/") or not path.startswith("/"):
         raise UsageError(
-            f"{redact(url)} names no socket or no path behind it; write"
+            f"Invalid address {redact(url)}: socket or path is missing. Write"
             " rest:http+unix:///run/server.socket:/path/."
         )
     path = quote(path if path.endswith("/") else f"{path}/")
@@ -132,7 +135,7 @@ def parse_rclone(url: str) -> RcloneAddress:
     """Parse an address that begins with ``rclone:``; raises UsageError."""
     rest = url.partition(":")[2]
     if not rest:
-        raise UsageError(f"{url} names nothing that rclone reaches; write rclone:remote:path.")
+        raise UsageError(f"Invalid address {url}: no rclone remote. Write rclone:remote:path.")
     return RcloneAddress(rest)
 
 
@@ -141,9 +144,7 @@ def _split(text: str, url: str) -> SplitResult:
         parts = urlsplit(text)
         _ = parts.port  # raises ValueError unless it is a number
     except ValueError:
-        raise UsageError(
-            f"{redact(url)} is not a valid address: correct its host and port."
-        ) from None
+        raise UsageError(f"Invalid address {redact(url)}. Correct its host and port.") from None
     return parts
 
 

@@ -14,7 +14,9 @@ def connections_of(access: Access, name: str, default: int) -> int:
     if text is None:
         return default
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _MOST:
-        raise UsageError(f"The option {name} is {text!r}; use a number from 1 to {_MOST}.")
+        raise UsageError(
+            f"Invalid value {text!r} of the option {name}. Use a number from 1 to {_MOST}."
+        )
     return int(text)
 
 
@@ -25,4 +27,4 @@ def option_is_true(access: Access, name: str) -> bool:
         return True
     if text in ("0", "f", "F", "false", "FALSE", "False"):
         return False
-    raise UsageError(f"The option {name} is {text!r}; use true or false.")
+    raise UsageError(f"Invalid value {text!r} of the option {name}. Use true or false.")

@@ -118,7 +118,7 @@ class RcloneStorage:
             stderr.close()
             await storage.aclose()
             raise StorageError(
-                f"{self._command[0]} cannot be started for {self.display_url}: {error.strerror}."
+                f"Cannot start {self._command[0]} for {self.display_url}: {error.strerror}."
             ) from None
         child = _Child(process, storage, stderr)
         try:
@@ -136,12 +136,13 @@ class RcloneStorage:
         await child.aclose()
         if waiting.cancelled_caught:
             raise RepositoryTimedOutError(
-                f"rclone did not serve {self.display_url} within {self._timeout:.0f} s ({message});"
-                " its program must be one of this machine that takes 'serve restic --addr'."
+                f"rclone did not serve {self.display_url} within {self._timeout:.0f} s"
+                f" ({message}). Check that 'rclone.program' runs on this machine and supports"
+                " 'serve restic --addr'."
             )
         raise StorageError(
-            f"rclone ended when it was to serve {self.display_url} ({message}); correct the address"
-            " or rclone's configuration."
+            f"rclone exited before it could serve {self.display_url}: {message}. Correct the"
+            " address or rclone's configuration."
         )
 
 
@@ -157,11 +158,7 @@ class _Child:
         """Return the last line of its stderr without the timestamp."""
         self.stderr.seek(0)
         lines = self.stderr.read().decode(errors="replace").strip().splitlines()
-        return (
-            _TIME.sub("", lines[-1])[:_MESSAGE_CHARACTERS].rstrip(".")
-            if lines
-            else "it printed nothing"
-        )
+        return _TIME.sub("", lines[-1])[:_MESSAGE_CHARACTERS].rstrip(".") if lines else "no output"
 
     async def aclose(self) -> None:
         """Stop the process and close the connections to it."""
@@ -223,9 +220,8 @@ def command_of(access: Access) -> list[str]:
     args = [part for part in _split(access, "rclone.args", _ARGS) if part != "--stdio"]
     if shutil.which(program[0]) is None:
         raise UsageError(
-            f"{program[0]} is not installed, which the repository {access.display_url} is reached"
-            " through; install it (for example 'apt install rclone') or set the option"
-            " rclone.program."
+            f"{program[0]} is required for {access.display_url}, but it is not installed. Install"
+            " it (for example 'apt install rclone'), or set the option rclone.program."
         )
     bound = shutil.which("setpriv")
     together = [bound, "--pdeathsig", "TERM", "--"] if bound else []
@@ -237,9 +233,7 @@ def _split(access: Access, option: str, default: str) -> list[str]:
     try:
         parts = shlex.split(text)
     except ValueError as error:
-        raise UsageError(
-            f"The option {option} cannot be taken apart ({error}): {text!r}."
-        ) from None
+        raise UsageError(f"Invalid value {text!r} of the option {option}: {error}.") from None
     if not parts:
-        raise UsageError(f"The option {option} is empty; leave it out for {default!r}.")
+        raise UsageError(f"The option {option} is empty. Remove it to use {default!r}.")
     return parts

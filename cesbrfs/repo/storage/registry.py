@@ -76,8 +76,8 @@ def storage_type(url: str) -> StorageType:
     kind = kind_of(url)
     if kind not in STORAGES:
         raise UsageError(
-            f"Repositories of the kind {kind!r} cannot be read by this version"
-            f" ({redact(url)}); reach it through rclone (rclone:remote:path)."
+            f"Unsupported kind of repository {kind!r} in {redact(url)}. Use rclone instead"
+            " (rclone:remote:path)."
         )
     return STORAGES[kind]
 

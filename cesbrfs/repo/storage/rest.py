@@ -102,8 +102,8 @@ class RestStorage:
             names = msgspec.json.decode(answer.body, type=list[str])
         except msgspec.MsgspecError as error:
             raise RepositoryUnreachableError(
-                f"The server of {self.display_url} does not answer as a REST server of restic"
-                " does; check the address."
+                f"Unexpected response from the server of {self.display_url}: not restic's REST"
+                " protocol. Check the address."
             ) from error
         return await self._with_sizes(kind, [name for name in names if is_file_name(name)])
 
@@ -121,7 +121,7 @@ class RestStorage:
             length = answer.headers.get("content-length", "")
             if not length.isdigit():
                 raise StorageError(
-                    f"The server of {self.display_url} does not say how long {name} is."
+                    f"The server of {self.display_url} did not report the size of {name}."
                 )
             return FileInfo(name, int(length))
 
@@ -147,13 +147,13 @@ class RestStorage:
         if status == 401:  # noqa: PLR2004 - HTTP's own number
             wrong = "are wrong" if self._has_user else "are missing"
             return RepositoryDeniedError(
-                f"The credentials for {self.display_url} {wrong}; set RESTIC_REST_USERNAME and"
+                f"The credentials for {self.display_url} {wrong}. Set RESTIC_REST_USERNAME and"
                 " RESTIC_REST_PASSWORD, or write user:password@ before the host."
             )
         if status == 403:  # noqa: PLR2004 - as above
             return RepositoryDeniedError(
-                f"The server of {self.display_url} does not permit to read {what}; check the"
-                " path and the user's permissions."
+                f"Permission denied by the server of {self.display_url}: {what}. Check the path"
+                " and the user's permissions."
             )
         text = answer.body.decode(errors="replace").strip().partition("\n")[0][:200]
         return other_refusal(

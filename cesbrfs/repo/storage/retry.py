@@ -129,7 +129,7 @@ class RetryingStorage:
                 tries += 1
                 if tries == _TRIES_PER_FILE:
                     raise
-                _log.debug("Asking again after: %s", error)
+                _log.debug("Retrying after: %s", error)
                 await trio.sleep(_pause(tries))
 
     async def _answer(self, request: Callable[[], Awaitable[_T]]) -> _T:
@@ -194,7 +194,9 @@ class RetryingStorage:
         self._outage.note(number, error)
         # A single lost connection is not logged; a wrong address is reported by the error.
         if self._outage.tries == _NEWS and self._answered:
-            _log.warning("Readers wait up to %g s for an answer: %s", self._patience, error)
+            _log.warning(
+                "The server does not respond; readers wait up to %g s: %s", self._patience, error
+            )
 
     def _is_back(self) -> None:
         self._answered = True
@@ -202,7 +204,7 @@ class RetryingStorage:
             return
         if self._outage.tries >= _NEWS:
             gone = trio.current_time() - self._outage.began
-            _log.warning("%s answers again, after %.0f s.", self.display_url, gone)
+            _log.warning("%s responds again, after %.0f s.", self.display_url, gone)
         self._outage = None
 
 

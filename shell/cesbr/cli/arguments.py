@@ -18,19 +18,24 @@ _SHORT: Final = {
 }  # fmt: skip
 """restic's short options; a command's own options of that letter win."""
 _SETTINGS: Final = (
-    ("--repo", "repository", "URL", "the repository's address, in restic's form"),
-    ("--password-file", "password_file", "FILE", "a file that holds its encryption key"),
-    ("--registry", "registry", "PATH-or-URL", "the CES registry: a directory, or an etcd"),
-    ("--root", "root", "DIR", "the instance's root directory (default /)"),
-    ("--config", "config", "FILE", "the settings file"),
-    ("--patience", "patience", "SECONDS", "how long to wait for a server that is away"),
+    ("--repo", "repository", "URL", "repository address in restic's format"),
+    ("--password-file", "password_file", "FILE", "file with the encryption key"),
+    (
+        "--registry",
+        "registry",
+        "PATH-or-URL",
+        "CES registry: a directory, or the address of an etcd",
+    ),
+    ("--root", "root", "DIR", "root directory of the instance (default /)"),
+    ("--config", "config", "FILE", "settings file"),
+    ("--patience", "patience", "SECONDS", "how long to wait for an offline server"),
 )
 _SWITCHES: Final = (
-    ("--no-init", "no_init", "never create a missing repository: error 10 instead"),
-    ("--json", "json", "print results as JSON, errors too"),
-    ("--quiet", "quiet", "print results and errors alone"),
-    ("--verbose", "verbose", "log what is read and run"),
-    ("--debug", "debug", "like --verbose, and show where an error comes from"),
+    ("--no-init", "no_init", "do not create a missing repository (exit code 10)"),
+    ("--json", "json", "print results and errors as JSON"),
+    ("--quiet", "quiet", "print only results and errors"),
+    ("--verbose", "verbose", "log what cesbr reads and runs"),
+    ("--debug", "debug", "like --verbose, with the traceback of an error"),
 )
 
 
@@ -74,7 +79,11 @@ def global_parser() -> argparse.ArgumentParser:
     """Return the parser of ``cesbr [FLAGS] [COMMAND [ARGUMENTS]]``."""
     parser = Parser(prog="cesbr", add_help=False, allow_abbrev=False)
     parser.add_argument(
-        "-h", "--help", dest="help", action="store_true", help="list the commands, or explain one"
+        "-h",
+        "--help",
+        dest="help",
+        action="store_true",
+        help="list the commands, or show the help of one",
     )
     add_switches(parser)
     add_settings(parser)

@@ -12,15 +12,15 @@ from cesbr.ui.table import pairs
 _HEAD: Final = """\
 usage: cesbr [FLAGS] [COMMAND [ARGUMENTS]]
 
-Look into the backups of a Cloudogu EcoSystem and get things back.
-Without a command: the prompt, or the commands that stand on stdin.
+Browse and restore the backups of a Cloudogu EcoSystem.
+Without a command, cesbr opens a prompt, or runs the commands on standard input.
 """
 EXIT_CODES: Final = (
     (0, "done"), (1, "error"), (2, "usage"), (3, "partial"), (10, "no repository"),
     (11, "locked"), (12, "wrong key"), (130, "interrupted"),
 )  # fmt: skip
 _TAIL: Final = (
-    "'cesbr COMMAND --help' tells more of a command.  Exit codes: "
+    "Run 'cesbr COMMAND --help' for details of a command.  Exit codes: "
     + ", ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES)
     + "."
 )

@@ -29,24 +29,27 @@ _ENVIRONMENT: Final = (
     ("CESBR_REPOSITORY, RESTIC_REPOSITORY, RESTIC_REPOSITORY_FILE", "The repository's address."),
     (
         "CESBR_PASSWORD_FILE, RESTIC_PASSWORD, RESTIC_PASSWORD_FILE, RESTIC_PASSWORD_COMMAND",
-        "Where its encryption key is.",
+        "The file or command that provides the encryption key, or the key itself.",
     ),
     ("CESBR_REGISTRY, CESBR_ROOT, CESBR_CONFIG, CESBR_PATIENCE", "As the options."),
-    ("AWS_*, RESTIC_REST_*", "What reaches the storage, as for restic."),
-    ("NO_COLOR, LS_COLORS, PAGER", "How things are shown."),
+    ("AWS_*, RESTIC_REST_*", "Passed to the storage, as in restic."),
+    ("NO_COLOR, LS_COLORS, PAGER", "Control the output."),
 )
 _FILES: Final = (
-    ("~/.config/cesbr/config.toml, /etc/cesbr/config.toml", "Settings; the first that is there."),
-    ("/var/lib/cesbr/registry", "The embedded registry of an instance that has no etcd."),
+    (
+        "~/.config/cesbr/config.toml, /etc/cesbr/config.toml",
+        "Settings files; the first one that exists is used.",
+    ),
+    ("/var/lib/cesbr/registry", "The embedded registry of an instance without etcd."),
     ("~/.cache/cesbrfs, /var/cache/cesbrfs", "The cache; it can be deleted at any time."),
     ("~/.local/state/cesbr", "The prompt's history."),
 )
 _TREE: Final = (
     ("latest", "A link to the newest complete backup of the whole instance."),
-    ("BACKUP-ID/", "A backup; its backup.json contains whether it is complete."),
+    ("BACKUP-ID/", "A backup; its backup.json contains its status."),
     ("BACKUP-ID/_instance/", "The configuration and the registry of the instance."),
     ("BACKUP-ID/DOGU/", "dogu.json, registry.json, volumes/ and dumps/ of a dogu."),
-    ("_snapshots/ID/", "A snapshot that belongs to no backup, whole."),
+    ("_snapshots/ID/", "The whole tree of a snapshot that belongs to no backup."),
 )
 _SIGNALS: Final = (
     ("SIGTERM, SIGINT, SIGQUIT", "End the mount."),
@@ -55,7 +58,7 @@ _SIGNALS: Final = (
 )
 _WORDS: Final = {
     "PATH": "in the backups",
-    "ID": "a Backup ID, a beginning of it, latest, or a time such as '2 days ago'",
+    "ID": "a Backup ID, its beginning, latest, or a time such as '2 days ago'",
 }
 
 
@@ -63,7 +66,7 @@ def cesbr_page() -> str:
     """Return cesbr(1): every command with its arguments and its example."""
     commands = [command for module in CATEGORIES for command in commands_of(module)]
     lines = [
-        _head("cesbr", "look into the backups of a Cloudogu EcoSystem and get things back"),
+        _head("cesbr", "browse and restore the backups of a Cloudogu EcoSystem"),
         ".SH SYNOPSIS",
         r"\fBcesbr\fR [\fIFLAGS\fR] [\fICOMMAND\fR [\fIARGUMENTS\fR]]",
         ".SH DESCRIPTION",
@@ -195,7 +198,7 @@ def _text(text: str) -> str:
 def main() -> None:
     """Write the pages to the directory that the command line names."""
     parser = argparse.ArgumentParser(prog="python -m cesbr.cli.manpages", description=__doc__)
-    parser.add_argument("directory", type=Path, help="where they go, such as build/man/man1")
+    parser.add_argument("directory", type=Path, help="output directory, such as build/man/man1")
     directory: Path = parser.parse_args().directory
     directory.mkdir(parents=True, exist_ok=True)
     for name, page in (("cesbr.1", cesbr_page()), ("cesbrfs.1", cesbrfs_page())):

@@ -49,20 +49,20 @@ _READING: Final = ("navigate", "files", "history", "diff", "restore", "metrics")
 """The modules whose commands read backups, which begins with deriving the key."""
 
 CATEGORIES: Final[Mapping[str, str]] = {
-    "navigate": "Find your way",
-    "files": "Look around",
-    "history": "Look back",
+    "navigate": "Navigate",
+    "files": "Browse files",
+    "history": "Search history",
     "diff": "Compare and measure",
-    "select": "Choose what to get back",
-    "restore": "Get things back",
-    "restore_registry": "Get keys back",
+    "select": "Select",
+    "restore": "Restore",
+    "restore_registry": "Restore registry keys",
     "backup": "Back up",
     "repository": "Maintain",
-    "forget": "Keep and remove backups",
-    "schedule": "Back up every day",
+    "forget": "Remove backups",
+    "schedule": "Schedule backups",
     "metrics": "Monitor",
     "mount": "Mount",
-    "completion": "Outside of this shell",
+    "completion": "Shell integration",
 }
 """What people call a module's commands."""
 
@@ -102,12 +102,12 @@ def find_command(name: str, overview: str = "cesbr --help") -> Command:
             return _load(module)[name]
     meant = _ELSEWHERE.get(name)
     if meant is not None:
-        raise UsageError(f"There is no command {name!r}; did you mean {meant!r}?")
+        raise UsageError(f"Unknown command {name!r}; did you mean {meant!r}?")
     known = [command for commands in MODULES.values() for command in commands]
     if closest_match(name, known) in _REMOVING:
         known = []
-    hint = did_you_mean(name, known, f"; '{overview}' lists those there are.")
-    raise UsageError(f"There is no command {name!r}{hint}")
+    hint = did_you_mean(name, known, f". Run '{overview}' for a list.")
+    raise UsageError(f"Unknown command {name!r}{hint}")
 
 
 def reads_backups(name: str) -> bool:

@@ -29,7 +29,10 @@ _EXPECTED_SECONDS: Final = 2.0
 
 def _backup_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "dogus", metavar="DOGU", nargs="*", help="only these dogus (default: all, and the instance)"
+        "dogus",
+        metavar="DOGU",
+        nargs="*",
+        help="back up only these dogus (default: all dogus and the instance)",
     )
     parser.add_argument(
         "-n", "--dry-run", action="store_true", help="only show what would be backed up"
@@ -37,7 +40,7 @@ def _backup_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-health-checks",
         action="store_true",
-        help="back up dogus that are not healthy, too, without asking how they are",
+        help="skip the health checks, and also back up dogus that are not healthy",
     )
     parser.add_argument(
         "--force", action="store_true", help="back up even if the instance suspends its backups"
@@ -138,7 +141,7 @@ async def back_up(
     if result.exit_code == 0:
         await scripts.run("post_backup", CESBR_BACKUP_ID=result.id)
     elif config.post_backup_script is not None:
-        context.out.note("The script after a backup is not run, as this one is incomplete.")
+        context.out.note("The post-backup script was not run, because the backup is incomplete.")
     return result
 
 

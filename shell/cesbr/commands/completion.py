@@ -28,7 +28,7 @@ async def _completion(context: Context, arguments: argparse.Namespace) -> int:
 COMMANDS: Final = (
     Command(
         "completion",
-        "Print what makes Tab complete cesbr's commands in bash, zsh or fish.",
+        "Print the completion script for bash, zsh or fish.",
         "completion bash > /etc/bash_completion.d/cesbr",
         _arguments,
         _completion,

@@ -45,16 +45,18 @@ _MOST_BYTES: Final = 4 << 20
 def _diff_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("before", metavar="ID", help="a backup")
-    add("after", metavar="ID|live", help="another one, or live: the instance as it is")
+    add(
+        "after", metavar="ID|live", help="another backup, or live: the current data of the instance"
+    )
     add("path", metavar="PATH", nargs="?", help="a path inside them (default: here, or all)")
-    add("--content", action="store_true", help="show how text files differ, line by line")
+    add("--content", action="store_true", help="compare text files line by line")
     add("--metadata", action="store_true", help="also compare modes, owners and times")
-    add("--checksum", action="store_true", help="with live: read files of the same size and time")
+    add("--checksum", action="store_true", help="with live: also read files of equal size and time")
 
 
 async def _diff(context: Context, arguments: argparse.Namespace) -> int:
     if arguments.before == LIVE:
-        raise UsageError("Name the backup first: 'cesbr diff ID live'.")
+        raise UsageError("Pass the backup first: 'cesbr diff ID live'.")
     out = context.out
     changes: list[Change] = []
     lines, array = LineStream(out), JsonArray(out)
@@ -90,7 +92,9 @@ def _remark(context: Context, comparison: _Comparison) -> None:
     """Print what was not compared, and why."""
     if comparison.ground and comparison.ground.left_out:
         paths = ["/".join(map(show, left.parts)) for left in comparison.ground.left_out]
-        context.out.note(f"Not compared, for want of a place on the instance: {', '.join(paths)}.")
+        context.out.note(
+            f"Not compared, because they have no place on the instance: {', '.join(paths)}."
+        )
     if comparison.remarks.uncovered:
         paths = ["/".join(map(show, parts)) for parts in comparison.remarks.uncovered]
         context.out.note(f"Not compared, because only one side covers it: {', '.join(paths)}.")
@@ -150,7 +154,7 @@ class _Comparison:
         if change.mark not in "M+-" or any(row.type != "file" for row in rows):
             return ""
         if any(row.size > _MOST_BYTES for row in rows):
-            return "   (too large to be compared line by line)\n"
+            return "   (too large to compare line by line)\n"
         path = "/".join(map(show, change.parts))
         sides = [
             b"" if change.before is None else await self._stored(self.before, change.parts),
@@ -185,7 +189,7 @@ class _Comparison:
             return await trio.to_thread.run_sync(read)
         except OSError as error:
             raise LiveError(
-                f"{show(path)} on the instance cannot be read: {error.strerror}."
+                f"Cannot read {show(path)} on the instance: {error.strerror}."
             ) from error
 
     async def _stored(self, side: Timeline, parts: Parts) -> bytes:
@@ -281,7 +285,7 @@ def _du_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def _du(context: Context, arguments: argparse.Namespace) -> int:
     if arguments.depth < 0:
-        raise UsageError("--depth takes 0 or more levels.")
+        raise UsageError("--depth must be 0 or more.")
     view = await context.view()
     rows: list[Usage] = []
     backup = await choose_backup(context, arguments.backup, arguments.paths)
@@ -330,17 +334,16 @@ COMMANDS: Final = (
         "diff latest live redmine/volumes",
         _diff_arguments,
         _diff,
-        "+ added, - removed, M content, T type, U metadata.  A difference is no error: the exit"
-        " code is 0.",
+        "+ added, - removed, M content, T type, U metadata.  The exit code is 0 even if there are"
+        " differences.",
         looks_back=True,
     ),
     Command(
         "du",
-        "Measure directories, and what each of them adds to the repository.",
+        "Show the size of directories, and what each of them adds to the repository.",
         "du --depth 2 /latest",
         _du_arguments,
         _du,
-        "Adds are the stored bytes of data that no other backup has: what would not be there"
-        " without this one.",
+        "Adds is the stored size of the data that no other backup contains.",
     ),
 )

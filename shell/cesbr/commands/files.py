@@ -37,25 +37,35 @@ def _ls_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "paths", metavar="PATH", nargs="*", help="files and directories (default .)"
     )
-    parser.add_argument("-l", "--long", action="store_true", help="mode, owner, size, time, target")
+    parser.add_argument(
+        "-l", "--long", action="store_true", help="show mode, owner, size, time and target"
+    )
     parser.add_argument(
         "-n", "--numeric-uid-gid", action="store_true", help="like -l, with numeric owners"
     )
-    parser.add_argument("-a", "--all", action="store_true", help="names that begin with a dot, too")
-    parser.add_argument("-h", "--human", action="store_true", help="sizes in KiB, MiB, …")
+    parser.add_argument("-a", "--all", action="store_true", help="show names that begin with a dot")
+    parser.add_argument("-h", "--human", action="store_true", help="show sizes in KiB, MiB, …")
     parser.add_argument(
-        "-t", dest="key", action="store_const", const=newest_first, help="the newest first"
+        "-t",
+        dest="key",
+        action="store_const",
+        const=newest_first,
+        help="sort by time, newest first",
     )
     parser.add_argument(
-        "-S", dest="key", action="store_const", const=largest_first, help="the largest first"
+        "-S",
+        dest="key",
+        action="store_const",
+        const=largest_first,
+        help="sort by size, largest first",
     )
-    parser.add_argument("-r", "--reverse", action="store_true", help="the other way round")
+    parser.add_argument("-r", "--reverse", action="store_true", help="reverse the order")
     parser.add_argument(
-        "-R", "--recursive", action="store_true", help="directories in directories, too"
+        "-R", "--recursive", action="store_true", help="list directories recursively"
     )
-    parser.add_argument("-1", dest="one", action="store_true", help="one name a line")
+    parser.add_argument("-1", dest="one", action="store_true", help="print one name per line")
     parser.add_argument(
-        "-d", "--directory", action="store_true", help="a directory itself, not what it holds"
+        "-d", "--directory", action="store_true", help="list the directory itself, not its content"
     )
     add_backup_flag(parser)
 
@@ -203,15 +213,15 @@ def _tree_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path", metavar="PATH", nargs="?", default=".", help="a directory (default .)"
     )
-    parser.add_argument("-L", "--level", type=int, metavar="N", help="at most this deep")
-    parser.add_argument("-d", "--directory", action="store_true", help="directories alone")
-    parser.add_argument("-a", "--all", action="store_true", help="names that begin with a dot, too")
+    parser.add_argument("-L", "--level", type=int, metavar="N", help="show at most N levels")
+    parser.add_argument("-d", "--directory", action="store_true", help="show directories only")
+    parser.add_argument("-a", "--all", action="store_true", help="show names that begin with a dot")
     add_backup_flag(parser)
 
 
 async def _tree(context: Context, arguments: argparse.Namespace) -> int:
     if arguments.level is not None and arguments.level < 1:
-        raise UsageError("A tree is at least 1 level deep.")
+        raise UsageError("--level must be 1 or more.")
     place = await locate_one(context, arguments.path, arguments.backup)
     style = replace(_style(context), hidden=arguments.all or context.out.as_json)
     walk = _Tree(context, await context.view(), style, arguments.level, arguments.directory)
@@ -364,7 +374,7 @@ def _stat_text(place: ResolvedPath, available: int | None) -> str:
 def _cat_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", metavar="PATH", nargs="+", help="files")
     parser.add_argument(
-        "-f", "--force", action="store_true", help="write binary content to the terminal, too"
+        "-f", "--force", action="store_true", help="print binary content to a terminal"
     )
     add_backup_flag(parser)
 
@@ -414,12 +424,12 @@ async def _less(context: Context, arguments: argparse.Namespace) -> int:
 COMMANDS: Final = (
     Command(
         "ls",
-        "List what a directory holds.",
+        "List the content of a directory.",
         "ls -l /latest/redmine",
         _ls_arguments,
         _ls,
-        "A name that a terminal must not get is shown escaped, and may be written so.  Paths may"
-        " hold the wildcards * ? and [a-z].  --json has all names, with or without -a.",
+        "Names with control characters are shown escaped, and can be typed in that form.  Paths may"
+        " contain the wildcards * ? and [a-z].  --json lists all names, with or without -a.",
     ),
     Command(
         "tree",
@@ -430,18 +440,19 @@ COMMANDS: Final = (
     ),
     Command(
         "stat",
-        "Show all that is known of a file or directory.",
+        "Show all attributes of a file or directory.",
         "stat --backup latest redmine/volumes/files",
         _stat_arguments,
         _stat,
     ),
     Command(
         "cat",
-        "Write the content of files.",
+        "Print the content of files.",
         "cat /latest/redmine/dogu.json",
         _cat_arguments,
         _cat,
-        "Bytes are written as they are; a terminal gets text alone, unless --force says otherwise.",
+        "Content is printed unchanged.  Binary content is not printed to a terminal unless --force"
+        " is passed.",
     ),
     Command(
         "less",
@@ -449,6 +460,6 @@ COMMANDS: Final = (
         "less /latest/redmine/dogu.json",
         _cat_arguments,
         _less,
-        "Off a terminal it writes them, as cat does.",
+        "Without a terminal, it prints them like cat.",
     ),
 )

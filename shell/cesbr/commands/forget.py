@@ -27,22 +27,24 @@ _COUNTED: Final = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 
 def _forget_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("backups", metavar="ID", nargs="*", help="remove these backups")
-    rules = parser.add_argument_group("or remove all that is not kept")
+    rules = parser.add_argument_group("or remove all backups that are not kept")
     rules.add_argument(
         "--policy",
         metavar="NAME",
-        help="by this policy ('policies' lists them), or by the one that is configured in the"
+        help="apply this policy ('policies' lists them), or the one that is configured in the"
         f" registry: '{CONFIGURED}', the default",
     )
     for name in _COUNTED:
         what = "backups" if name == "last" else f"backups, one {_ONE_OF[name]}"
         rules.add_argument(f"--keep-{name}", metavar="N", type=int, help=f"keep the last N {what}")
     rules.add_argument(
-        "--keep-within", metavar="SPAN", help="keep what is not older than this: 1y5m7d2h"
+        "--keep-within", metavar="SPAN", help="keep backups that are not older than this: 1y5m7d2h"
     )
-    parser.add_argument("-n", "--dry-run", action="store_true", help="only show what would go")
     parser.add_argument(
-        "--prune", action="store_true", help="remove the data that no backup needs any more, too"
+        "-n", "--dry-run", action="store_true", help="only show what would be removed"
+    )
+    parser.add_argument(
+        "--prune", action="store_true", help="also remove the data that no backup needs any more"
     )
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
     parser.add_argument(
@@ -126,9 +128,9 @@ def _rules(arguments: argparse.Namespace) -> Policy | None:
     }
     rules = bool(counts) or arguments.keep_within is not None
     if bool(arguments.backups) + bool(arguments.policy) + rules > 1:
-        raise UsageError("Choose by Backup ID, by --policy, or by --keep-..., not in two ways.")
+        raise UsageError("Pass either Backup IDs, --policy or --keep-..., not several of them.")
     if arguments.force and not arguments.backups:
-        raise UsageError("--force is for backups that are named; a policy keeps the last one.")
+        raise UsageError("--force requires Backup IDs; a policy always keeps the last backup.")
     if not rules:
         return None
     within = None if arguments.keep_within is None else parse_duration(arguments.keep_within)
@@ -143,8 +145,8 @@ async def _by_name(context: Context, name: str) -> Policy:
     configured = await _configured(context)
     if configured is None:
         context.out.note(
-            "Retention is not enabled in the registry, so all backups are kept; name backups or a"
-            " policy, or set /config/backup/retention_enabled to true."
+            "Retention is not enabled in the registry, so all backups are kept. Pass Backup IDs or"
+            " a policy, or set /config/backup/retention_enabled to true."
         )
     return configured or POLICIES["keepAll"]
 
@@ -247,7 +249,7 @@ def _result_text(planned: ForgetPlan, removed: int, pruned: PruneReport | None) 
             f" ({humanize.count(removed, 'snapshot')}), kept {len(planned.staying):,}.\n"
         )
         if pruned is None:
-            text += "Their data is still there; 'forget --prune' removes it.\n"
+            text += "Their data is still stored. Run 'forget --prune' to remove it.\n"
     if pruned is not None:
         text += f"Pruned {pruned.removed or 'the repository'}"
         text += f"; {pruned.remaining} are left.\n" if pruned.remaining else ".\n"
@@ -297,7 +299,9 @@ async def _policies(context: Context, _arguments: argparse.Namespace) -> int:
     headings = ("", "Policy", "Removes", "Meaning")
     text = fitted(rows, headings, context.out.room, right=("Removes",))
     text += (
-        "* configured in the registry.\n" if configured else "Retention is not enabled: all stay.\n"
+        "* configured in the registry.\n"
+        if configured
+        else "Retention is not enabled: all backups are kept.\n"
     )
     await context.out.result(policies, text)
     return 0
@@ -306,12 +310,13 @@ async def _policies(context: Context, _arguments: argparse.Namespace) -> int:
 COMMANDS: Final = (
     Command(
         "forget",
-        "Remove backups: some by their IDs, or all that a policy does not keep.",
+        "Remove backups by ID, or all that a policy does not keep.",
         "forget --policy keepLastSevenDays --dry-run",
         _forget_arguments,
         _forget,
-        "Shows what goes, what stays and why, and asks first.  A backup goes with all its"
-        " snapshots; snapshots of no backup stay, and so does the last complete backup.",
+        "Shows which backups are removed and kept, and why, and asks first.  A backup is removed"
+        " with all its snapshots; snapshots of no backup are kept, and so is the last complete"
+        " backup.",
     ),
     Command(
         "policies",

@@ -48,17 +48,21 @@ def _find_arguments(parser: argparse.ArgumentParser) -> None:
 
     add("path", metavar="PATH", nargs="?", default=".", help="where to search (default: here)")
     add(
-        "--backup", metavar="ID", action="append", default=[], help="search this backup; repeatable"
+        "--backup",
+        metavar="ID",
+        action="append",
+        default=[],
+        help="search this backup (repeatable)",
     )
     add("--all", action="store_true", help="search all backups, as at the root")
-    add("--each", action="store_true", help="a line for each backup that has it")
+    add("--each", action="store_true", help="print a line for each backup that contains a match")
     add(
         "--name",
         "-name",
         metavar="GLOB",
         action="append",
         default=[],
-        help="names that fit; repeatable",
+        help="match names (repeatable)",
     )
     add(
         "--iname",
@@ -66,7 +70,7 @@ def _find_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="GLOB",
         action="append",
         default=[],
-        help="the same in any case",
+        help="like --name, ignoring case",
     )
     add(
         "--path",
@@ -75,7 +79,7 @@ def _find_arguments(parser: argparse.ArgumentParser) -> None:
         dest="globs",
         action="append",
         default=[],
-        help="paths that fit",
+        help="match paths (repeatable)",
     )
     add(
         "--regex",
@@ -83,7 +87,7 @@ def _find_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="REGEX",
         action="append",
         default=[],
-        help="paths in which it occurs",
+        help="match a part of the path (repeatable)",
     )
     add(
         "--type",
@@ -91,7 +95,7 @@ def _find_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TYPE",
         action="append",
         default=[],
-        help="f, d, l or restic's words",
+        help="f, d, l or restic's types (repeatable)",
     )
     add(
         "--size",
@@ -103,7 +107,7 @@ def _find_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--newer", "-newermt", metavar="TIME", help="modified at that time or later: '2 days ago'")
     add("--older", metavar="TIME", help="modified before that time: 2026-11-22")
-    add("--select", action="store_true", help="select what is found, each in its newest backup")
+    add("--select", action="store_true", help="select the matches, each in its newest backup")
 
 
 async def _find(context: Context, arguments: argparse.Namespace) -> int:
@@ -141,7 +145,7 @@ async def _find(context: Context, arguments: argparse.Namespace) -> int:
         await line.index.save()
     if arguments.select:
         new = context.session.basket(await context.view()).add(chosen)
-        out.note(f"Selected {humanize.count(new, 'path')}; 'cesbr selected' lists them.")
+        out.note(f"Selected {humanize.count(new, 'path')}. Run 'cesbr selected' to list them.")
     return await _tell_troubles(context, line)
 
 
@@ -156,7 +160,7 @@ async def _tell_troubles(context: Context, line: Timeline) -> int:
 
 def _criteria(arguments: argparse.Namespace) -> Criteria:
     if arguments.name and arguments.iname:
-        raise UsageError("Give either --name or --iname.")
+        raise UsageError("Pass either --name or --iname.")
     least, most = _bounds(arguments.size)
     now = time.time_ns()
     return Criteria(
@@ -177,7 +181,7 @@ def _type(text: str) -> str:
         return text
     if text not in TYPES:
         known = ", ".join(f"{short} ({name})" for short, name in TYPES.items())
-        raise UsageError(f"{text!r} is no type; those are {known}.")
+        raise UsageError(f"Unknown type {text!r}. Use one of {known}.")
     return TYPES[text]
 
 
@@ -209,7 +213,7 @@ def _versions_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def _versions(context: Context, arguments: argparse.Namespace) -> int:
-    with context.out.progress("Looking through the backups", results=True):
+    with context.out.progress("Searching the backups", results=True):
         where = await scope(context, arguments.path, everywhere=True)
         by_path = [(path, await versions(where.timeline, path)) for path in where.paths]
         live = [await _live(context, where.timeline, path, of) for path, of in by_path]
@@ -284,10 +288,10 @@ def _remark(
     """Say what the table does not: that it is gone, or that the instance has something else."""
     name = "It" if len(where.paths) == 1 else show(path[-1])
     if versions.events[-1].what == "vanished":
-        context.out.note(f"{name} is gone since backup {versions.events[-1].moment.id}.")
+        context.out.note(f"{name} no longer exists as of backup {versions.events[-1].moment.id}.")
     if live and not any(live) and live[0] is not None:
         of = "None of them" if len(where.paths) == 1 else f"No version of {show(path[-1])}"
-        context.out.note(f"{of} is what the instance has now.")
+        context.out.note(f"{of} equals the current content on the instance.")
 
 
 async def _live(
@@ -331,7 +335,7 @@ def _log_arguments(parser: argparse.ArgumentParser) -> None:
 async def _log(context: Context, arguments: argparse.Namespace) -> int:
     steps_json: list[dict[str, object]] = []
     blocks = []
-    with context.out.progress("Looking through the backups", results=True):
+    with context.out.progress("Searching the backups", results=True):
         where = await scope(context, arguments.path, everywhere=True)
         for path in where.paths:
             steps = await _steps(where.timeline, path, attributes=arguments.metadata)

@@ -74,7 +74,7 @@ async def locate(context: Context, path: str, backup: str | Backup | None) -> Re
 
         raise await explained(context, error, path, chosen) from None
     if chosen is not None and located.parts[:1] != start:
-        raise UsageError(f"{path!r} leads out of backup {chosen.id}; leave out --backup.")
+        raise UsageError(f"{path!r} is outside of backup {chosen.id}. Remove --backup.")
     return located
 
 
@@ -98,8 +98,8 @@ async def _inside(view: BackupTree, path: str, backup: Backup | None) -> str:
         return inside
     if named.name != backup.name:
         raise UsageError(
-            f"{show(os.fsencode(path))!r} is not in backup {show(os.fsencode(backup.id))}."
-            " Leave out --backup, or the first name of the path."
+            f"{show(os.fsencode(path))!r} is not in backup {show(os.fsencode(backup.id))}. Remove"
+            " --backup, or the first name of the path."
         )
     return rest or "."
 
@@ -125,7 +125,7 @@ async def locate_all(
 
         raise await explained(context, error, path, chosen) from None
     if chosen is not None and any(place.parts[:1] != start for place in places):
-        raise UsageError(f"{path!r} leads out of backup {chosen.id}; leave out --backup.")
+        raise UsageError(f"{path!r} is outside of backup {chosen.id}. Remove --backup.")
     short = not path.startswith("/") and all(p.parts[: len(start)] == start for p in places)
     return [
         ("/".join(map(show, place.parts[len(start) :])) if short else place.shown, place)
@@ -161,7 +161,7 @@ async def locate_one(context: Context, path: str, backup: str | Backup | None) -
     (_, place), *others = await locate_all(context, path, backup)
     if others:
         raise UsageError(
-            f"{path!r} matches {len(others) + 1:,} names, {place.shown} and others; name one of"
+            f"{path!r} matches {len(others) + 1:,} names, {place.shown} and others. Pass one of"
             " them."
         )
     return place
@@ -205,7 +205,7 @@ async def _backups(context: Context, _arguments: argparse.Namespace) -> int:
         lambda: _backups_text(backups, described, context.out.room),
     )
     if not backups and not context.out.as_json:
-        context.out.note("There is no backup yet; make one with 'cesbr backup'.")
+        context.out.note("There is no backup yet. Create one with 'cesbr backup'.")
     note_future(context, backups)
     return 0
 
@@ -328,7 +328,7 @@ def _cd_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         nargs="?",
         default="/",
-        help="a directory (default /), or - for the last",
+        help="a directory (default /), or - for the previous one",
     )
 
 
@@ -365,13 +365,13 @@ COMMANDS: Final = (
         "backups",
         _nothing,
         _backups,
-        "A backup is complete, incomplete, or unverified where nothing tells; safety: made by a"
-        " restore in place.  What it took is the time from its first snapshot to its last.",
+        "A backup is complete, incomplete, or unverified if it has no manifest; safety: created by"
+        " a restore in place.  Its duration is the time from the first to the last snapshot.",
         all_backups=True,
     ),
     Command(
         "use",
-        "Go into a backup, by its ID or by time.",
+        "Open a backup, by its ID or by time.",
         "use latest",
         _use_arguments,
         _use,

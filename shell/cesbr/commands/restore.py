@@ -70,21 +70,21 @@ def _what_and_where(parser: argparse.ArgumentParser) -> None:
         "paths",
         metavar="PATH",
         nargs="*",
-        help="what to restore, with wildcards (default: what is selected, or with --backup all of"
-        " that backup)",
+        help="paths to restore, with wildcards (default: the selection, or with --backup the whole"
+        " backup)",
     )
     add_backup_flag(parser)
-    place = parser.add_argument_group("where to")
+    place = parser.add_argument_group("target")
     place.add_argument(
         "-t",
         "--target",
         metavar="DIR",
-        help="below this directory (default ./restored-<Backup ID>)",
+        help="restore below this directory (default ./restored-<Backup ID>)",
     )
     place.add_argument(
         "--in-place",
         action="store_true",
-        help="volumes and configuration to their places on the instance, replacing what differs",
+        help="restore volumes and configuration to their original places, replacing what differs",
     )
     place.add_argument(
         "--suffix",
@@ -98,7 +98,7 @@ def _what_and_where(parser: argparse.ArgumentParser) -> None:
         "--overwrite",
         metavar="WHEN",
         choices=[str(value) for value in Overwrite],
-        help="replace what exists: never (default), always, if-newer (the backup's is newer),"
+        help="replace existing files: never (default), always, if-newer (the backup's is newer),"
         " if-changed (size, time, type, mode, owner or attributes differ; default in place)",
     )
 
@@ -131,7 +131,9 @@ def _restore_arguments(parser: argparse.ArgumentParser) -> None:
         help="compare each file with the backup as the disk holds it, not only as it was written;"
         " takes longer",
     )
-    parser.add_argument("-n", "--dry-run", action="store_true", help="only show what it would do")
+    parser.add_argument(
+        "-n", "--dry-run", action="store_true", help="only show what would be restored"
+    )
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
     parser.add_argument(
         "--force", action="store_true", help="restore even if the instance suspends its restores"
@@ -191,7 +193,7 @@ async def _denied(context: Context, view: BackupTree, selection: Selection) -> s
 async def _restore(context: Context, arguments: argparse.Namespace) -> int:
     request = _request(arguments)
     if request.maintenance and not request.in_place and not request.resume:
-        raise UsageError("--maintenance needs --in-place. Pass --in-place, too.")
+        raise UsageError("--maintenance requires --in-place.")
     config = await _config(context, request)
     # A dry run leaves even a missing repository as it is.
     view = await context.view(may_init=not request.dry_run)
@@ -268,11 +270,13 @@ def _check(request: RestoreRequest) -> None:
     """Raise UsageError for what cannot be asked for together."""
     resumes = request.resume
     if request.safety_backup and not (request.in_place or resumes):
-        raise UsageError("--safety-backup needs --in-place. Pass --in-place, too.")
+        raise UsageError("--safety-backup requires --in-place.")
     if resumes and (request.paths or request.backup):
-        raise UsageError("--resume knows what to restore; leave out the paths, or leave it out.")
+        raise UsageError(
+            "--resume restores the recorded paths. Remove either --resume or the paths."
+        )
     if request.in_place and request.target:
-        raise UsageError("Restore either to --target or --in-place, not both.")
+        raise UsageError("Pass either --target or --in-place, not both.")
     if request.suffix and not request.suffix.startswith(_BEGINS):
         raise UsageError(
             f"A suffix begins with one of {' '.join(_BEGINS)}; for the Backup ID, pass --suffix"
@@ -294,12 +298,15 @@ async def _chosen(context: Context, view: BackupTree, request: RestoreRequest) -
     paths = context.session.basket(view).paths
     if not paths:
         raise UsageError(
-            "Restore what?  Name paths, select some first, or a whole backup with --backup ID."
+            "Nothing to restore. Pass paths, select some first, or pass --backup ID for a whole"
+            " backup."
         )
     try:
         return select([ResolvedPath(parts, await view.at(parts)) for parts in paths])
     except NotFoundError as error:
-        raise NotFoundError(f"{error.message[:-1]} any more; 'cesbr deselect' it.") from None
+        raise NotFoundError(
+            f"{error.message[:-1]} any more. Deselect it with 'cesbr deselect'."
+        ) from None
 
 
 async def _planned(
@@ -354,7 +361,7 @@ async def _carry_out(
     if not context.out.as_json:  # which has them in the result
         context.out.note(troubles_text(report), always=True, lines=True)
     if report.failed and journal and not context.out.as_json:
-        context.out.note("'cesbr restore --resume' tries what failed again, and nothing else.")
+        context.out.note("Run 'cesbr restore --resume' to retry only what failed.")
     return report.exit_code
 
 
@@ -394,7 +401,7 @@ async def _target(context: Context, request: RestoreRequest, selection: Selectio
 COMMANDS: Final = (
     Command(
         "plan",
-        "Show what a restore would do, and change nothing.",
+        "Show what a restore would do, without changing anything.",
         "plan --backup latest redmine/volumes/files --target /tmp/back",
         _plan_arguments,
         _plan,
@@ -402,10 +409,10 @@ COMMANDS: Final = (
     ),
     Command(
         "restore",
-        "Restore what is selected, files and directories, a dogu, or a whole backup.",
+        "Restore the selection, files and directories, a dogu, or a whole backup.",
         "restore --backup latest redmine/volumes/files --target /tmp/back",
         _restore_arguments,
         _restore,
-        "Shows what it will do and asks first.  Exit code 3: something could not be restored.",
+        "Shows a plan and asks first.  Exit code 3: something could not be restored.",
     ),
 )

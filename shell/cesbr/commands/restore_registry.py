@@ -28,9 +28,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "what",
         metavar="DOGU|KEY",
         nargs="*",
-        help="these dogus; these keys, or directories of keys, which begin with / (default: all)",
+        help="dogus, or keys and directories of keys, which begin with / (default: all)",
     )
-    parser.add_argument("--instance", action="store_true", help="the keys of the instance itself")
+    parser.add_argument("--instance", action="store_true", help="keys of the instance itself")
     parser.add_argument(
         "--backup", metavar="ID", help="the backup (default: where you are, else latest)"
     )
@@ -38,7 +38,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--delete", action="store_true", help="remove keys that the backup does not have"
     )
     add_other_host_flag(parser)
-    parser.add_argument("-n", "--dry-run", action="store_true", help="only show the difference")
+    parser.add_argument("-n", "--dry-run", action="store_true", help="only show the differences")
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
     parser.add_argument(
         "--force", action="store_true", help="restore even if the instance suspends its restores"
@@ -63,7 +63,7 @@ async def _restore(context: Context, arguments: argparse.Namespace) -> int:
     if arguments.instance:
         owners.insert(0, None)
     if "/" in keys:
-        raise UsageError("/ is every key of the registry; leave it out to restore all of them.")
+        raise UsageError("/ contains every key of the registry. Remove it to restore all of them.")
     if not arguments.dry_run:
         await require_same_blueprint(view, backup, instance, config)
         await require_own_host(context, backup, unless=arguments.other_host)
@@ -133,7 +133,7 @@ def _plan_text(planned: RegistryPlan, available: int | None) -> str:
     rows = [("From backup:", planned.backup), ("To:", planned.address)]
     text = pairs(rows, available) + humanize.lines(map(_change, planned.changes))
     if not planned.changes:
-        text += "Nothing differs.\n" if not planned.refused else ""
+        text += "No differences.\n" if not planned.refused else ""
     else:
         counts = [
             f"{sum(change.action == action for change in planned.changes)} {word}"
@@ -145,7 +145,7 @@ def _plan_text(planned: RegistryPlan, available: int | None) -> str:
         text += humanize.lines(f"  {key}" for key in planned.kept[:_KEPT])
         if len(planned.kept) > _KEPT:
             text += f"  and {len(planned.kept) - _KEPT:,} more\n"
-    return text + humanize.lines(f"Cannot: {r.key}: {r.error}" for r in planned.refused)
+    return text + humanize.lines(f"Cannot restore {r.key}: {r.error}" for r in planned.refused)
 
 
 def _change(change: KeyChange) -> str:
@@ -172,13 +172,12 @@ def _report_text(report: RegistryReport) -> str:
 COMMANDS: Final = (
     Command(
         "restore-registry",
-        "Restore keys of the registry: those of dogus, of the instance, or some.",
+        "Restore registry keys of dogus, of the instance, or single keys.",
         "restore-registry redmine --backup latest --dry-run",
         _arguments,
         _restore,
-        "Shows the difference, secrets hidden, and asks first.  A key that is modified after"
-        " planning"
-        " is not written, and no key is removed without --delete.  Exit code 3: some were not"
-        " restored.",
+        "Shows the differences with secrets hidden, and asks first.  A key that is modified after"
+        " planning is not written, and no key is removed without --delete.  Exit code 3: some were"
+        " not restored.",
     ),
 )

@@ -37,12 +37,14 @@ def _select_arguments(parser: argparse.ArgumentParser) -> None:
         "paths", metavar="PATH", nargs="*", help="files and directories, with wildcards"
     )
     add_backup_flag(parser)
-    parser.add_argument("--load", metavar="FILE", help="select what selected --save wrote")
+    parser.add_argument(
+        "--load", metavar="FILE", help="select the paths that 'selected --save' saved"
+    )
 
 
 async def _select(context: Context, arguments: argparse.Namespace) -> int:
     if not arguments.paths and not arguments.load:
-        raise UsageError("Nothing to select: name paths, or pass --load FILE.")
+        raise UsageError("Nothing to select. Pass paths or --load FILE.")
     view = await context.view()
     places: list[Parts] = []
     if arguments.load:
@@ -52,11 +54,14 @@ async def _select(context: Context, arguments: argparse.Namespace) -> int:
         located_paths = await locate_all(context, path, backup)
         places += [located.parts for _, located in located_paths]
     if () in places:
-        raise UsageError("All backups at once cannot be selected; name a backup or a path in one.")
+        raise UsageError(
+            "Only a backup or a path in it can be selected, not all backups at once. Pass a backup"
+            " or a path in one."
+        )
     basket = context.session.basket(view)
     new = basket.add(places)
     total = len(basket.paths)
-    more = "" if new == total else f" ({humanize.count(total, 'path')} in all)"
+    more = "" if new == total else f" ({humanize.count(total, 'path')} in total)"
     await context.out.result(
         {"added": new, "selected": total}, f"Selected {humanize.count(new, 'path')}{more}.\n"
     )
@@ -74,9 +79,9 @@ def _read(file: Path) -> tuple[Parts, ...]:
     try:
         return parse(file.read_text("utf-8", "surrogateescape"))
     except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error.strerror}.") from None
+        raise UsageError(f"Cannot read {file}: {error.strerror}.") from None
     except UsageError as error:
-        raise UsageError(f"{file} cannot be loaded.  {error.message}") from None
+        raise UsageError(f"Cannot load {file}: {error.message}") from None
 
 
 # deselect
@@ -84,7 +89,10 @@ def _read(file: Path) -> tuple[Parts, ...]:
 
 def _deselect_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "paths", metavar="PATH", nargs="*", help="what is selected at or below it, with wildcards"
+        "paths",
+        metavar="PATH",
+        nargs="*",
+        help="deselect these paths and everything below them, with wildcards",
     )
     add_backup_flag(parser)
     parser.add_argument("--all", action="store_true", help="everything")
@@ -92,7 +100,7 @@ def _deselect_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def _deselect(context: Context, arguments: argparse.Namespace) -> int:
     if bool(arguments.paths) == arguments.all:
-        raise UsageError("Nothing to deselect: name paths, or pass --all.")
+        raise UsageError("Nothing to deselect. Pass paths or --all.")
     view = await context.view()
     basket = context.session.basket(view)
     before = basket.paths
@@ -132,17 +140,19 @@ def _matching(selected: Sequence[Parts], wanted: Parts, path: str) -> set[Parts]
     for parts in selected:
         if len(parts) < len(wanted) and fits(wanted[: len(parts)], parts):
             raise NotFoundError(
-                f"{path!r} is selected with all of {shown(parts)}; deselect that,"
-                " and select what you want of it."
+                f"{path!r} is selected as part of {shown(parts)}. Deselect that, and select the"
+                " paths that you want."
             )
-    raise NotFoundError(f"{path!r} is not selected; see 'cesbr selected'.")
+    raise NotFoundError(f"{path!r} is not selected. Run 'cesbr selected' for a list.")
 
 
 # selected
 
 
 def _selected_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--save", metavar="FILE", help="write it to a file for select --load")
+    parser.add_argument(
+        "--save", metavar="FILE", help="save the selection to a file for 'select --load'"
+    )
 
 
 async def _selected(context: Context, arguments: argparse.Namespace) -> int:
@@ -156,7 +166,7 @@ async def _selected(context: Context, arguments: argparse.Namespace) -> int:
                 basket.dump().encode("utf-8", "surrogateescape"),
             )
         except OSError as error:
-            raise UsageError(f"{arguments.save} cannot be written: {error.strerror}.") from None
+            raise UsageError(f"Cannot write {arguments.save}: {error.strerror}.") from None
     with context.out.progress("Measuring", results=True):
         amounts = await gather([partial(_amount, view, parts) for parts in paths])
     backups = (await view.backups()).by_name
@@ -181,7 +191,7 @@ async def _selected(context: Context, arguments: argparse.Namespace) -> int:
     if rows:
         known = [amount for amount in amounts if isinstance(amount, TreeSize)]
         files, size = sum(a.files for a in known), sum(a.bytes for a in known)
-        rows.append(("", f"{files:,}", humanize.size(size), "in all"))
+        rows.append(("", f"{files:,}", humanize.size(size), "in total"))
     await context.out.result(
         rows_json,
         lambda: fitted(
@@ -193,7 +203,7 @@ async def _selected(context: Context, arguments: argparse.Namespace) -> int:
         ),
     )
     if not paths and not context.out.as_json:
-        context.out.note("Nothing is selected; 'cesbr select PATH' selects.")
+        context.out.note("Nothing is selected. Run 'cesbr select PATH' to select.")
     return 0
 
 
@@ -212,22 +222,22 @@ COMMANDS: Final = (
         "select --backup latest redmine/volumes/files",
         _select_arguments,
         _select,
-        "The selection is kept until it is restored, for the next session, too.  What it holds"
-        " names its backup by ID, so a later backup changes nothing.",
+        "The selection is saved until it is restored, also for the next session.  It refers to"
+        " backups by their IDs, so later backups do not change it.",
     ),
     Command(
         "deselect",
-        "Take paths out of the selection.",
+        "Remove paths from the selection.",
         "deselect --all",
         _deselect_arguments,
         _deselect,
     ),
     Command(
         "selected",
-        "List what is selected, with its files and bytes.",
+        "List the selected paths, with their files and bytes.",
         "selected",
         _selected_arguments,
         _selected,
-        "Files whose backup no longer exists are marked as such; deselect them.",
+        "Paths whose backup was removed are marked; deselect them.",
     ),
 )

@@ -86,7 +86,7 @@ _at_least: Final[list[CompletionAnswer]] = []
 
 
 def _give_up(_number: int, _frame: FrameType | None) -> NoReturn:
-    late = f"no answer within {_seconds():g} s. Press Tab again, or set CESBR_TAB_SECONDS."
+    late = f"no response within {_seconds():g} s. Press Tab again, or set CESBR_TAB_SECONDS."
     for answer in _at_least or [_note(late)]:
         _write(answer)
     os._exit(0)  # threads and servers are waited for by nobody
@@ -152,7 +152,7 @@ def _is_command(words: Sequence[str], place: int) -> bool:
 
 def _commands(typed: str, *, summaries: bool) -> CompletionAnswer:
     """Return the commands that begin so; importing all of them for their summaries takes long."""
-    help_line = ("help", "List the commands, or explain one.")
+    help_line = ("help", "List the commands, or show the help of one.")
     matches = [name for names in MODULES.values() for name in names if name.startswith(typed)]
     bare = _matching(typed, [*((name, "") for name in matches), help_line])
     if not summaries:
@@ -222,7 +222,7 @@ def _live(
             words = [(printable(name), "") for name in await candidates.dogus(context)]
             return _matching(here.typed, words, here.before)
         if not await _key_needs_no_input(context):
-            return _note("the key comes from a command or a pipe, which Tab does not read.")
+            return _note("completion cannot read a key from a command or a pipe.")
         if kind == "ID":
             live = here.action is not None and here.action.metavar == "ID|live"
             words = await candidates.backups(context, show, live=live)

@@ -48,7 +48,8 @@ class Basket:
         except FileNotFoundError:
             return ()
         except (OSError, UsageError) as error:
-            raise BasketError(f"{self._file} cannot be read: {error}; remove it.") from error
+            reason = error.message if isinstance(error, UsageError) else f"{error}."
+            raise BasketError(f"Cannot read {self._file}: {reason} Remove it.") from error
 
     def add(self, places: Iterable[Parts]) -> int:
         """Select these, too; return how many were not selected before."""
@@ -76,7 +77,7 @@ class Basket:
             text = _dump(self._repository, paths)
             write_private(self._file, text.encode("utf-8", "surrogateescape"))
         except OSError as error:
-            raise BasketError(f"{self._file} cannot be written: {error.strerror}.") from error
+            raise BasketError(f"Cannot write {self._file}: {error.strerror}.") from error
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -116,14 +117,16 @@ def parse(text: str) -> tuple[Parts, ...]:
     try:
         value = json.loads(text)
         if value["format"] != _FORMAT:
-            raise UsageError(f"It has format {value['format']}, which this version does not know.")
+            raise UsageError(
+                f"It has format {value['format']}, which this version does not support."
+            )
         paths = [[unshow(part) for part in path.split("/") if part] for path in value["paths"]]
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UsageError("It is no saved selection.") from None
+        raise UsageError("It is not a saved selection.") from None
     selected: list[Parts] = []
     for path, parts in zip(value["paths"], paths, strict=True):
         names = tuple(part for part in parts if part)
         if not names or len(names) < len(parts):
-            raise UsageError(f"It has {path!r}, which is no path of a backup.")
+            raise UsageError(f"It contains {path!r}, which is not a path in a backup.")
         selected.append(names)
     return topmost(selected)

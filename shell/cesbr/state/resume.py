@@ -39,7 +39,7 @@ async def resume(context: Context, view: BackupTree, request: RestoreRequest) ->
         recorded = await trio.to_thread.run_sync(last_request, directory, view.repository.id)
     if recorded is None or recorded["repository"] != view.repository.id:
         raise UsageError(
-            "No interrupted restore from this repository was found. Name what to restore."
+            "There is no interrupted restore from this repository. Pass the paths to restore."
         )
     return request.resumed(recorded)
 

@@ -14,14 +14,14 @@ from cesbrfs.util.escape import printable
 _SECONDS: Final = 1.0
 """How long the prompt waits for the configuration in the registry."""
 _NEXT: Final = (
-    ("  backups", "which backups there are"),
-    ("  use latest", "go into one; then ls, cd, cat and Tab as in any shell"),
-    ("  restore PATH", "get something back; it shows what it will do, and asks"),
-    ("  backup", "make a backup"),
+    ("  backups", "list the backups"),
+    ("  use latest", "open the newest backup; then ls, cd, cat and Tab work as in any shell"),
+    ("  restore PATH", "restore a path; shows a plan and asks first"),
+    ("  backup", "create a backup"),
 )
 _NOT_CONFIGURED: Final = (
-    ("  status", "shows every setting and where it comes from"),
-    ("  cesbr --repo ADDRESS --password-file FILE", "starts with a repository of your choice"),
+    ("  status", "show every setting and its source"),
+    ("  cesbr --repo ADDRESS --password-file FILE", "use another repository"),
 )
 
 

@@ -71,4 +71,4 @@ def summary(changes: Iterable[Change]) -> str:
     words = {"+": "added", "-": "removed", "M": "changed", "T": "of another type"}
     words["U"] = "with other metadata"
     counted = [f"{marks.count(mark):,} {word}" for mark, word in words.items() if mark in marks]
-    return ", ".join(counted) + "." if counted else "No difference."
+    return ", ".join(counted) + "." if counted else "No differences."

@@ -29,7 +29,7 @@ def describe(error: BaseException) -> tuple[str, int]:
         place = "" if error.filename is None else f": {_name(error.filename)}"
         return f"{error.strerror}{place}.", 1
     return (
-        f"This is a defect of cesbr: {type(error).__name__}: {error}; --debug shows where.",
+        f"Internal error: {type(error).__name__}: {error}. Pass --debug for a traceback.",
         1,
     )
 

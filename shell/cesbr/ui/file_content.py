@@ -60,9 +60,11 @@ async def _write_one(
     view = await context.view()
     node = place.entry.node
     if stat.S_ISDIR(node.mode):
-        raise IsDirectoryError(f"{place.shown} is a directory; 'cesbr ls' lists it.")
+        raise IsDirectoryError(f"{place.shown} is a directory. Run 'cesbr ls' to list it.")
     if node.type == "symlink":
-        raise UsageError(f"{place.shown} is a link to {show(node.target)}; name that file.")
+        raise UsageError(
+            f"{place.shown} is a symbolic link to {show(node.target)}. Pass that file."
+        )
     if node.type != "file":
         raise UsageError(f"{place.shown} is a {node.type} and has no content.")
     content = await view.content(place.entry)

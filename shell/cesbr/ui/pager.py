@@ -25,12 +25,12 @@ def find_pager(environ: Mapping[str, str]) -> list[str]:
     command = shlex.split(environ.get("PAGER", ""))
     if command:
         if shutil.which(command[0], path=environ.get("PATH")) is None:
-            raise UsageError(f"There is no program {command[0]!r}, which $PAGER names.")
+            raise UsageError(f"The pager {command[0]!r} in $PAGER does not exist.")
         return command
     for name in ("less", "more"):
         if shutil.which(name, path=environ.get("PATH")):
             return [name]
-    raise UsageError("There is no pager; install less, or set $PAGER.")
+    raise UsageError("No pager is installed. Install less, or set $PAGER.")
 
 
 class Pager:

@@ -102,7 +102,7 @@ def _totals(planned: RestorePlan, available: int | None) -> str:
     if planned.done:
         rows.append(
             (
-                "Done already:",
+                "Already done:",
                 f"{humanize.count(planned.done, 'file')}, {humanize.size(planned.done_bytes)}",
             )
         )
@@ -112,14 +112,12 @@ def _totals(planned: RestorePlan, available: int | None) -> str:
         more = f", {same:,} of them unchanged" if same else ""
         rows.append(("Replaces:", humanize.count(planned.will_overwrite, "existing file") + more))
     if planned.unchanged:
-        rows.append(
-            ("Unchanged:", f"{humanize.count(planned.unchanged, 'file')}, left as they are")
-        )
+        rows.append(("Unchanged:", f"{humanize.count(planned.unchanged, 'file')}, left unchanged"))
     if planned.will_skip:
         rows.append(("Skips:", f"{humanize.count(planned.will_skip, 'file')} (see --overwrite)"))
     rows += _listed("Cannot:", [f"{show(r.path)}: {r.reason}" for r in planned.refused])
     rows += _listed("Closed:", [_closed(directory) for directory in planned.closed])
-    rows += _listed("Leaves out:", _grouped(planned.left_out))
+    rows += _listed("Left out:", _grouped(planned.left_out))
     rows += _listed("Warning:", planned.warnings)
     return pairs(rows, available)
 
@@ -130,11 +128,11 @@ def _rooms(planned: RestorePlan) -> list[tuple[str, str]]:
         return []
     _, *others = planned.rooms.values()
     shown = [f"{humanize.size(r.free)} in {show(r.path)}" for r in others if r.needed]
-    return [("Free there:", ", ".join([humanize.size(planned.free), *shown]))]
+    return [("Free space:", ", ".join([humanize.size(planned.free), *shown]))]
 
 
 def _closed(directory: PlannedDirectory) -> str:
-    return f"{show(directory.path)}: closed to its owner, it is opened while the restore runs"
+    return f"{show(directory.path)}: not accessible to its owner; opened during the restore"
 
 
 def _grouped(left_out: Sequence[Refused]) -> list[str]:
@@ -158,15 +156,13 @@ def _listed(heading: str, lines: list[str]) -> list[tuple[str, str]]:
 def report_text(report: RestoreReport) -> str:
     """Return what was done, and what was not."""
     done = f"{humanize.count(report.files, 'file')}, {humanize.size(report.bytes)}"
-    lines = [f"Restored {done}, to {show(os.fsencode(report.target))}."]
+    lines = [f"Restored {done} to {show(os.fsencode(report.target))}."]
     if report.done:
         lines.append(f"Restored before: {humanize.count(report.done, 'file')}.")
     if report.unchanged:
         lines.append(f"Unchanged: {humanize.count(report.unchanged, 'file')}.")
     if report.skipped:
-        lines.append(
-            f"Left as they are: {humanize.count(report.skipped, 'file')}; see --overwrite."
-        )
+        lines.append(f"Skipped: {humanize.count(report.skipped, 'file')} (see --overwrite).")
     lines += [f"left out: {line}" for line in _grouped(report.left_out)]
     return humanize.lines(lines)
 

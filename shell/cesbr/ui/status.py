@@ -51,13 +51,13 @@ def scheduled(directory: Path = UNIT_DIR) -> dict[str, object]:
     try:
         text = (directory / TIMER).read_text(errors="replace")
     except OSError:
-        message = "not scheduled; 'cesbr schedule --install' makes a backup every day"
+        message = "not scheduled; run 'cesbr schedule --install' for a daily backup"
         return {"next": None, "message": message}
     following = next_run(text, datetime.now().astimezone())
     if following is None:
         return {"next": None, "message": f"{directory / TIMER} was edited and has other times"}
     if not os.path.lexists(directory / _WANTED_BY / TIMER):
-        message = f"the timer is off; 'systemctl enable --now {TIMER}' starts it"
+        message = f"the timer is disabled; run 'systemctl enable --now {TIMER}'"
         return {"next": None, "message": message}
     return {"next": format_time(int(following.timestamp()) * _NS), "message": None}
 
@@ -85,7 +85,7 @@ def status_text(status: Mapping[str, object], available: int | None) -> str:
     rows += [("Mounted:", mounted_text(mounted)) for mounted in mounts]
     text = pairs(rows, available) + "Settings:\n" + _settings_table(settings, available)
     if backup:
-        text += "How this instance wants to be backed up:\n" + _settings_table(backup, available)
+        text += "Backup settings of this instance:\n" + _settings_table(backup, available)
     return text
 
 

@@ -66,7 +66,7 @@ async def test_a_missing_repository_is_an_error_until_it_is_back(
     files = dict(repo.storage.files)
     repo.storage.files.clear()
     for _ in range(3):
-        with pytest.raises(RepositoryGoneError, match="is gone") as caught:
+        with pytest.raises(RepositoryGoneError, match="has disappeared") as caught:
             await repository.snapshots()
     assert (caught.value.exit_code, caught.value.errno) == (10, 5)
     assert len([r for r in caplog.records if r.levelno == logging.ERROR]) == 1
@@ -103,7 +103,7 @@ async def test_another_repository_at_the_same_address(
     assert await tags(repository) == set(after)
     if before or after:
         assert repository.id == "d1" * 32
-        assert "Another repository" in caplog.text
+        assert "was replaced by another one" in caplog.text
     if after:
         assert await content(repository) == b"c"
         assert not repository.damaged
@@ -116,7 +116,7 @@ async def test_another_repository_that_another_key_opens() -> None:
     await repository.snapshots()
     repo.storage.files = another("c", password=b"another").storage.files
     for _ in range(2):
-        with pytest.raises(WrongKeyError, match="key is wrong"):
+        with pytest.raises(WrongKeyError, match="Wrong encryption key"):
             await repository.snapshots()
     read = [kind for kind, *_ in repo.storage.reads if kind is FileType.KEY]
     assert len(read) == 2  # of the first repository, and of the other one

@@ -103,7 +103,7 @@ class TestOpening:
             repo.add_key(password)
         for password in passwords:
             assert await read_all(repo, password) == FILE
-        with pytest.raises(WrongKeyError, match="4 keys"):
+        with pytest.raises(WrongKeyError, match="Wrong encryption key"):
             await repo.open(b"second")
 
     async def test_the_wrong_key_says_so_without_showing_it(self) -> None:
@@ -187,7 +187,7 @@ class TestOpening:
         """An unknown format version is rejected."""
         repo = simple()
         repo.set_config(version=version, id="c0" * 32)
-        with pytest.raises(RepositoryDamagedError, match="format"):
+        with pytest.raises(RepositoryDamagedError, match="version"):
             await repo.open()
 
     async def test_a_config_is_never_compressed(self) -> None:
@@ -372,7 +372,7 @@ class TestTrees:
         repo = MemoryRepo()
         repo.snapshot(None)
         repository = await repo.open()
-        with pytest.raises(DamagedError, match="no tree"):
+        with pytest.raises(DamagedError, match="tree is missing"):
             await repository.root(await only(repository))
 
     async def test_a_tree_that_is_none(self) -> None:
@@ -611,7 +611,7 @@ class TestDamage:
         repository = await repo.open()
         assert await repository.data(blob.id) == FILE
         lost_first = (await repository.index()).places(BlobType.DATA, blob.id)[0].pack.hex() == name
-        assert ("next place" in caplog.text) == lost_first
+        assert ("next location" in caplog.text) == lost_first
 
     async def test_all_duplicates_are_lost(self) -> None:
         """One is damaged, one is missing."""
@@ -657,7 +657,7 @@ class TestDamage:
             await repository.root(await only(repository))
         assert await repository.data(other.id) == b"other"
         assert list(repository.damaged) == [f"index/{name}"]
-        assert caplog.text.count(f"index/{name} is left out") == 1
+        assert caplog.text.count(f"Skipping index/{name}") == 1
         repo.storage.files[FileType.INDEX, name] = whole
         root = await repository.root(await only(repository))
         assert await content(repository, root, b"d", b"f.txt") == FILE

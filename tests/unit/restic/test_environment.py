@@ -103,7 +103,7 @@ def test_arguments_for_ssh_become_a_command_that_every_restic_knows() -> None:
         "--option",
         '"sftp.command=ssh host -p 2222 -l user -J a,b -i ""my key"" -s sftp"',
     ]
-    with pytest.raises(UsageError, match="only one"):
+    with pytest.raises(UsageError, match="both be set"):
         flags(Access("sftp:h:/x", Secret(b"pw"), {"sftp.args": "-v", "sftp.command": "ssh"}))
 
 

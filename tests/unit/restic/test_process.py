@@ -45,7 +45,7 @@ async def test_large_output_on_both_pipes_does_not_block() -> None:
 
 async def test_a_program_that_is_not_there_is_told() -> None:
     """The message contains the program and the reason."""
-    with pytest.raises(ResticError, match=r"/no/such/restic cannot be started .*No such file"):
+    with pytest.raises(ResticError, match=r"Cannot start /no/such/restic: No such file"):
         await run(["/no/such/restic"], env=ENV)
 
 

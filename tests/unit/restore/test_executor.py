@@ -144,7 +144,7 @@ async def test_what_is_in_the_way_fails_alone(site: Site) -> None:
     report = await site.restore(_ALL, overwrite=Overwrite.ALWAYS)
     failed = {failure.path.decode(): failure.error for failure in report.failed}
     assert set(failed) == {f"{VOLUME}/a", f"{VOLUME}/d"}
-    assert all("move it aside" in error for error in failed.values())
+    assert all("aside" in error for error in failed.values())
     assert (site.restored / "fine").read_bytes() == b"3"
     assert (site.restored / "d").read_text() == "a file"
     assert report.as_json()["failed"] == [

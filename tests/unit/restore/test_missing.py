@@ -68,7 +68,9 @@ async def test_an_unknown_type_is_shown_and_named(kind: str | None) -> None:
     pairs = each(after, await found(after, FILES, names=["*"]))
     assert pairs == [("b", b"/".join((*FILES, name))) for name in (b"good", b"later")]
     (trouble,) = after.troubles
-    assert trouble.message.startswith("redmine/volumes/files: The entry 'later': its type")
+    assert trouble.message.startswith(
+        "redmine/volumes/files: Cannot read the entry 'later': unknown type"
+    )
     told, remarks = await differences(before, after)
     assert told == ["T redmine/volumes/files/later"]
     assert [t.message for t in remarks.troubles] == [trouble.message]
@@ -80,8 +82,8 @@ async def test_an_unknown_type_is_shown_and_named(kind: str | None) -> None:
     sizes = UsageReport(view)
     await sizes.measure((b"b",), 1)
     (error,) = sizes.troubles
-    assert "/b: The entry 'later'" in error.message
-    with pytest.raises(NotFoundError, match="cannot be read: its type"):
+    assert "/b: Cannot read the entry 'later'" in error.message
+    with pytest.raises(NotFoundError, match=r"Cannot read .*: unknown type"):
         await view.resolve("/b/redmine/volumes/files/later")
 
 

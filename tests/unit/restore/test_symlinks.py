@@ -88,7 +88,7 @@ async def test_a_link_to_nothing(site: Site) -> None:
     moved.rename(moved.with_name("gone"))
     report = await execute(await site.view(), await _plan(site))
     assert [failure.path for failure in report.failed] == [b"var/lib/ces"]
-    assert "mount or make it" in report.failed[0].error
+    assert "Mount or create it" in report.failed[0].error
     assert not moved.exists()
     assert (site.target / "etc/ces/type").read_text() == "old"
 

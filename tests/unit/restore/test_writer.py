@@ -101,7 +101,7 @@ def test_altered_file_is_not_placed(directory: Path, opened: int) -> None:
     (temporary,) = directory.iterdir()
     with temporary.open("r+b") as file:
         file.write(b"X")
-    with pytest.raises(RestoreError, match="read back"):
+    with pytest.raises(RestoreError, match="differs from the backup"):
         new.finish([hashlib.sha256(content).digest()], _PLAIN, Warnings())
     new.discard()
     assert list(directory.iterdir()) == []

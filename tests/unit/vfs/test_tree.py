@@ -124,7 +124,7 @@ class TestRoot:
             "B": "B",
         }.items():
             assert (await view.find_backup(wanted)).id == found
-        with pytest.raises(NotFoundError, match="no complete backup yet"):
+        with pytest.raises(NotFoundError, match="no complete backup at"):
             await view.find_backup("2025-12-31")
         with pytest.raises(NotFoundError, match="did you mean '20260101-a'"):
             await view.find_backup("20260101-b")
@@ -134,7 +134,7 @@ class TestRoot:
             with pytest.raises(UsageError, match="in the future"):
                 await view.find_backup(wanted)
         save_volume(repo, "20260101-c", time="2026-01-03T12:00:00Z")
-        with pytest.raises(NotFoundError, match=r"2 backups begin with '2026': 2026.*\. Give more"):
+        with pytest.raises(NotFoundError, match=r"2 backups begin with '2026': 2026.*\. Pass more"):
             await (await view_of(repo)).find_backup("2026")
 
     async def test_latest_with_paths(self) -> None:

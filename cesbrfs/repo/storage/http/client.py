@@ -22,6 +22,9 @@ import httpx2
 import trio
 
 from cesbrfs.errors import (
+    NO_RESPONSE,
+    UNKNOWN_HOST,
+    UNREACHABLE,
     CesbrError,
     RepositoryDeniedError,
     RepositoryTimedOutError,
@@ -81,20 +84,20 @@ def other_refusal(answer: Answer, display_url: str, what: str, reason: str) -> C
     """Return the error for a response that concerns neither credentials nor a missing file."""
     if answer.status in _TIMEOUTS:
         return RepositoryTimedOutError(
-            f"The server of {display_url} says that it took too long ({reason}); try again."
+            f"The server of {display_url} reported a timeout ({reason}). Try again."
         )
     if answer.status == _TOO_MANY or answer.status >= _SERVER_ERROR:
         return RepositoryUnreachableError(
-            f"The server of {display_url} cannot serve {what} now ({reason}); try again."
+            f"The server of {display_url} cannot serve {what} now ({reason}). Try again."
         )
     if answer.status in _REDIRECTS:
         return StorageError(
-            f"The server of {display_url} redirects {what} to {_redirected_to(answer)}"
-            f" ({reason}), which is not followed. Write the repository's address there."
+            f"The server of {display_url} redirects {what} to {_redirected_to(answer)} ({reason})."
+            " Redirects are not followed; set the repository's address to the new one."
         )
     return StorageError(
-        f"The server of {display_url} does not give {what} ({reason}); check the address and the"
-        " options."
+        f"The server of {display_url} refused the request for {what} ({reason}). Check the address"
+        " and the options."
     )
 
 
@@ -104,7 +107,7 @@ def _redirected_to(answer: Answer) -> str:
     return (
         repr(redact(location.partition("?")[0])[:_TARGET_CHARACTERS])
         if location
-        else "an unnamed address"
+        else "an unspecified address"
     )
 
 
@@ -199,8 +202,8 @@ class HttpClient:
                 return b""
             if response.status_code == _OK:
                 raise StorageError(
-                    f"The server of {self._display_url} sends all of {what} where a part was"
-                    " asked for; a repository needs a server that knows ranges."
+                    f"The server of {self._display_url} does not support range requests, which are"
+                    f" required to read {what}."
                 )
             if response.status_code != _PARTIAL:
                 raise refusal(await _error(response, read_body), what)
@@ -214,8 +217,8 @@ class HttpClient:
                     break
             if count != wanted:
                 raise RepositoryUnreachableError(
-                    f"The server of {self._display_url} sent {count} of {wanted} bytes of {what};"
-                    " try again."
+                    f"The server of {self._display_url} sent {count} of {wanted} bytes of {what}."
+                    " Try again."
                 )
             return b"".join(parts)
 
@@ -234,8 +237,8 @@ class HttpClient:
             if (int(match[1]), int(match[2])) == (offset, offset + wanted - 1):
                 return wanted
         raise RepositoryUnreachableError(
-            f"The server of {self._display_url} answered with the range {content_range[:80]!r} of"
-            f" {what}, which was not asked for; try again."
+            f"The server of {self._display_url} sent the wrong range {content_range[:80]!r} of"
+            f" {what}. Try again."
         )
 
     @contextlib.asynccontextmanager
@@ -265,8 +268,7 @@ class HttpClient:
                             await response.aclose()
         if scope.cancelled_caught:
             raise RepositoryTimedOutError(
-                f"The server of {self._display_url} did not answer within {self._timeout:.0f} s;"
-                " check the address and the connection."
+                NO_RESPONSE.format(display_url=self._display_url, seconds=self._timeout)
             )
 
     @contextlib.contextmanager
@@ -281,38 +283,36 @@ class HttpClient:
         for cause in _causes(error):
             if isinstance(cause, ssl.SSLCertVerificationError):
                 raise RepositoryUntrustedError(
-                    f"The server of {self._display_url} cannot be trusted: its certificate does not"
-                    f" prove who it is ({cause.verify_message.rstrip('.')}); if it is the right"
-                    " server, name the certificate of its authority in RESTIC_CACERT."
+                    f"Certificate verification failed for {self._display_url}:"
+                    f" {cause.verify_message.rstrip('.')}. Set RESTIC_CACERT to the CA certificate"
+                    " of the server."
                 ) from error
             if isinstance(cause, ssl.SSLError):
                 self._raise_tls(cause, error)
             if isinstance(cause, socket.gaierror):
                 raise RepositoryUnreachableError(
-                    f"The host of {self._display_url} is not known ({cause.strerror}); check the"
-                    " address and the name server."
+                    UNKNOWN_HOST.format(display_url=self._display_url, reason=cause.strerror)
                 ) from error
             if isinstance(cause, OSError) and cause.errno is not None:
                 why = os.strerror(cause.errno)
                 raise RepositoryUnreachableError(
-                    f"The server of {self._display_url} cannot be reached ({why}); check the"
-                    " address and whether it runs."
+                    UNREACHABLE.format(display_url=self._display_url, reason=why)
                 ) from error
         raise RepositoryUnreachableError(
-            f"The server of {self._display_url} broke off"
-            f" ({str(error).rstrip('.') or 'no reason'}); try again."
+            f"Connection to the server of {self._display_url} lost:"
+            f" {str(error).rstrip('.') or 'no reason given'}. Try again."
         ) from error
 
     def _raise_tls(self, cause: ssl.SSLError, error: Exception) -> NoReturn:
         reason = cause.reason or "no reason given"
         if _WANTS_CERTIFICATE.search(reason):
             raise RepositoryDeniedError(
-                f"The server of {self._display_url} asks for a client certificate that it trusts"
-                f" ({reason}); set RESTIC_TLS_CLIENT_CERT to its file."
+                f"The server of {self._display_url} requires a client certificate that it trusts"
+                f" ({reason}). Set RESTIC_TLS_CLIENT_CERT to its file."
             ) from error
         raise RepositoryUnreachableError(
-            f"The server of {self._display_url} does not speak TLS as this machine does ({reason});"
-            " check the address: is it http, not https?"
+            f"TLS handshake with the server of {self._display_url} failed: {reason}. Check whether"
+            " the address is http or https."
         ) from error
 
 
@@ -382,7 +382,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _why_no_proxy(proxy: Proxy, error: Exception) -> str:
     if isinstance(error, ImportError):
-        return "SOCKS needs the Python package socksio"
+        return "SOCKS requires the Python package socksio"
     scheme = urlsplit(proxy.url).scheme
     return f"{scheme!r} is not a valid address or scheme (http, https, socks5, socks5h)"
 

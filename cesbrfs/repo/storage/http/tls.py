@@ -29,7 +29,7 @@ def trusting(access: Access) -> ssl.SSLContext:
 
 def _no_password() -> NoReturn:
     """Raise instead of letting OpenSSL ask for a passphrase at the terminal."""
-    raise ValueError("it is encrypted")
+    raise ValueError("the private key is encrypted")
 
 
 @contextlib.contextmanager
@@ -39,6 +39,5 @@ def _usable(variable: str, file: str) -> Iterator[None]:
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         why = str((error.strerror if isinstance(error, OSError) else None) or error)
         raise UsageError(
-            f"{variable} names {file}, which cannot be used as certificates in PEM form ({why});"
-            " correct it."
+            f"Invalid certificate file {file} in {variable}: {why}. Set it to a file in PEM format."
         ) from None

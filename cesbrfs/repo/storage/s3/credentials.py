@@ -116,14 +116,14 @@ class CredentialsProvider:
             role = await (self._from_process(command) if command else self._role())
         except CesbrError as error:
             if time.time() < self._ends_at:
-                _log.debug("Not renewed: %s", error)
+                _log.debug("Credentials not renewed: %s", error)
                 self._renew_at = time.time() + _AGAIN
                 return
             if self._current is None or isinstance(error, UsageError):
                 raise
             raise RepositoryUnreachableError(
-                f"The credentials for {self._access.display_url} have run out and cannot be"
-                " renewed now; see to the service that gives them."
+                f"The credentials for {self._access.display_url} have expired and cannot be"
+                " renewed. Check the credentials service."
             ) from error
         now = time.time()
         self._ends_at = role.expiration.timestamp() if role.expiration else math.inf
@@ -133,7 +133,7 @@ class CredentialsProvider:
 
     async def _from_process(self, command: str) -> _Role:
         """Run a profile's ``credential_process`` and return the credentials that it prints."""
-        why = "it was not answered in time"
+        why = "no response in time"
         with trio.move_on_after(_PROCESS_SECONDS):
             try:
                 done = await trio.run_process(
@@ -142,7 +142,7 @@ class CredentialsProvider:
                 printed = msgspec.json.decode(done.stdout, type=_Printed)
             except (OSError, ValueError) as error:
                 # The command and its output may contain secrets, so neither is quoted.
-                why = error.strerror or "" if isinstance(error, OSError) else "its answer is wrong"
+                why = error.strerror or "" if isinstance(error, OSError) else "invalid output"
             else:
                 if not done.returncode:
                     return _Role(
@@ -153,18 +153,18 @@ class CredentialsProvider:
                     )
                 why = f"exit code {done.returncode}"
         raise RepositoryDeniedError(
-            f"The credential_process of {_name_of_profile(self._access.environment)} gives no"
-            f" credentials for {self._access.display_url}: {why}. Run it by hand to see why."
+            f"The credential_process of {_name_of_profile(self._access.environment)} returned no"
+            f" credentials for {self._access.display_url}: {why}. Run it by hand to see the error."
         )
 
     async def _role(self) -> _Role:
         environ, display_url = self._access.environment, self._access.display_url
         if environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"):
-            name, why = "AWS_WEB_IDENTITY_TOKEN_FILE", "its token is not traded for credentials"
+            name, why = "AWS_WEB_IDENTITY_TOKEN_FILE", "web identity tokens are not supported"
             raise _not_used(name, why, display_url)
         container = _container(environ, display_url)
         if not container and environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT"):
-            name, why = "AWS_EC2_METADATA_SERVICE_ENDPOINT", "restic does not know it"
+            name, why = "AWS_EC2_METADATA_SERVICE_ENDPOINT", "restic does not support it"
             raise _not_used(name, why, display_url)
         # Both services are accessed without a proxy.
         async with httpx2.AsyncClient(trust_env=False, timeout=None) as client:
@@ -262,8 +262,8 @@ def _profile(path: str, profile: str) -> Mapping[str, str]:
         return {}
     except (OSError, ValueError, configparser.Error) as error:
         # The error contains the line, which may be a secret: it is neither quoted nor chained.
-        reason = error.strerror if isinstance(error, OSError) else "it is not an INI file"
-        raise UsageError(f"The credentials in {path} cannot be read: {reason}.") from None
+        reason = error.strerror if isinstance(error, OSError) else "not an INI file"
+        raise UsageError(f"Cannot read the credentials in {path}: {reason}.") from None
     return parser[profile] if parser.has_section(profile) else {}
 
 
@@ -274,8 +274,8 @@ def _container(environ: Mapping[str, str], display_url: str) -> str:
     url = environ.get("AWS_CONTAINER_CREDENTIALS_FULL_URI", "")
     if url and not environ.get("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE") and not is_loopback(url):
         raise UsageError(
-            f"AWS_CONTAINER_CREDENTIALS_FULL_URI, for {display_url}, names another machine,"
-            " which is not asked without AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE; correct it."
+            f"AWS_CONTAINER_CREDENTIALS_FULL_URI for {display_url} refers to another machine, but"
+            " AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE is not set. Set it, or correct the URI."
         )
     return url
 
@@ -292,16 +292,16 @@ def _authorization(environ: Mapping[str, str]) -> dict[str, str]:
                 token = file.read().strip()
         except (OSError, ValueError):
             raise UsageError(
-                f"AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE names {path}, which cannot be read;"
-                " correct it."
+                f"Cannot read {path}, the value of AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE. Correct"
+                " it."
             ) from None
     return {"authorization": token} if token else {}
 
 
 def _not_used(name: str, why: str, display_url: str) -> UsageError:
     return UsageError(
-        f"{name} is set for {display_url}, but {why}; unset it, or set AWS_ACCESS_KEY_ID,"
-        " AWS_SECRET_ACCESS_KEY and, for temporary ones, AWS_SESSION_TOKEN."
+        f"{name} is set for {display_url}, but {why}. Unset it, or set AWS_ACCESS_KEY_ID,"
+        " AWS_SECRET_ACCESS_KEY and, for temporary credentials, AWS_SESSION_TOKEN."
     )
 
 
@@ -309,15 +309,15 @@ def _none_given(access: Access, container: str, error: Exception) -> CesbrError:
     """Return the error if neither service provides credentials."""
     if container:
         status = error.response.status_code if isinstance(error, httpx2.HTTPStatusError) else ""
-        reason = f"it answers {status}" if status else "it does not answer as it should"
+        reason = f"HTTP {status}" if status else "invalid response or timeout"
         return RepositoryDeniedError(
-            f"There are no credentials for {access.display_url}: the service that"
-            f" AWS_CONTAINER_CREDENTIALS_* names gives none ({reason}); set AWS_ACCESS_KEY_ID and"
-            " AWS_SECRET_ACCESS_KEY, or correct it."
+            f"No credentials for {access.display_url}: the service of AWS_CONTAINER_CREDENTIALS_*"
+            f" returned none ({reason}). Correct the variable, or set AWS_ACCESS_KEY_ID and"
+            " AWS_SECRET_ACCESS_KEY."
         )
     file, profile = _file_and_profile(access.environment)
     return RepositoryDeniedError(
-        f"There are no credentials for {access.display_url}; set AWS_ACCESS_KEY_ID and"
-        f" AWS_SECRET_ACCESS_KEY, write the profile {profile!r} into {file}, or give this machine"
-        " a role, if it is an EC2 instance."
+        f"No credentials for {access.display_url}. Set AWS_ACCESS_KEY_ID and"
+        f" AWS_SECRET_ACCESS_KEY, add the profile {profile!r} to {file}, or assign a role to this"
+        " EC2 instance."
     )

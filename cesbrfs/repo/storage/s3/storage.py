@@ -10,6 +10,7 @@ from typing import Final, Self, TypeVar
 from xml.etree import ElementTree as ET
 
 from cesbrfs.errors import (
+    NO_BUCKET,
     BucketMissingError,
     CesbrError,
     FileMissingError,
@@ -111,9 +112,9 @@ class S3Storage:
             name = "marker" if self._old_listing else "continuation-token"
             if not following or more == [(name, following)]:
                 raise RepositoryUnreachableError(
-                    f"The server of {self.display_url} lists {directory} in parts without saying"
-                    " where the"
-                    " next begins; with an old server set the option s3.list-objects-v1 to true."
+                    f"The server of {self.display_url} returned a truncated listing of {directory}"
+                    " without a continuation token. With an old server, set the option"
+                    " s3.list-objects-v1 to true."
                 )
             more = [(name, following)]
 
@@ -135,7 +136,7 @@ class S3Storage:
 
     def _no_s3(self) -> CesbrError:
         return RepositoryUnreachableError(
-            f"The server of {self.display_url} does not answer as S3 does; check the address."
+            f"Unexpected response from the server of {self.display_url}: not S3. Check the address."
         )
 
     async def read(
@@ -201,33 +202,28 @@ class S3Storage:
         if region and region != self._region and not self._region_is_given:
             return _OtherRegionError(region)
         if code == "NoSuchBucket":
-            return BucketMissingError(
-                f"There is no bucket {self._address.bucket!r} at {self._address.host}, so"
-                f" {self.display_url} is not a repository; correct the address, or create the"
-                " bucket and the repository with 'cesbr init'."
-            )
+            return BucketMissingError(NO_BUCKET.format(display_url=self.display_url))
         if answer.status == 404:  # noqa: PLR2004 - HTTP's own number
             return FileMissingError(f"{what} does not exist in {self.display_url}.")
         if code == "RequestTimeTooSkewed":
             return RepositoryDeniedError(
-                f"The server of {self.display_url} refuses requests of this time ({reason}); set"
-                " this machine's clock."
+                f"Clock skew with the server of {self.display_url}: {reason}. Correct the clock of"
+                " this machine."
             )
         if code in _WRONG_CREDENTIALS or answer.status == 401:  # noqa: PLR2004 - as above
             return RepositoryDeniedError(
-                f"The credentials for {self.display_url} are wrong ({reason}); check"
-                " AWS_ACCESS_KEY_ID"
-                " and AWS_SECRET_ACCESS_KEY, or the registry's access_key_id and"
+                f"The credentials for {self.display_url} are wrong ({reason}). Check"
+                " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the registry's access_key_id and"
                 " secret_access_key."
             )
         if answer.status == 403:  # noqa: PLR2004 - as above
             return RepositoryDeniedError(
-                f"The credentials for {self.display_url} have no permission to read {what}"
-                f" ({reason}); let their owner read and list the bucket."
+                f"Permission denied by the server of {self.display_url}: {what} ({reason}). Give"
+                " the user permission to read and list the bucket."
             )
         if code in _AWAY:
             return RepositoryUnreachableError(
-                f"The server of {self.display_url} cannot serve {what} now ({reason}); try again."
+                f"The server of {self.display_url} cannot serve {what} now ({reason}). Try again."
             )
         return other_refusal(answer, self.display_url, what, reason)
 
@@ -260,7 +256,9 @@ def _is_in_host(access: Access, address: S3Address) -> bool:
     """Return whether the bucket is part of the host name (dns) or of the path."""
     lookup = access.options.get("s3.bucket-lookup", "auto")
     if lookup not in ("auto", "dns", "path"):
-        raise UsageError(f"The option s3.bucket-lookup is {lookup!r}; use auto, dns or path.")
+        raise UsageError(
+            f"Invalid value {lookup!r} of the option s3.bucket-lookup. Use auto, dns or path."
+        )
     if lookup == "auto":
         dotted = address.scheme == "https" and "." in address.bucket  # no certificate matches
         return _BY_NAME.fullmatch(address.host) is not None and not dotted

@@ -256,8 +256,7 @@ class SftpConnection:
 
     def _babble(self) -> CesbrError:
         return RepositoryUnreachableError(
-            f"The server of the repository at {self.display_url} sent an invalid response; the"
-            " connection was closed."
+            f"The server of {self.display_url} sent an invalid response. The connection was closed."
         )
 
     def _fail(self, failure: CesbrError) -> None:

@@ -10,6 +10,10 @@ import re
 from typing import Final
 
 from cesbrfs.errors import (
+    NO_RESPONSE,
+    TIMED_OUT,
+    UNKNOWN_HOST,
+    UNREACHABLE,
     CesbrError,
     FileMissingError,
     RepositoryDeniedError,
@@ -33,19 +37,17 @@ _KINDS: Final[tuple[tuple[re.Pattern[str], type[CesbrError], str], ...]] = (
         re.compile(r"REMOTE HOST IDENTIFICATION HAS CHANGED|host key .* revoked", _I),
         RepositoryUntrustedError,
         (
-            "The server of the repository at {display_url} shows another host key than the one that"
-            " is known: it was set up again, or the connection is being intercepted; if the new"
-            " key is"
-            " right, take the old one out of known_hosts with 'ssh-keygen -R' and add the new"
-            " one."
+            "The host key of the server of {display_url} has changed or was revoked: the server"
+            " was reinstalled, or the connection is being intercepted. If the new key is correct,"
+            " remove the old one with 'ssh-keygen -R' and add the new one to known_hosts."
         ),
     ),
     (
         re.compile(r"Host key verification failed|No \S+ host key is known for", _I),
         RepositoryUntrustedError,
         (
-            "The host key of the repository at {display_url} is not known ({reason}); log in once"
-            " by ssh as this user, or add the key to known_hosts."
+            "Unknown host key of the server of {display_url}: {reason}. Log in once with ssh as"
+            " this user, or add the key to known_hosts."
         ),
     ),
     (
@@ -57,33 +59,24 @@ _KINDS: Final[tuple[tuple[re.Pattern[str], type[CesbrError], str], ...]] = (
         ),
         UsageError,
         (
-            "ssh cannot be used for {display_url} as it is configured ({reason}); correct"
-            " 'sftp.command', 'sftp.args' or ssh_config."
+            "Invalid ssh configuration for {display_url}: {reason}. Correct 'sftp.command',"
+            " 'sftp.args' or ssh_config."
         ),
     ),
     (
         re.compile(r"Could not resolve hostname|Name or service not known"),
         RepositoryUnreachableError,
-        (
-            "The host of the repository at {display_url} is not known ({reason}); correct the"
-            " address, or check the name server."
-        ),
+        UNKNOWN_HOST,
     ),
     (
         re.compile(r"timed out|Timeout, server", _I),
         RepositoryTimedOutError,
-        (
-            "The server of the repository at {display_url} does not answer in time ({reason});"
-            " check the address and the connection."
-        ),
+        TIMED_OUT,
     ),
     (
         re.compile(r"subsystem request failed|sftp-server: (?:command )?not found"),
         RepositoryDeniedError,
-        (
-            "The server of the repository at {display_url} offers no SFTP ({reason}); have it"
-            " allowed there for this user."
-        ),
+        ("SFTP is not enabled at {display_url} for this user: {reason}. Enable it on the server."),
     ),
     (
         re.compile(
@@ -92,10 +85,7 @@ _KINDS: Final[tuple[tuple[re.Pattern[str], type[CesbrError], str], ...]] = (
             _I,
         ),
         RepositoryUnreachableError,
-        (
-            "The repository at {display_url} cannot be reached ({reason}); check the address and"
-            " the connection."
-        ),
+        UNREACHABLE,
     ),
     (
         re.compile(
@@ -105,9 +95,8 @@ _KINDS: Final[tuple[tuple[re.Pattern[str], type[CesbrError], str], ...]] = (
         ),
         RepositoryDeniedError,
         (
-            "The server of the repository at {display_url} does not let this user in ({reason});"
-            " check the user's name and the key, which must be usable without a question: from an"
-            " agent, or without a passphrase."
+            "Authentication failed at {display_url}: {reason}. Check the user name, and use an"
+            " agent or a key without a passphrase."
         ),
     ),
 )
@@ -124,12 +113,9 @@ def ssh_failure(stderr: str, exit_code: int | None, display_url: str) -> CesbrEr
         if matching := [line for line in lines if pattern.search(line)]:
             return kind(sentence.format(display_url=display_url, reason=_printable(matching[-1])))
     rest = [line for line in lines if not _NOISE.match(line)]
-    how = "was killed" if exit_code is None or exit_code < 0 else f"ended with code {exit_code}"
+    how = "was killed" if exit_code is None or exit_code < 0 else f"exited with code {exit_code}"
     reason = _printable(rest[-1]) if rest else f"its command {how}"
-    return RepositoryUnreachableError(
-        f"The repository at {display_url} cannot be reached ({reason}); check the address and the"
-        " connection."
-    )
+    return RepositoryUnreachableError(UNREACHABLE.format(display_url=display_url, reason=reason))
 
 
 def _printable(line: str) -> str:
@@ -146,8 +132,8 @@ def not_sftp(start: bytes, display_url: str) -> CesbrError:
     text = start.decode("utf-8", "replace").strip()
     line = "".join(char for char in text.splitlines()[0] if char.isprintable()) if text else ""
     return StorageError(
-        f"The server of the repository at {display_url} does not speak SFTP (it sends"
-        f" {line[:60]!r}); the start files of its shell must print nothing."
+        f"The server of {display_url} does not speak SFTP: it sent {line[:60]!r}. Make sure that"
+        " the login scripts of its shell print nothing."
     )
 
 
@@ -157,27 +143,24 @@ def refused(status: SftpStatus, path: str, display_url: str) -> CesbrError:
         return FileMissingError(f"{path} does not exist in {display_url}.")
     if status.code == Code.PERMISSION_DENIED:
         return RepositoryDeniedError(
-            f"The repository at {display_url} cannot be read: permission denied on {path}; give"
-            " the user that logs in there the right to read it."
+            f"Permission denied by the server of {display_url}: {path}. Give the SFTP user"
+            " permission to read it."
         )
     reason = "".join(char for char in status.message if char.isprintable())[:_MESSAGE_CHARACTERS]
     return StorageError(
-        f"{path} cannot be read in {display_url} ({reason or f'status {status.code}'}); check"
-        " the disk of that server."
+        f"Cannot read {path} in {display_url}: {reason or f'status {status.code}'}. Check the disk"
+        " of the server."
     )
 
 
 def timed_out(seconds: float, display_url: str) -> CesbrError:
     """Return the error for a server that has sent nothing for `seconds`."""
-    return RepositoryTimedOutError(
-        f"The server of the repository at {display_url} has not answered for {seconds:g} s; check"
-        " the server and the connection."
-    )
+    return RepositoryTimedOutError(NO_RESPONSE.format(display_url=display_url, seconds=seconds))
 
 
 def unusable(command: str, error: OSError, display_url: str) -> CesbrError:
     """Return the error for a command that cannot be started."""
     return UsageError(
-        f"{command!r}, which connects to {display_url}, cannot be started ({error.strerror});"
-        " install the package openssh-client, or correct the option 'sftp.command'."
+        f"Cannot start {command!r} for {display_url}: {error.strerror}. Install the package"
+        " openssh-client, or correct the option 'sftp.command'."
     )

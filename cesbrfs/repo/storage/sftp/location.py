@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from cesbrfs.errors import UsageError
 
 _PLAIN: Final = re.compile(r"[^\s'\"\\]+")
-_FORMS: Final = "write it as sftp:user@host:/path or sftp://user@host:port//path"
+_FORMS: Final = "Write it as sftp:user@host:/path or sftp://user@host:port//path"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +33,15 @@ def parse_sftp(url: str) -> SftpAddress:
     """Parse ``sftp:user@host:path`` or ``sftp://user@host:port/path``; UsageError if invalid."""
     address = _from_url(url) if url.startswith("sftp://") else _from_words(url)
     if not address.host:
-        raise UsageError(f"The address of the repository names no host; {_FORMS}.")
+        raise UsageError(f"Invalid repository address: host is missing. {_FORMS}.")
     if address.host.startswith("-") or any(not char.isprintable() for char in address.host):
         raise UsageError(
-            f"{address.host!r} in the repository's address is not a host name; {_FORMS}."
+            f"Invalid repository address: {address.host!r} is not a host name. {_FORMS}."
         )
     if address.path.startswith("~"):
         raise UsageError(
-            f"The repository's directory {address.path!r} starts with '~', which SFTP servers do"
-            " not know; leave '~/' out: a path without '/' in front starts at the home there."
+            f"Invalid repository address: '~' in {address.path!r} is not supported. Use a path"
+            " relative to the home directory."
         )
     return address
 
@@ -52,13 +52,13 @@ def _from_url(url: str) -> SftpAddress:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
-        raise UsageError(f"The address of the repository cannot be read; {_FORMS}.") from None
+        raise UsageError(f"Invalid repository address. {_FORMS}.") from None
     if not parts.path:
-        raise UsageError(f"The address of the repository names no directory; {_FORMS}.")
+        raise UsageError(f"Invalid repository address: directory is missing. {_FORMS}.")
     if parts.query or parts.fragment:
         raise UsageError(
-            "'?' and '#' in the repository's address must be written as %3F and %23, or in the"
-            " form sftp:user@host:/path."
+            "Invalid repository address: '?' and '#' are not escaped. Write %3F and %23, or use"
+            " the form sftp:user@host:/path."
         )
     # urlsplit returns the host in lower case, but host names in ssh_config are case-sensitive.
     written = parts.netloc.rpartition("@")[2]
@@ -76,11 +76,11 @@ def _from_words(url: str) -> SftpAddress:
     target, colon, path = url.removeprefix("sftp:").partition(":")
     user, _, host = target.rpartition("@")
     if not colon:
-        raise UsageError(f"The address of the repository names no host or no directory; {_FORMS}.")
+        raise UsageError(f"Invalid repository address: host or directory is missing. {_FORMS}.")
     if host.startswith("["):
         raise UsageError(
-            "An IPv6 address needs the form with slashes;"
-            " write the repository's address as sftp://user@[::1]:22//path."
+            "Invalid repository address: an IPv6 host requires the URL form. Write it as"
+            " sftp://user@[::1]:22//path."
         )
     return SftpAddress(host=host, path=posixpath.normpath(_one_slash(path)), user=user)
 
@@ -98,7 +98,9 @@ def ssh_command(address: SftpAddress, options: Mapping[str, str]) -> list[str]:
     """
     if given := options.get("sftp.command"):
         if options.get("sftp.args"):
-            raise UsageError("Of the options 'sftp.command' and 'sftp.args' only one can be set.")
+            raise UsageError(
+                "The options 'sftp.command' and 'sftp.args' cannot both be set. Remove one of them."
+            )
         return _split("sftp.command", given)
     args = options.get("sftp.args", "")
     return [*_to_host(address), *(_split("sftp.args", args) if args else ()), "-s", "sftp"]
@@ -126,7 +128,7 @@ def _quoted(word: str) -> str:
     if _PLAIN.fullmatch(word):
         return word
     if '"' in word or "\\" in word:
-        raise UsageError(f"{word!r} in the repository's address cannot be handed to ssh.")
+        raise UsageError(f"Invalid repository address: {word!r} cannot be passed to ssh.")
     return f'"{word}"'
 
 
@@ -135,9 +137,9 @@ def _split(option: str, text: str) -> list[str]:
     splitter = _Splitter()
     words = list(splitter.words(text))
     if splitter.quote:
-        raise UsageError(f"The option '{option}' has a quote that does not end; correct it.")
+        raise UsageError(f"Unterminated quote in the option '{option}'. Correct it.")
     if not words:
-        raise UsageError(f"The option '{option}' names no command; correct it.")
+        raise UsageError(f"The option '{option}' contains no command. Correct it.")
     return words
 
 

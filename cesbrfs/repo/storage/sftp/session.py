@@ -171,8 +171,7 @@ class SftpSession(SftpConnection):
 
     def _too_short(self, path: bytes, size: int) -> DamagedError:
         return DamagedError(
-            f"{text_of(path)} in {self.display_url} ends at byte {size}, before its content"
-            " does; run 'cesbr check'."
+            f"{text_of(path)} in {self.display_url} is truncated at byte {size}. Run 'cesbr check'."
         )
 
     # Directories

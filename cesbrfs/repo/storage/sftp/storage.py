@@ -175,7 +175,7 @@ class SftpStorage:
             if not session.is_ready and not session.has_failed and not ready:
                 continue  # the tasks that wait for it get its error
             if not session.is_ready and ready:
-                _log.debug("%s takes no more connections for now", self.display_url)
+                _log.debug("%s accepts no more connections at the moment", self.display_url)
                 self._alone_until = trio.current_time() + _NOT_AGAIN
             if session in self._sessions:
                 self._sessions.remove(session)
@@ -203,7 +203,9 @@ def _connections(access: Access) -> int:
     if given is None:
         return SESSIONS
     if not given.isascii() or not given.isdigit() or not int(given):
-        raise UsageError(f"The option 'sftp.connections' is {given!r}; write a number above 0.")
+        raise UsageError(
+            f"Invalid value {given!r} of the option sftp.connections. Use a number above 0."
+        )
     return min(SESSIONS, int(given))
 
 

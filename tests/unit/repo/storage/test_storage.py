@@ -182,7 +182,7 @@ async def test_a_refused_directory_is_denied_not_missing(tmp_path: Path) -> None
     if root:
         os.seteuid(65534)
     try:
-        with pytest.raises(RepositoryDeniedError, match="permission"):
+        with pytest.raises(RepositoryDeniedError, match="Permission denied"):
             await storage.list(FileType.KEY)
         with pytest.raises(RepositoryDeniedError):
             await storage.read(FileType.CONFIG)

@@ -21,4 +21,4 @@ def test_the_address_is_named(status: int) -> None:
 def test_one_that_names_none() -> None:
     """A redirect without a target is an error as well."""
     message = other_refusal(Answer(302, {}, b""), "rest:http://old/", "config", "302").message
-    assert "unnamed" in message
+    assert "unspecified" in message

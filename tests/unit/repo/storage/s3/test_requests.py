@@ -133,5 +133,5 @@ async def test_a_listing_with_sizes_that_are_none() -> None:
             return Answer(200, {}, text.encode())
 
         made._page = page  # type: ignore[method-assign, assignment]
-        with pytest.raises(RepositoryUnreachableError, match="not answer as S3 does"):
+        with pytest.raises(RepositoryUnreachableError, match="not S3"):
             await made.list(FileType.KEY)

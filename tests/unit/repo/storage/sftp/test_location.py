@@ -45,7 +45,7 @@ def test_addresses(url: str, expected: SftpAddress) -> None:
         ("sftp:user@:/x", "host"),
         ("sftp://host", "directory"),
         ("sftp:///x", "host"),
-        ("sftp://host:port/x", "cannot be read"),
+        ("sftp://host:port/x", "Invalid repository address"),
         ("sftp://host/x?y", "%3F"),
         ("sftp:host:~/x", "~"),
         ("sftp:[::1]:/x", r"\[::1\]:22"),
@@ -96,9 +96,9 @@ def test_arguments_as_a_command(args: str, user: str) -> None:
 @pytest.mark.parametrize(
     ("options", "hint"),
     [
-        ({"sftp.command": "ssh", "sftp.args": "-v"}, "only one"),
-        ({"sftp.command": "ssh 'x"}, "sftp.command.*quote"),
-        ({"sftp.args": '"x'}, "sftp.args.*quote"),
+        ({"sftp.command": "ssh", "sftp.args": "-v"}, "both be set"),
+        ({"sftp.command": "ssh 'x"}, "quote.*sftp.command"),
+        ({"sftp.args": '"x'}, "quote.*sftp.args"),
         ({"sftp.command": " "}, "no command"),
         ({"sftp.connections": "0"}, "sftp.connections"),
         ({"sftp.connections": "many"}, "sftp.connections"),
@@ -112,5 +112,5 @@ def test_options_that_cannot_be_used(options: dict[str, str], hint: str) -> None
 
 def test_a_name_that_no_command_can_hold() -> None:
     """An error is better than a login as another user."""
-    with pytest.raises(UsageError, match="handed to ssh"):
+    with pytest.raises(UsageError, match="passed to ssh"):
         command_option(SftpAddress("host", "/x", 'a"b'), "-v")
