@@ -228,7 +228,7 @@ async def test_no_bucket_is_made_unasked(
         assert type(verdict.error) is BucketMissingError
         assert verdict.error.exit_code == 10
     for through_restic in (False, True):
-        with pytest.raises(CesbrError, match="bucket of .* does not exist"):
+        with pytest.raises(CesbrError, match=r"bucket of .* does not exist"):
             await ensure_ready(
                 access,
                 open_restic=open_restic,

@@ -116,7 +116,7 @@ async def test_behind_a_socket(
     path = tmp_path / "server.socket"
     place = f"rest:http+unix://{path}:/"
     storage = storage_of(place[:-1], {})
-    with pytest.raises(RepositoryUnreachableError, match=r"cannot be reached \(No such file"):
+    with pytest.raises(RepositoryUnreachableError, match=r"cannot be reached: No such file"):
         await storage.read(FileType.CONFIG)
     command: list[str | Path] = [rest_server_program]
     command += ["--listen", f"unix:{path}", "--path", tmp_path, "--no-auth"]
@@ -245,7 +245,7 @@ def test_the_options_of_rclone(rclone: Path, tmp_path: Path) -> None:
     )
     assert made[-6:] == [str(program), "-v", "serve", "restic", "--fast-list", "x:y"]
     for options, sentence in (
-        ({"program": "/no/rclone"}, "/no/rclone is not installed"),
+        ({"program": "/no/rclone"}, "/no/rclone is required"),
         ({"program": ""}, "rclone.program is empty"),
         ({"args": "'"}, "rclone.args cannot be taken apart"),
     ):

@@ -424,9 +424,9 @@ class TestRefusals:
             with without_rights():
                 storage = SftpStorage.from_access(access)
                 for _ in range(2):
-                    with pytest.raises(RepositoryDeniedError, match="permission denied"):
+                    with pytest.raises(RepositoryDeniedError, match="Permission denied"):
                         await storage.read(FileType.CONFIG)
-                    with pytest.raises(RepositoryDeniedError, match="permission denied"):
+                    with pytest.raises(RepositoryDeniedError, match="Permission denied"):
                         await storage.list(FileType.KEY)
                 await storage.aclose()
         finally:

@@ -79,7 +79,7 @@ _TROUBLES: Final[Mapping[str, Mapping[str, tuple[int, str]]]] = {
     },
 }
 """The exit code, and what the sentence holds."""
-_FIRST_SENTENCE: Final = re.compile(r"((?:\([^()]*\)|[^()])*?)[.;]?(?=\s[A-Z]|$)")
+_REMEDY: Final = re.compile(r"(?:\.(?: [A-Z][^()]*)?|;.*)$")
 _AS_NOBODY: Final = (
     "setpriv --reuid=65534 --regid=65534 --clear-groups /usr/lib/openssh/sftp-server"
 )
@@ -204,7 +204,7 @@ class Table:
     def add(self, trouble: str, kind: str, code: int, sentence: str) -> None:
         """Record the messages, without the parts that vary between runs."""
         told = re.sub(r"(s3|rest|sftp):\S*?(?=[.:,;)]*(\s|$))", "…", sentence)
-        told = _FIRST_SENTENCE.match(told)[1]
+        told = _REMEDY.sub("", told)
         told = re.sub(r"/\S*/(?=troubles)", "…/", told)
         told = re.sub(r":\d+|port \d+", "…", told).replace("|", "\\|")
         self.rows.setdefault(trouble, {})[kind] = f"{code}: {told}"
