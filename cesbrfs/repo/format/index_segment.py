@@ -172,13 +172,17 @@ def _parse_entries(data: bytes, name: str) -> Segment:
             elif blob.type == "tree":
                 flags = number | TREE
             else:
-                raise DamagedError(f"Index file {name[:8]} has a blob of type {blob.type!r}.")
+                raise DamagedError(
+                    f"Invalid index file {name[:8]}: unknown blob type {blob.type!r}."
+                )
             plain = blob.length - OVERHEAD
             if blob.uncompressed_length:
                 flags |= COMPRESSED
                 plain = blob.uncompressed_length
             if not (0 <= blob.offset <= _U32 and OVERHEAD <= blob.length <= _U32 >= plain >= 0):
-                raise DamagedError(f"Index file {name[:8]} has a blob at an impossible place.")
+                raise DamagedError(
+                    f"Invalid index file {name[:8]}: offset or length of a blob out of range."
+                )
             held[ROW.pack(parse_id(blob.id), flags, blob.offset, blob.length, plain)] = None
         rows += b"".join(held)
     return Segment.of(packs, rows)
