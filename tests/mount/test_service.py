@@ -290,7 +290,7 @@ def test_refresh_while_the_server_is_offline(
         assert _cesbr(access, "refresh", made.path)[:2] == (0, f"{made.path}: 1 backup.\n")
     log = made.log.read_text()
     assert "Reloading failed: " in log
-    assert "answers again" in log
+    assert "responds again" in log
 
 
 def test_umount(shared: ResticRepo, mount: Callable[..., Mount], tmp_path: Path) -> None:
