@@ -240,7 +240,7 @@ def test_files_that_cannot_be_read_are_told(tmp_path: Path, home: Path) -> None:
     with pytest.raises(UsageError, match=r"Cannot read .*: Is a directory"):
         load(Flags(), {"HOME": str(home)})
     (tmp_path / "bytes.toml").write_bytes(b'restic = "\xff"')
-    with pytest.raises(UsageError, match=r"bytes\.toml is not TOML"):
+    with pytest.raises(UsageError, match=r"bytes\.toml: not TOML"):
         load(Flags(), {"CESBR_CONFIG": str(tmp_path / "bytes.toml")})
 
 

@@ -219,7 +219,7 @@ class TestKeys:
         """It is refused without deriving a key."""
         repo = MemoryRepo()
         repo.add_key(b"costly", N=1 << 22, r=8, p=1)
-        with pytest.raises(DamagedError, match="exceed the limit"):
+        with pytest.raises(DamagedError, match="limit for key derivation"):
             await repo.open(b"costly")
 
 
