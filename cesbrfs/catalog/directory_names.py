@@ -10,8 +10,9 @@ collides.
 from __future__ import annotations
 
 import hashlib
-import os.path
+import os
 import re
+from collections.abc import Mapping
 from typing import Final
 
 from cesbrfs.repo.format.tree import NAME_MAX
@@ -28,6 +29,15 @@ DUMPS: Final = b"dumps"
 REGISTRY_JSON: Final = b"registry.json"
 DOGU_JSON: Final = b"dogu.json"
 STATUS_DIRECTORY: Final = b".cesbrfs"
+
+_KINDS: Final[Mapping[str, bytes]] = {
+    "metadata": DOGU_JSON,
+    "registry": REGISTRY_JSON,
+    "volumes": VOLUMES,
+    "configuration": CONFIGURATION,
+    "dump": DUMPS,
+}
+"""The name below a dogu, or below the instance, of a point of data."""
 
 _RESERVED: Final = frozenset({LATEST, BACKUP_JSON})
 _ALWAYS_ESCAPED: Final = frozenset(b"/%\0")
@@ -80,6 +90,12 @@ def version_name(stamp: bytes, backup: bytes, name: bytes) -> bytes:
         digest = hashlib.sha256(backup).hexdigest()[:_HASH_DIGITS].encode()
         backup = _cut(backup, room - len(digest) - 1) + b"~" + digest
     return stamp + b"--" + backup + extension
+
+
+def point_path(kind: str, dogu: str | None) -> tuple[bytes, ...]:
+    """Return the path below a backup of a point of data; `dogu` None is the instance."""
+    owner = directory_name(dogu) if dogu else INSTANCE
+    return owner, _KINDS.get(kind, os.fsencode(kind))
 
 
 def _cut(name: bytes, length: int) -> bytes:

@@ -74,6 +74,8 @@ _DIAGNOSED: Final = (
     RepositoryUntrustedError,
 )
 """Errors that are diagnosed with our own reader; after a timeout it would find no reason either."""
+_FOUND_DAMAGE: Final = (b"repository contains errors", b"LoadIndex returned errors")
+"""What restic prints when `check` has found damage; the second one by 0.14 for an index file."""
 _UNLOCK_SECONDS: Final = 20.0
 _IDS_IN_A_CALL: Final = 1000
 """Snapshot IDs per command line: 65 kB of the 128 kB that are possible everywhere."""
@@ -269,7 +271,7 @@ class Restic:
         if ended.ending is Ending.ITSELF:
             if ended.exit_code == 0:
                 return CheckReport()
-            if b"repository contains errors" in ended.stderr:
+            if any(text in ended.stderr for text in _FOUND_DAMAGE):
                 text = self._clean(ended.stderr + b"\n" + ended.stdout)
                 return CheckReport(check_errors(plain(x.encode()) for x in text.splitlines()))
         raise await self._failure(command, ended)

@@ -146,7 +146,7 @@ _ELAPSED = re.compile(r"^\[[\d:]+\]\s*")
 _CHECK_PROGRESS = re.compile(
     r"using temporary cache in |create exclusive lock|load indexes|check all packs"
     r"|check snapshots, trees and blobs|read (all|group|%?.* of) |repository contains errors"
-    r"|no errors were found|\[[\d:]+\] "
+    r"|no errors were found|LoadIndex returned errors|\[[\d:]+\] "
 )
 _CHECK_ADVICE = re.compile(
     r"The repository (contains damaged|is damaged|index is damaged)|restic repair "

@@ -14,14 +14,6 @@ from cesbrfs.restore.selection import Item, Selection
 from cesbrfs.restore.targets import InPlace, Refused, Target, place_on_instance
 from cesbrfs.vfs.tree import BackupTree
 
-_LEAVES = {
-    "metadata": directory_names.DOGU_JSON,
-    "registry": directory_names.REGISTRY_JSON,
-    "volumes": directory_names.VOLUMES,
-    "configuration": directory_names.CONFIGURATION,
-    "dump": directory_names.DUMPS,
-}
-"""The name below a dogu, or below the instance, of a point of data."""
 _WITH_PARTS = 2
 """Names that lead to a point of data; below that, what was chosen is there."""
 
@@ -51,7 +43,7 @@ async def lacking(view: BackupTree, selection: Selection, target: Target) -> lis
             repaired = await repaired_points(view.repository, backup, manifest)
         repaired_ids = {id(point) for point in repaired}
         for point in manifest.points:
-            place = _place(point)
+            place = directory_names.point_path(point.kind, point.dogu)
             in_place = place_on_instance(place)
             if isinstance(target, InPlace) and isinstance(in_place, str):
                 continue
@@ -71,11 +63,6 @@ def _has_points(item: Item) -> bool:
         return False
     alone = item.parts[1:] in ((directory_names.DOGU_JSON,), (directory_names.REGISTRY_JSON,))
     return len(item.parts) <= _WITH_PARTS and not alone
-
-
-def _place(point: Point) -> tuple[bytes, ...]:
-    owner = directory_names.directory_name(point.dogu) if point.dogu else directory_names.INSTANCE
-    return owner, _LEAVES.get(point.kind, os.fsencode(point.kind))
 
 
 def _apart(item: Item, place: tuple[bytes, ...]) -> bool:

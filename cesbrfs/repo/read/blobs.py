@@ -156,8 +156,7 @@ class Blobs:
         failed: list[CesbrError] = []
         for location in locations:
             try:
-                raise_if_too_large(kind, blob, location)
-                return await self._packs.load(kind, blob, location)
+                return await self.load_at(kind, blob, location)
             except (DamagedError, StorageError) as error:
                 failed.append(error)
                 if len(failed) < len(locations):
@@ -172,6 +171,11 @@ class Blobs:
         finally:
             # The errors' tracebacks hold this frame, and through it what was read: no cycle.
             del failed
+
+    async def load_at(self, kind: BlobType, blob: bytes, location: BlobLocation) -> bytes:
+        """Load a blob from one of its locations; raises DamagedError or StorageError."""
+        raise_if_too_large(kind, blob, location)
+        return await self._packs.load(kind, blob, location)
 
     def tree_nowait(self, blob: bytes) -> bytes | None:
         """Return a small tree blob if its record is in memory, without blocking.

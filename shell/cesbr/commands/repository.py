@@ -15,6 +15,7 @@ import trio
 
 from cesbr.commands import Command
 from cesbr.ui import humanize
+from cesbr.ui.damage import check_json, check_text
 from cesbr.ui.table import fitted
 from cesbrfs.errors import CesbrError, RegistryError, UsageError
 from cesbrfs.util.escape import show
@@ -79,24 +80,20 @@ async def _check(context: Context, arguments: argparse.Namespace) -> int:
     subset = arguments.read_data_subset
     if subset is not None and not _SUBSET.fullmatch(subset):
         raise UsageError(f"{subset!r} is no part of the data; write one such as 1/10, 5% or 500M.")
-    restic = await context.restic()
-    with context.out.progress("Checking") as progress:
-        report = await restic.check(
-            read_data=arguments.read_data,
-            read_data_subset=subset,
-            on_line=lambda line: progress.update(note=line),
-        )
-    sound = "No errors were found" + (
-        ".\n" if arguments.read_data else "; --read-data reads the data itself, too.\n"
-    )
+    from cesbr.damage_check import check
+
+    found = await check(context, read_data=arguments.read_data, read_data_subset=subset)
     await context.out.result(
-        {"ok": report.ok, "errors": list(report.errors)},
-        lambda: sound if report.ok else humanize.lines(report.errors),
+        check_json(found.errors, found.damage),
+        lambda: check_text(found, read_data=arguments.read_data, available=context.out.room),
     )
-    if report.ok:
+    if found.unexplained is not None:
+        reason = found.unexplained.message
+        context.out.note(f"Which backups are affected is not known: {reason}", always=True)
+    if found.is_ok:
         return 0
     context.out.note(
-        f"The repository at {restic.access.display_url} has errors; see"
+        f"The repository at {(await context.session.access()).display_url} has errors; see"
         " https://restic.readthedocs.io/en/stable/077_troubleshooting.html before you repair it."
     )
     return 1
@@ -304,7 +301,8 @@ COMMANDS: Final = (
         "check --read-data-subset 1/10",
         _check_arguments,
         _check,
-        "Without --read-data its structure is checked, not the content of its data.",
+        "Names the backups, dogus and files that damage affects, and the backups that have the same"
+        " paths whole.  Without --read-data the structure is checked, not the content of the data.",
     ),
     Command(
         "unlock",
