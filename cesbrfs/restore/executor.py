@@ -23,6 +23,7 @@ from cesbrfs.restore.plan import PlannedDirectory, PlannedFile, RestorePlan
 from cesbrfs.restore.process_writer import ProcessWriter
 from cesbrfs.restore.report import Progress, RestoreReport
 from cesbrfs.restore.result_counter import ResultCounter
+from cesbrfs.restore.salvage import Salvager
 from cesbrfs.restore.survey import survey_closed
 from cesbrfs.restore.thread_writer import ThreadWriter
 from cesbrfs.restore.worker_pool import open_workers, worker_count
@@ -41,12 +42,14 @@ async def execute(
     *,
     from_disk: bool = False,
     workers: int | None = None,
+    salvage: bool = False,
 ) -> RestoreReport:
     """Carry out `plan` once. A file that fails is in the report and does not end the restore.
 
     Content is read back and compared before a file gets its final name, `from_disk` from the disk
     instead of the page cache. Large restores write with up to `workers` processes (default: one
-    per core; 0: none).
+    per core; 0: none). With `salvage`, the intact parts of damaged files are written under another
+    name, as described in `restore.salvage`.
 
     When cancelled, complete files stay and no temporary files do. With a `journal`, on which
     `begin` was called, a later plan continues from there; it is removed when nothing failed. Raises
@@ -63,7 +66,7 @@ async def execute(
         journal.tag if journal else b"",
         trio.from_thread.check_cancelled,
     )
-    report = await _Run(view, plan, on_progress, context, workers).run()
+    report = await _Run(view, plan, on_progress, context, workers).run(salvage=salvage)
     if journal and not report.failed:
         journal.complete()
     return report
@@ -87,7 +90,7 @@ class _Run:
         self._results: Final = ResultCounter(plan, on_progress)
         self._threads: Final = ThreadWriter(view, context, self._results)
 
-    async def run(self) -> RestoreReport:
+    async def run(self, *, salvage: bool) -> RestoreReport:
         """Carry out the plan, and close the target."""
         plan, context, report = self._plan, self._context, self._results.report
         try:
@@ -103,6 +106,10 @@ class _Run:
                 # One at a time, so that files that do not fit take no space from those that do.
                 await self._threads.write(_iterate(postponed), tasks=1)
                 await self._link()
+                if salvage:
+                    salvager = Salvager(self._view, context)
+                    for file in self._results.damaged:
+                        await salvager.salvage(file, report)
         finally:  # also when interrupted: no directory keeps the mode it had during the restore
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(

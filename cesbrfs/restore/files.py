@@ -292,6 +292,13 @@ def finish(
         from_disk=context.from_disk,
         verified=verified,
     )
+    return place_file(context, directories, new, job)
+
+
+def place_file(
+    context: RestoreContext, directories: DirFd, new: NewEntry, job: WriteJob
+) -> FileResult:
+    """Record a complete file in the journal, and give it its final name."""
     return _place_all(context, directories, [_Prepared(job, new)])[0]
 
 

@@ -28,6 +28,30 @@ class Failure(NamedTuple):
     error: str
 
 
+class LostRange(NamedTuple):
+    """A range of a file in bytes, which is a hole in what was salvaged."""
+
+    offset: int
+    length: int
+
+
+class Salvaged(NamedTuple):
+    """A damaged file at `path` whose intact parts were written as `saved_as`, of `size` bytes.
+
+    Both paths are below the target.
+    """
+
+    path: bytes
+    saved_as: bytes
+    size: int
+    lost: tuple[LostRange, ...]
+
+    @property
+    def lost_bytes(self) -> int:
+        """The number of bytes in holes."""
+        return sum(lost.length for lost in self.lost)
+
+
 @dataclass(slots=True)
 class RestoreReport:
     """What was done below `target`.
@@ -35,7 +59,8 @@ class RestoreReport:
     `files` were written, `linked` of them as further names of one file; `bytes` of content were
     written and read back; `directories` were made; `skipped` files stayed as they were; `unchanged`
     looked as they would be restored; `done` had been restored by an earlier run.  `warnings` are
-    sentences about what could not be restored faithfully.
+    sentences about what could not be restored faithfully.  Files in `salvaged`
+    are in `failed`, too.
     """
 
     target: Path
@@ -49,6 +74,7 @@ class RestoreReport:
     failed: list[Failure] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     left_out: tuple[Refused, ...] = ()
+    salvaged: list[Salvaged] = field(default_factory=list)
 
     @property
     def exit_code(self) -> int:
@@ -67,5 +93,14 @@ class RestoreReport:
             "done": self.done,
             "failed": [{**for_json(f.path, "path"), "error": f.error} for f in self.failed],
             "warnings": self.warnings,
+            "salvaged": [
+                {
+                    **for_json(s.path, "path"),
+                    **for_json(s.saved_as, "saved_as"),
+                    "size": s.size,
+                    "lost": [lost._asdict() for lost in s.lost],
+                }
+                for s in self.salvaged
+            ],
             "left_out": [{**for_json(r.path, "path"), "reason": r.reason} for r in self.left_out],
         }

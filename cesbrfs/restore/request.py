@@ -9,10 +9,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from cesbrfs.errors import UsageError
 from cesbrfs.restore.overwrite import Overwrite
 from cesbrfs.util.escape import show, unshow
+
+_SUFFIX_STARTS: Final = (".", "-", "_", "~", "+")
+"""First characters of suffixes, so that no path is taken for one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +34,7 @@ class RestoreRequest:
     overwrite: Overwrite | None = None
     other_host: bool = False
     verify: bool = False
+    salvage: bool = False
     maintenance: bool = False
     safety_backup: bool | None = None
     resume: bool = False
@@ -38,6 +43,22 @@ class RestoreRequest:
     force: bool = False
     resumes_selection: bool | None = None
     """Whether the resumed restore was one of the selection; None if nothing is resumed."""
+
+    def check(self) -> None:
+        """Raise UsageError for options that conflict."""
+        if self.safety_backup and not (self.in_place or self.resume):
+            raise UsageError("--safety-backup requires --in-place.")
+        if self.resume and (self.paths or self.backup):
+            raise UsageError(
+                "--resume restores the recorded paths. Remove either --resume or the paths."
+            )
+        if self.in_place and self.target:
+            raise UsageError("Pass either --target or --in-place, not both.")
+        if self.suffix and not self.suffix.startswith(_SUFFIX_STARTS):
+            raise UsageError(
+                f"A suffix begins with one of {' '.join(_SUFFIX_STARTS)}; for the Backup ID, pass"
+                " --suffix after the paths."
+            )
 
     @property
     def is_of_selection(self) -> bool:
@@ -65,6 +86,7 @@ class RestoreRequest:
             "overwrite": str(self.effective_overwrite),
             "suffix": None if self.suffix is None else show(os.fsencode(self.suffix)),
             "verify": self.verify,
+            "salvage": self.salvage,
             "other_host": self.other_host,
         }
 
@@ -80,6 +102,7 @@ class RestoreRequest:
             target=None if recorded["in_place"] else _unescape(recorded["target"]),
             overwrite=Overwrite(recorded["overwrite"]),
             verify=self.verify or recorded.get("verify", False),
+            salvage=self.salvage or recorded.get("salvage", False),
             other_host=self.other_host or recorded.get("other_host", False),
             suffix=None if suffix is None else _unescape(suffix),
         )

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from typing import Final
 
 from cesbrfs.errors import (
+    BlobMissingError,
     CesbrError,
+    DamagedError,
     RepositoryDeniedError,
     RepositoryUnreachableError,
     RestoreError,
+    StorageError,
 )
 from cesbrfs.restore.dirfd import tell
 from cesbrfs.restore.files import Done, FileResult, Outcome
@@ -20,6 +23,7 @@ from cesbrfs.restore.report import Failure, Progress, RestoreReport
 _PERSISTENT_FAILURES: Final = 16
 """After this many failures in a row that would affect every file, the others are not tried."""
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_DAMAGE: Final = (BlobMissingError, DamagedError, StorageError)
 _PERSISTENT: Final = _FULL | {errno.EROFS}
 
 
@@ -38,6 +42,8 @@ class ResultCounter:
         self._given_up: str | None = None
         self._postponed: list[PlannedFile] | None = []
         """Files that did not fit on the disk; None: nothing is postponed any more."""
+        self.damaged: Final[list[PlannedFile]] = []
+        """Files that failed because their content in the repository is damaged."""
 
     def begin(self) -> None:
         """Take over what the plan already knows."""
@@ -86,6 +92,8 @@ class ResultCounter:
             self.report.skipped += 1
         else:
             self.fail(file.path, reason(outcome))
+            if isinstance(outcome, _DAMAGE):
+                self.damaged.append(file)
             if _is_persistent(outcome) and self._given_up is None:
                 self._failures_in_a_row += 1
                 if self._failures_in_a_row >= _PERSISTENT_FAILURES:

@@ -156,6 +156,7 @@ class NewFile(NewEntry):
         self._exists = True
         self._lengths: list[int] = []
         self._written: list[bytes] = []
+        self._skipped = False
         self.size = 0
 
     def write(self, data: bytes) -> None:
@@ -168,6 +169,12 @@ class NewFile(NewEntry):
         else:
             self._written.clear()
 
+    def skip(self, length: int) -> None:
+        """Append a hole of `length` bytes."""
+        self.size += length
+        self._lengths.append(length)
+        self._skipped = True
+
     def assume_written(self, lengths: Sequence[int]) -> None:
         """Record blobs of these lengths as appended; another process writes them."""
         self.size += sum(lengths)
@@ -175,7 +182,7 @@ class NewFile(NewEntry):
 
     def finish(
         self,
-        digests: Sequence[bytes],
+        digests: Sequence[bytes | None],
         metadata: FileMetadata,
         warnings: Warnings,
         *,
@@ -185,14 +192,15 @@ class NewFile(NewEntry):
     ) -> None:
         """Verify its content, apply its metadata, and close it.
 
-        `digests` are the SHA-256 of the blobs in order. Raises RestoreError if the content differs.
+        `digests` are the SHA-256 of the blobs in order, None for a skipped range. Raises
+        RestoreError if the content differs.
         `from_disk`: flush it and drop it from the page cache before it is read back. `verified`:
         the content was read back already, unless `from_disk` asks for more. `inherits_acl`: the
         directory passes an ACL on to new files.
         """
         if len(digests) != len(self._lengths):
             raise RestoreError("Not all of its content was written. Restore it again.")
-        if self.size >= HOLE_BYTES:  # it may end with a hole
+        if self.size >= HOLE_BYTES or self._skipped:  # it may end with a hole
             os.ftruncate(self._fd, self.size)
         if from_disk:
             os.fdatasync(self._fd)
@@ -213,10 +221,10 @@ class NewFile(NewEntry):
             self._status = os.fstat(self._fd)
         self._close()
 
-    def _verify_digests(self, digests: Sequence[bytes]) -> None:
+    def _verify_digests(self, digests: Sequence[bytes | None]) -> None:
         offset = 0
         for digest, length in zip(digests, self._lengths, strict=True):
-            if hashlib.sha256(_read(self._fd, offset, length)).digest() != digest:
+            if digest and hashlib.sha256(_read(self._fd, offset, length)).digest() != digest:
                 raise _different()
             offset += length
 

@@ -107,7 +107,7 @@ def test_a_truncated_pack(own: Cesbr, site: Site) -> None:
 
 
 def _tree_blob(repo: ResticRepo, path: str) -> tuple[Path, int]:
-    """Return the pack and the offset of the tree of a directory, or of the root above ``path/...``."""
+    """Return the pack and offset of the tree of a directory, or of the root for ``path/...``."""
 
     async def find() -> tuple[Path, int]:
         async with open_backups(str(repo.directory), repo.password) as view:

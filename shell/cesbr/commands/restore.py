@@ -24,7 +24,7 @@ from cesbr.ui.restore_origin import (
     other_host,
     require_own_host,
 )
-from cesbr.ui.restore_sheet import denied_text, plan_text, report_text, troubles_text
+from cesbr.ui.restore_sheet import denied_text, plan_text, report_text, salvaged_text, troubles_text
 from cesbrfs.ces.backup_config import BackupConfig, backup_config
 from cesbrfs.errors import (
     InterruptedByUserError,
@@ -60,9 +60,6 @@ if TYPE_CHECKING:
     from cesbrfs.catalog.backups import Backup
     from cesbrfs.restore import Selection
     from cesbrfs.vfs.tree import BackupTree
-
-_BEGINS: Final = (".", "-", "_", "~", "+")
-"""So that no path is taken for a suffix."""
 
 
 def _what_and_where(parser: argparse.ArgumentParser) -> None:
@@ -132,6 +129,11 @@ def _restore_arguments(parser: argparse.ArgumentParser) -> None:
         " takes longer",
     )
     parser.add_argument(
+        "--salvage",
+        action="store_true",
+        help="write the intact parts of a damaged file to NAME.damaged, with holes for lost ranges",
+    )
+    parser.add_argument(
         "-n", "--dry-run", action="store_true", help="only show what would be restored"
     )
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
@@ -147,7 +149,7 @@ def _request(arguments: argparse.Namespace) -> RestoreRequest:
     given["paths"] = tuple(given["paths"])
     given["overwrite"] = Overwrite(given["overwrite"]) if given["overwrite"] else None
     request = RestoreRequest(**given)
-    _check(request)
+    request.check()
     return request
 
 
@@ -241,7 +243,7 @@ async def _ask_and_restore(
     if journal:
         paths = [shown((item.backup, *item.parts)) for item in selection.items]
         journal.begin(request.as_json(view.repository.id, paths, planned.target))
-    work = partial(_carry_out, context, view, planned, journal, origins, from_disk=request.verify)
+    work = partial(_carry_out, context, view, planned, journal, origins, request=request)
     if request.in_place:
         backup = await _only_backup(view, selection)
         code = await restore_on_instance(
@@ -264,24 +266,6 @@ async def _safety(
     if wanted is None and request.yes:
         wanted = False
     return await choose_safety_backup(context, planned, wanted=wanted)
-
-
-def _check(request: RestoreRequest) -> None:
-    """Raise UsageError for what cannot be asked for together."""
-    resumes = request.resume
-    if request.safety_backup and not (request.in_place or resumes):
-        raise UsageError("--safety-backup requires --in-place.")
-    if resumes and (request.paths or request.backup):
-        raise UsageError(
-            "--resume restores the recorded paths. Remove either --resume or the paths."
-        )
-    if request.in_place and request.target:
-        raise UsageError("Pass either --target or --in-place, not both.")
-    if request.suffix and not request.suffix.startswith(_BEGINS):
-        raise UsageError(
-            f"A suffix begins with one of {' '.join(_BEGINS)}; for the Backup ID, pass --suffix"
-            " after the paths."
-        )
 
 
 async def _chosen(context: Context, view: BackupTree, request: RestoreRequest) -> Selection:
@@ -335,7 +319,7 @@ async def _carry_out(
     journal: Journal | None,
     origins: Sequence[Origin],
     *,
-    from_disk: bool,
+    request: RestoreRequest,
 ) -> int:
     with context.out.progress("Restoring") as progress:
 
@@ -346,7 +330,13 @@ async def _carry_out(
         try:
             workers = (await context.session.settings()).workers
             report = await execute(
-                view, planned, tell, journal, from_disk=from_disk, workers=workers
+                view,
+                planned,
+                tell,
+                journal,
+                from_disk=request.verify,
+                workers=workers,
+                salvage=request.salvage,
             )
         except BaseException:
             if journal is None or trio.current_effective_deadline() > -math.inf:
@@ -360,6 +350,8 @@ async def _carry_out(
     )
     if not context.out.as_json:  # which has them in the result
         context.out.note(troubles_text(report), always=True, lines=True)
+    if report.salvaged and not context.out.as_json:
+        context.out.note(salvaged_text(report), always=True, lines=True)
     if report.failed and journal and not context.out.as_json:
         context.out.note("Run 'cesbr restore --resume' to retry only what failed.")
     return report.exit_code

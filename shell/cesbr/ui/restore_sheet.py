@@ -15,10 +15,13 @@ from cesbrfs.util.escape import show
 
 if TYPE_CHECKING:
     from cesbrfs.restore import PlannedDirectory, PlannedFile, Refused, RestorePlan, RestoreReport
+    from cesbrfs.restore.report import LostRange
     from cesbrfs.restore.summary import PlanShare
 
 _SHOWN: Final = 20
 """Lines of one kind that are shown; --json has them all."""
+_RANGES: Final = 8
+"""Lost ranges of a file that are shown."""
 
 
 def plan_text(planned: RestorePlan, available: int | None) -> str:
@@ -184,3 +187,25 @@ def troubles_text(report: RestoreReport) -> str:
     if report.failed:
         lines.append(f"Failed: {humanize.count(len(report.failed), 'path')} in total.")
     return humanize.lines(lines)
+
+
+def salvaged_text(report: RestoreReport) -> str:
+    """Return what was salvaged of damaged files, and the ranges that are lost."""
+    lines: list[str] = []
+    for salvaged in report.salvaged[:_SHOWN]:
+        intact = humanize.size(salvaged.size - salvaged.lost_bytes)
+        lines.append(
+            f"salvaged: {show(salvaged.saved_as)}: {intact} of {humanize.size(salvaged.size)};"
+            f" lost {_ranges(salvaged.lost)}"
+        )
+    if len(report.salvaged) > _SHOWN:
+        more = humanize.count(len(report.salvaged) - _SHOWN, "file")
+        lines.append(f"and {more} more (--json lists all of them)")
+    return humanize.lines(lines)
+
+
+def _ranges(lost: Sequence[LostRange]) -> str:
+    """Return ranges of bytes, the first and last byte of each."""
+    text = ", ".join(f"{at.offset}-{at.offset + at.length - 1}" for at in lost[:_RANGES])
+    more = len(lost) - _RANGES
+    return f"bytes {text}" + (f" and {humanize.count(more, 'range')} more" if more > 0 else "")
