@@ -94,4 +94,6 @@ class BlobChecker:
             return Fault(faults[0].reason, tuple(packs))
         if len(blobs) == 1:
             return losses[0]
-        return Fault(f"{len(losses):,} of its {len(blobs):,} blobs are lost: {losses[0].reason}")
+        are = "is" if len(losses) == 1 else "are"
+        lost = f"{len(losses):,} of its {len(blobs):,} blobs {are} lost"
+        return Fault(f"{lost}: {losses[0].reason}")

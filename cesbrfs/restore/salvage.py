@@ -124,7 +124,7 @@ def _finish(
 
 
 def located(blobs: Sequence[bytes], lengths: Sequence[int | None], size: int) -> list[Part]:
-    """Return the parts of a file of `size` bytes from its blobs and their known lengths.
+    """Return the parts of a file of `size` bytes, given its blobs and their known lengths.
 
     The positions of blobs between two blobs of unknown length are unknown, so all between the first
     and the last of these is lost. Raises RestoreError if the lengths contradict the size.

@@ -60,7 +60,7 @@ async def test_all_that_can_be_restored_is_restored(
     (volume / "sub").mkdir(parents=True)
     (volume / "gone").write_text("gone")
     repo = create(restic_old, tmp_path / "repo")
-    repo.backup(volume)  # so that this file is in a pack of its own
+    repo.backup(volume)  # so that this file is in a separate pack
     (volume / "large").write_bytes(_LARGE)
     (volume / "sub/file").write_text("below")
     fine = {f"fine {number}": f"content {number}" for number in range(40)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,39 @@ def test_no_backup_at_all_is_said(cesbr: Cesbr, empty_site: Site) -> None:
         assert (said.code, said.out) == (0, ""), command
         assert "There is no backup yet" in said.err, command
         assert empty(*command, "--json").json == []
+
+
+def test_the_intact_parts_of_a_file_are_salvaged(own: Cesbr, site: Site) -> None:
+    """With --salvage, they are in a file of another name, and the lost range is named."""
+    (site.files / "large").write_bytes(random.Random(3).randbytes(6 << 20))
+    assert own("backup", "redmine").code == 0
+    packs = (site.repository / "data").glob("*/*")
+    pack = max(packs, key=lambda file: file.stat().st_size)
+    pack.chmod(0o600)
+    with pack.open("r+b") as file:
+        file.seek(2 << 20)
+        file.write(b"damaged")
+    path = f"/{_newest(own)}/redmine/volumes/files"
+    said = own("restore", path, "--target", "json", "--salvage", "--yes", "--json")
+    assert said.code == 3
+    result = said.json
+    assert isinstance(result, dict)
+    (salvaged,) = result["salvaged"]
+    assert salvaged["path"] == "redmine/volumes/files/large"
+    assert salvaged["saved_as"] == "redmine/volumes/files/large.damaged"
+    assert salvaged["size"] == 6 << 20
+    (lost,) = salvaged["lost"]
+    assert [failure["path"] for failure in result["failed"]] == [salvaged["path"]]
+    said = own("restore", path, "--target", "text", "--salvage", "--yes", "--quiet")
+    assert said.code == 3
+    last = lost["offset"] + lost["length"] - 1
+    assert "salvaged: redmine/volumes/files/large.damaged: " in said.err
+    assert f"of 6.0 MiB; lost bytes {lost['offset']}-{last}\n" in said.err
+    restored = own.here / "text/redmine/volumes/files"
+    content = (site.files / "large").read_bytes()
+    content = content[: lost["offset"]] + bytes(lost["length"]) + content[last + 1 :]
+    assert (restored / "large.damaged").read_bytes() == content
+    assert not (restored / "large").exists()
+    again = own("restore", "--resume", "--target", "text", "--yes")  # remembers the option
+    assert again.code == 3
+    assert "It exists already" in again.err
