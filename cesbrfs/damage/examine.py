@@ -15,6 +15,7 @@ from cesbrfs.catalog.completeness import missing_points
 from cesbrfs.damage.blob_check import BlobChecker, Fault
 from cesbrfs.damage.findings import DamageWalk, Finding, Parts, Row, numbers, union
 from cesbrfs.damage.scan import TreeKey, TreeScan, subtree_of
+from cesbrfs.repo.format.index import Index
 from cesbrfs.repo.format.model import Node, Snapshot
 from cesbrfs.repo.storage import FileType
 from cesbrfs.util.escape import show
@@ -104,12 +105,11 @@ async def examine(
     `on_progress` is called with the number of directories read so far. `view` should have no caches
     from before. Raises RepositoryUnreachableError and other errors that concern the storage.
     """
-    storage = view.repository.storage
     report = DamageReport((), (), 0)
     for _ in range(_ATTEMPTS):
-        before = set(await storage.list(FileType.INDEX))
-        report = await _Examination(view, suspects, on_progress).run()
-        if set(await storage.list(FileType.INDEX)) == before:
+        index = await view.repository.blobs.reload_index()
+        report = await _Examination(view, suspects, on_progress).run(index)
+        if not report.total or await view.repository.blobs.reload_index() is index:
             break
     return report
 
@@ -132,9 +132,8 @@ class _Examination:
         self._points: Final[list[Finding]] = []
         self._named: Final[set[str]] = set()
 
-    async def run(self) -> DamageReport:
+    async def run(self, index: Index) -> DamageReport:
         backups = await self._view.backups(0)
-        index = await self._repository.index()
         files = await self._repository.storage.list(FileType.PACK)
         sizes = {bytes.fromhex(file.name): file.size for file in files}
         checker = BlobChecker(self._repository, index, sizes, self._suspects)

@@ -73,6 +73,10 @@ class Blobs:
         """Return the index, loading it the first time."""
         return await self._loader.load()
 
+    async def reload_index(self) -> Index:
+        """List the index files again, and return the index."""
+        return await self._loader.reload()
+
     async def _index_changed(self, index: Index, pruned: bool) -> None:
         await self._packs.prune_except(index)
         if pruned and self.on_pruned is not None:

@@ -66,6 +66,10 @@ class IndexLoader:
         """Return the index, loading it the first time."""
         return self.index or await self._relist(self.listings)
 
+    async def reload(self) -> Index:
+        """List the index files again, and return the index."""
+        return await self._relist(self.listings)
+
     async def newer(self, index: Index, seen: int, attempt: int) -> Index | None:
         """Reload the index; None if it is unchanged, or after too many attempts.
 
