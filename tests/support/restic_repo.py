@@ -152,6 +152,11 @@ def cheapen(repo: ResticRepo) -> None:
     old.unlink()
 
 
+def add_key(repo: ResticRepo) -> None:
+    """Add a key file for the same password to a repository with one key file."""
+    _write_key(repo, _read(repo))
+
+
 def _write_key(repo: ResticRepo, made: _Made) -> None:
     key_file = _seal_cheaply(made, repo.password.encode())
     (repo.directory / "keys" / hashlib.sha256(key_file).hexdigest()).write_bytes(key_file)

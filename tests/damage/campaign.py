@@ -1,0 +1,227 @@
+"""Damage copies of a repository, read everything, and check each path.
+
+A path equals the undamaged one or gives an error. Only paths that need something damaged may give
+one, and only if all copies of it are damaged. No name and no backup may be missing unless the
+repository reports the snapshot it is from as damaged.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import shutil
+import stat
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from cesbrfs.catalog import directory_names
+from cesbrfs.catalog.status import Status
+from tests.damage.damages import Damage, Damager, choose, files_by_kind, files_of_cache
+from tests.damage.reading import SECONDS_MAX, Reading, Record, read_everything
+from tests.damage.sample import Sample
+from tests.damage.truth import Blob, Needs, Truth
+
+_REPORTED: Final = ("snapshots", "trees")
+
+
+class Outcome(StrEnum):
+    """The effect of a damage on reading."""
+
+    NONE = "no effect"
+    ERROR = "clear error"
+    FORGOTTEN = "as forgotten"
+    """A snapshot was removed, which restic does as well when it is forgotten."""
+    FAULT = "fault"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The outcome of one damage, and the faults found."""
+
+    damage: Damage
+    mode: str
+    outcome: Outcome
+    faults: list[str]
+    seconds: float
+
+
+@dataclass(slots=True)
+class Campaign:
+    """Damages copies of the repository `sample` in the directory `work`."""
+
+    sample: Sample
+    truth: Truth
+    work: Path
+    _caches: dict[bool, Path] = field(default_factory=dict)
+    _files: dict[str, list[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._files = files_by_kind(self.sample.directory, self.truth.places)
+        for remote in (False, True):
+            self._caches[remote] = self.work / ("remote" if remote else "local")
+            self._read(self.sample, remote=remote, cache=self._caches[remote])
+
+    @staticmethod
+    def _read(sample: Sample, *, remote: bool, cache: Path | None) -> Reading:
+        return read_everything(sample.access, remote=remote, cache=cache)
+
+    def run(self, chosen: random.Random) -> Result:
+        """Damage one file, read everything, check, and return the result."""
+        remote, warm = chosen.random() < 0.5, chosen.random() < 0.5  # noqa: PLR2004 - even chances
+        cached = files_of_cache(self._caches[remote]) if warm else []
+        damage, others = choose(chosen, self._files | {"cache": cached})
+        place = self.work / "damaged"
+        try:
+            _link(self.sample.directory, place / "repo")
+            cache = place / "cache"
+            if warm:
+                _link(self._caches[remote], cache)
+            top = cache if damage.kind == "cache" else place / "repo"
+            Damager(top, damage, chosen, others).apply()
+            began = time.monotonic()
+            copy = replace(self.sample, repo=replace(self.sample.repo, directory=place / "repo"))
+            reading = self._read(copy, remote=remote, cache=cache)
+            seconds = time.monotonic() - began
+        finally:
+            shutil.rmtree(place)
+        checker = _Checker(self.truth, damage, reading)
+        faults = [*reading.faults, *checker.faults()]
+        if seconds > SECONDS_MAX:
+            faults.append(f"reading took {seconds:.0f} s")
+        mode = f"{'remote' if remote else 'local'}, {'warm' if warm else 'cold'} cache"
+        return Result(damage, mode, Outcome.FAULT if faults else checker.outcome(), faults, seconds)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Copy a directory with hard links, without its empty directories."""
+    target.mkdir(parents=True)
+    for top, _, names in os.walk(source):
+        place = target / os.path.relpath(top, source)
+        if names:
+            place.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            os.link(os.path.join(top, name), place / name)
+
+
+class _Checker:
+    """Compares the reading of a damaged repository with the truth."""
+
+    def __init__(self, truth: Truth, damage: Damage, reading: Reading) -> None:
+        self._truth = truth
+        self._damage = damage
+        self._reading = reading
+        changed = {} if damage.kind == "cache" else damage.changed
+        self._snapshots = {
+            os.path.basename(path) for path in changed if path.startswith("snapshots/")
+        }
+        self._removed = self._snapshots if damage.what == "removal" else set()
+        self._lost = set(self._lost_blobs(changed))
+        self._may_fail = "config" in changed or truth.keys <= changed.keys()
+        self._reported = {
+            name
+            for kind, _, name in (file.partition("/") for file in reading.damaged)
+            if kind in _REPORTED
+        }
+
+    def _lost_blobs(self, changed: dict[str, tuple[float, float]]) -> Iterator[Blob]:
+        """Yield the blobs of which the damage leaves no intact copy that an index names."""
+        for blob, found in self._truth.places.items():
+            intact = False
+            for place in found:
+                start, end = changed.get(place.pack, (math.inf, math.inf))
+                hit = start < place.offset + place.length and end > place.offset
+                intact |= not hit and place.index not in changed
+            if not intact:
+                yield blob
+
+    def _is_hit(self, needs: Needs) -> bool:
+        return needs.snapshot in self._snapshots or bool(
+            self._lost & (needs.trees | needs.content)
+        )
+
+    def faults(self) -> list[str]:
+        """Return what must not be."""
+        if self._reading.failed:
+            if self._may_fail:
+                return []
+            return [f"nothing can be read: {self._reading.failed}"]
+        return [*self._missing(), *self._wrong(), *self._backups(), *self._latest()]
+
+    def outcome(self) -> Outcome:
+        """Return the effect, if there is no fault."""
+        reading, truth = self._reading, self._truth.reading
+        if reading.failed or reading.errors or reading.damaged:
+            return Outcome.ERROR
+        if reading.records == truth.records and reading.statuses == truth.statuses:
+            return Outcome.NONE
+        return Outcome.FORGOTTEN if self._removed else Outcome.ERROR
+
+    def _failed_above(self, path: bytes) -> bool:
+        """Return whether reading `path`, or listing a directory above it, gave an error."""
+        errors = self._reading.errors
+        above = path.split(b"/")
+        return path in errors or any(
+            b"/".join(above[:length]) + b"/" in errors for length in range(1, len(above))
+        )
+
+    def _missing(self) -> Iterator[str]:
+        for path, needs in self._truth.needs.items():
+            if path in self._reading.records:
+                continue
+            if self._failed_above(path):
+                if not self._is_hit(needs):
+                    yield f"{path!r} cannot be read, but nothing that it needs is damaged"
+            elif needs.snapshot not in self._reported | self._removed:
+                yield f"{path!r} is missing, and nothing reports it"
+
+    def _wrong(self) -> Iterator[str]:
+        for path, record in self._reading.records.items():
+            wanted = self._truth.reading.records.get(path)
+            if wanted is None:
+                wanted = self._unplaced(path)
+                if wanted is None and not stat.S_ISDIR(record.mode):
+                    yield f"{path!r} is not in the undamaged repository"
+            if wanted is not None and record != wanted:
+                yield f"{path!r} differs: {record} instead of {wanted}"
+        if not self._lost and not self._snapshots:
+            for path, error in self._reading.errors.items():
+                yield f"{path!r} cannot be read, but nothing is damaged: {error}"
+
+    def _unplaced(self, path: bytes) -> Record | None:
+        """Return the record of a path in a snapshot that is shown unchanged because of damage."""
+        before, found, below = path.rpartition(directory_names.SNAPSHOTS + b"/")
+        if not found or before.count(b"/") > 1:
+            return None
+        short, _, inside = below.partition(b"/")
+        for snapshot, records in self._truth.records.items():
+            if snapshot[:8].encode() == short:
+                return records.get(inside)
+        return None
+
+    def _backups(self) -> Iterator[str]:
+        """Yield each missing backup, and each that is called complete and is not."""
+        for backup, snapshots in self._truth.snapshots.items():
+            status = self._reading.statuses.get(backup)
+            if status is None and not snapshots <= self._reported | self._removed:
+                if not self._failed_above(backup + b"/x"):
+                    yield f"backup {backup!r} is missing, and nothing reports it"
+            elif status == Status.COMPLETE and snapshots & (self._reported | self._removed):
+                yield f"backup {backup!r} is called complete without all of its snapshots"
+
+    def _latest(self) -> Iterator[str]:
+        """Check that ``latest`` points to the same backup, unless that one is damaged."""
+        wanted, latest = self._truth.reading.latest, self._reading.latest
+        hit = any(
+            self._is_hit(needs)
+            for snapshot in self._truth.snapshots[wanted]
+            for needs in self._truth.stored[snapshot].values()
+        )
+        if latest != wanted and not hit:
+            yield f"'latest' points to {latest!r} instead of {wanted!r}"
+        if latest and latest not in self._truth.snapshots:
+            yield f"'latest' points to {latest!r}, which is no backup"
