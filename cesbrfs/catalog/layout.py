@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,6 +24,15 @@ from cesbrfs.catalog import directory_names
 from cesbrfs.catalog.backups import Backup, tag_value
 from cesbrfs.catalog.rules import DEFAULT_RULES, Rule
 from cesbrfs.catalog.search import SearchQueue
+from cesbrfs.catalog.tagged_paths import (
+    configuration_path,
+    document_path,
+    holds_all_volumes,
+    owner_directory,
+    unreadable_nodes,
+    unreadable_volumes,
+    volume_path,
+)
 from cesbrfs.errors import CesbrError, RepositoryUnreachableError
 from cesbrfs.repo.format.model import Node, Snapshot, Tree
 from cesbrfs.repo.format.tree import NAME_MAX
@@ -32,7 +41,7 @@ from cesbrfs.util.escape import show
 
 _log = logging.getLogger(__name__)
 
-REVISION: Final = 3
+REVISION: Final = 4
 """Version of the placement algorithm; part of the key of cached layouts."""
 _PARTS_MAX: Final = 2048
 """Maximum number of names in a path, as in a path of 4,096 bytes."""
@@ -53,7 +62,7 @@ class Placement:
     """A part of a snapshot: `source` in the snapshot appears as `path` below the backup.
 
     `base` is the directory in which a rule matched, such as ``/var/lib/ces/``; None if placed by
-    tags.
+    tags. An `unreadable` part has unknown content, and reading it raises an error.
     """
 
     path: tuple[bytes, ...]
@@ -61,6 +70,7 @@ class Placement:
     node: Node
     source: str
     base: str | None = None
+    unreadable: bool = False
 
     @property
     def rank(self) -> int:
@@ -80,13 +90,17 @@ class Layout:
     """The content of a backup directory: placements by path, and unchanged snapshots (`whole`).
 
     `copies` are parts that are not placed because another copy of the same data has the path; `cut`
-    are snapshots shown whole that have too many directories to search them all.
+    are snapshots shown whole that have too many directories to search them all. `unreadable` are
+    the errors of snapshots of which not all trees that were searched could be read, by their ID.
+    Where their data would be, there are placements that raise an error when they are read, as far
+    as that is known.
     """
 
     placed: dict[tuple[bytes, ...], Placement] = field(default_factory=dict)
     whole: list[Snapshot] = field(default_factory=list)
     copies: list[Placement] = field(default_factory=list)
     cut: list[Snapshot] = field(default_factory=list)
+    unreadable: dict[str, CesbrError] = field(default_factory=dict)
     _above: set[tuple[bytes, ...]] = field(default_factory=set)
 
     def claim(self, placement: Placement) -> bool:
@@ -94,13 +108,25 @@ class Layout:
         path = placement.path
         if not all(0 < len(part) <= NAME_MAX for part in path):
             return False
-        above = [path[:length] for length in range(1, len(path))]
-        if path in self.placed or path in self._above or any(p in self.placed for p in above):
+        if self.overlaps(path):
             self.copies.append(placement)
             return False
         self.placed[path] = placement
-        self._above.update(above)
+        self._above.update(_above(path))
         return True
+
+    def overlaps(self, path: tuple[bytes, ...]) -> bool:
+        """Return whether a placement has this path, or one above or below it."""
+        return (
+            path in self.placed
+            or path in self._above
+            or any(above in self.placed for above in _above(path))
+        )
+
+
+def _above(path: _Names) -> list[_Names]:
+    """Return the proper prefixes of a path."""
+    return [path[:length] for length in range(1, len(path))]
 
 
 async def lay_out(
@@ -114,21 +140,37 @@ async def lay_out(
     """
     layout = Layout()
     candidates: list[tuple[int, Placement]] = []
-    lacking: dict[str, Snapshot] = {}
+    unreadable: list[Placement] = []
+    lacking: set[str] = set()
     for age, snapshot in enumerate(reversed(backup.snapshots)):
-        try:
-            placer = _Placer(repository, snapshot, rules)
-            found, complete = await placer.place()
-            if placer.cut:
-                layout.cut.append(snapshot)
-                _report_cut(backup, snapshot, found)
-        except RepositoryUnreachableError:  # temporary: do not cache a layout
-            raise
-        except CesbrError:  # unreadable trees: show the snapshot; reading it raises the error
-            found, complete = [], False
+        placer = _Placer(repository, snapshot, rules)
+        found, complete = await placer.place()
+        if placer.cut:
+            layout.cut.append(snapshot)
+            _report_cut(backup, snapshot, found)
+        if placer.error is not None:
+            layout.unreadable[snapshot.id] = placer.error
+            unreadable += [
+                Placement(path, snapshot, node, "", unreadable=True)
+                for path, node in placer.unreadable.items()
+            ]
         candidates += [(age, placement) for placement in found]
         if not (found and complete):
-            lacking[snapshot.id] = snapshot
+            lacking.add(snapshot.id)
+    lacking.update(_claim_best(layout, candidates))
+    for placement in unreadable:
+        if not layout.overlaps(placement.path):
+            layout.claim(placement)
+    layout.whole += [s for s in reversed(backup.snapshots) if s.id in lacking]
+    layout.whole += backup.superseded
+    return layout
+
+
+def _claim_best(layout: Layout, candidates: Sequence[tuple[int, Placement]]) -> Iterator[str]:
+    """Add the placements with precedence to `layout`; yield the snapshots of all others.
+
+    Each candidate has the age of its snapshot, 0 for the newest.
+    """
     best: dict[tuple[bytes, ...], int] = {}
     for _, placement in candidates:
         best[placement.owner] = min(placement.rank, best.get(placement.owner, placement.rank))
@@ -137,10 +179,7 @@ async def lay_out(
             layout.copies.append(placement)
         elif layout.claim(placement):
             continue
-        lacking[placement.snapshot.id] = placement.snapshot
-    layout.whole += [s for s in reversed(backup.snapshots) if s.id in lacking]
-    layout.whole += backup.superseded
-    return layout
+        yield placement.snapshot.id
 
 
 def _report_cut(backup: Backup, snapshot: Snapshot, found: Sequence[Placement]) -> None:
@@ -243,13 +282,26 @@ class _Placer:
         self._matched = 0
         self.cut = False
         """Whether directories were left out because there are too many."""
+        self.error: CesbrError | None = None
+        """The first error of a directory that could not be read; `unreadable` is its content."""
+        self.unreadable: dict[_Names, Node] = {}
 
     async def place(self) -> tuple[list[Placement], bool]:
-        """Return the placements, and whether they cover the whole snapshot."""
-        located, self._complete = await locate(self._repository, self._snapshot)
-        for path, node in located.items():
-            if not await self._by_tags(path, node):
-                await self._search(path, node)
+        """Return the placements, and whether they cover the whole snapshot.
+
+        If a tree cannot be read that is needed for all of them, there are none: the snapshot is
+        shown whole, where reading it raises the error.
+        """
+        try:
+            located, self._complete = await locate(self._repository, self._snapshot)
+            for path, node in located.items():
+                if not await self._by_tags(path, node):
+                    await self._search(path, node)
+        except RepositoryUnreachableError:  # temporary: do not cache a layout
+            raise
+        except CesbrError as error:
+            self.error, self.unreadable = error, unreadable_nodes(self._snapshot)
+            return [], False
         return self._found, self._complete
 
     def _add(self, path: Sequence[bytes], node: Node, source: str, base: str | None = None) -> bool:
@@ -258,30 +310,23 @@ class _Placer:
 
     async def _by_tags(self, path: str, node: Node) -> bool:
         """Place a path by the tags of the snapshot; return False if they do not apply."""
-        owner = (
-            directory_names.directory_name(self._dogu) if self._dogu else directory_names.INSTANCE
-        )
-        if node.type == "file" and (self._dogu or self._kind == "registry"):
-            files = {
-                "metadata": (directory_names.DOGU_JSON,),
-                "registry": (directory_names.REGISTRY_JSON,),
-                "dump": (directory_names.DUMPS, node.name),
-            }
-            if self._kind in files:
-                return self._add((owner, *files[self._kind]), node, path)
+        if node.type == "file":
+            document = document_path(self._kind, self._dogu, node.name)
+            if document is not None:
+                return self._add(document, node, path)
+        owner = owner_directory(self._dogu)
         if self._kind == "configuration":
-            return self._add(
-                (owner, directory_names.CONFIGURATION, *_below(path, "etc", node)), node, path
-            )
+            below = configuration_path(path, node.name)
+            return self._add((owner, directory_names.CONFIGURATION, *below), node, path)
         if self._kind == "volumes" and self._dogu:
-            *_, last = path.rstrip("/").split("/")
-            if last == "volumes" and node.type == "dir":
+            if holds_all_volumes(path) and node.type == "dir":
                 for child in (await self._children(node)).values():
                     self._add(
                         (owner, directory_names.VOLUMES, child.name), child, _join(path, child)
                     )
                 return True
-            return self._add((owner, directory_names.VOLUMES, *_volume(path, node)), node, path)
+            below = volume_path(path, node.name)
+            return self._add((owner, directory_names.VOLUMES, *below), node, path)
         return False
 
     async def _search(self, path: str, node: Node) -> None:
@@ -294,9 +339,10 @@ class _Placer:
                 children = await self._children(node)
             except RepositoryUnreachableError:
                 raise
-            except CesbrError:
+            except CesbrError as error:
                 if not node.name:
                     raise
+                self._note_unreadable(path, error)
                 children = {}  # the error is shown where the whole snapshot is read
             if not children:
                 self._complete = False
@@ -304,6 +350,17 @@ class _Placer:
                 await self._by_rules(queue, _join(path, child), child, depth + 1)
         if queue.cut:
             self.cut, self._complete = True, False
+
+    def _note_unreadable(self, path: str, error: CesbrError) -> None:
+        """Record a directory that cannot be listed, and the dogu whose volumes it contains."""
+        self.error = self.error or error
+        content = f"{path.rstrip('/')}/unknown"
+        matches = (rule.match.fullmatch(content) for rule in self._rules if rule.kind == "volumes")
+        match = next(filter(None, matches), None)
+        dogu = self._dogu or (match.groupdict().get("dogu") if match else None)
+        if match and dogu:
+            place = (owner_directory(dogu), directory_names.VOLUMES)
+            self.unreadable[place] = unreadable_volumes(self._snapshot)
 
     async def _by_rules(self, queue: SearchQueue, path: str, node: Node, depth: int) -> None:
         """Place `node` by the first rule that matches, else queue it if it is a directory."""
@@ -326,11 +383,7 @@ class _Placer:
             dogu = self._dogu or await self._owner(kind, node) or dogu
         if dogu is None and kind in ("volumes", "metadata"):
             return False
-        owner = (
-            directory_names.directory_name(dogu)
-            if dogu and dogu != "_instance"
-            else directory_names.INSTANCE
-        )
+        owner = owner_directory(dogu if dogu != "_instance" else None)
         if kind == "volumes":
             volume = match.groupdict().get("volume")
             name = node.name or (volume or "").encode()
@@ -339,7 +392,7 @@ class _Placer:
                 (owner, directory_names.VOLUMES, name), node, path, base
             )
         if kind == "configuration":
-            below = _below(path, "etc", node)
+            below = configuration_path(path, node.name)
             base = path[: len(path) - len(b"/".join(below).decode("utf-8", "surrogateescape"))]
             return self._add((owner, directory_names.CONFIGURATION, *below), node, path, base)
         leaf = directory_names.DOGU_JSON if kind == "metadata" else directory_names.REGISTRY_JSON
@@ -403,21 +456,3 @@ def owner_of_registry(document: dict[str, object]) -> str | None:
 
 def _join(path: str, child: Node) -> str:
     return f"{path.rstrip('/')}/{child.name.decode('utf-8', 'surrogateescape')}"
-
-
-def _below(path: str, marker: str, node: Node) -> tuple[bytes, ...]:
-    """Return the path from its last part `marker`, or else the base name."""
-    parts = [part for part in path.split("/") if part not in ("", ".", "..")]
-    if marker in parts:
-        at = len(parts) - 1 - parts[::-1].index(marker)
-        return tuple(part.encode("utf-8", "surrogateescape") for part in parts[at:])
-    return (node.name or b"files",)
-
-
-def _volume(path: str, node: Node) -> tuple[bytes, ...]:
-    """Return the path after ``volumes/``, or else the base name."""
-    _, found, rest = path.rpartition("/volumes/")
-    parts = [part for part in rest.split("/") if part not in ("", ".", "..")] if found else []
-    if len(parts) > 1:
-        return tuple(part.encode("utf-8", "surrogateescape") for part in parts)
-    return (node.name or (parts[0].encode("utf-8", "surrogateescape") if parts else b"files"),)

@@ -159,7 +159,7 @@ def describe(backup: Backup, report: Report, layout: Layout | None = None) -> di
 
     Times are RFC 3339 in UTC, sizes are bytes or null. ``safety`` marks a safety backup; ``copies``
     are further copies of the data in the same backup, ``not_searched`` snapshots with too many
-    directories.
+    directories, ``unreadable`` snapshots of which a tree cannot be read.
     """
     manifest_points = report.manifest.points if report.manifest else []
     by_snapshot = {point.snapshot: point for point in manifest_points if point.snapshot}
@@ -202,6 +202,11 @@ def describe(backup: Backup, report: Report, layout: Layout | None = None) -> di
         "missing": missing,
         **({"safety": True} if backup.safety else {}),
         **({"not_searched": [_whole_path(s) for s in layout.cut]} if layout and layout.cut else {}),
+        **(
+            {"unreadable": [_whole_path(s) for s in backup.snapshots if s.id in layout.unreadable]}
+            if layout and layout.unreadable
+            else {}
+        ),
         **({"copies": copies_json(layout.copies)} if layout and layout.copies else {}),
     }
 

@@ -300,7 +300,7 @@ class InodeTable:
                 entry,
                 parent.number,
                 backup,
-                immutable=isinstance(entry, SnapshotEntry),
+                immutable=isinstance(entry, SnapshotEntry) and not entry.unreadable,
                 private=private,
                 ephemeral=_is_ephemeral(parent.entry, entry),
             )

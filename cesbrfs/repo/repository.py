@@ -188,7 +188,8 @@ class Repository:
     def damaged(self) -> dict[str, str]:
         """Snapshot and index files that could not be read, with the reason.
 
-        Snapshots that `without_tree` returns are included as ``trees/<snapshot ID>``.
+        Snapshots that `without_tree` returns, or that `note_trees` was called for, are included as
+        ``trees/<snapshot ID>``.
         """
         return self._files.damaged
 
@@ -432,6 +433,17 @@ class Repository:
             treeless.append(snapshot)
         return treeless
 
+    def note_trees(self, snapshot: Snapshot, reason: str | None) -> None:
+        """Add a snapshot of which a tree cannot be read to `damaged`, with the reason.
+
+        With None, its trees could be read.
+        """
+        file = f"{_TREES}/{snapshot.id}"
+        if reason is None:
+            self.damaged.pop(file, None)
+        else:
+            self.damaged.setdefault(file, reason)
+
     async def top(self, tree_id: bytes) -> Tree:
         """Return the tree with this ID as the root directory of a snapshot.
 
@@ -513,7 +525,7 @@ class Repository:
 
 def no_tree() -> DamagedError:
     """Return the error for a snapshot or a directory without a tree."""
-    return DamagedError("Its tree is missing in the snapshot. Run 'cesbr check'.")
+    return DamagedError("Its tree is missing or cannot be read. Run 'cesbr check'.")
 
 
 def _parsed(data: bytes, tree_id: bytes) -> Tree:

@@ -21,10 +21,14 @@ class Entry:
 
 @dataclass(slots=True, eq=False)
 class SnapshotEntry(Entry):
-    """An entry stored in a snapshot. `top` marks the root of the snapshot."""
+    """An entry stored in a snapshot. `top` marks the root of the snapshot.
+
+    An `unreadable` entry replaces data whose trees cannot be read: reading it raises an error.
+    """
 
     snapshot: Snapshot
     top: bool = False
+    unreadable: bool = False
 
 
 class TreeRef(NamedTuple):

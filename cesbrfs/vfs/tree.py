@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -57,6 +57,9 @@ from cesbrfs.vfs.virtual import VirtualEntries, snapshot_directories
 REFRESH_SECONDS: Final = 1.0
 """How long a listing of snapshots is cached."""
 
+_UNREADABLE_SECONDS: Final = 60.0
+"""How long a layout is cached of which something could not be read; it may have been repaired."""
+
 _max_age: Final = ContextVar("_max_age", default=REFRESH_SECONDS)
 
 
@@ -72,11 +75,15 @@ def as_listed_last() -> Iterator[None]:
 
 @dataclass(slots=True)
 class _CachedLayout:
-    """The layout of a backup; valid while `identity`, the set of its snapshot IDs, is the same."""
+    """The layout of a backup; valid while `identity`, the set of its snapshot IDs, is the same.
+
+    If something could not be read, it is valid until `expires`, in seconds of the clock.
+    """
 
     identity: frozenset[str]
     report: Report
     layout: Layout
+    expires: float = math.inf
     entries: dict[bytes, Entry] = field(default_factory=dict)
 
 
@@ -419,7 +426,7 @@ class BackupTree:
         recent = self._cached_backups()
         now = recent.by_name.get(backup.name) if recent is not None else None
         cached = self._layouts.get(now.id) if now is not None else None
-        if now is None or cached is None or cached.identity != now.identity:
+        if now is None or cached is None or not self._is_current(cached, now):
             return None
         return cached.entries.get(name)
 
@@ -431,12 +438,22 @@ class BackupTree:
         now = (await self.backups()).by_name.get(backup.name)
         return (await self._cached_layout(now)).entries if now else {}
 
+    def _is_current(self, cached: _CachedLayout, backup: Backup) -> bool:
+        return cached.identity == backup.identity and self._clock() < cached.expires
+
     async def _cached_layout(self, backup: Backup) -> _CachedLayout:
         cached = self._layouts.get(backup.id)
-        if cached is None or cached.identity != backup.identity:
+        if cached is None or not self._is_current(cached, backup):
             report = await self.reports.of(backup)
             layout = await lay_out(self.repository, backup, self._rules)
+            for snapshot in backup.snapshots:
+                error = layout.unreadable.get(snapshot.id)
+                reason = f"{error.message} (backup {show(backup.name)})" if error else None
+                self.repository.note_trees(snapshot, reason)
             cached = _CachedLayout(backup.identity, report, layout)
+            if layout.unreadable:
+                cached.report = replace(report, status=Status.INCOMPLETE)
+                cached.expires = self._clock() + _UNREADABLE_SECONDS
             cached.entries = self._entries(backup, cached)
             self._layouts[backup.id] = cached
         return cached

@@ -73,7 +73,11 @@ class VirtualEntries:
             if len(path) == 1:
                 node = placement.node
                 entries[path[0]] = SnapshotEntry(
-                    path[0], node, placement.snapshot, top=not node.name
+                    path[0],
+                    node,
+                    placement.snapshot,
+                    top=not node.name,
+                    unreadable=placement.unreadable,
                 )
             else:
                 deeper.setdefault(path[0], {})[path[1:]] = placement

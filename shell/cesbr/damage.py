@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 _CONCERNED: Final = {
     "snapshots": "Snapshot {} cannot be read; a backup may be missing or incomplete: {}",
-    "trees": "Snapshot {} has no readable content: {}",
+    "trees": "Snapshot {} cannot be read completely: {}",
     "index": "Index {} cannot be read; data of backups may be missing: {}",
 }
 

@@ -25,7 +25,7 @@ class Damage:
     """A damage: `what` of the files `files` (paths in the repository).
 
     `region` is the part of a pack that was changed. `changed` has the changed byte ranges of each
-    file; what is new in the repository is not in it.
+    file, and `created` the new files.
     """
 
     kind: str
@@ -34,6 +34,7 @@ class Damage:
     region: str = ""
     detail: str = ""
     changed: dict[str, tuple[float, float]] = field(default_factory=dict)
+    created: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         return f"{self.what} of {self.kind} {' and '.join(self.files)} {self.detail}".rstrip()
@@ -148,7 +149,9 @@ class Damager:
             directory = self._top / "data" / name[:2]
             directory.mkdir(exist_ok=True)
         suffix = self._path.suffix if self._damage.kind == "cache" else ""
-        shutil.copyfile(self._path, directory / f"{name}{suffix}")
+        copy = directory / f"{name}{suffix}"
+        shutil.copyfile(self._path, copy)
+        self._damage.created.append(str(copy.relative_to(self._top)))
 
     def directory(self) -> None:
         """Replace the file by a directory."""
@@ -169,6 +172,18 @@ _DAMAGES: Final[Mapping[str, Callable[[Damager], None]]] = {
     "directory": Damager.directory,
 }
 DAMAGES: Final = tuple(_DAMAGES)
+
+
+def repair(top: Path, damage: Damage, original: Path) -> None:
+    """Undo a damage of the files below `top`, which are hard links to those below `original`."""
+    for file in (*damage.changed, *damage.created):
+        path = top / file
+        if path.is_dir():
+            path.rmdir()
+        else:
+            path.unlink(missing_ok=True)
+        if file in damage.changed:
+            os.link(original / file, path)
 
 
 def files_by_kind(directory: Path, places: Mapping[Blob, Sequence[Place]]) -> dict[str, list[str]]:
@@ -198,7 +213,7 @@ def choose(chosen: random.Random, files: Mapping[str, Sequence[str]]) -> tuple[D
     what = chosen.choice(DAMAGES)
     file = chosen.choice(files[kind])
     others = [other for other in files[kind] if other != file]
-    if not others or chosen.random() < 0.1:  # noqa: PLR2004 - some swaps are of two kinds
+    if not others or chosen.random() < 0.1:  # some swaps are of two kinds
         others = [other for found in files.values() for other in found if other != file]
         others = [other for other in others if (other in files["cache"]) == (kind == "cache")]
     if kind == "config" and what == "duplicate":

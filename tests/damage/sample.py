@@ -1,8 +1,8 @@
 """Build the small repository that the campaign damages, with the real restic.
 
-    one, two     backups of cesbr: a snapshot for each volume and document, and a manifest
-    night        a backup of another tool: one snapshot of the whole instance
-    (no tag)     a snapshot whose blobs are in other packs a second time
+one, two     backups of cesbr: a snapshot for each volume and document, and a manifest
+night        a backup of another tool: one snapshot of the whole instance
+(no tag)     a snapshot whose blobs are in other packs a second time
 """
 
 from __future__ import annotations

@@ -68,7 +68,8 @@ class Truth:
 def learn(sample: Sample) -> Truth:
     """Read the undamaged repository; raises AssertionError if it does not equal restic's."""
     reading = read_everything(sample.access, remote=False, cache=None)
-    assert not (reading.failed or reading.errors or reading.damaged or reading.faults), reading
+    problems = [reading.failed, reading.errors, reading.damaged, reading.faults]
+    assert not any(problems), problems
     truth = trio.run(_learn, sample, reading)
     stored = {path for path, needs in truth.needs.items() if needs.snapshot}
     assert stored <= reading.records.keys()
@@ -178,8 +179,7 @@ def compare_with_restic(sample: Sample, truth: Truth, directory: Path) -> list[s
         sample.repo.run("restore", "--target", target, snapshot)
         theirs = compare.records(str(target))
         del theirs[b""]
-        for path in ours.keys() ^ theirs.keys():
-            lines.append(f"{snapshot[:8]}: only one of both has {path!r}")
+        lines += [f"{snapshot[:8]}: only one has {path!r}" for path in ours.keys() ^ theirs.keys()]
         for path in ours.keys() & theirs.keys():
             twins = max(1, len(theirs[path].twins))
             other = Record(

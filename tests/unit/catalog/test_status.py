@@ -399,15 +399,18 @@ class TestASnapshotWithoutATree:
         snapshot = repo.snapshot(tree, [VOLUME], tags=["A", "kind=volumes", "dogu=redmine"])
         repository, backups = await opened(repo)
         layout = await lay_out(repository, backups.find("A"))
-        assert (layout.placed, [s.id for s in layout.whole]) == ({}, [snapshot])
+        assert [s.id for s in layout.whole] == [snapshot]
+        assert layout.unreadable.keys() == {snapshot}
         view = BackupTree(repository)
-        entry = await view.at((b"A", b"_snapshots", snapshot[:8].encode()))
-        with pytest.raises((DamagedError, BlobMissingError)):
-            await view.children(entry)
-        assert isinstance(entry, SnapshotEntry)
-        assert view.stored.entries_nowait(TreeRef.of(entry)) is None
-        with pytest.raises((DamagedError, BlobMissingError)):
-            await view.stored.entries(TreeRef.of(entry))
+        whole = (b"_snapshots", snapshot[:8].encode())
+        for parts in (whole, (b"redmine", b"volumes", b"files")):
+            entry = await view.at((b"A", *parts))
+            with pytest.raises((DamagedError, BlobMissingError)):
+                await view.children(entry)
+            assert isinstance(entry, SnapshotEntry)
+            assert view.stored.entries_nowait(TreeRef.of(entry)) is None
+            with pytest.raises((DamagedError, BlobMissingError)):
+                await view.stored.entries(TreeRef.of(entry))
 
 
 async def test_a_tree_that_an_index_names_again() -> None:
