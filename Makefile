@@ -4,6 +4,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY := .venv/bin/python
 ARGS ?=
 SECONDS ?= 60
+COUNT ?= 1000
+SEED ?= 1
 # Tests spend about half of their time waiting for programs and servers.
 JOBS ?= $(shell echo $$((2 * $$(nproc))))
 
@@ -12,8 +14,8 @@ INSTALLED := .venv/installed-in$(subst /,-,$(CURDIR))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install check test demo bench bench-remote soak man deb wheel record docs clean system \
-  test-tools servers
+.PHONY: help install check test demo bench bench-remote soak damage man deb wheel record docs clean \
+  system test-tools servers
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -63,6 +65,9 @@ bench-remote: install test-tools servers ## Run the benchmarks over S3, SFTP and
 
 soak: install ## Use one mount hard and compare every byte (SECONDS=60)
 	$(PY) -m tests.soak.run --seconds $(SECONDS) $(ARGS)
+
+damage: install ## Damage copies of a repository and read them (COUNT=1000 SEED=1)
+	$(PY) -m tests.damage.run --count $(COUNT) --seed $(SEED) $(ARGS)
 
 man: install ## Build the manual pages in build/man/man1 (man -l build/man/man1/cesbr.1)
 	@$(PY) -m cesbr.cli.manpages build/man/man1

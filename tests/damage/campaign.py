@@ -70,6 +70,11 @@ class Campaign:
             self._caches[remote] = self.work / ("remote" if remote else "local")
             self._read(self.sample, remote=remote, cache=self._caches[remote])
 
+    @property
+    def caches(self) -> list[Path]:
+        """The cache directories that were filled from the undamaged repository."""
+        return list(self._caches.values())
+
     @staticmethod
     def _read(sample: Sample, *, remote: bool, cache: Path | None) -> Reading:
         return read_everything(sample.access, remote=remote, cache=cache)
@@ -92,7 +97,7 @@ class Campaign:
                 repair(top, damage, self.sample.directory)
             shutil.rmtree(cache, ignore_errors=True)
         seconds = time.monotonic() - began
-        checker = _Checker(self.truth, damage, reading)
+        checker = Checker(self.truth, damage, reading)
         faults = [*reading.faults, *checker.faults()]
         if seconds > SECONDS_MAX:
             faults.append(f"reading took {seconds:.0f} s")
@@ -111,7 +116,7 @@ def _link(source: Path, target: Path) -> None:
             os.link(os.path.join(top, name), place / name)
 
 
-class _Checker:
+class Checker:
     """Compares the reading of a damaged repository with the truth."""
 
     def __init__(self, truth: Truth, damage: Damage, reading: Reading) -> None:
