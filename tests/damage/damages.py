@@ -75,7 +75,7 @@ class Damager:
         if self._damage.kind not in PACKS:
             return 0, size
         header = size - _TRAILER_BYTES - int.from_bytes(self._data[-_TRAILER_BYTES:], "little")
-        self._damage.region = self._random.choice(_REGIONS)
+        (self._damage.region,) = self._random.choices(_REGIONS, (3, 1, 1))
         bounds = {
             "body": (0, header),
             "header": (header, size - _TRAILER_BYTES),
@@ -172,6 +172,7 @@ _DAMAGES: Final[Mapping[str, Callable[[Damager], None]]] = {
     "directory": Damager.directory,
 }
 DAMAGES: Final = tuple(_DAMAGES)
+_IN_PLACE: Final = ("bit flip", "overwrite")
 
 
 def repair(top: Path, damage: Damage, original: Path) -> None:
@@ -209,8 +210,9 @@ def files_of_cache(directory: Path) -> list[str]:
 
 def choose(chosen: random.Random, files: Mapping[str, Sequence[str]]) -> tuple[Damage, list[str]]:
     """Choose a damage of one of `files` by kind; return it and the other files to swap with."""
-    kind = chosen.choice([kind for kind in KINDS if files[kind]])
-    what = chosen.choice(DAMAGES)
+    kinds = [kind for kind in KINDS if files[kind]]
+    (kind,) = chosen.choices(kinds, [2 + (kind in PACKS) - (kind == "config") for kind in kinds])
+    (what,) = chosen.choices(DAMAGES, [2 if what in _IN_PLACE else 1 for what in DAMAGES])
     file = chosen.choice(files[kind])
     others = [other for other in files[kind] if other != file]
     if not others or chosen.random() < 0.1:  # some swaps are of two kinds
