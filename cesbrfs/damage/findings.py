@@ -1,6 +1,6 @@
 """List damage by path over all backups at once, with the backups that have the same path whole.
 
-A set of backups is a bit mask, as in `history.timeline`; the oldest backup is bit 0.
+A set of backups is a bit mask, as in `vfs.timeline`; the oldest backup is bit 0.
 """
 
 from __future__ import annotations

@@ -7,10 +7,11 @@ import os
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from cesbrfs.errors import UsageError
-from cesbrfs.vfs.compare import distinct
+from cesbrfs.vfs.compare import by_identity, distinct
 from cesbrfs.vfs.directory_index import IndexedEntry
 from cesbrfs.vfs.timeline import Level, Parts, Progress, Timeline
 
@@ -42,11 +43,15 @@ class Criteria:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A match: its path below the backup, its entry, and the set of backups that contain it."""
+    """A match: its path below the backup, its entry, and the set of backups that contain it.
+
+    `level` has the directories that contain it.
+    """
 
     parts: Parts
     row: IndexedEntry
     moments: int
+    level: Level
 
 
 class Matcher:
@@ -115,17 +120,22 @@ async def find(
     criteria: Criteria,
     found: Callable[[Match], Awaitable[None]],
     progress: Progress | None = None,
+    *,
+    compare: bool = True,
 ) -> None:
     """Call `found` with each match at or below `start`, once per distinct content.
 
     All versions of a directory count as one content. The entry is that of the newest backup.
+    Without `compare`, files that consist of different blobs count as different without being read.
     Matches come directory by directory, sorted by name. A `start` that is not a directory is itself
     checked.
     """
     matcher = Matcher(criteria)
+    merge = partial(_merge, timeline, compare)
     traced = await timeline.trace(start)
     alone = [(row, mask) for row, mask in traced.rows if row.subtree is None]
-    for match in await _match_start(timeline, start, traced.directories, alone, matcher):
+    rows = await merge(start, traced.directories, alone)
+    for match in _match_start(timeline, start, traced.directories, rows, matcher):
         await found(match)
     if traced.rows and len(alone) == len(traced.rows):
         return
@@ -144,25 +154,36 @@ async def find(
                     matches_by_name.setdefault(name, []).append((row, mask))
         for name in sorted(matches_by_name):
             path = (*parts, name)
-            for row, mask in await distinct(timeline, path, level, matches_by_name[name]):
+            for row, mask in await merge(path, level, matches_by_name[name]):
                 matches[0] += 1
-                await found(Match(path, row, mask))
+                await found(Match(path, row, mask, level))
 
     matches = [0]
     counted = None if matcher.by_path else lambda: matches[0]
     await timeline.walk(start, look, progress, counted)
 
 
-async def _match_start(
+async def _merge(
+    timeline: Timeline,
+    compare: bool,
+    parts: Parts,
+    level: Level,
+    rows: Iterable[tuple[IndexedEntry, int]],
+) -> list[tuple[IndexedEntry, int]]:
+    """Return the entries of one path, one per distinct content."""
+    return await distinct(timeline, parts, level, rows) if compare else by_identity(rows)
+
+
+def _match_start(
     timeline: Timeline,
     parts: Parts,
     level: Level,
     rows: Iterable[tuple[IndexedEntry, int]],
     matcher: Matcher,
 ) -> list[Match]:
-    """Return the matches among the entries of one path, one per distinct content."""
+    """Return the matches among the entries of one path."""
     return [
-        Match(parts, row, mask)
-        for row, mask in await distinct(timeline, parts, level, rows)
+        Match(parts, row, mask, level)
+        for row, mask in rows
         if matcher.name(parts[-1]) and matcher.rest(parts, row, timeline.time_of(row, mask))
     ]

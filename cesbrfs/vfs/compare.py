@@ -114,7 +114,7 @@ async def distinct(
     entries. Entries that cannot be compared are not merged. If more than `compared_max` entries
     have the same size, they are not read, and only those with the same blobs are merged.
     """
-    found = _by_identity(rows)
+    found = by_identity(rows)
     sizes = Counter(row.size for row, _ in found)
     merged: list[tuple[IndexedEntry, int]] = []
     for row, mask in found:
@@ -124,8 +124,8 @@ async def distinct(
                 if row.may_equal(earlier) and await _equal(
                     line,
                     parts,
-                    (_directory(level, mask), row),
-                    (_directory(level, theirs), earlier),
+                    (directory_in(level, mask), row),
+                    (directory_in(level, theirs), earlier),
                 ):
                     together |= theirs
                     del merged[at]
@@ -146,14 +146,14 @@ async def _equal(
         return False
 
 
-def _directory(level: Level, mask: int) -> bytes:
+def directory_in(level: Level, mask: int) -> bytes:
     """Return the key of the directory in the newest backup of `mask`."""
     newest = 1 << mask.bit_length() - 1
     return next(key for key, moments in level.items() if moments & newest)
 
 
-def _by_identity(rows: Iterable[tuple[IndexedEntry, int]]) -> list[tuple[IndexedEntry, int]]:
-    """Merge entries with the same blobs; order as in `distinct`."""
+def by_identity(rows: Iterable[tuple[IndexedEntry, int]]) -> list[tuple[IndexedEntry, int]]:
+    """Merge entries of one path that have the same blobs; order as in `distinct`."""
     by_identity: dict[tuple[str, bytes], tuple[IndexedEntry, int, int]] = {}
     for row, mask in rows:
         known = by_identity.get(row.identity)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -47,17 +48,24 @@ class PathScope:
 
 
 async def scope(
-    context: Context, path: str, backups: Sequence[str] = (), *, everywhere: bool = False
+    context: Context,
+    path: str,
+    backups: Sequence[str] = (),
+    *,
+    everywhere: bool = False,
+    between: tuple[int, int] | None = None,
 ) -> PathScope:
     """Return where `path` leads: in `backups`, else everywhere, else in the backup it names.
 
     With `backups` it starts inside them, and at the root it may, too; then, and where it is looked
-    `everywhere`, it leads to all backups.  Raises NotFoundError for a backup that is not, and where
-    wildcards match nothing.
+    `everywhere`, it leads to all backups: those whose times, in ns, are `between` two, if given.
+    Raises NotFoundError for a backup that is not, and where wildcards match nothing.
     """
     view = await context.view()
     memo = context.session.memo(view)
     there = (await view.backups()).by_name
+    since, until = between or (0, math.inf)
+    every = [backup for backup in there.values() if since <= backup.time_ns <= until]
 
     async def settled(chosen: Iterable[Backup], typed: TypedPath) -> PathScope:
         line = await timeline.of_backups(view, memo, chosen)
@@ -76,19 +84,19 @@ async def scope(
     if typed.wild == 0 and first not in there:
         named = [there[name] for name in matching(os.fsdecode(first), there)]
         with contextlib.suppress(NotFoundError):  # it may match names inside the backups
-            result = await settled(there.values() if everywhere else named, typed.below(1))
+            result = await settled(every if everywhere else named, typed.below(1))
             if named and (result.paths == [()] or await result.timeline.at(result.paths[0])):
                 return result
-        return await settled(there.values(), typed)
+        return await settled(every, typed)
     inside: Backup | None = there.get(first)
     if inside is None and directory_names.steps_back(os.fsdecode(first)) is not None:
         inside = await view.find_backup(os.fsdecode(first))
     if inside is None and (await view.backups()).starting(os.fsdecode(first)):
-        result = await settled(there.values(), typed)
+        result = await settled(every, typed)
         if any([await result.timeline.at(parts) for parts in result.paths]):
             return result
         inside = await view.find_backup(os.fsdecode(first))
-    chosen = [inside] if inside and not everywhere else there.values()
+    chosen = [inside] if inside and not everywhere else every
     return await settled(chosen, typed.below(1) if inside else typed)
 
 

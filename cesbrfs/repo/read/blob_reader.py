@@ -51,6 +51,11 @@ class BlobReader:
                 self._cached_bytes -= len(self._cache.popitem(last=False)[1])
         return data
 
+    def close(self) -> None:
+        """Close the packs."""
+        while self._packs:
+            os.close(self._packs.popitem()[1].descriptor)
+
     def _record(self, location: BlobLocation) -> bytes | memoryview:
         pack = self._packs.get(location.pack)
         if pack is None:

@@ -23,6 +23,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "navigate": ("backups", "use", "cd", "pwd"),
     "files": ("ls", "tree", "stat", "cat", "less"),
     "history": ("find", "versions", "log"),
+    "grep": ("grep",),
     "diff": ("diff", "du"),
     "select": ("select", "deselect", "selected"),
     "restore": ("plan", "restore"),
@@ -45,13 +46,14 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
 }  # fmt: skip
 """What commands of other programs are called here."""
 
-_READING: Final = ("navigate", "files", "history", "diff", "restore", "metrics")
+_READING: Final = ("navigate", "files", "history", "grep", "diff", "restore", "metrics")
 """The modules whose commands read backups, which begins with deriving the key."""
 
 CATEGORIES: Final[Mapping[str, str]] = {
     "navigate": "Navigate",
     "files": "Browse files",
     "history": "Search history",
+    "grep": "Search contents",
     "diff": "Compare and measure",
     "select": "Select",
     "restore": "Restore",

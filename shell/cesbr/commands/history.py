@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
-import time
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from cesbr.commands import Command
+from cesbr.criteria import add_backup_options, add_file_options, criteria, period
 from cesbr.paths import PathScope, nothing_to_look_at, scope
 from cesbr.ui import humanize
 from cesbr.ui.diff import change_json, change_line
@@ -17,14 +16,13 @@ from cesbr.ui.errors import report
 from cesbr.ui.matches import columns_of, found_heading, found_json, found_line, row_json, shown
 from cesbr.ui.stream import JsonArray, LineStream
 from cesbr.ui.table import fitted
-from cesbrfs.errors import CesbrError, UsageError
+from cesbrfs.errors import CesbrError
 from cesbrfs.history import diff
-from cesbrfs.history.find import TYPES, Criteria, Match, find
+from cesbrfs.history.find import Match, find
 from cesbrfs.history.live import live_row, same_file
 from cesbrfs.history.versions import Version, Versions, versions
 from cesbrfs.repo.format.timestamps import format_time
 from cesbrfs.restore.targets import place_on_instance
-from cesbrfs.util.dates import parse_when
 from cesbrfs.util.escape import for_json, show
 
 if TYPE_CHECKING:
@@ -33,8 +31,6 @@ if TYPE_CHECKING:
     from cesbrfs.vfs.timeline import BackupSlot, Parts, Timeline
 
 _PARTIAL: Final = 3
-_SIZE: Final = re.compile(r"([+-]?)(\d+)(?:([kmgt])(?:i?b)?|b)?", re.IGNORECASE)
-_UNITS: Final = "kmgt"
 
 
 # find
@@ -42,79 +38,21 @@ _UNITS: Final = "kmgt"
 
 def _find_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-
-    def both(name: str, **how: Any) -> None:  # noqa: ANN401 - argparse's own
-        add(f"--{name}", f"-{name}", **how)  # as find(1) writes them
-
     add("path", metavar="PATH", nargs="?", default=".", help="where to search (default: here)")
-    add(
-        "--backup",
-        metavar="ID",
-        action="append",
-        default=[],
-        help="search this backup (repeatable)",
-    )
-    add("--all", action="store_true", help="search all backups, as at the root")
+    add_backup_options(parser)
     add("--each", action="store_true", help="print a line for each backup that contains a match")
-    add(
-        "--name",
-        "-name",
-        metavar="GLOB",
-        action="append",
-        default=[],
-        help="match names (repeatable)",
-    )
-    add(
-        "--iname",
-        "-iname",
-        metavar="GLOB",
-        action="append",
-        default=[],
-        help="like --name, ignoring case",
-    )
-    add(
-        "--path",
-        "-path",
-        metavar="GLOB",
-        dest="globs",
-        action="append",
-        default=[],
-        help="match paths (repeatable)",
-    )
-    add(
-        "--regex",
-        "-regex",
-        metavar="REGEX",
-        action="append",
-        default=[],
-        help="match a part of the path (repeatable)",
-    )
-    add(
-        "--type",
-        "-type",
-        metavar="TYPE",
-        action="append",
-        default=[],
-        help="f, d, l or restic's types (repeatable)",
-    )
-    add(
-        "--size",
-        "-size",
-        metavar="SIZE",
-        action="append",
-        default=[],
-        help="files: +10M, -4k, 1024",
-    )
-    add("--newer", "-newermt", metavar="TIME", help="modified at that time or later: '2 days ago'")
-    add("--older", metavar="TIME", help="modified before that time: 2026-11-22")
+    add_file_options(parser, single_dash=True)
     add("--select", action="store_true", help="select the matches, each in its newest backup")
 
 
 async def _find(context: Context, arguments: argparse.Namespace) -> int:
-    criteria = _criteria(arguments)
+    wanted, between = criteria(arguments), period(arguments)
     out = context.out
     with out.progress("Searching", results=True) as progress:
-        where = await scope(context, arguments.path, arguments.backup, everywhere=arguments.all)
+        everywhere = arguments.all or between is not None
+        where = await scope(
+            context, arguments.path, arguments.backup, everywhere=everywhere, between=between
+        )
         line = where.timeline
         each = arguments.each or len(line.moments) == 1
         chosen: list[Parts] = []
@@ -140,69 +78,22 @@ async def _find(context: Context, arguments: argparse.Namespace) -> int:
                 await lines.add(found_line(line, match, columns, out.room))
 
         for path in where.paths:
-            await find(line, path, criteria, take, lambda seen: progress.update(files=seen))
+            await find(line, path, wanted, take, lambda seen: progress.update(files=seen))
         await (array.close() if out.as_json else lines.flush())
         await line.index.save()
     if arguments.select:
         new = context.session.basket(await context.view()).add(chosen)
         out.note(f"Selected {humanize.count(new, 'path')}. Run 'cesbr selected' to list them.")
-    return await _tell_troubles(context, line)
+    return await tell_troubles(context, line)
 
 
-async def _tell_troubles(context: Context, line: Timeline) -> int:
+async def tell_troubles(context: Context, line: Timeline) -> int:
     """Report what could not be read, or that there is no backup; return the exit code."""
     if not line.moments:
         context.out.note(await nothing_to_look_at(context))
     for trouble in line.troubles:
         await report(CesbrError(trouble.message), context.out)
     return _PARTIAL if line.troubles else 0
-
-
-def _criteria(arguments: argparse.Namespace) -> Criteria:
-    if arguments.name and arguments.iname:
-        raise UsageError("Pass either --name or --iname.")
-    least, most = _bounds(arguments.size)
-    now = time.time_ns()
-    return Criteria(
-        names=arguments.name or arguments.iname,
-        ignore_case=bool(arguments.iname),
-        paths=arguments.globs,
-        regexes=arguments.regex,
-        types=frozenset(map(_type, arguments.type)),
-        least=least,
-        most=most,
-        newer_ns=parse_when(arguments.newer, now) if arguments.newer else None,
-        older_ns=parse_when(arguments.older, now) - 1 if arguments.older else None,
-    )
-
-
-def _type(text: str) -> str:
-    if text in TYPES.values():
-        return text
-    if text not in TYPES:
-        known = ", ".join(f"{short} ({name})" for short, name in TYPES.items())
-        raise UsageError(f"Unknown type {text!r}. Use one of {known}.")
-    return TYPES[text]
-
-
-def _bounds(sizes: Iterable[str]) -> tuple[int | None, int | None]:
-    """Return the least and the most bytes that ``+10M``, ``-4k`` and ``1024`` ask for."""
-    least: int | None = None
-    most: int | None = None
-    for text in sizes:
-        match = _SIZE.fullmatch(text)
-        if match is None:
-            raise UsageError(
-                f"{text!r} is not a valid size. Write +10M for more, -4k for less, or 1024."
-            )
-        sign, digits, unit = match.groups()
-        count = int(digits) << 10 * (_UNITS.index(unit.lower()) + 1 if unit else 0)
-        if sign != "-":
-            least = max(count + 1 if sign else count, least or 0)
-        if sign != "+":
-            bound = count - 1 if sign else count
-            most = bound if most is None else min(bound, most)
-    return least, most
 
 
 # versions
@@ -231,7 +122,7 @@ async def _versions(context: Context, arguments: argparse.Namespace) -> int:
     if not context.out.as_json:
         for (path, of), now in zip(by_path, live, strict=True):
             _remark(context, where, path, of, now)
-    return await _tell_troubles(context, where.timeline)
+    return await tell_troubles(context, where.timeline)
 
 
 def _heading(path: Parts, where: PathScope) -> str:
@@ -344,7 +235,7 @@ async def _log(context: Context, arguments: argparse.Namespace) -> int:
             blocks.append(_heading(path, where) + "".join(lines))
         await where.timeline.index.save()
     await context.out.result(steps_json, "\n".join(blocks))
-    return await _tell_troubles(context, where.timeline)
+    return await tell_troubles(context, where.timeline)
 
 
 _Step = tuple["BackupSlot", str, Sequence["Change"]]
