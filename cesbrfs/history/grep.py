@@ -14,11 +14,11 @@ from typing import Final
 import trio
 
 from cesbrfs.errors import CesbrError, RepositoryUnreachableError
-from cesbrfs.history.content_reader import Batch, Content, ContentReader, Loaded
 from cesbrfs.history.find import Criteria, Match, find
 from cesbrfs.history.line_search import LineScan, LineSearch, SearchResult
 from cesbrfs.history.search_memo import CONTENT_ID_BYTES, RESULT_BYTES, SearchMemo
 from cesbrfs.vfs.compare import directory_in, node_of
+from cesbrfs.vfs.content_reader import Batch, Content, ContentReader, Loaded
 from cesbrfs.vfs.timeline import Parts, Timeline
 
 _FIRST_WINDOW: Final = 64
@@ -146,7 +146,7 @@ class Grep:
     async def _work(self, receive: trio.MemoryReceiveChannel[Batch]) -> None:
         async with receive:
             async for batch in receive:
-                scans = [self._scans[content.id] for content in batch]
+                scans = [self._scans[content.id] for content in batch.contents]
                 if self._buffered <= _BUFFER_BYTES:  # otherwise read when it is reported
                     await self._search_batch(batch, scans)
                 for scan in scans:
@@ -154,12 +154,12 @@ class Grep:
                 self._progress(self.counts)
 
     async def _search_batch(self, batch: Batch, scans: Sequence[_Scan]) -> None:
-        if self._reader.is_small(batch):
+        if batch.is_small:
             await self._search_small(scans, await self._reader.load(batch))
         else:
             await self._search_large(scans[0])
         self._buffered += sum(scan.scan.buffered for scan in scans)
-        self.counts.contents += len(batch)
+        self.counts.contents += len(scans)
 
     async def _search_small(self, scans: Sequence[_Scan], loaded: Sequence[Loaded]) -> None:
         def work() -> None:

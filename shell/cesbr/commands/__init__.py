@@ -27,6 +27,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "diff": ("diff", "du"),
     "select": ("select", "deselect", "selected"),
     "restore": ("plan", "restore"),
+    "export": ("export",),
     "restore_registry": ("restore-registry",),
     "backup": ("backup",),
     "repository": ("init", "check", "unlock", "status"),
@@ -46,7 +47,7 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
 }  # fmt: skip
 """What commands of other programs are called here."""
 
-_READING: Final = ("navigate", "files", "history", "grep", "diff", "restore", "metrics")
+_READING: Final = ("navigate", "files", "history", "grep", "diff", "restore", "export", "metrics")
 """The modules whose commands read backups, which begins with deriving the key."""
 
 CATEGORIES: Final[Mapping[str, str]] = {
@@ -57,6 +58,7 @@ CATEGORIES: Final[Mapping[str, str]] = {
     "diff": "Compare and measure",
     "select": "Select",
     "restore": "Restore",
+    "export": "Write archives",
     "restore_registry": "Restore registry keys",
     "backup": "Back up",
     "repository": "Maintain",

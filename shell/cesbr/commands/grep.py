@@ -18,10 +18,10 @@ from cesbr.portal import in_front
 from cesbr.ui.grep_lines import GrepLines
 from cesbr.ui.stream import LineStream
 from cesbrfs.errors import PartialError, UsageError
-from cesbrfs.history.content_reader import ContentReader
 from cesbrfs.history.grep import Counts, Grep
 from cesbrfs.history.line_search import LineSearch, Output, SearchOptions
 from cesbrfs.history.search_memo import SearchMemo
+from cesbrfs.vfs.content_reader import ContentReader
 
 if TYPE_CHECKING:
     from cesbr.paths import PathScope

@@ -55,11 +55,19 @@ async def report(error: CesbrError, out: Output) -> int:
     """Report an error that does not end the command; return its exit code."""
     from cesbr.portal import in_front
 
-    def show() -> int:
-        out.clear_progress()
-        return show_error(error, as_json=out.as_json)
+    return await in_front(lambda: _show(error, out))
 
-    return await in_front(show)
+
+def report_soon(error: CesbrError, out: Output) -> None:
+    """Report an error that does not end the command, without waiting for it."""
+    from cesbr.portal import post_in_front
+
+    post_in_front(lambda: _show(error, out))
+
+
+def _show(error: CesbrError, out: Output) -> int:
+    out.clear_progress()
+    return show_error(error, as_json=out.as_json)
 
 
 def _first(error: BaseException) -> BaseException:

@@ -1,4 +1,4 @@
-"""Read the content of many files in the order of their packs.
+"""Read the content of many files, in the order of their packs if the caller has none.
 
 Small files of a local repository are read in batches in worker threads, each pack in large blocks.
 Everything else, and what fails there, is read through `Blobs`, with all its alternatives.
@@ -7,15 +7,15 @@ Everything else, and what fails there, is read through `Blobs`, with all its alt
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 
-from cesbrfs.errors import CesbrError
+from cesbrfs.errors import CesbrError, RepositoryUnreachableError
 from cesbrfs.repo.format.index import Index
 from cesbrfs.repo.format.pack import BlobLocation, BlobType
 from cesbrfs.repo.read.blob_reader import BlobReader
@@ -46,10 +46,21 @@ class _Located:
     size: int
 
 
-Batch = Sequence[Content]
-"""Contents that are read together: several small ones, or a single one of any size."""
+class Batch(NamedTuple):
+    """Contents that are read together: several small ones, or a single one of any size.
+
+    `places` are the first locations of the blobs of each.
+    """
+
+    contents: Sequence[Content]
+    places: Sequence[Sequence[BlobLocation]]
+    is_small: bool
+
+
 Loaded = Sequence[bytes] | CesbrError
 """The blobs of a content, or why it cannot be read."""
+Replace = Callable[[CesbrError, int], bytes]
+"""Returns what takes the place of a blob of this length in bytes."""
 
 
 class ContentReader:
@@ -65,7 +76,6 @@ class ContentReader:
         """Number of batches that should be read concurrently."""
         self._threads: Final = trio.CapacityLimiter(threads)
         self._idle: list[BlobReader] = []
-        self._places: dict[bytes, Sequence[BlobLocation]] = {}
 
     @classmethod
     @asynccontextmanager
@@ -82,52 +92,36 @@ class ContentReader:
                 for idle in reader._idle:
                     idle.close()
 
-    async def batches(self, contents: Iterable[Content]) -> list[Batch]:
-        """Return the contents in the order of their packs, small ones in batches."""
+    async def batches(
+        self, contents: Iterable[Content], *, in_pack_order: bool = True
+    ) -> list[Batch]:
+        """Return the contents, small ones in batches."""
         index = await self._repository.index()
         located = [_locate(index, content) for content in contents]
-        packs: dict[bytes, int] = {}
+        if in_pack_order:
+            packs: dict[bytes, int] = {}
 
-        def position(one: _Located) -> tuple[int, int]:
-            first = one.places[0] if one.places else None
-            return (packs.setdefault(first.pack, len(packs)), first.offset) if first else (-1, 0)
+            def position(one: _Located) -> tuple[int, int]:
+                first = one.places[0] if one.places else None
+                return (
+                    (packs.setdefault(first.pack, len(packs)), first.offset) if first else (-1, 0)
+                )
 
-        self._places.clear()
-        located.sort(key=position)
-        return list(self._batched(located))
-
-    def _batched(self, located: Iterable[_Located]) -> Iterator[Batch]:
-        batch: list[Content] = []
-        size = 0
-        for one in located:
-            if one.size > BATCH_BYTES:
-                yield [one.content]
-                continue
-            self._places[one.content.id] = one.places
-            batch.append(one.content)
-            size += one.size
-            if len(batch) >= BATCH_FILES or size >= BATCH_BYTES:
-                yield batch
-                batch, size = [], 0
-        if batch:
-            yield batch
-
-    def is_small(self, batch: Batch) -> bool:
-        """Return whether `load` reads the batch; `parts` reads all others."""
-        return batch[0].id in self._places
+            located.sort(key=position)
+        return list(_batched(located))
 
     async def load(self, batch: Batch) -> list[Loaded]:
-        """Return the blobs of small contents."""
-        loaded: list[Loaded | None] = [None] * len(batch)
+        """Return the blobs of the contents of a small batch."""
+        loaded: list[Loaded | None] = [None] * len(batch.contents)
         if self._directory is not None:
             loaded = await trio.to_thread.run_sync(
                 self._load_local, self._directory, batch, limiter=self._threads
             )
         else:
-            self._blobs.fetch(blob for content in batch for blob in content.blobs)
+            self._blobs.fetch(blob for content in batch.contents for blob in content.blobs)
         return [
             await self._load(content) if blobs is None else blobs
-            for content, blobs in zip(batch, loaded, strict=True)
+            for content, blobs in zip(batch.contents, loaded, strict=True)
         ]
 
     async def _load(self, content: Content) -> Loaded:
@@ -143,8 +137,7 @@ class ContentReader:
         except IndexError:
             reader = BlobReader(directory, self._repository.keys)
         loaded: list[Loaded | None] = []
-        for content in batch:
-            places = self._places[content.id]
+        for content, places in zip(batch.contents, batch.places, strict=True):
             try:
                 loaded.append(
                     [reader.read(*pair) for pair in zip(content.blobs, places, strict=True)]
@@ -154,26 +147,46 @@ class ContentReader:
         self._idle.append(reader)
         return loaded
 
-    async def parts(self, content: Content, start: int = 0) -> AsyncGenerator[list[bytes], None]:
+    async def parts(
+        self, content: Content, start: int = 0, replace: Replace | None = None
+    ) -> AsyncGenerator[list[bytes], None]:
         """Yield the blobs of a content in groups, from the blob number `start`.
 
-        The next group is read ahead. Raises BlobMissingError, DamagedError and storage errors.
+        The next group is read ahead. Raises BlobMissingError, DamagedError and storage errors. With
+        `replace`, its result takes the place of a blob that cannot be read.
         """
-        blobs = content.blobs
+        blobs = content.blobs[start:]
         lengths = await self._blobs.lengths(blobs)
-        groups: list[Sequence[bytes]] = []
-        size = _GROUP_BYTES
-        for number in range(start, len(blobs)):
-            if size >= _GROUP_BYTES:
-                groups.append([])
-                size = 0
-            groups[-1] = [*groups[-1], blobs[number]]
-            size += lengths[number]
+        groups = list(_groups(list(zip(blobs, lengths, strict=True))))
         for number, group in enumerate(groups):
-            data = await gather([partial(self._blobs.data, blob) for blob in group])
+            data = await gather([partial(self._blob, *blob, replace) for blob in group])
             if number + 1 < len(groups):
-                self._blobs.fetch(groups[number + 1])
+                self._blobs.fetch(blob for blob, _ in groups[number + 1])
             yield data
+
+    async def _blob(self, blob: bytes, length: int, replace: Replace | None) -> bytes:
+        try:
+            data = await self._blobs.data(blob)
+        except RepositoryUnreachableError:
+            raise
+        except CesbrError as error:
+            if replace is None:
+                raise
+            return replace(error, length)
+        return data
+
+
+def _groups(blobs: Sequence[tuple[bytes, int]]) -> Iterator[list[tuple[bytes, int]]]:
+    group: list[tuple[bytes, int]] = []
+    size = 0
+    for blob in blobs:
+        group.append(blob)
+        size += blob[1]
+        if size >= _GROUP_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 def _locate(index: Index, content: Content) -> _Located:
@@ -184,3 +197,24 @@ def _locate(index: Index, content: Content) -> _Located:
             return _Located(content, (), 0)
         places.append(found[0])
     return _Located(content, places, sum(place.uncompressed_length for place in places))
+
+
+def _batched(located: Iterable[_Located]) -> Iterator[Batch]:
+    batch: list[_Located] = []
+    size = 0
+
+    def made() -> Batch:
+        return Batch([one.content for one in batch], [one.places for one in batch], is_small=True)
+
+    for one in located:
+        is_small = one.size <= BATCH_BYTES
+        if batch and (len(batch) >= BATCH_FILES or size + one.size > BATCH_BYTES):
+            yield made()
+            batch, size = [], 0
+        if is_small:
+            batch.append(one)
+            size += one.size
+        else:
+            yield Batch([one.content], [one.places], is_small=False)
+    if batch:
+        yield made()

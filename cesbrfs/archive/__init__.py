@@ -1,0 +1,1 @@
+"""Write paths of backups to tar and zip archives."""
