@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import tzinfo
 from typing import Final
 
+from cesbrfs.catalog.annotations import is_protected
 from cesbrfs.catalog.backups import MANIFEST, Backup, Backups, SnapshotList, id_tags, tag_value
 from cesbrfs.catalog.status import Report, dogus_of
 from cesbrfs.ces.retention import Candidate, Decision, Policy, decide, last_resort
@@ -58,6 +59,7 @@ class BackupDecision:
             "host": self.host,
             "dogus": None if self.dogus is None else sorted(self.dogus),
             "safety": self.backup.safety,
+            "protected": self.backup.protected,
             "keep": self.keep,
             "reasons": list(self.reasons),
         }
@@ -132,9 +134,14 @@ def by_name(
 ) -> ForgetPlan:
     """Plan the removal of the `chosen` backups.
 
-    Without `force`, raises UsageError if a host would lose its last complete backup, or its last
-    unverified one if it has no complete backup.
+    Raises UsageError for a protected backup. Without `force`, also raises it if a host would lose
+    its last complete backup, or its last unverified one if it has no complete backup.
     """
+    for backup in chosen:
+        if backup.protected:
+            raise UsageError(
+                f"{backup.id} is protected. Run 'cesbr unprotect {backup.id}' before you remove it."
+            )
     going = {backup.id for backup in chosen}
     now_ns = time.time_ns()
     for host, members in _by_host(backups, reports).items():
@@ -170,6 +177,7 @@ def _by_host(backups: Backups, reports: Mapping[str, Report]) -> dict[str, list[
             report.status.value,
             dogus_of(backup, report),
             safety=backup.safety,
+            protected=backup.protected,
         )
         hosts.setdefault(backup.host, []).append(candidate)
     return hosts
@@ -229,7 +237,8 @@ async def execute(
     A phase starts only after the repository shows the previous one as finished. `on_phase` receives
     the number of the phase and the number of phases. If the removal fails or is cancelled after the
     start, `say` receives a hint for the user. Raises UsageError before anything is removed if a
-    backup to keep has changed since the plan was made, and errors of the restic driver.
+    backup to keep has changed since the plan was made, or one to remove has been protected, and
+    errors of the restic driver.
     """
     await _nothing_changed(plan, repository)
     begun = False
@@ -268,10 +277,18 @@ async def _run_phase(phase: Phase, restic: Restic, repository: SnapshotList) -> 
 
 
 async def _nothing_changed(plan: ForgetPlan, repository: SnapshotList) -> None:
-    current = {snapshot.id for snapshot in await repository.snapshots()}
+    listed = await repository.snapshots()
+    current = {snapshot.id for snapshot in listed}
     for backup in plan.staying:
         if not backup.identity <= current:
             raise UsageError(
                 f"Backup {backup.id}, which is to be kept, has changed since the plan was made;"
                 " nothing was removed. Run the command again."
+            )
+    protected = {name for s in listed if is_protected(s) for name in (s.id, s.original) if name}
+    for backup in plan.going:
+        if any(s.id in protected or s.original in protected for s in backup.members):
+            raise UsageError(
+                f"Backup {backup.id} has been protected since the plan was made; nothing was"
+                " removed. Run the command again."
             )

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from cesbrfs.catalog.annotations import is_annotation, is_protected, note_of
 from cesbrfs.catalog.directory_names import LATEST, directory_name
 from cesbrfs.catalog.rules import DEFAULT_BACKUP_TAG
 from cesbrfs.catalog.runs import Run, split
@@ -44,7 +45,8 @@ def backup_ids(snapshot: Snapshot, pattern: re.Pattern[str] = DEFAULT_BACKUP_TAG
 
 def id_tags(snapshot: Snapshot, pattern: re.Pattern[str] = DEFAULT_BACKUP_TAG) -> dict[str, str]:
     """Return the tags of a snapshot that contain a Backup ID, mapped to that ID."""
-    found = ((tag, pattern.fullmatch(tag)) for tag in snapshot.tags if tag not in _RESTIC_TAGS)
+    tags = (t for t in snapshot.tags if t not in _RESTIC_TAGS and not is_annotation(t))
+    found = ((tag, pattern.fullmatch(tag)) for tag in tags)
     return {tag: match["id"] for tag, match in found if match and match["id"]}
 
 
@@ -95,6 +97,17 @@ class Backup:
     def safety(self) -> bool:
         """Whether this is a safety backup, made by an in-place restore."""
         return any(SAFETY_TAG in s.tags for s in self.members)
+
+    @property
+    def protected(self) -> bool:
+        """Whether the backup must not be removed: any of its snapshots has the tag."""
+        return any(map(is_protected, self.members))
+
+    @property
+    def note(self) -> str | None:
+        """The note on the backup: that of the manifest, or else of the oldest snapshot with one."""
+        listed = (*([self.manifest] if self.manifest else ()), *self.snapshots, *self.superseded)
+        return next(filter(None, map(note_of, listed)), None)
 
     @property
     def made_by_cesbr(self) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
 
+from cesbrfs.catalog.annotations import is_annotation
 from cesbrfs.repo.format.model import Snapshot
 
 _STDIN_DOCUMENTS: Final = ("/dogu.json", "/registry.json")
@@ -92,7 +93,7 @@ _Point = tuple[tuple[str, ...], frozenset[str]]
 
 def _point(snapshot: Snapshot) -> _Point | None:
     """Return the key of a snapshot that occurs once per run; None if it may occur repeatedly."""
-    key_tags = frozenset(tag for tag in snapshot.tags if "=" in tag)
+    key_tags = frozenset(tag for tag in snapshot.tags if "=" in tag and not is_annotation(tag))
     paths = tuple(snapshot.paths)
     from_stdin = len(paths) == 1 and paths[0].count("/") == 1
     if from_stdin and (

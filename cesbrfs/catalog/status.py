@@ -157,9 +157,10 @@ class Reports:
 def describe(backup: Backup, report: Report, layout: Layout | None = None) -> dict[str, object]:
     """Return the content of backup.json: id, time, status, size and the points of data.
 
-    Times are RFC 3339 in UTC, sizes are bytes or null. ``safety`` marks a safety backup; ``copies``
-    are further copies of the data in the same backup, ``not_searched`` snapshots with too many
-    directories, ``unreadable`` snapshots of which a tree cannot be read.
+    Times are RFC 3339 in UTC, sizes are bytes or null. ``safety`` marks a safety backup,
+    ``protected`` a protected one; ``copies`` are further copies of the data in the same backup,
+    ``not_searched`` snapshots with too many directories, ``unreadable`` snapshots of which a tree
+    cannot be read.
     """
     manifest_points = report.manifest.points if report.manifest else []
     by_snapshot = {point.snapshot: point for point in manifest_points if point.snapshot}
@@ -201,6 +202,8 @@ def describe(backup: Backup, report: Report, layout: Layout | None = None) -> di
         "points": points,
         "missing": missing,
         **({"safety": True} if backup.safety else {}),
+        **({"protected": True} if backup.protected else {}),
+        **({"note": backup.note} if backup.note else {}),
         **({"not_searched": [_whole_path(s) for s in layout.cut]} if layout and layout.cut else {}),
         **(
             {"unreadable": [_whole_path(s) for s in backup.snapshots if s.id in layout.unreadable]}

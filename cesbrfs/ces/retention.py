@@ -7,6 +7,7 @@ to backups of the same dogus, and to safety backups. These are always kept:
 - the newest complete full backup
 - of newer backups, the newest of each kind and all incomplete ones, which may still be running
 - backups dated in the future, which no rule counts
+- protected backups, which the rules count like others
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ _COMPLETE: Final = "complete"
 _INCOMPLETE: Final = "incomplete"
 IN_FUTURE: Final = "dated in the future"
 """Reason to keep a backup with a time in the future."""
+PROTECTED: Final = "protected"
+"""Reason to keep a protected backup."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EARLIEST: Final = datetime(2, 1, 1, tzinfo=UTC)
@@ -39,7 +42,7 @@ class Candidate:
 
     `time_ns` is its start in nanoseconds since 1970. `status` is ``complete``, ``incomplete`` or
     ``unverified``. `dogus` is None for a full backup. `safety` is true for a safety backup, which
-    an in-place restore makes before it replaces files.
+    an in-place restore makes before it replaces files. No policy removes a `protected` backup.
     """
 
     id: str
@@ -47,6 +50,7 @@ class Candidate:
     status: str
     dogus: frozenset[str] | None = None
     safety: bool = False
+    protected: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +154,8 @@ def decide(
     for backup in backups:
         if backup.time_ns > now_ns:
             reasons[backup.id].append(IN_FUTURE)
+        if backup.protected:
+            reasons[backup.id].append(PROTECTED)
     return [
         Decision(b.id, bool(reasons[b.id]), tuple(reasons[b.id]) or (_removal_reason(b),))
         for b in backups

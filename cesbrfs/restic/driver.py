@@ -289,7 +289,15 @@ class Restic:
 
         A missing snapshot, or one without these tags, is not an error.
         """
-        await self._on_snapshots(["tag", *(f"--remove={tag}" for tag in sorted(tags))], snapshots)
+        await self.tag(snapshots, remove=tags)
+
+    async def tag(
+        self, snapshots: Collection[str], *, add: Collection[str] = (), remove: Collection[str] = ()
+    ) -> None:
+        """Add and then remove tags of snapshots, each in one step, as in `untag`."""
+        changes = [f"--add={tag}" for tag in sorted(add)]
+        changes += [f"--remove={tag}" for tag in sorted(remove)]
+        await self._on_snapshots(["tag", *changes], snapshots)
 
     async def _on_snapshots(self, command: Sequence[str], snapshots: Collection[str]) -> None:
         """Run a command that changes snapshots, in batches that fit on a command line."""

@@ -32,6 +32,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "backup": ("backup",),
     "repository": ("init", "check", "unlock", "status"),
     "forget": ("forget", "policies"),
+    "annotate": ("protect", "unprotect", "note"),
     "schedule": ("schedule",),
     "metrics": ("metrics",),
     "mount": ("mount", "umount", "refresh"),
@@ -39,7 +40,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Which module has which commands."""
 
-_REMOVING: Final = ("forget", "unlock")
+_REMOVING: Final = ("forget", "unlock", "unprotect")
 """Commands that are never proposed for a name that was mistyped."""
 _ELSEWHERE: Final[Mapping[str, str]] = {
     "snapshots": "backups", "list": "backups", "dump": "cat", "get": "restore", "stats": "du",
@@ -63,6 +64,7 @@ CATEGORIES: Final[Mapping[str, str]] = {
     "backup": "Back up",
     "repository": "Maintain",
     "forget": "Remove backups",
+    "annotate": "Protect and describe backups",
     "schedule": "Schedule backups",
     "metrics": "Monitor",
     "mount": "Mount",

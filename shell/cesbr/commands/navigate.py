@@ -21,7 +21,7 @@ from cesbr.ui import humanize
 from cesbr.ui.progress import duration
 from cesbr.ui.table import fitted
 from cesbrfs.errors import CesbrError, NotDirectoryError, NotFoundError, PartialError, UsageError
-from cesbrfs.util.escape import for_json, show
+from cesbrfs.util.escape import for_json, printable, show
 
 if TYPE_CHECKING:
     from cesbr.session import Context
@@ -179,7 +179,7 @@ class _Described:
 
     `time` is RFC 3339, `size` bytes, `duration` seconds from its first snapshot to its last;
     `safety`: a restore in place made it; `future`: its time is later than the present; `whole`: it
-    is of the whole instance, not of some dogus.
+    is of the whole instance, not of some dogus; `protected`: 'forget' does not remove it.
     """
 
     id: str
@@ -192,6 +192,8 @@ class _Described:
     safety: bool = False
     future: bool = False
     whole: bool = False
+    protected: bool = False
+    note: str | None = None
 
 
 async def _backups(context: Context, _arguments: argparse.Namespace) -> int:
@@ -240,7 +242,10 @@ def _backups_text(
         "Dogus": [
             "all" if description.whole else " ".join(description.dogus) for description in described
         ],
+        "Note": [description.note or "" for description in described],
     }
+    if not any(table["Note"]):
+        del table["Note"]
     if len(set(hosts)) == 1:
         del table["Host"]
     if available is not None and available < _WIDE:
@@ -250,7 +255,7 @@ def _backups_text(
         list(table),
         available,
         right=("Age", "Took", "Size"),
-        spare=("Time", "Size", "Age", "Host"),
+        spare=("Time", "Size", "Age", "Host", *(("Dogus",) if "Note" in table else ())),
         last="keep",
     )
     sizes = [description.size for description in described if description.size is not None]
@@ -277,11 +282,14 @@ async def _describe(view: BackupTree, backup: Backup) -> _Described:
         safety=backup.safety,
         future=backup.time_ns > time.time_ns(),
         whole=report.manifest is not None and dogus_of(backup, report) is None,
+        protected=backup.protected,
+        note=backup.note,
     )
 
 
 def _status_text(description: _Described) -> str:
-    more = [", safety"] * description.safety + [", in the future"] * description.future
+    more = [", safety"] * description.safety + [", protected"] * description.protected
+    more += [", in the future"] * description.future
     return description.status + "".join(more)
 
 
@@ -315,9 +323,17 @@ async def _use(context: Context, arguments: argparse.Namespace) -> int:
     context.session.go((backup.name,))
     status = (await view.reports.of(backup)).status.value
     when = humanize.local_time(backup.time_ns)
+    more = ", safety" * backup.safety + ", protected" * backup.protected
     await context.out.result(
-        {"id": backup.id, "time": format_time(backup.time_ns), "status": status},
-        f"Backup {show(os.fsencode(backup.id))} of {when}, {status}{', safety' * backup.safety}.\n",
+        {
+            "id": backup.id,
+            "time": format_time(backup.time_ns),
+            "status": status,
+            "protected": backup.protected,
+            "note": backup.note,
+        },
+        f"Backup {show(os.fsencode(backup.id))} of {when}, {status}{more}.\n"
+        + (f"{printable(backup.note)}\n" if backup.note else ""),
     )
     return 0
 
@@ -366,7 +382,8 @@ COMMANDS: Final = (
         _nothing,
         _backups,
         "A backup is complete, incomplete, or unverified if it has no manifest; safety: created by"
-        " a restore in place.  Its duration is the time from the first to the last snapshot.",
+        " a restore in place; protected: 'forget' does not remove it.  Its duration is the time"
+        " from the first to the last snapshot.",
         all_backups=True,
     ),
     Command(

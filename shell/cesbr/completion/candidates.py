@@ -50,8 +50,8 @@ async def _newest_first(view: BackupTree) -> list[Backup]:
 async def _beside(view: BackupTree, backup: Backup) -> str:
     report = await view.reports.of(backup)
     size = humanize.size(report.size(backup))
-    safety = "  safety" if backup.safety else ""
-    return f"{humanize.local_time(backup.time_ns)}  {report.status:<10}  {size:>9}{safety}"
+    more = "  safety" * backup.safety + "  protected" * backup.protected
+    return f"{humanize.local_time(backup.time_ns)}  {report.status:<10}  {size:>9}{more}"
 
 
 async def dogus(context: Context) -> list[str]:
