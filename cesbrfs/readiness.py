@@ -233,13 +233,15 @@ async def initialise(
     say: Say,
     cache_dir: Path | None = None,
     force: bool = False,
+    source: Restic | None = None,
 ) -> bool:
     """Create the repository unless it exists; `say` gets a message about which of the two.
 
-    `force` creates it at an address where `cache_dir` knows one that was removed. Returns True
-    if it was created. Raises the error of every other state.
+    `force` creates it at an address where `cache_dir` knows one that was removed; `source` is a
+    repository whose chunker parameters it gets. Returns True if it was created. Raises
+    the error of every other state.
     """
-    if await _initialise_alone(access, open_restic, say, cache_dir, force=force):
+    if await _initialise_alone(access, open_restic, say, cache_dir, force=force, source=source):
         return True
     say(f"The repository at {access.display_url} already exists. It was left unchanged.")
     return False
@@ -264,6 +266,7 @@ async def _initialise_alone(
     cache_dir: Path | None,
     *,
     force: bool = False,
+    source: Restic | None = None,
 ) -> bool:
     """Initialise the repository unless it is ready by now; True when this did it."""
     async with _only_one(access):
@@ -275,7 +278,7 @@ async def _initialise_alone(
         await require_creatable(access, cache_dir, may_replace_known=force)
         restic = await open_restic()
         try:
-            await restic.init()
+            await restic.init(source)
         except CesbrError:
             if (await by_reader(access)).error is None:  # another host was faster
                 return False

@@ -9,6 +9,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +39,7 @@ from cesbrfs.restic.environment import (
     has_usable_cache,
     passed_bytes,
     passed_key,
+    passed_source,
 )
 from cesbrfs.restic.errors import classify, retry_reason
 from cesbrfs.restic.events import (
@@ -153,14 +155,15 @@ class Restic:
                 " Restore 'config' from a copy of the repository."
             ) from error
 
-    async def init(self) -> None:
-        """Create the repository.
+    async def init(self, source: Restic | None = None) -> None:
+        """Create the repository, with the chunker parameters of `source` if it is given.
 
         The caller (`cesbrfs.readiness`) must make sure that there is no repository: 0.14 would
         destroy one that has lost only its config.
         """
         # An interrupt between its two files would leave a key file without a config.
-        await self._short(["init"], INIT_DEADLINE, linger=_INIT_LINGER)
+        command = ["init"] if source is None else ["init", "--copy-chunker-params"]
+        await self._short(command, INIT_DEADLINE, linger=_INIT_LINGER, source=source)
 
     async def backup(
         self,
@@ -299,14 +302,32 @@ class Restic:
         changes += [f"--remove={tag}" for tag in sorted(remove)]
         await self._on_snapshots(["tag", *changes], snapshots)
 
-    async def _on_snapshots(self, command: Sequence[str], snapshots: Collection[str]) -> None:
-        """Run a command that changes snapshots, in batches that fit on a command line."""
+    async def copy(
+        self, source: Restic, snapshots: Collection[str], *, on_line: OnText | None = None
+    ) -> None:
+        """Copy the snapshots with these full IDs from `source`; their data is re-encrypted.
+
+        Each gets a new ID, and its first ID as `original`. A missing snapshot, or one that was
+        copied before, is not an error. `on_line` is called with each line of output. Takes a lock
+        of both repositories, neither of them exclusive.
+        """
+        await self._on_snapshots(["copy"], snapshots, source=source, on_line=on_line)
+
+    async def _on_snapshots(
+        self,
+        command: Sequence[str],
+        snapshots: Collection[str],
+        *,
+        source: Restic | None = None,
+        on_line: OnText | None = None,
+    ) -> None:
+        """Run a command on snapshots, in batches that fit on a command line."""
         whole = {name for name in snapshots if is_file_name(name)}
         if len(whole) != len(snapshots):
             raise ValueError("an ID prefix may match several snapshots")
         remaining = iter(sorted(whole))
         while some := list(itertools.islice(remaining, _IDS_IN_A_CALL)):
-            await self._successful([*command, *some], OutputHandler())
+            await self._successful([*command, *some], OutputHandler(on_text=on_line), source)
 
     async def prune(self, *, on_line: OnText | None = None) -> PruneReport:
         """Remove data that no snapshot uses; `on_line` is called with each line of output."""
@@ -336,11 +357,13 @@ class Restic:
         finally:
             await storage.aclose()
 
-    async def _successful(self, command: Sequence[str], handler: OutputHandler) -> None:
+    async def _successful(
+        self, command: Sequence[str], handler: OutputHandler, source: Restic | None = None
+    ) -> None:
         """Run a command that takes a lock; raise an error for any exit code but 0."""
-        ended = await self._locking(command, handler)
+        ended = await self._locking(command, handler, source=source)
         if ended.ending is not Ending.ITSELF or ended.exit_code != 0:
-            raise await self._failure(command, ended)
+            raise await self._failure(command, ended, source)
 
     async def _locking(
         self,
@@ -349,6 +372,7 @@ class Restic:
         *,
         stdin: int = subprocess.DEVNULL,
         pass_fds: Sequence[int] = (),
+        source: Restic | None = None,
     ) -> Completed:
         """Run a command that takes a lock, and remove the lock if the call is cancelled.
 
@@ -358,7 +382,12 @@ class Restic:
         pids: list[int] = []
         try:
             return await self._run(
-                command, handler, stdin=stdin, pass_fds=pass_fds, on_start=pids.append
+                command,
+                handler,
+                stdin=stdin,
+                pass_fds=pass_fds,
+                on_start=pids.append,
+                source=source,
             )
         except BaseException:  # trio.Cancelled may be part of an exception group
             with (
@@ -366,20 +395,27 @@ class Restic:
                 trio.move_on_after(_UNLOCK_SECONDS),
                 contextlib.suppress(CesbrError),
             ):
-                for pid in pids:
-                    await remove_own(self.access, pid, started, self.unlock)
+                for pid, one in itertools.product(pids, filter(None, (self, source))):
+                    await remove_own(one.access, pid, started, one.unlock)
             raise
 
     async def _short(
-        self, command: Sequence[str], deadline: float, *, linger: float = 0.0
+        self,
+        command: Sequence[str],
+        deadline: float,
+        *,
+        linger: float = 0.0,
+        source: Restic | None = None,
     ) -> Completed:
         """Run a short command, with a timeout and few retries; raise an error if it fails."""
         handler = OutputHandler(retries=_RETRIES)
         # There is no lock to remove, and newer versions do not exit on SIGINT while ssh hangs.
         grace = min(self._grace, _SHORT_GRACE)
-        ended = await self._run(command, handler, deadline=deadline, linger=linger, grace=grace)
+        ended = await self._run(
+            command, handler, deadline=deadline, linger=linger, grace=grace, source=source
+        )
         if ended.ending is not Ending.ITSELF or ended.exit_code != 0:
-            raise await self._failure(command, ended)
+            raise await self._failure(command, ended, source)
         return ended
 
     async def _run(
@@ -393,15 +429,26 @@ class Restic:
         linger: float = 0.0,
         grace: float | None = None,
         on_start: Callable[[int], object] | None = None,
+        source: Restic | None = None,
     ) -> Completed:
-        """Run one command with the key; the caller must check the exit code."""
-        with passed_key(self.access.key) as (variables, key_fds):
+        """Run one command with the key; the caller must check the exit code.
+
+        The command may also read the repository of `source`, with its key.
+        """
+        with ExitStack() as passing:
+            variables, key_fds = passing.enter_context(passed_key(self.access.key))
+            env = self._environment | variables
             line = [str(self.binary), *self._flags]
+            if source is not None:
+                url = source._environment["RESTIC_REPOSITORY"]  # noqa: SLF001 - the same class
+                from_source, more_fds = passing.enter_context(passed_source(source.access, url))
+                env |= from_source
+                key_fds += more_fds
             if not await trio.to_thread.run_sync(has_usable_cache, self._environment):
                 line.append("--no-cache")
             return await run(
                 [*line, *command],
-                env=self._environment | variables,
+                env=env,
                 stdin=stdin,
                 pass_fds=(*pass_fds, *key_fds),
                 on_stdout=handler.stdout,
@@ -413,16 +460,26 @@ class Restic:
                 on_start=on_start,
             )
 
-    async def _failure(self, command: Sequence[str], ended: Completed) -> CesbrError:
+    async def _failure(
+        self, command: Sequence[str], ended: Completed, source: Restic | None = None
+    ) -> CesbrError:
         """Return the error for `ended`, or a better one from our own reader of the storage."""
-        error = self._classified(command, ended)
+        used = [self, source] if source is not None else [self]
+        error = self._classified(command, ended, used)
         if type(error) in _DIAGNOSED:
-            return await look(self.access) or error
+            for one in used:
+                if (found := await look(one.access)) is not None:
+                    return found
         return error
 
-    def _classified(self, command: Sequence[str], ended: Completed) -> CesbrError:
-        """Return the error for restic's output and exit code."""
-        text, shown = self._clean(ended.stderr), self.access.display_url
+    def _classified(
+        self, command: Sequence[str], ended: Completed, used: Sequence[Restic]
+    ) -> CesbrError:
+        """Return the error for restic's output and exit code; `used` are the repositories."""
+        output = ended.stderr
+        for one in used:
+            output = one._clean(output).encode()  # noqa: SLF001 - the same class
+        text, shown = output.decode(), " or ".join(one.access.display_url for one in used)
         if ended.ending is not Ending.ITSELF:
             # The reasons of its retries explain more than its last message about the signal.
             reasons = [why for line in text.splitlines() if (why := retry_reason(line))]

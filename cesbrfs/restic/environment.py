@@ -175,6 +175,20 @@ def passed_key(key: Secret) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
 
 
 @contextmanager
+def passed_source(access: Access, url: str) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
+    """Yield the variables and descriptors for the source repository of a copy, at `url`.
+
+    Its storage gets the same variables as the target, because restic has one environment.
+    """
+    with passed_key(access.key) as (variables, key_fds):
+        passed = {name.replace("RESTIC_", "RESTIC_FROM_", 1): v for name, v in variables.items()}
+        passed["RESTIC_FROM_REPOSITORY"] = url
+        if access.key_hint:
+            passed["RESTIC_FROM_KEY_HINT"] = access.key_hint
+        yield passed, key_fds
+
+
+@contextmanager
 def passed_bytes(data: bytes) -> Iterator[int]:
     """Yield a descriptor of an in-memory file that contains `data`, positioned at its start."""
     descriptor = os.memfd_create("cesbrfs")

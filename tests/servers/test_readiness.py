@@ -462,9 +462,9 @@ class TestInitialisation:
         access = Access(str(tmp_path / "new"), KEY)
 
         class Late(Restic):
-            async def init(self) -> None:
+            async def init(self, source: Restic | None = None) -> None:
                 create(restic_old, Path(access.url))
-                await super().init()
+                await super().init(source)
 
         async def open_late() -> Restic:
             opened = await Restic.open(access, binary=str(restic_old))

@@ -182,6 +182,7 @@ _EVERY: dict[str, list[tuple[str, ...]]] = {
     "forget": [("-n", "--keep-last", "1"), ("-n", "one"), (EVIL, "-y")],
     "protect": [(EVIL,), ("one",)],
     "unprotect": [("one",)],
+    "copy": [("--all", "--to", f"/nowhere/{EVIL}"), (EVIL, "--to", "/nowhere")],
     "note": [("one", "x"), ("one",), (EVIL, "x")],
     "policies": [()],
     "schedule": [("--at", EVIL)],
