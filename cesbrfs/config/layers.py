@@ -27,7 +27,7 @@ _WORDS: Final[Mapping[str, bool]] = {
     "1": True, "true": True, "yes": True, "on": True,
     "0": False, "false": False, "no": False, "off": False,
 }  # fmt: skip
-_TOML_KEYS: Final = frozenset({
+TOML_KEYS: Final = frozenset({
     "auto_init", "backup_tag", "cache_dir", "cache_size", "command_runner", "data_cache_size",
     "health_host", "options", "password_command", "password_file", "patience", "private_key",
     "registry", "repository", "restic", "root", "rules", "script_timeout", "workers",
@@ -167,25 +167,31 @@ class RawSetting:
 class ConfigLayers:
     """Flags, environment and file, asked in this order."""
 
-    def __init__(self, flags: Flags, environ: Mapping[str, str]) -> None:
-        self.file = _config_file(flags, environ)
+    def __init__(
+        self,
+        flags: Flags,
+        environ: Mapping[str, str],
+        toml: tuple[Path, Mapping[str, object]] | None = None,
+    ) -> None:
+        """Read the settings file, unless `toml` is the path and the content of one."""
+        self.file = toml[0] if toml else config_file(flags, environ)
         """The TOML file that is read, if any."""
+        self.environ: Final = environ
         self.sources: dict[str, str] = {}
         """Where the values that were taken came from, by the settings' names."""
-        self._flags = flags
-        self._environ = environ
+        self.flags: Final = flags
         self._home = environ.get("HOME") or None
-        self._toml = _read_toml(self.file) if self.file else {}
+        self._toml = toml[1] if toml else _read_toml(self.file) if self.file else {}
 
     def from_flag(self, name: str) -> RawSetting | None:
         """Return the value of the flag `name`."""
-        found = getattr(self._flags, name, None)
+        found = getattr(self.flags, name, None)
         return None if found is None else RawSetting(found, "flag", name, home=self._home)
 
     def from_environment(self, *variables: str) -> RawSetting | None:
         """Return the first of these variables; an empty one counts as not set, as for restic."""
         for name in variables:
-            if found := self._environ.get(name):
+            if found := self.environ.get(name):
                 return RawSetting(found, f"environment {name}", name, home=self._home)
         return None
 
@@ -205,34 +211,47 @@ class ConfigLayers:
         return given
 
 
-def _config_file(flags: Flags, environ: Mapping[str, str]) -> Path | None:
-    """Return the TOML file to read: one that was named must exist, the usual ones may.
-
-    A system-wide file that this user cannot read is ignored if the repository is given elsewhere.
-    """
+def named_file(flags: Flags, environ: Mapping[str, str]) -> Path | None:
+    """Return the settings file that a flag or the environment names."""
     if flags.config:
         return RawSetting(flags.config, "flag", "config", home=environ.get("HOME")).path()
     if named := environ.get("CESBR_CONFIG"):
         source = "environment CESBR_CONFIG"
         return RawSetting(named, source, "CESBR_CONFIG", home=environ.get("HOME")).path()
+    return None
+
+
+def usual_files(environ: Mapping[str, str]) -> list[Path]:
+    """Return the paths of the user's and the system's settings file; the first one counts."""
     home, xdg = environ.get("HOME"), environ.get("XDG_CONFIG_HOME", "")
     usual = [SYSTEM_CONFIG]
     if xdg.startswith("/"):
         usual.insert(0, Path(xdg, "cesbr/config.toml"))
     elif home:
         usual.insert(0, Path(home, ".config/cesbr/config.toml"))
-    found = next((file for file in usual if os.path.lexists(file)), None)
+    return usual
+
+
+def config_file(flags: Flags, environ: Mapping[str, str]) -> Path | None:
+    """Return the TOML file to read: one that was named must exist, the usual ones may.
+
+    A system-wide file that this user cannot read is ignored if the repository is given elsewhere.
+    """
+    if named := named_file(flags, environ):
+        return named
+    found = next((file for file in usual_files(environ) if os.path.lexists(file)), None)
     given = flags.repository or any(map(environ.get, _REPOSITORY_VARIABLES))
     if given and found == SYSTEM_CONFIG and not os.access(found, os.R_OK):
         return None
     return found
 
 
-def _read_toml(file: Path) -> dict[str, object]:
+def parse_file(file: Path) -> dict[str, object]:
+    """Return the content of a settings file; UsageError if it cannot be read or is not TOML."""
     import tomllib
 
     try:
-        found = tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         remedy = "Run the command as root, or pass --repo URL"
         raise UsageError(
@@ -241,10 +260,14 @@ def _read_toml(file: Path) -> dict[str, object]:
         ) from None
     except ValueError as error:  # both that of TOML and that of UTF-8
         raise UsageError(f"Invalid settings file {file}: not TOML ({error}). Correct it.") from None
+
+
+def _read_toml(file: Path) -> dict[str, object]:
+    found = parse_file(file)
     for key in found:
-        if key not in _TOML_KEYS:
+        if key not in TOML_KEYS:
             raise UsageError(
                 f"Unknown key {key!r} in the settings file {file}. Use one of"
-                f" {', '.join(sorted(_TOML_KEYS))}."
+                f" {', '.join(sorted(TOML_KEYS))}."
             )
     return found

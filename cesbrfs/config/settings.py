@@ -236,7 +236,12 @@ def require_root(settings: Settings) -> None:
 
 def load(flags: Flags, environ: Mapping[str, str]) -> Settings:
     """Read flags, environment and the TOML file; UsageError names what cannot be used."""
-    layers = ConfigLayers(flags, environ)
+    return from_layers(ConfigLayers(flags, environ))
+
+
+def from_layers(layers: ConfigLayers) -> Settings:
+    """Return the settings of `layers`; UsageError names what cannot be used."""
+    environ = layers.environ
     repository = _repository(layers)
     password = _password(layers)
     root_given = layers.first("root")
@@ -263,7 +268,7 @@ def load(flags: Flags, environ: Mapping[str, str]) -> Settings:
         cache_size=cache_size.size() if cache_size else DEFAULT_MEMORY,
         data_cache_size=data_cache_size.size() if data_cache_size else 0,
         restic_cache=_restic_cache(environ),
-        options=_options(layers, flags.options),
+        options=_options(layers),
         environment={name: value for name, value in environ.items() if _PASSED.fullmatch(name)},
         backup_tag=_backup_tag(layers.first("backup_tag")),
         rules=_rules(layers),
@@ -377,7 +382,7 @@ def _restic_cache(environ: Mapping[str, str]) -> Path:
     return Path(environ.get("HOME") or "/", ".cache/restic")
 
 
-def _options(layers: ConfigLayers, flags: tuple[str, ...]) -> dict[str, str]:
+def _options(layers: ConfigLayers) -> dict[str, str]:
     options: dict[str, str] = {}
     given = layers.from_file("options")
     if given:
@@ -388,7 +393,7 @@ def _options(layers: ConfigLayers, flags: tuple[str, ...]) -> dict[str, str]:
                 raise UsageError(f"The option {key!r} of {given.where} is not text. Quote it.")
             options[key] = str(value).lower() if isinstance(value, bool) else str(value)
         layers.sources["options"] = given.source
-    for option in flags:
+    for option in layers.flags.options:
         key, equals, value = option.partition("=")
         if not key or not equals:
             raise UsageError(f"The option {key!r} has no value. Write key=value.")

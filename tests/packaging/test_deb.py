@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cesbrfs import __version__
-from cesbrfs.config.layers import _TOML_KEYS
+from cesbrfs.config.layers import TOML_KEYS
 from tests.packaging.conftest import missing
 from tests.sample.instance import build
 from tests.support.debian_root import DebianRoot, missing_for_root, running_root
@@ -90,9 +90,9 @@ def test_lintian(deb: Path) -> None:
 
 def test_example_configuration() -> None:
     """Every line is a comment; every setting is in it, and valid TOML without its '#'."""
-    text = (PROJECT / "packaging/config.toml").read_text()
+    text = (PROJECT / "shell/cesbr/config.toml").read_text()
     assert tomllib.loads(text) == {}
-    assert set(tomllib.loads(re.sub(r"^#(?! )", "", text, flags=re.MULTILINE))) == _TOML_KEYS
+    assert set(tomllib.loads(re.sub(r"^#(?! )", "", text, flags=re.MULTILINE))) == TOML_KEYS
 
 
 @pytest.fixture

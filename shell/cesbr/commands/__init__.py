@@ -37,6 +37,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "schedule": ("schedule",),
     "metrics": ("metrics",),
     "mount": ("mount", "umount", "refresh"),
+    "config": ("config",),
     "completion": ("completion",),
 }
 """Which module has which commands."""
@@ -70,6 +71,7 @@ CATEGORIES: Final[Mapping[str, str]] = {
     "schedule": "Schedule backups",
     "metrics": "Monitor",
     "mount": "Mount",
+    "config": "Configure",
     "completion": "Shell integration",
 }
 """What people call a module's commands."""
