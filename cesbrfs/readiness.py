@@ -126,12 +126,23 @@ async def look(
     async with AsyncExitStack() as closing:
         storage = open_storage(access)
         closing.push_async_callback(storage.aclose)
-        try:
-            repository = await _open(storage, access, caching)
-        except RepositoryError as error:
-            return _verdict(error), None
-        closing.pop_all()
-        return Verdict(State.READY), repository
+        verdict, repository = await open_in(storage, access, caching)
+        if repository is not None:
+            closing.pop_all()
+        return verdict, repository
+
+
+async def open_in(
+    storage: Storage, access: Access, caching: CacheConfig
+) -> tuple[Verdict, Repository | None]:
+    """Determine the state of the repository in `storage`; return it open if it is ready.
+
+    The repository closes `storage`; without one, the caller does.
+    """
+    try:
+        return Verdict(State.READY), await _open(storage, access, caching)
+    except RepositoryError as error:
+        return _verdict(error), None
 
 
 async def _open(storage: Storage, access: Access, caching: CacheConfig) -> Repository:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +29,7 @@ async def timer_state() -> dict[str, object]:
     `result` is systemd's word for how the last run ended: ``success`` or a reason.
     """
     state = scheduled()
-    units = await _ask() if SYSTEMD.is_dir() else {}
+    units = await unit_properties((TIMER, SERVICE), _PROPERTIES)
     timer, service = units.get(TIMER, {}), units.get(SERVICE, {})
     following = _time(timer.get("NextElapseUSecRealtime", ""))
     if timer.get("ActiveState") == "active" and following is not None:
@@ -38,24 +38,28 @@ async def timer_state() -> dict[str, object]:
     return state | {"last_run": ended, "result": service.get("Result") if ended else None}
 
 
-async def _ask() -> Mapping[str, Mapping[str, str]]:
-    """Return the properties of timer and service by unit; {} if systemd does not answer."""
-    command = ["systemctl", "show", "--timestamp=unix", f"--property={','.join(_PROPERTIES)}"]
+async def unit_properties(
+    units: Sequence[str], properties: Sequence[str]
+) -> Mapping[str, Mapping[str, str]]:
+    """Return `properties`, of which one is ``Id``, by unit; {} if systemd does not answer."""
+    if not SYSTEMD.is_dir():
+        return {}
+    command = ["systemctl", "show", "--timestamp=unix", f"--property={','.join(properties)}"]
     try:
         with trio.fail_after(_SECONDS):
             done = await trio.run_process(
-                [*command, TIMER, SERVICE],
+                [*command, "--", *units],
                 capture_stdout=True,
                 stderr=subprocess.DEVNULL,
                 check=False,
             )
     except (OSError, trio.TooSlowError):
         return {}
-    units = {}
+    found = {}
     for block in done.stdout.decode(errors="replace").split("\n\n"):
         pairs = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-        units[pairs.get("Id", "")] = pairs
-    return units
+        found[pairs.get("Id", "")] = pairs
+    return found
 
 
 def _time(text: str) -> str | None:

@@ -13,7 +13,7 @@ from tests.support.project import PROJECT
 
 @pytest.fixture
 def alone(cesbr: Cesbr) -> Cesbr:
-    """``cesbr`` with a home directory of its own."""
+    """``cesbr`` with an empty home directory."""
     return cesbr.having(HOME=str(cesbr.here), XDG_CONFIG_HOME="")
 
 

@@ -114,6 +114,15 @@ class MayHoldOthers(Protocol):
 
 
 @runtime_checkable
+class HasServerClock(Protocol):
+    """A storage whose server sends its time."""
+
+    @property
+    def clock_difference(self) -> float | None:
+        """Seconds by which the server's clock is ahead of this machine's; None if unknown."""
+
+
+@runtime_checkable
 class HasAvailability(Protocol):
     """A storage that records whether its server responds."""
 

@@ -83,6 +83,11 @@ class RestStorage:
             socket=address.socket,
         )
 
+    @property
+    def clock_difference(self) -> float | None:
+        """Seconds by which the server's clock is ahead of this machine's; None if unknown."""
+        return self._client.clock_difference
+
     async def list(self, kind: FileType) -> Sequence[FileInfo]:
         """List the files of one kind."""
         url = f"{self._url}{kind.value}/"

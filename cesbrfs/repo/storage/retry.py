@@ -25,7 +25,7 @@ from cesbrfs.errors import (
     StorageError,
     fresh_copy,
 )
-from cesbrfs.repo.storage.base import FileInfo, FileType, MayHoldOthers, Storage
+from cesbrfs.repo.storage.base import FileInfo, FileType, HasServerClock, MayHoldOthers, Storage
 from cesbrfs.repo.storage.counters import StorageCounters
 
 _log = logging.getLogger(__name__)
@@ -91,6 +91,12 @@ class RetryingStorage:
     def is_offline(self) -> bool:
         """Whether the server did not respond to the last request."""
         return self._outage is not None
+
+    @property
+    def clock_difference(self) -> float | None:
+        """The result of the storage; None if its server sends no time."""
+        storage = self._storage
+        return storage.clock_difference if isinstance(storage, HasServerClock) else None
 
     async def list(self, kind: FileType) -> Sequence[FileInfo]:
         """List the files of one kind."""

@@ -37,6 +37,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "schedule": ("schedule",),
     "metrics": ("metrics",),
     "mount": ("mount", "umount", "refresh"),
+    "doctor": ("doctor",),
     "config": ("config",),
     "completion": ("completion",),
 }
@@ -71,6 +72,7 @@ CATEGORIES: Final[Mapping[str, str]] = {
     "schedule": "Schedule backups",
     "metrics": "Monitor",
     "mount": "Mount",
+    "doctor": "Find out what is wrong",
     "config": "Configure",
     "completion": "Shell integration",
 }

@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -137,6 +138,7 @@ class HttpClient:
     ) -> None:
         self._display_url: Final = access.display_url
         self._timeout: Final = timeout
+        self._last_date = (0.0, "")
         self._slots: Final = trio.Semaphore(connections)
         # `_slots` limits the connections, so that the timeout of a request begins when it has one.
         limits = httpx2.Limits(
@@ -165,6 +167,17 @@ class HttpClient:
                 f"The proxy in {proxy.variable} cannot be used for {self._display_url}:"
                 f" {_why_no_proxy(proxy, error)}. Correct it, or add the host to NO_PROXY."
             ) from None
+
+    @property
+    def clock_difference(self) -> float | None:
+        """Seconds by which the server's clock was ahead in the last response; None if unknown."""
+        from email.utils import parsedate_to_datetime
+
+        received, date = self._last_date
+        try:
+            return parsedate_to_datetime(date).timestamp() - received
+        except ValueError:
+            return None
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -260,6 +273,7 @@ class HttpClient:
                     async with _closed_when_failed(opened):
                         response = await self._client.send(request, stream=True)
                     read_body.response = response
+                    self._last_date = (time.time(), response.headers.get("date", ""))
                     try:
                         yield response, read_body
                     finally:

@@ -83,6 +83,11 @@ class S3Storage:
         """Create the storage for `access`; raises UsageError for an invalid address or option."""
         return cls(access, parse_s3(access.url), timeout=timeout)
 
+    @property
+    def clock_difference(self) -> float | None:
+        """Seconds by which the server's clock is ahead of this machine's; None if unknown."""
+        return self._client.clock_difference
+
     async def list(self, kind: FileType) -> Sequence[FileInfo]:
         """List the files of one kind."""
         directory = posixpath.join(self._address.prefix, kind.value) + "/"
