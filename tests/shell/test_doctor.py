@@ -156,11 +156,12 @@ async def test_a_check_never_hangs_and_never_raises(tmp_path: Path) -> None:
 
 def test_the_emergency_sheet(kept: Cesbr, kept_site: Site) -> None:
     """It has address, variables by name and commands; the key on request only."""
-    own = kept.having(AWS_SECRET_ACCESS_KEY="hidden value")
+    own = kept.having(RESTIC_KEY_HINT="hidden value", AWS_SECRET_ACCESS_KEY="unrelated")
     said = own("doctor", "--sheet")
     assert said.code == 0, said.err
     assert f"export RESTIC_REPOSITORY={kept_site.repository}\n" in said.out
-    assert "export AWS_SECRET_ACCESS_KEY=...\n" in said.out
+    assert "export RESTIC_KEY_HINT=...\n" in said.out
+    assert "AWS_" not in said.out
     assert "registry /config/backup/encryption_key" in said.out
     assert KEY.strip() not in said.out
     assert "hidden value" not in said.out

@@ -6,10 +6,11 @@ Contains the values of secrets only on request.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,9 +19,16 @@ from cesbrfs import __version__
 from cesbrfs.ces.repository_config import ENCRYPTION_KEY
 from cesbrfs.config.settings import Settings
 from cesbrfs.repo.location import kind_of, local_directory
+from cesbrfs.restic import OLDEST
 from cesbrfs.util.mountinfo import mounts
 from cesbrfs.util.secret import Secret, redact
 
+_BACKEND_VARIABLES: Final[Mapping[str, str]] = {
+    "local": "", "sftp": "", "s3": "AWS_|MINIO_", "rest": "RESTIC_REST_", "b2": "B2_",
+    "azure": "AZURE_", "gs": "GOOGLE_", "swift": "OS_|ST_",
+}  # fmt: skip
+"""Patterns of the variables with credentials, by kind of storage; rclone may use any."""
+_ALWAYS: Final = "RESTIC_(CACERT|TLS_CLIENT_CERT|KEY_HINT)$"
 _TARGET: Final = "/srv/restored"
 _KEY_FILE: Final = "/root/ces.key"
 _SEPARATE: Final = "The key is not on this sheet. Store a copy of it outside of this machine."
@@ -58,6 +66,7 @@ class Sheet:
             f"Emergency sheet for the backups of {socket.gethostname()}",
             f"Made at {humanize.local_time(time.time_ns())} with cesbr {__version__}.",
             "",
+            f"Needs:       restic {OLDEST} or newer; cesbr finds and restores single files",
             f"Repository:  {self.address}",
             f"Backend:     {self.backend}",
         ]
@@ -120,17 +129,25 @@ async def make_sheet(settings: Settings, *, with_key: bool) -> Sheet:
     if with_key or settings.repository is None:
         key = (await settings.access()).key
     assert settings.repository is not None, "access raises without an address"
-    directory = local_directory(settings.repository)
+    kind, directory = kind_of(settings.repository), local_directory(settings.repository)
     address = settings.repository if with_key else redact(settings.repository)
     return Sheet(
         address=address,
-        backend=kind_of(settings.repository),
+        backend=kind,
         disk=_disk(directory) if directory else None,
-        variables=tuple(sorted(settings.environment)),
+        variables=tuple(sorted(filter(_needed_for(kind), settings.environment))),
         options=tuple(sorted(settings.options)),
         key_source=_key_source(settings),
         key=key,
     )
+
+
+def _needed_for(kind: str) -> Callable[[str], object]:
+    """Return a predicate for the names of variables that this kind of storage needs."""
+    if kind == "rclone":
+        return bool
+    own = _BACKEND_VARIABLES[kind]
+    return re.compile(f"{own}|{_ALWAYS}" if own else _ALWAYS).match
 
 
 def _key_source(settings: Settings) -> str:
