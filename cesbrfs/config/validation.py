@@ -154,7 +154,7 @@ def _unknown_keys(file: Path | None, content: Mapping[str, object]) -> Iterator[
     for key in content:
         if key not in TOML_KEYS:
             hint = did_you_mean(key, sorted(TOML_KEYS), ". Remove it, or correct its name.")
-            message = f"The settings file {file} has an unknown key {key!r}{hint}"
+            message = f"Unknown key {key!r} in the settings file {file}{hint}"
             yield Problem(key, f"file {file}", message)
 
 
@@ -163,5 +163,5 @@ def _unknown_variables(environ: Mapping[str, str]) -> Iterator[Problem]:
     for name in sorted(environ):
         if name.startswith("CESBR_") and name not in (*known, *_OTHER_VARIABLES):
             hint = did_you_mean(name, known, ". Unset it, or correct its name.")
-            message = f"The variable {name} is unknown and ignored{hint}"
+            message = f"Unknown variable {name}, which is ignored{hint}"
             yield Problem(name, f"environment {name}", message)

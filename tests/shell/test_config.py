@@ -25,7 +25,7 @@ def test_check(alone: Cesbr) -> None:
     said = alone("config", "check")
     assert said.code == 2
     assert f"'patience' (file {file}) is not a valid time" in said.out
-    assert "unknown key 'repo'" in said.out
+    assert "Unknown key 'repo'" in said.out
     assert said.out.endswith("2 errors.\n")
 
     file.write_text('repository = "rest:http://me:hidden@host/"\n')
