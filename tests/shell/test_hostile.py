@@ -164,6 +164,8 @@ _EVERY: dict[str, list[tuple[str, ...]]] = {
     "less": [(_FILES,), (f"{_FILES}/plain", f"{_FILES}/short{EVIL}")],
     "find": [(), ("--each",), ("--name", "plain"), ("--backup", EVIL), (f"nothing{EVIL}",)],
     "versions": [(f"dogu{EVIL}/volumes/files{EVIL}/plain",), (EVIL,), (f"{_FILES}/*",)],
+    "grep": [("plain",), ("-l", ".", "--all"), (EVIL, _FILES), ("x", EVIL)],
+    "export": [(_FILES, "-o", "/nowhere/a.tar"), (EVIL, "-o", "/nowhere/a.tar")],
     "log": [("/",), (f"dogu{EVIL}/volumes/files{EVIL}",), (EVIL,)],
     "diff": [(_FIRST, _SECOND), (_FIRST, _SECOND, "--content"), (_FIRST, "live"), ("one", "thr")],
     "du": [("/",), (_FILES,)],
@@ -188,6 +190,9 @@ _EVERY: dict[str, list[tuple[str, ...]]] = {
     "schedule": [("--at", EVIL)],
     "mount": [(f"/nowhere/{EVIL}",)],
     "umount": [(f"/nowhere/{EVIL}",)],
+    "refresh": [(f"/nowhere/{EVIL}",)],
+    "doctor": [(), ("--sheet",)],
+    "config": [("check",), ("init", "--output", f"/nowhere/{EVIL}")],
     "completion": [("bash",)],
 }
 """Arguments by command: what it shows, and errors that quote names."""

@@ -94,7 +94,7 @@ def test_nothing_slow_is_imported_in_vain(cesbr: Cesbr, arguments: str, unwanted
     ("arguments", "hint"),
     [
         (("stauts",), "did you mean 'status'?"),
-        (("frobnicate",), "'cesbr --help' lists those there are."),
+        (("frobnicate",), "Run 'cesbr --help' for a list."),
         (("ls", "--nope"), "Unrecognized option '--nope'. See 'cesbr ls --help'."),
         (("ls", "--jsno"), "Unrecognized option '--jsno'; did you mean '--json'?"),
         (("backup", "--dryrun=x"), "did you mean '--dry-run'?"),
