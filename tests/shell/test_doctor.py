@@ -123,7 +123,7 @@ def test_a_server_that_is_silent(kept: Cesbr) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"rest:http://127.0.0.1:{server.getsockname()[1]}/"
         found = findings(kept("doctor", "--json", "--patience", "1", "-r", url))
-    assert "did not answer within" in found["repository"]["found"]
+    assert "within 1 s" in found["repository"]["found"]
     assert [found[check]["state"] for check in _DEPENDENT] == ["error", "warning", "warning"]
 
 

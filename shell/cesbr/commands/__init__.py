@@ -72,7 +72,7 @@ CATEGORIES: Final[Mapping[str, str]] = {
     "schedule": "Schedule backups",
     "metrics": "Monitor",
     "mount": "Mount",
-    "doctor": "Find out what is wrong",
+    "doctor": "Diagnose",
     "config": "Configure",
     "completion": "Shell integration",
 }
