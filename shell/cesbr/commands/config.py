@@ -12,6 +12,7 @@ from cesbr.ui import humanize
 from cesbr.ui.table import hanging
 from cesbrfs.config.layers import SYSTEM_CONFIG, absolute_path, named_file, usual_files
 from cesbrfs.errors import CesbrError, UsageError
+from cesbrfs.util.escape import show
 
 if TYPE_CHECKING:
     from cesbr.session import Context
@@ -68,7 +69,7 @@ def _problem_json(problem: Problem) -> dict[str, object]:
 
 
 def _text(found: Validation, available: int | None) -> str:
-    lines = [("file:        ", str(found.file or "none"))]
+    lines = [("file:        ", show(os.fsencode(found.file)) if found.file else "none")]
     lines += [("ignored:     ", f"{file}; {found.file} is read instead") for file in found.ignored]
     lines += [("error:       ", problem.message) for problem in found.problems]
     lines += [("warning:     ", problem.message) for problem in found.unknown]
@@ -89,10 +90,10 @@ async def _init(context: Context, output: str | None) -> int:
     session = context.session
     file = Path(absolute_path(output)) if output is not None else _default_file(context)
     values = values_of(session.flags)
-    _write(file, filled_in(values))
+    _write(file, filled_in(values), make_parents=output is None)
     await context.out.result(
         {"path": str(file), "settings": sorted(values)},
-        f"Wrote {file}. Edit it, then run 'cesbr config check'.\n",
+        f"Wrote {show(os.fsencode(file))}. Edit it, then run 'cesbr config check'.\n",
     )
     return 0
 
@@ -105,10 +106,11 @@ def _default_file(context: Context) -> Path:
     return SYSTEM_CONFIG if os.geteuid() == 0 else usual_files(environ)[0]
 
 
-def _write(file: Path, text: str) -> None:
+def _write(file: Path, text: str, *, make_parents: bool) -> None:
     """Write a new file with mode 0600; CesbrError if it exists or cannot be written."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        if make_parents:
+            file.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
         try:
             with open(descriptor, "w", encoding="utf-8") as stream:

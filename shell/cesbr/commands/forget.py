@@ -301,7 +301,7 @@ async def _policies(context: Context, _arguments: argparse.Namespace) -> int:
     text += (
         "* configured in the registry.\n"
         if configured
-        else "Retention is not enabled: all backups are kept.\n"
+        else "Retention is off: no backup expires.\n"
     )
     await context.out.result(policies, text)
     return 0
