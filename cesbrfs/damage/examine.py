@@ -155,10 +155,12 @@ class _Examination:
         slot = Slot(backup.id)
         self._slots.append(slot)
         number = len(self._slots) - 1
-        for path, placement in layout.placed.items():
+        # Unreadable parts are reported with their snapshot, below.
+        readable = {path: at for path, at in layout.placed.items() if not at.unreadable}
+        for path, placement in readable.items():
             slot.owners.add(path[0])
             await self._add_start(scan, path, placement.node, placement.snapshot)
-        placed = {placement.snapshot.id for placement in layout.placed.values()}
+        placed = {placement.snapshot.id for placement in readable.values()}
         for snapshot in layout.whole:
             kind = tag_value(snapshot, "kind")
             if kind is None or snapshot.id in placed or snapshot in backup.superseded:

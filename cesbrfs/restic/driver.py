@@ -76,6 +76,7 @@ _DIAGNOSED: Final = (
     RepositoryUntrustedError,
 )
 """Errors that are diagnosed with our own reader; after a timeout it would find no reason either."""
+_STOPPED: Final = "restic was stopped at a missing file; there may be more damage"
 _FOUND_DAMAGE: Final = (b"repository contains errors", b"LoadIndex returned errors")
 """What restic prints when `check` has found damage; the second one by 0.14 for an index file."""
 _UNLOCK_SECONDS: Final = 20.0
@@ -270,7 +271,13 @@ class Restic:
             command.append(f"--read-data-subset={read_data_subset}")
         elif read_data:
             command.append("--read-data")
-        ended = await self._locking(command, OutputHandler(on_text=on_line))
+        # 0.14 retries for 15 minutes to read each tree of a missing pack.
+        handler = OutputHandler(on_text=on_line, stops_at_missing_file=True)
+        ended = await self._locking(command, handler)
+        if handler.saw_missing_file:
+            lines = [plain(x.encode()) for x in self._clean(ended.stderr).splitlines()]
+            found = [x for x in lines if retry_reason(x) is None and "interrupt" not in x]
+            return CheckReport((*(check_errors(found)), _STOPPED))
         if ended.ending is Ending.ITSELF:
             if ended.exit_code == 0:
                 return CheckReport()

@@ -106,6 +106,9 @@ _REASON_CHARACTERS: Final = 300
 """Maximum number of characters of restic's text in a message."""
 
 
+_MISSING_FILE: Final = re.compile(r"no such file or directory|does not exist|\b404\b")
+
+
 def retry_reason(text: str) -> str | None:
     """Return the reason in a line about a retry; None for other lines."""
     match = _RETRY.search(text)
@@ -116,6 +119,11 @@ def is_hopeless(reason: str) -> bool:
     """Return whether a retry would fail again for `reason`."""
     known = (_DENIED, _UNTRUSTED, _NO_BUCKET, _BAD_ADDRESS)
     return "not a dir" in reason or any(pattern.search(reason) for pattern in known)
+
+
+def is_missing_file(reason: str) -> bool:
+    """Return whether a file that does not exist is the `reason` of a retry."""
+    return _MISSING_FILE.search(reason) is not None
 
 
 def failure_text(stderr: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from cesbrfs.restic.errors import is_hopeless, retry_reason
+from cesbrfs.restic.errors import is_hopeless, is_missing_file, retry_reason
 from cesbrfs.restic.events import (
     Event,
     Failed,
@@ -35,7 +35,10 @@ class OutputHandler:
     on_interrupt: Callable[[], None] | None = None
     retries: float = math.inf
     """Number of restic's retries after which it is stopped."""
+    stops_at_missing_file: bool = False
+    """Whether restic is stopped when it retries to read a file that does not exist."""
     seen_retries: int = field(default=0, init=False)
+    saw_missing_file: bool = field(default=False, init=False)
 
     def stdout(self, line: bytes) -> LineVerdict:
         """Handle one line of stdout."""
@@ -58,6 +61,9 @@ class OutputHandler:
         reason = retry_reason(text)
         if reason is not None:
             self.seen_retries += 1
+            if self.stops_at_missing_file and is_missing_file(reason):
+                self.saw_missing_file = True
+                return LineVerdict(give_up=True)
             tired = self.retries < math.inf and is_hopeless(reason)
             return LineVerdict(give_up=tired or self.seen_retries >= self.retries)
         if self.on_interrupt is not None and _INTERRUPTED in text:

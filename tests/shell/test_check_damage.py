@@ -139,6 +139,21 @@ def test_an_unreadable_directory(own: Cesbr, site: Site, restic_old: Path) -> No
     assert entry["intact_in"] == [{"backup": second}]
 
 
+def test_a_missing_pack_of_trees(own: Cesbr, site: Site, restic_binary: Path) -> None:
+    """The check ends, although restic 0.14 would retry for 15 minutes, and explains the damage."""
+    own = own.having(CESBR_RESTIC=str(restic_binary))
+    last = _ids(own)[-1]
+    pack, _ = _tree_blob(ResticRepo(restic_binary, site.repository, KEY), f"/{last}/{FILES}")
+    pack.unlink()
+    found = _check(own)
+    assert any(f"pack {pack.name}: does not exist" in error for error in found["errors"])
+    places = _by_place(found)
+    entries = [e for (backup, _), e in places.items() if backup == last and e["dogu"] == "redmine"]
+    assert entries, places
+    assert all(f"pack {pack.name[:8]} is missing" in entry["reason"] for entry in entries)
+    assert site.locks == []
+
+
 def test_lost_snapshots(own: Cesbr, site: Site) -> None:
     """A snapshot that is gone or cannot be read is named by what it contains."""
     first, second = _ids(own)
