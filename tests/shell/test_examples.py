@@ -158,6 +158,8 @@ def machine(
         command = shlex.join([cesbr.command[0], "-m", program])
         (wrappers / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
         (wrappers / name).chmod(0o755)
+    (wrappers / "ssh").write_text('#!/bin/sh\nshift\nexec sh -c "$*"\n')  # to this machine
+    (wrappers / "ssh").chmod(0o755)
 
     async def yes(_self: Output, _question: str, **_: object) -> bool:
         return True

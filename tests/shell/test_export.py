@@ -88,6 +88,14 @@ def test_missing_paths_and_what_a_backup_lacks(own: Cesbr, site: Site) -> None:
     assert f"{VOLUME}/hello.txt" in _names(said.stdout)
 
 
+def test_a_remote_repository_is_read_the_same(far: Cesbr, kept: Cesbr) -> None:
+    """Search results and archives do not depend on the storage."""
+    for command in (("grep", "-c", "."), ("export", f"/*/{VOLUME}")):
+        said, expected = far(*command), kept(*command)
+        assert (said.code, said.err) == (0, "")
+        assert said.stdout == expected.stdout
+
+
 def test_a_terminal_gets_no_archive(kept: Cesbr, tmp_path: Path) -> None:
     """Without a file, standard output must not be a terminal."""
     with terminal(kept, tmp_path, "export", "/latest") as screen:

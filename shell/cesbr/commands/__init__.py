@@ -48,6 +48,7 @@ _REMOVING: Final = ("forget", "unlock", "unprotect")
 _ELSEWHERE: Final[Mapping[str, str]] = {
     "snapshots": "backups", "list": "backups", "dump": "cat", "get": "restore", "stats": "du",
     "unmount": "umount", "history": "log", "search": "find", "dir": "ls",
+    "tar": "export", "zip": "export",
 }  # fmt: skip
 """What commands of other programs are called here."""
 
