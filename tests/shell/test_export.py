@@ -84,7 +84,7 @@ def test_missing_paths_and_what_a_backup_lacks(own: Cesbr, site: Site) -> None:
     (site.repository / "snapshots" / lost).unlink()
     said = own("export", "--backup", described["id"])
     assert said.code == 3
-    assert f"Its snapshot {lost[:8]} is gone or cannot be read." in said.err
+    assert f"Its snapshot {lost[:8]} is missing or cannot be read." in said.err
     assert f"{VOLUME}/hello.txt" in _names(said.stdout)
 
 
