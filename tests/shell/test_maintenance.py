@@ -98,7 +98,7 @@ def test_init_keeps_what_is_there(cesbr: Cesbr, new_site: Site) -> None:
     config = (new_site.repository / "config").read_bytes()
     second = own("init")
     assert second.code == 0
-    assert "kept as it is" in second.out
+    assert "already exists" in second.out
     assert (new_site.repository / "config").read_bytes() == config
     assert len(list((new_site.repository / "keys").iterdir())) == 1
 

@@ -101,7 +101,7 @@ def test_diff_takes_paths_that_begin_with_a_backup(inside: Inside) -> None:
     assert "one path" in said.err
     said = inside("diff", second, "live", f"/{first}/{VOLUME}")
     assert said.code == 2
-    assert f"Write only '{VOLUME}'" in said.err
+    assert f"Pass only '{VOLUME}'" in said.err
 
 
 @pytest.fixture

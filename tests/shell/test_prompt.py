@@ -174,7 +174,7 @@ def test_help_explains_without_cmd2s_clutter(prompt: Terminal) -> None:
         assert word in screen
     assert "macro" not in screen
     prompt.line("macro list")
-    prompt.wait_for("There is no command 'macro'")
+    prompt.wait_for("Unknown command 'macro'")
 
 
 def test_restore_asks(prompt: Terminal, kept: Cesbr) -> None:

@@ -132,7 +132,7 @@ def test_other_names(kept: Cesbr, typed: str, meant: str) -> None:
     """The error for a command of another program suggests our name for it."""
     said = kept(typed)
     assert (said.code, said.err) == (
-        2, f"cesbr: There is no command {typed!r}; did you mean {meant!r}?\n"
+        2, f"cesbr: Unknown command {typed!r}; did you mean {meant!r}?\n"
     )  # fmt: skip
 
 
@@ -215,6 +215,6 @@ def test_times_for_people(own: Cesbr) -> None:
     """Text uses local times to the second; JSON uses RFC 3339."""
     said = own.having(TZ="America/New_York")("use", "2001-02-03 04:05")
     assert said.code == 1
-    assert re.search(r"yet at 2001-02-03 04:05:59 \(", said.err)
+    assert re.search(r"backup at 2001-02-03 04:05:59 \(", said.err)
     shown = own.having(TZ="America/New_York")("stat", f"/latest/{_MAIN}").out
     assert "2023-11-14 17:13:20.123456789 -0500" in shown
