@@ -178,7 +178,7 @@ def test_every_command_and_its_flags_complete() -> None:
             assert (name, find_command(name).summary) in found
     ((flag, told),) = answer_to(["restore", "--in"]).candidates
     assert flag == "--in-place"
-    assert told.startswith("volumes")
+    assert told.startswith("restore volumes")
     assert answer_to(["nonsense", ""]) == CompletionAnswer()
     assert answer_to(["help", "sched"]).candidates == [
         ("schedule", find_command("schedule").summary)
@@ -228,7 +228,7 @@ def test_it_ends_within_a_second(far: Cesbr, proxy: Proxy) -> None:
     idle = min(_seconds(far, "--version") for _ in range(3))
     took = min(_seconds(far, "__complete", "fish", "use", "") for _ in range(3))
     assert 0.8 < took < 1.2 + idle  # a margin for a busy machine
-    assert _is_note(_answer(far, "use", ""), "no answer within 0.9 s")
+    assert _is_note(_answer(far, "use", ""), "no response within 0.9 s")
 
 
 def test_commands_are_told_without_summaries_when_those_take_too_long() -> None:
