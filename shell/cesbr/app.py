@@ -19,7 +19,14 @@ from cmd2.exceptions import Cmd2ShlexError
 from cmd2.history import HistoryItem
 
 from cesbr.cli.arguments import add_switches
-from cesbr.commands import CATEGORIES, MODULES, Command, commands_of, find_command
+from cesbr.commands import (
+    CATEGORIES,
+    MODULES,
+    Command,
+    commands_of,
+    find_command,
+    help_groups,
+)
 from cesbr.completion import prompt as completion
 from cesbr.completion.quoting import around_words
 from cesbr.portal import Portal
@@ -227,8 +234,8 @@ class App(cmd2.Cmd):
             return
         available = shutil.get_terminal_size().columns if self.stdout.isatty() else None
         blocks = []
-        for module, title in CATEGORIES.items():
-            rows = [(f"  {command.name}", command.summary) for command in commands_of(module)]
+        for title, commands in help_groups().items():
+            rows = [(f"  {command.name}", command.summary) for command in commands]
             blocks.append(f"{title}\n{pairs(rows, available)}")
         own = [
             ("  alias", "Create, list and delete aliases of commands."),

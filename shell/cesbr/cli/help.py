@@ -6,7 +6,7 @@ import textwrap
 from typing import Final
 
 from cesbr.cli.arguments import global_parser
-from cesbr.commands import CATEGORIES, commands_of
+from cesbr.commands import help_groups
 from cesbr.ui.table import pairs
 
 _HEAD: Final = """\
@@ -30,8 +30,8 @@ _CELLS: Final = 98
 def overview(available: int | None = None) -> str:
     """Return the help of ``cesbr`` itself, for a terminal of `available` cells if it is one."""
     blocks = [_HEAD]
-    for module, title in CATEGORIES.items():
-        rows = [(f"  {command.name}", command.summary) for command in commands_of(module)]
+    for title, commands in help_groups().items():
+        rows = [(f"  {command.name}", command.summary) for command in commands]
         blocks.append(f"{title}\n{pairs(rows, available)}")
     flags = [
         (f"  {', '.join(action.option_strings)}{_metavar(action.metavar)}", action.help)

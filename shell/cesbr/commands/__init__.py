@@ -56,28 +56,28 @@ _READING: Final = ("navigate", "files", "history", "grep", "diff", "restore", "e
 """The modules whose commands read backups, which begins with deriving the key."""
 
 CATEGORIES: Final[Mapping[str, str]] = {
-    "navigate": "Navigate",
-    "files": "Browse files",
-    "history": "Search history",
-    "grep": "Search contents",
-    "diff": "Compare and measure",
-    "select": "Select",
+    "navigate": "Browse",
+    "files": "Browse",
+    "mount": "Browse",
+    "history": "Search",
+    "grep": "Search",
+    "diff": "Compare",
+    "select": "Restore",
     "restore": "Restore",
-    "export": "Write archives",
-    "restore_registry": "Restore registry keys",
+    "restore_registry": "Restore",
+    "export": "Restore",
     "backup": "Back up",
+    "schedule": "Back up",
+    "copy": "Back up",
     "repository": "Maintain",
-    "forget": "Remove backups",
-    "annotate": "Protect and describe backups",
-    "copy": "Copy backups",
-    "schedule": "Schedule backups",
-    "metrics": "Monitor",
-    "mount": "Mount",
-    "doctor": "Diagnose",
-    "config": "Configure",
-    "completion": "Shell integration",
+    "doctor": "Maintain",
+    "forget": "Maintain",
+    "annotate": "Maintain",
+    "metrics": "Maintain",
+    "config": "Maintain",
+    "completion": "Maintain",
 }
-"""What people call a module's commands."""
+"""The heading of a module's commands in the help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +126,14 @@ def find_command(name: str, overview: str = "cesbr --help") -> Command:
 def reads_backups(name: str) -> bool:
     """Return whether the command of this name reads backups."""
     return any(name in MODULES[module] for module in _READING)
+
+
+def help_groups() -> Mapping[str, list[Command]]:
+    """Return the commands by their heading in the help."""
+    groups: dict[str, list[Command]] = {}
+    for module, title in CATEGORIES.items():
+        groups.setdefault(title, []).extend(commands_of(module))
+    return groups
 
 
 def commands_of(module: str) -> Iterator[Command]:

@@ -288,7 +288,7 @@ async def _restic_state(settings: Settings) -> dict[str, object]:
 COMMANDS: Final = (
     Command(
         "init",
-        "Create the repository; one that is there is kept as it is.",
+        "Create the repository; an existing one is left unchanged.",
         "init",
         _init_arguments,
         _init,
