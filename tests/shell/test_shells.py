@@ -73,7 +73,11 @@ def _interactive(cesbr: Cesbr, name: str, directory: Path) -> Iterator[Terminal]
     said = cesbr("completion", name)
     assert said.code == 0, said.err
     file.write_bytes(said.stdout)
+    # Without this directory, fish parses all manual pages of the machine in the background.
+    data = directory / "data"
+    (data / "fish/generated_completions").mkdir(parents=True)
     here = cesbr.having(
+        XDG_DATA_HOME=str(data),
         PATH=f"{directory}/bin:{os.environ['PATH']}",
         LC_ALL="C.UTF-8",
         COLUMNS="",
