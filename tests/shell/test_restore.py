@@ -157,7 +157,7 @@ def test_in_place_offers_a_safety_backup(own: Cesbr, site: Site, tmp_path: Path)
     (site.files / "hello.txt").write_text("precious")
     path = f"/latest/{FILES}/hello.txt"
     with terminal(own, tmp_path, "restore", path, "--in-place") as screen:
-        screen.wait_for(r"^Back up redmine first, as it is now\? \[Y/n\]")
+        screen.wait_for(r"^Back up the current state of redmine first\? \[Y/n\]")
         screen.line("n")
         screen.wait_for(r"^Restore this\? \[y/N\]")
         screen.line("y")
@@ -172,7 +172,7 @@ def test_the_safety_backup_is_the_default(own: Cesbr, site: Site, tmp_path: Path
     for answer, backups, content in (("n", 2, "precious"), ("y", 3, "hello again\n")):
         (site.files / "hello.txt").write_text("precious")
         with terminal(own, tmp_path, "restore", path, "--in-place") as screen:
-            screen.wait_for(r"^Back up redmine first, as it is now\? \[Y/n\]")
+            screen.wait_for(r"^Back up the current state of redmine first\? \[Y/n\]")
             screen.line("")
             screen.wait_for(r"^Restore this\? \[y/N\]")
             screen.line(answer)
