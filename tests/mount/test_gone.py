@@ -72,7 +72,7 @@ def test_rsync_does_not_delete_its_copy(
     assert status["repository"]["state"] == "gone"
     assert status["errors_total"] > 0
     assert "cesbrfs_repository_gone 1" in (made.path / ".cesbrfs/metrics").read_text()
-    assert "is gone" in made.log.read_text()
+    assert "has disappeared" in made.log.read_text()
     (tmp_path / "away").rename(directory)
     wait_until(lambda: not _listing_fails(made.path))
     assert "b1" in os.listdir(made.path)

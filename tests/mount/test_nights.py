@@ -135,6 +135,7 @@ def test_what_is_looked_up_in_a_removed_backup_leaves_the_kernel(
     made = mount(repo.access)
     os.listdir(made.path / "kept")
     os.listdir(made.path / "other")
+    os.listdir(made.path)
     before = held(made)
     dogu = os.open(made.path / "b1/redmine", os.O_RDONLY)
     files = os.open(made.path / "b1/redmine/volumes/files", os.O_RDONLY)

@@ -261,7 +261,7 @@ def test_refresh_waits_for_the_listing(
     code, out, error = _cesbr(repo.access, "refresh", made.path)
     assert (code, out) == (1, "")
     assert f"{made.path} could not list the backups: The repository at" in error
-    assert "is gone" in error
+    assert "has disappeared" in error
     (tmp_path / "away").rename(repo.directory)
     assert _cesbr(repo.access, "refresh", made.path)[0] == 0
     code, _, error = _cesbr(repo.access, "refresh", tmp_path)

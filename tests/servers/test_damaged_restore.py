@@ -76,7 +76,7 @@ async def test_all_that_can_be_restored_is_restored(
         report = await execute(view, planned, salvage=True)
     failed = {os.path.basename(failure.path).decode(): failure.error for failure in report.failed}
     assert failed.keys() == {"gone", "large", "sub"}
-    assert "No pack that should hold" in failed["gone"]
+    assert "The pack of data blob" in failed["gone"]
     assert "is damaged" in failed["large"]
     assert "is damaged" in failed["sub"]
     assert (report.exit_code, report.files) == (3, len(fine))

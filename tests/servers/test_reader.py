@@ -179,7 +179,7 @@ async def test_keys_that_restic_added(restic_binary: Path, tmp_path: Path) -> No
     storage = open_storage(repo.access)
     repository = await Repository.open(storage, Secret("second pässword".encode()))
     assert repository.id == (await repo.open()).id
-    with pytest.raises(WrongKeyError, match="2 keys"):
+    with pytest.raises(WrongKeyError, match="Wrong encryption key"):
         await Repository.open(storage, Secret(PASSWORD.encode() + b"\n"))
 
 

@@ -21,8 +21,11 @@ def test_backups_tells_what_there_is(inside: Inside) -> None:
     """The table has a line per backup, newest last; JSON has the documented fields."""
     backups = _backups(inside)
     assert [sorted(backup) for backup in backups] == [
-        ["dogus", "duration", "future", "host", "id", "safety", "size", "status", "time", "whole"],
-    ] * 2
+        [
+            "dogus", "duration", "future", "host", "id", "note", "protected", "safety", "size",
+            "status", "time", "whole",
+        ],
+    ] * 2  # fmt: skip
     assert [backup["status"] for backup in backups] == ["complete", "complete"]
     assert backups[0]["dogus"] == ["redmine"]
     assert backups[0]["time"] < backups[1]["time"]  # type: ignore[operator]  # both are texts
@@ -200,7 +203,7 @@ def test_use_cd_and_pwd_check_what_they_are_told(inside: Inside) -> None:
     """`use` and cd check that their argument exists; pwd prints the current directory."""
     newest = _backups(inside)[-1]
     assert inside("use", "latest", "--json").json == {
-        key: newest[key] for key in ("id", "time", "status")
+        key: newest[key] for key in ("id", "time", "status", "protected", "note")
     }
     assert inside("pwd").out == f"/{newest['id']}\n"
     assert inside("cd", "redmine").code == 0

@@ -176,4 +176,7 @@ def test_without_a_terminal_nothing_is_shown(own: Cesbr, site: Site) -> None:
         wait_until(lambda: time.monotonic() - since > _LONG, "a while that would be worth a word")
         running.send_signal(signal.SIGINT)
         assert running.stderr is not None
-        assert running.stderr.read() == b"cesbr: Interrupted.\n"
+        said = running.stderr.read()
+        assert said.endswith(b"cesbr: Interrupted.\n")
+        assert b"Checking" not in said
+        assert b"\r" not in said

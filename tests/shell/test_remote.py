@@ -118,5 +118,5 @@ def test_a_bucket_that_is_not_there(cesbr: Cesbr, new_site: Site, seaweed: Seawe
     for command in ("backups", "backup"):
         said = own(command)
         assert said.code == 10
-        assert "no bucket 'shell-made-this'" in said.err
+        assert "shell-made-this/place does not exist" in said.err
     assert not seaweed.names("shell-made-this")
