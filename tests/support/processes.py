@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import socket
 import subprocess
 import time
@@ -19,10 +20,15 @@ opener: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def free_ports(number: int) -> list[int]:
-    """Return free ports on loopback."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server((_HOST, 0))) for _ in range(number)]
-        return [found.getsockname()[1] for found in sockets]
+    """Return free ports on loopback, below those that the kernel gives to outgoing connections."""
+    ports: list[int] = []
+    with contextlib.ExitStack() as bound:
+        while len(ports) < number:
+            port = random.randrange(10_000, 32_000)
+            with contextlib.suppress(OSError):
+                bound.enter_context(socket.create_server((_HOST, port)))
+                ports.append(port)
+    return ports
 
 
 def listens(port: int) -> bool:
