@@ -135,7 +135,7 @@ class _Run:
         self.matched = False
 
     async def flush_regularly(self) -> None:
-        """Print lines while the search goes on without results."""
+        """Print lines while the search continues without results."""
         while True:
             await trio.sleep(_FLUSH_SECONDS)
             await self.lines.flush()
