@@ -192,7 +192,7 @@ _EVERY: dict[str, list[tuple[str, ...]]] = {
     "umount": [(f"/nowhere/{EVIL}",)],
     "refresh": [(f"/nowhere/{EVIL}",)],
     "doctor": [(), ("--sheet",)],
-    "config": [("check",), ("init", "--output", f"/nowhere/{EVIL}")],
+    "config": [("check",), ("init", "--output", f"/proc/{EVIL}")],
     "completion": [("bash",)],
 }
 """Arguments by command: what it shows, and errors that quote names."""

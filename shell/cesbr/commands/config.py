@@ -90,7 +90,7 @@ async def _init(context: Context, output: str | None) -> int:
     session = context.session
     file = Path(absolute_path(output)) if output is not None else _default_file(context)
     values = values_of(session.flags)
-    _write(file, filled_in(values), make_parents=output is None)
+    _write(file, filled_in(values))
     await context.out.result(
         {"path": str(file), "settings": sorted(values)},
         f"Wrote {show(os.fsencode(file))}. Edit it, then run 'cesbr config check'.\n",
@@ -106,11 +106,10 @@ def _default_file(context: Context) -> Path:
     return SYSTEM_CONFIG if os.geteuid() == 0 else usual_files(environ)[0]
 
 
-def _write(file: Path, text: str, *, make_parents: bool) -> None:
+def _write(file: Path, text: str) -> None:
     """Write a new file with mode 0600; CesbrError if it exists or cannot be written."""
     try:
-        if make_parents:
-            file.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
         try:
             with open(descriptor, "w", encoding="utf-8") as stream:
