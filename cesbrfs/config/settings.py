@@ -36,6 +36,7 @@ DEFAULT_SCRIPT_TIMEOUT: Final = 3600.0
 _PASSED: Final = re.compile(
     "(AWS_|MINIO_|B2_|AZURE_|GOOGLE_|OS_|ST_|RCLONE_|RESTIC_REST_).*"
     "|RESTIC_(KEY_HINT|CACERT|TLS_CLIENT_CERT|COMPRESSION|PACK_SIZE|READ_CONCURRENCY)"
+    "|RESTIC_AWS_ASSUME_ROLE_.*"
 )
 """Variables that the storage or restic itself understands."""
 

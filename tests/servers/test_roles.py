@@ -131,6 +131,11 @@ async def test_no_credentials(roles: Roles, tmp_path: Path) -> None:
         ({**roles.container, f"{token}_FILE": "/nowhere"}, UsageError, "Cannot read /nowhere"),
         ({"AWS_WEB_IDENTITY_TOKEN_FILE": "x"}, UsageError, "not supported"),
         ({"AWS_EC2_METADATA_SERVICE_ENDPOINT": "x"}, UsageError, "restic does not support it"),
+        (
+            {"RESTIC_AWS_ASSUME_ROLE_ARN": "x", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_KEY": "b"},
+            UsageError,
+            "assuming a role is not supported",
+        ),
     ]
     for environment, kind, sentence in troubles:
         access = replace(_ACCESS, environment=environment)

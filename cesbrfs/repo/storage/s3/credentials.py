@@ -43,6 +43,7 @@ METADATA: Final = "http://169.254.169.254"
 """Base URL of the instance metadata service (IMDS) of EC2."""
 _CONTAINERS: Final = "http://169.254.170.2"
 _ROLES: Final = "/latest/meta-data/iam/security-credentials/"
+_ASSUMED: Final = "RESTIC_AWS_ASSUME_ROLE_ARN"
 _TOKEN_SECONDS: Final = 1.0
 """Timeout of the request for a token. In a container it may fail although IMDS is accessible."""
 _SECONDS: Final = 5.0
@@ -107,6 +108,9 @@ class CredentialsProvider:
         return self._current
 
     async def _renew(self) -> None:
+        if self._access.environment.get(_ASSUMED):
+            # The credentials found without it would be those of somebody else.
+            raise _not_used(_ASSUMED, "assuming a role is not supported", self._access.display_url)
         written = _written(self._access)
         if written is not None:
             self._current, self._renew_at = written, math.inf
