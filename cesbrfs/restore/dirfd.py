@@ -26,8 +26,8 @@ from cesbrfs.util.escape import show
 from cesbrfs.util.mountinfo import our_mounts
 
 _WALK: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-CACHED_DIRECTORIES: Final = 16
-"""Descriptors that a `DirFd` keeps open."""
+CACHED_DIRECTORIES: Final = 64
+"""Descriptors that a `DirFd` keeps open: enough for the directories of a batch of files."""
 _NO_ATTRIBUTE: Final = (errno.ENODATA, errno.ENOTSUP, errno.ENOSYS)
 _NEW_TARGET_MODE: Final = 0o700
 """A new target is for its owner alone: backups hold what not everyone on a machine may read."""
