@@ -411,21 +411,23 @@ class TestLocks:
         assert scope.cancelled_caught
         assert locks(restic) == [other]
 
-    async def test_an_unreadable_lock_is_named(
-        self, restic_new: Path, empty_repository: Path
-    ) -> None:
-        """Newer restics fail on it; the hint suggests the command that helps."""
-        access = Access(str(empty_repository), KEY)
-        restic = await Restic.open(access, binary=str(restic_new))
-        bytes_of_none = os.urandom(100)
-        right = hashlib.sha256(bytes_of_none).hexdigest()
-        for name in (right, "ab" * 32):
-            (empty_repository / "locks" / name).write_bytes(bytes_of_none)
-            with pytest.raises(RepositoryLockedError, match="unreadable lock file") as caught:
-                await restic.check()
-            assert "cesbr unlock --remove-all" in caught.value.message
-            await restic.unlock(remove_all=True)
-            assert (await restic.check()).ok
+    async def test_an_unreadable_lock_is_named(self, restic_new: Path, tmp_path: Path) -> None:
+        """Newer restics fail on it after half a minute; the hint suggests what helps."""
+        content = os.urandom(100)
+        async with trio.open_nursery() as nursery:
+            for name in (hashlib.sha256(content).hexdigest(), "ab" * 32):
+                nursery.start_soon(self._unreadable, restic_new, tmp_path / name, content)
+
+    @staticmethod
+    async def _unreadable(binary: Path, directory: Path, content: bytes) -> None:
+        access = create(binary, directory).access
+        restic = await Restic.open(access, binary=str(binary))
+        (directory / "locks" / directory.name).write_bytes(content)
+        with pytest.raises(RepositoryLockedError, match="unreadable lock file") as caught:
+            await restic.check()
+        assert "cesbr unlock --remove-all" in caught.value.message
+        await restic.unlock(remove_all=True)
+        assert (await restic.check()).ok
 
     async def test_all_locks_can_be_removed(self, restic: Restic) -> None:
         """Even those of another machine, which cannot be checked."""

@@ -27,7 +27,7 @@ from tests.support.restore_site import BACKUP, VOLUME, Site
 
 _ALL = f"/{BACKUP}/{VOLUME}"
 _FILES = 300
-_BLOBS = 12
+_BLOBS = 40
 
 
 def _fill(site: Site) -> Site:
@@ -75,7 +75,8 @@ async def _restore(
         with trio.CancelScope() as scope:
 
             def told(progress: Progress) -> None:
-                if kill and progress.bytes > 1_000_000:  # the large file was started
+                # Small files are complete, and the large file was started.
+                if kill and progress.files and progress.bytes > 1_000_000:
                     os.kill(os.getpid(), signal.SIGKILL)
                 if stop and progress.files:
                     scope.cancel()
