@@ -51,8 +51,9 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="OPTION[,…]",
-        help="mount options: allow_other, owner_root, uid=N, gid=N, noxattr, noversions,"
-        " noexec, idle=TIME (unmount after TIME without use, such as 10m); for fstab:"
+        help="mount options: allow_other, owner_root, uid=N, gid=N, idmap=FILE, umask=M,"
+        " fmask=M, dmask=M (octal), noxattr, noversions, noexec,"
+        " idle=TIME (unmount after TIME without use, such as 10m); for fstab:"
         " password_file=, registry=, root=, config=, cache_size=, data_cache_size=, cache_dir=,"
         " patience=",
     )

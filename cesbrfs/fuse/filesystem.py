@@ -168,12 +168,7 @@ class InodeFileSystem:
             if at is None:
                 self._directories.evict(directory)
                 return None
-            row = entries.listed[at]
-            shown = (
-                self.hard_link_attrs(directory, row)
-                if row.link_id
-                else InodeAttrs(directory.first + at, row, directory)
-            )
+            shown = self.stored_attrs(directory, at, entries.listed[at])
             if shown.holder is not directory:
                 self._directories.evict(directory)
             return shown
@@ -226,9 +221,11 @@ class InodeFileSystem:
             raise NotDirectoryError(f"Inode {number} is not a directory.")
         return TreeRef(holder.tree_ref.snapshot, row.subtree, False), holder.backup
 
-    def hard_link_attrs(self, directory: StoredDir, entry: DirEntry) -> InodeAttrs:
-        """Return the inode of a stored file with several names."""
-        return self._table.hard_link(directory, entry)
+    def stored_attrs(self, directory: StoredDir, at: int, entry: DirEntry) -> InodeAttrs:
+        """Return the inode of the entry at position `at` of a stored directory."""
+        if entry.link_id:
+            return self._table.hard_link(directory, entry)
+        return InodeAttrs(directory.first + at, entry, directory)
 
     def _virtual_inode(self, parent: Inode, entry: Entry) -> Inode:
         """Return the inode of an entry in a virtual directory, with its current attributes."""

@@ -19,10 +19,12 @@ from cesbrfs.config.settings import Settings
 from cesbrfs.errors import CesbrError, MountError
 from cesbrfs.fuse import pump
 from cesbrfs.fuse.filesystem import InodeFileSystem
+from cesbrfs.fuse.id_map import read_id_map
 from cesbrfs.fuse.idle import unmount_when_idle
 from cesbrfs.fuse.mountpoint import set_nosymfollow, unmount
-from cesbrfs.fuse.operations import Operations, Presentation
+from cesbrfs.fuse.operations import Operations
 from cesbrfs.fuse.options import NOSYMFOLLOW, MountOptions
+from cesbrfs.fuse.presentation import Presentation
 from cesbrfs.fuse.reload import Reloader
 from cesbrfs.fuse.signals import SignalActions, handle_signals, ignore_signals
 from cesbrfs.fuse.status import MountStatus
@@ -58,6 +60,7 @@ async def serve(
     remove a copy.
     """
     ignore_signals()
+    id_map = read_id_map(options.id_map) if options.id_map is not None else None
     async with AsyncExitStack() as stack:
         repository = await Repository.open(
             open_storage(access), access.key, settings.caching, access.key_hint
@@ -72,7 +75,13 @@ async def serve(
         )
         await view.backups()
         presentation = Presentation(
-            options.uid, options.gid, options.xattrs, for_all=options.allow_other
+            options.uid,
+            options.gid,
+            id_map,
+            options.fmask,
+            options.dmask,
+            xattrs=options.xattrs,
+            for_all=options.allow_other,
         )
         owner = (os.getuid(), os.getgid()) if options.allow_other else None
         across = AcrossBackups(view) if options.versions else None

@@ -15,7 +15,6 @@ import os
 import stat
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
 import pyfuse3
@@ -26,6 +25,8 @@ from cesbrfs.fuse.filesystem import InodeFileSystem, blocks, errno_of
 from cesbrfs.fuse.inodes import InodeAttrs, StoredDir
 from cesbrfs.fuse.interrupts import InterruptedCallerError, InterruptWatcher
 from cesbrfs.fuse.latency import FAST_NS
+from cesbrfs.fuse.posix_acl import ACCESS, DEFAULT
+from cesbrfs.fuse.presentation import Presentation
 from cesbrfs.repo.format.direntry import DirEntry
 
 _log = logging.getLogger(__name__)
@@ -35,25 +36,9 @@ _H = TypeVar("_H", bound=Callable[..., Coroutine[Any, Any, Any]])
 FIXED_SECONDS: Final = 86_400.0
 """Attribute and entry timeout of what can never change."""
 CHANGING_SECONDS: Final = 1.0
-_ACLS: Final = (b"system.posix_acl_access", b"system.posix_acl_default")
 _BLOCK_SIZE: Final = 4096
 _IO_SIZE: Final = 128 << 10
 _now: Final = time.perf_counter_ns
-
-
-@dataclass(frozen=True, slots=True)
-class Presentation:
-    """How the mount presents attributes.
-
-    `uid` and `gid` replace the recorded owners where they are not None; without `xattrs` no
-    extended attributes are shown. `for_all` mounts are open to other users: the kernel enforces
-    the recorded ACLs, and it reads them also where `xattrs` is off.
-    """
-
-    uid: int | None = None
-    gid: int | None = None
-    xattrs: bool = True
-    for_all: bool = False
 
 
 def _handler(handle: _H) -> _H:
@@ -109,6 +94,7 @@ class Operations(pyfuse3.Operations):
         self.last_request = 0.0
         """Monotonic time of the last request; what only the kernel requests (forget) is none."""
         self._shown: Final = presentation
+        self._changed: Final = presentation.changes_attributes
         self.enable_acl = presentation.for_all
 
     def is_busy(self) -> bool:
@@ -145,11 +131,13 @@ class Operations(pyfuse3.Operations):
         """Set the attributes that differ between inodes."""
         number, node, holder = shown
         made.st_ino = number
-        made.st_mode = node.mode
+        mode, uid, gid = node.mode, node.uid, node.gid
+        if self._changed:
+            mode, (uid, gid) = self._shown.mode(mode), self._shown.owner(node, holder)
+        made.st_mode = mode
+        made.st_uid = uid
+        made.st_gid = gid
         made.st_nlink = node.links
-        uid, gid = self._shown.uid, self._shown.gid
-        made.st_uid = node.uid if uid is None or holder.private else uid
-        made.st_gid = node.gid if gid is None or holder.private else gid
         made.st_rdev = node.rdev
         made.st_size = node.size
         made.st_blocks = blocks(node.size)
@@ -239,14 +227,14 @@ class Operations(pyfuse3.Operations):
         made: pyfuse3.EntryAttributes,
     ) -> None:
         """List a stored directory. Most names pass through this loop, so it makes no calls."""
-        uid, gid, reply = self._shown.uid, self._shown.gid, pyfuse3.readdir_reply
+        reply, changed = pyfuse3.readdir_reply, self._changed
         entry_timeout = 0 if self.tree.is_gone(directory) else FIXED_SECONDS
         made.attr_timeout, made.entry_timeout = FIXED_SECONDS, entry_timeout
         first, count = directory.first, 0
         for at in range(start, len(entries)):
             row = entries[at]
-            if row.link_id:
-                shown = self.tree.hard_link_attrs(directory, row)
+            if row.link_id or changed:
+                shown = self.tree.stored_attrs(directory, at, row)
                 self._fill(made, shown)
                 if not reply(token, row.name, made, at + 1):
                     break
@@ -255,8 +243,8 @@ class Operations(pyfuse3.Operations):
             made.st_ino = first + at
             made.st_mode = row.mode
             made.st_nlink = row.links
-            made.st_uid = row.uid if uid is None else uid
-            made.st_gid = row.gid if gid is None else gid
+            made.st_uid = row.uid
+            made.st_gid = row.gid
             made.st_rdev = row.rdev
             made.st_size = size = row.size
             made.st_blocks = (size + 511) >> 9
@@ -319,7 +307,7 @@ class Operations(pyfuse3.Operations):
             if not self._shown.for_all:
                 raise pyfuse3.FUSEError(errno.ENOSYS)
             # ENOSYS would also end the kernel's questions about ACLs, which it enforces.
-            if name not in _ACLS:
+            if name not in (ACCESS, DEFAULT):
                 raise pyfuse3.FUSEError(pyfuse3.ENOATTR)
         for known, value in await self._xattrs(inode, ctx):
             if known == name:
@@ -336,7 +324,8 @@ class Operations(pyfuse3.Operations):
         if node_ref is None:
             asking = functools.partial(self.tree.node_ref, inode)
             node_ref = await self.interrupts.wait(ctx.pid, asking)
-        return node_ref.entry.node.xattrs
+        node = node_ref.entry.node
+        return self._shown.acls(node.xattrs, node.mode)
 
     @_handler
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:

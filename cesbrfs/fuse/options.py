@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from cesbrfs.errors import UsageError
 from cesbrfs.util.secret import redact
@@ -32,17 +32,33 @@ _SETTINGS: Final = frozenset({
 })  # fmt: skip
 
 
+_SWITCHES: Final[Mapping[str, Mapping[str, bool | int]]] = {
+    "allow_other": {"allow_other": True},
+    "owner_root": {"uid": 0, "gid": 0},
+    "noxattr": {"xattrs": False},
+    "noversions": {"versions": False},
+}
+"""The fields of `MountOptions` that options without a value set."""
+_MASKS: Final = frozenset({"umask", "fmask", "dmask"})
+_OCTAL: Final = re.compile(r"0?[0-7]{1,3}")
 _DURATION: Final = re.compile(r"([0-9]{1,9})([smh])")
 _UNIT_SECONDS: Final[Mapping[str, int]] = {"s": 1, "m": 60, "h": 3600}
 
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
-    """`uid` and `gid` replace recorded owners; `settings` are flags by name, for fstab."""
+    """`uid` and `gid` replace recorded owners that the file `id_map` does not map.
+
+    `fmask` and `dmask` are permission bits that files and directories are shown without.
+    `settings` are flags by name, for fstab.
+    """
 
     allow_other: bool = False
     uid: int | None = None
     gid: int | None = None
+    id_map: str | None = None
+    fmask: int = 0
+    dmask: int = 0
     xattrs: bool = True
     versions: bool = True
     """Whether there are the directories ``_dogus`` and ``_versions``."""
@@ -57,36 +73,32 @@ class MountOptions:
 
 def parse_options(given: Iterable[str]) -> MountOptions:
     """Parse the arguments of ``-o``, comma-separated lists; UsageError for unknown options."""
-    allow_other, xattrs, versions = False, True, True
-    idle: float | None = None
-    uid: int | None = None
-    gid: int | None = None
     generic: list[str] = []
     settings: dict[str, str] = {}
+    found: dict[str, Any] = {}
+    masks: dict[str, int] = {}
     options = [part for text in given for part in text.split(",") if part]
     for option in options:
         name, _, value = option.partition("=")
-        if option == "allow_other":
-            allow_other = True
-        elif option == "owner_root":
-            uid = gid = 0
-        elif option == "noxattr":
-            xattrs = False
-        elif option == "noversions":
-            versions = False
-        elif name == "uid":
-            uid = _number(option, value)
-        elif name == "gid":
-            gid = _number(option, value)
-        elif name == "idle":
-            idle = _seconds(option, value)
+        if option in _SWITCHES:
+            found.update(_SWITCHES[option])
+        elif name in _VALUES:
+            field_name, parse = _VALUES[name]
+            found[field_name] = parse(option, value)
+        elif name in _MASKS:
+            masks[name] = _octal(option, value)
         elif name in _SETTINGS and value:
             settings[name] = value
         else:
             generic.append(option)
-    text = ",".join(map(redact, options))
+    umask = masks.get("umask", 0)
     return MountOptions(
-        allow_other, uid, gid, xattrs, versions, _generic(generic), settings, idle, text
+        **found,
+        fmask=masks.get("fmask", umask),
+        dmask=masks.get("dmask", umask),
+        generic=_generic(generic),
+        settings=settings,
+        text=",".join(map(redact, options)),
     )
 
 
@@ -103,8 +115,9 @@ def _generic(given: Iterable[str]) -> tuple[str, ...]:
             found.pop(_OPPOSITES[option], None)
         elif not _IGNORED.fullmatch(option):
             raise UsageError(
-                f"-o {option} is not supported. Use allow_other, owner_root, uid=, gid=, noxattr,"
-                f" noversions, idle=, {', '.join(sorted(_PASSED_ON))},"
+                f"-o {option} is not supported. Use allow_other, owner_root, uid=, gid=, idmap=,"
+                " umask=, fmask=, dmask=, noxattr, noversions, idle=,"
+                f" {', '.join(sorted(_PASSED_ON))},"
                 f" {', '.join(sorted(name + '=' for name in _SETTINGS))}."
             )
         elif option in _FOR_USERS:
@@ -119,7 +132,28 @@ def _seconds(option: str, value: str) -> float:
     return float(int(duration[1]) * _UNIT_SECONDS[duration[2]])
 
 
+def _octal(option: str, value: str) -> int:
+    if not _OCTAL.fullmatch(value):
+        raise UsageError(f"-o {option}: the value must be octal permission bits, such as 027.")
+    return int(value, 8)
+
+
+def _file(option: str, value: str) -> str:
+    if not value:
+        raise UsageError(f"-o {option}: the value must be the path of a file.")
+    return value
+
+
 def _number(option: str, value: str) -> int:
     if not value.isascii() or not value.isdigit() or int(value) >= 1 << 32:
         raise UsageError(f"-o {option}: the value must be a numeric ID.")
     return int(value)
+
+
+_VALUES: Final[Mapping[str, tuple[str, Callable[[str, str], object]]]] = {
+    "uid": ("uid", _number),
+    "gid": ("gid", _number),
+    "idmap": ("id_map", _file),
+    "idle": ("idle_seconds", _seconds),
+}
+"""The field of `MountOptions` and the parser of each option with a value."""

@@ -73,9 +73,13 @@ class VirtualDir(Entry):
 
 @dataclass(slots=True, eq=False)
 class MergedDir(VirtualDir):
-    """A directory with the names that any backup has at `parts`, the path below a backup."""
+    """A directory with the names that any backup has at `parts`, the path below a backup.
+
+    `recorded`: its owner and mode are those of the directory in the backups.
+    """
 
     parts: tuple[bytes, ...] = ()
+    recorded: bool = False
 
 
 @dataclass(slots=True, eq=False)

@@ -46,7 +46,9 @@ class VersionTree:
         name = directory_names.VERSIONS
         return self._directory(name, self._virtual.node(name, _READ_ONLY, time_ns), ())
 
-    def _directory(self, name: bytes, node: Node, parts: Parts) -> MergedDir:
+    def _directory(
+        self, name: bytes, node: Node, parts: Parts, *, recorded: bool = False
+    ) -> MergedDir:
         return MergedDir(
             name,
             node,
@@ -54,6 +56,7 @@ class VersionTree:
             child=partial(self._name, parts),
             ephemeral=True,
             parts=parts,
+            recorded=recorded,
         )
 
     # Merged directories
@@ -78,8 +81,8 @@ class VersionTree:
         """Return an entry of the directory `above`: a merged directory, or one of versions."""
         rows = above.entries[parts[-1]]
         if all(row.type == "dir" for row, _ in rows):
-            node = await self._attributes(merged, above, parts, rows)
-            return self._directory(parts[-1], node, parts)
+            node, recorded = await self._attributes(merged, above, parts, rows)
+            return self._directory(parts[-1], node, parts, recorded=recorded)
         row, mask = _newest(rows)
         return VirtualDir(
             parts[-1],
@@ -91,8 +94,10 @@ class VersionTree:
 
     async def _attributes(
         self, merged: MergedBackups, above: MergedDirectory, parts: Parts, rows: Rows
-    ) -> Node:
+    ) -> tuple[Node, bool]:
         """Return the attributes of the merged directory of `rows`, which are in `above`.
+
+        The second value is whether its owner is recorded in the backups.
 
         It gives no user more access than the directory in each of the backups: it has the
         permissions that all of them have. If their owners, groups or extended attributes (ACLs)
@@ -102,14 +107,14 @@ class VersionTree:
         row, mask = _newest(stored or rows)
         time_ns = merged.line.time_of(row, mask)
         if not stored:
-            return self._virtual.node(parts[-1], _READ_ONLY, time_ns)
+            return self._virtual.node(parts[-1], _READ_ONLY, time_ns), False
         if len({(row.uid, row.gid, row.extra) for row, _ in stored}) > 1:
-            return self._virtual.node(parts[-1], _CLOSED, time_ns)
+            return self._virtual.node(parts[-1], _CLOSED, time_ns), False
         xattrs: tuple[tuple[bytes, bytes], ...] = ()
         if row.extra:
             node, _ = await merged.node(merged.newest(above, row, mask), parts)
             xattrs = node.xattrs
-        return Node(
+        node = Node(
             name=parts[-1],
             type="dir",
             mode=reduce(and_, (row.mode for row, _ in stored)),
@@ -120,6 +125,7 @@ class VersionTree:
             gid=row.gid,
             xattrs=xattrs,
         )
+        return node, True
 
     # Versions of a name
 
@@ -156,8 +162,8 @@ class VersionTree:
         if not rows:
             return None
         oldest = merged.line.oldest(union(mask for _, mask in rows))
-        node = await self._attributes(merged, above, parts, rows)
-        return self._directory(version_name(oldest, parts), node, parts)
+        node, recorded = await self._attributes(merged, above, parts, rows)
+        return self._directory(version_name(oldest, parts), node, parts, recorded=recorded)
 
 
 def _newest(rows: Rows) -> tuple[IndexedEntry, int]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,15 +22,30 @@ _USERS = {
 }  # fmt: skip
 
 
+_SHIFT = 2000
+
+
+_READ = """
+for file in "$@"; do
+    if message=$(cat "$file" 2>&1 >/dev/null); then printf '%s\\0' "$file"
+    else case $message in *"Permission denied"*) ;; *) echo "$message" >&2; exit 1 ;; esac; fi
+done
+"""
+
+
+def readable(user: str, top: Path, paths: Sequence[Path], shift: int = 0) -> set[Path]:
+    """Return which files below `top` a user can read; `shift` is added to its IDs."""
+    uid, gid = (number + shift for number in _USERS[user])
+    command = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "sh", "-c", _READ]
+    done = subprocess.run([*command, "sh", *(top / path for path in paths)],
+        check=True, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    return {Path(os.fsdecode(name)).relative_to(top) for name in done.stdout.split(b"\0")[:-1]}
+
+
 def may_read(user: str, path: Path) -> bool:
     """Return whether `user` can read the file at `path`."""
-    uid, gid = _USERS[user]
-    done = subprocess.run(
-        ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "cat", path],
-        check=False, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0 or "Permission denied" in done.stderr, done.stderr
-    return done.returncode == 0
+    return bool(readable(user, path.parent, [Path(path.name)]))
 
 
 @pytest.fixture
@@ -51,23 +67,28 @@ def mount(public_dir: Path) -> Iterator[Callable[..., Mount]]:
 @pytest.fixture
 def originals(public_dir: Path) -> Path:
     """Files with different modes, and with ACLs that grant or deny access."""
-    top = public_dir / "originals"
+    return make_files(public_dir / "originals")
+
+
+def make_files(top: Path, shift: int = 0) -> Path:
+    """Make these files; `shift` is added to all IDs."""
     acls = {
         "mode-0644": ("644", ""), "mode-0640": ("640", ""), "mode-0600": ("600", ""),
-        "mode-0000": ("000", ""), "acl-grants": ("600", "u:41001:r,m::r"),
-        "acl-denies-group": ("640", "u:41001:r,g::-,m::r"),
-        "acl-mask": ("640", "u:41001:rw,m::-"), "acl-other": ("644", "u:41001:-"),
+        "mode-0000": ("000", ""), "acl-grants": ("600", f"u:{41001 + shift}:r,m::r"),
+        "acl-denies-group": ("640", f"u:{41001 + shift}:r,g::-,m::r"),
+        "acl-mask": ("640", f"u:{41001 + shift}:rw,m::-"),
+        "acl-other": ("644", f"u:{41001 + shift}:-"),
     }  # fmt: skip
     for name, (mode, acl) in acls.items():
         for made in (top / "files", top / "directories" / name):
             made.mkdir(parents=True, exist_ok=True)
         file = top / "files" / name
         file.write_text("text")
-        os.chown(file, 41000, 42000)
+        os.chown(file, 41000 + shift, 42000 + shift)
         file.chmod(int(mode, 8))
         directory = top / "directories" / name
         (directory / "file").write_text("text")
-        os.chown(directory, 41000, 42000)
+        os.chown(directory, 41000 + shift, 42000 + shift)
         directory.chmod(int(mode, 8) | (int(mode, 8) & 0o444) >> 2)
         if acl:
             subprocess.run(["setfacl", "-m", acl, file], check=True)
@@ -86,10 +107,46 @@ def test_permissions_are_those_of_the_original(
     (copy,) = (made.path / "b1/_snapshots").glob(f"*/{originals.name}")
     paths = [path.relative_to(originals) for path in sorted(originals.rglob("*")) if path.is_file()]
     assert len(paths) == 16
-    for path in paths:
-        for user in _USERS:
-            expected = may_read(user, originals / path)
-            assert may_read(user, copy / path) == expected, f"{user}, {path}"
+    for user in _USERS:
+        expected = readable(user, originals, paths)
+        assert readable(user, copy, paths) == expected, user
+
+
+def test_masks_and_id_map_act_like_chmod_and_chown(
+    originals: Path,
+    public_dir: Path,
+    restic_new: Path,
+    mount: Callable[..., Mount],
+    tmp_path: Path,
+) -> None:
+    """Each user can read the same files as after chmod and chown, ACLs included."""
+    repo = create(restic_new, tmp_path / "repo")
+    repo.backup(originals.name, tags=["b1"], cwd=public_dir)
+    changed = make_files(public_dir / "changed", _SHIFT)
+    for path in changed.rglob("*"):
+        path.chmod(path.stat().st_mode & ~(0o036 if path.is_dir() else 0o037))
+    ids = tmp_path / "ids"
+    ids.write_text(f"# all test users\n41000:{41000 + _SHIFT}:1001\n0:0\n")
+    made = mount(repo.access, "-o", f"allow_other,umask=37,dmask=036,idmap={ids}")
+    (copy,) = (made.path / "b1/_snapshots").glob(f"*/{originals.name}")
+    assert (copy.stat().st_uid, copy.stat().st_gid) == (0, 0)
+    assert stat.S_IMODE(made.path.stat().st_mode) == 0o541
+    for path in sorted(changed.rglob("*")):
+        ours = copy / path.relative_to(changed)
+        one, two = path.stat(), ours.stat()
+        assert (one.st_mode, one.st_uid, one.st_gid) == (two.st_mode, two.st_uid, two.st_gid), path
+        assert acl_of(path) == acl_of(ours)
+    paths = [path.relative_to(changed) for path in changed.rglob("*") if path.is_file()]
+    for user in _USERS:
+        expected = readable(user, changed, paths, _SHIFT)
+        assert readable(user, copy, paths, _SHIFT) == expected, user
+    assert len(readable("owner", copy, paths, _SHIFT)) > 1
+
+
+def acl_of(path: Path) -> str:
+    """Return the ACL of a file as text with numeric IDs."""
+    command = ["getfacl", "--omit-header", "--numeric", "--absolute-names", str(path)]
+    return subprocess.run(command, check=True, capture_output=True).stdout.decode()
 
 
 def test_without_allow_other_only_the_mounting_user_reads(
@@ -113,7 +170,10 @@ def tagged(repo: ResticRepo, name: str, kind: str, dogu: str | None) -> None:
     repo.backup(tags=tags, stdin=(name, b"{}"))
 
 
-@pytest.mark.parametrize("options", ["allow_other", "allow_other,uid=41003,gid=41003"])
+@pytest.mark.parametrize(
+    "options",
+    ["allow_other", "allow_other,uid=41003,gid=41003", "allow_other,idmap={ids},umask=022"],
+)
 def test_only_the_owner_reads_secrets(
     options: str, restic_new: Path, mount: Callable[..., Mount], tmp_path: Path
 ) -> None:
@@ -127,7 +187,9 @@ def test_only_the_owner_reads_secrets(
     tagged(repo, "/registry.json", "registry", "redmine")
     tagged(repo, "/postgresql.dump", "dump", "redmine")
     repo.backup(tags=["kind=registry"], stdin=("/registry.json", b"{}"))  # belongs to no backup
-    made = mount(repo.access, "-o", options)
+    ids = tmp_path / "ids"
+    ids.write_text("0:41003\n")
+    made = mount(repo.access, "-o", options.format(ids=ids))
     secret = [
         path
         for path in made.path.rglob("*")

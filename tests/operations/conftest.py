@@ -13,7 +13,8 @@ import pyfuse3
 import pytest
 
 from cesbrfs.fuse.filesystem import InodeFileSystem
-from cesbrfs.fuse.operations import Operations, Presentation
+from cesbrfs.fuse.operations import Operations
+from cesbrfs.fuse.presentation import Presentation
 from cesbrfs.vfs.tree import BackupTree
 from tests.support.restic_repo import ResticRepo, create
 

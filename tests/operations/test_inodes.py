@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from cesbrfs.fuse.filesystem import InodeFileSystem
 from cesbrfs.fuse.inodes import POSITION_BITS, RANGES, StoredDir, StoredDirs
-from cesbrfs.fuse.operations import Operations, Presentation
+from cesbrfs.fuse.operations import Operations
+from cesbrfs.fuse.presentation import Presentation
 from cesbrfs.repo.format.direntry import DirEntries
 from cesbrfs.repo.format.model import Snapshot
 from cesbrfs.vfs.entries import TreeRef

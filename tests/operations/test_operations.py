@@ -13,7 +13,8 @@ import pyfuse3
 import pytest
 
 from cesbrfs.fuse.filesystem import InodeFileSystem
-from cesbrfs.fuse.operations import CHANGING_SECONDS, FIXED_SECONDS, Operations, Presentation
+from cesbrfs.fuse.operations import CHANGING_SECONDS, FIXED_SECONDS, Operations
+from cesbrfs.fuse.presentation import Presentation
 from cesbrfs.vfs.tree import BackupTree
 from tests.operations.conftest import NOBODY, Kernel, listing, walk
 from tests.support.memory_repo import MemoryRepo

@@ -14,7 +14,8 @@ import pytest
 from cesbrfs.errors import BlobMissingError, NotFoundError
 from cesbrfs.fuse import inodes
 from cesbrfs.fuse.filesystem import InodeFileSystem
-from cesbrfs.fuse.operations import Operations, Presentation
+from cesbrfs.fuse.operations import Operations
+from cesbrfs.fuse.presentation import Presentation
 from cesbrfs.vfs.across import AcrossBackups
 from cesbrfs.vfs.tree import BackupTree
 from tests.operations.conftest import NOBODY, Kernel, listing, walk

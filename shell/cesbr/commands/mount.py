@@ -45,7 +45,8 @@ def _mount_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OPTION[,…]",
         action="append",
         default=[],
-        help="allow_other, owner_root, uid=N, gid=N, noxattr, noversions, idle=TIME",
+        help="allow_other, owner_root, uid=N, gid=N, idmap=FILE, umask=M, fmask=M, dmask=M,"
+        " noxattr, noversions, idle=TIME",
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
