@@ -35,9 +35,10 @@ RestartPreventExitStatus=2 12
 # Options that give the service its own mount namespace (ProtectSystem=, ProtectHome=, PrivateTmp=,
 # PrivateDevices=, ProtectKernel…=, ReadOnlyPaths= and others) would hide the mount from all others.
 NoNewPrivileges=yes
-# Mount and set read-ahead (SYS_ADMIN), read any repository, key file and registry (DAC), and name
-# the processes that use the mount (SYS_PTRACE).
+# Mount and set read-ahead (SYS_ADMIN), read any repository, key file and registry (DAC), name the
+# processes that use the mount (SYS_PTRACE), and drop all of these with -o drop_privileges=.
 CapabilityBoundingSet=CAP_SYS_ADMIN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_SYS_PTRACE
+CapabilityBoundingSet=CAP_SETUID CAP_SETGID CAP_CHOWN
 DevicePolicy=closed
 DeviceAllow=/dev/fuse rw
 LockPersonality=yes

@@ -67,6 +67,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--patience", metavar="SECONDS", help="retry for SECONDS while a server is offline (60)"
     )
+    made.add_argument(
+        "--drop-privileges", metavar="USER", help="drop root and serve the mount as USER"
+    )
     made.add_argument("-u", "--umount", action="store_true", help="unmount MOUNTPOINT")
     made.add_argument(
         "-z", "--lazy", action="store_true", help="with --umount: also if it is in use"
@@ -140,12 +143,22 @@ def _mount(
     from cesbrfs.repo.location import local_directory
 
     steady_heap()
+    helper, user = None, None
+    if name := arguments.drop_privileges or options.drop_privileges:
+        from cesbrfs.fuse import privileges
+        from cesbrfs.fuse.mount_helper import MountHelper
+
+        user = privileges.find_user(name)
+        settings = privileges.settings_for(settings, user)
+        privileges.forbid_new_privileges()
+        helper = MountHelper.start()
     # Key derivation takes as long as all the imports that follow.
-    known = settings.access_nowait()
+    known = settings.access_nowait() if user is None else None
     if known is not None:
         derive_ahead(*known, settings.cache_dir)
     import trio
 
+    from cesbrfs.fuse.id_map import read_id_map
     from cesbrfs.fuse.logging import log_to
     from cesbrfs.fuse.mountpoint import check_mountpoint
 
@@ -153,9 +166,19 @@ def _mount(
         access = await settings.access()
         directory = local_directory(access.url)
         real = check_mountpoint(mountpoint, directory)
+        resolved = await settings.resolve()
+        id_map = read_id_map(options.id_map) if options.id_map is not None else None
+        owner = os.getuid(), os.getgid()
+        if helper is not None and user is not None:
+            from cesbrfs.fuse.mount import mount_target
+
+            helper.configure(mount_target(real, access.display_url, options))
+            privileges.drop(user, os.environ)
+            if directory is not None:
+                privileges.check_readable(directory, user.pw_name)
         if known is None:
             derive_ahead(access.url, access.key, settings.cache_dir)
-        from cesbrfs.fuse.mount import serve
+        from cesbrfs.fuse.mount import Mounting, serve
 
         log_to(
             arguments.log,
@@ -163,7 +186,8 @@ def _mount(
             cache_dir=settings.cache_dir,
             debug=arguments.debug,
         )
-        await serve(await settings.resolve(), access, real, options, ready, manager=manager)
+        mounting = Mounting(real, options, owner, id_map, helper)
+        await serve(resolved, access, mounting, ready, manager=manager)
 
     trio.run(run)
 

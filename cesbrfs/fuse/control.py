@@ -92,7 +92,8 @@ def _process(pid: int, mounted: Mounted) -> Iterator[int]:
     """Open the process of a mount, as a descriptor of pidfd_open(2); raises MountError.
 
     Any user can mount a file system that claims to be ours, with any PID in its status. So the
-    process must belong to the user who mounted it, and have /dev/fuse open.
+    process must belong to the user who mounted it, and have /dev/fuse open. What root mounted may
+    be served by a process that dropped root.
     """
     try:
         descriptor = os.pidfd_open(pid)
@@ -114,7 +115,7 @@ def _serves_fuse(pid: int, user: int | None) -> bool:
     process = Path("/proc", str(pid))
     try:
         uids = _UIDS.search((process / "status").read_text(encoding="utf-8", errors="replace"))
-        if uids is None or {int(uid) for uid in uids[1].split()} != {user}:
+        if uids is None or (user != 0 and {int(uid) for uid in uids[1].split()} != {user}):
             return False
         descriptors = os.listdir(process / "fd")
     except PermissionError:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from cesbrfs.errors import UsageError
 from cesbrfs.util.log_format import PrintableFormatter
 
 _SYSLOG: Final = "/dev/log"
@@ -17,12 +18,19 @@ _SYSLOG: Final = "/dev/log"
 def log_to(file: str | None, *, background: bool, cache_dir: Path, debug: bool) -> None:
     """Log to `file`, in the foreground to stderr, else to syslog or a file in the cache directory.
 
-    Log files can be rotated: a file that was renamed or removed is opened again.
+    Log files can be rotated: a file that was renamed or removed is opened again. Raises UsageError
+    if `file` cannot be opened.
     """
     form = "%(asctime)s %(levelname)s %(message)s"
     handler: logging.Handler
     if file is not None:
-        handler = _log_file(os.path.abspath(file), delay=False)
+        try:
+            handler = _log_file(os.path.abspath(file), delay=False)
+        except OSError as error:
+            raise UsageError(
+                f"The log file {file} cannot be opened: {error.strerror}. Correct --log, or check"
+                " the permissions of the user of the mount."
+            ) from error
     elif not background:
         handler = logging.StreamHandler()
     else:

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, Self
 
@@ -19,8 +20,9 @@ from cesbrfs.config.settings import Settings
 from cesbrfs.errors import CesbrError, MountError
 from cesbrfs.fuse import pump
 from cesbrfs.fuse.filesystem import InodeFileSystem
-from cesbrfs.fuse.id_map import read_id_map
+from cesbrfs.fuse.id_map import IdMap
 from cesbrfs.fuse.idle import unmount_when_idle
+from cesbrfs.fuse.mount_helper import MountHelper, MountTarget
 from cesbrfs.fuse.mountpoint import set_nosymfollow, unmount
 from cesbrfs.fuse.operations import Operations
 from cesbrfs.fuse.options import NOSYMFOLLOW, MountOptions
@@ -43,16 +45,57 @@ _CLOSE_SECONDS: Final = 5.0
 """Grace period for writing the caches when the mount ends."""
 
 
+@dataclass(frozen=True, slots=True)
+class Mounting:
+    """How and where to mount. `owner` is the user and group that mount.
+
+    With a `helper` this process has dropped root already, and the helper mounts and unmounts.
+    """
+
+    mountpoint: str
+    options: MountOptions
+    owner: tuple[int, int]
+    id_map: IdMap | None = None
+    helper: MountHelper | None = None
+
+    def presentation(self) -> Presentation:
+        """Return how attributes are shown."""
+        options = self.options
+        return Presentation(
+            options.uid,
+            options.gid,
+            self.id_map,
+            options.fmask,
+            options.dmask,
+            xattrs=options.xattrs,
+            for_all=options.allow_other,
+        )
+
+    def unmount(self) -> None:
+        """Unmount unless it is in use (MountError)."""
+        if self.helper is not None:
+            self.helper.unmount()
+        else:
+            unmount(self.mountpoint)
+
+    def wait_ready(self) -> None:
+        """Wait until the mount answers, and raise limits of the kernel; raises OSError."""
+        if self.helper is not None:
+            self.helper.wait_ready()
+        else:
+            # Only once it answers has the kernel set its own limits.
+            tune(os.stat(self.mountpoint).st_dev)
+
+
 async def serve(
     settings: Settings,
     access: Access,
-    mountpoint: str,
-    options: MountOptions,
+    mounting: Mounting,
     ready: Callable[[], None],
     *,
     manager: ServiceManager,
 ) -> None:
-    """Mount the repository's backups on `mountpoint` and serve them until a signal or an unmount.
+    """Mount the repository's backups and serve them until a signal or an unmount.
 
     Once the mount answers, `manager` gets READY=1 and `ready` is called. Raises what opening the
     repository raises, and MountError if FUSE refuses. After any other exception the mountpoint
@@ -60,7 +103,7 @@ async def serve(
     remove a copy.
     """
     ignore_signals()
-    id_map = read_id_map(options.id_map) if options.id_map is not None else None
+    options, (uid, gid) = mounting.options, mounting.owner
     async with AsyncExitStack() as stack:
         repository = await Repository.open(
             open_storage(access), access.key, settings.caching, access.key_hint
@@ -70,28 +113,19 @@ async def serve(
             repository,
             rules=settings.rules,
             backup_tag=settings.backup_tag,
-            uid=os.getuid() if options.uid is None else options.uid,
-            gid=os.getgid() if options.gid is None else options.gid,
+            uid=uid if options.uid is None else options.uid,
+            gid=gid if options.gid is None else options.gid,
         )
         await view.backups()
-        presentation = Presentation(
-            options.uid,
-            options.gid,
-            id_map,
-            options.fmask,
-            options.dmask,
-            xattrs=options.xattrs,
-            for_all=options.allow_other,
-        )
-        owner = (os.getuid(), os.getgid()) if options.allow_other else None
+        owner = (uid, gid) if options.allow_other else None
         across = AcrossBackups(view) if options.versions else None
         tree = InodeFileSystem(view, secrets_owner=owner, across=across)
-        operations = Operations(tree, presentation)
+        operations = Operations(tree, mounting.presentation())
         settle()
-        _init(operations, mountpoint, access.display_url, options)
-        session = stack.enter_context(_Session())
+        _init(operations, access.display_url, mounting)
+        session = stack.enter_context(_Session(mounting.helper))
         stack.callback(manager.stopping)
-        await _run(operations, mountpoint, options, ready, manager)
+        await _run(operations, mounting, ready, manager)
         session.ended_cleanly = True
 
 
@@ -103,8 +137,9 @@ async def _close(repository: Repository) -> None:
 class _Session:
     """The FUSE session. Unmounts at its end only if that was meant to come."""
 
-    def __init__(self) -> None:
+    def __init__(self, helper: MountHelper | None) -> None:
         self.ended_cleanly = False
+        self._helper = helper
 
     def __enter__(self) -> Self:
         return self
@@ -112,9 +147,31 @@ class _Session:
     def __exit__(self, *_error: object) -> None:
         # Lazily if the mount is busy: processes keep the files they have open.
         pyfuse3.close(unmount=self.ended_cleanly)
+        if self._helper is not None and self.ended_cleanly:
+            self._helper.detach()
 
 
-def _init(operations: Operations, mountpoint: str, source: str, options: MountOptions) -> None:
+def mount_target(mountpoint: str, source: str, options: MountOptions) -> MountTarget:
+    """Return what a helper is to mount."""
+    return MountTarget(
+        mountpoint,
+        source_name(source),
+        allow_other=options.allow_other,
+        noexec="noexec" in options.generic,
+        nosymfollow=NOSYMFOLLOW in options.generic,
+    )
+
+
+def _init(operations: Operations, source: str, mounting: Mounting) -> None:
+    if mounting.helper is not None:
+        # libfuse takes a descriptor of /dev/fuse that is mounted already in place of a mountpoint.
+        pyfuse3.init(operations, f"/dev/fd/{mounting.helper.mount()}", set())
+    else:
+        _mount(operations, source, mounting.mountpoint, mounting.options)
+    pump.install(operations.is_busy, operations.tree.prefetcher.decode_next)
+
+
+def _mount(operations: Operations, source: str, mountpoint: str, options: MountOptions) -> None:
     fuse_options = {
         f"fsname={source_name(source)}",
         f"subtype={SUBTYPE}",
@@ -143,13 +200,11 @@ def _init(operations: Operations, mountpoint: str, source: str, options: MountOp
                 f"-o {NOSYMFOLLOW} could not be applied to {mountpoint} ({error.strerror})."
                 " Mount as root, or leave the option out."
             ) from error
-    pump.install(operations.is_busy, operations.tree.prefetcher.decode_next)
 
 
 async def _run(
     operations: Operations,
-    mountpoint: str,
-    options: MountOptions,
+    mounting: Mounting,
     ready: Callable[[], None],
     manager: ServiceManager,
 ) -> None:
@@ -166,25 +221,24 @@ async def _run(
         def report_ready() -> None:
             manager.ready()
             ready()
-            _log_start(view.repository, mountpoint, options, status)
+            _log_start(view.repository, mounting, status)
             nursery.start_soon(reloader.run)
             nursery.start_soon(manager.run, status.summary)
-            if options.idle_seconds is not None:
-                end = partial(trio.to_thread.run_sync, unmount, mountpoint)
-                nursery.start_soon(unmount_when_idle, end, options.idle_seconds, operations)
+            idle_seconds = mounting.options.idle_seconds
+            if idle_seconds is not None:
+                end = partial(trio.to_thread.run_sync, mounting.unmount)
+                nursery.start_soon(unmount_when_idle, end, idle_seconds, operations)
 
-        nursery.start_soon(_report_ready, view, mountpoint, report_ready)
+        nursery.start_soon(_report_ready, view, mounting, report_ready)
         await pyfuse3.main()
         nursery.cancel_scope.cancel()
 
 
-def _log_start(
-    repository: Repository, mountpoint: str, options: MountOptions, status: MountStatus
-) -> None:
+def _log_start(repository: Repository, mounting: Mounting, status: MountStatus) -> None:
     _log.info(
         "cesbrfs %s: mounted %s (repository %s) on %s. Options: %s. %s.",
-        __version__, repository.storage.display_url, repository.id[:8], mountpoint,
-        options.text or "none", status.summary(),
+        __version__, repository.storage.display_url, repository.id[:8], mounting.mountpoint,
+        mounting.options.text or "none", status.summary(),
     )  # fmt: skip
 
 
@@ -213,15 +267,13 @@ class _OnChange:
             )
 
 
-async def _report_ready(view: BackupTree, mountpoint: str, ready: Callable[[], None]) -> None:
+async def _report_ready(view: BackupTree, mounting: Mounting, ready: Callable[[], None]) -> None:
     """Call `ready` once the mount has answered a request; then load the index and caches."""
     try:
-        status = await trio.to_thread.run_sync(os.stat, mountpoint, abandon_on_cancel=True)
+        await trio.to_thread.run_sync(mounting.wait_ready, abandon_on_cancel=True)
     except OSError as error:  # unmounted already
-        _log.warning("%s does not answer: %s", mountpoint, error.strerror)
+        _log.warning("%s does not answer: %s", mounting.mountpoint, error.strerror)
         return
-    # Only now has the kernel set its own limits.
-    tune(status.st_dev)
     ready()
     try:
         await view.repository.listings.load()

@@ -21,12 +21,12 @@ _MOST_LINKS: Final = 40
 """As many as the kernel follows in a path."""
 
 # Flags of mount(2).
-_MS_RDONLY: Final = 1
-_MS_NOSUID: Final = 2
-_MS_NODEV: Final = 4
-_MS_NOEXEC: Final = 8
+MS_RDONLY: Final = 1
+MS_NOSUID: Final = 2
+MS_NODEV: Final = 4
+MS_NOEXEC: Final = 8
 _MS_REMOUNT: Final = 32
-_MS_NOSYMFOLLOW: Final = 256
+MS_NOSYMFOLLOW: Final = 256
 _MS_BIND: Final = 4096
 
 
@@ -117,8 +117,8 @@ def _mend(mountpoint: str) -> None:
 
 def set_nosymfollow(mountpoint: str, *, noexec: bool) -> None:
     """Remount `mountpoint` with ``nosymfollow``, which libfuse does not know; raises OSError."""
-    flags = _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOSYMFOLLOW
-    flags |= _MS_NOEXEC if noexec else 0
+    flags = _MS_REMOUNT | _MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOSYMFOLLOW
+    flags |= MS_NOEXEC if noexec else 0
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(b"none", os.fsencode(mountpoint), None, ctypes.c_ulong(flags), None):
         number = ctypes.get_errno()

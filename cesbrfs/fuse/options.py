@@ -67,6 +67,8 @@ class MountOptions:
     settings: Mapping[str, str] = field(default_factory=dict)
     idle_seconds: float | None = None
     """Unmount after this time without use."""
+    drop_privileges: str | None = None
+    """Name or ID of the user as whom to serve the mount."""
     text: str = ""
     """The options as given, without passwords."""
 
@@ -116,7 +118,7 @@ def _generic(given: Iterable[str]) -> tuple[str, ...]:
         elif not _IGNORED.fullmatch(option):
             raise UsageError(
                 f"-o {option} is not supported. Use allow_other, owner_root, uid=, gid=, idmap=,"
-                " umask=, fmask=, dmask=, noxattr, noversions, idle=,"
+                " umask=, fmask=, dmask=, noxattr, noversions, idle=, drop_privileges=,"
                 f" {', '.join(sorted(_PASSED_ON))},"
                 f" {', '.join(sorted(name + '=' for name in _SETTINGS))}."
             )
@@ -138,9 +140,9 @@ def _octal(option: str, value: str) -> int:
     return int(value, 8)
 
 
-def _file(option: str, value: str) -> str:
+def _text(option: str, value: str) -> str:
     if not value:
-        raise UsageError(f"-o {option}: the value must be the path of a file.")
+        raise UsageError(f"-o {option} needs a value.")
     return value
 
 
@@ -153,7 +155,8 @@ def _number(option: str, value: str) -> int:
 _VALUES: Final[Mapping[str, tuple[str, Callable[[str, str], object]]]] = {
     "uid": ("uid", _number),
     "gid": ("gid", _number),
-    "idmap": ("id_map", _file),
+    "idmap": ("id_map", _text),
     "idle": ("idle_seconds", _seconds),
+    "drop_privileges": ("drop_privileges", _text),
 }
 """The field of `MountOptions` and the parser of each option with a value."""
