@@ -39,7 +39,6 @@ from cesbrfs.vfs.tree import BackupTree
 
 _log = logging.getLogger(__name__)
 
-_BLOCK: Final = 512
 _SMALL_FILE: Final = 128 << 10
 """Files of up to this size go into the page cache when they are opened: one request less."""
 
@@ -409,11 +408,6 @@ def _at(directory: StoredDir, entries: DirEntries, number: int) -> InodeAttrs:
         return InodeAttrs(number, entries.listed[number - directory.first], directory)
     except IndexError:
         raise StaleError(number) from None
-
-
-def blocks(size: int) -> int:
-    """Return the number of 512-byte blocks of a file of `size` bytes."""
-    return -(-size // _BLOCK)
 
 
 def errno_of(error: Exception) -> int:

@@ -21,7 +21,7 @@ import pyfuse3
 
 from cesbrfs.catalog.backups import Backups
 from cesbrfs.errors import CesbrError
-from cesbrfs.fuse.filesystem import InodeFileSystem, blocks, errno_of
+from cesbrfs.fuse.filesystem import InodeFileSystem, errno_of
 from cesbrfs.fuse.inodes import InodeAttrs, StoredDir
 from cesbrfs.fuse.interrupts import InterruptedCallerError, InterruptWatcher
 from cesbrfs.fuse.latency import FAST_NS
@@ -140,7 +140,7 @@ class Operations(pyfuse3.Operations):
         made.st_nlink = node.links
         made.st_rdev = node.rdev
         made.st_size = node.size
-        made.st_blocks = blocks(node.size)
+        made.st_blocks = node.blocks
         made.st_mtime_ns = node.mtime_ns
         made.st_atime_ns = node.atime_ns
         made.st_ctime_ns = node.ctime_ns
@@ -246,8 +246,8 @@ class Operations(pyfuse3.Operations):
             made.st_uid = row.uid
             made.st_gid = row.gid
             made.st_rdev = row.rdev
-            made.st_size = size = row.size
-            made.st_blocks = (size + 511) >> 9
+            made.st_size = row.size
+            made.st_blocks = row.blocks
             made.st_mtime_ns = row.mtime_ns
             made.st_atime_ns = row.atime_ns
             made.st_ctime_ns = row.ctime_ns

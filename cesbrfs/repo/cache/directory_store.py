@@ -36,7 +36,7 @@ _MOST_STORED: Final = 64 << 20
 _SMALL: Final = SEGMENT_BYTES // 8
 """Segments with smaller files are merged when the next one is written."""
 _HEAD: Final = struct.Struct("<8sI")
-_MAGIC: Final = b"CESROW2\n"
+_MAGIC: Final = b"CESROW3\n"
 _ENTRY_BYTES: Final = 12
 _SUFFIX: Final = ".rows"
 

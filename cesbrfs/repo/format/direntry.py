@@ -16,7 +16,8 @@ from cesbrfs.repo.format.model import Node, hard_link_id
 class DirEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One entry of a directory, with a subset of the fields of `Node`.
 
-    `link_id` is the `hard_link_id` of its node: not 0 for a file with several names.
+    `link_id` is the `hard_link_id` of its node: not 0 for a file with several names. `blocks` is
+    its ``st_blocks``.
     """
 
     name: bytes
@@ -33,6 +34,7 @@ class DirEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     subtree: bytes | None = None
     has_xattrs: bool = False
     link_id: int = 0
+    blocks: int = 0
 
 
 class DirEntries:
@@ -97,4 +99,5 @@ def _row_of(node: Node) -> DirEntry:
         node.subtree,
         bool(node.xattrs),
         hard_link_id(node),
+        node.blocks,
     )

@@ -136,6 +136,18 @@ class Lock(msgspec.Struct, frozen=True, gc=False):
     pid: int = 0
 
 
+ZERO_BLOB_BYTES: Final = 512 << 10
+"""restic's chunker splits a run of zeros at each minimum size of a blob (chunker.MinSize)."""
+ZERO_BLOB: Final = bytes.fromhex("07854d2fef297a06ba81685e660c332de36d5d18d546927d30daad6d7fda1541")
+"""The ID of each of these blobs."""
+_BLOCK: Final = 512
+
+
+def allocated_blocks(size: int, zero_blobs: int) -> int:
+    """Return ``st_blocks`` of a file of `size` bytes with `zero_blobs` blobs of zeros as holes."""
+    return max(0, -(-size // _BLOCK) - zero_blobs * (ZERO_BLOB_BYTES // _BLOCK))
+
+
 class Node(msgspec.Struct, frozen=True, gc=False):
     """One entry of a tree: a file, directory, link or special file as it was backed up.
 
@@ -167,6 +179,11 @@ class Node(msgspec.Struct, frozen=True, gc=False):
     def blobs(self) -> list[bytes]:
         """The IDs of the data blobs that make up the file, in order."""
         return [self.content[at : at + ID_BYTES] for at in range(0, len(self.content), ID_BYTES)]
+
+    @property
+    def blocks(self) -> int:
+        """``st_blocks``."""
+        return allocated_blocks(self.size, self.content.count(ZERO_BLOB))
 
 
 def link_id(*, device: int, inode: int, attributes: tuple[int, ...], data: bytes) -> int:

@@ -16,7 +16,16 @@ import msgspec
 
 from cesbrfs.errors import DamagedError
 from cesbrfs.repo.format.direntry import DirEntry
-from cesbrfs.repo.format.model import ID_BYTES, Lenient, Node, link_id, parse_id
+from cesbrfs.repo.format.model import (
+    ID_BYTES,
+    ZERO_BLOB,
+    ZERO_BLOB_BYTES,
+    Lenient,
+    Node,
+    allocated_blocks,
+    link_id,
+    parse_id,
+)
 from cesbrfs.repo.format.timestamps import parse_time
 
 _U32 = Annotated[int, msgspec.Meta(ge=0, le=(1 << 32) - 1)]
@@ -39,6 +48,8 @@ _GO_SETGID: Final = 1 << 22
 _GO_STICKY: Final = 1 << 20
 _GO_SPECIAL: Final = _GO_SETUID | _GO_SETGID | _GO_STICKY
 _PERMISSIONS: Final = 0o777
+_ZERO_BLOB_HEX: Final = ZERO_BLOB.hex()
+_ZERO_BLOB_JSON: Final = f'"{_ZERO_BLOB_HEX}"'.encode()
 _ONE_ID: Final = {2 * ID_BYTES}
 _SURELY_FITS: Final = 63
 """Characters that take no more than 255 bytes, whatever they are."""
@@ -172,6 +183,12 @@ def _row(name: bytes, entry: RawNode, content: list[str] | msgspec.Raw | None) -
         elif kind == "dir" and entry.subtree:
             subtree = parse_id(entry.subtree)
         size = len(target)
+    blocks = (size + 511) >> 9
+    if size >= ZERO_BLOB_BYTES and content is not None:
+        if isinstance(content, msgspec.Raw):
+            blocks = allocated_blocks(size, bytes(content).count(_ZERO_BLOB_JSON))
+        else:
+            blocks = allocated_blocks(size, content.count(_ZERO_BLOB_HEX))
     st_mode = FORMATS[kind] | mode & _PERMISSIONS | (_special(mode) if mode & _GO_SPECIAL else 0)
     link = 0
     if links > 1 and kind != "dir" and entry.inode:
@@ -198,6 +215,7 @@ def _row(name: bytes, entry: RawNode, content: list[str] | msgspec.Raw | None) -
         subtree,
         bool(entry.extended_attributes),
         link,
+        blocks,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cesbrfs.repo.format.direntry import DirEntries, DirEntry, entries_of, pack, unpack
-from cesbrfs.repo.format.model import Node
+from cesbrfs.repo.format.model import ZERO_BLOB_BYTES, Node
 from cesbrfs.repo.format.tree import _entries, parse_entries, parse_tree
 from cesbrfs.repo.format.tree_decoder import decode_entries, decode_nodes, entry_of, node_of
 
@@ -108,7 +109,7 @@ s64 = st.integers(-(1 << 63), (1 << 63) - 1)
 names = st.binary(min_size=1, max_size=20)
 rows = st.builds(
     DirEntry, names, u32, s64, s64, s64, u32, u32, u64, u64, u64, names, st.none() | names,
-    st.booleans(), u64,
+    st.booleans(), u64, u64,
 )  # fmt: skip
 
 
@@ -131,3 +132,22 @@ def test_names_are_found_by_their_position() -> None:
     """In any order."""
     listed = entries_of(Node(name, "file", 0o100644) for name in (b"b", b"a", b"c"))
     assert [listed.position(name) for name in (b"a", b"b", b"c", b"d")] == [1, 0, 2, None]
+
+
+def test_zero_blobs_take_no_blocks() -> None:
+    """Rows and nodes count them alike, and never less than none."""
+    zeros = hashlib.sha256(bytes(ZERO_BLOB_BYTES)).hexdigest()
+    fields = ORDINARY | {"type": "file", "size": 5 * ZERO_BLOB_BYTES + 1, "links": 1}
+    for content, blocks in (
+        ([zeros] * 4 + ["ab" * 32], 1025),
+        (["ab" * 32], 5121),
+        ([zeros] * 9, 0),
+        (None, 5121),
+    ):
+        data = blob(fields | {"content": content})
+        rows, nodes = decode_entries(data), decode_nodes(data)
+        assert rows is not None
+        assert nodes is not None
+        (careful,) = _entries(data, "tree", entry_of)[0].values()
+        (row,), (node,) = rows, nodes.values()
+        assert (row.blocks, node.blocks, careful.blocks) == (blocks, blocks, blocks)
