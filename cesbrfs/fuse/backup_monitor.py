@@ -1,6 +1,6 @@
-"""Keep the figures of the backups for the metrics of a mount.
+"""Keep the list and the figures of the backups fresh for whoever monitors a mount.
 
-Nothing is read until somebody reads the metrics.
+Nothing is read until somebody reads the status or the metrics.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cesbrfs.vfs.tree import BackupTree
 _log = logging.getLogger(__name__)
 
 _MAX_AGE_SECONDS: Final = 30.0
-"""Maximum age of the list of backups from which the figures are determined."""
+"""Maximum age of the list of backups that the status and the metrics describe."""
 _WAIT_SECONDS: Final = 1.0
 """How long a reader of the metrics waits for figures that are being determined."""
 
@@ -36,11 +36,21 @@ class BackupMonitor:
         """Determine the figures in tasks of `background` from now on, so that no reader waits."""
         self._background = background
 
-    async def refresh(self) -> None:
-        """Bring the figures up to date; with a background nursery, waits about a second at most."""
+    async def refresh_listing(self) -> Backups | None:
+        """List the backups again if the list is older than 30 s; None if that fails.
+
+        With a background nursery, waits about a second at most, and not for a storage that is known
+        to be offline or slow.
+        """
         try:
-            backups = await self._view.backups(_MAX_AGE_SECONDS)
+            return await self._view.backups(_MAX_AGE_SECONDS)
         except CesbrError:  # the listing counts its failures
+            return None
+
+    async def refresh(self) -> None:
+        """Bring the figures up to date; with a background nursery, waits two seconds at most."""
+        backups = await self.refresh_listing()
+        if backups is None:
             return
         if self._background is None:
             await self._determine(backups)

@@ -43,6 +43,11 @@ ERRORS: Final = Family(
 LISTING_SECONDS: Final = Family(
     "cesbrfs_listing_duration_seconds", Kind.SUMMARY, "Duration of listings of the snapshots."
 )
+LAST_LISTING: Final = Family(
+    "cesbrfs_last_listing_timestamp_seconds",
+    Kind.GAUGE,
+    "Start of the last listing of the snapshots that succeeded.",
+)
 LISTING_FAILURES: Final = Family(
     "cesbrfs_listing_failures", Kind.COUNTER, "Listings of the snapshots that failed."
 )
@@ -93,6 +98,7 @@ FAMILIES: Final = (
     REQUEST_SECONDS,
     ERRORS,
     LISTING_SECONDS,
+    LAST_LISTING,
     LISTING_FAILURES,
     STORAGE_REQUESTS,
     STORAGE_BYTES,
@@ -121,9 +127,12 @@ def request_metrics(latency: Mapping[str, Latency], errors: int) -> Iterator[Met
     yield single(ERRORS, errors)
 
 
-def repository_metrics(repository: Repository, listings: ListingStatistics) -> Iterator[Metric]:
+def repository_metrics(
+    repository: Repository, listings: ListingStatistics, listed_ns: int
+) -> Iterator[Metric]:
     """Yield the metrics of listings, storage and caches."""
     yield Metric(LISTING_SECONDS, count_and_sum(listings.count, listings.seconds, {}))
+    yield single(LAST_LISTING, listed_ns / _NS)
     yield single(LISTING_FAILURES, listings.failures)
     if isinstance(repository.storage, HasCounters):
         counters = repository.storage.counters

@@ -93,6 +93,7 @@ class MountStatus:
     async def file(self, name: bytes) -> GeneratedFile | None:
         """Return the file of this name as it is now, None if there is none."""
         if name == _STATUS:
+            await self.monitor.refresh_listing()
             content = self._json()
         elif name == _METRICS:
             await self.monitor.refresh()
@@ -149,7 +150,7 @@ class MountStatus:
         up = listings.problem is None and not repository.is_offline
         yield from backup_metrics(self.monitor.figures, len(repository.damaged), up=up)
         yield from request_metrics(self.latency, self.errors)
-        yield from repository_metrics(repository, listings)
+        yield from repository_metrics(repository, listings, self._listing.listed_ns)
         yield from process_metrics(self._numbers(), self._started)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyfuse3
 import pytest
+import trio
 
 from cesbrfs.fuse.filesystem import InodeFileSystem
 from cesbrfs.fuse.operations import CHANGING_SECONDS, FIXED_SECONDS, Operations
@@ -294,3 +295,49 @@ async def test_a_newer_snapshot_replaces_a_volume(restic_new: Path, tmp_path: Pa
     attributes = await walk(operations, *path, b"data")
     opened = await operations.open(attributes.st_ino, os.O_RDONLY, NOBODY)
     assert bytes(await operations.read(opened.fh, 0, 10)) == b"new!"
+
+
+async def test_the_status_of_an_idle_mount_is_fresh(restic_new: Path, tmp_path: Path) -> None:
+    """Reading status.json or the metrics lists the backups if the list is older than 30 s."""
+    repo = create(restic_new, tmp_path / "repo")
+    repo.backup(tags=["b1"], stdin=("/file", b"text"))
+    now = [0.0]
+    view = BackupTree(await repo.open(), clock=lambda: now[0])
+    operations = Operations(InodeFileSystem(view), Presentation())
+    await view.backups()
+
+    async def read(name: bytes) -> bytes:
+        found = await walk(operations, b".cesbrfs", name)
+        opened = await operations.open(found.st_ino, os.O_RDONLY, NOBODY)
+        return bytes(await operations.read(opened.fh, 0, 1 << 20))
+
+    repo.directory.rename(tmp_path / "away")
+    assert json.loads(await read(b"status.json"))["repository"]["state"] == "ready"
+    now[0] += 31
+    assert json.loads(await read(b"status.json"))["repository"]["state"] == "gone"
+    assert b"cesbrfs_storage_up 0\n" in await read(b"metrics")
+    (tmp_path / "away").rename(repo.directory)
+    now[0] += 31
+    assert b"cesbrfs_storage_up 1\n" in await read(b"metrics")
+    assert json.loads(await read(b"status.json"))["repository"]["state"] == "ready"
+
+
+async def test_the_status_does_not_wait_for_a_storage_that_does_not_respond(
+    restic_new: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While listing the backups hangs, status.json and the metrics contain the last known state."""
+    repo = create(restic_new, tmp_path / "repo")
+    repo.backup(tags=["b1"], stdin=("/file", b"text"))
+    now = [0.0]
+    view = BackupTree(await repo.open(), clock=lambda: now[0])
+    operations = Operations(InodeFileSystem(view), Presentation())
+    await view.backups()
+    monkeypatch.setattr(view.repository, "snapshots", trio.sleep_forever)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            view.serve(nursery)
+            operations.tree.status.monitor.refresh_in(nursery)
+            now[0] += 31
+            for name in (b"status.json", b"metrics", b"status.json"):
+                assert (await walk(operations, b".cesbrfs", name)).st_size > 0
+            nursery.cancel_scope.cancel()
