@@ -119,8 +119,8 @@ class BackupListing:
         return self._cached or cached
 
     def refresh(self) -> None:
-        """Start a background refresh."""
-        if self._background is not None:
+        """Start a background refresh unless one is running."""
+        if self._background is not None and self._refresh is None:
             self._begin(self._background)
 
     async def list_now(self) -> Backups:

@@ -88,6 +88,21 @@ async def test_a_slow_one_is_waited_for_once(
     assert await _took(listing) == 0  # listed 60 s ago: again
 
 
+async def test_further_requests_do_not_replace_a_slow_refresh(
+    repository: _Repository, listing: BackupListing, autojump_clock: MockClock
+) -> None:
+    """While a refresh runs, no other one is started, and nobody waits for it again."""
+    repository.takes = 60
+    assert await _took(listing) == pytest.approx(1)
+    for _ in range(20):
+        listing.refresh()
+        assert await _took(listing) == 0
+        await trio.sleep(1)
+    assert trio.lowlevel.current_statistics().tasks_living < 10
+    await trio.sleep(60)
+    assert repository.listings == 2
+
+
 async def test_an_offline_storage_is_not_waited_for(
     repository: _Repository, listing: BackupListing, autojump_clock: MockClock
 ) -> None:
