@@ -46,7 +46,7 @@ def _mount_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="allow_other, owner_root, uid=N, gid=N, idmap=FILE, umask=M, fmask=M, dmask=M,"
-        " noxattr, noversions, idle=TIME",
+        " noxattr, noversions, idle=TIME, drop_privileges=USER",
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
