@@ -12,6 +12,8 @@ from cesbrfs.restic.events import Failed, bytes_of_path
 
 PathLike = str | bytes | os.PathLike[str]
 
+REPLACED_FILES: Final = ".cesbr-undo"
+"""Directories in which restores keep replaced files, and which are not backed up."""
 _PATTERN_SIGNS: Final = str.maketrans({char: "\\" + char for char in "\\*?["})
 
 

@@ -30,7 +30,14 @@ from cesbrfs.errors import (
 )
 from cesbrfs.repo.location import Access
 from cesbrfs.repo.storage import FileType, is_file_name, open_storage
-from cesbrfs.restic.backup_args import PathLike, absolute, backup_flags, item_errors, split_missing
+from cesbrfs.restic.backup_args import (
+    REPLACED_FILES,
+    PathLike,
+    absolute,
+    backup_flags,
+    item_errors,
+    split_missing,
+)
 from cesbrfs.restic.binary import Version, find_restic, read_version
 from cesbrfs.restic.diagnose import look
 from cesbrfs.restic.environment import (
@@ -193,6 +200,8 @@ class Restic:
         """
         command = ["backup", "--json"]
         command += backup_flags(tags=tags, host=host, parent=parent, time=time, exclude=exclude)
+        if stdin is None:
+            command.append(f"--exclude={REPLACED_FILES}")
         if dry_run:
             command.append("--dry-run")
         output = BackupOutput(on_event, on_interrupt)

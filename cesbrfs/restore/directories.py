@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterable
 
 from cesbrfs.errors import CesbrError, RestoreError
@@ -11,6 +12,7 @@ from cesbrfs.restore.content import directory_metadata
 from cesbrfs.restore.dirfd import DirFd, explain_flags, one_file, spelled, tell
 from cesbrfs.restore.files import Parts, RestoreContext
 from cesbrfs.restore.journal import PreviousRun
+from cesbrfs.restore.metadata import handle
 from cesbrfs.restore.permissions import close_again, open_up
 from cesbrfs.restore.plan import PlannedDirectory
 from cesbrfs.restore.writer import apply_to_directory, make_directory, temp_prefix
@@ -36,6 +38,8 @@ def make_directories(
                 if directory.exists:
                     _make_writable(context, dirfd, directory)
                 else:
+                    if context.keeper:
+                        context.keeper.created(directory.path)
                     made += _create(dirfd.open(directory.parent.parts), directory)
             except (OSError, RestoreError) as error:
                 directory.lost = True
@@ -62,10 +66,30 @@ def _create(parent: int, directory: PlannedDirectory) -> bool:
 
 def _make_writable(context: RestoreContext, dirfd: DirFd, directory: PlannedDirectory) -> None:
     """Make an existing directory writable if something will be written there."""
-    changes = directory.dressed or any(file.writes for file in directory.files)
-    if changes or not all(below.exists for below in directory.directories.values()):
-        with contextlib.suppress(OSError):  # then writing the files fails, and names them
-            open_up(dirfd.open(directory.parts), directory, context.journal)
+    writes = any(file.writes for file in directory.files) or not all(
+        below.exists for below in directory.directories.values()
+    )
+    if not (directory.dressed or writes):
+        return
+    if context.keeper:
+        opened = dirfd.open(directory.parts)
+        if writes or not _looks_same(directory, opened):
+            context.keeper.directory(directory.path, opened, directory.closed_mode)
+    with contextlib.suppress(OSError):  # then writing the files fails, and names them
+        open_up(dirfd.open(directory.parts), directory, context.journal)
+
+
+def _looks_same(directory: PlannedDirectory, opened: int) -> bool:
+    """Return whether an open directory has the recorded metadata already."""
+    metadata = directory_metadata(directory)
+    status, node = os.stat(opened), metadata.node
+    owners = not metadata.owned or (node.uid, node.gid) == (status.st_uid, status.st_gid)
+    modes = stat.S_IMODE(node.mode) == stat.S_IMODE(status.st_mode)
+    if not (owners and modes and node.mtime_ns == status.st_mtime_ns):
+        return False
+    path = handle(opened)
+    found = {os.fsencode(name): os.getxattr(path, name) for name in os.listxattr(path)}
+    return found == dict(node.xattrs)
 
 
 def remove_stale_temp_files(context: RestoreContext, past: PreviousRun) -> None:

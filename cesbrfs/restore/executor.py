@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Final
@@ -14,10 +15,11 @@ import trio
 from cesbrfs.repo.format.model import Node
 from cesbrfs.repo.storage.local import LocalStorage
 from cesbrfs.restore import directories as restore_directories
-from cesbrfs.restore import files
+from cesbrfs.restore import files, prepare_undo
 from cesbrfs.restore.dirfd import open_target
 from cesbrfs.restore.files import Done, LinkJob, RestoreContext, WriteJob
 from cesbrfs.restore.journal import Journal
+from cesbrfs.restore.keeper import Keeper
 from cesbrfs.restore.metadata import Warnings
 from cesbrfs.restore.plan import PlannedDirectory, PlannedFile, RestorePlan
 from cesbrfs.restore.process_writer import ProcessWriter
@@ -26,6 +28,7 @@ from cesbrfs.restore.result_counter import ResultCounter
 from cesbrfs.restore.salvage import Salvager
 from cesbrfs.restore.survey import survey_closed
 from cesbrfs.restore.thread_writer import ThreadWriter
+from cesbrfs.restore.undo_log import NewUndo, UndoLog
 from cesbrfs.restore.worker_pool import open_workers, worker_count
 from cesbrfs.vfs.tree import BackupTree
 
@@ -43,13 +46,15 @@ async def execute(
     from_disk: bool = False,
     workers: int | None = None,
     salvage: bool = False,
+    undo: NewUndo | None = None,
 ) -> RestoreReport:
     """Carry out `plan` once. A file that fails is in the report and does not end the restore.
 
     Content is read back and compared before a file gets its final name, `from_disk` from the disk
     instead of the page cache. Large restores write with up to `workers` processes (default: one
     per core; 0: none). With `salvage`, the intact parts of damaged files are written under another
-    name, as described in `restore.salvage`.
+    name, as described in `restore.salvage`. If the plan keeps replaced files, what is needed to
+    undo the restore is logged as `undo` says.
 
     When cancelled, complete files stay and no temporary files do. With a `journal`, on which
     `begin` was called, a later plan continues from there; it is removed when nothing failed. Raises
@@ -66,7 +71,11 @@ async def execute(
         journal.tag if journal else b"",
         trio.from_thread.check_cancelled,
     )
-    report = await _Run(view, plan, on_progress, context, workers).run(salvage=salvage)
+    if plan.keep is not None and undo is not None:
+        keeper = Keeper(UndoLog.open(undo.file), {}, context.warnings)
+        context = replace(context, keeper=keeper)
+    run = _Run(view, plan, on_progress, context, workers=workers, undo=undo)
+    report = await run.run(salvage=salvage)
     if journal and not report.failed:
         journal.complete()
     return report
@@ -81,8 +90,11 @@ class _Run:
         plan: RestorePlan,
         on_progress: Callable[[Progress], None] | None,
         context: RestoreContext,
+        *,
         workers: int | None,
+        undo: NewUndo | None,
     ) -> None:
+        self._undo: Final = undo
         self._view: Final = view
         self._plan: Final = plan
         self._context: Final = context
@@ -96,6 +108,10 @@ class _Run:
         try:
             if plan.closed:
                 await trio.to_thread.run_sync(survey_closed, plan, context.target, context.journal)
+            if context.keeper and self._undo:
+                await trio.to_thread.run_sync(
+                    prepare_undo.begin, context.keeper, plan, context.target, self._undo
+                )
             self._results.begin()
             await trio.to_thread.run_sync(
                 restore_directories.remove_stale_temp_files, context, plan.past
@@ -115,6 +131,8 @@ class _Run:
                 await trio.to_thread.run_sync(
                     restore_directories.finish_directories, context, plan.order[:0:-1]
                 )
+                if context.keeper and self._undo:
+                    await trio.to_thread.run_sync(prepare_undo.end, context.keeper, self._undo)
                 await trio.to_thread.run_sync(files.close, context)
         report.warnings = context.warnings.sentences()
         if plan.sockets:

@@ -20,6 +20,7 @@ from cesbrfs.errors import CesbrError, RestoreError
 from cesbrfs.repo.format.model import Node
 from cesbrfs.restore.dirfd import DirFd, Followed, explain_flags, lookup, one_file, spelled
 from cesbrfs.restore.journal import JournalWriter, node_key
+from cesbrfs.restore.keeper import Keeper
 from cesbrfs.restore.metadata import FileMetadata, Warnings
 from cesbrfs.restore.overwrite import Action, Overwrite
 from cesbrfs.restore.writer import (
@@ -97,7 +98,7 @@ class RestoreContext:
     `target` is a descriptor of the target directory. `from_disk`: verify content by reading it
     back from the disk instead of the page cache. Symlinks may lead to the directories in
     `followed`. `tag` begins the temporary names; `check_cancelled` raises when the restore was
-    cancelled.
+    cancelled. `keeper` keeps replaced files.
     """
 
     target: int
@@ -108,6 +109,7 @@ class RestoreContext:
     followed: Followed | None = None
     tag: bytes = b""
     check_cancelled: Callable[[], None] = lambda: None
+    keeper: Keeper | None = None
 
     def directories(self) -> DirFd:
         """Return an object that opens directories below the target; use it in `with`."""
@@ -212,10 +214,16 @@ def _place_all(
             for item, result in zip(prepared, results, strict=True)
             if isinstance(item, _Prepared) and result is None
         )
+    if context.keeper:
+        context.keeper.files(
+            (item.job.path, item.new.status, item.job.action is Action.CREATE)
+            for item, result in zip(prepared, results, strict=True)
+            if isinstance(item, _Prepared) and result is None
+        )
     placed: list[FileResult] = []
     for item, result in zip(prepared, results, strict=True):
         if isinstance(item, _Prepared) and result is None:
-            placed.append(_attempt(partial(_place, directories, context.overwrite, item)))
+            placed.append(_attempt(partial(_place, context, directories, item)))
         else:
             assert result is not None
             placed.append(result)
@@ -232,17 +240,20 @@ def _early_result(context: RestoreContext, directories: DirFd, job: WriteJob) ->
     return FileResult(Done.SKIPPED)
 
 
-def _place(directories: DirFd, overwrite: Overwrite, item: _Prepared) -> FileResult:
-    """Give a complete file its final name."""
+def _place(context: RestoreContext, directories: DirFd, item: _Prepared) -> FileResult:
+    """Give a complete file its final name; keep the file that it replaces."""
     job, new = item
     identity = new.identity if job.hard_linked else None
     new.directory = directories.open(job.directory)
+    replace = job.action in (Action.OVERWRITE, Action.REDO)
     try:
-        new.place(job.name, replace=job.action in (Action.OVERWRITE, Action.REDO))
+        if replace and context.keeper:
+            context.keeper.keep(new.directory, job.directory, job.name)
+        new.place(job.name, replace=replace)
     except AppearedError:
         if (other := spelled(new.directory, job.name)) is not None:
             raise RestoreError(one_file(job.name, other)) from None
-        if overwrite is Overwrite.NEVER:
+        if context.overwrite is Overwrite.NEVER:
             return FileResult(Done.SKIPPED)
         raise
     except PermissionError as error:

@@ -13,6 +13,7 @@ from cesbrfs.repo.format.model import NodeType
 from cesbrfs.restore.dirfd import ForbiddenTargets, Room
 from cesbrfs.restore.journal import PreviousRun
 from cesbrfs.restore.overwrite import Action, Overwrite
+from cesbrfs.restore.replaced import KeepPlan
 from cesbrfs.restore.targets import Refused, RestoreItem
 from cesbrfs.util.escape import for_json, show
 from cesbrfs.vfs.entries import Entry, SnapshotEntry
@@ -143,7 +144,9 @@ class RestorePlan:
     after its parent; the first is the target. The content of `closed` directories, which are not
     searchable, is planned after they are made searchable. `rooms` are the file systems by device.
     The names in `fixed` belong to the instance, and symlinks there point to the directories in
-    `followed`. Nothing is written to what `guard` forbids.
+    `followed`. Nothing is written to what `guard` forbids. `keep` says where replaced files are
+    kept, None if they are not; `keep_device` is the device of its directory, -1 if each mount has
+    one.
     """
 
     target: Path
@@ -169,6 +172,8 @@ class RestorePlan:
     fixed: frozenset[Parts] = frozenset()
     followed: dict[Parts, tuple[int, int]] = field(default_factory=dict)
     guard: ForbiddenTargets = field(default_factory=ForbiddenTargets)
+    keep: KeepPlan | None = None
+    keep_device: int = -1
 
     @property
     def free(self) -> int | None:
@@ -206,6 +211,13 @@ class RestorePlan:
             "unchanged": self.unchanged,
             "done": self.done,
             "free": self.free,
+            "kept": None
+            if self.keep is None
+            else {
+                "files": self.keep.files,
+                "bytes": self.keep.size,
+                "directories": [show(path) for path in self.keep.shown(self.target)],
+            },
             "warnings": self.warnings,
             "closed": [for_json(directory.path, "path") for directory in self.closed],
             "refused": [{**for_json(r.path, "path"), "error": r.reason} for r in self.refused],

@@ -30,6 +30,7 @@ from cesbrfs.restore.plan import (
     PlannedFile,
     RestorePlan,
 )
+from cesbrfs.restore.replaced import KeepPlan
 from cesbrfs.restore.selection import Selection
 from cesbrfs.restore.survey import survey
 from cesbrfs.restore.targets import (
@@ -59,10 +60,12 @@ async def make_plan(
     suffix: str | None = None,
     past: PreviousRun | None = None,
     keep_out: Sequence[Path] = (),
+    keep: KeepPlan | None = None,
 ) -> RestorePlan:
     """Plan the restore of `selection`, each chosen name with `suffix`; nothing is written.
 
-    Files that `past` records as restored are not written again.
+    Files that `past` records as restored are not written again. Replaced files are kept as `keep`
+    says.
 
     Raises UsageError if the target is in the repository, in a mount of backups or in a directory of
     `keep_out`, or if a chosen path has no place on an instance; NotFoundError if one does not exist
@@ -82,7 +85,7 @@ async def make_plan(
     grower = _Grower(view, past)
     root = await grower.grow(landings)
     planned = RestorePlan(top, overwrite, [root], landings.found, landings.left_out)
-    planned.past, planned.guard = past, guard
+    planned.past, planned.guard, planned.keep = past, guard, keep
     if isinstance(target, InPlace):
         planned.fixed = frozenset(f for one in landings.found for f in fixed_parts(one.parts))
     planned.refused.extend(await lacking(view, selection, target))

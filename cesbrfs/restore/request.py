@@ -41,6 +41,10 @@ class RestoreRequest:
     dry_run: bool = False
     yes: bool = False
     force: bool = False
+    backup_dir: str | None = None
+    no_backup_dir: bool = False
+    undo: str | None = None
+    """The ID of the undo log that a resumed restore continues."""
     resumes_selection: bool | None = None
     """Whether the resumed restore was one of the selection; None if nothing is resumed."""
 
@@ -52,6 +56,8 @@ class RestoreRequest:
             raise UsageError(
                 "--resume restores the recorded paths. Remove either --resume or the paths."
             )
+        if self.backup_dir and self.no_backup_dir:
+            raise UsageError("Pass either --backup-dir or --no-backup-dir, not both.")
         if self.in_place and self.target:
             raise UsageError("Pass either --target or --in-place, not both.")
         if self.suffix and not self.suffix.startswith(_SUFFIX_STARTS):
@@ -68,6 +74,11 @@ class RestoreRequest:
         return not self.paths and not self.backup
 
     @property
+    def keeps(self) -> bool:
+        """Whether replaced files are kept, to undo the restore."""
+        return not self.no_backup_dir and (self.in_place or self.backup_dir is not None)
+
+    @property
     def effective_overwrite(self) -> Overwrite:
         """The rule about existing files."""
         if self.overwrite is not None:
@@ -75,8 +86,11 @@ class RestoreRequest:
         replaces = self.in_place and self.suffix is None
         return Overwrite.IF_CHANGED if replaces else Overwrite.NEVER
 
-    def as_json(self, repository: str, paths: Sequence[str], target: Path) -> dict[str, object]:
+    def as_json(
+        self, repository: str, paths: Sequence[str], target: Path, undo: str | None = None
+    ) -> dict[str, object]:
         """Return what the journal records: the chosen `paths` and the `target` are absolute."""
+        directory = None if self.backup_dir is None else os.path.abspath(self.backup_dir)
         return {
             "repository": repository,
             "paths": list(paths),
@@ -88,11 +102,14 @@ class RestoreRequest:
             "verify": self.verify,
             "salvage": self.salvage,
             "other_host": self.other_host,
+            "backup_dir": None if directory is None else show(os.fsencode(directory)),
+            "no_backup_dir": self.no_backup_dir,
+            "undo": undo,
         }
 
     def resumed(self, recorded: Mapping[str, Any]) -> RestoreRequest:
         """Return this request with the paths, target and rules of a recorded one."""
-        suffix = recorded["suffix"]
+        suffix, directory = recorded["suffix"], recorded.get("backup_dir")
         return replace(
             self,
             backup=None,
@@ -105,6 +122,9 @@ class RestoreRequest:
             salvage=self.salvage or recorded.get("salvage", False),
             other_host=self.other_host or recorded.get("other_host", False),
             suffix=None if suffix is None else _unescape(suffix),
+            backup_dir=None if directory is None else _unescape(directory),
+            no_backup_dir=recorded.get("no_backup_dir", False),
+            undo=recorded.get("undo"),
         )
 
 

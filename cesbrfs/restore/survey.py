@@ -25,6 +25,7 @@ from cesbrfs.restore.journal import JournalWriter, PreviousRun
 from cesbrfs.restore.overwrite import Action, Overwrite
 from cesbrfs.restore.permissions import is_closed, open_up
 from cesbrfs.restore.plan import PlannedDirectory, PlannedFile, RestorePlan
+from cesbrfs.restore.replaced import KeepPlan, mount_id
 from cesbrfs.restore.targets import Refused
 from cesbrfs.restore.unchanged import looks_same
 
@@ -38,6 +39,9 @@ def survey(planned: RestorePlan, state: TargetState) -> None:
     root.exists, root.device = state.exists, state.device
     if state.room:
         planned.rooms[state.device] = state.room
+    if planned.keep is not None and (elsewhere := planned.keep.room()) is not None:
+        planned.keep_device = planned.keep.device()
+        planned.rooms.setdefault(planned.keep_device, elsewhere)
     descriptor = open_target(planned.target, create=False) if state.exists else -1
     try:
         _survey(planned, descriptor, root)
@@ -97,6 +101,7 @@ def _compare(planned: RestorePlan, directory: PlannedDirectory, opened: int) -> 
     names = _Names(directory, opened)
     for file in directory.files:
         _compare_file(planned, file, opened, names)
+    _keep(planned.keep, directory, opened)
     for below in list(directory.directories.values()):
         found = lookup(opened, below.name)
         if found is None:
@@ -186,6 +191,17 @@ def _decide(planned: RestorePlan, file: PlannedFile, status: os.stat_result, ope
         file.action = Action.UNCHANGED if changes else Action.SKIP
 
 
+def _keep(keep: KeepPlan | None, directory: PlannedDirectory, opened: int) -> None:
+    """Count the files of an open directory that are replaced and kept."""
+    if keep is None:
+        return
+    kept = keep.of(mount_id(opened), directory.parts)
+    for file in directory.files:
+        if file.action is Action.OVERWRITE and file.there is not None:
+            kept.files += 1
+            kept.bytes += file.there[0]
+
+
 def _refuse(planned: RestorePlan, file: PlannedFile, reason: str) -> None:
     file.action = Action.REFUSE
     planned.refused.append(Refused((*file.directory.parts, file.name), reason))
@@ -222,10 +238,20 @@ def _count(planned: RestorePlan, directory: PlannedDirectory) -> None:
 
 
 def _need(planned: RestorePlan, file: PlannedFile) -> None:
-    """Add the space that a file needs, minus that of the file it replaces."""
-    room = planned.rooms.get(file.directory.device)
+    """Add the space that a file needs, minus that of the file it replaces.
+
+    A replaced file that is kept takes no space elsewhere unless it is copied.
+    """
+    device = file.directory.device
+    room = planned.rooms.get(device)
+    replaced = file.there[0] if file.there and file.action is Action.OVERWRITE else 0
+    if planned.keep is not None:
+        elsewhere = planned.rooms.get(planned.keep_device)
+        if planned.keep_device in (-1, device) or elsewhere is None:
+            replaced = 0
+        else:
+            elsewhere.needed += elsewhere.rounded(replaced)
     if room:
-        replaced = file.there[0] if file.there and file.action is Action.OVERWRITE else 0
         room.needed += room.rounded(file.size) - room.rounded(replaced)
 
 

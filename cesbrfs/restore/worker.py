@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -21,7 +22,9 @@ from cesbrfs.repo.read.blob_reader import BlobReader
 from cesbrfs.restore.dirfd import DirFd
 from cesbrfs.restore.files import Done, RestoreContext, WriteJob, write_files
 from cesbrfs.restore.journal import JournalWriter
+from cesbrfs.restore.keeper import Keeper
 from cesbrfs.restore.metadata import Warnings
+from cesbrfs.restore.undo_log import UndoLog
 from cesbrfs.restore.worker_protocol import (
     LENGTH,
     Reply,
@@ -51,6 +54,9 @@ class Worker:
             followed=dict(setup.followed),
             tag=setup.tag,
         )
+        if setup.undo_log is not None:
+            keeper = Keeper(UndoLog(setup.undo_log), setup.places, self._context.warnings)
+            self._context = replace(self._context, keeper=keeper)
         keys = Keys(setup.encrypt, setup.mac_k, setup.mac_r)
         self._blobs = BlobReader(setup.directory, keys)
         self._directories = DirFd(setup.target, self._context.followed)

@@ -140,7 +140,10 @@ async def open_workers(
 async def _start(context: RestoreContext, keys: Keys, directory: str, number: int) -> WorkerProcess:
     ours, theirs = socket.socketpair()
     journal = context.journal.descriptor if context.journal else None
-    inherited = [theirs.fileno(), context.target, *(() if journal is None else (journal,))]
+    undo_log = context.keeper.log.descriptor if context.keeper else None
+    places = dict(context.keeper.places) if context.keeper else {}
+    given = (number for number in (journal, undo_log) if number is not None)
+    inherited = [theirs.fileno(), context.target, *given, *places.values()]
     try:
         with theirs:
             process = await trio.lowlevel.open_process(
@@ -168,6 +171,8 @@ async def _start(context: RestoreContext, keys: Keys, directory: str, number: in
         from_disk=context.from_disk,
         tag=tag,
         followed=list((context.followed or {}).items()),
+        undo_log=undo_log,
+        places=places,
     )
     await worker.set_up(setup)
     return worker

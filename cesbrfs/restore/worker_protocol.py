@@ -23,7 +23,7 @@ class Setup(msgspec.Struct, array_like=True, gc=False):
     """What a worker needs to know. The master key travels here only, never in argv or a file.
 
     `directory` is the repository, empty if the content comes with the jobs. `journal`: a descriptor
-    of the journal was inherited.
+    of the journal was inherited. `undo_log` and `places` are those of the `Keeper`, inherited, too.
     """
 
     directory: str
@@ -36,6 +36,8 @@ class Setup(msgspec.Struct, array_like=True, gc=False):
     from_disk: bool
     tag: bytes
     followed: list[tuple[Parts, tuple[int, int]]]
+    undo_log: int | None = None
+    places: dict[int, int] = {}
 
 
 class WireBlob(msgspec.Struct, array_like=True, frozen=True, gc=False):

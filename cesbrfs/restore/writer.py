@@ -221,6 +221,10 @@ class NewFile(NewEntry):
             self._status = os.fstat(self._fd)
         self._close()
 
+    def sync(self) -> None:
+        """Flush the content written so far to disk."""
+        os.fsync(self._fd)
+
     def _verify_digests(self, digests: Sequence[bytes | None]) -> None:
         offset = 0
         for digest, length in zip(digests, self._lengths, strict=True):

@@ -10,7 +10,6 @@ from cesbrfs.errors import CesbrError
 
 if TYPE_CHECKING:
     from cesbr.session import Context
-    from cesbrfs.catalog.backups import Backup
     from cesbrfs.ces.backup_config import BackupConfig
     from cesbrfs.ces.hooks import Hooks
     from cesbrfs.ces.instance import InstalledDogu
@@ -50,12 +49,12 @@ async def scripts_of(context: Context, config: BackupConfig) -> Hooks:
 async def restore_on_instance(
     context: Context,
     config: BackupConfig,
-    backup: Backup,
+    backup_id: str,
     work: Callable[[], Awaitable[int]],
     *,
     maintenance: bool = False,
 ) -> int:
-    """Do `work`, a restore of `backup` that changes the instance, and return its exit code.
+    """Do `work`, a restore of a backup or its undo, and return its exit code.
 
     With the scripts before and after it, and in maintenance mode where that is asked for.
     """
@@ -65,7 +64,7 @@ async def restore_on_instance(
     scripts = await scripts_of(context, config)
     async with contextlib.AsyncExitStack() as stack:
         if maintenance:
-            text = f"The data of backup {backup.id} is being restored."
+            text = f"The data of backup {backup_id} is being restored."
             mode = maintenance_mode(
                 settings.root,
                 settings.open_registry(),
@@ -74,10 +73,10 @@ async def restore_on_instance(
                 notify=context.out.note,
             )
             await stack.enter_async_context(mode)
-        await scripts.run("pre_restore", CESBR_BACKUP_ID=backup.id)
+        await scripts.run("pre_restore", CESBR_BACKUP_ID=backup_id)
         code = await work()
         if code == 0:
-            await scripts.run("post_restore", CESBR_BACKUP_ID=backup.id)
+            await scripts.run("post_restore", CESBR_BACKUP_ID=backup_id)
         elif config.post_restore_script is not None:
             context.out.note(
                 "The post-restore script was not run, because the restore is incomplete."

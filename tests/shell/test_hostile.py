@@ -174,6 +174,7 @@ _EVERY: dict[str, list[tuple[str, ...]]] = {
     "deselect": [(EVIL,), (f"{_FILES}x",)],
     "plan": [(_FILES,), ("--backup", _FIRST), (_FILES, "--in-place"), (EVIL,)],
     "restore": [(_FILES, "-n"), ("--backup", "one", "-y"), (_FILES, "--in-place", "-y")],
+    "undo": [("--list",), (EVIL,), (EVIL, "--remove", "-y"), ("-n",)],
     "restore-registry": [("--backup", "two", "-n"), (EVIL, "--backup", "two", "-n")],
     "backup": [("-n",), (EVIL,)],
     "init": [()],

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from cesbr.commands import Command
-from cesbr.commands.navigate import add_backup_flag, choose_backup, locate_all
+from cesbr.commands.navigate import choose_backup, locate_all
 from cesbr.damage import report_damaged
+from cesbr.restore_arguments import parse_request, plan_arguments, restore_arguments
+from cesbr.restore_undo import keep_plan, new_undo, undo_text
 from cesbr.safeguards import restore_on_instance
 from cesbr.state.basket import shown
 from cesbr.state.resume import absolute, journals, resume
 from cesbr.ui.restore_origin import (
     Origin,
-    add_other_host_flag,
     origins_of,
     origins_text,
     other_host,
@@ -34,9 +35,7 @@ from cesbrfs.errors import (
     UsageError,
 )
 from cesbrfs.restore import (
-    BY_BACKUP,
     InPlace,
-    Overwrite,
     Progress,
     RestorePlan,
     Target,
@@ -59,102 +58,12 @@ if TYPE_CHECKING:
     from cesbr.session import Context
     from cesbrfs.catalog.backups import Backup
     from cesbrfs.restore import Selection
+    from cesbrfs.restore.undo_log import NewUndo
     from cesbrfs.vfs.tree import BackupTree
 
 
-def _what_and_where(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "paths",
-        metavar="PATH",
-        nargs="*",
-        help="paths to restore, with wildcards (default: the selection, or with --backup the whole"
-        " backup)",
-    )
-    add_backup_flag(parser)
-    place = parser.add_argument_group("target")
-    place.add_argument(
-        "-t",
-        "--target",
-        metavar="DIR",
-        help="restore below this directory (default ./restored-<Backup ID>)",
-    )
-    place.add_argument(
-        "--in-place",
-        action="store_true",
-        help="restore volumes and configuration to their original places, replacing what differs",
-    )
-    place.add_argument(
-        "--suffix",
-        metavar="SUFFIX",
-        nargs="?",
-        const=BY_BACKUP,
-        help="restore next to existing files: append this suffix (default: .<Backup ID>)",
-    )
-    add_other_host_flag(parser)
-    parser.add_argument(
-        "--overwrite",
-        metavar="WHEN",
-        choices=[str(value) for value in Overwrite],
-        help="replace existing files: never (default), always, if-newer (the backup's is newer),"
-        " if-changed (size, time, type, mode, owner or attributes differ; default in place)",
-    )
-
-
-def _plan_arguments(parser: argparse.ArgumentParser) -> None:
-    _what_and_where(parser)
-
-
-def _restore_arguments(parser: argparse.ArgumentParser) -> None:
-    _what_and_where(parser)
-    parser.add_argument(
-        "--maintenance",
-        action="store_true",
-        help="with --in-place: turn the maintenance mode on during the restore",
-    )
-    parser.add_argument(
-        "--safety-backup",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="with --in-place: back up the current data first (default: ask; with --yes: no)",
-    )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="continue the last interrupted restore, or the one into --target",
-    )
-    parser.add_argument(
-        "--verify",
-        action="store_true",
-        help="compare each file with the backup as the disk holds it, not only as it was written;"
-        " takes longer",
-    )
-    parser.add_argument(
-        "--salvage",
-        action="store_true",
-        help="write the intact parts of a damaged file to NAME.damaged, with holes for lost ranges",
-    )
-    parser.add_argument(
-        "-n", "--dry-run", action="store_true", help="only show what would be restored"
-    )
-    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    parser.add_argument(
-        "--force", action="store_true", help="restore even if the instance suspends its restores"
-    )
-
-
-def _request(arguments: argparse.Namespace) -> RestoreRequest:
-    """Return the request of a command line; raises UsageError for options that conflict."""
-    names = RestoreRequest.__dataclass_fields__.keys() & vars(arguments).keys()
-    given = {name: getattr(arguments, name) for name in names}
-    given["paths"] = tuple(given["paths"])
-    given["overwrite"] = Overwrite(given["overwrite"]) if given["overwrite"] else None
-    request = RestoreRequest(**given)
-    request.check()
-    return request
-
-
 async def _plan(context: Context, arguments: argparse.Namespace) -> int:
-    request = _request(arguments)
+    request = parse_request(arguments)
     # It leaves even a missing repository as it is.
     view = await context.view(may_init=False)
     return await _show(context, view, request, await _chosen(context, view, request))
@@ -193,7 +102,7 @@ async def _denied(context: Context, view: BackupTree, selection: Selection) -> s
 
 
 async def _restore(context: Context, arguments: argparse.Namespace) -> int:
-    request = _request(arguments)
+    request = parse_request(arguments)
     if request.maintenance and not request.in_place and not request.resume:
         raise UsageError("--maintenance requires --in-place.")
     config = await _config(context, request)
@@ -240,14 +149,16 @@ async def _ask_and_restore(
         return 0
     if saved:
         await saved.make(context)
+    undo = new_undo(context, request, selection) if planned.keep else None
     if journal:
         paths = [shown((item.backup, *item.parts)) for item in selection.items]
-        journal.begin(request.as_json(view.repository.id, paths, planned.target))
-    work = partial(_carry_out, context, view, planned, journal, origins, request=request)
+        undo_id = undo.file.stem if undo else None
+        journal.begin(request.as_json(view.repository.id, paths, planned.target, undo_id))
+    work = partial(_carry_out, context, view, planned, journal, origins, request=request, undo=undo)
     if request.in_place:
         backup = await _only_backup(view, selection)
         code = await restore_on_instance(
-            context, config, backup, work, maintenance=request.maintenance
+            context, config, backup.id, work, maintenance=request.maintenance
         )
     else:
         code = await work()
@@ -308,7 +219,13 @@ async def _planned(
     suffix = request.suffix
     with context.out.progress("Planning", results=True):
         return await make_plan(
-            view, selection, target, request.effective_overwrite, suffix=suffix, past=past
+            view,
+            selection,
+            target,
+            request.effective_overwrite,
+            suffix=suffix,
+            past=past,
+            keep=keep_plan(context, request, target),
         )
 
 
@@ -320,6 +237,7 @@ async def _carry_out(
     origins: Sequence[Origin],
     *,
     request: RestoreRequest,
+    undo: NewUndo | None,
 ) -> int:
     with context.out.progress("Restoring") as progress:
 
@@ -337,6 +255,7 @@ async def _carry_out(
                 from_disk=request.verify,
                 workers=workers,
                 salvage=request.salvage,
+                undo=undo,
             )
         except BaseException:
             if journal is None or trio.current_effective_deadline() > -math.inf:
@@ -344,9 +263,10 @@ async def _carry_out(
             raise InterruptedByUserError(
                 "Interrupted. Restored files stay; run 'cesbr restore --resume' to continue."
             ) from None
+    undo_id = undo.file.stem if undo and undo.file.exists() else None
     await context.out.result(
-        {**report.as_json(), "from": [origin.as_json() for origin in origins]},
-        lambda: origins_text(origins, context.out.room) + report_text(report),
+        {**report.as_json(), "from": [o.as_json() for o in origins], "undo": undo_id},
+        lambda: origins_text(origins, context.out.room) + report_text(report) + undo_text(undo_id),
     )
     if not context.out.as_json:  # which has them in the result
         context.out.note(troubles_text(report), always=True, lines=True)
@@ -395,7 +315,7 @@ COMMANDS: Final = (
         "plan",
         "Show what a restore would do, without changing anything.",
         "plan --backup latest redmine/volumes/files --target /tmp/back",
-        _plan_arguments,
+        plan_arguments,
         _plan,
         "Shows the backup, the target, sizes, and what happens to existing files.",
     ),
@@ -403,7 +323,7 @@ COMMANDS: Final = (
         "restore",
         "Restore the selection, files and directories, a dogu, or a whole backup.",
         "restore --backup latest redmine/volumes/files --target /tmp/back",
-        _restore_arguments,
+        restore_arguments,
         _restore,
         "Shows a plan and asks first.  Exit code 3: something could not be restored.",
     ),

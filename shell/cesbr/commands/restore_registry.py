@@ -85,7 +85,7 @@ async def _restore(context: Context, arguments: argparse.Namespace) -> int:
     if not planned.changes:
         return await _write(context, planned, shown)
     return await restore_on_instance(
-        context, config, backup, lambda: _write(context, planned, shown)
+        context, config, backup.id, lambda: _write(context, planned, shown)
     )
 
 

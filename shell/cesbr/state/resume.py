@@ -25,6 +25,12 @@ def journals(context: Context) -> Path | None:
     return state / "restores" if state else None
 
 
+def undo_logs(context: Context) -> Path | None:
+    """Return where the undo logs of restores are."""
+    state = state_directory(context.session.environ)
+    return state / "undo" if state else None
+
+
 async def resume(context: Context, view: BackupTree, request: RestoreRequest) -> RestoreRequest:
     """Return the request of the interrupted restore: into this target, or the last one.
 

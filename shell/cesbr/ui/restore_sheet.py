@@ -114,6 +114,10 @@ def _totals(planned: RestorePlan, available: int | None) -> str:
         same = planned.overwrite is not Overwrite.IF_CHANGED and planned.will_look_same
         more = f", {same:,} of them unchanged" if same else ""
         rows.append(("Replaces:", humanize.count(planned.will_overwrite, "existing file") + more))
+    if planned.keep is not None and planned.keep.files:
+        where = ", ".join(show(path) for path in planned.keep.shown(planned.target))
+        kept = f"{humanize.count(planned.keep.files, 'file')}, {humanize.size(planned.keep.size)}"
+        rows.append(("Keeps:", f"{kept} in {where}, for 'cesbr undo'"))
     if planned.unchanged:
         rows.append(("Unchanged:", f"{humanize.count(planned.unchanged, 'file')}, left unchanged"))
     if planned.will_skip:
