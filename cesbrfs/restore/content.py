@@ -17,6 +17,7 @@ from cesbrfs.repo.format.model import Node
 from cesbrfs.restore.files import WriteJob
 from cesbrfs.restore.journal import key_of
 from cesbrfs.restore.metadata import FileMetadata
+from cesbrfs.restore.owners import OwnerNames
 from cesbrfs.restore.plan import FILE_MODE, PlannedDirectory, PlannedFile
 from cesbrfs.vfs.entries import Entry, SnapshotEntry, VirtualFile
 from cesbrfs.vfs.tree import BackupTree
@@ -26,16 +27,25 @@ _DIRECTORY_MODE: Final = stat.S_IFDIR | 0o755
 _T = TypeVar("_T")
 
 
-def write_job(file: PlannedFile, entry: Entry, parts: tuple[bytes, ...] | None = None) -> WriteJob:
+def write_job(
+    file: PlannedFile,
+    entry: Entry,
+    parts: tuple[bytes, ...] | None = None,
+    *,
+    owners: OwnerNames | None = None,
+) -> WriteJob:
     """Return the job that writes `file` from `entry`; `parts` is its directory's path, if known.
 
-    Generated files are writable for their owner, and keep the owner they are created with.
+    With `owners`, owners are restored by name. Generated files are writable for their owner, and
+    keep the owner they are created with.
     """
     node, key = entry.node, None
     if isinstance(entry, VirtualFile):
         content = hashlib.sha256(entry.content).digest()
         node = msgspec.structs.replace(node, mode=FILE_MODE, content=content)
         key = key_of(entry)
+    elif owners is not None:
+        node = owners.apply(node)
     return WriteJob(
         file.directory.parts if parts is None else parts,
         file.name,
@@ -47,7 +57,9 @@ def write_job(file: PlannedFile, entry: Entry, parts: tuple[bytes, ...] | None =
     )
 
 
-def directory_metadata(directory: PlannedDirectory) -> FileMetadata:
+def directory_metadata(
+    directory: PlannedDirectory, owners: OwnerNames | None = None
+) -> FileMetadata:
     """Return a directory's metadata; one without recorded metadata is owned by the process."""
     entry = directory.entry
     if entry is None:
@@ -56,7 +68,7 @@ def directory_metadata(directory: PlannedDirectory) -> FileMetadata:
             name=directory.name, type="dir", mode=_DIRECTORY_MODE, mtime_ns=now, atime_ns=now
         )
     elif isinstance(entry, SnapshotEntry):
-        node = entry.node
+        node = owners.apply(entry.node) if owners else entry.node
     else:
         node = msgspec.structs.replace(entry.node, mode=_DIRECTORY_MODE)
     owned = isinstance(entry, SnapshotEntry) and not entry.top

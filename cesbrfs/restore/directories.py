@@ -13,6 +13,7 @@ from cesbrfs.restore.dirfd import DirFd, explain_flags, one_file, spelled, tell
 from cesbrfs.restore.files import Parts, RestoreContext
 from cesbrfs.restore.journal import PreviousRun
 from cesbrfs.restore.metadata import handle
+from cesbrfs.restore.owners import OwnerNames
 from cesbrfs.restore.permissions import close_again, open_up
 from cesbrfs.restore.plan import PlannedDirectory
 from cesbrfs.restore.writer import apply_to_directory, make_directory, temp_prefix
@@ -69,23 +70,24 @@ def _make_writable(context: RestoreContext, dirfd: DirFd, directory: PlannedDire
     writes = any(file.writes for file in directory.files) or not all(
         below.exists for below in directory.directories.values()
     )
+    writes = writes or directory.deletes
     if not (directory.dressed or writes):
         return
     if context.keeper:
         opened = dirfd.open(directory.parts)
-        if writes or not _looks_same(directory, opened):
+        if writes or not _looks_same(directory, opened, context.owners):
             context.keeper.directory(directory.path, opened, directory.closed_mode)
     with contextlib.suppress(OSError):  # then writing the files fails, and names them
         open_up(dirfd.open(directory.parts), directory, context.journal)
 
 
-def _looks_same(directory: PlannedDirectory, opened: int) -> bool:
+def _looks_same(directory: PlannedDirectory, opened: int, owners: OwnerNames | None) -> bool:
     """Return whether an open directory has the recorded metadata already."""
-    metadata = directory_metadata(directory)
+    metadata = directory_metadata(directory, owners)
     status, node = os.stat(opened), metadata.node
-    owners = not metadata.owned or (node.uid, node.gid) == (status.st_uid, status.st_gid)
+    same_owner = not metadata.owned or (node.uid, node.gid) == (status.st_uid, status.st_gid)
     modes = stat.S_IMODE(node.mode) == stat.S_IMODE(status.st_mode)
-    if not (owners and modes and node.mtime_ns == status.st_mtime_ns):
+    if not (same_owner and modes and node.mtime_ns == status.st_mtime_ns):
         return False
     path = handle(opened)
     found = {os.fsencode(name): os.getxattr(path, name) for name in os.listxattr(path)}
@@ -131,7 +133,9 @@ def finish_directories(context: RestoreContext, directories: Iterable[PlannedDir
             try:
                 if directory.dressed:
                     opened = dirfd.open(directory.parts)
-                    apply_to_directory(opened, directory_metadata(directory), context.warnings)
+                    apply_to_directory(
+                        opened, directory_metadata(directory, context.owners), context.warnings
+                    )
                 elif directory.closed_mode is not None:
                     close_again(dirfd.open(directory.parts), directory)
             except OSError as error:

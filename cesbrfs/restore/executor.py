@@ -21,6 +21,7 @@ from cesbrfs.restore.files import Done, LinkJob, RestoreContext, WriteJob
 from cesbrfs.restore.journal import Journal
 from cesbrfs.restore.keeper import Keeper
 from cesbrfs.restore.metadata import Warnings
+from cesbrfs.restore.mirror import delete_extras
 from cesbrfs.restore.plan import PlannedDirectory, PlannedFile, RestorePlan
 from cesbrfs.restore.process_writer import ProcessWriter
 from cesbrfs.restore.report import Progress, RestoreReport
@@ -70,6 +71,7 @@ async def execute(
         plan.followed,
         journal.tag if journal else b"",
         trio.from_thread.check_cancelled,
+        owners=plan.owners,
     )
     if plan.keep is not None and undo is not None:
         keeper = Keeper(UndoLog.open(undo.file), {}, context.warnings)
@@ -122,6 +124,8 @@ class _Run:
                 # One at a time, so that files that do not fit take no space from those that do.
                 await self._threads.write(_iterate(postponed), tasks=1)
                 await self._link()
+                if plan.extras:
+                    await self._delete()
                 if salvage:
                     salvager = Salvager(self._view, context)
                     for file in self._results.damaged:
@@ -134,7 +138,7 @@ class _Run:
                 if context.keeper and self._undo:
                     await trio.to_thread.run_sync(prepare_undo.end, context.keeper, self._undo)
                 await trio.to_thread.run_sync(files.close, context)
-        report.warnings = context.warnings.sentences()
+        report.warnings += context.warnings.sentences()
         if plan.sockets:
             report.warnings.append(
                 f"{plan.sockets} sockets are not restored; the programs that listen on them create"
@@ -196,6 +200,17 @@ class _Run:
         self._results.report.directories += made
         for directory, error in failed:
             self._results.fail_directory(directory, error)
+
+    async def _delete(self) -> None:
+        """Delete what the backup does not have, unless something could not be restored."""
+        report = self._results.report
+        if report.failed:
+            report.warnings.append(
+                "Nothing was deleted, because some files could not be restored. Correct this, and"
+                " restore again."
+            )
+            return
+        await trio.to_thread.run_sync(delete_extras, self._context, self._plan, report)
 
     async def _link(self) -> None:
         """Make hard links; write a separate file where that fails."""

@@ -23,6 +23,7 @@ from cesbrfs.restore.journal import JournalWriter, node_key
 from cesbrfs.restore.keeper import Keeper
 from cesbrfs.restore.metadata import FileMetadata, Warnings
 from cesbrfs.restore.overwrite import Action, Overwrite
+from cesbrfs.restore.owners import OwnerNames
 from cesbrfs.restore.writer import (
     AppearedError,
     NewEntry,
@@ -98,7 +99,7 @@ class RestoreContext:
     `target` is a descriptor of the target directory. `from_disk`: verify content by reading it
     back from the disk instead of the page cache. Symlinks may lead to the directories in
     `followed`. `tag` begins the temporary names; `check_cancelled` raises when the restore was
-    cancelled. `keeper` keeps replaced files.
+    cancelled. `keeper` keeps replaced files; `owners` restores owners by name.
     """
 
     target: int
@@ -110,6 +111,7 @@ class RestoreContext:
     tag: bytes = b""
     check_cancelled: Callable[[], None] = lambda: None
     keeper: Keeper | None = None
+    owners: OwnerNames | None = None
 
     def directories(self) -> DirFd:
         """Return an object that opens directories below the target; use it in `with`."""

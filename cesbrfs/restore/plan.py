@@ -13,6 +13,8 @@ from cesbrfs.repo.format.model import NodeType
 from cesbrfs.restore.dirfd import ForbiddenTargets, Room
 from cesbrfs.restore.journal import PreviousRun
 from cesbrfs.restore.overwrite import Action, Overwrite
+from cesbrfs.restore.owners import OwnerNames
+from cesbrfs.restore.patterns import Patterns
 from cesbrfs.restore.replaced import KeepPlan
 from cesbrfs.restore.targets import Refused, RestoreItem
 from cesbrfs.util.escape import for_json, show
@@ -20,6 +22,8 @@ from cesbrfs.vfs.entries import Entry, SnapshotEntry
 
 Parts = tuple[bytes, ...]
 """Names below a target."""
+LISTED_MAX: Final = 10_000
+"""Maximum number of paths to delete that JSON lists."""
 FILE_MODE: Final = stat.S_IFREG | 0o644
 """The mode of generated files."""
 
@@ -95,7 +99,8 @@ class PlannedDirectory:
 
     `entry` is None for directories that are in no backup. `dressed`: it gets the recorded metadata.
     `lost`: it could not be created. `device` is that of its file system, `closed_mode` the mode to
-    set again after it was made writable.
+    set again after it was made writable. `complete`: it was backed up itself, except for these
+    patterns of restic; None if it is a parent of what was. `deletes`: something in it is deleted.
     """
 
     name: bytes
@@ -107,6 +112,8 @@ class PlannedDirectory:
     lost: bool = False
     device: int = -1
     closed_mode: int | None = None
+    complete: tuple[str, ...] | None = None
+    deletes: bool = False
     files: list[PlannedFile] = field(default_factory=list)
     directories: dict[bytes, PlannedDirectory] = field(default_factory=dict)
 
@@ -131,6 +138,19 @@ class PlannedDirectory:
         return not isinstance(self.entry, SnapshotEntry) or self.entry.top
 
 
+class Extra(NamedTuple):
+    """Something that the backup does not have: its names below the target, and bytes of a file."""
+
+    parts: Parts
+    size: int
+    is_directory: bool
+
+    @property
+    def path(self) -> bytes:
+        """The names joined."""
+        return b"/".join(self.parts)
+
+
 @dataclass(slots=True)
 class RestorePlan:
     """Everything that will be done below `target`.
@@ -146,7 +166,8 @@ class RestorePlan:
     The names in `fixed` belong to the instance, and symlinks there point to the directories in
     `followed`. Nothing is written to what `guard` forbids. `keep` says where replaced files are
     kept, None if they are not; `keep_device` is the device of its directory, -1 if each mount has
-    one.
+    one. With `delete`, `extras` are deleted after everything was restored. `patterns` restrict
+    both; `owners` restores owners by name.
     """
 
     target: Path
@@ -174,6 +195,10 @@ class RestorePlan:
     guard: ForbiddenTargets = field(default_factory=ForbiddenTargets)
     keep: KeepPlan | None = None
     keep_device: int = -1
+    delete: bool = False
+    extras: list[Extra] = field(default_factory=list)
+    patterns: Patterns = field(default_factory=Patterns)
+    owners: OwnerNames | None = None
 
     @property
     def free(self) -> int | None:
@@ -220,6 +245,12 @@ class RestorePlan:
             },
             "warnings": self.warnings,
             "closed": [for_json(directory.path, "path") for directory in self.closed],
+            "deleted": {
+                "files": sum(not extra.is_directory for extra in self.extras),
+                "folders": sum(extra.is_directory for extra in self.extras),
+                "bytes": sum(extra.size for extra in self.extras),
+                "paths": [for_json(e.path, "path") for e in self.extras[:LISTED_MAX]],
+            },
             "refused": [{**for_json(r.path, "path"), "error": r.reason} for r in self.refused],
             "left_out": [{**for_json(r.path, "path"), "reason": r.reason} for r in self.left_out],
         }

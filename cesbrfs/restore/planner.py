@@ -19,9 +19,12 @@ from cesbrfs.errors import CesbrError, RestoreError
 from cesbrfs.repo.format.model import Node, hard_link_id
 from cesbrfs.repo.storage.local import LocalStorage
 from cesbrfs.restore.dirfd import ForbiddenTargets, inspect
-from cesbrfs.restore.journal import PreviousRun, key_of
+from cesbrfs.restore.journal import PreviousRun, key_of, node_key
+from cesbrfs.restore.mirror import mark_complete, require_readable
 from cesbrfs.restore.missing import lacking
 from cesbrfs.restore.overwrite import Overwrite
+from cesbrfs.restore.owners import OwnerNames
+from cesbrfs.restore.patterns import Patterns
 from cesbrfs.restore.plan import (
     FILE_MODE,
     HardLinks,
@@ -61,11 +64,14 @@ async def make_plan(
     past: PreviousRun | None = None,
     keep_out: Sequence[Path] = (),
     keep: KeepPlan | None = None,
+    delete: bool = False,
+    patterns: Patterns | None = None,
+    owners: OwnerNames | None = None,
 ) -> RestorePlan:
     """Plan the restore of `selection`, each chosen name with `suffix`; nothing is written.
 
     Files that `past` records as restored are not written again. Replaced files are kept as `keep`
-    says.
+    says. With `delete`, what the backup does not have is deleted in the chosen directories.
 
     Raises UsageError if the target is in the repository, in a mount of backups or in a directory of
     `keep_out`, or if a chosen path has no place on an instance; NotFoundError if one does not exist
@@ -82,7 +88,8 @@ async def make_plan(
     if isinstance(target, InPlace) and not state.exists:
         raise RestoreError(f"{top} does not exist. Set the instance's root with --root.")
     past = past or PreviousRun()
-    grower = _Grower(view, past)
+    patterns = patterns or Patterns()
+    grower = _Grower(view, past, patterns, owners)
     root = await grower.grow(landings)
     planned = RestorePlan(top, overwrite, [root], landings.found, landings.left_out)
     planned.past, planned.guard, planned.keep = past, guard, keep
@@ -90,14 +97,36 @@ async def make_plan(
         planned.fixed = frozenset(f for one in landings.found for f in fixed_parts(one.parts))
     planned.refused.extend(await lacking(view, selection, target))
     planned.refused.extend(grower.refused)
+    planned.patterns, planned.owners, planned.delete = patterns, owners, delete
+    if delete:
+        require_readable(planned.refused)
+        for item in landings.found:
+            chosen = _directory_at(root, item.parts)
+            if chosen is not None:
+                await mark_complete(view, chosen, item)
     await trio.to_thread.run_sync(survey, planned, state)
     return planned
+
+
+def _directory_at(root: PlannedDirectory, parts: tuple[bytes, ...]) -> PlannedDirectory | None:
+    directory: PlannedDirectory | None = root
+    for name in parts:
+        directory = directory.directories.get(name) if directory else None
+    return directory
 
 
 class _Grower:
     """Builds the planned tree from the backup."""
 
-    def __init__(self, view: BackupTree, past: PreviousRun) -> None:
+    def __init__(
+        self,
+        view: BackupTree,
+        past: PreviousRun,
+        patterns: Patterns,
+        owners: OwnerNames | None,
+    ) -> None:
+        self._patterns = patterns
+        self._owners = owners
         self._view = view
         self._past = past
         self._links: dict[tuple[object, ...], HardLinks] = {}
@@ -129,6 +158,8 @@ class _Grower:
                 level.append(below)
         while level:
             level = await self._fill(level)
+        if self._patterns.include:
+            _prune(root, self._patterns)
         return root
 
     async def _fill(self, level: Sequence[PlannedDirectory]) -> list[PlannedDirectory]:
@@ -173,21 +204,37 @@ class _Grower:
         assert b"/" not in name
         assert b"\0" not in name
         node = entry.node
+        if self._patterns:
+            parts = (*directory.parts, name)
+            if self._patterns.excludes(parts):
+                return None
+            if not stat.S_ISDIR(node.mode) and not self._patterns.includes(parts):
+                return None
         if stat.S_ISDIR(node.mode):
             below = PlannedDirectory(name, directory, entry, chosen=True)
             directory.directories[name] = below
             return below
         size = node.size if node.type == "file" else 0
+        if self._owners is not None:
+            node = self._owners.apply(node)
         looks = _looks(entry, node)
         looks = self._looks.setdefault(looks, looks)
         file = PlannedFile(directory, name, node.type, size, node.mtime_ns, looks)
         if self._past.files and file.path in self._past.files:
-            file.key = key_of(entry)
+            file.key = node_key(node) if self._owners is not None else key_of(entry)
         link = hard_link_id(node) if isinstance(entry, SnapshotEntry) else 0
         if isinstance(entry, SnapshotEntry) and link:
             file.links = self._links.setdefault((entry.snapshot.id, link), HardLinks())
         directory.files.append(file)
         return None
+
+
+def _prune(directory: PlannedDirectory, patterns: Patterns) -> bool:
+    """Remove directories without anything that is included; return whether `directory` is empty."""
+    for name, below in list(directory.directories.items()):
+        if _prune(below, patterns) and not patterns.includes(below.parts):
+            del directory.directories[name]
+    return not (directory.files or directory.directories)
 
 
 def _looks(entry: Entry, node: Node) -> Looks:

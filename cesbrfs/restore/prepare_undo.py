@@ -51,6 +51,7 @@ def begin(keeper: Keeper, plan: RestorePlan, target: int, new: NewUndo) -> None:
         for file in directory.files
         if file.action in _REPLACING
     )
+    lines += (("deletes", show(extra.path)) for extra in plan.extras if not extra.is_directory)
     keeper.log.add(*lines, sync=True)
 
 

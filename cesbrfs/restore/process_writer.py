@@ -208,7 +208,8 @@ class ProcessWriter:
         """Return a small file with its locations; start to write any other one."""
         try:
             entry = await entries.find(file)
-            item = _locate(index, file, entry, directory)
+            job = write_job(file, entry, directory, owners=self._context.owners)
+            item = _locate(index, file, entry, job)
         except CesbrError as error:
             self._results.settle(file, FileResult(error))
             return None
@@ -339,9 +340,8 @@ class ProcessWriter:
         return found
 
 
-def _locate(index: Index, file: PlannedFile, entry: Entry, directory: Parts) -> _Located | None:
+def _locate(index: Index, file: PlannedFile, entry: Entry, job: WriteJob) -> _Located | None:
     """Return the file with the locations of its blobs, None if one has none that is usable."""
-    job = write_job(file, entry, directory)
     if isinstance(entry, VirtualFile):
         return _Located(file, job, [], len(entry.content), [entry.content])
     size = 0

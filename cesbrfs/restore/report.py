@@ -75,6 +75,8 @@ class RestoreReport:
     warnings: list[str] = field(default_factory=list)
     left_out: tuple[Refused, ...] = ()
     salvaged: list[Salvaged] = field(default_factory=list)
+    deleted: int = 0
+    deleted_directories: int = 0
 
     @property
     def exit_code(self) -> int:
@@ -91,6 +93,8 @@ class RestoreReport:
             "skipped": self.skipped,
             "unchanged": self.unchanged,
             "done": self.done,
+            "deleted": self.deleted,
+            "deleted_folders": self.deleted_directories,
             "failed": [{**for_json(f.path, "path"), "error": f.error} for f in self.failed],
             "warnings": self.warnings,
             "salvaged": [

@@ -41,6 +41,10 @@ class RestoreRequest:
     dry_run: bool = False
     yes: bool = False
     force: bool = False
+    delete: bool = False
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    owner_by_name: bool = False
     backup_dir: str | None = None
     no_backup_dir: bool = False
     undo: str | None = None
@@ -56,6 +60,10 @@ class RestoreRequest:
             raise UsageError(
                 "--resume restores the recorded paths. Remove either --resume or the paths."
             )
+        if self.delete and self.include:
+            raise UsageError("Pass either --delete or --include, not both; see --exclude.")
+        if self.delete and self.suffix is not None:
+            raise UsageError("Pass either --delete or --suffix, not both.")
         if self.backup_dir and self.no_backup_dir:
             raise UsageError("Pass either --backup-dir or --no-backup-dir, not both.")
         if self.in_place and self.target:
@@ -76,14 +84,16 @@ class RestoreRequest:
     @property
     def keeps(self) -> bool:
         """Whether replaced files are kept, to undo the restore."""
-        return not self.no_backup_dir and (self.in_place or self.backup_dir is not None)
+        return not self.no_backup_dir and (
+            self.in_place or self.delete or self.backup_dir is not None
+        )
 
     @property
     def effective_overwrite(self) -> Overwrite:
         """The rule about existing files."""
         if self.overwrite is not None:
             return self.overwrite
-        replaces = self.in_place and self.suffix is None
+        replaces = (self.in_place and self.suffix is None) or self.delete
         return Overwrite.IF_CHANGED if replaces else Overwrite.NEVER
 
     def as_json(
@@ -102,6 +112,10 @@ class RestoreRequest:
             "verify": self.verify,
             "salvage": self.salvage,
             "other_host": self.other_host,
+            "delete": self.delete,
+            "include": list(self.include),
+            "exclude": list(self.exclude),
+            "owner_by_name": self.owner_by_name,
             "backup_dir": None if directory is None else show(os.fsencode(directory)),
             "no_backup_dir": self.no_backup_dir,
             "undo": undo,
@@ -122,6 +136,10 @@ class RestoreRequest:
             salvage=self.salvage or recorded.get("salvage", False),
             other_host=self.other_host or recorded.get("other_host", False),
             suffix=None if suffix is None else _unescape(suffix),
+            delete=recorded.get("delete", False),
+            include=tuple(recorded.get("include", ())),
+            exclude=tuple(recorded.get("exclude", ())),
+            owner_by_name=recorded.get("owner_by_name", False),
             backup_dir=None if directory is None else _unescape(directory),
             no_backup_dir=recorded.get("no_backup_dir", False),
             undo=recorded.get("undo"),

@@ -56,7 +56,7 @@ class Salvager:
             index = await self._view.repository.index()
             parts = located(node.blobs, [index.plain_length(b) for b in node.blobs], node.size)
             name = free_name(file.directory, file.name)
-            job = write_job(file, entry)
+            job = write_job(file, entry, owners=self._context.owners)
             job = msgspec.structs.replace(job, name=name, action=Action.CREATE, hard_linked=False)
             salvaged = await self._write(file.path, job, parts)
         except OSError as error:

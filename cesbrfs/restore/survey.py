@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from typing import Final
 
 import trio
@@ -22,9 +23,10 @@ from cesbrfs.restore.dirfd import (
     tell,
 )
 from cesbrfs.restore.journal import JournalWriter, PreviousRun
+from cesbrfs.restore.mirror import find_extras
 from cesbrfs.restore.overwrite import Action, Overwrite
 from cesbrfs.restore.permissions import is_closed, open_up
-from cesbrfs.restore.plan import PlannedDirectory, PlannedFile, RestorePlan
+from cesbrfs.restore.plan import Extra, PlannedDirectory, PlannedFile, RestorePlan
 from cesbrfs.restore.replaced import KeepPlan, mount_id
 from cesbrfs.restore.targets import Refused
 from cesbrfs.restore.unchanged import looks_same
@@ -51,7 +53,8 @@ def survey(planned: RestorePlan, state: TargetState) -> None:
 
 
 def survey_closed(planned: RestorePlan, target: int, journal: JournalWriter | None) -> None:
-    """Make closed directories searchable, and plan their content."""
+    """Make closed directories searchable, and plan their content, in which nothing is deleted."""
+    planned.delete = False  # it was not in the plan that was shown
     while planned.closed:
         directory = planned.closed.pop()
         with DirFd(target, planned.followed) as descent:
@@ -101,7 +104,8 @@ def _compare(planned: RestorePlan, directory: PlannedDirectory, opened: int) -> 
     names = _Names(directory, opened)
     for file in directory.files:
         _compare_file(planned, file, opened, names)
-    _keep(planned.keep, directory, opened)
+    extras = _extras(planned, directory, opened) if planned.delete else []
+    _keep(planned.keep, directory, opened, extras)
     for below in list(directory.directories.values()):
         found = lookup(opened, below.name)
         if found is None:
@@ -191,11 +195,34 @@ def _decide(planned: RestorePlan, file: PlannedFile, status: os.stat_result, ope
         file.action = Action.UNCHANGED if changes else Action.SKIP
 
 
-def _keep(keep: KeepPlan | None, directory: PlannedDirectory, opened: int) -> None:
-    """Count the files of an open directory that are replaced and kept."""
+def _extras(planned: RestorePlan, directory: PlannedDirectory, opened: int) -> list[Extra]:
+    """Add what the backup does not have in an open directory to the plan."""
+    if directory.parent is not None and directory.complete is None and directory.chosen:
+        directory.complete = directory.parent.complete
+    if directory.complete is None:
+        return []
+    names = {*(file.name for file in directory.files), *directory.directories}
+    stored = listed(opened) or set()
+    present = {
+        (status.st_dev, status.st_ino): None
+        for name in names - stored
+        if (status := lookup(opened, name)) is not None
+    }
+    extras = find_extras(planned, directory, opened, names, present)
+    directory.deletes = bool(extras)
+    planned.extras += extras
+    return extras
+
+
+def _keep(
+    keep: KeepPlan | None, directory: PlannedDirectory, opened: int, extras: Sequence[Extra]
+) -> None:
+    """Count the files of an open directory that are replaced or deleted, and kept."""
     if keep is None:
         return
     kept = keep.of(mount_id(opened), directory.parts)
+    kept.files += sum(not extra.is_directory for extra in extras)
+    kept.bytes += sum(extra.size for extra in extras)
     for file in directory.files:
         if file.action is Action.OVERWRITE and file.there is not None:
             kept.files += 1

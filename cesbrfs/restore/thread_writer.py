@@ -114,7 +114,7 @@ class ThreadWriter:
         """Return a small file with its content; write a large one."""
         try:
             entry = await find_entry(self._view, file)
-            job = write_job(file, entry)
+            job = write_job(file, entry, owners=self._context.owners)
             if isinstance(entry, VirtualFile):
                 return file, job, [entry.content]
             blobs = entry.node.blobs

@@ -46,7 +46,7 @@ async def choose_safety_backup(
 
     None: a person is asked where something is replaced.
     """
-    if wanted is False or (wanted is None and not planned.will_overwrite):
+    if wanted is False or (wanted is None and not (planned.will_overwrite or planned.extras)):
         return None
     touched = {landing.source[1] for landing in planned.landings if len(landing.source) > 1}
     settings = await context.session.settings()

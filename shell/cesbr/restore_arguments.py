@@ -51,6 +51,26 @@ def _what_and_where(parser: argparse.ArgumentParser) -> None:
         help="with --in-place: do not keep replaced files; the restore cannot be undone",
     )
     parser.add_argument(
+        "--delete",
+        action="store_true",
+        help="delete what the backup does not have in the named directories; implies --overwrite"
+        " if-changed",
+    )
+    for name, what in (("include", "restore only"), ("exclude", "do not restore or delete")):
+        parser.add_argument(
+            f"--{name}",
+            metavar="PATTERN",
+            action="append",
+            default=[],
+            help=f"{what} what has this name, or ends with this path (repeatable)",
+        )
+    parser.add_argument(
+        "--owner-by-name",
+        "--ownership-by-name",
+        action="store_true",
+        help="restore owners and groups by name instead of number, if the name exists here",
+    )
+    parser.add_argument(
         "--overwrite",
         metavar="WHEN",
         choices=[str(value) for value in Overwrite],
@@ -107,7 +127,8 @@ def parse_request(arguments: argparse.Namespace) -> RestoreRequest:
     """Return the request of a command line; raises UsageError for options that conflict."""
     names = RestoreRequest.__dataclass_fields__.keys() & vars(arguments).keys()
     given = {name: getattr(arguments, name) for name in names}
-    given["paths"] = tuple(given["paths"])
+    for name in ("paths", "include", "exclude"):
+        given[name] = tuple(given[name])
     given["overwrite"] = Overwrite(given["overwrite"]) if given["overwrite"] else None
     request = RestoreRequest(**given)
     request.check()

@@ -106,3 +106,30 @@ def test_scripts_and_a_restore_to_a_directory(own: Cesbr, site: Site, tmp_path: 
     assert own("undo", "--yes").code == 0
     assert [path.name for path in (own.here / "back").rglob("*") if path.is_file()] == ["hello.txt"]
     assert (own.here / "back" / FILES / "hello.txt").read_text() == "mine"
+
+
+def test_mirror(own: Cesbr, site: Site) -> None:
+    """--delete shows what it deletes, keeps it for undo, and never deletes excluded names."""
+    (site.files / "extra/deep").mkdir(parents=True)
+    (site.files / "extra/deep/file").write_text("extra")
+    (site.files / "cache").write_text("cache")
+    (site.files.parent / "logs").mkdir()
+    before = records(str(site.files.parent))
+    mirror = (*_IN_PLACE, "--delete", "--exclude", "cache")
+    plan = own(*mirror, "--dry-run")
+    assert re.search("Deletes: +1 file, 2 directories, 5 B that", plan.out)
+    assert "var/lib/ces/redmine/volumes/files/extra/deep/file" in plan.out
+    said = own(*mirror, "--json")
+    assert said.code == 0, said.err
+    report = said.json
+    assert isinstance(report, dict)
+    assert (report["deleted"], report["deleted_folders"]) == (1, 2)
+    assert not (site.files / "extra").exists()
+    assert (site.files / "cache").exists()
+    assert (site.files.parent / "logs").exists()
+    assert own("undo", "--yes").code == 0
+    assert differences(records(str(site.files.parent)), before) == []
+    assert own(*mirror, "--no-backup-dir").code == 0
+    assert own("undo", "--list", "--json").json == []
+    assert own(*_IN_PLACE, "--delete", "--suffix").code == 2
+    assert own(*_IN_PLACE, "--delete", "--include", "x").code == 2

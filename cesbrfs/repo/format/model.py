@@ -103,6 +103,7 @@ class _RawSnapshot(Lenient):
     paths: list[str] | None = None
     hostname: str | None = None
     username: str | None = None
+    excludes: list[str] | None = None
     tags: list[str] | None = None
     original: str | None = None
     parent: str | None = None
@@ -111,7 +112,10 @@ class _RawSnapshot(Lenient):
 
 
 class Snapshot(msgspec.Struct, frozen=True, gc=False):
-    """One restic snapshot.  `id` is 64 hex digits, `tree` 32 bytes, `size` bytes or None."""
+    """One restic snapshot.  `id` is 64 hex digits, `tree` 32 bytes, `size` bytes or None.
+
+    `excludes` are the patterns of what was excluded from the backup.
+    """
 
     id: str
     time_ns: int
@@ -123,6 +127,7 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False):
     original: str | None = None
     program_version: str = ""
     size: int | None = None
+    excludes: tuple[str, ...] = ()
 
 
 class Lock(msgspec.Struct, frozen=True, gc=False):
@@ -294,6 +299,7 @@ def parse_snapshot(data: bytes, snapshot_id: str) -> Snapshot:
         original=raw.original or None,
         program_version=raw.program_version or "",
         size=raw.summary.total_bytes_processed if raw.summary else None,
+        excludes=tuple(raw.excludes or ()),
     )
 
 

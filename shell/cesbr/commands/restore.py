@@ -48,6 +48,8 @@ from cesbrfs.restore import (
 from cesbrfs.restore.blueprint import denial, require_same_blueprint
 from cesbrfs.restore.journal import Journal
 from cesbrfs.restore.journal import read as read_journal
+from cesbrfs.restore.owners import OwnerNames
+from cesbrfs.restore.patterns import Patterns
 from cesbrfs.restore.request import RestoreRequest
 from cesbrfs.restore.summary import sheet_json
 from cesbrfs.restore.targets import directory_of
@@ -226,6 +228,9 @@ async def _planned(
             suffix=suffix,
             past=past,
             keep=keep_plan(context, request, target),
+            delete=request.delete,
+            patterns=Patterns.of(request.include, request.exclude),
+            owners=OwnerNames() if request.owner_by_name else None,
         )
 
 

@@ -114,6 +114,7 @@ def _totals(planned: RestorePlan, available: int | None) -> str:
         same = planned.overwrite is not Overwrite.IF_CHANGED and planned.will_look_same
         more = f", {same:,} of them unchanged" if same else ""
         rows.append(("Replaces:", humanize.count(planned.will_overwrite, "existing file") + more))
+    rows += _deletions(planned)
     if planned.keep is not None and planned.keep.files:
         where = ", ".join(show(path) for path in planned.keep.shown(planned.target))
         kept = f"{humanize.count(planned.keep.files, 'file')}, {humanize.size(planned.keep.size)}"
@@ -127,6 +128,21 @@ def _totals(planned: RestorePlan, available: int | None) -> str:
     rows += _listed("Left out:", _grouped(planned.left_out))
     rows += _listed("Warning:", planned.warnings)
     return pairs(rows, available)
+
+
+def _deletions(planned: RestorePlan) -> list[tuple[str, str]]:
+    """Return what is deleted: the number and size, then the paths of directories and files."""
+    extras = planned.extras
+    if not extras:
+        return []
+    files = sum(not extra.is_directory for extra in extras)
+    total = (
+        f"{humanize.count(files, 'file')},"
+        f" {humanize.count(len(extras) - files, 'directory', 'directories')},"
+        f" {humanize.size(sum(extra.size for extra in extras))} that the backup does not have"
+    )
+    paths = [show(extra.path) + "/" * extra.is_directory for extra in extras]
+    return _listed("Deletes:", [total, *paths])
 
 
 def _rooms(planned: RestorePlan) -> list[tuple[str, str]]:
@@ -168,6 +184,9 @@ def report_text(report: RestoreReport) -> str:
         lines.append(f"Restored before: {humanize.count(report.done, 'file')}.")
     if report.unchanged:
         lines.append(f"Unchanged: {humanize.count(report.unchanged, 'file')}.")
+    if report.deleted or report.deleted_directories:
+        directories = humanize.count(report.deleted_directories, "directory", "directories")
+        lines.append(f"Deleted {humanize.count(report.deleted, 'file')}, {directories}.")
     if report.skipped:
         lines.append(f"Skipped: {humanize.count(report.skipped, 'file')} (see --overwrite).")
     lines += [f"left out: {line}" for line in _grouped(report.left_out)]
