@@ -40,6 +40,13 @@ DAMAGED: Final = Family(
 STORAGE_UP: Final = Family(
     "cesbrfs_storage_up", Kind.GAUGE, "1 if the snapshots could be listed the last time, else 0."
 )
+LAST_DRILL: Final = Family(
+    "cesbrfs_last_drill_timestamp_seconds",
+    Kind.GAUGE,
+    "Last time that 'cesbr drill' restored a dogu without errors; 0 if never, or not since it"
+    " failed. Not in the metrics of a mount.",
+    ("dogu",),
+)
 FAMILIES: Final = (STORAGE_UP, LAST_COMPLETE, LAST_COMPLETE_SIZE, LATEST, BACKUPS, DAMAGED)
 
 
@@ -90,6 +97,11 @@ def backup_metrics(figures: BackupFigures | None, damaged: int, *, up: bool) -> 
         single(DAMAGED, damaged),
     ]
     return metrics
+
+
+def drill_metric(times: Mapping[str, float]) -> Metric:
+    """Return the times of the last successful restore drills by dogu."""
+    return by_label(LAST_DRILL, times)
 
 
 def _seconds(backup: Backup | None) -> float:

@@ -15,6 +15,9 @@ from cesbrfs.errors import UsageError
 
 SERVICE: Final = "cesbr-backup.service"
 TIMER: Final = "cesbr-backup.timer"
+DRILL_SERVICE: Final = "cesbr-drill.service"
+DRILL_TIMER: Final = "cesbr-drill.timer"
+_DRILL_CALENDAR: Final = "Sun *-*-* 05:00:00"
 MARK: Final = "# Made by 'cesbr schedule'; the next --install replaces it, --remove removes it."
 """First line of each generated unit. Other files are never overwritten or removed."""
 
@@ -42,6 +45,41 @@ def render_units(
         )
     service = _service(command, home, on_failure, directory, metrics)
     return {SERVICE: service, TIMER: _timer(times)}
+
+
+def render_drill_units(
+    command: Sequence[str], *, home: str, on_failure: str | None = None
+) -> Mapping[str, str]:
+    """Return the file names and texts of the service and the timer of a weekly restore drill.
+
+    The parameters are those of `render_units`.
+    """
+    hook = f"OnFailure={_one_line(on_failure)}\n" if on_failure else ""
+    service = f"""{MARK}
+[Unit]
+Description=Restore drill of the backups of the Cloudogu EcoSystem
+After=network-online.target {SERVICE}
+Wants=network-online.target
+{hook}
+[Service]
+Type=oneshot
+ExecStart={command_line([*command, "drill"])}
+Environment={quoted("HOME=" + home)}
+Nice=10
+IOSchedulingClass=idle
+"""
+    timer = f"""{MARK}
+[Unit]
+Description=Restore drill of the backups of the Cloudogu EcoSystem, weekly
+
+[Timer]
+OnCalendar={_DRILL_CALENDAR}
+Persistent=true
+
+[Install]
+WantedBy=timers.target
+"""
+    return {DRILL_SERVICE: service, DRILL_TIMER: timer}
 
 
 def _service(

@@ -153,6 +153,7 @@ def shell(hostile: Path, restic_old: Path, monkeypatch: pytest.MonkeyPatch) -> I
 _DOGU = f"/{_SECOND}/dogu{EVIL}"
 _FILES = f"{_DOGU}/volumes/files{EVIL}"
 _EVERY: dict[str, list[tuple[str, ...]]] = {
+    "drill": [("--list",), (EVIL,), ("--backup", EVIL), ("--sample", EVIL), ("--full",)],
     "backups": [()],
     "use": [(_FIRST,), (f"one{SHOWN}",), ("t",), (EVIL,), ("tw0",)],
     "cd": [(_FILES,), (f"{_FILES}/plain",), (f"{_FILES}/file",), ("/",)],

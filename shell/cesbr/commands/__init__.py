@@ -28,6 +28,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "select": ("select", "deselect", "selected"),
     "restore": ("plan", "restore"),
     "undo": ("undo",),
+    "drill": ("drill",),
     "export": ("export",),
     "restore_registry": ("restore-registry",),
     "backup": ("backup",),
@@ -53,7 +54,9 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
 }  # fmt: skip
 """What commands of other programs are called here."""
 
-_READING: Final = ("navigate", "files", "history", "grep", "diff", "restore", "export", "metrics")
+_READING: Final = (
+    "navigate", "files", "history", "grep", "diff", "restore", "drill", "export", "metrics",
+)  # fmt: skip
 """The modules whose commands read backups, which begins with deriving the key."""
 
 CATEGORIES: Final[Mapping[str, str]] = {
@@ -66,6 +69,7 @@ CATEGORIES: Final[Mapping[str, str]] = {
     "select": "Restore",
     "restore": "Restore",
     "undo": "Restore",
+    "drill": "Restore",
     "restore_registry": "Restore",
     "export": "Restore",
     "backup": "Back up",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cesbr.session import Context
     from cesbrfs.catalog.backups import Backup
     from cesbrfs.catalog.metrics import BackupFigures
+    from cesbrfs.vfs.tree import BackupTree
 
 _MODE: Final = 0o644
 """The collector of the metrics runs as another user, and they contain no secrets."""
@@ -27,28 +28,41 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 async def _metrics(context: Context, arguments: argparse.Namespace) -> int:
     """Print or write the metrics; also if the repository cannot be read, which they then report."""
-    from cesbrfs.catalog.metrics import backup_figures, backup_metrics
+    from cesbrfs.catalog.metrics import backup_figures, backup_metrics, drill_metric
     from cesbrfs.util.openmetrics import render
 
     figures: BackupFigures | None = None
     damaged = 0
+    drills: dict[str, float] = {}
     problem: CesbrError | None = None
     try:
         view = await context.view(may_init=False)
         figures = await backup_figures(view.reports, await view.backups())
         damaged = len(view.repository.damaged)
+        drills = await _drills(context, view, figures.latest)
     except CesbrError as error:
         problem = error
-    text = render(backup_metrics(figures, damaged, up=problem is None))
+    metrics = [*backup_metrics(figures, damaged, up=problem is None), drill_metric(drills)]
+    text = render(metrics)
     file = None if arguments.output is None else Path(absolute_path(arguments.output))
     if file is not None:
         _write(file, text)
     if file is None or context.out.as_json or not context.out.quiet:
         shown = text.decode() if file is None else f"The metrics were written to {file}.\n"
-        await context.out.result(_json(figures, damaged, file), shown)
+        await context.out.result({**_json(figures, damaged, file), "drills": drills}, shown)
     if problem is not None:
         raise problem
     return 0
+
+
+async def _drills(context: Context, view: BackupTree, latest: Backup | None) -> dict[str, float]:
+    """Return when each dogu of a backup was last restored without errors, 0 if never."""
+    from cesbr.state.drills import read_drills
+    from cesbr.state.state_dir import state_directory
+
+    history = read_drills(state_directory(context.session.environ), view.repository.id)
+    dogus = [] if latest is None else await view.dogus(latest)
+    return {dogu: drill.time if (drill := history.valid(dogu)) else 0 for dogu in dogus}
 
 
 def _write(file: Path, text: bytes) -> None:

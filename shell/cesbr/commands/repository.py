@@ -185,8 +185,9 @@ def _status_arguments(parser: argparse.ArgumentParser) -> None:
 async def _status(context: Context, arguments: argparse.Namespace) -> int:
     """Show the configuration and the state; changes nothing, and works with a broken one."""
     from cesbr.mount_states import mount_states
+    from cesbr.state.state_dir import state_directory
     from cesbr.timer import timer_state
-    from cesbr.ui.status import age_problem, status_text
+    from cesbr.ui.status import age_problem, drill_state, status_text
     from cesbrfs.ces.backup_config import backup_config
     from cesbrfs.config.settings import load, require_root
     from cesbrfs.util.dates import parse_duration
@@ -213,10 +214,14 @@ async def _status(context: Context, arguments: argparse.Namespace) -> int:
         registry["message"] = error.message
     repository, latest = await _repository_state(settings, problem)
     complete = latest is not None and latest["status"] == "complete"
+    dogus = latest.pop("dogus") if latest is not None else []
+    assert isinstance(dogus, list)
+    state = state_directory(context.session.environ)
     status: dict[str, object] = {
         "repository": repository,
         "latest": latest,
         "last_complete": latest if complete else None,
+        "drill": drill_state(state, str(repository.get("id")), dogus),
         "schedule": await timer_state(),
         "registry": registry,
         "restic": await _restic_state(settings),

@@ -49,6 +49,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         help="have each run write the metrics of the backups to FILE (see 'cesbr metrics')",
     )
     parser.add_argument(
+        "--drill",
+        action="store_true",
+        help="also run 'cesbr drill' every Sunday at 05:00",
+    )
+    parser.add_argument(
         "--unit-dir",
         metavar="DIR",
         help=f"where the units lie (default {units.UNIT_DIR}); elsewhere nothing is started",
@@ -96,13 +101,13 @@ async def _times(context: Context, arguments: argparse.Namespace) -> tuple[time,
 async def _units(
     context: Context, arguments: argparse.Namespace, times: Sequence[time]
 ) -> Mapping[str, str]:
-    from cesbrfs.ces.systemd_units import render_units
+    from cesbrfs.ces.systemd_units import render_drill_units, render_units
     from cesbrfs.repo.location import local_directory
 
     home = pwd.getpwuid(os.getuid()).pw_dir
     command = [*program("cesbr"), *setting_flags(context)]
     address = (await context.session.settings()).repository
-    return render_units(
+    units_of_backups = render_units(
         times,
         command,
         home=home,
@@ -110,24 +115,34 @@ async def _units(
         directory=local_directory(address) if address else None,
         metrics=absolute_path(arguments.metrics) if arguments.metrics else None,
     )
+    if not arguments.drill:
+        return units_of_backups
+    return {
+        **units_of_backups,
+        **render_drill_units(command, home=home, on_failure=arguments.on_failure),
+    }
 
 
 async def _install(directory: Path, made: Mapping[str, str], *, runs: bool) -> None:
-    from cesbrfs.ces.systemd_units import MARK, TIMER
+    from cesbrfs.ces.systemd_units import DRILL_TIMER, MARK, TIMER
 
     write_units(directory, made, MARK)
     if runs:
         await systemctl("daemon-reload")
-        await systemctl("enable", TIMER)
-        await systemctl("restart", TIMER)  # it may have run already, with other times
+        for timer in (TIMER, DRILL_TIMER):
+            if timer in made:
+                await systemctl("enable", timer)
+                await systemctl("restart", timer)  # it may have run already, with other times
 
 
 async def _remove(directory: Path, *, runs: bool) -> list[str]:
-    from cesbrfs.ces.systemd_units import MARK, SERVICE, TIMER
+    from cesbrfs.ces.systemd_units import DRILL_SERVICE, DRILL_TIMER, MARK, SERVICE, TIMER
 
-    there = existing_units(directory, (TIMER, SERVICE), MARK)
-    if runs and TIMER in there:
-        await systemctl("disable", "--now", TIMER)
+    names = (TIMER, SERVICE, DRILL_TIMER, DRILL_SERVICE)
+    there = existing_units(directory, names, MARK)
+    for timer in (TIMER, DRILL_TIMER):
+        if runs and timer in there:
+            await systemctl("disable", "--now", timer)
     remove_units(directory, there)
     if runs and there:
         await systemctl("daemon-reload")

@@ -17,8 +17,8 @@ from cesbrfs.util.secret import redact
 
 ORDER: Final = (
     CHECK, SECRETS, repository.REGISTRY, repository.REPOSITORY, repository.KEY, repository.BACKUP,
-    repository.CLOCK, machine.RESTIC, machine.FUSE, machine.CACHE, machine.REPOSITORY_SPACE,
-    machine.CACHE_SPACE, services.SCHEDULE, services.MOUNTS,
+    repository.DRILL, repository.CLOCK, machine.RESTIC, machine.FUSE, machine.CACHE,
+    machine.REPOSITORY_SPACE, machine.CACHE_SPACE, services.SCHEDULE, services.MOUNTS,
 )  # fmt: skip
 """All checks in the order in which they are shown."""
 
@@ -41,6 +41,7 @@ class _Examination:
     def __init__(self) -> None:
         self.findings: dict[str, Finding] = {}
         self._settings: Settings | None = None
+        self._environ: Mapping[str, str] = {}
 
     def note(self, finding: Finding) -> None:
         self.findings[finding.check] = finding
@@ -49,6 +50,8 @@ class _Examination:
         self.note(await (bounded(check, run) if seconds is None else bounded(check, run, seconds)))
 
     async def run(self, flags: Flags, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
         async def load() -> Finding:
             finding, self._settings = await in_thread(partial(check_settings, flags, environ))
             return finding
@@ -103,6 +106,7 @@ class _Examination:
             (repository.REPOSITORY, partial(repository.check_repository, settings, found)),
             (repository.KEY, partial(repository.check_key, settings, found)),
             (repository.BACKUP, partial(repository.check_backup, settings, found)),
+            (repository.DRILL, partial(repository.check_drill, settings, found, self._environ)),
             (repository.CLOCK, partial(repository.check_clock, found)),
         ):
             await self._check(check, run, repository.SECONDS)
@@ -111,6 +115,6 @@ class _Examination:
         action = "Check the connection, or the disk, of the repository"
         if repository.REPOSITORY not in self.findings:
             self.note(error(repository.REPOSITORY, f"the repository cannot be read: {why}", action))
-        for check in (repository.KEY, repository.BACKUP, repository.CLOCK):
+        for check in (repository.KEY, repository.BACKUP, repository.DRILL, repository.CLOCK):
             if check not in self.findings:
                 self.note(skipped(check, "the repository cannot be opened"))

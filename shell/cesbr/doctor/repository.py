@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,8 @@ import trio
 
 from cesbr.doctor.finding import SECONDS as KEY_SECONDS
 from cesbr.doctor.finding import Finding, error, failure, in_thread, ok, skipped, warning
+from cesbr.state.drills import read_drills
+from cesbr.state.state_dir import state_directory
 from cesbr.ui import humanize
 from cesbr.ui.status import latest_backup
 from cesbrfs.ces.backup_config import backup_config
@@ -30,11 +32,13 @@ REGISTRY: Final = "registry"
 REPOSITORY: Final = "repository"
 KEY: Final = "key"
 BACKUP: Final = "last backup"
+DRILL: Final = "last drill"
 CLOCK: Final = "clock"
 SECONDS: Final = 45.0
 """Time limit of a check that accesses a network."""
 _MAX_AGE: Final = 26 * 3600.0
 """Seconds; daily backups are at most this old."""
+_MAX_DRILL_AGE: Final = 31 * 86_400.0
 _CLOCK_WARNING: Final = 60.0
 _CLOCK_ERROR: Final = 900.0
 """Seconds of difference; S3 servers refuse requests beyond it."""
@@ -196,6 +200,26 @@ async def check_backup(settings: Settings, found: Opened) -> Finding:
             BACKUP, f"{text}: older than a day", "Run 'cesbr backup', and check the schedule"
         )
     return ok(BACKUP, text)
+
+
+async def check_drill(settings: Settings, found: Opened, environ: Mapping[str, str]) -> Finding:
+    """Check when each dogu of the newest complete backup was last restored in a drill."""
+    if found.repository is None:
+        return skipped(DRILL, "the repository cannot be opened")
+    latest = await latest_backup(found.repository, settings)
+    dogus = latest["dogus"] if latest is not None else []
+    assert isinstance(dogus, list)
+    oldest = read_drills(state_directory(environ), found.repository.id).oldest(dogus)
+    if oldest is None:
+        return ok(DRILL, "there is no dogu to restore")
+    dogu, drill = oldest
+    if drill is None:
+        return warning(DRILL, f"nothing shows that {dogu} can be restored", "Run 'cesbr drill'")
+    age = max(0, time.time() - drill.time)
+    text = f"every dogu was restored, {dogu} {humanize.age(age)} ago"
+    if age > _MAX_DRILL_AGE:
+        return warning(DRILL, text, "Run 'cesbr drill', or 'cesbr schedule --install --drill'")
+    return ok(DRILL, text)
 
 
 async def check_clock(found: Opened) -> Finding:

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from cesbr.state.drills import read_drills
 from cesbr.ui import humanize
 from cesbr.ui.table import pairs
 from cesbrfs.ces.systemd_units import SERVICE, TIMER, next_run
@@ -27,6 +28,8 @@ _BYTES: Final = ("cache_size", "data_cache_size")
 _SECONDS: Final = ("patience", "script_timeout")
 _UNITS: Final = ((3600, "h"), (60, "min"))
 
+_Json = dict[str, object]
+
 
 async def latest_backup(repository: Repository, settings: Settings) -> dict[str, object] | None:
     """Return the backup that ``latest`` points to; None where there is none."""
@@ -43,6 +46,7 @@ async def latest_backup(repository: Repository, settings: Settings) -> dict[str,
         "age": max(0, time.time() - latest.time_ns / _NS),
         "size": report.size(latest),
         "status": report.status.value,
+        "dogus": await view.dogus(latest),
     }
 
 
@@ -60,6 +64,18 @@ def scheduled(directory: Path = UNIT_DIR) -> dict[str, object]:
         message = f"the timer is disabled; run 'systemctl enable --now {TIMER}'"
         return {"next": None, "message": message}
     return {"next": format_time(int(following.timestamp()) * _NS), "message": None}
+
+
+def drill_state(directory: Path | None, repository: str, dogus: Sequence[str]) -> _Json | None:
+    """Return the dogu whose last successful drill is the oldest, None without dogus."""
+    oldest = read_drills(directory, repository).oldest(dogus)
+    if oldest is None:
+        return None
+    dogu, drill = oldest
+    if drill is None:
+        return {"dogu": dogu, "time": None, "age": None}
+    age = max(0, time.time() - drill.time)
+    return {"dogu": dogu, "time": format_time(int(drill.time) * _NS), "age": age}
 
 
 def status_text(status: Mapping[str, object], available: int | None) -> str:
@@ -102,6 +118,11 @@ def _backup_rows(status: Mapping[str, object]) -> list[tuple[str, str]]:
         rows.append(("Latest:", f"{shown} of {when}, {age} ago, {size}{doubt}"))
     elif status["repository"]["state"] == "ready":  # type: ignore[index]  # as above
         rows.append(("Latest:", "no complete backup of the whole instance"))
+    drill = status["drill"]
+    if isinstance(drill, dict):
+        age = "never" if drill["age"] is None else f"{humanize.age(drill['age'])} ago"
+        oldest = "" if drill["age"] is None else ", the oldest"
+        rows.append(("Last drill:", f"{age} ({drill['dogu']}{oldest})"))
     following = schedule["next"]
     rows.append(
         ("Next:", humanize.local_time(_ns(following)) if following else str(schedule["message"]))
