@@ -13,7 +13,7 @@ from typing import Final
 from cesbrfs.errors import UsageError
 from cesbrfs.vfs.compare import by_identity, distinct
 from cesbrfs.vfs.directory_index import IndexedEntry
-from cesbrfs.vfs.timeline import Level, Parts, Progress, Timeline
+from cesbrfs.vfs.timeline import Level, Parts, Progress, Timeline, union
 
 TYPES: Final[Mapping[str, str]] = {
     "f": "file", "d": "dir", "l": "symlink", "b": "dev", "c": "chardev", "p": "fifo", "s": "socket",
@@ -122,6 +122,7 @@ async def find(
     progress: Progress | None = None,
     *,
     compare: bool = True,
+    deleted: bool = False,
 ) -> None:
     """Call `found` with each match at or below `start`, once per distinct content.
 
@@ -129,9 +130,12 @@ async def find(
     Without `compare`, files that consist of different blobs count as different without being read.
     Matches come directory by directory, sorted by name. A `start` that is not a directory is itself
     checked.
+
+    With `deleted`, only paths are found that the newest backup that covers them does not have, each
+    once, with its last content.
     """
     matcher = Matcher(criteria)
-    merge = partial(_merge, timeline, compare)
+    merge = partial(_deleted, timeline) if deleted else partial(_merge, timeline, compare)
     traced = await timeline.trace(start)
     alone = [(row, mask) for row, mask in traced.rows if row.subtree is None]
     rows = await merge(start, traced.directories, alone)
@@ -161,6 +165,18 @@ async def find(
     matches = [0]
     counted = None if matcher.by_path else lambda: matches[0]
     await timeline.walk(start, look, progress, counted)
+
+
+async def _deleted(
+    timeline: Timeline, parts: Parts, _level: Level, rows: Sequence[tuple[IndexedEntry, int]]
+) -> list[tuple[IndexedEntry, int]]:
+    """Return the last of the entries of one path if newer backups cover it and do not have it."""
+    last = sorted(rows, key=lambda found: found[1].bit_length())[-1:]
+    if not last or last[0][1].bit_length() == len(timeline.moments):
+        return []
+    traced = await timeline.trace(parts)
+    present = union(mask for _, mask in traced.rows)
+    return last if traced.covering.bit_length() > present.bit_length() else []
 
 
 async def _merge(

@@ -55,6 +55,31 @@ def test_find_in_one_backup_tells_paths_that_work(inside: Inside) -> None:
     assert inside("stat", odd.strip()).code == 0
 
 
+def test_find_deleted(own: Cesbr, site: Site) -> None:
+    """Only what older backups have and the newest one does not, with its last version."""
+    assert own("find", "--deleted").out == ""
+    (site.files / "hello.txt").write_text("the last version")
+    assert own("backup").code == 0
+    last = own("use", "latest", "--json").json
+    assert isinstance(last, dict)
+    (site.files / "hello.txt").unlink()
+    (site.files / "new").write_text("new")
+    (site.files / "sub/binary").rename(site.files / "moved")
+    assert own("backup").code == 0
+    assert own("backup", "redmine").code == 0
+    found = _listed(own("find", "--deleted", "--json").json)
+    assert [one["path"] for one in found] == [f"{VOLUME}/hello.txt", f"{VOLUME}/sub/binary"]
+    assert (found[0]["last"], found[0]["size"]) == (last["id"], 16)
+    inside = own("find", f"/latest/{VOLUME}", "--deleted", "--name", "hello*", "--json").json
+    assert inside == found[:1]
+    assert own("find", f"{VOLUME}/hello.txt", "--deleted", "--json").json == found[:1]
+    assert own("find", f"{VOLUME}/new", "--deleted", "--json").json == []
+    assert own("find", "--deleted", "--name", "hello*", "--select").code == 0
+    selected = _listed(own("selected", "--json").json)
+    assert [one["backup"] for one in selected] == [last["id"]]
+    assert own("find", "--deleted", "--backup", "latest").code == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [

@@ -16,7 +16,7 @@ from cesbr.ui.errors import report
 from cesbr.ui.matches import columns_of, found_heading, found_json, found_line, row_json, shown
 from cesbr.ui.stream import JsonArray, LineStream
 from cesbr.ui.table import fitted
-from cesbrfs.errors import CesbrError
+from cesbrfs.errors import CesbrError, UsageError
 from cesbrfs.history import diff
 from cesbrfs.history.find import Match, find
 from cesbrfs.history.live import live_row, same_file
@@ -42,6 +42,11 @@ def _find_arguments(parser: argparse.ArgumentParser) -> None:
     add_backup_options(parser)
     add("--each", action="store_true", help="print a line for each backup that contains a match")
     add_file_options(parser, single_dash=True)
+    add(
+        "--deleted",
+        action="store_true",
+        help="find what older backups have and the newest one does not, with its last version",
+    )
     add("--select", action="store_true", help="select the matches, each in its newest backup")
 
 
@@ -49,7 +54,7 @@ async def _find(context: Context, arguments: argparse.Namespace) -> int:
     wanted, between = criteria(arguments), period(arguments)
     out = context.out
     with out.progress("Searching", results=True) as progress:
-        everywhere = arguments.all or between is not None
+        everywhere = _is_everywhere(arguments, between)
         where = await scope(
             context, arguments.path, arguments.backup, everywhere=everywhere, between=between
         )
@@ -78,13 +83,27 @@ async def _find(context: Context, arguments: argparse.Namespace) -> int:
                 await lines.add(found_line(line, match, columns, out.room))
 
         for path in where.paths:
-            await find(line, path, wanted, take, lambda seen: progress.update(files=seen))
+            await find(
+                line,
+                path,
+                wanted,
+                take,
+                lambda seen: progress.update(files=seen),
+                deleted=arguments.deleted,
+            )
         await (array.close() if out.as_json else lines.flush())
         await line.index.save()
     if arguments.select:
         new = context.session.basket(await context.view()).add(chosen)
         out.note(f"Selected {humanize.count(new, 'path')}. Run 'cesbr selected' to list them.")
     return await tell_troubles(context, line)
+
+
+def _is_everywhere(arguments: argparse.Namespace, between: tuple[int, int] | None) -> bool:
+    """Return whether all backups are searched, wherever the path leads."""
+    if arguments.deleted and arguments.backup:
+        raise UsageError("Pass either --deleted or --backup, not both.")
+    return bool(arguments.all or arguments.deleted or between is not None)
 
 
 async def tell_troubles(context: Context, line: Timeline) -> int:

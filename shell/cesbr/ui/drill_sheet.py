@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def share_text(share: float) -> str:
     """Return which part of the files was restored."""
-    return "all files" if share >= 1 else f"{share:.2%}".replace(".00", "") + " of the files"
+    return "all files" if share >= 1 else f"{share * 100:g}% of the files"
 
 
 def result_text(
