@@ -136,6 +136,14 @@ def test_other_names(kept: Cesbr, typed: str, meant: str) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("typed", ["prune", "key", "repair", "rewrite"])
+def test_commands_of_restic_alone(kept: Cesbr, typed: str) -> None:
+    """The error says what to do instead, in one line."""
+    said = kept(typed)
+    assert said.code == 2
+    assert re.fullmatch(f"cesbr: Unknown command '{typed}': .*restic {typed}.*\\.\n", said.err)
+
+
 @pytest.mark.parametrize("typed", ["get", "forge", "forgt", "forgot", "unlok", "lock", "prune"])
 def test_nothing_that_removes_is_proposed(kept: Cesbr, typed: str) -> None:
     """Commands and options that remove data are never suggested."""

@@ -50,9 +50,17 @@ _REMOVING: Final = ("forget", "unlock", "unprotect")
 _ELSEWHERE: Final[Mapping[str, str]] = {
     "snapshots": "backups", "list": "backups", "dump": "cat", "get": "restore", "stats": "du",
     "unmount": "umount", "history": "log", "search": "find", "dir": "ls",
-    "tar": "export", "zip": "export",
+    "tar": "export", "zip": "export", "tag": "note",
 }  # fmt: skip
 """What commands of other programs are called here."""
+_HINTS: Final[Mapping[str, str]] = {
+    "prune": "'cesbr forget --prune' removes backups and frees their space; 'restic prune' only"
+    " frees space",
+    "key": "run 'restic key', and change the key in the settings of cesbr, too",
+    "repair": "'cesbr check' names what is damaged; repair it with 'restic repair'",
+    "rewrite": "run 'restic rewrite'; cesbr shows the new snapshots in place of the old ones",
+}
+"""What to do instead of commands of restic that have no counterpart here."""
 
 _READING: Final = (
     "navigate", "files", "history", "grep", "diff", "restore", "drill", "export", "metrics",
@@ -122,6 +130,8 @@ def find_command(name: str, overview: str = "cesbr --help") -> Command:
     meant = _ELSEWHERE.get(name)
     if meant is not None:
         raise UsageError(f"Unknown command {name!r}; did you mean {meant!r}?")
+    if name in _HINTS:
+        raise UsageError(f"Unknown command {name!r}: {_HINTS[name]}.")
     known = [command for commands in MODULES.values() for command in commands]
     if closest_match(name, known) in _REMOVING:
         known = []
