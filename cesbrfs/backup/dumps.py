@@ -20,7 +20,8 @@ from cesbrfs.ces.dogu import PRIVATE_VOLUME
 from cesbrfs.ces.instance import InstalledDogu, Instance
 from cesbrfs.ces.private_keys import PrivateKeys, read_secret
 from cesbrfs.errors import CesbrError, RegistryError, ScriptError
-from cesbrfs.util.process import public_environment, run_program
+from cesbrfs.util.environment import public_environment
+from cesbrfs.util.process import run_program
 
 _T = TypeVar("_T")
 

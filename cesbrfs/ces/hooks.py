@@ -16,7 +16,8 @@ from typing import Final, Literal
 import trio
 
 from cesbrfs.errors import ScriptError
-from cesbrfs.util.process import public_environment, run_program
+from cesbrfs.util.environment import public_environment
+from cesbrfs.util.process import run_program
 
 HookName = Literal["pre_backup", "post_backup", "pre_restore", "post_restore"]
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 import os
 import re
+import shlex
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +29,7 @@ _WORDS: Final[Mapping[str, bool]] = {
     "1": True, "true": True, "yes": True, "on": True,
     "0": False, "false": False, "no": False, "off": False,
 }  # fmt: skip
+_ADDRESSES: Final = ("repository", "registry")
 TOML_KEYS: Final = frozenset({
     "auto_init", "backup_tag", "cache_dir", "cache_size", "command_runner", "data_cache_size",
     "health_host", "options", "password_command", "password_file", "patience", "private_key",
@@ -247,11 +250,17 @@ def config_file(flags: Flags, environ: Mapping[str, str]) -> Path | None:
 
 
 def parse_file(file: Path) -> dict[str, object]:
-    """Return the content of a settings file; UsageError if it cannot be read or is not TOML."""
+    """Return the content of a settings file.
+
+    Raises UsageError if it cannot be read or is not TOML, and if it contains a password and all
+    users can read it.
+    """
     import tomllib
 
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        with file.open(encoding="utf-8") as opened:
+            mode = os.fstat(opened.fileno()).st_mode
+            found = tomllib.loads(opened.read())
     except OSError as error:
         remedy = "Run the command as root, or pass --repo URL"
         raise UsageError(
@@ -260,6 +269,18 @@ def parse_file(file: Path) -> dict[str, object]:
         ) from None
     except ValueError as error:  # both that of TOML and that of UTF-8
         raise UsageError(f"Invalid settings file {file}: not TOML ({error}). Correct it.") from None
+    secret = next((key for key in _ADDRESSES if _has_password(found.get(key))), None)
+    if secret and mode & stat.S_IROTH:
+        raise UsageError(
+            f"The settings file {file} contains a password ({secret!r}), and all users can read"
+            f" it. Run 'chmod o-r {shlex.quote(str(file))}'."
+        )
+    return found
+
+
+def _has_password(address: object) -> bool:
+    """Return whether the value of a setting is an address with a password."""
+    return isinstance(address, str) and redact(address) != address
 
 
 def _read_toml(file: Path) -> dict[str, object]:

@@ -6,6 +6,8 @@ Files and commands are trimmed as restic trims them, a value is used byte for by
 from __future__ import annotations
 
 import codecs
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -13,6 +15,8 @@ from typing import Final
 from cesbrfs.errors import UsageError
 from cesbrfs.util.secret import Secret
 
+PASSED_FD: Final = "CESBR_PASSWORD_FD"
+"""Variable with the descriptor from which the mount program reads the key that it is passed."""
 NO_PASSWORD: Final = "Repositories without a password (--insecure-no-password) are not supported."  # noqa: S105 - a sentence
 
 # What Go's strings.TrimSpace removes, with which restic reads password files and commands.
@@ -55,6 +59,24 @@ class Password:
         return Secret(text)
 
 
+def with_passed_password(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Read the key from the descriptor in `PASSED_FD`, if set, and return it as RESTIC_PASSWORD.
+
+    The key is used byte for byte, and the result is never the environment of a process.
+    """
+    number = environ.get(PASSED_FD, "")
+    if not number.isdecimal():
+        return environ
+    try:
+        with open(int(number), "rb") as file:
+            key = file.read()
+    except OSError as error:
+        raise UsageError(
+            f"Cannot read the key from the descriptor in {PASSED_FD}: {error.strerror}. Unset it."
+        ) from None
+    return {**environ, "RESTIC_PASSWORD": os.fsdecode(key)}
+
+
 def read_text(file: Path, what: str) -> bytes:
     """Read a password or repository file as restic does: marks and outer white space removed."""
     try:
@@ -79,8 +101,12 @@ async def _run_command(command: str, source: str) -> bytes:
 
     import trio
 
+    from cesbrfs.util.environment import without_password
+
     try:
-        done = await trio.run_process(shlex.split(command), capture_stdout=True, check=False)
+        done = await trio.run_process(
+            shlex.split(command), capture_stdout=True, check=False, env=without_password(os.environ)
+        )
     except (OSError, ValueError) as error:
         # The command itself may hold a secret, so only its source is named.
         reason = error.strerror if isinstance(error, OSError) else error

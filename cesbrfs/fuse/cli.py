@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from cesbrfs import __version__
+from cesbrfs.config.password import PASSED_FD, with_passed_password
 from cesbrfs.config.settings import Flags, Settings, load, require_root
 from cesbrfs.errors import CesbrError, UsageError
 from cesbrfs.fuse.daemon import Starter
@@ -92,7 +93,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         require_pyfuse3()
         options = parse_options(arguments.mount_options)
         repository, mountpoint = _places(arguments)
-        settings = load(_flags(arguments, options, repository), os.environ)
+        environ = with_passed_password(os.environ)
+        settings = load(_flags(arguments, options, repository), environ)
+        for name in (PASSED_FD, "RESTIC_PASSWORD"):  # fusermount3 and ssh must not inherit it
+            os.environ.pop(name, None)
         require_root(settings)
     except CesbrError as error:
         return _fail(error, debug=arguments.debug)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import sys
@@ -13,6 +14,7 @@ from cesbrfs.errors import UsageError
 from cesbrfs.util.log_format import PrintableFormatter
 
 _SYSLOG: Final = "/dev/log"
+_APPEND: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 
 
 def log_to(file: str | None, *, background: bool, cache_dir: Path, debug: bool) -> None:
@@ -64,12 +66,18 @@ def reopen_log() -> None:
 def _log_file(file: str | os.PathLike[str], *, delay: bool) -> logging.Handler:
     """Return a handler that logs to `file`, and to stderr while it cannot be opened or written.
 
+    A new file has mode 0600, because messages contain names from the backups.
+
     The standard library's handler raises in the caller if it cannot open a rotated file again: a
     missing directory or a full disk would end the mount at its next log line.
     """
     from logging.handlers import WatchedFileHandler
 
     class Handler(WatchedFileHandler):
+        def _open(self) -> io.TextIOWrapper:
+            descriptor = os.open(self.baseFilename, _APPEND, 0o600)
+            return open(descriptor, "a", encoding="utf-8")
+
         def emit(self, record: logging.LogRecord) -> None:
             try:
                 super().emit(record)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from cesbrfs.errors import MountError
+from cesbrfs.util.environment import public_environment
 from cesbrfs.util.mountinfo import OUR_TYPE, Mounted, mounts, our_mounts
 
 _UNMOUNT_SECONDS: Final = 30
@@ -153,6 +154,7 @@ def unmount(mountpoint: str, *, lazy: bool = False) -> None:
             check=False,
             capture_output=True,
             text=True,
+            env=public_environment(os.environ),
             timeout=_UNMOUNT_SECONDS,
         )
     except subprocess.TimeoutExpired:

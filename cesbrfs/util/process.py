@@ -19,16 +19,6 @@ _PIPE_GRACE_SECONDS: Final = 1.0
 """Time to drain the output after the exit; a grandchild may keep the pipe open."""
 _READ_BYTES: Final = 64 << 10
 _MAX_LINE_BYTES: Final = 64 << 10
-_SECRET_NAMES: Final = ("PASSWORD", "PASSPHRASE", "SECRET", "TOKEN", "CREDENTIAL", "_KEY")
-
-
-def public_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return `environ` without variables whose names suggest a secret."""
-    return {
-        name: value
-        for name, value in environ.items()
-        if not any(part in name.upper() for part in _SECRET_NAMES)
-    }
 
 
 async def run_program(

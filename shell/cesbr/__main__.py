@@ -107,7 +107,8 @@ def _shell(before: argparse.Namespace) -> int:
     from cesbr.session import Session
 
     _log_to_stderr(before)
-    session = Session(settings_flags(vars(before)))
+    session = Session(settings_flags(vars(before)), environ=dict(os.environ))
+    os.environ.pop("RESTIC_PASSWORD", None)  # programs after a pipe must not inherit it
     session.look_ahead()
     from cesbr.app import run_app
 

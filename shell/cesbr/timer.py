@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ import trio
 from cesbr.ui.status import scheduled
 from cesbrfs.ces.systemd_units import SERVICE, TIMER
 from cesbrfs.repo.format.timestamps import format_time
+from cesbrfs.util.environment import public_environment
 
 SYSTEMD: Final = Path("/run/systemd/system")
 """There while systemd runs the machine."""
@@ -52,6 +54,7 @@ async def unit_properties(
                 capture_stdout=True,
                 stderr=subprocess.DEVNULL,
                 check=False,
+                env=public_environment(os.environ),
             )
     except (OSError, trio.TooSlowError):
         return {}

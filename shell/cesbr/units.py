@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Collection, Mapping
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from cesbrfs.config.layers import absolute_path
 from cesbrfs.errors import CesbrError, UsageError
+from cesbrfs.util.environment import public_environment
 
 if TYPE_CHECKING:
     from cesbr.session import Context
@@ -148,7 +150,11 @@ async def systemctl(*arguments: str) -> None:
     try:
         with trio.fail_after(_SYSTEMCTL_SECONDS):
             done = await trio.run_process(
-                ["systemctl", *arguments], capture_stdout=True, capture_stderr=True, check=False
+                ["systemctl", *arguments],
+                capture_stdout=True,
+                capture_stderr=True,
+                check=False,
+                env=public_environment(os.environ),
             )
     except OSError as error:
         raise CesbrError(

@@ -17,7 +17,7 @@ from cesbrfs.catalog.backups import Backup
 from cesbrfs.errors import UsageError
 from cesbrfs.repo.format.model import Node, Snapshot
 from cesbrfs.vfs.entries import Entry
-from tests.shell.conftest import BINARY, ODD_SHOWN, Cesbr, Inside
+from tests.shell.conftest import BINARY, KEY, ODD_SHOWN, Cesbr, Inside
 from tests.shell.terminal import terminal
 
 FILES = "/latest/redmine/volumes/files"
@@ -219,14 +219,15 @@ def test_the_pager_is_the_users(tmp_path: Path) -> None:
 
 
 def test_cat_and_less_on_a_terminal(kept: Cesbr, tmp_path: Path) -> None:
-    """`cat` prints only text to a terminal; a pager handles ^C, and then the prompt returns."""
+    """`cat` prints only text to a terminal; a pager handles ^C, and does not get the key."""
     pager = tmp_path / "pager"
     pager.write_text(
-        "#!/bin/sh\ntrap 'echo kept going' INT\ncat\necho END\n"
+        "#!/bin/sh\ntrap 'echo kept going' INT\ncat\nenv > environment\necho END\n"
         "read answer < /dev/tty\nread answer < /dev/tty\n"
     )
     pager.chmod(0o755)
-    with terminal(kept.having(PAGER=str(pager)), tmp_path) as prompt:
+    own = kept.having(PAGER=str(pager), RESTIC_PASSWORD=KEY)
+    with terminal(own, tmp_path) as prompt:
         prompt.wait_for_prompt()
         prompt.line(f"cat {FILES}/sub/binary")
         prompt.wait_for(r"^cesbr: .*/binary is binary, which could confuse the terminal")
@@ -241,6 +242,12 @@ def test_cat_and_less_on_a_terminal(kept: Cesbr, tmp_path: Path) -> None:
         prompt.wait_for(r"^cesbr>\Z")
         prompt.line("pwd")
         prompt.wait_for(r"^/\ncesbr>\Z")
+        prompt.line("pwd | cat - /proc/self/environ > piped")
+        prompt.wait_for(r"piped\ncesbr>\Z")
+    for environment in ("environment", "piped"):
+        inherited = (kept.here / environment).read_text()
+        assert "PAGER=" in inherited
+        assert KEY not in inherited
 
 
 def test_less_off_a_terminal_is_cat(inside: Inside) -> None:

@@ -18,6 +18,7 @@ import cesbrfs
 from cesbr import units
 from cesbr.commands import Command
 from cesbrfs.config.layers import absolute_path
+from cesbrfs.config.password import PASSED_FD
 from cesbrfs.errors import CesbrError, MountError, UsageError
 from cesbrfs.fuse import mountpoint as mountpoints
 from cesbrfs.fuse.requirements import require_pyfuse3
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
     from cesbrfs.config.settings import Settings
     from cesbrfs.repo.location import Access
 
-_OTHER_PASSWORDS: Final = (
+_PASSWORDS: Final = (
     "CESBR_PASSWORD_FILE",
     "CESBR_PASSWORD_COMMAND",
+    "RESTIC_PASSWORD",
     "RESTIC_PASSWORD_FILE",
     "RESTIC_PASSWORD_COMMAND",
 )
@@ -81,10 +83,14 @@ async def _mount(context: Context, arguments: argparse.Namespace) -> int:
     command = [sys.executable, "-P", "-m", "cesbrfs", where]
     for option in arguments.options:
         command += ["-o", option]
-    with tempfile.TemporaryFile() as stderr:
+    from cesbrfs.restic.environment import passed_bytes
+
+    environment = child_environment(context.session.environ, settings, access)
+    with tempfile.TemporaryFile() as stderr, passed_bytes(access.key.value) as key:
         done = await trio.run_process(
             command,
-            env=child_environment(context.session.environ, settings, access),
+            env=environment | {PASSED_FD: str(key)},
+            pass_fds=(key,),
             check=False,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -110,16 +116,15 @@ def child_environment(
 ) -> dict[str, str]:
     """Return the environment that hands these settings to the mount program.
 
-    The key and an address with a password must not be in its arguments, and a password
-    file may be a pipe that can be read only once.
+    An address with a password must not be in its arguments. The key is passed through a
+    descriptor, because a password file may be a pipe that can be read only once.
     """
-    child = {name: value for name, value in environ.items() if name not in _OTHER_PASSWORDS}
+    child = {name: value for name, value in environ.items() if name not in _PASSWORDS}
     child |= access.environment
     child["CESBR_REPOSITORY"] = access.url
     child["CESBR_REGISTRY"] = settings.registry
     child["CESBR_ROOT"] = str(settings.root)
     child["CESBR_PATIENCE"] = str(settings.patience)
-    child["RESTIC_PASSWORD"] = os.fsdecode(access.key.value)
     if settings.config_file is not None:
         child["CESBR_CONFIG"] = str(settings.config_file)
     source = str(Path(cesbrfs.__file__).parent.parent)

@@ -15,6 +15,7 @@ import trio
 
 from cesbr.portal import in_front
 from cesbrfs.errors import UsageError
+from cesbrfs.util.environment import public_environment
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -67,7 +68,8 @@ class Pager:
         def start() -> Pager:
             # A handler of Python's, unlike SIG_IGN, is not handed down to the pager.
             before.append(signal.signal(signal.SIGINT, on_ctrl_c))
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, env=dict(environ))
+            own = public_environment(environ)
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, env=own)
             started.append(cls(process, trio.CancelScope()))
             return started[0]
 

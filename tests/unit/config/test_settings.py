@@ -283,6 +283,21 @@ async def test_patience_reaches_the_storage(tmp_path: Path) -> None:
     assert load(Flags(), environ).patience == DEFAULT_PATIENCE
 
 
+@pytest.mark.parametrize("key", ["repository", "registry"])
+def test_a_password_that_all_users_can_read(tmp_path: Path, key: str) -> None:
+    """A settings file with an address that contains a password is refused; a group may read it."""
+    file = write(tmp_path / "config.toml", f'{key} = "rest:http://me:s3cret@host/"')
+    flags = Flags(config=str(file), root="/x")
+    file.chmod(0o644)
+    with pytest.raises(UsageError, match=f"'{key}'.*chmod o-r") as caught:
+        load(flags, {})
+    assert "s3cret" not in caught.value.message
+    file.chmod(0o640)
+    assert load(flags, {})
+    write(file, f'{key} = "rest:http://host/"').chmod(0o644)
+    assert load(flags, {})
+
+
 @pytest.mark.parametrize("option", ["s3.region", "=x", ""])
 def test_options_need_a_key_and_a_value(option: str) -> None:
     """-o without key=value is a usage error."""
@@ -340,7 +355,7 @@ async def key_of(flags: Flags, environ: Mapping[str, str]) -> bytes:
     return (await settings.access()).key.value
 
 
-async def test_where_the_key_comes_from(tmp_path: Path) -> None:
+async def test_where_the_key_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Option, CESBR_*, RESTIC_*, file, in this order; plain values are used byte for byte."""
     one, two = write(tmp_path / "one", " first \n"), write(tmp_path / "two", "second")
     config = write(tmp_path / "config.toml", f'password_file = "{two.name}"')
@@ -350,6 +365,10 @@ async def test_where_the_key_comes_from(tmp_path: Path) -> None:
     assert await key_of(Flags(), environ) == b" exact \xff\n"
     environ["RESTIC_PASSWORD_COMMAND"] = "printf ' com\"man\"d \n'"
     assert await key_of(Flags(), environ) == b'com"man"d'
+    environ["RESTIC_PASSWORD_COMMAND"] = "sh -c 'printf %s \"$RESTIC_PASSWORD$OTHER_SECRET\"'"
+    monkeypatch.setenv("RESTIC_PASSWORD", "not for other programs")
+    monkeypatch.setenv("OTHER_SECRET", "for them")
+    assert await key_of(Flags(), environ) == b"for them"
     environ["CESBR_PASSWORD_FILE"] = str(one)
     assert await key_of(Flags(), environ) == b"first"
     assert await key_of(Flags(password_file=str(two)), environ) == b"second"

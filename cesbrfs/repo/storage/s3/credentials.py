@@ -35,6 +35,7 @@ from cesbrfs.repo.location import Access
 from cesbrfs.repo.storage.http.client import is_loopback
 from cesbrfs.repo.storage.options import option_is_true
 from cesbrfs.repo.storage.s3.sigv4 import Credentials
+from cesbrfs.util.environment import without_password
 from cesbrfs.util.secret import Secret
 
 _log = logging.getLogger(__name__)
@@ -141,7 +142,10 @@ class CredentialsProvider:
         with trio.move_on_after(_PROCESS_SECONDS):
             try:
                 done = await trio.run_process(
-                    shlex.split(command), capture_stdout=True, check=False
+                    shlex.split(command),
+                    capture_stdout=True,
+                    check=False,
+                    env=without_password(os.environ),
                 )
                 printed = msgspec.json.decode(done.stdout, type=_Printed)
             except (OSError, ValueError) as error:
