@@ -6,6 +6,7 @@ ARGS ?=
 SECONDS ?= 60
 COUNT ?= 1000
 SEED ?= 1
+DIR ?= build/hostile
 # Tests spend about half of their time waiting for programs and servers.
 JOBS ?= $(shell echo $$((2 * $$(nproc))))
 
@@ -14,7 +15,7 @@ INSTALLED := .venv/installed-in$(subst /,-,$(CURDIR))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install check test demo bench bench-remote soak damage man deb wheel record docs clean \
+.PHONY: help install check test demo bench bench-remote soak damage hostile man deb wheel record docs clean \
   system test-tools servers
 
 help: ## Show this help
@@ -68,6 +69,10 @@ soak: install ## Use one mount hard and compare every byte (SECONDS=60)
 
 damage: install ## Damage copies of a repository and read them (COUNT=1000 SEED=1)
 	$(PY) -m tests.damage.run --count $(COUNT) --seed $(SEED) $(ARGS)
+
+hostile: install ## Write hostile repositories to DIR, and read them (DIR=build/hostile)
+	rm -rf build/hostile
+	$(PY) -m tests.hostile --read $(DIR) $(ARGS)
 
 man: install ## Build the manual pages in build/man/man1 (man -l build/man/man1/cesbr.1)
 	@$(PY) -m cesbr.cli.manpages build/man/man1

@@ -18,7 +18,8 @@ from cesbrfs.archive.members import Failed, Member, members
 from cesbrfs.archive.tar_headers import Segment
 from cesbrfs.archive.tar_writer import TarWriter
 from cesbrfs.archive.zip_writer import ZipWriter
-from cesbrfs.errors import CesbrError, RepositoryUnreachableError
+from cesbrfs.errors import CesbrError, DamagedError, RepositoryUnreachableError
+from cesbrfs.repo.format.pack import DATA_BLOB_MAX
 from cesbrfs.vfs.content_reader import BATCH_BYTES, BATCH_FILES, Content, ContentReader, Loaded
 from cesbrfs.vfs.entries import ResolvedPath
 from cesbrfs.vfs.tree import BackupTree
@@ -156,6 +157,11 @@ class Export:
     async def _write_large(self, reader: ContentReader, member: Member) -> None:
         blobs = member.node.blobs
         lengths = await self._view.repository.blobs.lengths(blobs)
+        if max(lengths) > DATA_BLOB_MAX:  # otherwise zeros of this length would replace it
+            raise DamagedError(
+                f"A blob is too large: {max(lengths):,} bytes according to the index, at most"
+                f" {DATA_BLOB_MAX:,} are supported. Run 'cesbr check'."
+            )
         size = sum(lengths)
         segments = list(_segments(blobs, lengths)) if self._sparse else []
         if self._sparse and sum(segment.size for segment in segments) < size:

@@ -19,6 +19,12 @@ from cesbrfs.vfs.timeline import BackupSlot, Parts, Timeline, Troubles, cannot_b
 Mark = Literal["+", "-", "M", "T", "U"]
 """Added, removed, modified, type changed, metadata changed: the letters of restic diff."""
 
+_Pair = tuple[bytes | None, bytes | None]
+"""The keys of a directory on both sides."""
+_EQUAL_MAX: Final = 16_384
+"""Maximum number of pairs remembered as having no difference."""
+CHANGES_MAX: Final = 100_000
+"""Maximum number of changes that a step of a history contains; the others are counted."""
 _NOTHING: Final[Mapping[bytes, IndexedEntry]] = {}
 
 
@@ -117,38 +123,81 @@ async def diff(
     Directories come before their entries, which are sorted by name. If both sides are backups,
     directories with the same key are skipped. With `attributes`, differences of mode, owner, time
     and extended attributes are included. Paths that cannot be compared are added to `remarks`.
+
+    If both sides are backups, a pair of directories that has no difference is not compared again at
+    another path: the paths of a few nested directories can be 2**50.
     """
     alike = isinstance(after, BackupSide)
-    stack: list[tuple[Parts, bytes | None, bytes | None]] = [(parts, first, second)]
+    equal = _EqualPairs()
+    found = 0
+    stack: list[tuple[Parts, _Pair, int | None]] = [(parts, (first, second), None)]
     while stack:
-        at, left, right = stack.pop()
-        ours = await _listing(before, left, at, remarks)
-        theirs = await _listing(after, right, at, remarks)
-        if ours is None or theirs is None:
+        at, pair, earlier = stack.pop()
+        results = found + len(remarks.troubles) + len(remarks.uncovered)
+        if earlier is not None:  # everything below it was compared
+            if results == earlier:
+                equal.add(pair)
             continue
-        below: list[tuple[Parts, bytes | None, bytes | None]] = []
-        for name in sorted(ours.keys() | theirs.keys()):
-            old, new = ours.get(name), theirs.get(name)
-            path = (*at, name)
-            if _uncovered(before, left, old) or _uncovered(after, right, new):
-                remarks.uncovered.append(path)
-                continue
-            same = True
-            if old and new and left and right and old.type == new.type != "dir":
-                try:
-                    same = await after.same_content(path, (right, new), before, (left, old))
-                except RepositoryUnreachableError:
-                    raise
-                except CesbrError as error:
-                    remarks.troubles.note(path, error)
-                    continue
+        if pair in equal:
+            continue
+        if alike:
+            stack.append((at, pair, results))
+        below: list[tuple[Parts, _Pair, int | None]] = []
+        async for path, old, new, same in _entries(before, after, at, pair, remarks):
             change = change_of(path, old, new, same=same, attributes=attributes)
             if change is not None:
+                found += 1
                 yield change
             down, across = (row.subtree if row else None for row in (old, new))
-            if down != across or not alike:
-                below.append((path, down, across))
-        stack += [(p, a, b) for p, a, b in reversed(below) if a is not None or b is not None]
+            if (down != across or not alike) and (down is not None or across is not None):
+                below.append((path, (down, across), None))
+        stack += reversed(below)
+
+
+class _EqualPairs:
+    """The last pairs of directories that have no difference."""
+
+    def __init__(self) -> None:
+        self._pairs: set[_Pair] = set()
+
+    def __contains__(self, pair: _Pair) -> bool:
+        return pair in self._pairs
+
+    def add(self, pair: _Pair) -> None:
+        """Remember a pair; directories within each other come back soon or not at all."""
+        if len(self._pairs) >= _EQUAL_MAX:
+            self._pairs.clear()
+        self._pairs.add(pair)
+
+
+async def _entries(
+    before: BackupSide, after: Side, at: Parts, pair: _Pair, remarks: Remarks
+) -> AsyncIterator[tuple[Parts, IndexedEntry | None, IndexedEntry | None, bool]]:
+    """Yield path, both entries and whether their content is equal, for each name of a pair.
+
+    Paths that cannot be compared are added to `remarks` instead.
+    """
+    left, right = pair
+    ours = await _listing(before, left, at, remarks)
+    theirs = await _listing(after, right, at, remarks)
+    if ours is None or theirs is None:
+        return
+    for name in sorted(ours.keys() | theirs.keys()):
+        old, new = ours.get(name), theirs.get(name)
+        path = (*at, name)
+        if _uncovered(before, left, old) or _uncovered(after, right, new):
+            remarks.uncovered.append(path)
+            continue
+        same = True
+        if old and new and left and right and old.type == new.type != "dir":
+            try:
+                same = await after.same_content(path, (right, new), before, (left, old))
+            except RepositoryUnreachableError:
+                raise
+            except CesbrError as error:
+                remarks.troubles.note(path, error)
+                continue
+        yield path, old, new, same
 
 
 async def _listing(
@@ -267,6 +316,8 @@ class Step:
     moment: BackupSlot
     what: What
     changes: Sequence[Change] = ()
+    more: int = 0
+    """Number of changes beyond `CHANGES_MAX`."""
 
 
 async def history(timeline: Timeline, parts: Parts, *, attributes: bool = False) -> list[Step]:
@@ -290,10 +341,17 @@ async def history(timeline: Timeline, parts: Parts, *, attributes: bool = False)
         elif before is None:
             steps.append(Step(moment, "appeared"))
         else:
-            changes = diff(side, before, side, key, parts, remarks=remarks, attributes=attributes)
-            found = [change async for change in changes]
+            found: list[Change] = []
+            more = 0
+            async for change in diff(
+                side, before, side, key, parts, remarks=remarks, attributes=attributes
+            ):
+                if len(found) < CHANGES_MAX:
+                    found.append(change)
+                else:
+                    more += 1
             if found:
-                steps.append(Step(moment, "changed", found))
+                steps.append(Step(moment, "changed", found, more))
             key = await _merged(timeline.index, before, key)
         before = key
     if not steps:

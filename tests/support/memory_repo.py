@@ -105,7 +105,7 @@ class MemoryRepo:
 
     def add_key(self, password: bytes, **fields: Any) -> str:
         """Add a key file for `password`; `fields` override its fields."""
-        key_file = KeyFile(kdf="scrypt", N=2, r=1, p=1, salt=b"salt of " + password)
+        key_file = KeyFile(kdf="scrypt", N=2, r=1, p=1, salt=_salt(password))
         master = {
             "mac": {"k": _base64(self.keys.mac_k), "r": _base64(self.keys.mac_r)},
             "encrypt": _base64(self.keys.encrypt),
@@ -249,3 +249,8 @@ class MemoryRepo:
 
 def _base64(raw: bytes) -> str:
     return base64.b64encode(raw).decode()
+
+
+def _salt(password: bytes) -> bytes:
+    """Return 64 bytes, as restic requires."""
+    return hashlib.sha512(password).digest()

@@ -7,6 +7,7 @@ import contextlib
 import difflib
 import io
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -23,7 +24,7 @@ from cesbr.ui.listing import Colours
 from cesbr.ui.stream import JsonArray, LineStream
 from cesbr.ui.table import fitted
 from cesbrfs.errors import CesbrError, NotFoundError, RepositoryUnreachableError, UsageError
-from cesbrfs.history.diff import Change, Remarks, diff_backups
+from cesbrfs.history.diff import Change, Mark, Remarks, diff_backups
 from cesbrfs.history.live import LiveError, LiveInstance, diff_live
 from cesbrfs.history.usage import Usage, UsageReport
 from cesbrfs.restore.targets import place_on_instance
@@ -58,7 +59,7 @@ async def _diff(context: Context, arguments: argparse.Namespace) -> int:
     if arguments.before == LIVE:
         raise UsageError("Pass the backup first: 'cesbr diff ID live'.")
     out = context.out
-    changes: list[Change] = []
+    marks: Counter[Mark] = Counter()
     lines, array = LineStream(out), JsonArray(out)
     colours = Colours.of(context.session.environ, terminal=out.terminal).on
     with out.progress("Comparing", results=True) as progress:
@@ -66,8 +67,8 @@ async def _diff(context: Context, arguments: argparse.Namespace) -> int:
         async for change in comparison.changes:
             if not fits(comparison.wanted, change.parts):
                 continue
-            changes.append(change)
-            progress.update(files=len(changes))
+            marks[change.mark] += 1
+            progress.update(files=marks.total())
             if out.as_json:
                 await array.add(change_json(change))
                 continue
@@ -78,11 +79,11 @@ async def _diff(context: Context, arguments: argparse.Namespace) -> int:
                 await lines.add(text, painted=True)
         await (array.close() if out.as_json else lines.flush())
         await comparison.before.index.save()
-    if not changes and not await comparison.there():
+    if not marks and not await comparison.there():
         raise nothing_matches(arguments.path)
     if not out.as_json:
         _remark(context, comparison)
-        out.note(summary(changes))
+        out.note(summary(marks))
     for trouble in comparison.troubles:
         await report(CesbrError(trouble.message), out)
     return _PARTIAL if comparison.troubles else 0

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from cesbrfs.vfs.tree import BackupTree
 
 _PARTIAL: Final = 3
+_JSON_LEVELS: Final = 300
+"""How deep a tree in JSON may be: encoders and decoders of JSON are recursive."""
 
 # ls
 
@@ -232,7 +234,7 @@ async def _tree(context: Context, arguments: argparse.Namespace) -> int:
         style.colours.paint(show(os.fsencode(arguments.path)), place.entry.node) + "\n",
         painted=True,
     )
-    await walk.show(place, "", 1)
+    await walk.show(place)
     counted = [humanize.count(walk.directories, "directory", "directories")]
     if not arguments.directory:
         counted.append(humanize.count(walk.files, "file"))
@@ -269,11 +271,15 @@ class _Tree:
         deeper = self._deepest is None or level < self._deepest
         return deeper and stat.S_ISDIR(child.entry.node.mode)
 
-    async def show(self, place: ResolvedPath, before: str, level: int) -> None:
-        """Print everything below `place`, each line with the prefix `before`."""
-        children = await self._within(place)
-        for child in children:
-            last = child is children[-1]
+    async def show(self, place: ResolvedPath) -> None:
+        """Print everything below `place`; the lines of its children have no prefix."""
+        stack = [("", iter(_marked_last(await self._within(place))))]
+        while stack:
+            before, children = stack[-1]
+            child, last = next(children, (None, True))
+            if child is None:
+                stack.pop()
+                continue
             node = child.entry.node
             if stat.S_ISDIR(node.mode):
                 self.directories += 1
@@ -283,11 +289,20 @@ class _Tree:
             target = f" -> {show(node.target)}" if node.type == "symlink" else ""
             line = f"{before}{'└' if last else '├'}── {name}{target}\n"
             await self._context.out.text(line, painted=True)
-            if self._goes_on(child, level):
-                await self.show(child, before + ("    " if last else "│   "), level + 1)
+            if self._goes_on(child, len(stack)):
+                before += "    " if last else "│   "
+                stack.append((before, iter(_marked_last(await self._within(child)))))
 
     async def as_json(self, place: ResolvedPath, level: int) -> list[dict[str, object]]:
-        """Return everything below `place` as JSON; directories have `contents`."""
+        """Return everything below `place` as JSON; directories have `contents`.
+
+        Raises CesbrError if directories are nested deeper than an encoder of JSON can follow.
+        """
+        if level > _JSON_LEVELS:
+            raise CesbrError(
+                f"Cannot write JSON of directories nested deeper than {_JSON_LEVELS} levels. Pass"
+                " --level."
+            )
         contents: list[dict[str, object]] = []
         for child in await self._within(place):
             fields = _entry_json(child)
@@ -295,6 +310,11 @@ class _Tree:
                 fields["contents"] = await self.as_json(child, level + 1)
             contents.append(fields)
         return contents
+
+
+def _marked_last(children: list[ResolvedPath]) -> list[tuple[ResolvedPath | None, bool]]:
+    """Return the children, each with whether it is the last one."""
+    return [(child, child is children[-1]) for child in children]
 
 
 # stat

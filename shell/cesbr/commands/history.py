@@ -257,21 +257,21 @@ async def _log(context: Context, arguments: argparse.Namespace) -> int:
     return await tell_troubles(context, where.timeline)
 
 
-_Step = tuple["BackupSlot", str, Sequence["Change"]]
-"""A backup, what happened to the path until then, and the changes below it."""
+_Step = tuple["BackupSlot", str, Sequence["Change"], int]
+"""A backup, what happened to the path until then, the changes below it, and how many more."""
 
 
 async def _steps(line: Timeline, path: Parts, *, attributes: bool) -> Sequence[_Step]:
     rows = await line.at(path)
     if rows and all(row.subtree is None for row, _ in rows):
         events = (await versions(line, path)).events
-        return [(event.moment, event.what, ()) for event in events]
+        return [(event.moment, event.what, (), 0) for event in events]
     steps = await diff.history(line, path, attributes=attributes)
-    return [(step.moment, step.what, step.changes) for step in steps]
+    return [(step.moment, step.what, step.changes, step.more) for step in steps]
 
 
 def _step_json(
-    path: Parts, moment: BackupSlot, what: str, changes: Sequence[Change]
+    path: Parts, moment: BackupSlot, what: str, changes: Sequence[Change], more: int
 ) -> dict[str, object]:
     return {
         **for_json(b"/".join(path), "path"),
@@ -279,15 +279,17 @@ def _step_json(
         "time": format_time(moment.time_ns),
         "event": what,
         "changes": [change_json(change) for change in changes],
+        "more": more,
     }
 
 
 def _step_text(
-    moment: BackupSlot, what: str, changes: Sequence[Change], available: int | None
+    moment: BackupSlot, what: str, changes: Sequence[Change], more: int, available: int | None
 ) -> str:
     row = (moment.id, humanize.local_time(moment.time_ns), what)
     text = fitted([row], ("", "Time", ""), available, spare=("Time",), last="keep", headed=False)
-    return text + "".join(change_line(change, available, "  ") for change in changes)
+    text += "".join(change_line(change, available, "  ") for change in changes)
+    return text + f"  and {more:,} more; 'cesbr diff' shows all of them\n" if more else text
 
 
 COMMANDS: Final = (

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Final
 
 from cesbr.ui.table import hanging
-from cesbrfs.history.diff import Change
+from cesbrfs.history.diff import Change, Mark
 from cesbrfs.repo.format.timestamps import format_time
 from cesbrfs.util.escape import for_json, show
 
@@ -65,10 +65,9 @@ def _painted(line: str) -> str:
     return line if code is None else f"\x1b[{code}m{line}\x1b[0m"
 
 
-def summary(changes: Iterable[Change]) -> str:
-    """Return how many of each there are, in a sentence."""
-    marks = [change.mark for change in changes]
-    words = {"+": "added", "-": "removed", "M": "changed", "T": "of another type"}
+def summary(marks: Mapping[Mark, int]) -> str:
+    """Return how many of each mark there are, in a sentence."""
+    words: dict[Mark, str] = {"+": "added", "-": "removed", "M": "changed", "T": "of another type"}
     words["U"] = "with other metadata"
-    counted = [f"{marks.count(mark):,} {word}" for mark, word in words.items() if mark in marks]
+    counted = [f"{marks[mark]:,} {word}" for mark, word in words.items() if marks.get(mark)]
     return ", ".join(counted) + "." if counted else "No differences."

@@ -304,6 +304,31 @@ async def test_differences_between_backups() -> None:
     assert len(steps[1].changes) == len(expected)
 
 
+async def test_equal_directories_at_many_paths_are_compared_once() -> None:
+    """Thirty directories form 2**30 paths, which differ in a time only."""
+    repo = MemoryRepo()
+    for number, time in enumerate(("2026-11-01T00:00:00Z", "2026-11-02T00:00:00Z"), 1):
+        node = repo.directory("a", repo.file("leaf", b"same", mtime=time))
+        for _ in range(30):
+            node = repo.directory("a", node, node | {"name": "b"})
+        save(repo, str(number), node, hour=number)
+    view = BackupTree(await repo.open())
+    one, two = await line_of(view, "1"), await line_of(view, "2")
+    with trio.fail_after(60):
+        assert not [change async for change in diff_backups(one, two, FILES)]
+
+
+async def test_a_history_has_a_limit_for_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Further changes of a step are counted."""
+    monkeypatch.setattr("cesbrfs.history.diff.CHANGES_MAX", 2)
+    repo = MemoryRepo()
+    save(repo, "1", hour=1)
+    save(repo, "2", *(repo.file(name, b"x") for name in "abcde"), hour=2)
+    *_, step = await history(await line_of(BackupTree(await repo.open())), FILES)
+    assert [change.parts[-1] for change in step.changes] == [b"a", b"b"]
+    assert step.more == 3
+
+
 async def test_differences_from_the_instance(tmp_path: Path) -> None:
     """Files are compared by content; equal size and time suffices without --checksum."""
     files = tmp_path / "var/lib/ces/redmine/volumes/files"

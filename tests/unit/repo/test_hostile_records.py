@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Final
 
 import pytest
 
@@ -18,25 +17,8 @@ from cesbrfs.repo.read.unpacked import UnpackedFiles
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import FileType
 from cesbrfs.util.secret import Secret
-from tests.support.memory_repo import PASSWORD, TIME, Json, MemoryRepo
-
-NESTED: Final = b"[" * 100_000
-"""JSON that no recursive decoder can read."""
-VALUES: Final[list[Any]] = [
-    None, True, -1, 0, 1 << 31, 1 << 63, 1 << 64, 10**400, 1.5, 1e300, "", "a", "\0", "\ud800",
-    "\\x", "\\U00110000", "..", "ab" * 32, "é" * 200, "x" * 5000, TIME, "9999-99-99T99:99:99Z",
-    [], [[]], {}, {"a": None}, [None], ["ab" * 32], ["zz" * 32], [{"name": "user.a\0b"}],
-]  # fmt: skip
-FIELDS: Final = (
-    "name", "type", "mode", "mtime", "atime", "ctime", "uid", "gid", "user", "group", "inode",
-    "device_id", "size", "links", "linktarget", "linktarget_raw", "extended_attributes", "device",
-    "content", "subtree",
-)  # fmt: skip
-
-
-def nested_in(fields: Json) -> bytes:
-    """Return a JSON object with these fields and a field with 100,000 nested arrays."""
-    return json.dumps(fields)[:-1].encode() + b',"deep":' + NESTED
+from tests.hostile.cases import NESTED, NODE_FIELDS, VALUES, nested_in
+from tests.support.memory_repo import PASSWORD, TIME, MemoryRepo
 
 
 async def test_nested_json_in_snapshots_and_indexes() -> None:
@@ -123,7 +105,7 @@ async def test_an_error_that_nothing_foresees(monkeypatch: pytest.MonkeyPatch) -
         await repo.open()
 
 
-@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("field", NODE_FIELDS)
 @pytest.mark.parametrize("kind", ["file", "dir", "symlink", "fifo", "dev"])
 def test_any_value_in_any_field_of_an_entry(field: str, kind: str) -> None:
     """The entry or the tree is rejected without another exception; other entries stay."""
