@@ -55,6 +55,8 @@ plan
 deselect {_VOLUME}
 export {_VOLUME} -o files.tar
 restore {_VOLUME} --target restored -y
+undo --list
+drill --sample 1 --scratch .
 restore-registry redmine -y
 protect latest
 unprotect latest
