@@ -17,6 +17,7 @@ from typing import Final
 
 import trio
 
+from cesbrfs.catalog import directory_names
 from cesbrfs.errors import RestoreError
 from cesbrfs.restore.dirfd import tell
 from cesbrfs.restore.executor import execute
@@ -74,7 +75,7 @@ def _keep_sample(planned: RestorePlan, sample: Sample) -> None:
         file
         for directory in planned.order
         for file in directory.files
-        if file.type == "file" and file.writes and not file.follows
+        if file.type == "file" and file.writes and not file.follows and not _is_registry(file)
     ]
     chosen = sample.of(files)
     kept: dict[int, list[PlannedFile]] = {}
@@ -95,6 +96,11 @@ def _keep_sample(planned: RestorePlan, sample: Sample) -> None:
     planned.sockets = 0
     for room in planned.rooms.values():
         room.needed = sum(room.rounded(file.size) for file in chosen)
+
+
+def _is_registry(file: PlannedFile) -> bool:
+    """Return whether a file contains registry values, which can be secrets: none are written."""
+    return file.name == directory_names.REGISTRY_JSON and len(file.directory.parts) == 1
 
 
 @asynccontextmanager

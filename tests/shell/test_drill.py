@@ -33,7 +33,7 @@ def test_drill_is_recorded(own: Cesbr, site: Site, scratch: Path) -> None:
     assert isinstance(results, list)
     found = {result["dogu"]: result for result in results}
     assert set(found) == {"redmine", "_instance"}
-    assert (found["redmine"]["files"], found["redmine"]["share"]) == (6, 1)
+    assert (found["redmine"]["files"], found["redmine"]["share"]) == (5, 1)
     assert found["redmine"]["bytes"] > len(BINARY)
     assert os.listdir(scratch) == []
     assert re.search(r"redmine +\S+ \S+ ago, all files of ", own("drill", "--list").out)
