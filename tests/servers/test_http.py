@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from http.server import BaseHTTPRequestHandler
 from typing import Final
 from urllib.parse import quote
 
@@ -22,8 +24,10 @@ from cesbrfs.repo.location import Access
 from cesbrfs.repo.storage import FileType, Storage
 from cesbrfs.repo.storage.rest import RestStorage
 from cesbrfs.repo.storage.s3.storage import S3Storage
+from cesbrfs.util.secret import Secret
 from tests.support.counting import cancel_many, descriptors, tasks
 from tests.support.filled import FILES, KEY, NAMES, ODD, PACK, check_all, fill
+from tests.support.http_server import serving
 from tests.support.older import older
 from tests.support.processes import free_ports
 from tests.support.proxy import Fault, Proxy, proxying
@@ -214,3 +218,34 @@ async def test_cancelled_reads_free_their_connections(served: Served) -> None:
     assert tasks() == living
     await storage.aclose()
     assert descriptors() <= opened - 1
+
+
+class _Endless(BaseHTTPRequestHandler):
+    """Responds to everything with a body that never ends."""
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range", "").removeprefix("bytes=")
+        self.send_response(206 if wanted else 200)
+        if wanted:
+            self.send_header("Content-Range", f"bytes {wanted}/1000000")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(bytes(64 << 10))
+
+    def log_message(self, *_: object) -> None:
+        """Do not log requests."""
+
+
+async def test_a_body_that_never_ends() -> None:
+    """It is read up to the size that a file of its kind may have."""
+    with serving(_Endless) as port:
+        storage = RestStorage.from_access(Access(f"rest:http://127.0.0.1:{port}/", Secret(b"k")))
+        try:
+            for kind in (FileType.CONFIG, FileType.KEY, FileType.SNAPSHOT):
+                with pytest.raises(StorageError, match=r"sent more than .* Check the server"):
+                    await storage.read(kind, "ab" * 32)
+            with pytest.raises(RepositoryUnreachableError, match="sent more than 100 bytes"):
+                await storage.read(FileType.PACK, "ab" * 32, 0, 100)
+        finally:
+            await storage.aclose()

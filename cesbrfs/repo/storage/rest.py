@@ -17,7 +17,7 @@ from cesbrfs.errors import (
     StorageError,
 )
 from cesbrfs.repo.location import Access
-from cesbrfs.repo.storage.base import FileInfo, FileType, is_file_name
+from cesbrfs.repo.storage.base import SIZE_MAX, FileInfo, FileType, is_file_name
 from cesbrfs.repo.storage.http.client import (
     CONNECTIONS,
     TIMEOUT_SECONDS,
@@ -139,7 +139,13 @@ class RestStorage:
         """Read a part of a file, or all of it."""
         what = f"{kind.value}/{name}".removesuffix("/")
         return await self._client.part(
-            f"{self._url}{what}", self._headers, self._refusal, what, offset, length
+            f"{self._url}{what}",
+            self._headers,
+            self._refusal,
+            what,
+            offset,
+            length,
+            size_max=SIZE_MAX[kind],
         )
 
     def _refusal(self, answer: Answer, what: str) -> CesbrError:

@@ -41,6 +41,8 @@ from cesbrfs.util.secret import redact
 
 TIMEOUT_SECONDS: Final = 20.0
 """Timeout in seconds: to connect and get a response, and between two parts of its body."""
+LISTING_MAX: Final = 256 << 20
+"""Maximum bytes of a listing: those of about two million packs."""
 CONNECTIONS: Final = 16
 """Default number of connections; restic's is 5, but it has no interactive readers."""
 
@@ -51,6 +53,7 @@ httpcore2.AsyncHTTP11Connection.READ_NUM_BYTES = 256 << 10
 _SLOWEST: Final = 8 << 10
 """Minimum throughput in bytes per second, so that a trickle of bytes does not block a reader."""
 _ERROR_BYTES: Final = 64 << 10
+_ERROR_MAX: Final = 1 << 20
 """Bytes that are read of the body of an error response."""
 _TARGET_CHARACTERS: Final = 300
 """Maximum number of characters of a redirect target in a message."""
@@ -185,13 +188,27 @@ class HttpClient:
             await self._client.aclose()
 
     async def whole(
-        self, url: str, headers: Mapping[str, str], refusal: Refusal, what: str, method: str = "GET"
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        refusal: Refusal,
+        what: str,
+        *,
+        method: str = "GET",
+        size_max: int = LISTING_MAX,
     ) -> Answer:
-        """Return a successful response with its complete body."""
+        """Return a successful response with its complete body.
+
+        Raises StorageError if the body has more than `size_max` bytes.
+        """
         async with self._answer(method, url, headers) as (response, read_body):
             if response.status_code != _OK:
                 raise refusal(await _error(response, read_body), what)
-            parts = [chunk async for chunk in read_body()]
+            too_large = StorageError(
+                f"The server of {self._display_url} sent more than {size_max:,} bytes for {what},"
+                " which is not possible in a repository. Check the server."
+            )
+            parts = [chunk async for chunk in read_body(size_max, too_large)]
             return Answer(response.status_code, response.headers, b"".join(parts))
 
     async def part(  # noqa: PLR0917 - the parameters of `whole`, and a range
@@ -202,10 +219,15 @@ class HttpClient:
         what: str,
         offset: int,
         length: int | None,
+        *,
+        size_max: int,
     ) -> bytes:
-        """Return up to `length` bytes of a file from `offset`, fewer only at its end."""
+        """Return up to `length` bytes of a file from `offset`, fewer only at its end.
+
+        A file that is read completely may have up to `size_max` bytes.
+        """
         if length is None and not offset:
-            return (await self.whole(url, headers, refusal, what)).body
+            return (await self.whole(url, headers, refusal, what, size_max=size_max)).body
         if length == 0:
             return b""
         last = "" if length is None else offset + length - 1
@@ -221,13 +243,12 @@ class HttpClient:
             if response.status_code != _PARTIAL:
                 raise refusal(await _error(response, read_body), what)
             wanted = self._wanted(response, what, offset, length)
-            parts: list[bytes] = []
-            count = 0
-            async for chunk in read_body():
-                parts.append(chunk)
-                count += len(chunk)
-                if count > wanted:
-                    break
+            too_large = RepositoryUnreachableError(
+                f"The server of {self._display_url} sent more than {wanted} bytes of {what}. Try"
+                " again."
+            )
+            parts = [chunk async for chunk in read_body(wanted, too_large)]
+            count = sum(map(len, parts))
             if count != wanted:
                 raise RepositoryUnreachableError(
                     f"The server of {self._display_url} sent {count} of {wanted} bytes of {what}."
@@ -281,6 +302,8 @@ class HttpClient:
                         with trio.CancelScope(shield=True):
                             await response.aclose()
         if scope.cancelled_caught:
+            if read_body.error is not None:
+                raise read_body.error
             raise RepositoryTimedOutError(
                 NO_RESPONSE.format(display_url=self._display_url, seconds=self._timeout)
             )
@@ -335,16 +358,27 @@ class _BodyReader:
 
     def __init__(self, scope: trio.CancelScope, timeout: float) -> None:
         self.response: httpx2.Response | None = None
+        self.error: CesbrError | None = None
+        """Set if the body was too large; the scope is cancelled then."""
         self._scope = scope
         self._timeout = timeout
         self._begun = trio.current_time()
 
-    async def __call__(self) -> AsyncIterator[bytes]:
-        """Yield the parts of the body as they arrive."""
+    async def __call__(self, size_max: int, too_large: CesbrError) -> AsyncIterator[bytes]:
+        """Yield the parts of the body as they arrive.
+
+        If there are more than `size_max` bytes, `too_large` becomes the error of the request. An
+        exception here would leave the generators of the HTTP library unfinished, which a
+        cancellation does not.
+        """
         assert self.response is not None, "there is an answer before its body"
         received = 0
         async for chunk in self.response.aiter_raw():
             received += len(chunk)
+            if received > size_max:
+                self.error = too_large
+                self._scope.cancel()  # ends the next step of this loop
+                continue
             now = trio.current_time()
             slowest = self._begun + self._timeout + received / _SLOWEST
             self._scope.deadline = min(now + self._timeout, slowest)
@@ -376,10 +410,13 @@ async def _closed_when_failed(
 async def _error(response: httpx2.Response, read_body: _BodyReader) -> Answer:
     """Return an unsuccessful response with the beginning of its body."""
     body = bytearray()
-    async for chunk in read_body():
-        body += chunk
-        if len(body) > _ERROR_BYTES:
-            break
+    too_large = RepositoryUnreachableError(
+        f"The server responded with HTTP {response.status_code} and an explanation of more than"
+        f" {_ERROR_MAX:,} bytes. Check the server."
+    )
+    async for chunk in read_body(_ERROR_MAX, too_large):
+        if len(body) < _ERROR_BYTES:
+            body += chunk
     return Answer(response.status_code, response.headers, bytes(body[:_ERROR_BYTES]))
 
 

@@ -19,7 +19,7 @@ from cesbrfs.errors import (
     UsageError,
 )
 from cesbrfs.repo.location import Access
-from cesbrfs.repo.storage.base import FileInfo, FileType, is_file_name
+from cesbrfs.repo.storage.base import SIZE_MAX, FileInfo, FileType, is_file_name
 from cesbrfs.repo.storage.http.client import (
     CONNECTIONS,
     TIMEOUT_SECONDS,
@@ -154,7 +154,9 @@ class S3Storage:
 
         async def ask() -> bytes:
             url, headers = self._request(key, "", await self._signer.current())
-            return await self._client.part(url, headers, self._refusal, key, offset, length)
+            return await self._client.part(
+                url, headers, self._refusal, key, offset, length, size_max=SIZE_MAX[kind]
+            )
 
         return await self._in_its_region(ask)
 
