@@ -29,6 +29,7 @@ def test_check(alone: Cesbr) -> None:
     assert said.out.endswith("2 errors.\n")
 
     file.write_text('repository = "rest:http://me:hidden@host/"\n')
+    file.chmod(0o600)
     said = alone("config", "check", "--repo", "/elsewhere", "--json")
     assert said.code == 0
     assert said.json == {

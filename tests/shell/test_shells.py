@@ -180,7 +180,7 @@ def test_every_command_and_its_flags_complete() -> None:
     for names in MODULES.values():
         for name in names:
             assert (name, find_command(name).summary) in found
-    ((flag, told),) = answer_to(["restore", "--in"]).candidates
+    ((flag, told),) = answer_to(["restore", "--in-"]).candidates
     assert flag == "--in-place"
     assert told.startswith("restore volumes")
     assert answer_to(["nonsense", ""]) == CompletionAnswer()

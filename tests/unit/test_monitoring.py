@@ -13,6 +13,7 @@ import yaml
 from cesbr.commands import find_command
 
 from cesbrfs.catalog.metrics import FAMILIES as OF_BACKUPS
+from cesbrfs.catalog.metrics import LAST_DRILL
 from cesbrfs.fuse.metrics import FAMILIES
 from tests.support.project import PROJECT
 
@@ -90,6 +91,10 @@ def test_the_reference_lists_all_metrics() -> None:
             family.kind.value,
             family.help.rstrip("."),
         )
-        for family in sorted(FAMILIES, key=lambda family: family.name not in of_backups)
+        for family in (
+            *OF_BACKUPS,
+            LAST_DRILL,
+            *(family for family in FAMILIES if family.name not in of_backups),
+        )
     ]
     assert rows == wanted

@@ -158,8 +158,8 @@ async def test_changed_files_are_kept(site: Site, tmp_path: Path) -> None:
     await _restore(site, tmp_path)
     (site.restored / "sub/file").write_text("changed")
     (site.restored / "twin1").unlink()
-    (site.restored / "created/below/x").unlink()
-    (site.restored / "created/below/x").write_text("another file")
+    (tmp_path / "another").write_text("another file")  # with another inode
+    (tmp_path / "another").rename(site.restored / "created/below/x")
     undone = _undo(tmp_path)
     assert (undone.failed, undone.files) == ([], 5)
     assert (site.restored / "sub/file").read_text() == "old file"
