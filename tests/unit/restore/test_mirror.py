@@ -119,7 +119,7 @@ async def test_the_named_directory_equals_the_backup(site: Site) -> None:
 
 
 async def test_only_below_named_directories(site: Site) -> None:
-    """A named file deletes nothing, a named subdirectory only what is in it."""
+    """A named file deletes nothing, a named subdirectory only its content."""
     assert _extras(await _plan(site, f"{_ALL}/kept")) == set()
     assert _extras(await _plan(site, f"{_ALL}/sub")) == {
         name for name in _EXPECTED if name.startswith("sub/")
