@@ -19,7 +19,7 @@ from tests.damage.damages import Damage
 from tests.damage.reading import Reading
 from tests.damage.run import VERSIONS, describe, prepare, run
 
-_COUNT = 100
+_COUNT = 60
 _FILE = b"two/redmine/volumes/files/large"
 
 

@@ -26,7 +26,7 @@ from tests.support.compare import Record, differences, records
 from tests.support.restic_repo import ResticRepo, create
 
 _VOLUMES = ("files", "plugins", "localConfig")
-_LARGE = 6 << 20
+_LARGE = (8 << 20) + 700_000
 
 
 @pytest.fixture(scope="module")
