@@ -110,10 +110,11 @@ def remove_temp_files(
         for parts in directories:
             context.check_cancelled()
             with contextlib.suppress(OSError):  # the directory may not exist any more
-                _remove_by_prefix(dirfd.open(parts), prefixes)
+                remove_by_prefix(dirfd.open(parts), prefixes)
 
 
-def _remove_by_prefix(directory: int, prefixes: tuple[bytes, ...]) -> None:
+def remove_by_prefix(directory: int, prefixes: tuple[bytes, ...]) -> None:
+    """Remove the files in an open directory whose names begin with one of `prefixes`."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     descriptor = os.open(".", flags, dir_fd=directory)
     try:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from cesbrfs.errors import CesbrError, RestoreError
+from cesbrfs.restore.directories import remove_by_prefix
 from cesbrfs.restore.dirfd import DirFd, ForbiddenTargets, follow, lookup, open_target, tell
 from cesbrfs.restore.metadata import FileMetadata, Warnings, handle
 from cesbrfs.restore.move import TAG, link_or_move, move
@@ -176,7 +177,7 @@ class Undo:
                 if status.st_uid == os.geteuid() and status.st_mode & stat.S_IRWXU != stat.S_IRWXU:
                     os.chmod(handle(opened), stat.S_IMODE(status.st_mode) | stat.S_IRWXU)
                 if status.st_uid == os.geteuid() or os.geteuid() == 0:
-                    _remove_temp_files(opened, self._temp_prefixes)
+                    remove_by_prefix(opened, self._temp_prefixes)
 
     def _put_back(self, one: PutBack) -> None:
         """Move a kept file to its name; keep a changed one that is there."""
@@ -289,18 +290,6 @@ def _open_place(place: Path, record: UndoRecord) -> int:
             f"{show(os.fsencode(place))} belongs to another user. Undo the restore as that user."
         )
     return opened
-
-
-def _remove_temp_files(opened: int, prefixes: tuple[bytes, ...]) -> None:
-    """Remove the temporary files of an interrupted restore or undo."""
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-    descriptor = os.open(".", flags, dir_fd=opened)
-    try:
-        for name in map(os.fsencode, os.listdir(descriptor)):
-            if name.startswith(prefixes):
-                os.unlink(name, dir_fd=descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def remove_record(record: UndoRecord) -> None:
