@@ -156,14 +156,11 @@ def open_private(parent: int, name: bytes) -> int:
 
 def open_real(path: Path) -> int:
     """Return a descriptor of the directory with this real path; symlinks are not followed."""
-    opened = os.open("/", _OPEN)
-    for name in path.parts[1:]:
-        try:
-            below = os.open(name, _OPEN, dir_fd=opened)
-        finally:
-            os.close(opened)
-        opened = below
-    return opened
+    top = os.open("/", _OPEN)
+    try:
+        return descend(top, list(map(os.fsencode, path.parts[1:])))
+    finally:
+        os.close(top)
 
 
 def real_path(opened: int) -> Path:
