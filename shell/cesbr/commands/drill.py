@@ -89,13 +89,7 @@ async def _drill(context: Context, arguments: argparse.Namespace) -> int:
     for name in names:
         result = await _drill_one(context, backup, name, parent, sample)
         results.append(result)
-        record_drill(
-            state_directory(environ),
-            view.repository.id,
-            name,
-            result.drill,
-            passed=result.passed,
-        )
+        _record(context, view.repository.id, result)
     await context.out.result(
         [_json(result) for result in results],
         lambda: result_text(
@@ -108,6 +102,15 @@ async def _drill(context: Context, arguments: argparse.Namespace) -> int:
     if not context.out.as_json:
         context.out.note("\n".join(map(_failures, results)).strip(), always=True, lines=True)
     return 0 if all(result.passed for result in results) else 1
+
+
+def _record(context: Context, repository: str, result: _Result) -> None:
+    """Record a result; without a state directory the drill still counts for its exit code."""
+    directory = state_directory(context.session.environ)
+    try:
+        record_drill(directory, repository, result.dogu, result.drill, passed=result.passed)
+    except CesbrError as error:
+        context.out.note(error.message, always=True)
 
 
 async def _drill_one(
