@@ -142,9 +142,9 @@ def _mount(
     *,
     manager: ServiceManager,
 ) -> None:
-    from cesbrfs.fuse.tuning import steady_heap
     from cesbrfs.repo.kdf import derive_ahead
     from cesbrfs.repo.location import local_directory
+    from cesbrfs.util.heap import steady_heap
 
     steady_heap()
     helper, user = None, None

@@ -31,10 +31,11 @@ from cesbrfs.fuse.reload import Reloader
 from cesbrfs.fuse.signals import SignalActions, handle_signals, ignore_signals
 from cesbrfs.fuse.status import MountStatus
 from cesbrfs.fuse.systemd import ServiceManager
-from cesbrfs.fuse.tuning import settle, trim, tune
+from cesbrfs.fuse.tuning import settle, tune
 from cesbrfs.repo.location import Access
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import open_storage
+from cesbrfs.util.heap import trim
 from cesbrfs.util.mountinfo import SUBTYPE, source_name
 from cesbrfs.vfs.across import AcrossBackups
 from cesbrfs.vfs.tree import BackupTree

@@ -7,6 +7,7 @@ the socket is closed. Interrupts are left to the restore that started it.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -37,8 +38,11 @@ from cesbrfs.restore.worker_protocol import (
     encode,
 )
 from cesbrfs.restore.writer import raise_if_different, write_at
+from cesbrfs.util.heap import steady_heap
 
 _IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SPARE_BYTES: Final = 32 << 20
+"""More than the largest blobs, sealed, decrypted and decompressed."""
 
 
 class Worker:
@@ -155,6 +159,8 @@ def main(descriptor: int) -> None:
     """Serve requests until the socket is closed."""
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
+    steady_heap(_SPARE_BYTES)
+    gc.disable()  # requests and results form no cycles
     connection = socket.socket(fileno=descriptor)
     first = _receive(connection)
     if first is None:

@@ -13,8 +13,8 @@ from cesbrfs.repo.read.blobs import Blobs, blob_name
 
 _NEAR: Final = 1 << 20
 """A read at most this far from where the last one ended goes straight on: kernels reorder."""
-_JUMP: Final = 4 << 20
-"""The same for a sequential reader: the kernel reads ahead then, too."""
+_JUMP: Final = 16 << 20
+"""The same for a sequential reader: the kernel reads ahead, and not in order."""
 _FIRST_AHEAD: Final = 1 << 20
 _ADVISED: Final = 8
 """The disk works this many times as far ahead: what it reads takes no memory of ours."""

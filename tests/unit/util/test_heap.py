@@ -1,4 +1,4 @@
-"""The heap of a mount."""
+"""The heap of a mount and of a restore."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 _PROGRAM = """
-from cesbrfs.fuse.tuning import steady_heap, trim
+from cesbrfs.util.heap import steady_heap, trim
 
 def resident() -> int:
     with open("/proc/self/status") as status:
