@@ -24,7 +24,8 @@ _PACKAGED_HEAD: Final = f"""\
 # Change the mount point or add options with 'systemctl edit {PACKAGED}'.
 """
 _SERVICE: Final = """\
-ExecReload=/bin/kill -HUP $MAINPID
+# With all privileges (+): without them root cannot signal a process of another user.
+ExecReload=+/bin/kill -HUP $MAINPID
 # A mount whose event loop hangs is ended with SIGABRT and started again.
 WatchdogSec=60
 Restart=on-failure

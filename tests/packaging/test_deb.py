@@ -206,6 +206,16 @@ systemctl start backups.mount
 cat /backups/b1/backup.json
 systemctl stop backups.mount
 if mountpoint /backups; then exit 1; fi
+chown -R backup /srv/repo /srv/key /etc/cesbr/config.toml
+echo '[Service]' >/etc/systemd/system/cesbrfs.service.d/user.conf
+echo Environment=OPTIONS=allow_other,drop_privileges=backup >>/etc/systemd/system/cesbrfs.service.d/user.conf
+systemctl daemon-reload
+systemctl start cesbrfs.service
+cat /backups/b1/backup.json
+systemctl reload cesbrfs.service
+test "$(stat -c %U /proc/$(systemctl show -P MainPID cesbrfs.service))" = backup
+systemctl stop cesbrfs.service
+if mountpoint /backups; then exit 1; fi
 systemctl start cesbrfs.service
 dpkg --remove cesbrfs
 if mountpoint /backups; then exit 1; fi

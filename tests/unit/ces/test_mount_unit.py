@@ -52,7 +52,7 @@ def test_service_of_a_mount() -> None:
     (start,) = settings(unit, "ExecStart")
     assert shlex.split(start) == command
     assert settings(unit, "Type") == ["notify"]
-    assert settings(unit, "ExecReload") == ["/bin/kill -HUP $MAINPID"]
+    assert settings(unit, "ExecReload") == ["+/bin/kill -HUP $MAINPID"]
     assert settings(unit, "WatchdogSec") == ["60"]
     assert settings(unit, "Restart") == ["on-failure"]
     assert settings(unit, "RequiresMountsFor") == ["/mnt/100%% /srv"]
