@@ -195,7 +195,7 @@ def _verify_units(system: DebianRoot) -> None:
     assert system.run("systemd-analyze", "verify", *_UNITS) == ""
 
 
-_SERVICE = """
+_SERVICE = r"""
 systemctl start cesbrfs.service
 ls /backups
 systemctl reload cesbrfs.service
@@ -207,8 +207,8 @@ cat /backups/b1/backup.json
 systemctl stop backups.mount
 if mountpoint /backups; then exit 1; fi
 chown -R backup /srv/repo /srv/key /etc/cesbr/config.toml
-echo '[Service]' >/etc/systemd/system/cesbrfs.service.d/user.conf
-echo Environment=OPTIONS=allow_other,drop_privileges=backup >>/etc/systemd/system/cesbrfs.service.d/user.conf
+printf '[Service]\nEnvironment=OPTIONS=allow_other,drop_privileges=backup\n' \
+  >/etc/systemd/system/cesbrfs.service.d/user.conf
 systemctl daemon-reload
 systemctl start cesbrfs.service
 cat /backups/b1/backup.json
