@@ -38,6 +38,10 @@ def test_drill_is_recorded(own: Cesbr, site: Site, scratch: Path) -> None:
     assert os.listdir(scratch) == []
     assert re.search(r"redmine +\S+ \S+ ago, all files of ", own("drill", "--list").out)
     assert re.search(r"Last drill: +\S+ \S+ ago \(redmine, the oldest\)", own("status").out)
+    backups = own("backups", "--json").json
+    assert isinstance(backups, list)
+    assert [list(one["drills"]) for one in backups if one["drills"]] == [["redmine"]]
+    assert "complete, drilled" in own("backups").out
     times = re.search(r'drill_timestamp_seconds\{dogu="redmine"\} (\S+)', own("metrics").out)
     assert times
     assert float(times[1]) > 0

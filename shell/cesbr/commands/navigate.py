@@ -12,7 +12,7 @@ import os
 import stat
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +25,7 @@ from cesbrfs.util.escape import for_json, printable, show
 
 if TYPE_CHECKING:
     from cesbr.session import Context
+    from cesbr.state.drills import DrillHistory
     from cesbrfs.catalog.backups import Backup
     from cesbrfs.vfs.entries import ResolvedPath
     from cesbrfs.vfs.tree import BackupTree
@@ -169,6 +170,7 @@ async def locate_one(context: Context, path: str, backup: str | Backup | None) -
 
 # backups
 
+_NS: Final = 1_000_000_000
 _WIDE: Final = 100
 """Cells from which on a terminal has room for how long a backup took, and for the growth."""
 
@@ -179,7 +181,8 @@ class _Described:
 
     `time` is RFC 3339, `size` bytes, `duration` seconds from its first snapshot to its last;
     `safety`: a restore in place made it; `future`: its time is later than the present; `whole`: it
-    is of the whole instance, not of some dogus; `protected`: 'forget' does not remove it.
+    is of the whole instance, not of some dogus; `protected`: 'forget' does not remove it; `drills`:
+    the dogus whose last successful drill restored this backup, with its time.
     """
 
     id: str
@@ -194,14 +197,18 @@ class _Described:
     whole: bool = False
     protected: bool = False
     note: str | None = None
+    drills: dict[str, str] = field(default_factory=dict)
 
 
 async def _backups(context: Context, _arguments: argparse.Namespace) -> int:
+    from cesbr.state.drills import read_drills
+    from cesbr.state.state_dir import state_directory
     from cesbrfs.util.tasks import gather
 
     view = await context.view()
     backups = list((await view.backups()).by_name.values())
-    described = await gather([partial(_describe, view, backup) for backup in backups])
+    drills = read_drills(state_directory(context.session.environ), view.repository.id)
+    described = await gather([partial(_describe, view, backup, drills) for backup in backups])
     await context.out.result(
         [asdict(description) for description in described],
         lambda: _backups_text(backups, described, context.out.room),
@@ -265,17 +272,19 @@ def _backups_text(
     return text
 
 
-async def _describe(view: BackupTree, backup: Backup) -> _Described:
+async def _describe(view: BackupTree, backup: Backup, drills: DrillHistory) -> _Described:
     from cesbrfs.catalog.status import dogus_of
     from cesbrfs.repo.format.timestamps import format_time
 
     report = await view.reports.of(backup)
     last = backup.manifest or backup.snapshots[-1]
+    dogus = await _dogus(view, backup)
+    passed = {dogu: drill for dogu in dogus if (drill := drills.valid(dogu))}
     return _Described(
         id=backup.id,
         time=format_time(backup.time_ns),
         status=report.status.value,
-        dogus=await _dogus(view, backup),
+        dogus=dogus,
         size=report.size(backup),
         duration=max(0, last.time_ns - backup.time_ns) / 1e9,
         host=backup.host,
@@ -284,11 +293,17 @@ async def _describe(view: BackupTree, backup: Backup) -> _Described:
         whole=report.manifest is not None and dogus_of(backup, report) is None,
         protected=backup.protected,
         note=backup.note,
+        drills={
+            dogu: format_time(int(drill.time) * _NS)
+            for dogu, drill in passed.items()
+            if drill.backup == backup.id
+        },
     )
 
 
 def _status_text(description: _Described) -> str:
     more = [", safety"] * description.safety + [", protected"] * description.protected
+    more += [", drilled"] * (0 < len(description.drills) == len(description.dogus))
     more += [", in the future"] * description.future
     return description.status + "".join(more)
 
