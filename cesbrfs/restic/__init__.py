@@ -7,6 +7,7 @@ does not print. `events` (its JSON events) and `errors` (classification of its f
 
 from cesbrfs.restic.binary import OLDEST, Version, find_restic, read_version
 from cesbrfs.restic.driver import Restic
+from cesbrfs.restic.environment import raise_if_unusable
 from cesbrfs.restic.errors import classify
 from cesbrfs.restic.events import (
     BackupSummary,
@@ -31,5 +32,6 @@ __all__ = [
     "Version",
     "classify",
     "find_restic",
+    "raise_if_unusable",
     "read_version",
 ]
