@@ -207,7 +207,7 @@ class Inside:
     """Runs commands in this process, in one session, so that the repository is opened only once."""
 
     def __init__(self, root: Path) -> None:
-        self._portal = Portal()
+        self.portal = Portal()
         self.session = Session(Flags(root=str(root)), environ=_environment(root))
 
     def __call__(self, name: str, *arguments: str | bytes) -> Said:
@@ -218,14 +218,14 @@ class Inside:
         with contextlib.redirect_stderr(stderr):
             parsed = command_parser(command).parse_intermixed_args(given)
             out = Output(stdout, as_json="json" in parsed)
-            code = run_command(command, parsed, self.session, self._portal, out)
+            code = run_command(command, parsed, self.session, self.portal, out)
         buffer = stdout.buffer
         assert isinstance(buffer, io.BytesIO)
         return Said(code, buffer.getvalue(), stderr.getvalue())
 
     def close(self) -> None:
         """End the session."""
-        close(self.session, self._portal)
+        close(self.session, self.portal)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from cesbr.commands.navigate import _backups_text, _Described
+from cesbr.commands.navigate import DescribedBackup, _backups_text
 from cesbr.ui.file_content import looks_binary
 from cesbr.ui.listing import Colours, Style, largest_first, newest_first
 from cesbr.ui.pager import find_pager
@@ -181,8 +181,8 @@ def test_what_looks_binary(data: bytes, *, binary: bool) -> None:
     assert looks_binary(data) == binary
 
 
-def _described(backup: str, size: int) -> _Described:
-    return _Described(backup, "", "complete", ["redmine", "jenkins"], size, 75.0)
+def _described(backup: str, size: int) -> DescribedBackup:
+    return DescribedBackup(backup, "", "complete", ["redmine", "jenkins"], size, 75.0)
 
 
 @pytest.mark.parametrize(

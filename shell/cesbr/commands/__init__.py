@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "navigate": ("backups", "use", "cd", "pwd"),
     "files": ("ls", "tree", "stat", "cat", "less"),
+    "browse": ("browse",),
     "history": ("find", "versions", "log"),
     "grep": ("grep",),
     "diff": ("diff", "du"),
@@ -63,13 +64,15 @@ _HINTS: Final[Mapping[str, str]] = {
 """What to do instead of commands of restic that have no counterpart here."""
 
 _READING: Final = (
-    "navigate", "files", "history", "grep", "diff", "restore", "drill", "export", "metrics",
+    "navigate", "files", "browse", "history", "grep", "diff", "restore", "drill", "export",
+    "metrics",
 )  # fmt: skip
 """The modules whose commands read backups, which begins with deriving the key."""
 
 CATEGORIES: Final[Mapping[str, str]] = {
     "navigate": "Browse",
     "files": "Browse",
+    "browse": "Browse",
     "mount": "Browse",
     "history": "Search",
     "grep": "Search",

@@ -89,7 +89,7 @@ async def _diff(context: Context, arguments: argparse.Namespace) -> int:
     return _PARTIAL if comparison.troubles else 0
 
 
-def _remark(context: Context, comparison: _Comparison) -> None:
+def _remark(context: Context, comparison: Comparison) -> None:
     """Print what was not compared, and why."""
     if comparison.ground and comparison.ground.left_out:
         paths = ["/".join(map(show, left.parts)) for left in comparison.ground.left_out]
@@ -101,7 +101,7 @@ def _remark(context: Context, comparison: _Comparison) -> None:
         context.out.note(f"Not compared, because only one side covers it: {', '.join(paths)}.")
 
 
-class _Comparison:
+class Comparison:
     """Two sides at one path; without `after` the other one is the instance.
 
     Only changes at or below `wanted` are shown: names with wildcards, () for all.
@@ -201,13 +201,13 @@ class _Comparison:
         return await content.read(0, content.size)
 
 
-async def _compare(context: Context, arguments: argparse.Namespace) -> _Comparison:
+async def _compare(context: Context, arguments: argparse.Namespace) -> Comparison:
     before, after, typed = await compared(
         context, arguments.before, arguments.after, arguments.path
     )
     path, wanted = await _settled(typed, [side for side in (before, after) if side])
     if after is not None:
-        made = _Comparison(context, before, after, None)
+        made = Comparison(context, before, after, None)
         made.changes = diff_backups(
             before, after, path, remarks=made.remarks, attributes=arguments.metadata
         )
@@ -220,15 +220,30 @@ async def _compare(context: Context, arguments: argparse.Namespace) -> _Comparis
             wanted = path
             while path and not await before.at(path):
                 path = path[:-1]
-        ground = LiveInstance(
-            root=root,
-            place=place_on_instance,
-            attributes=arguments.metadata,
-            checksum=arguments.checksum,
+        made = await compare_live(
+            context, before, path, attributes=arguments.metadata, checksum=arguments.checksum
         )
-        made = _Comparison(context, before, None, ground)
-        made.changes = diff_live(await context.view(), before, path, ground)
     made.wanted = wanted
+    return made
+
+
+async def compare_live(
+    context: Context,
+    before: Timeline,
+    path: Parts,
+    *,
+    attributes: bool = False,
+    checksum: bool = False,
+) -> Comparison:
+    """Return the comparison of a backup with the instance, at and below `path`."""
+    ground = LiveInstance(
+        root=(await context.session.settings()).root,
+        place=place_on_instance,
+        attributes=attributes,
+        checksum=checksum,
+    )
+    made = Comparison(context, before, None, ground)
+    made.changes = diff_live(await context.view(), before, path, ground)
     return made
 
 

@@ -126,12 +126,12 @@ async def _versions(context: Context, arguments: argparse.Namespace) -> int:
     with context.out.progress("Searching the backups", results=True):
         where = await scope(context, arguments.path, everywhere=True)
         by_path = [(path, await versions(where.timeline, path)) for path in where.paths]
-        live = [await _live(context, where.timeline, path, of) for path, of in by_path]
+        live = [await which_are_live(context, where.timeline, path, of) for path, of in by_path]
         await where.timeline.index.save()
     rows_json: list[dict[str, object]] = []
     blocks = []
     for (path, of), now in zip(by_path, live, strict=True):
-        rows = list(_version_rows(where.timeline, of, now))
+        rows = list(version_rows(where.timeline, of, now))
         rows_json += [
             _version_json(where.timeline, path, of, *each)
             for each in zip(of.versions, now, strict=True)
@@ -149,9 +149,10 @@ def _heading(path: Parts, where: PathScope) -> str:
     return f"{'/'.join(map(show, path))}:\n" if len(where.paths) > 1 else ""
 
 
-def _version_rows(
+def version_rows(
     line: Timeline, versions: Versions, live: Iterable[bool | None]
 ) -> Iterable[tuple[str, ...]]:
+    """Yield the cells of each version: number of backups, first, last, size, time, marks."""
     for version, is_live in zip(versions.versions, live, strict=True):
         first, last = line.oldest(version.moments), line.newest(version.moments)
         marks = ["newest"] * (last is line.newest(versions.covering)) + ["live"] * bool(is_live)
@@ -204,10 +205,10 @@ def _remark(
         context.out.note(f"{of} equals the current content on the instance.")
 
 
-async def _live(
+async def which_are_live(
     context: Context, line: Timeline, path: Parts, versions: Versions
 ) -> list[bool | None]:
-    """Tell for each version whether the instance has it now; None where it has no such place."""
+    """Return for each version whether the instance has it now; None where it has no such place."""
     place = place_on_instance(path)
     if not place or isinstance(place, str):
         return [None] * len(versions.versions)

@@ -176,7 +176,7 @@ _WIDE: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
-class _Described:
+class DescribedBackup:
     """A backup in the output of ``backups --json``.
 
     `time` is RFC 3339, `size` bytes, `duration` seconds from its first snapshot to its last;
@@ -208,7 +208,7 @@ async def _backups(context: Context, _arguments: argparse.Namespace) -> int:
     view = await context.view()
     backups = list((await view.backups()).by_name.values())
     drills = read_drills(state_directory(context.session.environ), view.repository.id)
-    described = await gather([partial(_describe, view, backup, drills) for backup in backups])
+    described = await gather([partial(describe, view, backup, drills) for backup in backups])
     await context.out.result(
         [asdict(description) for description in described],
         lambda: _backups_text(backups, described, context.out.room),
@@ -232,7 +232,7 @@ def note_future(context: Context, backups: Sequence[Backup]) -> None:
 
 
 def _backups_text(
-    backups: Sequence[Backup], described: Sequence[_Described], available: int | None
+    backups: Sequence[Backup], described: Sequence[DescribedBackup], available: int | None
 ) -> str:
     if not backups:
         return ""
@@ -243,7 +243,7 @@ def _backups_text(
         "Time": [humanize.local_time(backup.time_ns) for backup in backups],
         "Age": [humanize.age(now - backup.time_ns / 1e9) for backup in backups],
         "Took": [duration(description.duration) for description in described],
-        "Status": [_status_text(description) for description in described],
+        "Status": [status_text(description) for description in described],
         "Size": [humanize.size(description.size) for description in described],
         "Host": hosts,
         "Dogus": [
@@ -272,7 +272,8 @@ def _backups_text(
     return text
 
 
-async def _describe(view: BackupTree, backup: Backup, drills: DrillHistory) -> _Described:
+async def describe(view: BackupTree, backup: Backup, drills: DrillHistory) -> DescribedBackup:
+    """Return the description of a backup; its manifest is read, and its trees if it has none."""
     from cesbrfs.catalog.status import dogus_of
     from cesbrfs.repo.format.timestamps import format_time
 
@@ -280,7 +281,7 @@ async def _describe(view: BackupTree, backup: Backup, drills: DrillHistory) -> _
     last = backup.manifest or backup.snapshots[-1]
     dogus = await _dogus(view, backup)
     passed = {dogu: drill for dogu in dogus if (drill := drills.valid(dogu))}
-    return _Described(
+    return DescribedBackup(
         id=backup.id,
         time=format_time(backup.time_ns),
         status=report.status.value,
@@ -301,7 +302,8 @@ async def _describe(view: BackupTree, backup: Backup, drills: DrillHistory) -> _
     )
 
 
-def _status_text(description: _Described) -> str:
+def status_text(description: DescribedBackup) -> str:
+    """Return the status of a backup with its marks, such as safety or protected."""
     more = [", safety"] * description.safety + [", protected"] * description.protected
     more += [", drilled"] * (0 < len(description.drills) == len(description.dogus))
     more += [", in the future"] * description.future
