@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import signal
 from pathlib import Path
 
-import trio
 from cesbr.browser.messages import (
     Cancel,
     Described,
@@ -28,10 +26,8 @@ from cesbr.browser.messages import (
     Selection,
     Text,
 )
-from cesbr.browser.reader import Reader
-from cesbr.session import Context
-from cesbr.ui.output import Output
 
+from tests.shell.browsing import answers
 from tests.shell.conftest import ODD, ODD_SHOWN, Cesbr, Inside, Site
 from tests.shell.terminal import Terminal, terminal
 from tests.support.proxy import Proxy
@@ -40,28 +36,8 @@ FILES = (b"redmine", b"volumes", b"files")
 
 
 def read(inside: Inside, requests: Requests, results: int = 1) -> list[Result]:
-    """Send requests to a reader; return its first results, sorted by kind."""
-    got: list[Result] = []
-
-    async def run() -> None:
-        send, receive = trio.open_memory_channel[Request](math.inf)
-        enough = trio.Event()
-
-        def deliver(result: Result) -> None:
-            got.append(result)
-            if len(got) == results:
-                enough.set()
-
-        reader = Reader(Context(inside.session, Output(quiet=True)), deliver)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(reader.serve, receive)
-            for request in requests:
-                send.send_nowait(request)
-            await enough.wait()
-            nursery.cancel_scope.cancel()
-
-    inside.portal.run(run)
-    return got
+    """Send requests to a reader; return its first results."""
+    return answers(inside.portal, inside.session, requests, results)
 
 
 def text(inside: Inside, request: Request) -> str:

@@ -7,9 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cesbr.browser import reader
+from cesbr.browser.draw import draw
+from cesbr.browser.messages import Cancel, ListDirectory, Requests
+from cesbr.browser.model import Browser
 from cesbr.commands import MODULES
 
 from tests.hostile.cases import EVIL, KEY, fill_with_escapes
+from tests.shell.browsing import answers
 from tests.shell.conftest import Cesbr
 from tests.shell.terminal import terminal
 from tests.support.checked_shell import CONTROL, CheckedShell
@@ -54,6 +59,7 @@ _EVERY: dict[str, list[tuple[str, ...]]] = {
     "ls": [("/",), ("-l", _FILES), ("-Rl",), (f"{_FILES}/lost{EVIL}",), (EVIL,), ("-l", "/*/*")],
     "tree": [("/",), (_FILES,)],
     "stat": [(f"{_FILES}/file{EVIL}",), (f"{_FILES}/link{EVIL}",), (f"{_FILES}/*",)],
+    "browse": [(), (_FILES,), (EVIL,)],
     "cat": [(_FILES,), (f"{_FILES}/link{EVIL}",), (f"{_FILES}/short{EVIL}",), (f"{_FILES}/odd*",)],
     "less": [(_FILES,), (f"{_FILES}/plain", f"{_FILES}/short{EVIL}")],
     "find": [(), ("--each",), ("--name", "plain"), ("--backup", EVIL), (f"nothing{EVIL}",)],
@@ -127,6 +133,35 @@ def test_what_is_shown_can_be_typed(shell: CheckedShell) -> None:
     told = shell("ls", "-l", _FILES)[1]
     assert f"file{SHOWN}" in told
     assert f"to{SHOWN}" in told
+
+
+def test_the_browser(shell: CheckedShell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it reads, nothing that it draws controls the terminal."""
+    monkeypatch.setattr(reader, "PAUSE_SECONDS", 0)
+    evil = EVIL.encode()
+    shell("use", _SECOND)
+    volume = (*shell.session.place, b"dogu" + evil, b"volumes", b"files" + evil)
+
+    def send(browser: Browser, requests: Requests) -> None:
+        for request in requests:
+            if not isinstance(request, Cancel):
+                wanted = 2 if request == ListDirectory(()) else 1
+                for result in answers(shell.portal, shell.session, [request], wanted):
+                    send(browser, browser.receive(result))
+
+    for place in ((), volume[:1], volume):
+        browser = Browser(place)
+        browser.resize(120, 40)
+        send(browser, browser.start())
+        rows = len(browser.list.shown)
+        assert rows
+        for key in [*("v", "d", "p", "down") * rows, "space", "r"]:
+            send(browser, browser.press(key))
+            drawn = "\n".join("".join(text for _, text in line) for line in draw(browser))
+            assert "reading…" not in drawn
+            assert not CONTROL.search(drawn)
+            assert not re.search("(^|│) *FORGED", drawn, re.MULTILINE)
+    shell("deselect", "--all")
 
 
 def test_the_prompt_and_tab(hostile: Path, cesbr: Cesbr, tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ def test_version(cesbr: Cesbr) -> None:
         ("['--version']", "{'argparse', 'trio', 'cmd2', 'msgspec'}"),
         ("['ls', '--nope']", "{'cmd2'}"),
         ("['status']", "{'cmd2', 'prompt_toolkit'}"),
+        ("['browse', '--nope']", "{'cmd2', 'prompt_toolkit', 'trio'}"),
         ("['backups', '--nope']", "{'trio', 'msgspec', 'cesbrfs.repo.repository'}"),
     ],
 )

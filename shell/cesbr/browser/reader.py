@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from cesbrfs.catalog.backups import Backup
     from cesbrfs.vfs.tree import BackupTree
 
-_PAUSE_SECONDS: Final = 0.06
+PAUSE_SECONDS: Final = 0.06
 """What the cursor only passes by is not read."""
 _DESCRIBED: Final = 16
 """Backups that are described at once."""
@@ -101,10 +101,10 @@ class Reader:
         elif isinstance(request, Plan):
             yield Text(request, await plan_lines(self._context, in_place=request.in_place))
         elif isinstance(request, Preview):
-            await trio.sleep(_PAUSE_SECONDS)
+            await trio.sleep(PAUSE_SECONDS)
             yield Text(request, await preview_lines(self._context, request.parts))
         elif isinstance(request, ListVersions | DiffLive):
-            await trio.sleep(_PAUSE_SECONDS)
+            await trio.sleep(PAUSE_SECONDS)
             async with self._searching:  # one search at a time uses the index
                 search = diff_lines if isinstance(request, DiffLive) else version_lines
                 lines = await search(self._context, request.parts)
