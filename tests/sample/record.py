@@ -1,8 +1,10 @@
-"""`python -m tests.sample.record DIRECTORY`: record a session of cesbr as text and SVG.
+"""`python -m tests.sample.record DIRECTORY`: record sessions of cesbr as text and SVG.
 
 The session finds a deleted file, lists and compares its versions, selects it with others, shows a
 restore plan, restores them, and resumes an interrupted restore. The output is recorded from a real
 terminal (tmux). The repository is on a simulated network that is slow enough to press ^C.
+
+A second recording shows screens of the browser.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from tests.support.proxy import proxying
 from tests.support.rest import serving
 
 _COLUMNS, _ROWS = 108, 400
+_BROWSER_ROWS: Final = 16
 _SECONDS: Final = 60
 _RATE: Final = 8 << 20
 """Bytes per second of the network; all the films take some seconds to restore."""
@@ -38,6 +41,7 @@ _FILMS: Final = 6
 _FILM_BYTES: Final = 8 << 20
 _DIRECTORY: Final = "redmine/volumes/files/2026/launch"
 _PROMPT: Final = r"^cesbr(:\S*)?> \s*\Z"
+_BROWSER_TITLE: Final = "cesbr browse: the backups, the versions of a file, the plan of a restore"
 _TITLE: Final = "cesbr: find a deleted file, compare its versions, restore, interrupt, resume"
 
 
@@ -68,6 +72,20 @@ class Screen:
                 message = f"{pattern!r} did not appear:\n{text}"
                 raise TimeoutError(message)
             time.sleep(0.05)
+
+    def whole(self) -> list[str]:
+        """Return all lines of a full screen, each with all of its colours."""
+        before, lines = "", []
+        for line in self.tmux("capture-pane", "-e", "-p", "-N").split("\n")[:_BROWSER_ROWS]:
+            lines.append(before + line)
+            # tmux prints only what changes, also from line to line.
+            before = "".join(re.findall(r"\x1b\[[\d;]*m", before + line))
+        return lines
+
+    def press(self, *keys: str, until: str) -> None:
+        """Press keys, and wait until the screen matches a pattern."""
+        self.tmux("send-keys", *keys)
+        self.wait_for(until)
 
     def type(self, line: str) -> None:
         """Type a command and wait for the next prompt."""
@@ -127,13 +145,15 @@ def _days(instance: Instance, environ: dict[str, str]) -> list[str]:
 
 
 @contextmanager
-def _terminal(work: Path, environ: dict[str, str]) -> Iterator[Screen]:
+def _terminal(
+    work: Path, environ: dict[str, str], command: str = "cesbr", rows: int = _ROWS
+) -> Iterator[Screen]:
     screen = Screen(work / "tmux")
     here = work / "here"
-    here.mkdir()
-    size = ("-x", str(_COLUMNS), "-y", str(_ROWS))
+    here.mkdir(exist_ok=True)
+    size = ("-x", str(_COLUMNS), "-y", str(rows))
     subprocess.run(
-        ["tmux", "-S", screen.socket, "-f", "/dev/null", "new-session", "-d", *size, "cesbr"],
+        ["tmux", "-S", screen.socket, "-f", "/dev/null", "new-session", "-d", *size, command],
         env=environ,
         cwd=here,
         check=True,
@@ -171,10 +191,36 @@ def session(screen: Screen, ids: list[str]) -> list[str]:
     return [*lines[:place], under_way[place], *lines[place:]]
 
 
+def browse(screen: Screen, ids: list[str]) -> list[str]:
+    """Use the browser; return the lines of some of its screens."""
+    _, second, _ = ids
+    screen.wait_for("complete, latest")
+    shown = screen.whole()
+    screen.press("Down", until=f"│ {second}")
+    screen.press("Enter", until="^  redmine/")
+    screen.press("Enter", until="^  volumes/")
+    screen.press("Enter", until="^  files/")
+    screen.press("/files", "Enter", until="Filter: files")
+    screen.press("Enter", until="^  report.txt")
+    screen.press("End", until="day 1: the report grows")
+    screen.press("v", until="live")
+    screen.press("Space", until=r"1 path selected")
+    shown += ["", *screen.whole()]
+    screen.press("r", until="Enter restore")
+    return [*shown, "", *screen.whole()]
+
+
+def _save(directory: Path, name: str, lines: list[str], title: str) -> None:
+    """Write a recording as text and as a picture."""
+    (directory / f"{name}.txt").write_text("".join(f"{plain(line)}\n" for line in lines))
+    (directory / f"{name}.svg").write_text(picture(lines, title))
+    print(f"recorded {len(lines)} lines of {name} into {directory}")
+
+
 def main() -> None:
-    """Record to a directory: session.txt and session.svg."""
+    """Record to a directory: session.txt, session.svg, browse.txt and browse.svg."""
     parser = argparse.ArgumentParser(prog="python -m tests.sample.record", description=__doc__)
-    parser.add_argument("folder", type=Path, help="where the two files go, such as docs")
+    parser.add_argument("directory", type=Path, help="where the files go, such as docs")
     directory: Path = parser.parse_args().directory
     rclone = shutil.which("rclone")
     if rclone is None or shutil.which("tmux") is None:
@@ -193,9 +239,10 @@ def main() -> None:
             environ["CESBR_REPOSITORY"] = f"rest:http://127.0.0.1:{proxy.port}/"
             with _terminal(work, environ) as screen:
                 lines = [line.replace(f"{made}/here", "/srv") for line in session(screen, ids)]
-    (directory / "session.txt").write_text("".join(f"{plain(line)}\n" for line in lines))
-    (directory / "session.svg").write_text(picture(lines, _TITLE))
-    print(f"recorded {len(lines)} lines into {directory}")
+            with _terminal(work, environ, "cesbr browse", _BROWSER_ROWS) as screen:
+                screens = [line.replace(f"{made}/here", "/srv") for line in browse(screen, ids)]
+    _save(directory, "session", lines, _TITLE)
+    _save(directory, "browse", screens, _BROWSER_TITLE)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 from xml.sax.saxutils import escape
 
 _SEQUENCE: Final = re.compile(r"\x1b\[([\d;]*)m")
@@ -26,6 +26,12 @@ _COLOURS: Final = (
 )  # fmt: skip
 """The 16 terminal colours, all readable on `_GROUND`."""
 
+_CHANGES: Final[Mapping[int, Mapping[str, Any]]] = {
+    1: {"bold": True}, 2: {"colour": _FAINT}, 4: {"underlined": True}, 7: {"reverse": True},
+    27: {"reverse": False}, 39: {"colour": _INK},
+}  # fmt: skip
+"""What SGR codes change in a style."""
+
 
 @dataclass(frozen=True, slots=True)
 class Style:
@@ -34,6 +40,7 @@ class Style:
     colour: str = _INK
     bold: bool = False
     underlined: bool = False
+    reverse: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,20 +82,14 @@ def _styled(style: Style, parameters: str) -> Style:
     for code in codes:
         if code == 0:
             style = Style()
-        elif code == 1:
-            style = replace(style, bold=True)
-        elif code == 2:
-            style = replace(style, colour=_FAINT)
-        elif code == 4:
-            style = replace(style, underlined=True)
+        elif code in _CHANGES:
+            style = replace(style, **_CHANGES[code])
         elif 30 <= code <= 37:
             style = replace(style, colour=_COLOURS[code - 30])
         elif 90 <= code <= 97:
             style = replace(style, colour=_COLOURS[code - 82])
         elif code == 38 and next(codes, 0) == 5:
             style = replace(style, colour=_COLOURS[next(codes, 7) % 16])
-        elif code == 39:
-            style = replace(style, colour=_INK)
     return style
 
 
@@ -106,8 +107,18 @@ def picture(lines: Sequence[str], title: str) -> str:
     ]
     for number, line in enumerate(lines):
         y = _MARGIN + (number + 1) * _HEIGHT - 5
+        parts += [_background(run, y) for run in runs(line) if run.style.reverse]
         parts += [_text(run, y) for run in runs(line) if run.text.strip()]
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _background(run: Run, y: int) -> str:
+    """Return the background of a run in reverse video."""
+    x = _MARGIN + run.column * _WIDTH
+    return (
+        f'<rect x="{x:.1f}" y="{y - _HEIGHT + 5}" width="{width(run.text) * _WIDTH:.1f}"'
+        f' height="{_HEIGHT}" fill="{run.style.colour}"/>'
+    )
 
 
 def _text(run: Run, y: int) -> str:
@@ -119,7 +130,8 @@ def _text(run: Run, y: int) -> str:
     classes = " ".join(["b"] * run.style.bold + ["u"] * run.style.underlined)
     marked = f' class="{classes}"' if classes else ""
     length = f' textLength="{width(text) * _WIDTH:.1f}" lengthAdjust="spacingAndGlyphs"'
+    colour = _GROUND if run.style.reverse else run.style.colour
     return (
-        f'<text x="{x:.1f}" y="{y}" fill="{run.style.colour}"{marked}{length}'
+        f'<text x="{x:.1f}" y="{y}" fill="{colour}"{marked}{length}'
         f' xml:space="preserve">{escape(text)}</text>'
     )

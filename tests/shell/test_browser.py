@@ -117,12 +117,12 @@ def test_only_the_last_request_is_answered(inside: Inside) -> None:
     assert got[:2] == [Selection((here,)), Selection(())]
 
 
-def test_without_a_terminal(kept: Cesbr) -> None:
+def test_without_a_terminal(inside: Inside) -> None:
     """One sentence, and what to use instead."""
-    said = kept("browse")
+    said = inside("browse")
     assert said.code == 2
     assert said.err == "cesbr: 'browse' needs a terminal. Use 'cesbr ls' to list directories.\n"
-    assert kept("browse", "--json").error["error"] == (
+    assert inside("browse", "--json").error["error"] == (
         "'browse' has no JSON output. Use 'cesbr ls --json'."
     )
 
@@ -130,7 +130,7 @@ def test_without_a_terminal(kept: Cesbr) -> None:
 def test_a_session(own: Cesbr, tmp_path: Path) -> None:
     """Open a backup, look at versions and differences, select, resize, restore."""
     with terminal(own, tmp_path, "browse") as browser:
-        browser.wait_for(r"complete, latest  all│")
+        browser.wait_for(r"complete, latest  all +│")
         browser.keys("Enter")
         browser.wait_for(r"^  _instance/ ")
         browser.keys("/redm")

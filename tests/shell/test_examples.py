@@ -27,6 +27,7 @@ from cesbrfs import backup as backups
 from cesbrfs.errors import CesbrError
 from tests.sample.instance import Instance, build
 from tests.shell.conftest import Cesbr
+from tests.shell.terminal import terminal
 from tests.support.project import PROJECT
 from tests.support.restic_repo import ResticRepo, cheapen
 
@@ -87,6 +88,8 @@ class Machine:
                 name, _, value = word.partition("=")
                 os.environ[name] = value
             return 0
+        if words[:2] == ["cesbr", "browse"]:
+            return self._browse(words[1:])
         if words[0] == "cesbr" and not _SHELL.search(re.sub(r"'[^']*'", "", moved)):
             code = main(words[1:])
             self.said.append(capture.readouterr().err)
@@ -102,6 +105,18 @@ class Machine:
         )
         self.said.append(done.stderr)
         return done.returncode
+
+    def _browse(self, words: list[str]) -> int:
+        """Run the browser in a terminal, and quit once it shows something."""
+        directory = self.root / "terminal"
+        directory.mkdir()
+        with terminal(Cesbr(self.root, os.environ), directory, *words) as browser:
+            browser.wait_for(r"q quit")
+            browser.keys("q")
+            self.said.append(browser.screen())
+            code = browser.exit_code()
+        shutil.rmtree(directory)
+        return code
 
 
 @pytest.fixture(scope="module")

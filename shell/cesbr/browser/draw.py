@@ -36,8 +36,10 @@ STYLE: Final[Mapping[str, str]] = {
     "message": "bold",
 }
 _MARKS: Final = {"selected": "* ", "inside": "+ ", "": "  "}
-_TIME_CELLS, _SIZE_CELLS = 17, 11
-_NAME_CELLS: Final = 24
+_MINUTE: Final = len("2026-11-28 07:15")
+"""Characters of a time without its seconds."""
+_TIME_CELLS, _SIZE_CELLS = 2 + _MINUTE, 11
+_NAME_CELLS: Final = 20
 """Cells that names have before sizes and times are shown."""
 _STATUS_CELLS: Final = 8
 _ANY_X: Final = 0o111
@@ -103,7 +105,7 @@ def _message(browser: Browser) -> Fragments:
     found = len(browser.list.shown)
     text = "" if browser.list.rows is None else humanize.count(found, "entry", "entries")
     if not browser.place and browser.list.rows is not None:
-        text = humanize.count(found, "backup")
+        text = humanize.count(sum(map(_is_backup, browser.list.shown)), "backup")
     if browser.list.filter:
         total = len(browser.list.rows or ())
         text = f"Filter: {browser.list.filter} ({text} of {total:,}, Esc shows all)"
@@ -154,10 +156,16 @@ def _list(browser: Browser) -> list[Fragments]:
         row = browser.list.shown[index]
         pieces = _row(browser, row, area.width)
         if index == browser.list.cursor:
-            style = "class:behind" if browser.in_details else "class:cursor"
-            pieces = [(f"{before} {style}", text) for before, text in pieces]
+            pieces = [(_under_cursor(browser, style), text) for style, text in pieces]
         lines.append(pieces)
     return _filled(lines, area)
+
+
+def _under_cursor(browser: Browser, style: str) -> str:
+    """Return the style of a piece of the row under the cursor, of one colour if it has the keys."""
+    if browser.in_details:
+        return f"{style} class:behind"
+    return f"{style} class:cursor" if style == "class:selected" else "class:cursor"
 
 
 def _row(browser: Browser, row: Row, cells: int) -> Fragments:
@@ -165,12 +173,13 @@ def _row(browser: Browser, row: Row, cells: int) -> Fragments:
     style = "class:selected" if mark else f"class:{_kind(row)}"
     begin = (style, _MARKS[mark])
     room = cells - len(_MARKS[mark])
-    if not browser.place and row.mtime_ns:
+    if not browser.place and _is_backup(row):
         return [begin, *_backup(browser, row, room, style)]
     name = show(row.name) + "/" * row.is_directory
     tail = ""
-    if room - _TIME_CELLS - _SIZE_CELLS >= _NAME_CELLS and row.type != "unknown":
-        tail = f"  {humanize.local_time(row.mtime_ns)[:16]:<{_TIME_CELLS - 2}}"
+    if room - _TIME_CELLS - _SIZE_CELLS >= _NAME_CELLS:
+        time = "" if row.mtime_ns is None else humanize.local_time(row.mtime_ns)
+        tail = "  " + fit(time[:_MINUTE], _TIME_CELLS - 2)
     if room - len(tail) - _SIZE_CELLS >= _NAME_CELLS:
         size = humanize.size(row.size) if row.type == "file" else _SHORT.get(row.type, row.type)
         tail = fit(size, _SIZE_CELLS, right=True) + tail
@@ -180,8 +189,14 @@ def _row(browser: Browser, row: Row, cells: int) -> Fragments:
 _SHORT: Final = {"dir": "", "symlink": "link"}
 
 
+def _is_backup(row: Row) -> bool:
+    """Return whether a row of the root is a backup; the directory of snapshots has no time."""
+    return row.mtime_ns is not None
+
+
 def _backup(browser: Browser, row: Row, room: int, style: str) -> Fragments:
-    time = humanize.local_time(row.mtime_ns)[:16] + "  "
+    assert row.mtime_ns is not None
+    time = humanize.local_time(row.mtime_ns)[:_MINUTE] + "  "
     info = browser.backups.get(row.name)
     status, dogus = (info.status, info.dogus) if info else ("…", "")
     name = show(row.name)

@@ -10,7 +10,7 @@ Target = Literal["list", "details", ""]
 LEAST_COLUMNS: Final = 30
 LEAST_LINES: Final = 8
 _SIDE_BY_SIDE: Final = 76
-"""Columns from which on the list has the pane with details beside it, not below."""
+"""Columns from which on the pane with details is to the right of the list, not below it."""
 _CHROME: Final = 3
 """Lines of the path, of messages, and of the keys."""
 
@@ -43,7 +43,7 @@ class Layout:
 
     @property
     def is_side_by_side(self) -> bool:
-        """Whether the details are beside the list."""
+        """Whether the details are to the right of the list."""
         return self.columns >= _SIDE_BY_SIDE
 
     @property
@@ -56,7 +56,7 @@ class Layout:
         """The list."""
         _, line, columns, height = self.body
         if self.is_side_by_side:
-            return Area(0, line, columns * (55 if self.at_root else 50) // 100, height)
+            return Area(0, line, columns * (60 if self.at_root else 50) // 100, height)
         return Area(0, line, columns, height - height // 2)
 
     @property

@@ -14,7 +14,7 @@ LineStyle = Literal["", "title", "faint", "added", "removed", "hunk", "error"]
 
 
 class Row(NamedTuple):
-    """An entry of a directory; `target` is that of a symbolic link.
+    """An entry of a directory; `mtime_ns` is None if it is not known.
 
     At the root it is a backup, or the directory of the snapshots of no backup.
     """
@@ -23,8 +23,7 @@ class Row(NamedTuple):
     type: str
     mode: int = 0
     size: int = 0
-    mtime_ns: int = 0
-    target: bytes = b""
+    mtime_ns: int | None = None
 
     @property
     def is_directory(self) -> bool:

@@ -154,7 +154,8 @@ class Browser:
                 return self._set_rows(result.rows, result.problem)
         elif isinstance(result, Described):
             self.backups.update(result.backups)
-            if not self.place and self.mode is Preview:
+            row = self.list.row
+            if not self.place and self.mode is Preview and row and row.name in result.backups:
                 self._describe()
         elif isinstance(result, Selection):
             self.selected = tuple(result.paths)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Final
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Final, cast
 
 from cesbr.browser.messages import LineStyle, Parts, TextLine
 from cesbr.browser.texts import PREVIEW_BYTES, content, metadata, unified_diff
@@ -26,7 +27,9 @@ from cesbrfs.vfs.entries import VirtualFile
 from cesbrfs.vfs.timeline import of_backups
 
 if TYPE_CHECKING:
-    from cesbrfs.history.diff import Mark
+    from collections.abc import AsyncGenerator
+
+    from cesbrfs.history.diff import Change, Mark
     from cesbrfs.vfs.timeline import ReadError
 
 _NAMES: Final = 200
@@ -103,15 +106,18 @@ async def diff_lines(context: Context, parts: Parts) -> list[TextLine]:
     is_directory = (await view.at(parts)).node.type == "dir"
     lines = [TextLine(f"{show(parts[-1])}: changes on the instance", "title")]
     marks: Counter[Mark] = Counter()
-    async for change in comparison.changes:
-        if marks.total() == _CHANGES:
-            lines.append(TextLine("and more; 'cesbr diff' shows all of them", "faint"))
-            break
-        marks[change.mark] += 1
-        shown = change_line(change, None).rstrip("\n")
-        lines.append(TextLine(shown, _MARK_STYLES.get(change.mark, "")))
-        if not is_directory and (text := await comparison.content(change)):
-            lines += unified_diff(text)
+    # A generator that is left before its end must be closed.
+    closing = aclosing(cast("AsyncGenerator[Change, None]", comparison.changes))
+    async with closing as changes:
+        async for change in changes:
+            if marks.total() == _CHANGES:
+                lines.append(TextLine("and more; 'cesbr diff' shows all of them", "faint"))
+                break
+            marks[change.mark] += 1
+            shown = change_line(change, None).rstrip("\n")
+            lines.append(TextLine(shown, _MARK_STYLES.get(change.mark, "")))
+            if not is_directory and (text := await comparison.content(change)):
+                lines += unified_diff(text)
     await line.index.save()
     ground = comparison.ground
     assert ground is not None

@@ -36,6 +36,7 @@ from cesbr.browser.messages import (
 from cesbr.browser.queries import diff_lines, plan_lines, preview_lines, version_lines
 from cesbr.browser.texts import backup_lines
 from cesbr.commands.navigate import describe, status_text
+from cesbr.damage import damaged_files
 from cesbr.state.drills import DrillHistory, read_drills
 from cesbr.state.state_dir import state_directory
 from cesbr.ui import humanize
@@ -116,7 +117,7 @@ class Reader:
         view = await self._context.view()
         entry = await view.at(request.parts)
         rows = [
-            Row(name, node.type, node.mode, node.size, node.mtime_ns, node.target)
+            Row(name, node.type, node.mode, node.size, node.mtime_ns)
             for name, child in (await view.children(entry)).items()
             for node in (child.node,)
         ]
@@ -140,7 +141,9 @@ class Reader:
         rows = [Row(backup.name, "dir", mtime_ns=backup.time_ns) for backup in newest]
         if backups.loose:
             rows.append(Row(directory_names.SNAPSHOTS, "dir"))
-        yield Listed(request, rows)
+        damaged = list(damaged_files(view.repository.damaged).values())
+        more = f" ({len(damaged) - 1:,} more)" if len(damaged) > 1 else ""
+        yield Listed(request, rows, damaged[0] + more if damaged else "")
         latest = await view.latest()
         directory = state_directory(self._context.session.environ)
         drills = await trio.to_thread.run_sync(read_drills, directory, view.repository.id)

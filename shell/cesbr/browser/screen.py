@@ -1,6 +1,6 @@
 """The browser on a terminal: prompt_toolkit passes keys and clicks to the model, and draws it.
 
-prompt_toolkit has an event loop of its own, in the front thread. Requests go to trio's thread, and
+prompt_toolkit runs asyncio in the front thread. Requests go to trio's thread, and
 results come back, by callbacks that never wait.
 """
 
@@ -124,6 +124,10 @@ class Screen:
         bindings = KeyBindings()
         for key, name in _KEYS.items():
             bindings.add(key, eager=key != "escape")(self._on_key(name))
+
+        @bindings.add("c-l")
+        def _(_event: KeyPressEvent) -> None:
+            self._app.renderer.clear()  # and all is drawn again
 
         @bindings.add(Keys.Any)
         def _(event: KeyPressEvent) -> None:

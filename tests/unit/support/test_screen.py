@@ -42,12 +42,21 @@ def test_pictures_are_well_formed() -> None:
     assert made.count("http") == 1  # the XML namespace
 
 
+def test_reverse_video() -> None:
+    """A run in reverse video has a background, also where it is blank."""
+    (bar, after) = runs("\x1b[7m a \x1b[27mb")
+    assert (bar.style.reverse, after.style.reverse) == (True, False)
+    made = picture(["\x1b[7m a \x1b[27mb"], "bar")
+    assert 'width="25.2"' in made
+    assert made.count("<rect") == 2
+
+
 @pytest.mark.parametrize(
     "step",
     [
-        "cesbr> find ", "cesbr> versions ", "It is gone since backup", "cesbr> diff ",
+        "cesbr> find ", "cesbr> versions ", "It no longer exists", "cesbr> diff ",
         "cesbr> select ", "cesbr> plan ", "cesbr> restore ", "Restoring ", "cesbr: Interrupted",
-        "cesbr> restore --resume", "Done already:", "Restored before:",
+        "cesbr> restore --resume", "Already done:", "Restored before:",
     ],
 )  # fmt: skip
 def test_the_recorded_session_shows_each_step(step: str) -> None:
@@ -55,8 +64,9 @@ def test_the_recorded_session_shows_each_step(step: str) -> None:
     assert step in (_DOCS / "session.txt").read_text()
 
 
-def test_text_and_picture_are_of_one_session() -> None:
-    """Every word of the text occurs in the picture."""
-    root = ET.parse(_DOCS / "session.svg").getroot()  # noqa: S314 - our own file
-    shown = " ".join(str(text.text) for text in root.iter(_TEXT))
-    assert shown.split() == (_DOCS / "session.txt").read_text().split()
+@pytest.mark.parametrize("name", ["session", "browse"])
+def test_text_and_picture_are_of_one_session(name: str) -> None:
+    """The picture has every character of the text, in the same order, except for blanks."""
+    root = ET.parse(_DOCS / f"{name}.svg").getroot()  # noqa: S314 - our own file
+    shown = "".join(str(text.text) for text in root.iter(_TEXT))
+    assert "".join(shown.split()) == "".join((_DOCS / f"{name}.txt").read_text().split())

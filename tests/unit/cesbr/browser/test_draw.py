@@ -135,7 +135,7 @@ def test_fit(given: str, cells: int, fitted: str) -> None:
 
 
 def test_wrap() -> None:
-    """No character is lost; one that is wider than the pane has a line of its own."""
+    """No character is lost; one that is wider than the pane gets a whole line."""
     assert wrap("abcdef", 4) == ["abcd", "ef"]
     assert wrap("漢字漢", 4) == ["漢字", "漢"]
     assert wrap("漢字", 1) == ["漢", "字"]
