@@ -6,7 +6,6 @@ import argparse
 import math
 import os
 import sys
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from cesbr.commands import Command, find_command
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
     from cesbr.browser.messages import Request
     from cesbr.browser.model import Browser, Outcome
     from cesbr.session import Context
+
+_WAIT_SECONDS: Final = 1.0
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,11 +77,22 @@ async def _show(context: Context, browser: Browser) -> Outcome:
         token.run_sync_soon(requests.send_nowait, request)
 
     screen = Screen(browser, send)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial(Reader(context, screen.deliver).serve, received))
-        outcome = await in_front(screen.run)
-        nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as outer:
+        async with trio.open_nursery() as reading:
+            reading.start_soon(Reader(context, screen.deliver).serve, received)
+            outcome = await in_front(screen.run)
+            reading.cancel_scope.cancel()
+            outer.start_soon(_explain_wait, context)
+        outer.cancel_scope.cancel()
     return outcome
+
+
+async def _explain_wait(context: Context) -> None:
+    """Print why the command does not end, if a read cannot be cancelled."""
+    import trio
+
+    await trio.sleep(_WAIT_SECONDS)
+    context.out.note("Waiting for a read that cannot be cancelled. Press ^C twice not to wait.")
 
 
 async def _restore(context: Context, *, in_place: bool) -> int:
