@@ -7,6 +7,9 @@ import re
 import signal
 from pathlib import Path
 
+import pytest
+import trio
+from cesbr.browser import reader
 from cesbr.browser.messages import (
     Cancel,
     Described,
@@ -25,7 +28,10 @@ from cesbr.browser.messages import (
     Select,
     Selection,
     Text,
+    TextLine,
 )
+from cesbr.browser.queries import preview_lines
+from cesbr.session import Context
 
 from tests.shell.browsing import answers
 from tests.shell.conftest import ODD, ODD_SHOWN, Cesbr, Inside, Site
@@ -107,14 +113,22 @@ def test_errors_are_results(inside: Inside) -> None:
         assert result.message.startswith(message)
 
 
-def test_only_the_last_request_is_answered(inside: Inside) -> None:
-    """Those before it are cancelled, and a selection never is."""
+def test_only_the_last_request_is_answered(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those before it are cancelled, also while they hang; changes of the selection never are."""
     here: Parts = (newest(inside), *FILES)
+
+    async def hang_on_links(context: Context, parts: Parts) -> list[TextLine]:
+        if parts[-1] == b"link":
+            await trio.sleep_forever()
+        return await preview_lines(context, parts)
+
+    monkeypatch.setattr(reader, "preview_lines", hang_on_links)
     last = Preview((*here, b"hello.txt"))
-    passed: Requests = [Preview((*here, b"link")), DiffLive(here), Cancel("details")]
+    passed: Requests = [Preview((*here, b"link")), Preview((*here, b"link")), Cancel("details")]
     got = read(inside, [Select(here), *passed, last, Deselect(here)], 3)
     assert [result.request for result in got if isinstance(result, Text)] == [last]
-    assert got[:2] == [Selection((here,)), Selection(())]
+    changes = [result for result in got if isinstance(result, Selection)]
+    assert changes == [Selection((here,)), Selection(())]
 
 
 def test_without_a_terminal(inside: Inside) -> None:

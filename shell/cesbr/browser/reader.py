@@ -6,6 +6,7 @@ errors go to `deliver`, which never waits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -65,22 +66,30 @@ class Reader:
         self._context = context
         self._deliver = deliver
         self._searching = trio.Lock()
-        self._changing = trio.Lock()
 
     async def serve(self, requests: trio.MemoryReceiveChannel[Request]) -> None:
         """Answer requests until cancelled."""
         running: dict[Slot, trio.CancelScope] = {}
+        changes, received = trio.open_memory_channel[Select | Deselect](math.inf)
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._change_selection, received)
             async for request in requests:
-                if request.slot != "selection":
-                    old = running.pop(request.slot, None)
-                    if old is not None:
-                        old.cancel()
+                if isinstance(request, Select | Deselect):
+                    changes.send_nowait(request)
+                    continue
+                old = running.pop(request.slot, None)
+                if old is not None:
+                    old.cancel()
                 if not isinstance(request, Cancel):
-                    scope = trio.CancelScope()
-                    if request.slot != "selection":
-                        running[request.slot] = scope
-                    nursery.start_soon(self._answer, request, scope)
+                    running[request.slot] = trio.CancelScope()
+                    nursery.start_soon(self._answer, request, running[request.slot])
+
+    async def _change_selection(
+        self, changes: trio.MemoryReceiveChannel[Select | Deselect]
+    ) -> None:
+        """Change the selection as requested, in this order."""
+        async for change in changes:
+            await self._answer(change, trio.CancelScope())
 
     async def _answer(self, request: Request, scope: trio.CancelScope) -> None:
         with scope:
@@ -164,8 +173,7 @@ class Reader:
                 basket.remove([request.parts])
             return Selection(basket.paths)
 
-        async with self._changing:
-            return await trio.to_thread.run_sync(change)
+        return await trio.to_thread.run_sync(change)
 
 
 async def _info(
