@@ -13,7 +13,7 @@ import os
 import stat
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -153,6 +153,16 @@ class Room:
     def too_small(self) -> bool:
         """Whether the needed space is not free."""
         return self.needed > self.free
+
+
+def space_warnings(rooms: Iterable[Room]) -> list[str]:
+    """Return a warning for each file system without enough free space."""
+    return [
+        f"Not enough free space in the target: up to {room.needed:,} bytes are needed in"
+        f" {show(room.path)}, and {room.free:,} are free. Free some space first."
+        for room in rooms
+        if room.too_small
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from cesbrfs.repo.format.model import NodeType
-from cesbrfs.restore.dirfd import ForbiddenTargets, Room
+from cesbrfs.restore.dirfd import ForbiddenTargets, Room, space_warnings
 from cesbrfs.restore.journal import PreviousRun
 from cesbrfs.restore.overwrite import Action, Overwrite
 from cesbrfs.restore.owners import OwnerNames
@@ -209,12 +209,7 @@ class RestorePlan:
     @property
     def warnings(self) -> list[str]:
         """Warnings, one sentence each."""
-        return [
-            f"Not enough free space in the target: up to {room.needed:,} bytes are needed in"
-            f" {show(room.path)}, and {room.free:,} are free. Free some space first."
-            for room in self.rooms.values()
-            if room.too_small
-        ]
+        return space_warnings(self.rooms.values())
 
     def items(self) -> Iterator[PlannedDirectory | PlannedFile]:
         """Yield each planned directory, followed by its files."""

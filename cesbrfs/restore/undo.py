@@ -16,7 +16,7 @@ from typing import Final, Self
 
 from cesbrfs.errors import CesbrError, RestoreError
 from cesbrfs.restore.directories import remove_by_prefix
-from cesbrfs.restore.dirfd import DirFd, ForbiddenTargets, follow, lookup, open_target, tell
+from cesbrfs.restore.dirfd import DirFd, ForbiddenTargets, Room, follow, lookup, open_target, tell
 from cesbrfs.restore.metadata import FileMetadata, Warnings, handle
 from cesbrfs.restore.move import TAG, link_or_move, move
 from cesbrfs.restore.replaced import CHANGED, REPLACED, descend, free_name, open_real, remove_place
@@ -38,6 +38,8 @@ class Undo:
         self._temp_prefixes: Final = tuple(map(temp_prefix, (TAG, *tags)))
         self._warnings: Final = Warnings()
         self._places: Final[list[int]] = []
+        self._used: Final[dict[int, int]] = {}
+        """Bytes by device that the files planned so far take in addition."""
         self._followed: Final[dict[Parts, tuple[int, int]]] = {}
         self._target = open_target(record.target, create=False)
         self._directories: Final = DirFd(self._target, self._followed)
@@ -73,6 +75,7 @@ class Undo:
     def plan(self) -> UndoPlan:
         """Compare the log with the target; nothing is changed."""
         record, plan = self.record, UndoPlan(self.record)
+        self._used.clear()
         for path in record.removed:
             plan.recreate.append(tuple(path.split(b"/")))
         written = (path for path, file in record.files.items() if not file.created)
@@ -107,7 +110,33 @@ class Undo:
             if changed and current is not None and written is not None:
                 changed = not written.is_there(current)
             plan.put_back.append(PutBack(parts, number, kept.st_size, changed))
+            self._add_space(plan, parts, kept, None if changed else current)
             return
+
+    def _add_space(
+        self, plan: UndoPlan, parts: Parts, kept: os.stat_result, freed: os.stat_result | None
+    ) -> None:
+        """Add the space for a file that must be copied, because it is kept on another device."""
+        if not stat.S_ISREG(kept.st_mode):
+            return
+        above = parts[:-1]
+        while True:
+            try:
+                directory = self._directories.open(above)
+                break
+            except FileNotFoundError:  # deleted by the restore
+                above = above[:-1]
+        device = os.fstat(directory).st_dev
+        if device == kept.st_dev:
+            return
+        if device not in plan.rooms:
+            plan.rooms[device] = Room.of(directory, b"/".join(above) or b".")
+        room, used = plan.rooms[device], self._used.get(device, 0)
+        used += room.rounded(kept.st_size)
+        room.needed = max(room.needed, used)  # the copy exists before the other file is removed
+        if freed is not None and stat.S_ISREG(freed.st_mode) and freed.st_nlink == 1:
+            used -= room.rounded(freed.st_size)
+        self._used[device] = used
 
     def _plan_removal(self, plan: UndoPlan, path: bytes) -> None:
         parts = tuple(path.split(b"/"))
@@ -140,7 +169,13 @@ class Undo:
     # Undoing
 
     def run(self, plan: UndoPlan, on_progress: Callable[[int, int], None]) -> UndoReport:
-        """Undo the restore; `on_progress` gets the number of files done, and of all."""
+        """Undo the restore; `on_progress` gets the number of files done, and of all.
+
+        Raises RestoreError, before anything is changed, if files must be copied from another file
+        system and there is not enough free space.
+        """
+        if plan.warnings:
+            raise RestoreError(plan.warnings[0])
         report = UndoReport(failed=list(plan.failed))
         total = len(plan.put_back) + len(plan.remove)
         self._make_writable()

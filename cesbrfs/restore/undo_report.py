@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cesbrfs.errors import PartialError
+from cesbrfs.restore.dirfd import Room, space_warnings
 from cesbrfs.restore.report import Failure
 from cesbrfs.restore.undo_log import UndoRecord
 from cesbrfs.util.escape import for_json, show
@@ -49,6 +50,13 @@ class UndoPlan:
     recreate: list[Parts] = field(default_factory=list)
     directories: list[Parts] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
+    rooms: dict[int, Room] = field(default_factory=dict)
+    """The file systems, by device, to which files are copied because they are kept elsewhere."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """Warnings, one or two sentences each."""
+        return space_warnings(self.rooms.values())
 
     @property
     def size(self) -> int:
@@ -74,6 +82,7 @@ class UndoPlan:
             "changed": [for_json(b"/".join(parts), "path") for parts in self.changed],
             "left": [for_json(b"/".join(parts), "path") for parts in self.left],
             "failed": [{**for_json(f.path, "path"), "error": f.error} for f in self.failed],
+            "warnings": self.warnings,
         }
 
 

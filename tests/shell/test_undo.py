@@ -32,6 +32,9 @@ def test_undo_of_a_restore_in_place(own: Cesbr, site: Site, tmp_path: Path) -> N
     listed = own("undo", "--list", "--json").json
     assert isinstance(listed, list)
     assert [(one["files"], one["bytes"], one["state"]) for one in listed] == [(1, 8, "restored")]
+    completed = own.having(CESBR_TAB_SECONDS="30")("__complete", "zsh", "undo", "2").out
+    kind, line = completed.splitlines()
+    assert (kind, line.split("\t")[0]) == ("words", listed[0]["id"])
     dry = own("undo", "--dry-run")
     assert re.search(r"Puts back: +1 file, 8 B\n", dry.out)
     assert re.search(r"Removes: +1 file it created\n", dry.out)

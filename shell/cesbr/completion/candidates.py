@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from cesbr.completion.name_index import Continuation, names_in
 from cesbr.ui import humanize
 from cesbrfs.errors import NotDirectoryError, NotFoundError
+from cesbrfs.util.escape import show
 from cesbrfs.util.tasks import gather
 
 if TYPE_CHECKING:
@@ -58,6 +59,16 @@ async def dogus(context: Context) -> list[str]:
     """Return the names of the dogus that are installed."""
     instance = (await context.session.settings()).instance()
     return [dogu.name for dogu in await instance.dogus()]
+
+
+def restores(context: Context) -> list[tuple[str, str]]:
+    """Return the IDs of restores that can be undone or removed, newest first, with their target."""
+    from cesbr.state.resume import undo_logs
+    from cesbrfs.restore.undo_log import read_logs
+
+    directory = undo_logs(context)
+    records = read_logs(directory) if directory else []
+    return [(one.id, f"{one.time}  {show(os.fsencode(one.target))}") for one in reversed(records)]
 
 
 async def paths(

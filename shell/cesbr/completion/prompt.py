@@ -49,6 +49,8 @@ def attach(parser: cmd2.Cmd2ArgumentParser, command: Command) -> None:
             action.set_choices_provider(partial(_backups, live=live))  # type: ignore[attr-defined]  # as above
         elif action.metavar in ("DOGU", "DOGU|KEY"):
             action.set_choices_provider(_dogus)  # type: ignore[attr-defined]  # as above
+        elif action.metavar == "RESTORE":
+            action.set_choices_provider(_restores)  # type: ignore[attr-defined]  # as above
         elif action.metavar in ("DIR", "FILE"):
             action.set_completer(cmd2.Cmd.path_complete)  # type: ignore[attr-defined]  # as above
 
@@ -58,6 +60,15 @@ def _backups(app: App, *, live: bool) -> cmd2.Choices:
     write = partial(written, quoted=False)
     described = _ask(app, partial(candidates.backups, write=write, live=live)) or []
     items = [cmd2.CompletionItem(backup, display_meta=beside) for backup, beside in described]
+    return cmd2.Choices(items, is_sorted=True)
+
+
+def _restores(app: App) -> cmd2.Choices:
+    """Return the IDs of restores that can be undone, the newest first, with time and target."""
+    described: list[tuple[str, str]] = []
+    with suppress(CesbrError):
+        described = candidates.restores(Context(app.session, Output(quiet=True), no_init=True))
+    items = [cmd2.CompletionItem(restore, display_meta=beside) for restore, beside in described]
     return cmd2.Choices(items, is_sorted=True)
 
 

@@ -41,7 +41,9 @@ _FILES: Final = {
 }  # fmt: skip
 _EXPANDED: Final = str.maketrans({"$": r"\x24", "`": r"\x60"})
 _PLAIN: Final = re.compile(r"[\w./=+,-]*").fullmatch
-_LIVE: Final = ("PATH", "ID", "DOGU")
+_LIVE: Final = ("PATH", "ID", "DOGU", "RESTORE")
+_WITHOUT_KEY: Final = ("DOGU", "RESTORE")
+"""What completes without the repository."""
 
 
 class CompletionAnswer(NamedTuple):
@@ -208,7 +210,7 @@ def _live(
     from cesbr.session import Context, Session
 
     session = Session(_settings(given))
-    if kind != "DOGU":
+    if kind not in _WITHOUT_KEY:
         session.look_ahead()  # it takes as long as the imports that follow
     import trio
 
@@ -221,6 +223,8 @@ def _live(
         if kind == "DOGU":
             words = [(printable(name), "") for name in await candidates.dogus(context)]
             return _matching(here.typed, words, here.before)
+        if kind == "RESTORE":
+            return _matching(here.typed, candidates.restores(context), here.before)
         if not await _key_needs_no_input(context):
             return _note("completion cannot read a key from a command or a pipe.")
         if kind == "ID":

@@ -44,6 +44,7 @@ def plan_text(planned: UndoPlan, available: int | None) -> str:
         ("Cannot:" if not number else "", f"{show(failure.path)}: {failure.error}")
         for number, failure in enumerate(planned.failed[:_SHOWN])
     ]
+    rows += [("Warning:", warning) for warning in planned.warnings]
     return pairs(rows, available)
 
 

@@ -207,6 +207,16 @@ async def test_on_another_file_system(site: Site, tmp_path: Path, elsewhere: Pat
     await _restore(site, tmp_path, KeepPlan(elsewhere / "kept"))
     assert kept_size(_record(tmp_path))[0] == 5
     assert (elsewhere / "kept/1/replaced" / VOLUME / "sub/file").stat().st_mode & 0o777 == 0o604
+    restored = _state(site.target)
+    with Undo(_record(tmp_path)) as undo:
+        planned = undo.plan()
+        (room,) = planned.rooms.values()
+        assert 300_003 <= room.needed <= planned.size + 5 * room.block
+        assert planned.warnings == []
+        room.free = room.needed - 1
+        with pytest.raises(RestoreError, match="Not enough free space"):
+            undo.run(planned, lambda _done, _total: None)
+    assert differences(_state(site.target), restored) == []
     assert _undo(tmp_path).failed == []
     after = _state(site.target)
     for name in (b"twin1", b"twin2", b"other twin"):  # copies are separate files
