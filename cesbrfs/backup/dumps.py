@@ -8,7 +8,6 @@ from stdin, as lines ``username: …``, and writes a dump of its database to std
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -17,6 +16,7 @@ import trio
 
 from cesbrfs.backup.plan import DumpCommand, PointStep
 from cesbrfs.ces.dogu import PRIVATE_VOLUME
+from cesbrfs.ces.dogu_control import words_of
 from cesbrfs.ces.instance import InstalledDogu, Instance
 from cesbrfs.ces.private_keys import PrivateKeys, read_secret
 from cesbrfs.errors import CesbrError, RegistryError, ScriptError
@@ -43,15 +43,8 @@ class DumpRunner:
 
     def command(self, dogu: str, command: str, consumer: str) -> DumpCommand:
         """Return the command line for one dump."""
-        words: list[str] = []
-        for word in self.words:
-            if word == "{command}":  # it may have arguments
-                words += shlex.split(command)
-                continue
-            for name, value in (("dogu", dogu), ("command", command), ("consumer", consumer)):
-                word = word.replace(f"{{{name}}}", value)  # noqa: PLW2901 - built up in steps
-            words.append(word)
-        return DumpCommand(dogu, tuple(words), self.seconds)
+        values = {"dogu": dogu, "command": command, "consumer": consumer}
+        return DumpCommand(dogu, words_of(self.words, values), self.seconds)
 
 
 async def plan_dumps(

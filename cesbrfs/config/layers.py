@@ -32,8 +32,8 @@ _WORDS: Final[Mapping[str, bool]] = {
 _ADDRESSES: Final = ("repository", "registry")
 TOML_KEYS: Final = frozenset({
     "auto_init", "backup_tag", "cache_dir", "cache_size", "command_runner", "data_cache_size",
-    "health_host", "options", "password_command", "password_file", "patience", "private_key",
-    "registry", "repository", "restic", "root", "rules", "script_timeout", "workers",
+    "dogu_control", "health_host", "options", "password_command", "password_file", "patience",
+    "private_key", "registry", "repository", "restic", "root", "rules", "script_timeout", "workers",
 })  # fmt: skip
 
 

@@ -74,6 +74,8 @@ class Settings:
     """Where a dogu's health is checked, ``{dogu}`` for its name; None to find that out."""
     command_runner: tuple[str, ...]
     """The words of a command line that runs a dogu's ``{command}``; none: no dumps are made."""
+    dogu_control: tuple[str, ...]
+    """The words of a command line that does ``{action}``, start or stop, with a ``{dogu}``."""
     script_timeout: float
     """Seconds that a script or a dump may take."""
     workers: int | None
@@ -208,6 +210,7 @@ class Settings:
             "backup_tag": self.backup_tag.pattern,
             "health_host": self.health_host,
             "command_runner": shlex.join(self.command_runner) or None,
+            "dogu_control": shlex.join(self.dogu_control) or None,
             "script_timeout": self.script_timeout,
             "workers": self.workers,
             "rules": [{"match": rule.match.pattern, "kind": rule.kind} for rule in self.rules],
@@ -274,7 +277,12 @@ def from_layers(layers: ConfigLayers) -> Settings:
         backup_tag=_backup_tag(layers.first("backup_tag")),
         rules=_rules(layers),
         health_host=health_host.text() if health_host else None,
-        command_runner=_runner(layers.first("command_runner")),
+        command_runner=_command_line(
+            layers.first("command_runner"), "docker exec -i {dogu} {command}", "command"
+        ),
+        dogu_control=_command_line(
+            layers.first("dogu_control"), "docker {action} {dogu}", "action", "dogu"
+        ),
         script_timeout=script_timeout.seconds() if script_timeout else DEFAULT_SCRIPT_TIMEOUT,
         workers=workers.count() if workers else None,
         config_file=layers.file,
@@ -349,8 +357,8 @@ def _program(given: RawSetting) -> str:
     return str(given.path()) if "/" in given.text() else given.text()
 
 
-def _runner(given: RawSetting | None) -> tuple[str, ...]:
-    """Split a command line as a shell does; it must contain the word ``{command}``."""
+def _command_line(given: RawSetting | None, example: str, *required: str) -> tuple[str, ...]:
+    """Split a command line as a shell does; it must contain the `required` words in braces."""
     if given is None:
         return ()
     try:
@@ -359,11 +367,12 @@ def _runner(given: RawSetting | None) -> tuple[str, ...]:
         raise UsageError(
             f"{given.where} is not a valid command line: {error}. Correct it."
         ) from None
-    if "{command}" not in words:
-        raise UsageError(
-            f"{given.where} does not contain the word {{command}}. Write for example 'docker exec"
-            " -i {dogu} {command}'."
-        )
+    for word in required:
+        if f"{{{word}}}" not in words:
+            raise UsageError(
+                f"{given.where} does not contain the word {{{word}}}. Write for example"
+                f" '{example}'."
+            )
     return words
 
 

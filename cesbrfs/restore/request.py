@@ -36,6 +36,7 @@ class RestoreRequest:
     verify: bool = False
     salvage: bool = False
     maintenance: bool = False
+    stop_dogu: bool = False
     safety_backup: bool | None = None
     resume: bool = False
     dry_run: bool = False
@@ -56,6 +57,8 @@ class RestoreRequest:
         """Raise UsageError for options that conflict."""
         if self.safety_backup and not (self.in_place or self.resume):
             raise UsageError("--safety-backup requires --in-place.")
+        if self.stop_dogu and not (self.in_place or self.resume):
+            raise UsageError("--stop-dogu requires --in-place.")
         if self.resume and (self.paths or self.backup):
             raise UsageError(
                 "--resume restores the recorded paths. Remove either --resume or the paths."

@@ -38,6 +38,12 @@ def _what_and_where(parser: argparse.ArgumentParser) -> None:
         const=BY_BACKUP,
         help="restore next to existing files: append this suffix (default: .<Backup ID>)",
     )
+    place.add_argument(
+        "--stop-dogu",
+        action="store_true",
+        help="with --in-place: stop each running dogu whose volumes are written, and start it again"
+        " afterwards",
+    )
     add_other_host_flag(parser)
     place.add_argument(
         "--backup-dir",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final, get_args
 
 from cesbrfs.errors import CesbrError
@@ -11,8 +11,10 @@ from cesbrfs.errors import CesbrError
 if TYPE_CHECKING:
     from cesbr.session import Context
     from cesbrfs.ces.backup_config import BackupConfig
+    from cesbrfs.ces.dogu_control import DoguControl
     from cesbrfs.ces.hooks import Hooks
     from cesbrfs.ces.instance import InstalledDogu
+    from cesbrfs.config.settings import Settings
 
 _TITLE: Final = "Maintenance"
 
@@ -46,6 +48,25 @@ async def scripts_of(context: Context, config: BackupConfig) -> Hooks:
     return Hooks(paths, context.out.note, settings.script_timeout)
 
 
+def dogu_control(settings: Settings) -> DoguControl:
+    """Return how dogus are started and stopped."""
+    from cesbrfs.ces.dogu_control import DoguControl
+
+    return DoguControl(settings.dogu_control, settings.command_runner, settings.script_timeout)
+
+
+async def running_dogus(context: Context, dogus: Sequence[str]) -> list[str]:
+    """Return those of `dogus` that are running; none if that cannot be determined."""
+    control = dogu_control(await context.session.settings())
+    if not control.can_probe:
+        return []
+    try:
+        return await control.running(dogus)
+    except CesbrError as error:
+        context.out.note(f"Whether dogus are running is not known: {error.message}")
+        return []
+
+
 async def restore_on_instance(
     context: Context,
     config: BackupConfig,
@@ -53,11 +74,14 @@ async def restore_on_instance(
     work: Callable[[], Awaitable[int]],
     *,
     maintenance: bool = False,
+    stop: Sequence[str] = (),
 ) -> int:
     """Do `work`, a restore of a backup or its undo, and return its exit code.
 
-    With the scripts before and after it, and in maintenance mode where that is asked for.
+    The scripts run before and after it, in maintenance mode with `maintenance`. The dogus in `stop`
+    that are running are stopped, and always started again.
     """
+    from cesbrfs.ces.dogu_control import stopped
     from cesbrfs.ces.maintenance import maintenance_mode
 
     settings = await context.session.settings()
@@ -74,7 +98,11 @@ async def restore_on_instance(
             )
             await stack.enter_async_context(mode)
         await scripts.run("pre_restore", CESBR_BACKUP_ID=backup_id)
-        code = await work()
+        if stop:
+            async with stopped(dogu_control(settings), stop, context.out.note):
+                code = await work()
+        else:
+            code = await work()
         if code == 0:
             await scripts.run("post_restore", CESBR_BACKUP_ID=backup_id)
         elif config.post_restore_script is not None:

@@ -14,6 +14,7 @@ from cesbr.commands import Command
 from cesbr.commands.navigate import choose_backup, locate_all
 from cesbr.damage import report_damaged
 from cesbr.restore_arguments import parse_request, plan_arguments, restore_arguments
+from cesbr.restore_dogus import affected
 from cesbr.restore_undo import keep_plan, new_undo, undo_text
 from cesbr.safeguards import restore_on_instance
 from cesbr.state.basket import shown
@@ -78,15 +79,22 @@ async def _show(
     planned = await _planned(context, view, request, selection)
     origins = await origins_of(view, selection)
     denied: str | None = None
+    dogus = await affected(context, planned, in_place=request.in_place, stop=request.stop_dogu)
     if request.in_place:
         backup = await _only_backup(view, selection)
         denied = None if request.other_host else await other_host(context, backup)
         denied = denied or await _denied(context, view, selection)
     await context.out.result(
-        {**sheet_json(planned), "from": [o.as_json() for o in origins], "denied": denied},
+        {
+            **sheet_json(planned),
+            "from": [o.as_json() for o in origins],
+            "denied": denied,
+            "dogus": dogus.as_json(),
+        },
         lambda: (
             origins_text(origins, context.out.room)
             + plan_text(planned, context.out.room)
+            + dogus.text()
             + denied_text(denied)
         ),
     )
@@ -138,12 +146,18 @@ async def _ask_and_restore(
         await require_same_blueprint(view, backup, instance, config)
         await require_own_host(context, backup, unless=request.other_host)
     origins = await origins_of(view, selection)
+    dogus = await affected(context, planned, in_place=request.in_place, stop=request.stop_dogu)
     if request.yes:
-        for warning in planned.warnings:
+        for warning in (*planned.warnings, *dogus.warnings):
             context.out.note(f"warning: {warning}", always=True)
     else:
         text = origins_text(origins, context.out.room) + plan_text(planned, context.out.room)
-        plan_json = {**sheet_json(planned), "from": [origin.as_json() for origin in origins]}
+        text += dogus.text()
+        plan_json = {
+            **sheet_json(planned),
+            "from": [origin.as_json() for origin in origins],
+            "dogus": dogus.as_json(),
+        }
         context.out.event("plan", plan_json, text)
     saved = await _safety(context, request, planned) if request.in_place else None
     if not request.yes and not await context.out.ask("Restore this?"):
@@ -160,7 +174,12 @@ async def _ask_and_restore(
     if request.in_place:
         backup = await _only_backup(view, selection)
         code = await restore_on_instance(
-            context, config, backup.id, work, maintenance=request.maintenance
+            context,
+            config,
+            backup.id,
+            work,
+            maintenance=request.maintenance,
+            stop=dogus.to_stop,
         )
     else:
         code = await work()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from cesbr.commands import Command
+from cesbr.restore_dogus import affected
 from cesbr.safeguards import restore_on_instance
 from cesbr.state.resume import journals, undo_logs
 from cesbr.ui import humanize
@@ -49,6 +50,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--maintenance", action="store_true", help="turn the maintenance mode on during the undo"
+    )
+    parser.add_argument(
+        "--stop-dogu",
+        action="store_true",
+        help="stop each running dogu whose volumes are written, and start it again afterwards",
     )
     parser.add_argument(
         "-n", "--dry-run", action="store_true", help="only show what would be put back"
@@ -104,13 +110,17 @@ async def _plan_and_undo(
     try:
         with context.out.progress("Planning"):
             planned = await trio.to_thread.run_sync(undo.plan)
+        dogus = await affected(context, planned, in_place=record.in_place, stop=arguments.stop_dogu)
+        plan_json = {**planned.as_json(), "dogus": dogus.as_json()}
+        text = plan_text(planned, context.out.room) + dogus.text()
         if arguments.dry_run:
-            await context.out.result(
-                planned.as_json(), lambda: plan_text(planned, context.out.room)
-            )
+            await context.out.result(plan_json, text)
             return 0
-        if not arguments.yes:
-            context.out.event("plan", planned.as_json(), plan_text(planned, context.out.room))
+        if arguments.yes:
+            for warning in dogus.warnings:
+                context.out.note(f"warning: {warning}", always=True)
+        else:
+            context.out.event("plan", plan_json, text)
             if not await context.out.ask("Undo this restore?"):
                 context.out.note("Nothing was changed.")
                 return 0
@@ -124,6 +134,7 @@ async def _plan_and_undo(
             record.backup,
             work,
             maintenance=arguments.maintenance,
+            stop=dogus.to_stop,
         )
     finally:
         undo.close()

@@ -105,6 +105,7 @@ def test_every_value_has_a_variable(tmp_path: Path) -> None:
             "CESBR_CACHE_DIR": "/cache",
             "CESBR_CACHE_SIZE": "2GiB",
             "CESBR_PATIENCE": "2.5",
+            "CESBR_DOGU_CONTROL": "docker {action} {dogu}",
             "CESBR_BACKUP_TAG": "id=(?P<id>.+)",
         },
     )
@@ -115,6 +116,7 @@ def test_every_value_has_a_variable(tmp_path: Path) -> None:
     assert (settings.auto_init, settings.restic) == (False, "restic-next")
     assert (settings.cache_dir, settings.cache_size) == (Path("/cache"), 2 << 30)
     assert settings.patience == 2.5
+    assert settings.dogu_control == ("docker", "{action}", "{dogu}")
     assert settings.backup_tag.pattern == "id=(?P<id>.+)"
 
 
@@ -155,6 +157,7 @@ def test_the_whole_file(tmp_path: Path) -> None:
         restic = "./bin/restic"
         cache_dir = "~/cache"
         cache_size = 1024
+        dogu_control = "cesapp {action} {dogu}"
         backup_tag = "backup-(?P<id>[0-9]+)"
         [options]
         "s3.region" = "eu-central-1"
@@ -173,6 +176,7 @@ def test_the_whole_file(tmp_path: Path) -> None:
     assert settings.restic == str(tmp_path / "bin/restic")
     assert settings.cache_dir == Path("/home/me/cache")
     assert settings.cache_size == 1024
+    assert settings.dogu_control == ("cesapp", "{action}", "{dogu}")
     assert settings.options == {"s3.region": "us", "sftp.connections": "3"}
     assert settings.rules
     assert [(r.match.pattern, r.kind) for r in settings.rules] == [
@@ -206,6 +210,7 @@ def test_the_whole_file(tmp_path: Path) -> None:
         ("workers = true", "'workers'"),
         ("health_host = 7", "'health_host'"),
         ('command_runner = "docker exec {dogu}"', "does not contain the word {command}"),
+        ('dogu_control = "docker stop {dogu}"', "does not contain the word {action}"),
         ('command_runner = "docker \'exec {command}"', "is not a valid command line"),
         ('patience = "a minute"', "'patience'"),
         ("patience = -1", "'patience'"),
