@@ -1,4 +1,4 @@
-"""Encrypt and decrypt registry values: CES encryption with RSA, or RSA and AES-GCM. Pure.
+"""Decrypt registry values: CES encryption with RSA, or RSA and AES-GCM. Pure.
 
 The formats are those of cesapp-lib. Values up to 64 bytes are RSA-encrypted, in base64. Longer
 values are JSON, ``{"encryption": {"type": "AES_GCM", "key": …, "nonce": …}, "value": …}``, with an
@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:  # imported on demand, as few values are encrypted
-    from cryptography.hazmat.primitives.asymmetric.padding import AsymmetricPadding
-    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 PROVIDERS: Final = ("oaesp", "pkcs1v15")
 RSA_BYTES: Final = 256
 """Length of an RSA-2048 ciphertext in bytes; CES uses 2048-bit keys."""
 
 _OAEP_LABEL: Final = b"ces-config"
-_SHORT_BYTES: Final = 64
-"""Longer values have the long form."""
 _NONCE_BYTES: Final = 12
 _AES_KEY_BYTES: Final = frozenset({16, 24, 32})
 _MIN_PADDING_BYTES: Final = 8
@@ -82,35 +78,6 @@ def decrypt(encrypted: EncryptedValue, key: RSAPrivateKey, provider: str) -> byt
         raise InvalidCiphertextError("authentication tag does not match") from None
 
 
-def encrypt(value: bytes, key: RSAPublicKey, provider: str) -> str:
-    """Encrypt a value in the form that its length requires."""
-    if len(value) <= _SHORT_BYTES:
-        return _encode(key.encrypt(value, _padding(provider)))
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-    aes, nonce = AESGCM.generate_key(256), os.urandom(_NONCE_BYTES)
-    encryption = {
-        "type": "AES_GCM",
-        "key": _encode(key.encrypt(aes, _padding(provider))),
-        "nonce": _encode(nonce),
-    }
-    data = AESGCM(aes).encrypt(nonce, value, None)
-    return json.dumps({"encryption": encryption, "value": _encode(data)})
-
-
-def _padding(provider: str) -> AsymmetricPadding:
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP, PKCS1v15
-
-    if provider == "pkcs1v15":
-        return PKCS1v15()
-    return OAEP(MGF1(hashes.SHA256()), hashes.SHA256(), label=_OAEP_LABEL)
-
-
-def _encode(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
 def _decode(text: str) -> bytes:
     return base64.b64decode("".join(text.split("\n")), validate=True)
 
@@ -143,8 +110,11 @@ def _decrypt(rsa: bytes, key: RSAPrivateKey, provider: str) -> bytes | None:
         return None
     if provider == "pkcs1v15":
         return _unpad_pkcs1v15(_raw_rsa(rsa, key))
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP
+
     try:
-        return key.decrypt(rsa, _padding(provider))
+        return key.decrypt(rsa, OAEP(MGF1(hashes.SHA256()), hashes.SHA256(), label=_OAEP_LABEL))
     except ValueError:
         return None
 

@@ -1,4 +1,4 @@
-"""Read and replace secrets in a registry, with the private keys of the instance.
+"""Read secrets from a registry, and decrypt them with the private keys of the instance.
 
 Which dogu's key CES uses to encrypt the values below ``/config/backup`` is not documented. All keys
 of the instance are tried, unless one is configured.
@@ -18,7 +18,6 @@ from cesbrfs.ces.encryption import (
     EncryptedValue,
     InvalidCiphertextError,
     decrypt,
-    encrypt,
     parse_encrypted,
 )
 from cesbrfs.ces.redaction import masked_line
@@ -92,37 +91,6 @@ async def read_secret(registry: Registry, key: str, keys: PrivateKeys) -> bytes 
             " key, or pass the value in another way if it is not encrypted."
         )
     return plaintext
-
-
-async def replace_secret(registry: Registry, key: str, keys: PrivateKeys, new: bytes) -> bool:
-    """Set an existing `key` to `new`, encrypted as its current value is.
-
-    Returns whether it was set: False if another program changed it meanwhile. Raises UsageError if
-    the current value cannot be decrypted, or if `new` cannot be a value.
-    """
-    current = await registry.get(key)
-    if not current:
-        return False
-    await read_secret(registry, key, keys)  # raises UsageError
-    encrypted = parse_encrypted(current)
-    if encrypted is not None:
-        provider = await _provider(registry)
-        value = await trio.to_thread.run_sync(_encrypt_like, encrypted, keys, provider, new)
-    else:
-        try:
-            value = new.decode()
-            is_plain = parse_encrypted(value) is None
-        except (InvalidCiphertextError, UnicodeDecodeError):
-            is_plain = False
-        if not is_plain:
-            raise UsageError(f"{key} cannot contain this password. Use another one.")
-    return await registry.compare_and_set(key, value, current)
-
-
-def _encrypt_like(encrypted: EncryptedValue, keys: PrivateKeys, provider: str, new: bytes) -> str:
-    """Encrypt `new` for the key that decrypts the current value."""
-    owner = next(key for key in keys.load() if decrypt(encrypted, key, provider) is not None)
-    return encrypt(new, owner.public_key(), provider)
 
 
 async def _provider(registry: Registry) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import trio
 
@@ -71,37 +70,6 @@ async def open_keys(
                 await trio.to_thread.run_sync(keep, trial.name, trial.raw)
             return keys
     raise trial.failure()
-
-
-class KeyInfo(NamedTuple):
-    """What a key file tells without its password; None if the file cannot be read."""
-
-    name: str
-    created: str | None
-    username: str | None
-    hostname: str | None
-
-
-async def list_keys(storage: Storage) -> list[KeyInfo]:
-    """Return the keys of a repository, the oldest first."""
-    found: list[KeyInfo] = []
-    for file in await storage.list(FileType.KEY):
-        try:
-            raise_if_too_large(FileType.KEY, file)
-            key = parse_key_file(await storage.read(FileType.KEY, file.name), f"key {file.name}")
-        except (DamagedError, StorageError) as error:
-            _log.warning("%s", error)
-            found.append(KeyInfo(file.name, None, None, None))
-        else:
-            found.append(KeyInfo(file.name, key.created, key.username, key.hostname))
-    return sorted(found, key=lambda key: (key.created or "", key.name))
-
-
-async def name_of_key(storage: Storage, password: Secret) -> str:
-    """Return the name of the key file that `password` decrypts; raises as `open_keys`."""
-    names: list[str] = []
-    await open_keys(storage, password, lambda name, _: names.append(name))
-    return names[0]
 
 
 class _Trial:

@@ -7,7 +7,6 @@ does not print. `events` (its JSON events) and `errors` (classification of its f
 
 from cesbrfs.restic.binary import OLDEST, Version, find_restic, read_version
 from cesbrfs.restic.driver import Restic
-from cesbrfs.restic.environment import raise_if_unusable
 from cesbrfs.restic.errors import classify
 from cesbrfs.restic.events import (
     BackupSummary,
@@ -32,6 +31,5 @@ __all__ = [
     "Version",
     "classify",
     "find_restic",
-    "raise_if_unusable",
     "read_version",
 ]

@@ -47,7 +47,6 @@ from cesbrfs.restic.environment import (
     passed_bytes,
     passed_key,
     passed_source,
-    raise_if_unusable,
 )
 from cesbrfs.restic.errors import classify, retry_reason
 from cesbrfs.restic.events import (
@@ -62,7 +61,6 @@ from cesbrfs.restic.events import (
 from cesbrfs.restic.locks import remove_own
 from cesbrfs.restic.output import BackupOutput, OnEvent, OnText, OutputHandler
 from cesbrfs.restic.process import GRACE, Completed, Ending, run
-from cesbrfs.util.secret import Secret
 
 PROBE_DEADLINE: Final = 30.0
 """Timeout of `probe` in seconds."""
@@ -359,19 +357,6 @@ class Restic:
         await self._successful(["prune"], OutputHandler(on_text=record))
         return prune_report(lines)
 
-    async def add_key(self, password: Secret) -> None:
-        """Add a key for `password`; UsageError if restic cannot read that unchanged."""
-        raise_if_unusable(password)
-        with passed_key(password) as (_, descriptors):
-            command = ["key", "add", "--new-password-file", f"/dev/fd/{descriptors[0]}"]
-            await self._successful(command, OutputHandler(), pass_fds=descriptors)
-
-    async def remove_key(self, name: str) -> None:
-        """Remove a key file; restic refuses to remove the one that opened the repository."""
-        if not is_file_name(name):
-            raise ValueError("an ID prefix may match several keys")
-        await self._successful(["key", "remove", name], OutputHandler())
-
     async def unlock(self, *, remove_all: bool = False) -> str:
         """Remove stale locks, or all with `remove_all`; return restic's output."""
         command = ["unlock", "--remove-all"] if remove_all else ["unlock"]
@@ -389,14 +374,10 @@ class Restic:
             await storage.aclose()
 
     async def _successful(
-        self,
-        command: Sequence[str],
-        handler: OutputHandler,
-        source: Restic | None = None,
-        pass_fds: Sequence[int] = (),
+        self, command: Sequence[str], handler: OutputHandler, source: Restic | None = None
     ) -> None:
         """Run a command that takes a lock; raise an error for any exit code but 0."""
-        ended = await self._locking(command, handler, source=source, pass_fds=pass_fds)
+        ended = await self._locking(command, handler, source=source)
         if ended.ending is not Ending.ITSELF or ended.exit_code != 0:
             raise await self._failure(command, ended, source)
 

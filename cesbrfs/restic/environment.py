@@ -140,17 +140,6 @@ def is_read_exactly(key: bytes) -> bool:
     return text == text.strip() and not key.startswith(_BYTE_ORDER_MARKS)
 
 
-def raise_if_unusable(password: Secret) -> None:
-    """Raise UsageError for a new password that restic could not read from a file unchanged."""
-    if not password.value:
-        raise UsageError("The new password is empty. Repositories without one are not supported.")
-    if not is_read_exactly(password.value) or len(password.value) > _PIPE_BYTES:
-        raise UsageError(
-            f"restic cannot read the new password unchanged. Use one of at most {_PIPE_BYTES} bytes"
-            " without white space at its ends."
-        )
-
-
 @contextmanager
 def passed_key(key: Secret) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
     """Yield the variables and descriptors that pass `key` to a child, byte for byte.

@@ -8,25 +8,16 @@ import secrets
 from pathlib import Path
 
 
-def write_atomic(
-    file: Path,
-    data: bytes,
-    *,
-    mode: int = 0o600,
-    owner: tuple[int, int] | None = None,
-    prefix: str = ".tmp-",
-) -> None:
+def write_atomic(file: Path, data: bytes, *, mode: int = 0o600, prefix: str = ".tmp-") -> None:
     """Replace `file` atomically and flush file and directory to disk.
 
     The temporary file is in the same directory and begins with `prefix`; it is removed on errors.
-    `owner` is a user and a group ID; by default, the file belongs to the process. Raises OSError.
+    Raises OSError.
     """
     temporary = file.with_name(prefix + secrets.token_hex(8))
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with open(descriptor, "wb") as stream:
-            if owner is not None:
-                os.fchown(stream.fileno(), *owner)
             os.fchmod(stream.fileno(), mode)
             stream.write(data)
             stream.flush()

@@ -157,11 +157,6 @@ class Session:
             self._basket = Basket(state_directory(self.environ), view.repository.id)
         return self._basket
 
-    async def start_over(self) -> None:
-        """Close what is open, and read the settings and the key again when they are needed."""
-        await self.aclose()
-        self._loaded = self._settings = self._access = self._restic = None
-
     async def aclose(self) -> None:
         """Close everything that is open."""
         view, self.view = self.view, None

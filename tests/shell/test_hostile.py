@@ -50,7 +50,6 @@ def shell(
 _DOGU = f"/{_SECOND}/dogu{EVIL}"
 _FILES = f"{_DOGU}/volumes/files{EVIL}"
 _EVERY: dict[str, list[tuple[str, ...]]] = {
-    "key": [("list",), ("remove", EVIL), ("add", "--new-password-file", EVIL), ("change",)],
     "drill": [("--list",), (EVIL,), ("--backup", EVIL), ("--sample", EVIL), ("--full",)],
     "backups": [()],
     "use": [(_FIRST,), (f"one{SHOWN}",), ("t",), (EVIL,), ("tw0",)],

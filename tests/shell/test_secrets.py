@@ -62,8 +62,6 @@ protect latest
 unprotect latest
 note latest "a note"
 copy latest --to copied --init
-key list
-key add --new-password-file ../new
 check
 unlock
 forget --keep-last 2 -y
@@ -78,9 +76,6 @@ umount mnt
 ls /nothing
 """
 """All commands; only the last one fails."""
-
-
-_NEW = "the password of another key"
 
 
 @dataclass(frozen=True)
@@ -110,8 +105,7 @@ class Traced:
 
 def _keys(site: Site) -> dict[str, bytes]:
     password = KEY.encode()
-    # The older one: the new one has another password.
-    path = min((site.repository / "keys").iterdir(), key=lambda file: file.stat().st_mtime)
+    (path,) = (site.repository / "keys").iterdir()
     key_file = parse_key_file(path.read_bytes())
     derived = derive_keys(password, key_file)
     master = open_master_key(derived, key_file)
@@ -120,8 +114,7 @@ def _keys(site: Site) -> dict[str, bytes]:
         found = {"encrypt": keys.encrypt, "mac_k": keys.mac_k, "mac_r": keys.mac_r}
         return {f"{name} {part}": value for part, value in found.items()}
 
-    passwords = {"password": password.strip(), "new password": _NEW.encode()}
-    return {**passwords, **parts("derived", derived), **parts("master", master)}
+    return {"password": password.strip(), **parts("derived", derived), **parts("master", master)}
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +130,6 @@ def traced(
     for directory in ("home", "tmp", "mnt", "copied", "units"):
         (here / directory).mkdir(parents=True)
     trace = top / "trace"
-    (top / "new").write_text(_NEW)
     cesbr = Cesbr(
         here,
         {
@@ -214,7 +206,7 @@ def test_no_secret_is_written(traced: Traced) -> None:
             to = bytes.fromhex(_WRITTEN_TO.search(line)[1]).decode()  # type: ignore[index]  # a write
             assert to.startswith(_PASSED), (found, to)
             passed.add(to.partition(":")[0])
-    assert passed == {"/memfd", "pipe"}, "the mount got the key, and restic the new one"
+    assert passed == {"/memfd"}, "the mount got the key"
 
 
 def test_no_secret_is_in_a_file(traced: Traced) -> None:

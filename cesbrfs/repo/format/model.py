@@ -43,9 +43,6 @@ class KeyFile(Lenient):
     p: int | None = None
     salt: bytes | None = None
     data: bytes | None = None
-    created: str | None = None
-    username: str | None = None
-    hostname: str | None = None
 
 
 class _MacKey(Lenient):

@@ -37,7 +37,6 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "forget": ("forget", "policies"),
     "annotate": ("protect", "unprotect", "note"),
     "copy": ("copy",),
-    "key": ("key",),
     "schedule": ("schedule",),
     "metrics": ("metrics",),
     "mount": ("mount", "umount", "refresh"),
@@ -47,7 +46,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Which module has which commands."""
 
-_REMOVING: Final = ("forget", "unlock", "unprotect", "key")
+_REMOVING: Final = ("forget", "unlock", "unprotect")
 """Commands that are never proposed for a name that was mistyped."""
 _ELSEWHERE: Final[Mapping[str, str]] = {
     "snapshots": "backups", "list": "backups", "dump": "cat", "get": "restore", "stats": "du",
@@ -58,6 +57,7 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
 _HINTS: Final[Mapping[str, str]] = {
     "prune": "'cesbr forget --prune' removes backups and frees their space; 'restic prune' only"
     " frees space",
+    "key": "run 'restic key', and change the key in the settings of cesbr, too",
     "repair": "'cesbr check' names what is damaged; repair it with 'restic repair'",
     "rewrite": "run 'restic rewrite'; cesbr shows the new snapshots in place of the old ones",
 }
@@ -90,7 +90,6 @@ CATEGORIES: Final[Mapping[str, str]] = {
     "doctor": "Maintain",
     "forget": "Maintain",
     "annotate": "Maintain",
-    "key": "Maintain",
     "metrics": "Maintain",
     "config": "Maintain",
     "completion": "Maintain",

@@ -180,12 +180,6 @@ class Output:
         # The end of the input is no answer.
         return word in ("y", "yes") or (default and not word and answer != "")
 
-    async def ask_secret(self, prompt: str) -> str:
-        """Ask a person for a line that is not shown."""
-        import getpass
-
-        return await in_front(lambda: getpass.getpass(prompt, sys.stderr))
-
     def _ask(self, prompt: str) -> str:
         self._write_aside(prompt)
         # A ^C between Python's last look for signals and a blocking read would only be seen after
