@@ -1,4 +1,4 @@
-"""Decrypt registry values: CES encryption with RSA, or RSA and AES-GCM. Pure.
+"""Decrypt and encrypt registry values: CES encryption with RSA, or RSA and AES-GCM. Pure.
 
 The formats are those of cesapp-lib. Values up to 64 bytes are RSA-encrypted, in base64. Longer
 values are JSON, ``{"encryption": {"type": "AES_GCM", "key": …, "nonce": …}, "value": …}``, with an
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:  # imported on demand, as few values are encrypted
-    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+    from cryptography.hazmat.primitives.asymmetric.padding import AsymmetricPadding
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 
 PROVIDERS: Final = ("oaesp", "pkcs1v15")
 RSA_BYTES: Final = 256
@@ -24,6 +26,8 @@ _OAEP_LABEL: Final = b"ces-config"
 _NONCE_BYTES: Final = 12
 _AES_KEY_BYTES: Final = frozenset({16, 24, 32})
 _MIN_PADDING_BYTES: Final = 8
+_RSA_ONLY_BYTES: Final = 64
+"""Maximum length of a value in bytes that is encrypted with RSA alone."""
 
 
 class InvalidCiphertextError(ValueError):
@@ -78,6 +82,39 @@ def decrypt(encrypted: EncryptedValue, key: RSAPrivateKey, provider: str) -> byt
         raise InvalidCiphertextError("authentication tag does not match") from None
 
 
+def encrypt(value: bytes, key: RSAPublicKey, provider: str) -> str:
+    """Encrypt a value as CES does, so that `decrypt` with the private key returns it."""
+    from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+
+    padding = PKCS1v15() if provider == "pkcs1v15" else _oaep()
+    if len(value) <= _RSA_ONLY_BYTES:
+        return _encode(key.encrypt(value, padding))
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    aes, nonce = AESGCM.generate_key(max(_AES_KEY_BYTES) * 8), os.urandom(_NONCE_BYTES)
+    return json.dumps(
+        {
+            "encryption": {
+                "type": "AES_GCM",
+                "key": _encode(key.encrypt(aes, padding)),
+                "nonce": _encode(nonce),
+            },
+            "value": _encode(AESGCM(aes).encrypt(nonce, value, None)),
+        }
+    )
+
+
+def _encode(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _oaep() -> AsymmetricPadding:
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP
+
+    return OAEP(MGF1(hashes.SHA256()), hashes.SHA256(), label=_OAEP_LABEL)
+
+
 def _decode(text: str) -> bytes:
     return base64.b64decode("".join(text.split("\n")), validate=True)
 
@@ -110,11 +147,8 @@ def _decrypt(rsa: bytes, key: RSAPrivateKey, provider: str) -> bytes | None:
         return None
     if provider == "pkcs1v15":
         return _unpad_pkcs1v15(_raw_rsa(rsa, key))
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP
-
     try:
-        return key.decrypt(rsa, OAEP(MGF1(hashes.SHA256()), hashes.SHA256(), label=_OAEP_LABEL))
+        return key.decrypt(rsa, _oaep())
     except ValueError:
         return None
 

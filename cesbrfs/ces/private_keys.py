@@ -1,4 +1,4 @@
-"""Read secrets from a registry, and decrypt them with the private keys of the instance.
+"""Read and replace secrets in a registry, and decrypt them with the private keys of the instance.
 
 Which dogu's key CES uses to encrypt the values below ``/config/backup`` is not documented. All keys
 of the instance are tried, unless one is configured.
@@ -18,6 +18,7 @@ from cesbrfs.ces.encryption import (
     EncryptedValue,
     InvalidCiphertextError,
     decrypt,
+    encrypt,
     parse_encrypted,
 )
 from cesbrfs.ces.redaction import masked_line
@@ -91,6 +92,46 @@ async def read_secret(registry: Registry, key: str, keys: PrivateKeys) -> bytes 
             " key, or pass the value in another way if it is not encrypted."
         )
     return plaintext
+
+
+async def replace_secret(registry: Registry, key: str, new: bytes, keys: PrivateKeys) -> None:
+    """Replace the value of `key`, encrypted for the same private key if it was encrypted.
+
+    Raises UsageError if that is impossible, or if the value was changed by someone else.
+    """
+    old = await registry.get(key)
+    encrypted = parse_encrypted(old) if old else None
+    value = encoded_secret(new, key)
+    if encrypted is not None:
+        provider = await _provider(registry)
+        value = await trio.to_thread.run_sync(_encrypt_alike, encrypted, new, keys, provider)
+    if not await registry.compare_and_set(key, value, old):
+        raise UsageError(
+            f"{key} in the registry {registry.address} was modified by another program. Run the"
+            " command again."
+        )
+
+
+def encoded_secret(value: bytes, key: str) -> str:
+    """Return `value` as plain text of the registry; UsageError if it would be read differently."""
+    try:
+        text = value.decode()
+        if parse_encrypted(text) is None:
+            return text
+    except ValueError:  # not UTF-8, or a malformed encrypted value
+        pass
+    raise UsageError(
+        f"The new value of {key} is not UTF-8, or looks encrypted. Choose another one."
+    )
+
+
+def _encrypt_alike(
+    encrypted: EncryptedValue, value: bytes, keys: PrivateKeys, provider: str
+) -> str:
+    for private in keys.load():
+        if decrypt(encrypted, private, provider) is not None:
+            return encrypt(value, private.public_key(), provider)
+    raise UsageError(f"No private key in {keys.location} decrypts the current value. Set it again.")
 
 
 async def _provider(registry: Registry) -> str:

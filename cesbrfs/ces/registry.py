@@ -17,7 +17,7 @@ from typing import Final, Protocol
 import trio
 
 from cesbrfs.errors import RegistryError
-from cesbrfs.util.atomicfile import write_atomic
+from cesbrfs.util.atomicfile import remove_temporary, write_atomic
 from cesbrfs.util.filelock import locked_directory
 
 _TEMPORARY_PREFIX: Final = ".cesbr-new-"  # temporary files of atomic writes, hidden from readers
@@ -293,6 +293,7 @@ class FileRegistry:
         file = self._file(parts)
         try:
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            remove_temporary(file.parent, _TEMPORARY_PREFIX)
             _write_keeping_mode(file, value.encode())
         except IsADirectoryError:
             raise set_directory_error(parts) from None
@@ -327,9 +328,10 @@ class FileRegistry:
 
 
 def _write_keeping_mode(file: Path, data: bytes) -> None:
-    """Write `file` atomically; a new file gets mode 0600."""
-    try:
-        mode = stat.S_IMODE(file.stat().st_mode)
-    except FileNotFoundError:
-        mode = 0o600
-    write_atomic(file, data, mode=mode, prefix=_TEMPORARY_PREFIX)
+    """Write `file` atomically; a new file gets mode 0600. Only root can keep another owner."""
+    mode, owner = 0o600, None
+    with contextlib.suppress(FileNotFoundError):
+        status = file.stat()
+        mode = stat.S_IMODE(status.st_mode)
+        owner = (status.st_uid, status.st_gid) if os.geteuid() == 0 else None
+    write_atomic(file, data, mode=mode, owner=owner, prefix=_TEMPORARY_PREFIX)

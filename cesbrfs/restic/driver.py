@@ -46,6 +46,7 @@ from cesbrfs.restic.environment import (
     has_usable_cache,
     passed_bytes,
     passed_key,
+    passed_new_key,
     passed_source,
 )
 from cesbrfs.restic.errors import classify, retry_reason
@@ -54,6 +55,7 @@ from cesbrfs.restic.events import (
     CheckReport,
     ItemError,
     PruneReport,
+    RepositoryKey,
     check_errors,
     plain,
     prune_report,
@@ -61,6 +63,7 @@ from cesbrfs.restic.events import (
 from cesbrfs.restic.locks import remove_own
 from cesbrfs.restic.output import BackupOutput, OnEvent, OnText, OutputHandler
 from cesbrfs.restic.process import GRACE, Completed, Ending, run
+from cesbrfs.util.secret import Secret
 
 PROBE_DEADLINE: Final = 30.0
 """Timeout of `probe` in seconds."""
@@ -123,6 +126,7 @@ class Restic:
         self.binary: Final = binary
         self.version: Final = version
         self.access: Final = access
+        self.cache_dir: Final = cache_dir
         self._silence: Final = silence
         self._grace: Final = grace
         if version < _SOCKETS and access.url.startswith("rest:http+unix:"):
@@ -365,6 +369,32 @@ class Restic:
             raise await self._failure(command, ended)
         return plain(ended.stdout)
 
+    async def keys(self) -> list[RepositoryKey]:
+        """Return the keys of the repository, oldest first; takes no lock."""
+        ended = await self._short(["key", "list", "--json", "--no-lock"], PROBE_DEADLINE)
+        try:
+            found = msgspec.json.decode(ended.stdout, type=list[RepositoryKey])
+        except msgspec.MsgspecError as error:
+            raise ResticError(
+                f"restic {self.version} printed no list of keys for {self.access.display_url}. Run"
+                " 'restic key list'."
+            ) from error
+        return sorted(found, key=lambda key: (key.created, key.id))
+
+    async def add_key(self, password: Secret, *, user: str, host: str) -> None:
+        """Add a key that `password` opens; `user` and `host` are shown in the list of keys.
+
+        Raises UsageError if restic cannot read the password unchanged.
+        """
+        with passed_new_key(password) as reader:
+            command = ["key", "add", f"--user={user}", f"--host={host}"]
+            command.append(f"--new-password-file=/dev/fd/{reader}")
+            await self._successful(command, OutputHandler(), pass_fds=(reader,))
+
+    async def remove_key(self, key_id: str) -> None:
+        """Remove a key; restic refuses to remove the key in use. Takes an exclusive lock."""
+        await self._successful(["key", "remove", key_id], OutputHandler())
+
     async def locks(self) -> set[str]:
         """Return the names of the lock files; does not use the key."""
         storage = open_storage(self.access)
@@ -374,10 +404,14 @@ class Restic:
             await storage.aclose()
 
     async def _successful(
-        self, command: Sequence[str], handler: OutputHandler, source: Restic | None = None
+        self,
+        command: Sequence[str],
+        handler: OutputHandler,
+        source: Restic | None = None,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         """Run a command that takes a lock; raise an error for any exit code but 0."""
-        ended = await self._locking(command, handler, source=source)
+        ended = await self._locking(command, handler, source=source, pass_fds=pass_fds)
         if ended.ending is not Ending.ITSELF or ended.exit_code != 0:
             raise await self._failure(command, ended, source)
 

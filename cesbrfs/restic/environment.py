@@ -175,6 +175,25 @@ def passed_key(key: Secret) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
 
 
 @contextmanager
+def passed_new_key(key: Secret) -> Iterator[int]:
+    """Yield a pipe from which restic reads a new key; UsageError if it would change the key."""
+    if not key or not is_read_exactly(key.value) or len(key.value) > _PIPE_BYTES:
+        raise UsageError(
+            "restic cannot read this password from a file unchanged: it is empty, too long, or"
+            " begins or ends with white space. Choose another password."
+        )
+    reader, writer = os.pipe()
+    try:
+        try:
+            os.write(writer, key.value)
+        finally:
+            os.close(writer)
+        yield reader
+    finally:
+        os.close(reader)
+
+
+@contextmanager
 def passed_source(access: Access, url: str) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
     """Yield the variables and descriptors for the source repository of a copy, at `url`.
 

@@ -121,6 +121,24 @@ class BackupSummary:
         return bool(self.errors)
 
 
+class RepositoryKey(msgspec.Struct, frozen=True, rename="camel"):
+    """A key of the repository, as ``restic key list`` prints it."""
+
+    id: str
+    """8 hex digits before restic 0.17, 64 from then on."""
+    current: bool = False
+    """Whether it is the key that the password in use opens."""
+    user_name: str = ""
+    host_name: str = ""
+    created: str = ""
+    """``YYYY-MM-DD HH:MM:SS`` in local time."""
+
+    @property
+    def short_id(self) -> str:
+        """The first 8 hex digits of the ID."""
+        return self.id[:8]
+
+
 @dataclass(frozen=True, slots=True)
 class CheckReport:
     """The result of ``restic check``; `errors` are its messages, one line each."""

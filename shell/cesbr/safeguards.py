@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, get_args
 
 from cesbrfs.errors import CesbrError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cesbr.session import Context
     from cesbrfs.ces.backup_config import BackupConfig
     from cesbrfs.ces.dogu_control import DoguControl
@@ -17,6 +20,16 @@ if TYPE_CHECKING:
     from cesbrfs.config.settings import Settings
 
 _TITLE: Final = "Maintenance"
+
+
+@contextlib.contextmanager
+def backups_blocked(root: Path, activity: str) -> Iterator[None]:
+    """Prevent backups of the instance during `activity`, which changes what they use."""
+    from cesbrfs.ces.backup_lock import block_backups
+    from cesbrfs.repo.format.timestamps import format_time
+
+    with block_backups(root, activity, format_time(time.time_ns())):
+        yield
 
 
 async def require_healthy(

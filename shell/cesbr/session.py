@@ -110,6 +110,10 @@ class Session:
             self._restic = await Restic.open(await self.access(), binary=settings.restic)
         return self._restic
 
+    def forget_password(self) -> None:
+        """Read the password and what contains it again when it is needed the next time."""
+        self._settings = self._access = self._restic = None
+
     def opening(self) -> trio.Lock:
         """Return what keeps a command and a completion from opening the repository twice."""
         import trio

@@ -85,6 +85,7 @@ _EVERY: dict[str, list[tuple[str, ...]]] = {
     "protect": [(EVIL,), ("one",)],
     "unprotect": [("one",)],
     "copy": [("--all", "--to", f"/nowhere/{EVIL}"), (EVIL, "--to", "/nowhere")],
+    "key": [("list",), ("remove", EVIL, "-y"), ("add", "--new-password-file", f"/nowhere/{EVIL}")],
     "note": [("one", "x"), ("one",), (EVIL, "x")],
     "policies": [()],
     "schedule": [("--at", EVIL)],

@@ -27,6 +27,7 @@ pytestmark = [
 ]
 
 _CALLS = "execve,write,pwrite64,writev,pwritev,pwritev2,sendto,sendmsg,openat"
+_NEW = "the new password of a key"
 _VOLUME = "/latest/redmine/volumes/files"
 _SCRIPT = f"""
 init
@@ -62,6 +63,7 @@ protect latest
 unprotect latest
 note latest "a note"
 copy latest --to copied --init
+key add --new-password-file ../new-password -y
 check
 unlock
 forget --keep-last 2 -y
@@ -105,7 +107,7 @@ class Traced:
 
 def _keys(site: Site) -> dict[str, bytes]:
     password = KEY.encode()
-    (path,) = (site.repository / "keys").iterdir()
+    path = min((site.repository / "keys").iterdir(), key=lambda file: file.stat().st_mtime)
     key_file = parse_key_file(path.read_bytes())
     derived = derive_keys(password, key_file)
     master = open_master_key(derived, key_file)
@@ -114,7 +116,12 @@ def _keys(site: Site) -> dict[str, bytes]:
         found = {"encrypt": keys.encrypt, "mac_k": keys.mac_k, "mac_r": keys.mac_r}
         return {f"{name} {part}": value for part, value in found.items()}
 
-    return {"password": password.strip(), **parts("derived", derived), **parts("master", master)}
+    return {
+        "password": password.strip(),
+        "new password": _NEW.encode(),
+        **parts("derived", derived),
+        **parts("master", master),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +134,7 @@ def traced(
     site = Site(top / "site", top / "site/srv/backup")
     site.set("/config/backup/local_config/path", str(site.repository))
     here = top / "here"
+    (top / "new-password").write_text(_NEW)
     for directory in ("home", "tmp", "mnt", "copied", "units"):
         (here / directory).mkdir(parents=True)
     trace = top / "trace"
@@ -206,7 +214,7 @@ def test_no_secret_is_written(traced: Traced) -> None:
             to = bytes.fromhex(_WRITTEN_TO.search(line)[1]).decode()  # type: ignore[index]  # a write
             assert to.startswith(_PASSED), (found, to)
             passed.add(to.partition(":")[0])
-    assert passed == {"/memfd"}, "the mount got the key"
+    assert passed == {"/memfd", "pipe"}, "the mount got the key, and restic a new one"
 
 
 def test_no_secret_is_in_a_file(traced: Traced) -> None:

@@ -136,7 +136,7 @@ def test_other_names(kept: Cesbr, typed: str, meant: str) -> None:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("typed", ["prune", "key", "repair", "rewrite"])
+@pytest.mark.parametrize("typed", ["prune", "repair", "rewrite"])
 def test_commands_of_restic_alone(kept: Cesbr, typed: str) -> None:
     """The error says what to do instead, in one line."""
     said = kept(typed)

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from itertools import count
+from typing import Any
 
 from cesbrfs.restore import writer
 from cesbrfs.restore.undo_log import UndoLog
@@ -18,12 +19,24 @@ _CHANGES = {
 }  # fmt: skip
 
 
-def killed_at_each_step(work: Callable[[], object], every: int = 1) -> Iterator[int]:
-    """Yield after each run of `work` that was killed, until a run completes."""
+def _is_change(event: str, _arguments: Any) -> bool:
+    return event in _CHANGES
+
+
+def killed_at_each_step(
+    work: Callable[[], object],
+    every: int = 1,
+    *,
+    is_step: Callable[[str, Any], bool] = _is_change,
+) -> Iterator[int]:
+    """Yield after each run of `work` that was killed, until a run completes.
+
+    `is_step` gets audit events with their arguments; the process is killed before a step.
+    """
     for step in count(0, every):
         child = os.fork()
         if child == 0:
-            _run(work, step)
+            _run(work, step, is_step)
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):
             assert os.waitstatus_to_exitcode(status) == 0
@@ -32,15 +45,15 @@ def killed_at_each_step(work: Callable[[], object], every: int = 1) -> Iterator[
         yield step
 
 
-def _run(work: Callable[[], object], step: int) -> None:
+def _run(work: Callable[[], object], step: int, is_step: Callable[[str, Any], bool]) -> None:
     changes = count()
 
     def change() -> None:
         if next(changes) == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def audit(event: str, _: object) -> None:
-        if event in _CHANGES:
+    def audit(event: str, arguments: object) -> None:
+        if is_step(event, arguments):
             change()
 
     rename, add = writer._renameat2, UndoLog.add

@@ -8,6 +8,7 @@ minimal; restic and our reader accept it. `init` returns an unmodified repositor
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -27,6 +28,7 @@ from cesbrfs.repo.storage import open_storage
 from cesbrfs.util.secret import Secret
 
 PASSWORD: Final = "a throw-away key"
+_CHEAP_N: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,24 @@ def cheapen(repo: ResticRepo) -> None:
     old.unlink()
 
 
+def cheapen_key(repo: ResticRepo) -> None:
+    """Give the key file that the password opens minimal scrypt parameters, and a new ID."""
+    for path in (repo.directory / "keys").iterdir():
+        with contextlib.suppress(crypto.BadMacError):
+            if json.loads(path.read_bytes())["N"] > _CHEAP_N:
+                made = _read_from(repo, path)
+                _write_key(repo, made)
+                path.unlink()
+
+
+def reseal(repo: ResticRepo, password: str) -> None:
+    """Replace the only key file by one that `password` opens."""
+    made = _read(repo)
+    (old,) = (repo.directory / "keys").iterdir()
+    _write_key(replace(repo, password=password), made)
+    old.unlink()
+
+
 def add_key(repo: ResticRepo) -> None:
     """Add a key file for the same password to a repository with one key file."""
     _write_key(repo, _read(repo))
@@ -164,6 +184,10 @@ def _write_key(repo: ResticRepo, made: _Made) -> None:
 
 def _read(repo: ResticRepo) -> _Made:
     (path,) = (repo.directory / "keys").iterdir()
+    return _read_from(repo, path)
+
+
+def _read_from(repo: ResticRepo, path: Path) -> _Made:
     key_file = parse_key_file(path.read_bytes())
     keys = derive_keys(repo.password.encode(), key_file)
     master = crypto.open_record(keys, key_file.data or b"")
@@ -172,7 +196,7 @@ def _read(repo: ResticRepo) -> _Made:
 
 def _seal_cheaply(made: _Made, password: bytes) -> bytes:
     """Return a key file with the same master key and minimal scrypt parameters (1 ms)."""
-    new = KeyFile(kdf="scrypt", N=2, r=8, p=1, salt=os.urandom(64))
+    new = KeyFile(kdf="scrypt", N=_CHEAP_N, r=8, p=1, salt=os.urandom(64))
     sealed = crypto.seal_record(derive_keys(password, new), made.master, os.urandom(16))
     fields = made.fields | {
         "N": new.N,

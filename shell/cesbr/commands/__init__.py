@@ -37,6 +37,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
     "forget": ("forget", "policies"),
     "annotate": ("protect", "unprotect", "note"),
     "copy": ("copy",),
+    "key": ("key",),
     "schedule": ("schedule",),
     "metrics": ("metrics",),
     "mount": ("mount", "umount", "refresh"),
@@ -51,13 +52,12 @@ _REMOVING: Final = ("forget", "unlock", "unprotect")
 _ELSEWHERE: Final[Mapping[str, str]] = {
     "snapshots": "backups", "list": "backups", "dump": "cat", "get": "restore", "stats": "du",
     "unmount": "umount", "history": "log", "search": "find", "dir": "ls",
-    "tar": "export", "zip": "export", "tag": "note",
+    "tar": "export", "zip": "export", "tag": "note", "keys": "key", "passwd": "key",
 }  # fmt: skip
 """What commands of other programs are called here."""
 _HINTS: Final[Mapping[str, str]] = {
     "prune": "'cesbr forget --prune' removes backups and frees their space; 'restic prune' only"
     " frees space",
-    "key": "run 'restic key', and change the key in the settings of cesbr, too",
     "repair": "'cesbr check' names what is damaged; repair it with 'restic repair'",
     "rewrite": "run 'restic rewrite'; cesbr shows the new snapshots in place of the old ones",
 }
@@ -90,6 +90,7 @@ CATEGORIES: Final[Mapping[str, str]] = {
     "doctor": "Maintain",
     "forget": "Maintain",
     "annotate": "Maintain",
+    "key": "Maintain",
     "metrics": "Maintain",
     "config": "Maintain",
     "completion": "Maintain",

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from cesbr.commands import Command
+from cesbr.safeguards import backups_blocked
 from cesbrfs.errors import UsageError
 from cesbrfs.util.escape import printable, show
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from cesbr.session import Context
     from cesbrfs.catalog.backups import Backup
 
@@ -41,7 +38,7 @@ async def _change(context: Context, wanted: Sequence[str], *, protected: bool) -
     restic = await context.session.restic()
     act = protect if protected else unprotect
     root = (await context.session.settings()).root
-    with _blocked(root, "A change of protected backups"), context.out.progress("Tagging"):
+    with backups_blocked(root, "A change of protected backups"), context.out.progress("Tagging"):
         changed = await act(chosen, restic=restic, repository=view.repository)
     await view.backups(max_age=0)
     names = {backup.id for backup in changed}
@@ -81,7 +78,7 @@ async def _note(context: Context, arguments: argparse.Namespace) -> int:
     view = await context.view()
     restic = await context.session.restic()
     root = (await context.session.settings()).root
-    with _blocked(root, "A change of a note"), context.out.progress("Tagging"):
+    with backups_blocked(root, "A change of a note"), context.out.progress("Tagging"):
         changed = await set_note(backup, text, restic=restic, repository=view.repository)
     note = (await view.backups(max_age=0)).find(backup.id).note
     done = "has a new note" if text is not None else "has no note any more"
@@ -99,16 +96,6 @@ async def _find(context: Context, wanted: Sequence[str]) -> list[Backup]:
     await view.backups(max_age=0)
     found = [await view.find_backup(name) for name in wanted]
     return list({backup.id: backup for backup in found}.values())
-
-
-@contextmanager
-def _blocked(root: Path, activity: str) -> Iterator[None]:
-    """Prevent backups, one of which could use a snapshot that is being replaced."""
-    from cesbrfs.ces.backup_lock import block_backups
-    from cesbrfs.repo.format.timestamps import format_time
-
-    with block_backups(root, activity, format_time(time.time_ns())):
-        yield
 
 
 def _shown(backup: Backup) -> str:
