@@ -243,17 +243,19 @@ async def _rotate(context: Context, restic: Restic, arguments: argparse.Namespac
             context.out.note("Nothing was changed.")
             return 0
     new = new or await _new_password(arguments)
-    with context.out.progress("Changing the password"):
-        done = await rotate(
-            restic,
-            stores,
-            new,
-            user=_user(arguments),
-            remove_old=removes,
-            by_hand=by_hand is not None,
-            announce=context.out.note,
-        )
-    context.session.forget_password()
+    try:
+        with context.out.progress("Changing the password"):
+            done = await rotate(
+                restic,
+                stores,
+                new,
+                user=_user(arguments),
+                remove_old=removes,
+                by_hand=by_hand is not None,
+                announce=context.out.note,
+            )
+    finally:
+        context.session.forget_password()
     await context.out.result(
         {
             "key": done.key,
@@ -268,9 +270,9 @@ async def _rotate(context: Context, restic: Restic, arguments: argparse.Namespac
     )
     if by_hand is None:
         return 0
-    then = "Then run 'cesbr key change' again to remove the old key." if removes else ""
+    then = " Then run 'cesbr key change' again to remove the old key." if removes else ""
     context.out.note(
-        f"The old password is still in use. Set {by_hand} to the new one. {then}", always=True
+        f"The old password is still in use. Set {by_hand} to the new one.{then}", always=True
     )
     return PartialError.exit_code
 
