@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install check test demo bench bench-remote soak damage hostile man deb wheel record docs clean \
+.PHONY: help install check test coverage demo bench bench-remote soak damage hostile man deb wheel record docs clean \
   system test-tools servers
 
 help: ## Show this help
@@ -57,6 +57,9 @@ servers: install
 
 test: install test-tools servers ## Run all tests (ARGS="tests/unit -x" to select)
 	$(PY) -m pytest --numprocesses=$(JOBS) --dist=worksteal $(ARGS)
+
+coverage: install test-tools servers ## Run all tests and measure line and branch coverage
+	.ci/coverage --numprocesses=$(JOBS) --dist=worksteal --timeout=900 $(ARGS)
 
 demo: install ## Demonstrate backups, mount and restore on a sample instance
 	@tests/sample/demo.sh
