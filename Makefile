@@ -102,7 +102,7 @@ sbom: install ## Write the software bill of materials (CycloneDX) of the wheel's
 	@echo build/cesbrfs.cdx.json
 
 audit: $(TOOLS) ## Look for known vulnerabilities of all pinned packages
-	@.ci/audit $(TOOLS)
+	@$(TOOLS)/python packaging/audit.py .ci/lock/*.txt
 
 lock: $(TOOLS) ## Update the lock files to pyproject.toml (ARGS=--upgrade for newer versions)
 	@.ci/lock/renew $(TOOLS)/uv $(ARGS)
