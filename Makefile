@@ -7,6 +7,7 @@ SECONDS ?= 60
 COUNT ?= 1000
 SEED ?= 1
 DIR ?= build/hostile
+MODULE ?= pack
 # Tests spend about half of their time waiting for programs and servers.
 JOBS ?= $(shell echo $$((2 * $$(nproc))))
 
@@ -21,7 +22,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install check test coverage demo bench bench-remote soak damage hostile man deb wheel reproducible sbom \
+.PHONY: help install check test coverage mutation demo bench bench-remote soak damage hostile man deb wheel reproducible sbom \
   audit lock record docs clean system test-tools servers
 
 help: ## Show this help
@@ -62,6 +63,10 @@ test: install test-tools servers ## Run all tests (ARGS="tests/unit -x" to selec
 
 coverage: install test-tools servers ## Run all tests and measure line and branch coverage
 	.ci/coverage --numprocesses=$(JOBS) --dist=worksteal --timeout=900 $(ARGS)
+
+mutation: install ## Change a module in many ways that its unit tests must notice (MODULE=pack)
+	@$(PY) -m pip install -qq --require-hashes --requirement .ci/lock/mutation.txt
+	$(PY) -m tests.mutation.run $(MODULE)
 
 demo: install ## Demonstrate backups, mount and restore on a sample instance
 	@tests/sample/demo.sh

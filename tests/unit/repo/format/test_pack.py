@@ -16,12 +16,16 @@ from cesbrfs.errors import DamagedError
 from cesbrfs.repo.format import pack
 from cesbrfs.repo.format.crypto import Keys, seal_record
 from cesbrfs.repo.format.pack import (
+    DATA_BLOB_MAX,
+    TREE_BLOB_MAX,
     BlobLocation,
     BlobType,
     decode_blob,
     decode_unpacked,
+    encode_unpacked,
     header_length,
     parse_header,
+    raise_if_too_large,
 )
 from cesbrfs.repo.storage import FileType
 from tests.support.memory_repo import MemoryRepo
@@ -162,6 +166,25 @@ def test_an_unpacked_file_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPatch
             decode_unpacked(KEYS, seal(b"\x02" + bomb))
 
 
+def test_a_frame_without_its_size_in_many_pieces() -> None:
+    """It may have exactly the maximum length, and not one byte more."""
+    noise = random.Random(1).randbytes(3 * 4096)
+    for frame in (sized(noise), unsized(noise)):
+        record = seal(b"\x02" + frame)
+        assert decode_unpacked(KEYS, record, len(noise)) == noise
+        with pytest.raises(DamagedError, match="more than 0 MiB"):
+            decode_unpacked(KEYS, record, len(noise) - 1)
+
+
+def test_a_written_file_opens() -> None:
+    """`encode_unpacked` compresses, and is the inverse of `decode_unpacked`."""
+    content = b'{"a": "' + b"x" * 1000 + b'"}'
+    record = encode_unpacked(KEYS, content, bytes(range(16)))
+    assert record[:16] == bytes(range(16))
+    assert len(record) < 200
+    assert decode_unpacked(KEYS, record) == content
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_header_tells_every_blob_and_its_place(version: int) -> None:
     """Mixed types, plain and compressed: the header equals the index."""
@@ -189,10 +212,30 @@ def test_a_header_tells_every_blob_and_its_place(version: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "header",
-    [b"\x04" + bytes(36), b"\0" + bytes(35), b"\x02" + bytes(37), b"\0\x1f\0\0\0" + bytes(32)],
-    ids=["type 4", "cut", "cut compressed", "a blob shorter than a record"],
+    ("kind", "bound"), [(BlobType.DATA, DATA_BLOB_MAX), (BlobType.TREE, TREE_BLOB_MAX)]
 )
+def test_the_largest_blobs(kind: BlobType, bound: int) -> None:
+    """The content and the record have bounds, which differ by the overhead of a record."""
+    raise_if_too_large(kind, PACK, BlobLocation(PACK, 0, bound + 32, bound, compressed=False))
+    for length, content, size in ((bound + 33, 1, bound + 33), (1, bound + 1, bound + 1)):
+        with pytest.raises(DamagedError) as caught:
+            raise_if_too_large(kind, PACK, BlobLocation(PACK, 0, length, content, compressed=True))
+        assert caught.value.message == (
+            f"Blob 99999999 is too large: {size:,} bytes according to the index, at most"
+            f" {bound:,} are supported. Run 'cesbr check'."
+        )
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"\x04\x40\0\0\0" + bytes(32),
+        b"\0" + bytes(35),
+        b"\x02" + bytes(37),
+        b"\0\x1f\0\0\0" + bytes(32),
+    ],
+    ids=["type 4", "cut", "cut compressed", "a blob shorter than a record"],
+)  # fmt: skip
 def test_a_broken_header_is_damage(header: bytes) -> None:
     """Unknown types, truncated entries, invalid lengths."""
     with pytest.raises(DamagedError):
@@ -215,4 +258,5 @@ def test_an_impossible_header_length_is_damage(tail: bytes, size: int) -> None:
 def test_the_longest_header_lengths_are_taken() -> None:
     """A pack with only a header, and a header of 16 MiB."""
     assert header_length(b"\x60\0\0\0", 100) == 96
+    assert header_length(b"before\x60\0\0\0", 100) == 96
     assert header_length(b"\0\0\0\x01", 1 << 30) == 1 << 24
