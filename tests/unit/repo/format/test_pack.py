@@ -151,11 +151,12 @@ def test_other_unpacked_files_are_damage(plain: bytes) -> None:
 def test_what_follows_an_unpacked_file_wherever_its_frame_ends() -> None:
     """Trailing data is detected even if the frame ends exactly at the end of a chunk."""
     noise = random.Random(1).randbytes(3 * 4096)
-    frames = {len(frame): frame for frame in (sized(noise[:n]) for n in range(4060, 4100))}
-    frame = frames[4096]
-    assert len(decode_unpacked(KEYS, seal(b"\x02" + frame))) > 4000
-    with pytest.raises(DamagedError):
-        decode_unpacked(KEYS, seal(b"\x02" + frame + b"more"))
+    for compressed in (sized, unsized):
+        frames = {len(frame): frame for frame in (compressed(noise[:n]) for n in range(4060, 4100))}
+        frame = frames[4096]
+        assert len(decode_unpacked(KEYS, seal(b"\x02" + frame))) > 4000
+        with pytest.raises(DamagedError):
+            decode_unpacked(KEYS, seal(b"\x02" + frame + b"more"))
 
 
 def test_an_unpacked_file_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
