@@ -5,6 +5,7 @@ PY := .venv/bin/python
 ARGS ?=
 SECONDS ?= 60
 COUNT ?= 1000
+TARGET ?=
 SEED ?= 1
 DIR ?= build/hostile
 MODULE ?= pack
@@ -22,7 +23,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install check test coverage mutation demo bench bench-remote soak damage hostile man deb wheel reproducible sbom \
+.PHONY: help install check test coverage mutation demo bench bench-remote soak damage hostile fuzz kill man deb wheel reproducible sbom \
   audit lock record docs clean system test-tools servers
 
 help: ## Show this help
@@ -86,6 +87,11 @@ damage: install ## Damage copies of a repository and read them (COUNT=1000 SEED=
 hostile: install ## Write hostile repositories to DIR, and read them (DIR=build/hostile)
 	rm -rf build/hostile
 	$(PY) -m tests.hostile --read $(DIR) $(ARGS)
+
+fuzz: install ## Fuzz the parsers with atheris (TARGET=tree SECONDS=30, for each target)
+	@$(PY) -m pip install -qq --require-hashes --requirement .ci/lock/fuzz.txt
+	$(PY) -m tests.fuzz.run $(TARGET) --seconds $(if $(filter file,$(origin SECONDS)),30,$(SECONDS)) \
+	  $(ARGS)
 
 man: install ## Build the manual pages in build/man/man1 (man -l build/man/man1/cesbr.1)
 	@$(PY) -m cesbr.cli.manpages build/man/man1

@@ -81,7 +81,7 @@ async def _read_status(mountpoint: str) -> _Status:
         raise MountError(
             f"{mountpoint} does not answer: {error.strerror}. Unmount it, and mount it again."
         ) from error
-    except msgspec.MsgspecError as error:
+    except (ValueError, RecursionError) as error:
         raise MountError(
             f"{mountpoint} is served by another version of cesbrfs. Unmount it, and mount it again."
         ) from error

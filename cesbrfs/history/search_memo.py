@@ -57,7 +57,7 @@ class SearchMemo:
             return
         try:
             record = _decoder.decode(data)
-        except msgspec.MsgspecError:
+        except (ValueError, RecursionError):
             return  # written by another version
         if record.version != _VERSION or record.search != self._search:
             return

@@ -161,7 +161,7 @@ class Restic:
         ended = await self._short(["cat", "config", "--no-lock"], PROBE_DEADLINE)
         try:
             return msgspec.json.decode(ended.stdout, type=_Config).id
-        except msgspec.MsgspecError as error:
+        except (ValueError, RecursionError) as error:
             raise RepositoryDamagedError(
                 f"The repository at {self.access.display_url} is damaged: 'config' contains no ID."
                 " Restore 'config' from a copy of the repository."

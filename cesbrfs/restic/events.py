@@ -91,7 +91,7 @@ def parse_event(line: bytes) -> Event | None:
         return None
     try:
         return _decoder.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (ValueError, RecursionError):
         return None
 
 

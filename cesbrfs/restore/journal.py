@@ -66,7 +66,7 @@ class PreviousRun:
         """Parse one line; incomplete lines are ignored."""
         try:
             fields = msgspec.json.decode(line)
-        except msgspec.MsgspecError:
+        except (ValueError, RecursionError):
             return
         match fields:
             case ["run", str(tag), str(at), dict(request)]:

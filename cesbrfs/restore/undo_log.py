@@ -83,11 +83,11 @@ class UndoRecord:
         )
 
     def take(self, line: bytes) -> None:
-        """Parse one line; incomplete lines are ignored."""
-        try:
-            fields = msgspec.json.decode(line)
-        except msgspec.MsgspecError:
-            return
+        """Parse one line; incomplete and invalid lines are ignored."""
+        with suppress(ValueError, RecursionError, LookupError, TypeError, AttributeError):
+            self._take(msgspec.json.decode(line))
+
+    def _take(self, fields: object) -> None:
         match fields:
             case ["restore", dict(header)]:
                 self._begin(header)
@@ -106,10 +106,10 @@ class UndoRecord:
                 self._path(kind, name, rest)
 
     def _begin(self, header: Mapping[str, Any]) -> None:
+        paths = tuple(name for p in header["paths"] if (name := unshow(p)) is not None)
+        target = Path(os.fsdecode(unshow(header["target"]) or b"/"))
         self.time, self.backup = header["time"], header["backup"]
-        self.target = Path(os.fsdecode(unshow(header["target"]) or b"/"))
-        self.paths = tuple(name for p in header["paths"] if (name := unshow(p)) is not None)
-        self.in_place = header["in_place"]
+        self.target, self.paths, self.in_place = target, paths, header["in_place"]
 
     def _path(self, kind: str, name: bytes, rest: list[Any]) -> None:
         match kind, rest:

@@ -172,7 +172,7 @@ def _decoded(decoder: msgspec.msgpack.Decoder[_R], data: bytes | None) -> _R | N
     """Decode a record; None if there is none, or if another version wrote it."""
     try:
         return decoder.decode(data) if data is not None else None
-    except msgspec.MsgspecError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -130,7 +130,7 @@ def read_everything(access: Access, *, remote: bool, cache: Path | None) -> Read
     reading.faults += [
         f"{file} failed in a way that was not foreseen: {reason}"
         for file, reason in reading.damaged.items()
-        if reason.startswith("It cannot be read (")
+        if reason.startswith("Unexpected error (")
     ]
     return reading
 

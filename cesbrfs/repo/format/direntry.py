@@ -74,7 +74,7 @@ def pack(rows: DirEntries) -> bytes | None:
 
 
 def unpack(packed: bytes | memoryview) -> DirEntries:
-    """Return the rows that `pack` made bytes of; raises msgspec.MsgspecError for other bytes."""
+    """Return the rows that `pack` made bytes of; raises ValueError or RecursionError for others."""
     return DirEntries(_decoder.decode(packed))
 
 

@@ -12,7 +12,6 @@ from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Final
 
-import msgspec
 import trio
 
 from cesbrfs.errors import DamagedError
@@ -123,7 +122,7 @@ class DirectoryCache:
             packed = self._segments.find(tree)
         try:
             return unpack(packed) if packed is not None else None
-        except msgspec.MsgspecError:  # a version of this program with another row format wrote them
+        except (ValueError, RecursionError):  # written by a version with another row format
             return None
 
     def _keep(self, tree: bytes, rows: DirEntries) -> None:

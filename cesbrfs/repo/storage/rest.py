@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Final, Self
+from typing import Annotated, Final, Self
 
 import msgspec
 
@@ -23,6 +23,7 @@ from cesbrfs.repo.storage.http.client import (
     TIMEOUT_SECONDS,
     Answer,
     HttpClient,
+    number_in,
     other_refusal,
 )
 from cesbrfs.repo.storage.location import parse_rest
@@ -105,7 +106,7 @@ class RestStorage:
                 files = msgspec.json.decode(answer.body, type=list[_File])
                 return [FileInfo(x.name, x.size) for x in files if is_file_name(x.name)]
             names = msgspec.json.decode(answer.body, type=list[str])
-        except msgspec.MsgspecError as error:
+        except (ValueError, RecursionError) as error:  # ValueError includes those of msgspec
             raise RepositoryUnreachableError(
                 f"Unexpected response from the server of {self.display_url}: not restic's REST"
                 " protocol. Check the address."
@@ -124,11 +125,12 @@ class RestStorage:
             except FileMissingError:
                 return None  # removed after it was listed
             length = answer.headers.get("content-length", "")
-            if not length.isdigit():
+            size = number_in(length)
+            if size is None:
                 raise StorageError(
                     f"The server of {self.display_url} did not report the size of {name}."
                 )
-            return FileInfo(name, int(length))
+            return FileInfo(name, size)
 
         files = await gather([partial(ask, name) for name in names], CONNECTIONS)
         return [file for file in files if file is not None]
@@ -180,7 +182,7 @@ class _File(msgspec.Struct):
     """A file in a listing of protocol version 2."""
 
     name: str
-    size: int
+    size: Annotated[int, msgspec.Meta(ge=0)]
 
 
 class _RcloneMissingError(FileMissingError):

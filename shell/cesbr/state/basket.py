@@ -121,7 +121,7 @@ def parse(text: str) -> tuple[Parts, ...]:
                 f"It has format {value['format']}, which this version does not support."
             )
         paths = [[unshow(part) for part in path.split("/") if part] for path in value["paths"]]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UsageError("It is not a saved selection.") from None
     selected: list[Parts] = []
     for path, parts in zip(value["paths"], paths, strict=True):

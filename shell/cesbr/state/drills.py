@@ -59,7 +59,7 @@ def _file(directory: Path, repository: str) -> Path:
 def read_drills(directory: Path | None, repository: str) -> DrillHistory:
     """Return what is recorded for a repository; nothing if that cannot be read."""
     if directory is not None:
-        with suppress(OSError, msgspec.MsgspecError):
+        with suppress(OSError, ValueError, RecursionError):
             found = msgspec.json.decode(_file(directory, repository).read_bytes(), type=_File)
             if found.format == _FORMAT:
                 return found.history

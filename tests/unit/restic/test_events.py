@@ -76,6 +76,7 @@ def test_the_reason_of_an_unreadable_item(error: bytes, reason: str) -> None:
         b'{"message_type":"status"',
         b"[1,2]",
         b'{"message_type":"status","current_files":["\xff"]}',
+        b'{"message_type":"status","more":' + b"[" * 100_000,
     ],
 )
 def test_what_is_no_known_event_is_skipped(line: bytes) -> None:

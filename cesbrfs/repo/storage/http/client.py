@@ -68,7 +68,8 @@ _TOO_MANY: Final = 429
 _REDIRECTS: Final = range(300, 400)
 _SERVER_ERROR: Final = 500
 
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
+_CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 _WANTS_CERTIFICATE: Final = re.compile(
     "CERTIFICATE_REQUIRED|ALERT_(BAD|UNKNOWN|UNSUPPORTED|EXPIRED|REVOKED)_(CERTIFICATE|CA)"
     "|ALERT_CERTIFICATE|ALERT_ACCESS_DENIED"
@@ -82,6 +83,11 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+
+def number_in(text: str) -> int | None:
+    """Return the number that a server sent; None if it is not one of up to 18 ASCII digits."""
+    return int(text) if _NUMBER.fullmatch(text) else None
 
 
 def other_refusal(answer: Answer, display_url: str, what: str, reason: str) -> CesbrError:
@@ -179,7 +185,7 @@ class HttpClient:
         received, date = self._last_date
         try:
             return parsedate_to_datetime(date).timestamp() - received
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
 
     async def aclose(self) -> None:

@@ -148,7 +148,7 @@ class CredentialsProvider:
                     env=without_password(os.environ),
                 )
                 printed = msgspec.json.decode(done.stdout, type=_Printed)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, RecursionError) as error:
                 # The command and its output may contain secrets, so neither is quoted.
                 why = error.strerror or "" if isinstance(error, OSError) else "invalid output"
             else:
@@ -184,7 +184,7 @@ class CredentialsProvider:
                         answer = await self._of_instance(client)
                 answer.raise_for_status()
                 return msgspec.json.decode(answer.content, type=_Role)
-            except (httpx2.HTTPError, msgspec.MsgspecError, trio.TooSlowError) as error:
+            except (httpx2.HTTPError, ValueError, RecursionError, trio.TooSlowError) as error:
                 raise _none_given(self._access, container, error) from error
 
     async def _of_instance(self, client: httpx2.AsyncClient) -> httpx2.Response:
@@ -239,7 +239,7 @@ def _of_minio_client(environ: Mapping[str, str]) -> Credentials | None:
     try:
         with open(path, "rb") as file:
             config = msgspec.json.decode(file.read(), type=_MinioConfig)
-    except (OSError, ValueError):  # as in minio-go, the next source is used
+    except (OSError, ValueError, RecursionError):  # as in minio-go, the next source is used
         return None
     aliases = config.aliases or config.hosts
     alias = aliases.get(environ.get("MINIO_ALIAS") or "s3")

@@ -25,6 +25,7 @@ from cesbrfs.repo.storage.http.client import (
     TIMEOUT_SECONDS,
     Answer,
     HttpClient,
+    number_in,
     other_refusal,
 )
 from cesbrfs.repo.storage.location import S3Address, parse_s3
@@ -105,10 +106,10 @@ class S3Storage:
                 last = entry.findtext("{*}Key", "")
                 name = last.rpartition("/")[2]
                 if last.count("/") == depth and is_file_name(name):
-                    size = entry.findtext("{*}Size", "")
-                    if not size.isdecimal():
+                    size = number_in(entry.findtext("{*}Size", ""))
+                    if size is None:
                         raise self._no_s3()
-                    files.append(FileInfo(name, int(size)))
+                    files.append(FileInfo(name, size))
             if page.findtext("{*}IsTruncated") != "true":
                 return files
             following = page.findtext("{*}NextContinuationToken")
@@ -134,10 +135,10 @@ class S3Storage:
         return next((key.removeprefix(directory) for key in keys if not key.endswith("/")), None)
 
     def _parsed(self, body: bytes) -> ET.Element:
-        try:
-            return ET.fromstring(body)  # noqa: S314 - expat bounds entities
-        except ET.ParseError as error:
-            raise self._no_s3() from error
+        page = _parsed_xml(body)
+        if page is None:
+            raise self._no_s3()
+        return page
 
     def _no_s3(self) -> CesbrError:
         return RepositoryUnreachableError(
@@ -247,11 +248,18 @@ class _OtherRegionError(CesbrError):
         self.region = region
 
 
+def _parsed_xml(body: bytes) -> ET.Element | None:
+    """Return the root element of a document; None if it is no XML, or in an unknown encoding."""
+    try:
+        return ET.fromstring(body)  # noqa: S314 - expat bounds entities
+    except (ET.ParseError, LookupError, ValueError):  # the latter two are about the encoding
+        return None
+
+
 def _error_fields(answer: Answer) -> tuple[str, str, str]:
     """Return code, message and region of an error response; "" for missing elements."""
-    try:
-        error = ET.fromstring(answer.body)  # noqa: S314 - as above
-    except ET.ParseError:
+    error = _parsed_xml(answer.body)
+    if error is None:
         return "", "", ""
     code, message, region = (
         error.findtext(f"{{*}}{name}", "") for name in ("Code", "Message", "Region")
