@@ -93,6 +93,9 @@ fuzz: install ## Fuzz the parsers with atheris (TARGET=tree SECONDS=30, for each
 	$(PY) -m tests.fuzz.run $(TARGET) --seconds $(if $(filter file,$(origin SECONDS)),30,$(SECONDS)) \
 	  $(ARGS)
 
+kill: install ## Kill backups, restores and others at random steps (COUNT=1000 SEED=1)
+	$(PY) -m tests.kill.run --count $(COUNT) --seed $(SEED) $(ARGS)
+
 man: install ## Build the manual pages in build/man/man1 (man -l build/man/man1/cesbr.1)
 	@$(PY) -m cesbr.cli.manpages build/man/man1
 

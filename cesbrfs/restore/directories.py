@@ -38,16 +38,17 @@ def make_directories(
             try:
                 if directory.exists:
                     _make_writable(context, dirfd, directory)
+                    if context.journal:
+                        context.journal.directory(directory.path, dressed=directory.dressed)
                 else:
                     if context.keeper:
                         context.keeper.created(directory.path)
+                    if context.journal:  # first, so that a later run completes its metadata
+                        context.journal.directory(directory.path, dressed=True)
                     made += _create(dirfd.open(directory.parent.parts), directory)
             except (OSError, RestoreError) as error:
                 directory.lost = True
                 failed.append((directory, error))
-                continue
-            if context.journal:
-                context.journal.directory(directory.path, dressed=directory.dressed)
     return made, failed
 
 

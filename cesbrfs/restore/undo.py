@@ -19,7 +19,15 @@ from cesbrfs.restore.directories import remove_by_prefix
 from cesbrfs.restore.dirfd import DirFd, ForbiddenTargets, Room, follow, lookup, open_target, tell
 from cesbrfs.restore.metadata import FileMetadata, Warnings, handle
 from cesbrfs.restore.move import TAG, link_or_move, move
-from cesbrfs.restore.replaced import CHANGED, REPLACED, descend, free_name, open_real, remove_place
+from cesbrfs.restore.replaced import (
+    CHANGED,
+    DIRECTORY,
+    REPLACED,
+    descend,
+    free_name,
+    open_real,
+    remove_place,
+)
 from cesbrfs.restore.report import Failure
 from cesbrfs.restore.undo_log import UndoLog, UndoRecord
 from cesbrfs.restore.undo_report import Parts, PutBack, Remove, UndoPlan, UndoReport
@@ -278,6 +286,8 @@ class Undo:
             remove_place(path)
             if path.exists():
                 report.kept.append(path)
+        if not self.record.places:  # the restore was killed before it logged the first one
+            remove_place(self.record.target / os.fsdecode(DIRECTORY) / self.record.id)
         if not report.kept:
             self.record.file.unlink(missing_ok=True)
 

@@ -153,12 +153,12 @@ class Session:
         return self._names
 
     def basket(self, view: BackupTree) -> Basket:
-        """Return what is selected of the open repository."""
+        """Return what is selected of the open repository; raises StateError."""
         from cesbr.state.basket import Basket
-        from cesbr.state.state_dir import state_directory
+        from cesbr.state.state_dir import required_state_directory
 
         if self._basket is None:
-            self._basket = Basket(state_directory(self.environ), view.repository.id)
+            self._basket = Basket(required_state_directory(self.environ), view.repository.id)
         return self._basket
 
     async def aclose(self) -> None:

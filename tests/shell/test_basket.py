@@ -54,6 +54,18 @@ def test_without_a_directory_it_is_kept_in_memory() -> None:
     assert basket.paths == ((b"B", b"x"),)
 
 
+def test_a_directory_that_cannot_be_created(kept: Cesbr) -> None:
+    """A selection that would be lost, and a restore that could not be undone, are refused."""
+    unusable = kept.having(XDG_STATE_HOME="/dev/null")
+    for command in (
+        ("select", "--backup", "latest", "redmine"),
+        ("restore", "--backup", "latest", "redmine", "--in-place", "--dry-run"),
+    ):
+        said = unusable(*command)
+        assert said.code == 1
+        assert "Cannot create /dev/null/cesbr: Not a directory." in said.err
+
+
 def test_what_lies_below_another_is_that() -> None:
     """A path with the same prefix is not below another one."""
     paths = [(b"B", b"a", b"b"), (b"B", b"a"), (b"B", b"a b"), (b"B", b"a-b", b"c")]

@@ -8,30 +8,22 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from itertools import count
-from typing import Any
+from typing import Any, NoReturn
 
-from cesbrfs.restore import writer
-from cesbrfs.restore.undo_log import UndoLog
+from tests.support.steps import CHANGES, Announcer, Fault
 
-_CHANGES = {
-    "os.link", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.chmod",
-    "os.chown", "os.utime", "os.setxattr", "os.removexattr",
-}  # fmt: skip
+_STEPS = CHANGES | {"write"}
 
-
-def _is_change(event: str, _arguments: Any) -> bool:
-    return event in _CHANGES
+IsStep = Callable[[str, Any], bool]
 
 
 def killed_at_each_step(
-    work: Callable[[], object],
-    every: int = 1,
-    *,
-    is_step: Callable[[str, Any], bool] = _is_change,
+    work: Callable[[], object], every: int = 1, *, is_step: IsStep | None = None
 ) -> Iterator[int]:
     """Yield after each run of `work` that was killed, until a run completes.
 
-    `is_step` gets audit events with their arguments; the process is killed before a step.
+    `is_step` gets audit events with their arguments; the process is killed before a step. By
+    default, steps are changes of the file system, and writes.
     """
     for step in count(0, every):
         child = os.fork()
@@ -45,34 +37,25 @@ def killed_at_each_step(
         yield step
 
 
-def _run(work: Callable[[], object], step: int, is_step: Callable[[str, Any], bool]) -> None:
-    changes = count()
-
-    def change() -> None:
-        if next(changes) == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def audit(event: str, arguments: object) -> None:
-        if is_step(event, arguments):
-            change()
-
-    rename, add = writer._renameat2, UndoLog.add
-
-    def renameat2(*arguments: object) -> int:
-        change()
-        result: int = rename(*arguments)
-        return result
-
-    def logged(log: UndoLog, *lines: tuple[object, ...], sync: bool = False) -> None:
-        change()
-        add(log, *lines, sync=sync)
-
-    sys.addaudithook(audit)
-    writer._renameat2 = renameat2  # type: ignore[assignment] # counts calls
-    UndoLog.add = logged  # type: ignore[assignment, method-assign] # counts calls
+def _run(work: Callable[[], object], step: int, is_step: IsStep | None) -> NoReturn:
     try:
+        if is_step is None:
+            Announcer(Fault.KILL, step, "/", lambda _: None, _STEPS).install()
+        else:
+            sys.addaudithook(_killing(step, is_step))
         work()
     except BaseException:  # noqa: BLE001 - reported here, because the process ends
         traceback.print_exc()
         os._exit(1)
     os._exit(0)
+
+
+def _killing(step: int, is_step: IsStep) -> Callable[[str, tuple[Any, ...]], None]:
+    """Return an audit hook that kills the process at a step."""
+    steps = count()
+
+    def audit(event: str, arguments: tuple[Any, ...]) -> None:
+        if is_step(event, arguments) and next(steps) == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return audit

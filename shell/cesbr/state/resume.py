@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from cesbr.state.state_dir import state_directory
+from cesbr.state.state_dir import required_state_directory
 from cesbrfs.config.layers import absolute_path
 from cesbrfs.errors import UsageError
 from cesbrfs.restore.journal import last_request
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 def journals(context: Context) -> Path | None:
-    """Return where the journals of restores are."""
-    state = state_directory(context.session.environ)
+    """Return where the journals of restores are; raises StateError."""
+    state = required_state_directory(context.session.environ)
     return state / "restores" if state else None
 
 
 def undo_logs(context: Context) -> Path | None:
-    """Return where the undo logs of restores are."""
-    state = state_directory(context.session.environ)
+    """Return where the undo logs of restores are; raises StateError."""
+    state = required_state_directory(context.session.environ)
     return state / "undo" if state else None
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from cesbrfs.restore import (
     select,
 )
 from cesbrfs.restore.journal import Journal, _boot, file_of, last_request, read
+from tests.support.killed import killed_at_each_step
 from tests.support.project import PROJECT
 from tests.support.restore_site import BACKUP, VOLUME, Site
 
@@ -170,6 +173,24 @@ async def test_killed(site: Site, journals: Path, tmp_path: Path) -> None:
     assert (report.skipped, report.failed) == (0, [])
     foreign.unlink()
     _check(site)
+
+
+def test_a_directory_is_completed_after_a_kill_at_any_step(tmp_path: Path) -> None:
+    """A directory that a killed restore created gets its mode and time from the next one."""
+    site, journals = Site(tmp_path / "target"), tmp_path / "journals"
+    site.volume(site.directory("empty", mode=1 << 31 | 0o751))
+    work = partial(trio.run, _restore, site, journals)
+    work()
+    before = os.stat(site.restored / "empty")
+    steps = 0
+    shutil.rmtree(site.target)
+    for _ in killed_at_each_step(work, 2):
+        steps += 1
+        work()
+        after = os.stat(site.restored / "empty")
+        assert (after.st_mode, after.st_mtime_ns) == (before.st_mode, before.st_mtime_ns)
+        shutil.rmtree(site.target)
+    assert steps > 5
 
 
 async def test_machine_went_down(site: Site, journals: Path) -> None:
