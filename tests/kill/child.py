@@ -121,11 +121,12 @@ def _work(work: Callable[[], int], place: Path, planned: Planned | None, top: st
     sys.dont_write_bytecode = True
     try:
         if planned is not None:
-            hit = os.open(place / "hit", os.O_WRONLY | os.O_APPEND)
-            note = os.write  # before it is wrapped
-            announcer = Announcer(
-                planned.fault, planned.step, top, lambda text: note(hit, text.encode()) and None
-            )
+            hit, write = os.open(place / "hit", os.O_WRONLY | os.O_APPEND), os.write
+
+            def note(text: str) -> None:
+                write(hit, text.encode())  # not `os.write`, which will announce itself
+
+            announcer = Announcer(planned.fault, planned.step, top, note)
             announcer.install()
         code = work()
     except BaseException:  # noqa: BLE001 - as above
