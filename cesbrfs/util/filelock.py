@@ -53,8 +53,8 @@ def lock_file(file: Path, *, create: bool) -> Iterator[LockFile | None]:
     except OSError as error:
         if create:
             raise CesbrError(
-                f"Cannot open {file}: {error.strerror}. Check the permissions of its directory, or"
-                " run the command as root."
+                f"Cannot open {file}: {error.strerror}. Check the disk and the permissions of its"
+                " directory, or run the command as root."
             ) from error
         yield None
         return
