@@ -51,7 +51,7 @@ def _objects(target: str) -> st.SearchStrategy[Any]:
 
 
 @pytest.mark.parametrize("target", _FIELDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_parsers_keep_their_contract(target: str, data: st.DataObject) -> None:
     """Any JSON value in any field gives a documented error, or values that are right."""
