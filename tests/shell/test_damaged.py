@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.shell.conftest import Cesbr, Site
+from tests.shell.conftest import KEY, Cesbr, Site
+from tests.support.restic_repo import create
 
 PLACES = {"volumes": "redmine/volumes", "metadata": "redmine/dogu.json"}
 
@@ -51,7 +52,9 @@ def test_a_restore_names_the_dogu_whose_snapshot_is_damaged(
     assert f"{PLACES[kind]}: Its snapshot {named}" in planned.out
 
 
-def test_commands_over_all_backups_name_a_damaged_snapshot(own: Cesbr, site: Site) -> None:
+def test_commands_over_all_backups_name_a_damaged_snapshot(
+    own: Cesbr, site: Site, restic_old: Path, tmp_path: Path
+) -> None:
     """Commands on a single backup also report it, and still do their work."""
     backup = _newest(own)
     named = _damage(site.repository / "snapshots" / _snapshot(own, backup, "volumes"))
@@ -64,6 +67,12 @@ def test_commands_over_all_backups_name_a_damaged_snapshot(own: Cesbr, site: Sit
         ("versions", "redmine/dogu.json"),
         ("policies",),
         ("forget", "--keep-last", "1", "--dry-run"),
+        (
+            "copy",
+            "--all",
+            "--to",
+            str(create(restic_old, tmp_path / "other", password=KEY).directory),
+        ),
     )
     for command in commands:
         for quiet in ((), ("--quiet",)):

@@ -213,5 +213,6 @@ COMMANDS: Final = (
         "Only what the other repository lacks is copied, so the same command continues after an"
         " interruption.  Both repositories are reached with the same credentials in the"
         " environment.",
+        all_backups=True,
     ),
 )
