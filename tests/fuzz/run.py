@@ -1,14 +1,13 @@
 """Run fuzz targets, each with its corpus: ``make fuzz TARGET=tree SECONDS=600``.
 
-New inputs are collected below ``build/fuzz``. `--merge` adds those that reach new code to the
-corpus, with its files made as small as possible. The exit code is 1 if a target fails; the input is
-then in ``build/fuzz/<target>/finds``. Turn it into a unit test, and copy it to the corpus.
+Inputs that reach new code are collected in ``build/fuzz/<target>/new``. The exit code is 1 if a
+target fails; the input is then in ``build/fuzz/<target>/finds``. Turn it into a unit test, and copy
+it to the corpus.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import re
 import subprocess
 import sys
@@ -23,7 +22,6 @@ CORPUS: Final = Path(__file__).parent / "corpus"
 WORK: Final = PROJECT / "build/fuzz"
 _WORDS: Final = Path(__file__).parent / "words.dict"
 _INPUT_MAX: Final = 4096
-_CORPUS_FILE_MAX: Final = 1024
 _STAT: Final = re.compile(r"stat::(\w+):\s+(\d+)")
 _COVERAGE: Final = re.compile(r"cov: (\d+)")
 _FAILURE: Final = re.compile(r"=== Uncaught Python exception: ===\n(.*)")
@@ -61,20 +59,6 @@ def fuzz(target: str, seconds: int, options: Sequence[str]) -> bool:
     return bool(found) or not stats
 
 
-def merge(target: str) -> None:
-    """Replace the corpus of a target by a minimal one that reaches the same code."""
-    merged = WORK / target / "merged"
-    merged.mkdir(parents=True, exist_ok=True)
-    sources = (CORPUS / target, WORK / target / "new")
-    _run(target, "-merge=1", f"-max_len={_CORPUS_FILE_MAX}", str(merged), *map(str, sources))
-    kept = {path.read_bytes() for path in merged.iterdir()}
-    for path in (CORPUS / target).iterdir():
-        path.unlink()
-    for data in kept:
-        name = hashlib.sha256(data).hexdigest()[:16]
-        (CORPUS / target / name).write_bytes(data)
-
-
 def _run(target: str, *options: str) -> str:
     """Return the output of atheris for one target."""
     limits = ("-timeout=10", "-rss_limit_mb=2048")
@@ -90,15 +74,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("targets", nargs="*", help="the targets to run (all)")
     parser.add_argument("--seconds", type=int, default=30, help="time for each target (30)")
-    parser.add_argument("--merge", action="store_true", help="minimise the corpus afterwards")
     arguments, options = parser.parse_known_args()
     targets = arguments.targets or list(TARGETS)
     if unknown := set(targets) - TARGETS.keys():
         parser.error(f"unknown target {min(unknown)}; choose from {', '.join(TARGETS)}")
     failed = [target for target in targets if fuzz(target, arguments.seconds, options)]
-    if arguments.merge:
-        for target in targets:
-            merge(target)
     return 1 if failed else 0
 
 
