@@ -114,7 +114,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     results: list[Result] = []
     wrong = 0
-    with tempfile.TemporaryDirectory(prefix="cesbrfs-kill-", dir=in_memory) as place:
+    with tempfile.TemporaryDirectory(
+        prefix="cesbrfs-kill-", dir=in_memory, ignore_cleanup_errors=True
+    ) as place:
         campaign = Campaign(Path(place), restic)
         began = time.monotonic()
         with contextlib.suppress(KeyboardInterrupt):  # the table shows what was done
