@@ -374,7 +374,7 @@ class Restic:
         ended = await self._short(["key", "list", "--json", "--no-lock"], PROBE_DEADLINE)
         try:
             found = msgspec.json.decode(ended.stdout, type=list[RepositoryKey])
-        except msgspec.MsgspecError as error:
+        except (ValueError, RecursionError) as error:
             raise ResticError(
                 f"restic {self.version} printed no list of keys for {self.access.display_url}. Run"
                 " 'restic key list'."
