@@ -77,3 +77,8 @@ def test_bill_of_materials() -> None:
     assert re.fullmatch(r"pkg:generic/openssl@[34]\.\d+\.\d+", openssl["purl"])
     (root,) = (one for one in bill["dependencies"] if "cesbrfs@" in one["ref"])
     assert f"pkg:pypi/pyfuse3@{version('pyfuse3')}" in root["dependsOn"]
+
+
+def test_the_wheel_is_reproducible() -> None:
+    """Two clones at other paths, with another umask and time zone, give the same bytes."""
+    subprocess.run([PROJECT / "packaging/reproducible", sys.executable, "wheel"], check=True)

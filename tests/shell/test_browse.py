@@ -22,8 +22,8 @@ def test_backups_tells_what_there_is(inside: Inside) -> None:
     backups = _backups(inside)
     assert [sorted(backup) for backup in backups] == [
         [
-            "dogus", "duration", "future", "host", "id", "note", "protected", "safety", "size",
-            "status", "time", "whole",
+            "dogus", "drills", "duration", "future", "host", "id", "note", "protected", "safety",
+            "size", "status", "time", "whole",
         ],
     ] * 2  # fmt: skip
     assert [backup["status"] for backup in backups] == ["complete", "complete"]
