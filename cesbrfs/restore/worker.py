@@ -113,9 +113,11 @@ class Worker:
                 reply.unread.append(0)
                 return reply
             offset = request.offset
-            for blob in request.blobs:
+            located = [(blob.blob, blob.location(request.packs)) for blob in request.blobs]
+            self._blobs.will_read(location for _, location in located)
+            for blob, location in located:
                 try:
-                    data = self._blobs.read(blob.blob, blob.location(request.packs))
+                    data = self._blobs.read(blob, location)
                 except Exception:  # noqa: BLE001 - as above
                     reply.unread.append(0)
                     return reply

@@ -5,9 +5,11 @@ Made for callers that read blobs in the order of their packs: each pack is read 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -51,17 +53,33 @@ class BlobReader:
                 self._cached_bytes -= len(self._cache.popitem(last=False)[1])
         return data
 
+    def will_read(self, locations: Iterable[BlobLocation]) -> None:
+        """Let the kernel start to read blobs, where those of a pack are adjacent, or nearly so."""
+        ranges: dict[bytes, tuple[int, int, int]] = {}
+        for pack, offset, length, *_ in locations:
+            start, end, wanted = ranges.get(pack, (offset, offset, 0))
+            ranges[pack] = min(start, offset), max(end, offset + length), wanted + length
+        for pack, (start, end, wanted) in ranges.items():
+            if end - start <= 2 * wanted:
+                with contextlib.suppress(OSError, StorageError):  # reported when they are read
+                    descriptor = self._pack(pack).descriptor
+                    os.posix_fadvise(descriptor, start, end - start, os.POSIX_FADV_WILLNEED)
+
     def close(self) -> None:
         """Close the packs."""
         while self._packs:
             os.close(self._packs.popitem()[1].descriptor)
 
-    def _record(self, location: BlobLocation) -> bytes | memoryview:
-        pack = self._packs.get(location.pack)
+    def _pack(self, name: bytes) -> _Pack:
+        pack = self._packs.get(name)
         if pack is None:
-            pack = self._packs[location.pack] = _Pack(self._open(location.pack.hex()))
+            pack = self._packs[name] = _Pack(self._open(name.hex()))
             if len(self._packs) > _OPEN_PACKS:
                 os.close(self._packs.popitem(last=False)[1].descriptor)
+        return pack
+
+    def _record(self, location: BlobLocation) -> bytes | memoryview:
+        pack = self._pack(location.pack)
         start = location.offset - pack.start
         if not 0 <= start <= len(pack.block) - location.length:
             if location.length >= _BLOCK_BYTES:
