@@ -141,6 +141,20 @@ def is_read_exactly(key: bytes) -> bool:
 
 
 @contextmanager
+def _filled_pipe(data: bytes) -> Iterator[int]:
+    """Yield the end of a pipe from which `data`, at most _PIPE_BYTES, can be read."""
+    reader, writer = os.pipe()
+    try:
+        try:
+            os.write(writer, data)
+        finally:
+            os.close(writer)
+        yield reader
+    finally:
+        os.close(reader)
+
+
+@contextmanager
 def passed_key(key: Secret) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
     """Yield the variables and descriptors that pass `key` to a child, byte for byte.
 
@@ -163,15 +177,8 @@ def passed_key(key: Secret) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
             )
         yield {"RESTIC_PASSWORD": os.fsdecode(value)}, ()
         return
-    reader, writer = os.pipe()
-    try:
-        try:
-            os.write(writer, value)
-        finally:
-            os.close(writer)
+    with _filled_pipe(value) as reader:
         yield {"RESTIC_PASSWORD_FILE": f"/dev/fd/{reader}"}, (reader,)
-    finally:
-        os.close(reader)
 
 
 @contextmanager
@@ -182,15 +189,8 @@ def passed_new_key(key: Secret) -> Iterator[int]:
             "restic cannot read this password from a file unchanged: it is empty, too long, or"
             " begins or ends with white space. Choose another password."
         )
-    reader, writer = os.pipe()
-    try:
-        try:
-            os.write(writer, key.value)
-        finally:
-            os.close(writer)
+    with _filled_pipe(key.value) as reader:
         yield reader
-    finally:
-        os.close(reader)
 
 
 @contextmanager
