@@ -66,11 +66,30 @@ def dogus_of(backup: Backup, report: Report) -> frozenset[str] | None:
     return dogus if named == dogus and dogus else None
 
 
+def may_be_latest(backup: Backup) -> bool:
+    """Return whether `backup` can be the target of ``latest``, judging by its snapshots alone.
+
+    Most of the time it then is, but its manifest and the index decide.
+    """
+    if backup.safety or backup.time_ns > time.time_ns():
+        return False
+    if any(snapshot.tree is None for snapshot in backup.snapshots):
+        return False
+    if backup.manifest is None:
+        return not _lost(backup)
+    tagged = [tag_value(snapshot, "dogu") for snapshot in backup.snapshots]
+    return None in tagged or not tagged  # else it contains some dogus, but not the instance
+
+
+def _lost(backup: Backup) -> bool:
+    """Return whether a backup without a manifest is incomplete for that reason."""
+    return backup.made_by_cesbr or any(REPAIRED in s.tags for s in backup.snapshots)
+
+
 async def make_report(repository: Repository, backup: Backup) -> Report:
     """Determine the status of a backup; reads its manifest if it has one."""
     if backup.manifest is None:
-        lost = backup.made_by_cesbr or any(REPAIRED in s.tags for s in backup.snapshots)
-        return Report(Status.INCOMPLETE if lost else Status.UNVERIFIED, None)
+        return Report(Status.INCOMPLETE if _lost(backup) else Status.UNVERIFIED, None)
     manifest = None
     try:
         manifest = await read_manifest(repository, backup.manifest)

@@ -24,6 +24,7 @@ from cesbrfs.fuse.inodes import (
     StaleError,
     StoredDir,
     attrs_of,
+    is_pending,
     removed,
     snapshot_of,
 )
@@ -102,7 +103,7 @@ class InodeFileSystem:
         """Like `find`, but never blocks. None means "not cached"."""
         inode = self._inodes.get(number)
         if inode is not None:
-            return InodeAttrs(number, inode.node, inode)
+            return InodeAttrs(number, inode.node, inode) if not is_pending(inode) else None
         directory = self._containing(number)
         entries = self.view.stored.entries_nowait(directory.tree_ref)
         return _at(directory, entries, number) if entries is not None else None
@@ -112,8 +113,18 @@ class InodeFileSystem:
         cached = self.find_nowait(number)
         if cached is not None:
             return cached
+        inode = self._inodes.get(number)
+        if isinstance(inode, Inode):
+            return await self._determined(inode)
         directory = self._containing(number)
         return _at(directory, await self.view.stored.entries(directory.tree_ref), number)
+
+    async def _determined(self, pending: Inode) -> InodeAttrs:
+        """Return a link that was listed before it was determined; StaleError if there is none."""
+        found = await self.lookup(pending.parent, pending.entry.name)
+        if found is None:
+            raise StaleError(pending.number)
+        return found
 
     def _containing(self, number: int) -> StoredDir:
         directory = self._directories.containing(number)
@@ -245,7 +256,10 @@ class InodeFileSystem:
         inode = self._inodes.get(number)
         if not isinstance(inode, Inode) or isinstance(inode.entry, SnapshotEntry):
             return self._list(*await self._enter(number))
-        entries = await self.view.children(inode.entry)
+        if number == ROOT:
+            entries = await self.view.listed_root()
+        else:
+            entries = await self.view.children(inode.entry)
         if number == ROOT and self._across:
             entries = {**entries, **self._across.listed()}
         return self._listings.add(

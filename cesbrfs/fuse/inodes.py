@@ -18,7 +18,7 @@ from cesbrfs.catalog.directory_names import DOGUS, SNAPSHOTS, STATUS_DIRECTORY, 
 from cesbrfs.errors import NotFoundError
 from cesbrfs.repo.format.direntry import DirEntry
 from cesbrfs.repo.format.model import Node, Snapshot
-from cesbrfs.vfs.entries import Entry, MergedDir, SnapshotEntry, TreeRef, VirtualDir
+from cesbrfs.vfs.entries import Entry, MergedDir, PendingSymlink, SnapshotEntry, TreeRef, VirtualDir
 
 POSITION_BITS: Final = 20
 """Low bits of an inode number that are a position. Larger directories take several ranges."""
@@ -222,6 +222,11 @@ def removed(inodes: Iterable[Inode | HardLinkInode], backups: Backups) -> list[I
         if inode.backup in gone
         or (isinstance(inode.entry, SnapshotEntry) and inode.entry.snapshot.id not in listed)
     ]
+
+
+def is_pending(inode: Inode | HardLinkInode | StoredDir) -> bool:
+    """Return whether the inode is a link that was listed before it was determined."""
+    return isinstance(inode, Inode) and isinstance(inode.entry, PendingSymlink)
 
 
 def attrs_of(inode: Inode | HardLinkInode) -> InodeAttrs:

@@ -22,7 +22,7 @@ import pyfuse3
 from cesbrfs.catalog.backups import Backups
 from cesbrfs.errors import CesbrError
 from cesbrfs.fuse.filesystem import InodeFileSystem, errno_of
-from cesbrfs.fuse.inodes import InodeAttrs, StoredDir
+from cesbrfs.fuse.inodes import InodeAttrs, StoredDir, is_pending
 from cesbrfs.fuse.interrupts import InterruptedCallerError, InterruptWatcher
 from cesbrfs.fuse.latency import FAST_NS
 from cesbrfs.fuse.posix_acl import ACCESS, DEFAULT
@@ -213,6 +213,8 @@ class Operations(pyfuse3.Operations):
             return
         for next_id, name, shown in self.tree.virtual_entries(opened, start_id):
             self._fill(made, shown)
+            if is_pending(shown.holder):  # the kernel looks it up before it uses it
+                made.entry_timeout = made.attr_timeout = 0
             if not pyfuse3.readdir_reply(token, name, made, next_id):
                 break
             self.tree.count_lookup(shown)  # the kernel counts a lookup for each name it accepted

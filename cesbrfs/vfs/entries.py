@@ -94,6 +94,11 @@ class VirtualSymlink(Entry):
     """A generated symlink; its target is `node.target`."""
 
 
+@dataclass(slots=True, eq=False)
+class PendingSymlink(Entry):
+    """A listed symlink whose target is not determined: a lookup may not find it, either."""
+
+
 @dataclass(frozen=True, slots=True)
 class ResolvedPath:
     """A resolved path: the names from the root and the entry."""

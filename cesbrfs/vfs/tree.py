@@ -42,7 +42,6 @@ from cesbrfs.vfs.entries import (
     TreeRef,
     VirtualDir,
     VirtualFile,
-    VirtualSymlink,
 )
 from cesbrfs.vfs.resolve import (
     lookup,
@@ -51,6 +50,7 @@ from cesbrfs.vfs.resolve import (
     parse_past_time,
     resolve,
 )
+from cesbrfs.vfs.root_directory import RootDirectory
 from cesbrfs.vfs.stored import SnapshotReader
 from cesbrfs.vfs.virtual import VirtualEntries, snapshot_directories
 
@@ -111,17 +111,18 @@ class BackupTree:
         self.virtual: Final = VirtualEntries(uid, gid)
         self._last_backups: Backups | None = None
         self._layouts: dict[str, _CachedLayout] = {}
-        self._root_cache: tuple[Backups, dict[bytes, Entry]] | None = None
-        self._root_valid_until_ns = math.inf
         self._clock = clock
         self._root_refreshed_at = -math.inf
         self.on_change: Callable[[Backups], None] | None = None
         """Callback that receives the backups when snapshots were added or removed."""
+        self._top: Final = RootDirectory(self.reports, self.virtual, self._backup_directory)
         self.root: Final = self.virtual.directory(b"", 0, self._root, self._root_child_nowait)
+        self.root.child = self._root_child
 
     def serve(self, nursery: trio.Nursery) -> None:
-        """List backups and read ahead in tasks of `nursery`, as a mount does."""
+        """List backups, find ``latest`` and read ahead in tasks of `nursery`, as a mount does."""
         self.listing.refresh_in(nursery)
+        self._top.determine_in(nursery)
         self.repository.serve(nursery)
 
     async def backups(self, max_age: float | None = None) -> Backups:
@@ -264,9 +265,9 @@ class BackupTree:
         return (await self._cached_layout(backup)).layout
 
     async def prepare(self) -> None:
-        """Cache the layout of the newest backup if the repository is remote."""
-        latest = await self.latest() if self.repository.is_remote else None
-        if latest is not None:
+        """Determine ``latest``, and cache its layout if the repository is remote."""
+        latest = await self.latest()
+        if latest is not None and self.repository.is_remote:
             await self.layout(latest)
 
     def layout_key(self, backup: Backup) -> bytes:
@@ -294,6 +295,13 @@ class BackupTree:
         nodes = await self.nodes(entry)
         assert isinstance(entry, SnapshotEntry)
         return {name: SnapshotEntry(name, node, entry.snapshot) for name, node in nodes.items()}
+
+    async def listed_root(self) -> Mapping[bytes, Entry]:
+        """Return the entries of the root for a listing, without waiting for the index.
+
+        Until it is determined, ``latest`` is a PendingSymlink; after `serve` only.
+        """
+        return await self._top.listed(await self.backups())
 
     async def child(self, entry: Entry, name: bytes) -> Entry | None:
         """Return one entry of a directory, None if it does not exist."""
@@ -376,50 +384,24 @@ class BackupTree:
     # Virtual directories
 
     async def _root(self) -> Mapping[bytes, Entry]:
-        backups = await self.backups()
-        now_ns = time.time_ns()
-        if (
-            self._root_cache is not None
-            and self._root_cache[0] is backups
-            and now_ns < self._root_valid_until_ns
-        ):
-            return self._root_cache[1]
-        entries: dict[bytes, Entry] = {
-            name: self.virtual.directory(
-                name,
-                backup.time_ns,
-                partial(self._backup, backup),
-                partial(self._backup_child_nowait, backup),
-            )
-            for name, backup in backups.by_name.items()
-        }
-        if backups.loose:
-            newest = max(s.time_ns for s in backups.loose)
-            entries[directory_names.SNAPSHOTS] = self.virtual.fixed_directory(
-                directory_names.SNAPSHOTS, newest, snapshot_directories(backups.loose)
-            )
-        latest = await self.reports.latest(backups)
-        if latest is not None:
-            node = self.virtual.node(
-                directory_names.LATEST,
-                stat.S_IFLNK | 0o777,
-                latest.time_ns,
-                size=len(latest.name),
-                target=latest.name,
-            )
-            entries[directory_names.LATEST] = VirtualSymlink(directory_names.LATEST, node)
-        self._root_cache = (backups, entries)
-        # A backup with a time in the future may become the latest at that time.
-        times = (backup.time_ns for backup in backups.by_name.values())
-        self._root_valid_until_ns = min((ns for ns in times if ns > now_ns), default=math.inf)
-        return entries
+        return await self._top.entries(await self.backups())
+
+    async def _root_child(self, name: bytes) -> Entry | None:
+        cached = self._root_child_nowait(name)
+        return await self._top.child(await self.backups(), name) if cached is None else cached
 
     def _root_child_nowait(self, name: bytes) -> Entry | None:
         """Return a cached entry of the root, None for `latest`, which must be determined."""
         recent = self._cached_backups()
-        if recent is None or self._root_cache is None or self._root_cache[0] is not recent:
-            return None
-        return self._root_cache[1].get(name) if name != directory_names.LATEST else None
+        return self._top.directory_nowait(recent, name) if recent is not None else None
+
+    def _backup_directory(self, backup: Backup) -> VirtualDir:
+        return self.virtual.directory(
+            backup.name,
+            backup.time_ns,
+            partial(self._backup, backup),
+            partial(self._backup_child_nowait, backup),
+        )
 
     def _backup_child_nowait(self, backup: Backup, name: bytes) -> Entry | None:
         """Return a cached entry of a backup directory."""

@@ -29,6 +29,7 @@ def far(rclone: Path, restic_new: Path, tmp_path: Path) -> Iterator[Far]:
     (volume / "note.txt").write_text("hello\n")
     repo = create(restic_new, tmp_path / "repo")
     repo.backup(volume, tags=["b1"])
+    (volume / "note.txt").write_text("hello again\n")  # other trees, or b1 would be cached with b2
     repo.backup(volume, tags=["b2"])
     with far_rest(rclone, tmp_path / "far") as made:
         made.put(repo.directory)

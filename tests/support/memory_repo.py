@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import trio
 import zstandard
 
 from cesbrfs.repo.format.crypto import Keys, seal_record
@@ -47,12 +48,16 @@ class Blob:
 
 
 class WatchedStorage(MemoryStorage):
-    """Counts listings by file type, and calls `before_read(kind, name)` before each read."""
+    """Counts listings by file type, and calls `before_read(kind, name)` before each read.
+
+    Reads of a file type in `held` wait for its event first.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.listings: Counter[FileType] = Counter()
         self.before_read: Callable[[FileType, str], object] = lambda _kind, _name: None
+        self.held: dict[FileType, trio.Event] = {}
 
     async def list(self, kind: FileType) -> Sequence[FileInfo]:
         """Count, then list."""
@@ -62,7 +67,9 @@ class WatchedStorage(MemoryStorage):
     async def read(
         self, kind: FileType, name: str = "", offset: int = 0, length: int | None = None
     ) -> bytes:
-        """Call `before_read`, then read."""
+        """Wait, call `before_read`, then read."""
+        if kind in self.held:
+            await self.held[kind].wait()
         self.before_read(kind, name)
         return await super().read(kind, name, offset, length)
 

@@ -10,7 +10,7 @@ import pytest
 from cesbrfs.catalog.backups import Backups, group
 from cesbrfs.catalog.layout import lay_out
 from cesbrfs.catalog.manifest import FailedPath, Manifest, Point, write_manifest
-from cesbrfs.catalog.status import Reports, Status, describe, make_report
+from cesbrfs.catalog.status import Reports, Status, describe, make_report, may_be_latest
 from cesbrfs.errors import BlobMissingError, DamagedError, RepositoryUnreachableError
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import FileType
@@ -440,3 +440,33 @@ async def test_a_directory_without_a_tree_of_its_own() -> None:
     assert set(await view.children(await view.at(top))) == {b"d", b"f"}
     with pytest.raises(DamagedError, match="tree is missing"):
         await view.children(await view.at((*top, b"d")))
+
+
+@pytest.mark.parametrize(
+    ("expected", "tags", "more"),
+    [
+        (True, ["A"], {}),
+        (True, ["A", "kind=configuration"], {"manifest": True}),
+        (False, ["A", "kind=configuration"], {}),
+        (False, ["A", "repaired"], {}),
+        (False, ["A", "kind=volumes", "dogu=redmine"], {"manifest": True}),
+        (False, ["A", "purpose=safety"], {}),
+        (False, ["A"], {"tree": None}),
+        (False, ["A"], {"time": "2999-01-01T00:00:00Z"}),
+    ],
+)
+async def test_which_backups_may_be_the_latest(
+    expected: bool, tags: list[str], more: dict[str, Any]
+) -> None:
+    """The snapshots decide: no manifest, tree or index file is read. `latest` agrees."""
+    repo = MemoryRepo()
+    dogu = "redmine" if "dogu=redmine" in tags else None
+    fields = {"tree": repo.tree(repo.file("f.txt", b"content")), "paths": [VOLUME], "tags": tags}
+    snapshot = repo.snapshot(**fields | {key: more[key] for key in more if key != "manifest"})
+    if "manifest" in more:
+        save_manifest(repo, Point("volumes", dogu, snapshot, 7))
+    repository, backups = await opened(repo)
+    repo.storage.reads.clear()
+    assert may_be_latest(backups.find("A")) is expected
+    assert not repo.storage.reads
+    assert (await Reports(repository).latest(backups) is not None) is expected
