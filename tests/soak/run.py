@@ -3,6 +3,9 @@
 Readers, listings, backups, forget with prune, and reloads run concurrently on a real mount. Every
 byte read is compared with the original. The table shows the resources of the mount over time.
 
+With ``--rest`` the mount reads from a REST server that is killed and started again every few
+seconds. Readers must notice nothing but the delay.
+
 The exit code is 1 if a byte differs, a reader gets an unexpected error, a descriptor leaks, or
 memory still grows after the first quarter (in runs of four minutes or more).
 """
@@ -24,10 +27,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from cesbrfs.repo.location import Access
 from tests.support.mounting import Mount, mounting
+from tests.support.rest import RestServer, serving
 from tests.support.restic_repo import ResticRepo, create
 
 _DIRECTORIES = 200
@@ -38,6 +43,7 @@ _LARGE_BYTES = 6 << 20
 _KEPT_BACKUPS = 4
 _SAMPLE_SECONDS = 10.0
 _RELOAD_SECONDS = 7.0
+_RESTART_SECONDS = 5.0
 _JUDGED_SECONDS = 240
 _GONE = {errno.ENOENT, errno.ESTALE, errno.ENOTCONN}
 _VOLUME = "redmine/volumes/files"
@@ -68,6 +74,8 @@ class Soak:
     compared_bytes: int = 0
     reads: int = 0
     walks: int = 0
+    server: RestServer | None = None
+    restarts: int = 0
     stop: threading.Event = field(default_factory=threading.Event)
 
     def choose(self) -> tuple[str, Versions]:
@@ -197,6 +205,14 @@ def reload(soak: Soak) -> None:
         soak.mount.process.send_signal(signal.SIGHUP)
 
 
+def restart_server(soak: Soak) -> None:
+    """Kill the REST server and start it again."""
+    while soak.server is not None and not soak.stop.wait(_RESTART_SECONDS):
+        soak.server.kill()
+        soak.server.start()
+        soak.restarts += 1
+
+
 def wait_until(soak: Soak, true: Callable[[], bool]) -> None:
     """Wait until the mount shows a change; fail after a minute."""
     deadline = time.monotonic() + 60
@@ -272,8 +288,11 @@ def verdict(soak: Soak, samples: list[Sample]) -> list[str]:
     return problems
 
 
-def run(seconds: float, restic: Path) -> int:
-    """Run for the given number of seconds, print table and verdict, return the exit code."""
+def run(seconds: float, restic: Path, *, rest: Path | None = None) -> int:
+    """Run for the given number of seconds, print table and verdict, return the exit code.
+
+    The mount reads from the REST server of the program `rest` if one is given.
+    """
     with contextlib.ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cesbrfs-soak-")))
         volume = place / "var/lib/ces" / _VOLUME
@@ -283,11 +302,13 @@ def run(seconds: float, restic: Path) -> int:
             file = volume / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content(path, 0))
-        repo = create(restic, place / "repo")
+        server = stack.enter_context(serving(rest, place / "server")) if rest else None
+        repo = create(restic, (server.root if server else place) / "repo")
         start = stack.enter_context(mounting(place))
-        soak = Soak(start(repo.access), repo, volume)
+        soak = Soak(start(_access(repo, server)), repo, volume, server=server)
         back_up(soak, versions, 0)
         workers = [read_files, read_files, walk_backups, list_backups, make_backups, reload]
+        workers.append(restart_server)
         threads = [threading.Thread(target=work, args=(soak,), daemon=True) for work in workers]
         for thread in threads:
             thread.start()
@@ -304,6 +325,8 @@ def run(seconds: float, restic: Path) -> int:
             thread.join(60)
         problems = verdict(soak, samples)
         done = f"{soak.compared_bytes / 1e9:.2f} GB compared, {len(soak.leaving)} backups forgotten"
+        if server:
+            done += f", {soak.restarts} restarts of the server"
         if soak.mount.stop() != 0:
             problems.append("the mount did not end cleanly")
         log = soak.mount.log.read_text(errors="replace").splitlines()
@@ -315,15 +338,24 @@ def run(seconds: float, restic: Path) -> int:
     return 1 if problems else 0
 
 
+def _access(repo: ResticRepo, server: RestServer | None) -> Access:
+    """Return how the mount reads the repository."""
+    if server is None:
+        return repo.access
+    return replace(repo.access, url=f"{server.url}/repo/", environment=server.environment)
+
+
 def main() -> int:
     """Parse the command line and run the stress test."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60, help="how long (60)")
     parser.add_argument("--restic", type=Path, help="the restic that writes (the one in PATH)")
+    parser.add_argument("--rest", action="store_true", help="read from a REST server (rclone)")
     arguments = parser.parse_args()
     restic = arguments.restic or Path(shutil.which("restic") or "restic")
     subprocess.run([restic, "version"], check=True, stdout=subprocess.DEVNULL)
-    return run(arguments.seconds, restic)
+    rest = Path(shutil.which("rclone") or "rclone") if arguments.rest else None
+    return run(arguments.seconds, restic, rest=rest)
 
 
 if __name__ == "__main__":
