@@ -22,6 +22,7 @@ import msgspec
 
 from cesbrfs.errors import RestoreError, RestoreRunningError
 from cesbrfs.repo.format.model import Node
+from cesbrfs.util.append import append_lines
 from cesbrfs.util.escape import show, unshow
 from cesbrfs.vfs.entries import Entry, VirtualFile
 
@@ -107,11 +108,11 @@ class JournalWriter:
             for path, status, key in files
         ]
         with suppress(OSError):  # then a later run restores the files again
-            os.write(self.descriptor, b"".join(lines))
+            append_lines(self.descriptor, b"".join(lines))
 
-    def add(self, *line: object, before: bytes = b"") -> None:
-        """Append one line in a single write, so that lines of several writers do not mix."""
-        os.write(self.descriptor, before + _encode(*line))
+    def add(self, *line: object) -> None:
+        """Append one line; raises OSError."""
+        append_lines(self.descriptor, _encode(*line))
 
 
 def _encode(*line: object) -> bytes:
@@ -169,8 +170,7 @@ class Journal(JournalWriter):
 
     def begin(self, request: Mapping[str, object]) -> None:
         """Record what is to be restored, before anything is written."""
-        # Ends an incomplete line of an earlier run.
-        self.add("run", self.tag.decode(), _boot(), request, before=b"\n")
+        self.add("run", self.tag.decode(), _boot(), request)
         os.fsync(self.descriptor)
 
     def reread(self) -> PreviousRun:

@@ -20,6 +20,7 @@ import msgspec
 
 from cesbrfs.errors import NotFoundError, RestoreError
 from cesbrfs.repo.format.model import Node
+from cesbrfs.util.append import append_lines
 from cesbrfs.util.escape import show, unshow
 
 _SUFFIX: Final = ".undo"
@@ -159,17 +160,13 @@ class UndoLog:
             raise RestoreError(f"Cannot write the undo log {file}: {error.strerror}.") from error
 
     def add(self, *lines: tuple[object, ...], sync: bool = False) -> None:
-        """Append lines in a single write; raises OSError."""
-        data = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
-        while data:
-            data = data[os.write(self.descriptor, data) :]
+        """Append lines; raises OSError."""
+        append_lines(self.descriptor, b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
         if sync:
             os.fsync(self.descriptor)
 
     def begin(self, new: NewUndo, target: Path, paths: Iterable[bytes]) -> None:
         """Record which restore this is; raises OSError."""
-        # A line break ends an incomplete line of an interrupted restore.
-        os.write(self.descriptor, b"\n")
         header = {
             "time": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
             "backup": new.backup,
