@@ -39,11 +39,13 @@ def killed_at_each_step(
 
 def _run(work: Callable[[], object], step: int, is_step: IsStep | None) -> NoReturn:
     try:
+        announcer = Announcer(Fault.KILL, step, "/", lambda _: None, _STEPS)
         if is_step is None:
-            Announcer(Fault.KILL, step, "/", lambda _: None, _STEPS).install()
+            announcer.install()
         else:
             sys.addaudithook(_killing(step, is_step))
         work()
+        announcer.stop()
     except BaseException:  # noqa: BLE001 - reported here, because the process ends
         traceback.print_exc()
         os._exit(1)

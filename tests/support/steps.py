@@ -78,10 +78,10 @@ class Announcer:
     only: frozenset[str] | None = None
     """The kinds of steps that count (all)."""
     _numbers: Iterator[int] = field(default_factory=count)
-    _noting: bool = False
+    _paused: bool = False
 
     def install(self) -> None:
-        """Announce steps of this process from now on; there is no way back."""
+        """Announce steps of this process from now on, until `stop`."""
         sys.addaudithook(self._audit)
         _wrap(os, "write", self._writes)
         _wrap(os, "pwrite", self._writes)
@@ -95,6 +95,10 @@ class Announcer:
             return result
 
         writer._renameat2 = renameat2  # type: ignore[assignment] # a function of ctypes
+
+    def stop(self) -> None:
+        """Ignore later steps, for example those of a coverage measurement at exit."""
+        self._paused = True
 
     def _writes(self, descriptor: int, *_: object) -> None:
         mode = os.fstat(descriptor).st_mode
@@ -114,16 +118,16 @@ class Announcer:
     def _at(self, step: str, path: object) -> None:
         """Let the fault happen if it is time."""
         counts = self.fault.applies(step) and (self.only is None or step in self.only)
-        if self._noting or not counts or not self._is_ours(step, path):
+        if self._paused or not counts or not self._is_ours(step, path):
             return
         number = next(self._numbers)
         lasts = self.fault in {Fault.FULL, Fault.DENIED}
         if number < self.step or (number > self.step and not lasts):
             return
         if number == self.step:
-            self._noting = True
+            self._paused = True
             self.note(f"{step} {os.fsdecode(path) if isinstance(path, str | bytes) else path}")
-            self._noting = False
+            self._paused = False
         if self.fault in _NUMBERS:
             raise OSError(_NUMBERS[self.fault], os.strerror(_NUMBERS[self.fault]), path)
         os.kill(os.getpid(), signal.SIGKILL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 
 import pytest
 from hypothesis import given
@@ -72,7 +73,7 @@ def test_long_texts_are_cut_and_stay_apart(one: str, other: str) -> None:
     """A truncated name ends with a hash of the full text."""
     name = directory_name(one)
     assert len(name) <= 255
-    if name[-33:-32] == b"~":
+    if len(name) >= 250 and re.search(rb"~[0-9a-f]{32}\Z", name):
         assert name[-32:].decode() == hashlib.sha256(one.encode()).hexdigest()[:32]
         name.decode()  # no character is split
     assert (name == directory_name(other)) == (one == other)

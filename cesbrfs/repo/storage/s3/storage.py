@@ -41,6 +41,8 @@ _BY_NAME: Final = re.compile(
 )
 """Hosts that support the bucket as part of the host name."""
 _DEFAULT_REGION: Final = "us-east-1"
+_REGION: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""A region that a server may name. It becomes a part of the host name and of a header."""
 
 _WRONG_CREDENTIALS: Final = frozenset({
     "AuthorizationHeaderMalformed", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken",
@@ -207,7 +209,8 @@ class S3Storage:
         code, message, region = _error_fields(answer)
         reason = f"{code or answer.status}{': ' if message else ''}{message.rstrip('.')}"
         region = answer.headers.get("x-amz-bucket-region", "") or region
-        if region and region != self._region and not self._region_is_given:
+        other = region != self._region and not self._region_is_given
+        if other and _REGION.fullmatch(region):
             return _OtherRegionError(region)
         if code == "NoSuchBucket":
             return BucketMissingError(NO_BUCKET.format(display_url=self.display_url))

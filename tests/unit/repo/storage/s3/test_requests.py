@@ -100,6 +100,18 @@ def test_the_region_that_the_server_names() -> None:
 
 
 @pytest.mark.parametrize(
+    "region", ["other.example/", "other.example#", "a\nb: c", "eu-w\u079best", "x" * 65]
+)
+def test_a_region_that_is_none(region: str) -> None:
+    """It never becomes a part of the host name or a header: the refusal is an error."""
+    malformed = error(400, "AuthorizationHeaderMalformed", f"<Region>{region}</Region>")
+    redirect = Answer(301, {"x-amz-bucket-region": region}, b"")
+    storage = storage_of("s3.amazonaws.com/bucket")
+    assert isinstance(storage._refusal(malformed, "config"), RepositoryDeniedError)
+    assert type(storage._refusal(redirect, "config")) is StorageError
+
+
+@pytest.mark.parametrize(
     ("answer", "kind"),
     [
         (error(404, "NoSuchKey"), FileMissingError),
