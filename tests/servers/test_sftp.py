@@ -27,12 +27,12 @@ from cesbrfs.errors import (
     RepositoryTimedOutError,
     RepositoryUnreachableError,
     RepositoryUntrustedError,
-    StorageError,
     UsageError,
 )
 from cesbrfs.repo.location import Access
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import FileType, Storage, open_storage, read_exactly
+from cesbrfs.repo.storage.retry import RetryingStorage
 from cesbrfs.repo.storage.sftp import session as sftp_session
 from cesbrfs.repo.storage.sftp.storage import SESSIONS, SftpStorage
 from cesbrfs.restic import Restic
@@ -190,14 +190,59 @@ class TestReading:
     async def test_a_directory_in_the_place_of_a_file(
         self, sshd: Sshd, files: Files, tmp_path: Path
     ) -> None:
-        """It raises a storage error, and the connection stays open."""
+        """It raises an error, and the connection stays open."""
         (tmp_path / "keys" / ("b" * 64)).mkdir(parents=True)
         (tmp_path / "config").write_bytes(b"x")
         async with opened(sshd, replace(files, directory=tmp_path)) as storage:
-            with pytest.raises(StorageError) as caught:
+            await storage.read(FileType.CONFIG)
+            (session,) = storage._sessions
+            with pytest.raises(DamagedError, match="not a regular file"):
                 await storage.read(FileType.KEY, "b" * 64)
-            assert not isinstance(caught.value, FileMissingError)
             assert await storage.read(FileType.CONFIG) == b"x"
+            assert storage._sessions == [session]
+
+    @pytest.mark.parametrize("what", ["fifo", "socket", "device", "terminal"])
+    async def test_a_special_file_in_the_place_of_a_file(
+        self, sshd: Sshd, files: Files, tmp_path: Path, what: str
+    ) -> None:
+        """It raises an error, although the server waits for the writer of a FIFO forever.
+
+        Other reads on the same connection are retried. A file that was listed, or that has caused
+        an error, blocks no connection.
+        """
+        key, pack = tmp_path / "keys" / ("b" * 64), tmp_path / "data/cc" / ("c" * 64)
+        for path in (key, pack):
+            path.parent.mkdir(parents=True)
+            if what in {"fifo", "socket"}:
+                os.mknod(path, 0o600 | (stat.S_IFIFO if what == "fifo" else stat.S_IFSOCK))
+            else:
+                path.symlink_to("/dev/zero" if what == "device" else "/dev/ptmx")
+        (tmp_path / "config").write_bytes(b"x")
+        async with opened(sshd, replace(files, directory=tmp_path)) as storage:
+            retrying = RetryingStorage(storage, 5)
+
+            async def read_config() -> None:
+                assert await retrying.read(FileType.CONFIG) == b"x"
+
+            async def fail(kind: FileType, name: str) -> None:
+                with pytest.raises(DamagedError, match="not a regular file"):
+                    await retrying.read(kind, name, 0, 10)
+
+            with trio.fail_after(15):
+                await storage.list(FileType.KEY)
+                (first,) = storage._sessions
+                await fail(FileType.KEY, key.name)
+                await read_config()
+                assert storage._sessions == [first]
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(fail, FileType.PACK, pack.name)
+                    for _ in range(3):
+                        nursery.start_soon(read_config)
+                (second,) = storage._sessions
+                assert second is not first
+                await fail(FileType.PACK, pack.name)
+                await read_config()
+                assert storage._sessions == [second]
 
     async def test_a_file_that_was_put_back_is_seen(
         self, sshd: Sshd, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,11 +11,18 @@ from typing import Final
 
 import trio
 
-from cesbrfs.errors import DamagedError, StorageError
+from cesbrfs.errors import DamagedError, RepositoryUnreachableError, StorageError
 from cesbrfs.repo.storage.sftp import protocol as sftp
 from cesbrfs.repo.storage.sftp.connection import Request, SftpConnection, drop
 from cesbrfs.repo.storage.sftp.errors import refused, text_of
-from cesbrfs.repo.storage.sftp.protocol import Code, Kind, Packet, ProtocolError, SftpName
+from cesbrfs.repo.storage.sftp.protocol import (
+    Attributes,
+    Code,
+    Kind,
+    Packet,
+    ProtocolError,
+    SftpName,
+)
 from cesbrfs.repo.storage.sftp.ssh import SshProcess
 
 _WINDOW: Final = 4 << 20
@@ -23,6 +31,10 @@ _DIRECTORY_AHEAD: Final = 8
 """Number of outstanding requests for parts of a large directory."""
 _HANDLE_AGE: Final = 300.0
 """Seconds after which a file is reopened, because it may have been replaced."""
+
+
+class NotRegularError(DamagedError):
+    """A directory, FIFO, socket or device is in the place of a file."""
 
 
 class _Handle:
@@ -69,17 +81,34 @@ class SftpSession(SftpConnection):
             finally:
                 self._close(handle.raw)
 
+    async def check_regular(self, path: bytes) -> None:
+        """Raise NotRegularError for anything but a regular file, without opening it."""
+        with self.understood(), self.asking(partial(sftp.stat, path=path)) as sizing:
+            attributes = sftp.parse_attributes(await self.result(sizing, path))
+            if not _is_regular(attributes):
+                raise self._not_regular(path)
+
     async def _open(self, path: bytes) -> _Handle:
+        """Open a file; raises NotRegularError, and then closes the connection if it is blocked.
+
+        STAT and OPEN are sent together, which saves a round trip. But a server that opens a FIFO
+        waits for a writer, and answers no other request.
+        """
         with (
             self.asking(partial(sftp.stat, path=path)) as sizing,
             self.asking(partial(sftp.open_file, path=path), late=self._close_late) as opening,
         ):
-            size = sftp.parse_attributes(await self.result(sizing, path)).size
+            attributes = sftp.parse_attributes(await self.result(sizing, path))
+            if not _is_regular(attributes):
+                if not stat.S_ISDIR(attributes.mode or 0):
+                    self._fail(RepositoryUnreachableError(f"{self.display_url} is blocked."))
+                    await self._ssh.aclose()
+                raise self._not_regular(path)
             raw = sftp.parse_handle(await self.result(opening, path))
-        if size is None:
+        if attributes.size is None:
             self._close(raw)
             raise ProtocolError(b"")
-        return _Handle(raw, size)
+        return _Handle(raw, attributes.size)
 
     @asynccontextmanager
     async def _kept_open(self, path: bytes) -> AsyncIterator[_Handle]:
@@ -174,6 +203,11 @@ class SftpSession(SftpConnection):
             f"{text_of(path)} in {self.display_url} is truncated at byte {size}. Run 'cesbr check'."
         )
 
+    def _not_regular(self, path: bytes) -> NotRegularError:
+        return NotRegularError(
+            f"{text_of(path)} in {self.display_url} is not a regular file. Run 'cesbr check'."
+        )
+
     # Directories
 
     async def entries(self, path: bytes) -> list[SftpName]:
@@ -208,3 +242,8 @@ class SftpSession(SftpConnection):
         finally:
             for part in requests:
                 self.forget(part)
+
+
+def _is_regular(attributes: Attributes) -> bool:
+    """Return whether it is a regular file; True if the server does not report the type."""
+    return stat.S_IFMT(attributes.mode or 0) in {0, stat.S_IFREG}

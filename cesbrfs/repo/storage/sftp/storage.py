@@ -20,7 +20,7 @@ from cesbrfs.repo.storage.base import DIRECTORIES, FileInfo, FileType, is_file_n
 from cesbrfs.repo.storage.sftp.errors import unusable
 from cesbrfs.repo.storage.sftp.location import parse_sftp, ssh_command
 from cesbrfs.repo.storage.sftp.protocol import SftpName
-from cesbrfs.repo.storage.sftp.session import SftpSession
+from cesbrfs.repo.storage.sftp.session import NotRegularError, SftpSession
 from cesbrfs.util.tasks import gather
 
 _log = logging.getLogger(__name__)
@@ -67,6 +67,8 @@ class SftpStorage:
         self._most = sessions
         self._timeout = timeout
         self._sessions: list[SftpSession] = []
+        self._suspects: set[bytes] = set()
+        """Paths of FIFOs, devices and links, which are opened only after a STAT."""
         self._starting = trio.Lock()
         self._alone_until = -1.0
         self._closed = False
@@ -105,9 +107,13 @@ class SftpStorage:
     async def _entries(self, directory: bytes) -> Sequence[SftpName]:
         path = posixpath.join(self._directory, directory)
         try:
-            return await (await self._session(path)).entries(path)
+            entries = await (await self._session(path)).entries(path)
         except FileMissingError:
             return ()
+        self._suspects.update(
+            posixpath.join(path, entry.name) for entry in entries if _is_special(entry)
+        )
+        return entries
 
     async def other_entry(self) -> str | None:
         """Return the name of an entry that an empty repository does not have."""
@@ -128,9 +134,16 @@ class SftpStorage:
         """Read a part of a file, or all of it."""
         path = self._path(kind, name)
         session = await self._session(path)
-        if length is None and not offset:
-            return await session.read_whole(path)
-        return await session.read(path, offset, length)
+        if path in self._suspects:
+            await session.check_regular(path)
+            self._suspects.discard(path)
+        try:
+            if length is None and not offset:
+                return await session.read_whole(path)
+            return await session.read(path, offset, length)
+        except NotRegularError:
+            self._suspects.add(path)
+            raise
 
     def _path(self, kind: FileType, name: str) -> bytes:
         parts: Sequence[str] = (kind.value, name)
@@ -221,3 +234,7 @@ def _is_pack_directory(entry: SftpName) -> bool:
     mode = entry.attributes.mode
     named = _PACK_DIRECTORY.fullmatch(entry.name) is not None
     return named and (mode is None or stat.S_ISDIR(mode))
+
+
+def _is_special(entry: SftpName) -> bool:
+    return stat.S_IFMT(entry.attributes.mode or 0) not in {0, stat.S_IFREG, stat.S_IFDIR}
