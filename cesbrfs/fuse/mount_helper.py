@@ -79,7 +79,8 @@ class MountHelper:
 
     def mount(self) -> int:
         """Mount, and return the descriptor of /dev/fuse; MountError if that fails."""
-        with self._lock:
+        reply, descriptors = b"", list[int]()
+        with self._lock, contextlib.suppress(ConnectionError):  # then the helper has ended
             self._connection.send(b"mount")
             reply, descriptors, _, _ = socket.recv_fds(self._connection, _MESSAGE_BYTES, 1)
         if not descriptors:
@@ -107,9 +108,10 @@ class MountHelper:
             self._ask(b"detach")
 
     def _ask(self, request: bytes) -> int:
-        with self._lock:
+        with self._lock, contextlib.suppress(ConnectionError):  # then the helper has ended
             self._connection.send(request)
             return int(self._connection.recv(_MESSAGE_BYTES) or str(errno.EPIPE))
+        return errno.EPIPE
 
 
 def _reason(reply: bytes) -> str:
