@@ -272,14 +272,21 @@ class _Tree:
         return deeper and stat.S_ISDIR(child.entry.node.mode)
 
     async def show(self, place: ResolvedPath) -> None:
-        """Print everything below `place`; the lines of its children have no prefix."""
-        stack = [("", iter(_marked_last(await self._within(place))))]
+        """Print everything below `place`; the lines of its children have no prefix.
+
+        Only levels with further children are kept, and the prefix is in parts, because its length
+        grows with the depth.
+        """
+        prefix: list[str] = []
+        stack = [(0, iter(await self._marked_last(place)))]
         while stack:
-            before, children = stack[-1]
+            depth, children = stack[-1]
             child, last = next(children, (None, True))
-            if child is None:
+            if last:
                 stack.pop()
+            if child is None:
                 continue
+            del prefix[depth:]
             node = child.entry.node
             if stat.S_ISDIR(node.mode):
                 self.directories += 1
@@ -287,11 +294,16 @@ class _Tree:
                 self.files += 1
             name = self._style.colours.paint(show(child.parts[-1]), node)
             target = f" -> {show(node.target)}" if node.type == "symlink" else ""
-            line = f"{before}{'└' if last else '├'}── {name}{target}\n"
+            line = f"{''.join(prefix)}{'└' if last else '├'}── {name}{target}\n"
             await self._context.out.text(line, painted=True)
-            if self._goes_on(child, len(stack)):
-                before += "    " if last else "│   "
-                stack.append((before, iter(_marked_last(await self._within(child)))))
+            if self._goes_on(child, depth + 1):
+                prefix.append("    " if last else "│   ")
+                stack.append((depth + 1, iter(await self._marked_last(child))))
+
+    async def _marked_last(self, place: ResolvedPath) -> list[tuple[ResolvedPath | None, bool]]:
+        """Return the children of a directory, each with whether it is the last one."""
+        children = await self._within(place)
+        return [(child, child is children[-1]) for child in children]
 
     async def as_json(self, place: ResolvedPath, level: int) -> list[dict[str, object]]:
         """Return everything below `place` as JSON; directories have `contents`.
@@ -310,11 +322,6 @@ class _Tree:
                 fields["contents"] = await self.as_json(child, level + 1)
             contents.append(fields)
         return contents
-
-
-def _marked_last(children: list[ResolvedPath]) -> list[tuple[ResolvedPath | None, bool]]:
-    """Return the children, each with whether it is the last one."""
-    return [(child, child is children[-1]) for child in children]
 
 
 # stat
