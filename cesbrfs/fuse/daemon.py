@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 
 class Starter:
@@ -26,13 +27,17 @@ class Starter:
         """
         receiving, sending = os.pipe2(os.O_CLOEXEC)
         child = os.fork()
-        if child:
-            os.close(sending)
-            return _await_report(receiving, child)
+        if child == 0:
+            os.close(receiving)
+            self._run(work, sending)
+        os.close(sending)
+        return _await_report(receiving, child)
+
+    def _run(self, work: Callable[[], int], report: int) -> NoReturn:
+        """Run `work` in the child, and exit with its exit code."""
         code = 1
         try:
-            os.close(receiving)
-            self._report = sending
+            self._report = report
             code = work()
         finally:
             self._send_report(code)

@@ -64,11 +64,8 @@ class MountHelper:
         """Fork the helper. Call it before any thread is started."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if os.fork() == 0:
-            try:
-                ours.close()
-                _serve(theirs)
-            finally:
-                os._exit(0)
+            ours.close()
+            _run(theirs)
         theirs.close()
         return cls(ours)
 
@@ -116,6 +113,14 @@ class MountHelper:
 
 def _reason(reply: bytes) -> str:
     return os.strerror(int(reply)) if reply else "the helper process ended"
+
+
+def _run(connection: socket.socket) -> NoReturn:
+    """Serve in the helper process, and exit."""
+    try:
+        _serve(connection)
+    finally:
+        os._exit(0)
 
 
 def _serve(connection: socket.socket) -> None:
