@@ -19,6 +19,7 @@ from cesbr.ui import humanize
 from cesbr.ui.errors import report
 from cesbr.ui.file_content import write_content
 from cesbr.ui.listing import Colours, Style, largest_first, newest_first
+from cesbr.ui.stream import LineStream
 from cesbr.ui.table import pairs
 from cesbrfs.errors import CesbrError, InterruptedByUserError, UsageError
 from cesbrfs.util.escape import for_json, show
@@ -277,6 +278,7 @@ class _Tree:
         Only levels with further children are kept, and the prefix is in parts, because its length
         grows with the depth.
         """
+        lines = LineStream(self._context.out)
         prefix: list[str] = []
         stack = [(0, iter(await self._marked_last(place)))]
         while stack:
@@ -295,10 +297,11 @@ class _Tree:
             name = self._style.colours.paint(show(child.parts[-1]), node)
             target = f" -> {show(node.target)}" if node.type == "symlink" else ""
             line = f"{''.join(prefix)}{'└' if last else '├'}── {name}{target}\n"
-            await self._context.out.text(line, painted=True)
+            await lines.add(line, painted=True)
             if self._goes_on(child, depth + 1):
                 prefix.append("    " if last else "│   ")
                 stack.append((depth + 1, iter(await self._marked_last(child))))
+        await lines.flush()
 
     async def _marked_last(self, place: ResolvedPath) -> list[tuple[ResolvedPath | None, bool]]:
         """Return the children of a directory, each with whether it is the last one."""
