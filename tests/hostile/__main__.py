@@ -19,9 +19,6 @@ from pathlib import Path
 
 from tests.hostile.cases import CASES, GOOD, KEY, VOLUME, Case, all_cases, build
 
-MEBIBYTES_MAX = 700
-"""Peak of memory, which the limit of 512 MiB for a tree determines."""
-
 
 def write(cases: Iterable[Case], directory: Path) -> None:
     """Write the repositories and ``cases.json`` to a new directory."""
@@ -41,12 +38,13 @@ def write(cases: Iterable[Case], directory: Path) -> None:
 
 def read(names: Iterable[str], work: Path, *options: str) -> Iterator[dict[str, object]]:
     """Read cases in a process of their own; yield each reading, with its faults."""
+    limits = {case.name: case.mebibytes_max for case in all_cases()}
     command = [sys.executable, "-m", "tests.hostile.reading", str(work), *options, *names]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
             reading = json.loads(line)
-            if reading["mebibytes"] > MEBIBYTES_MAX:
+            if reading["mebibytes"] > limits[reading["case"]]:
                 reading["faults"].append(f"{reading['mebibytes']} MiB of memory")
             yield reading
     if process.returncode:
