@@ -79,7 +79,7 @@ def resolve(path: str) -> str:
     Unlike ``os.path.realpath`` it assumes that a mountpoint of ours is a directory.
     """
     ours = {mounted.mountpoint for mounted in our_mounts()}
-    pending = os.path.abspath(path).split("/")[::-1]
+    pending = os.path.join(os.getcwd(), path).split("/")[::-1]
     real = ""
     links = 0
     while pending:
