@@ -19,7 +19,15 @@ from cesbrfs.restore.journal import Journal
 from cesbrfs.restore.journal import read as read_journal
 from cesbrfs.restore.replaced import KeepPlan
 from cesbrfs.restore.undo import Undo, kept_size, remove_record
-from cesbrfs.restore.undo_log import NewUndo, UndoRecord, find_log, log_file, read_log, read_logs
+from cesbrfs.restore.undo_log import (
+    NewUndo,
+    UndoLog,
+    UndoRecord,
+    find_log,
+    log_file,
+    read_log,
+    read_logs,
+)
 from cesbrfs.restore.undo_report import UndoReport
 from tests.support.compare import Record, differences, records
 from tests.support.killed import killed_at_each_step
@@ -188,6 +196,60 @@ async def test_obstacles_are_reported(site: Site, tmp_path: Path) -> None:
     (site.restored / "twin2").rmdir()
     assert _undo(tmp_path).exit_code == 0
     assert differences(_state(site.target), before) == []
+
+
+async def test_kept_files_that_are_gone(site: Site, tmp_path: Path) -> None:
+    """Nothing is changed; the log can be removed."""
+    _existing(site.target)
+    await _restore(site, tmp_path)
+    restored = _state(site.target)
+    record = _record(tmp_path)
+    (place,) = record.places
+    place.rename(tmp_path / "away")
+    with pytest.raises(RestoreError, match=r"No such file or directory.*undo --remove 1"):
+        _undo(tmp_path)
+    (tmp_path / "away").rename(place)
+    if os.geteuid() == 0:
+        os.chown(place, 1, 1)
+        with pytest.raises(RestoreError, match="belongs to another user"):
+            _undo(tmp_path)
+        os.chown(place, 0, 0)
+    after = _state(site.target)
+    assert after.keys() == restored.keys()
+    del after[b".cesbr-undo"], restored[b".cesbr-undo"]  # its modification time
+    assert differences(after, restored) == []
+    shutil.rmtree(place)
+    remove_record(record)
+    assert read_logs(tmp_path / "undo") == []
+
+
+async def test_new_attributes_of_directories_are_removed(site: Site, tmp_path: Path) -> None:
+    """A directory has the attributes from before the restore, no others."""
+    _existing(site.target)
+    before = _state(site.target)
+    await _restore(site, tmp_path)
+    os.setxattr(site.restored, "user.new", b"set after the restore")
+    assert _undo(tmp_path).failed == []
+    assert differences(_state(site.target), before) == []
+
+
+def test_ids_of_restores(tmp_path: Path) -> None:
+    """A unique prefix is enough."""
+    records = [UndoRecord(name, tmp_path / name) for name in ("12", "13")]
+    assert find_log(records, "13") is records[1]
+    assert find_log(records, None) is records[1]
+    for wanted, reason in (("1", "several restores begin with '1'"), ("9", "no restore '9'")):
+        with pytest.raises(NotFoundError, match=reason):
+            find_log(records, wanted)
+
+
+def test_logs_that_cannot_be_used(tmp_path: Path) -> None:
+    """The error names the file or directory."""
+    (tmp_path / "1.undo").mkdir()
+    with pytest.raises(RestoreError, match=r"Cannot read the undo logs in .*Is a directory"):
+        read_logs(tmp_path)
+    with pytest.raises(RestoreError, match=r"Cannot write the undo log .*/1\.undo"):
+        UndoLog.open(tmp_path / "1.undo")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import os
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from cesbrfs.errors import RestoreError, UsageError
 from cesbrfs.repo.format.model import Node
+from cesbrfs.restore import writer
 from cesbrfs.restore.dirfd import DirFd, ForbiddenTargets, inspect, open_target, tell
 from cesbrfs.restore.metadata import FileMetadata, Warnings
 from cesbrfs.restore.writer import (
@@ -91,6 +93,32 @@ def test_placed_file_has_all_of_it(directory: Path, opened: int) -> None:
     status = (directory / "f").stat()
     assert (stat.S_IMODE(status.st_mode), status.st_mtime_ns, status.st_atime_ns) == (0o640, 1, 2)
     assert (directory / "f").read_bytes() == b"".join(blobs)
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_file_systems_without_noreplace(
+    directory: Path, opened: int, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    """Nothing is replaced there either, and the temporary name is removed."""
+
+    def is_unsupported(*_: object) -> int:
+        ctypes.set_errno(errno.EINVAL)
+        return -1
+
+    def is_not_permitted(*_: object, **__: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(writer, "_renameat2", is_unsupported)
+    if not has_links:
+        monkeypatch.setattr(os, "link", is_not_permitted)
+    first, second = _written(opened, b"first"), _written(opened, b"second")
+    first.place(b"f", replace=False)
+    with pytest.raises(AppearedError):
+        second.place(b"f", replace=False)
+    first.discard()
+    second.discard()
+    assert os.listdir(directory) == ["f"]
+    assert (directory / "f").read_bytes() == b"first"
 
 
 def test_altered_file_is_not_placed(directory: Path, opened: int) -> None:
