@@ -261,6 +261,23 @@ class TestReading:
             monkeypatch.setattr(sftp_session, "_HANDLE_AGE", 0.0)
             assert await storage.read(FileType.PACK, name, 0, 11) == b"long enough"
 
+    async def test_a_file_that_becomes_shorter(
+        self, sshd: Sshd, files: Files, tmp_path: Path
+    ) -> None:
+        """It is truncated for the reader that has it open; the next reader opens it again."""
+        name = "c" * 64
+        pack = tmp_path / "data/cc" / name
+        pack.parent.mkdir(parents=True)
+        pack.write_bytes(b"long enough")
+        async with opened(sshd, replace(files, directory=tmp_path)) as storage:
+            assert await storage.read(FileType.PACK, name, 0, 4) == b"long"
+            os.truncate(pack, 4)
+            with pytest.raises(DamagedError, match="is truncated at byte 4"):
+                await storage.read(FileType.PACK, name, 0, 11)
+            pack.rename(pack.with_suffix(".old"))
+            pack.write_bytes(b"put back")
+            assert await storage.read(FileType.PACK, name, 0, 8) == b"put back"
+
     async def test_more_connections_when_one_is_busy(
         self, storage: SftpStorage, files: Files
     ) -> None:

@@ -126,7 +126,7 @@ class SftpSession(SftpConnection):
         try:
             self._close_unused()
             yield handle
-        except StorageError:
+        except (DamagedError, StorageError):
             if self._handles.get(path) is handle:  # the next reader opens it again
                 del self._handles[path]
             raise
