@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from collections.abc import Callable
@@ -190,6 +191,23 @@ async def test_a_refused_directory_is_denied_not_missing(tmp_path: Path) -> None
         if root:
             os.seteuid(0)
         (tmp_path / "repo").chmod(0o700)
+
+
+async def test_errors_of_the_file_system(tmp_path: Path) -> None:
+    """An unreachable network file system is no defect of a file."""
+    storage = LocalStorage(str(tmp_path))
+    stale = storage._translate(OSError(errno.ESTALE, "Stale"), str(tmp_path / "config"))
+    assert isinstance(stale, RepositoryUnreachableError)
+    assert "does not respond: Stale file handle" in stale.message
+    failing = storage._translate(OSError(errno.EIO, "I/O"), str(tmp_path / "config"))
+    assert type(failing) is StorageError
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/ab").write_bytes(b"a file in the place of a directory")
+    (tmp_path / "data/cd").symlink_to("cd")
+    assert list(await storage.list(FileType.PACK)) == []
+    (tmp_path / "config").write_bytes(b"short")
+    with pytest.raises(DamagedError, match="is truncated at byte 5"):
+        storage.read_into(FileType.CONFIG, "", 0, memoryview(bytearray(6)))
 
 
 def test_addresses_of_local_directories() -> None:

@@ -147,3 +147,48 @@ async def test_a_listing_with_sizes_that_are_none() -> None:
         made._page = page  # type: ignore[method-assign, assignment]
         with pytest.raises(RepositoryUnreachableError, match="not S3"):
             await made.list(FileType.KEY)
+
+
+async def test_a_listing_that_never_ends() -> None:
+    """A server that returns the same token again, or none, is not asked forever."""
+    for old, token in (
+        ("false", ""),
+        ("false", "<NextContinuationToken>same</NextContinuationToken>"),
+        ("true", ""),
+        ("true", "<NextMarker>same</NextMarker>"),
+    ):
+        made = storage_of("https://server/bucket/repo", options={"list_objects_v1": old})
+        asked = 0
+        text = f"<Listing><IsTruncated>true</IsTruncated>{token}</Listing>"
+
+        async def page(*_: object, text: str = text) -> Answer:
+            nonlocal asked
+            asked += 1
+            await trio.lowlevel.checkpoint()
+            return Answer(200, {}, text.encode())
+
+        made._page = page  # type: ignore[method-assign, assignment]
+        with pytest.raises(RepositoryUnreachableError, match="without a continuation token"):
+            await made.list(FileType.KEY)
+        assert asked == (2 if token else 1)
+
+
+async def test_a_bucket_in_another_region() -> None:
+    """The request is signed again for the region that the server names, once."""
+    made = storage_of("s3.amazonaws.com/bucket")
+    regions: list[str] = []
+
+    async def whole(url: str, headers: dict[str, str], refusal: object, what: str) -> Answer:
+        await trio.lowlevel.checkpoint()
+        assert callable(refusal)
+        assert f"/{made._region}/s3/" in headers["authorization"]
+        assert f"s3.dualstack.{made._region}.amazonaws.com" in url
+        regions.append(made._region)
+        if len(regions) == 1:
+            raise refusal(Answer(301, {"x-amz-bucket-region": "eu-west-3"}, b""), what)
+        return Answer(200, {}, b"<Listing/>")
+
+    made._client.whole = whole  # type: ignore[method-assign, assignment]
+    assert await made.list(FileType.KEY) == []
+    assert await made.list(FileType.KEY) == []
+    assert regions == ["us-east-1", "eu-west-3", "eu-west-3"]
