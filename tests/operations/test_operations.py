@@ -194,6 +194,8 @@ async def test_a_wrong_recorded_size_does_not_truncate_reads() -> None:
 async def test_the_status_directory_is_hidden(operations: Operations, kernel: Kernel) -> None:
     """.cesbrfs is not listed, but lookup finds it and its files are readable."""
     assert b".cesbrfs" not in await listing(operations, kernel, pyfuse3.ROOT_INODE)
+    directory = await walk(operations, b".cesbrfs")
+    assert await listing(operations, kernel, directory.st_ino) == [b"status.json", b"metrics"]
     status = await walk(operations, b".cesbrfs", b"status.json")
     opened = await operations.open(status.st_ino, os.O_RDONLY, NOBODY)
     assert opened.direct_io

@@ -83,11 +83,6 @@ class SftpConnection:
         return made
 
     @property
-    def pid(self) -> int:
-        """The ID of its process."""
-        return self._ssh.pid
-
-    @property
     def is_over(self) -> bool:
         """Whether it was lost or could not be established."""
         return self.has_failed or self._at_end or self._ssh.returncode is not None

@@ -71,11 +71,6 @@ class SshProcess:
         return cls(process, pipes)
 
     @property
-    def pid(self) -> int:
-        """The ID of the process and of its process group."""
-        return self._process.pid
-
-    @property
     def returncode(self) -> int | None:
         """The exit code; None while the process runs."""
         return self._process.returncode
