@@ -101,7 +101,8 @@ class PasswordFile:
 
     def _real(self) -> tuple[Path, os.stat_result]:
         try:
-            file = self.path.resolve(strict=True)
+            # Path.resolve raises RuntimeError for a loop of symlinks.
+            file = Path(os.path.realpath(self.path, strict=True))
             return file, file.stat()
         except OSError as error:
             raise self._failed(error.strerror or str(error)) from error
