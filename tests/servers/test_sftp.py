@@ -563,12 +563,14 @@ class TestLosing:
             await storage.read(FileType.CONFIG)
             await trio.to_thread.run_sync(proxy.hold)
             failed = 0
+            admitted = trio.Event()
 
             async def read(name: str) -> None:
                 nonlocal failed
                 with pytest.raises(RepositoryUnreachableError):
                     await storage.read(FileType.PACK, name, 0, 1)
                 failed += 1
+                await admitted.wait()
                 assert await storage.read(FileType.PACK, name, 0, 1) == files.packs[name][:1]
 
             async with trio.open_nursery() as nursery:
@@ -578,6 +580,7 @@ class TestLosing:
                 await trio.to_thread.run_sync(proxy.refuse)
                 await trio.to_thread.run_sync(proxy.heal)
                 await trio.to_thread.run_sync(proxy.admit)
+                admitted.set()
             assert failed == 20
             assert proxy.accepted == 2
 
