@@ -59,7 +59,7 @@ def test_a_mount_in_use(helper: MountHelper, tmp_path: Path) -> None:
 
 
 def test_a_helper_that_has_ended(helper: MountHelper) -> None:
-    """Mounting and unmounting fail with an error that says so."""
+    """Mounting and unmounting fail and name the reason."""
     helper._connection.send(b"no target")  # is refused
     for _ in range(2):
         with pytest.raises(MountError, match="the helper process ended"):
