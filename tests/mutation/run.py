@@ -27,7 +27,7 @@ MODULES: Final = {
     "tree": ("cesbrfs/repo/format/tree*.py", (f"{_FORMAT}/test_direntry.py", _RECORDS)),
     "layout": ("cesbrfs/catalog/layout.py", ("tests/unit/catalog",)),
     "planner": ("cesbrfs/restore/plan*.py", ("tests/unit/restore/test_unchanged.py", *_RESTORE)),
-    "dirfd": ("cesbrfs/restore/dirfd.py", _RESTORE),
+    "dirfd": ("cesbrfs/restore/dirfd.py", ("tests/unit/restore/test_dirfd.py",)),
     "directories": (
         "cesbrfs/repo/read/directories.py",
         ("tests/unit/repo/read/test_directories.py",),
@@ -41,7 +41,7 @@ source_paths = ["cesbrfs"]
 only_mutate = ["{files}"]
 also_copy = ["cesbrfs", "shell"]
 do_not_mutate_patterns = ['raise \\w+Error\\(', '^\\s*f?"[^"]*",?$']
-pytest_add_cli_args = ["-p", "no:cacheprovider", "-o", "timeout=0"]
+pytest_add_cli_args = ["-p", "no:cacheprovider", "-o", "timeout=0", "--hypothesis-profile=ci"]
 pytest_add_cli_args_test_selection = [{tests}]
 """
 

@@ -14,10 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cesbrfs.errors import RestoreError, UsageError
+from cesbrfs.errors import RestoreError
 from cesbrfs.repo.format.model import Node
 from cesbrfs.restore import writer
-from cesbrfs.restore.dirfd import DirFd, ForbiddenTargets, inspect, open_target, tell
 from cesbrfs.restore.metadata import FileMetadata, Warnings
 from cesbrfs.restore.writer import (
     HOLE_BYTES,
@@ -272,60 +271,6 @@ def test_directory_may_be_there_but_nothing_else(directory: Path, opened: int) -
         make_directory(opened, b"link")
 
 
-def test_descent_follows_no_link(tmp_path: Path) -> None:
-    """The target may be a symlink; symlinks below it are not followed."""
-    (tmp_path / "real/a/b").mkdir(parents=True)
-    (tmp_path / "target").symlink_to("real")
-    (tmp_path / "real/link").symlink_to("a")
-    target = open_target(tmp_path / "target", create=True)
-    try:
-        with DirFd(target) as descent:
-            inner = os.stat(descent.open([b"a", b"b"]))
-            assert (inner.st_dev, inner.st_ino) == _identity(tmp_path / "real/a/b")
-            assert os.stat(descent.open([])).st_ino == (tmp_path / "real").stat().st_ino
-            for parts in ([b"link"], [b"link", b"b"]):
-                with pytest.raises(OSError, match="Not a directory"):
-                    descent.open(parts)
-            again = os.stat(descent.open([b"a"]))
-            assert (again.st_dev, again.st_ino) == _identity(tmp_path / "real/a")
-    finally:
-        os.close(target)
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_dev, status.st_ino
-
-
-def test_new_target_is_its_owners_alone(tmp_path: Path) -> None:
-    """A new target is private; an existing one keeps its mode."""
-    os.close(open_target(tmp_path / "a/b", create=True))
-    assert stat.S_IMODE((tmp_path / "a/b").stat().st_mode) == 0o700
-    (tmp_path / "there").mkdir(mode=0o755)
-    os.close(open_target(tmp_path / "there", create=True))
-    assert stat.S_IMODE((tmp_path / "there").stat().st_mode) == 0o755
-
-
-@pytest.mark.parametrize("target", ["kept", "kept/new", "kept/a/b/new", "link/x", "file"])
-def test_targets_that_are_refused(tmp_path: Path, target: str) -> None:
-    """A file, and any path in a guarded directory, even through a symlink."""
-    (tmp_path / "kept/a").mkdir(parents=True)
-    (tmp_path / "link").symlink_to("kept")
-    (tmp_path / "file").touch()
-    guard = ForbiddenTargets.of({str(tmp_path / "kept"): "the repository"})
-    with pytest.raises(UsageError):
-        inspect(tmp_path / target, guard)
-    assert not inspect(tmp_path / "elsewhere/new", guard).exists
-    assert inspect(tmp_path, guard).exists
-
-
-def test_whole_devices_are_guarded(tmp_path: Path) -> None:
-    """Nothing is restored to a mount of backups."""
-    guard = ForbiddenTargets(devices={tmp_path.stat().st_dev: "a mount of the backups"})
-    with pytest.raises(UsageError, match="mount"):
-        inspect(tmp_path / "new", guard)
-
-
 def test_notes_tell_each_kind_once() -> None:
     """A note about many files is one sentence with the first path."""
     notes = Warnings()
@@ -336,12 +281,3 @@ def test_notes_tell_each_kind_once() -> None:
         "The owner could not be set: 'a' and 2 more; do this.",
         "The mode could not be set: 'x\\n'.",
     ]
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EIO, errno.ELOOP])
-def test_errors_say_what_to_do(number: int) -> None:
-    """An OSError becomes one sentence with a hint."""
-    said = tell(OSError(number, "x"))
-    assert said.startswith(os.strerror(number))
-    assert said.endswith(".")
-    assert ":" in said
