@@ -137,7 +137,7 @@ class _Grower:
 
     async def grow(self, landings: RestoreItems) -> PlannedDirectory:
         """Return the planned target directory with its content."""
-        root = PlannedDirectory(b"", None, landings.root, exists=True, dressed=False)
+        root = PlannedDirectory(b"", None, landings.root, dressed=False)
         level: list[PlannedDirectory] = []
         for landing in landings.found:
             directory = root
@@ -222,8 +222,7 @@ class _Grower:
         file = PlannedFile(directory, name, node.type, size, node.mtime_ns, looks)
         if self._past.files and file.path in self._past.files:
             file.key = node_key(node) if self._owners is not None else key_of(entry)
-        link = hard_link_id(node) if isinstance(entry, SnapshotEntry) else 0
-        if isinstance(entry, SnapshotEntry) and link:
+        if isinstance(entry, SnapshotEntry) and (link := hard_link_id(node)):
             file.links = self._links.setdefault((entry.snapshot.id, link), HardLinks())
         directory.files.append(file)
         return None
@@ -240,5 +239,5 @@ def _prune(directory: PlannedDirectory, patterns: Patterns) -> bool:
 def _looks(entry: Entry, node: Node) -> Looks:
     if not isinstance(entry, SnapshotEntry):
         return Looks(FILE_MODE)
-    owner = None if entry.top else (node.uid, node.gid)
+    owner = (node.uid, node.gid)
     return Looks(node.mode, owner, node.rdev, len(node.target), tuple(node.xattrs))

@@ -19,14 +19,13 @@ from tests.support.project import PROJECT
 
 _FORMAT: Final = "tests/unit/repo/format"
 _RECORDS: Final = "tests/unit/repo/test_hostile_records.py"
-_RESTORE: Final = ("tests/unit/restore/test_obstacles.py", "tests/unit/restore/test_symlinks.py")
 MODULES: Final = {
     "crypto": ("cesbrfs/repo/format/crypto.py", (f"{_FORMAT}/test_crypto.py",)),
     "pack": ("cesbrfs/repo/format/pack.py", (f"{_FORMAT}/test_pack.py",)),
     "index": ("cesbrfs/repo/format/index*.py", (f"{_FORMAT}/test_index.py",)),
     "tree": ("cesbrfs/repo/format/tree*.py", (f"{_FORMAT}/test_direntry.py", _RECORDS)),
     "layout": ("cesbrfs/catalog/layout.py", ("tests/unit/catalog",)),
-    "planner": ("cesbrfs/restore/plan*.py", ("tests/unit/restore/test_unchanged.py", *_RESTORE)),
+    "planner": ("cesbrfs/restore/plan*.py", ("tests/unit/restore/test_planner.py",)),
     "dirfd": ("cesbrfs/restore/dirfd.py", ("tests/unit/restore/test_dirfd.py",)),
     "directories": (
         "cesbrfs/repo/read/directories.py",
