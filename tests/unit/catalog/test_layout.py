@@ -485,6 +485,7 @@ def test_the_dogu_of_a_dogu_json(document: dict[str, Any], dogu: str | None) -> 
     [
         (["/config/redmine/a", "/dogu/redmine/current", "/dogu_v2/redmine/1"], "redmine"),
         (["config/redmine/a"], "redmine"),
+        (["/config/redmineX"], "redmineX"),
         (["/config/_global/a"], "_instance"),
         (["/config/backup/a"], "_instance"),
         (["/config/redmine/a", "/config/ldap/a"], "_instance"),

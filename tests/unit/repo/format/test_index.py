@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import struct
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cesbrfs.errors import DamagedError
-from cesbrfs.repo.format import index_segment
-from cesbrfs.repo.format.index import Index
+from cesbrfs.repo.format import index_builder, index_segment
+from cesbrfs.repo.format.index import Index, Table
 from cesbrfs.repo.format.index_segment import (
     ROW_BYTES,
     PackNumbers,
@@ -81,9 +82,11 @@ def test_what_several_index_files_repeat_is_there_once() -> None:
     """A pack may be split over several files, and repeated in another."""
     first = index_file((C, [entry(A)]))
     second = index_file((C, [entry(B, offset=132)]), (C, [entry(A)]))
-    index = index_of(first, second, first)
+    index = index_of(first, first, second)
     assert len(index) == 2
-    assert index.tables[0].packs == C
+    index = index_of(first, second, first, index_file((A, [])))
+    assert len(index) == 2
+    assert index.tables[0].packs == C + A
     assert index.stored_bytes == 264
     assert len(index.places(BlobType.DATA, A)) == 1
     assert len(index.places(BlobType.DATA, B)) == 1
@@ -252,6 +255,97 @@ def test_packs_are_numbered_across_index_files(order: tuple[int, ...]) -> None:
         assert (place.pack, place.offset) == (pack, pack[0])
 
 
+def test_packs_get_consecutive_numbers() -> None:
+    """From 0, whatever the number of packs of an index file."""
+    packs = PackNumbers()
+    assert [packs.reserve(count) for count in (2, 0, 3, 1)] == [0, 2, 2, 5]
+
+
+def test_segments_with_consecutive_numbers_are_not_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Their rows are neither renumbered nor compared, in any order of their packs."""
+    monkeypatch.setattr(index_builder, "_renumbered", None)
+    monkeypatch.setattr(index_builder, "split", None)
+    packs = PackNumbers()
+    segments = {
+        pack.hex(): parse_segment(index_file((pack, [entry(pack)])), "index", packs.reserve)
+        for pack in (B, C, A)
+    }
+    index = Index.of(dict(sorted(segments.items())))
+    assert index.names == {A.hex(), B.hex(), C.hex()}
+    assert [index.places(BlobType.DATA, blob)[0].pack for blob in (A, B, C)] == [A, B, C]
+
+
+def test_several_tables_are_one_index() -> None:
+    """Places in each table are found, equal ones once; numbers and names are those of all."""
+    files = [
+        index_file((A, [entry(A), entry(B, "tree", offset=132)])),
+        index_file((B, [entry(A), entry(C, offset=132)])),
+        index_file((A, [entry(A), entry(B, "tree", offset=132)])),
+    ]
+    tables = [Table.of({f"file {at}": parse_segment(data, "")}) for at, data in enumerate(files)]
+    for count, places in ((1, [A]), (2, [A, B]), (3, [A, B])):
+        index = Index(tables[:count])
+        assert [place.pack for place in index.places(BlobType.DATA, A)] == places
+        assert [place.pack for place in index.places(BlobType.TREE, B)] == [A]
+        assert index.places(BlobType.DATA, B) == index.places(BlobType.TREE, A) == []
+        assert index.names == {f"file {at}" for at in range(count)}
+        assert (len(index), index.stored_bytes) == (2 * count, 2 * count * 132)
+    assert index.packs() == {A, B}
+    assert index.lacking(BlobType.DATA, (A, B, C)) == {B}
+    assert index.lacking(BlobType.TREE, (A, B, C)) == {A, C}
+
+
+def test_tables_are_joined() -> None:
+    """The segment of a table, also of one that begins further on in a file, has all its rows."""
+    noise = random.Random(2)
+    blobs = {noise.randbytes(32): noise.choice((A, B, C)) for _ in range(200)}
+    parts = [
+        Table.of({
+            "f": parse_segment(
+                index_file(*((pack, [entry(blob)]) for blob, pack in list(blobs.items())[at::2])),
+                "f",
+            )
+        })
+        for at in range(2)
+    ]  # fmt: skip
+    moved = replace(parts[1], rows=bytearray(b"header") + parts[1].rows + b"end", rows_at=6)
+    joined = Table.of({"0": parts[0].segment(), "1": moved.segment()})
+    assert joined.names == ("0", "1")
+    assert joined.count == len(blobs)
+    index = Index([joined])
+    assert index.packs() == {A, B, C}
+    for blob, pack in blobs.items():
+        assert [place.pack for place in index.places(BlobType.DATA, blob)] == [pack]
+
+
+def test_large_and_small_numbers() -> None:
+    """The limits of each field, with both parsers; lengths are summed correctly."""
+    data = index_file(
+        (A, [entry(A, offset=U32, length=U32), entry(B, length=32, uncompressed_length=U32)]),
+        (B, [entry(C, length=32)]),
+    )
+    assert index_of(data).stored_bytes == U32 + 64
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index_segment, "_parse_columns", lambda *_: None)
+        index = index_of(data)
+    assert index.stored_bytes == U32 + 64
+    assert index.places(BlobType.DATA, C) == [BlobLocation(B, 0, 32, 0, compressed=False)]
+    assert index.places(BlobType.DATA, A) == [BlobLocation(A, U32, U32, U32 - 32, compressed=False)]
+    assert index.places(BlobType.DATA, B) == [BlobLocation(A, 0, 32, U32, compressed=True)]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"{", b"[]", index_file((A, [entry(B, "other")])), index_file((A, [entry(B, length=1)]))],
+)
+def test_an_invalid_index_file_is_named(data: bytes) -> None:
+    """By the first eight characters of its name."""
+    with pytest.raises(DamagedError, match=r"ndex file 01234567\b"):
+        parse_segment(data, "0123456789abcdef")
+
+
 @given(st.binary(max_size=400), st.integers(0, 47), st.sampled_from([0, 1 << 20]))
 def test_ordered_is_a_stable_sort(noise: bytes, at: int, few: int) -> None:
     """By one byte of each row; few rows are sorted, and many are distributed to lists."""
@@ -262,8 +356,12 @@ def test_ordered_is_a_stable_sort(noise: bytes, at: int, few: int) -> None:
         assert ordered(b"".join(rows), at) == b"".join(expected)
 
 
-def test_large_and_small_index_files() -> None:
+@pytest.mark.parametrize(("group_rows", "again"), [(64, True), (1, True), (1, False)])
+def test_large_and_small_index_files(
+    group_rows: int, again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every blob is found at its place; a pack that is in two files is counted once."""
+    monkeypatch.setattr(index_builder, "_GROUP_ROWS", group_rows)
     noise = random.Random(1)
     packs = PackNumbers()
     segments: dict[str, Segment] = {}
@@ -273,9 +371,14 @@ def test_large_and_small_index_files() -> None:
         data = index_file((pack, [entry(blob, offset=at) for at, blob in enumerate(found)]))
         segments[str(number)] = parse_segment(data, "index", packs.reserve)
         expected |= {blob: (pack, at) for at, blob in enumerate(found)}
-    segments["again"] = parse_segment(data, "index", packs.reserve)
+    if again:
+        segments["again"] = parse_segment(data, "index", packs.reserve)
     index = Index.of(segments)
     assert len(index) == len(expected)
     assert index.stored_bytes == 132 * len(expected)
+    (table,) = index.tables
+    assert table.bits == (7 if group_rows == 64 else 13)
+    assert len(table.rows) == ROW_BYTES * len(expected)
+    assert len(table.fanout) == 4 * ((1 << table.bits) + 1)
     for blob, (pack, at) in expected.items():
         assert index.places(BlobType.DATA, blob) == [BlobLocation(pack, at, 132, 100, False)]
