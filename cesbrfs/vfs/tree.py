@@ -115,6 +115,8 @@ class BackupTree:
         self._root_refreshed_at = -math.inf
         self.on_change: Callable[[Backups], None] | None = None
         """Callback that receives the backups when snapshots were added or removed."""
+        self.chose_newest = False
+        """Whether ``latest`` or a time chose a backup; an unreadable one may be newer."""
         self._top: Final = RootDirectory(self.reports, self.virtual, self._backup_directory)
         self.root: Final = self.virtual.directory(b"", 0, self._root, self._root_child_nowait)
         self.root.child = self._root_child
@@ -209,6 +211,7 @@ class BackupTree:
 
         `Reports.newest` defines which backups are candidates; `back` skips the newest ones.
         """
+        self.chose_newest = True
         owners = owner_directories(paths)
         if owners:
             holder = await self._nth(backups, back, partial(self._holds, owners))
@@ -387,6 +390,8 @@ class BackupTree:
         return await self._top.entries(await self.backups())
 
     async def _root_child(self, name: bytes) -> Entry | None:
+        if name == directory_names.LATEST:
+            self.chose_newest = True
         cached = self._root_child_nowait(name)
         return await self._top.child(await self.backups(), name) if cached is None else cached
 

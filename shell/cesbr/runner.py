@@ -30,13 +30,18 @@ def run_command(
             if not session.looked_back:
                 session.looked_back = True
                 await take_back_maintenance(context)
+            if session.view is not None:
+                session.view.chose_newest = False
             try:
                 code = await command.run(context, arguments)
             except CesbrError:
                 await report_damaged(context, again=command.all_backups)
                 raise
-            damaged = await report_damaged(context, again=command.all_backups)
-            return code or (damaged if command.all_backups else 0)
+            partial = command.all_backups or (
+                session.view is not None and session.view.chose_newest
+            )
+            damaged = await report_damaged(context, again=partial)
+            return code or (damaged if partial else 0)
 
     try:
         try:

@@ -85,6 +85,31 @@ def test_commands_over_all_backups_name_a_damaged_snapshot(
     assert own(script=2 * line).err.count(f"Snapshot {named}") == 1
 
 
+def test_what_latest_chose_is_partial(own: Cesbr, site: Site) -> None:
+    """The unreadable backup may be the newest, and its snapshot keeps its old tags."""
+    older = _newest(own)
+    assert own("backup").code == 0
+    newest = _newest(own)
+    named = _damage(site.repository / "snapshots" / _snapshot(own, newest, "volumes"))
+    path = "redmine/dogu.json"
+    for command, code in (
+        (("cat", f"/latest/{path}"), 3),
+        (("cat", "--backup", "latest", path), 3),
+        (("restore", "--backup", "latest", path, "--target", "a", "--yes"), 3),
+        (("restore", "--backup", older, path, "--target", "b", "--yes"), 0),
+        (("export", "--backup", "latest", path, "--output", "c.tar"), 3),
+        (("export", "--backup", older, path, "--output", "d.tar"), 0),
+        (("restore-registry", "redmine", "--dry-run"), 3),
+        (("protect", newest), 3),
+        (("unprotect", newest), 3),
+        (("note", older, "before the upgrade"), 3),
+        (("forget", newest, "--yes"), 3),
+    ):
+        said = own(*command, "--quiet")
+        assert (said.code, named in said.err) == (code, True), (command, said.err)
+    assert own.here.joinpath("a", path).read_bytes() == own.here.joinpath("b", path).read_bytes()
+
+
 def test_no_policy_removes_backups_while_a_snapshot_cannot_be_read(own: Cesbr, site: Site) -> None:
     """The unreadable backup might be the newest complete one. Removal by ID still works."""
     assert [own("backup").code for _ in range(2)] == [0, 0]

@@ -105,7 +105,9 @@ class Command:
     `arguments` declares its arguments; their metavars (PATH, ID, DOGU, DIRECTORY) also say how they
     complete.  `run` returns the exit code.  `example` is what follows ``cesbr``.  The paths of a
     command that `looks_back` may, at the root, start inside the backups.  The result of one with
-    `all_backups` is partial as soon as a snapshot of the repository cannot be read.
+    `all_backups` is partial as soon as a snapshot of the repository cannot be read, because it may
+    belong to a backup concerned. So is that of any command for which ``latest`` or a time chose the
+    backup.
     """
 
     name: str

@@ -110,6 +110,7 @@ COMMANDS: Final = (
         _ids,
         _protect,
         "The protection is a tag in the repository, so it also applies to other users of it.",
+        all_backups=True,
     ),
     Command(
         "unprotect",
@@ -117,6 +118,7 @@ COMMANDS: Final = (
         "unprotect latest",
         _ids,
         _unprotect,
+        all_backups=True,
     ),
     Command(
         "note",
@@ -125,5 +127,6 @@ COMMANDS: Final = (
         _note_arguments,
         _note,
         "A note is one line of at most 200 characters.  'backups' and 'use' show it.",
+        all_backups=True,
     ),
 )

@@ -75,7 +75,7 @@ async def _forget(context: Context, arguments: argparse.Namespace) -> int:
             {"backups": [fate.as_json() for fate in planned.decisions]},
             lambda: _plan_text(planned, context.out.room),
         )
-        return await _damaged(context, policy)
+        return 0
     if policy is not None and planned.going:
         _require_readable(view)
     if planned.going and not arguments.yes:
@@ -96,14 +96,7 @@ async def _forget(context: Context, arguments: argparse.Namespace) -> int:
     }
     shown = _plan_text(planned, context.out.room) if arguments.yes or not planned.going else ""
     await context.out.result(result, lambda: shown + _result_text(planned, removed, pruned))
-    return await _damaged(context, policy)
-
-
-async def _damaged(context: Context, policy: Policy | None) -> int:
-    """Report damaged files where a policy judged all backups; return the exit code."""
-    from cesbr.damage import report_damaged
-
-    return 0 if policy is None else await report_damaged(context, again=True)
+    return 0
 
 
 def _require_readable(view: BackupTree) -> None:
@@ -317,6 +310,7 @@ COMMANDS: Final = (
         "Shows which backups are removed and kept, and why, and asks first.  A backup is removed"
         " with all its snapshots; snapshots of no backup are kept, and so is the last complete"
         " backup.",
+        all_backups=True,
     ),
     Command(
         "policies",
