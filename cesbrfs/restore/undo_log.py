@@ -8,7 +8,7 @@ before they get their names. A restore that is resumed continues its log.
 from __future__ import annotations
 
 import os
-import secrets
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,7 +24,8 @@ from cesbrfs.util.append import append_lines
 from cesbrfs.util.escape import show, unshow
 
 _SUFFIX: Final = ".undo"
-_ID_BYTES: Final = 3
+_FRACTION_BITS: Final = 24
+"""Six hexadecimal digits."""
 
 
 class WrittenFile(NamedTuple):
@@ -224,8 +225,13 @@ def _node(name: bytes, attributes: Mapping[str, Any]) -> Node:
 
 
 def new_undo_id() -> str:
-    """Return an ID for a restore that begins now."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(_ID_BYTES)}"
+    """Return an ID for a restore that begins now.
+
+    IDs sort by time, also within a second, because restores are undone in reverse order.
+    """
+    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+    fraction = (nanoseconds << _FRACTION_BITS) // 1_000_000_000
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y%m%dT%H%M%SZ}-{fraction:06x}"
 
 
 def log_file(directory: Path, undo_id: str) -> Path:

@@ -16,7 +16,7 @@ from cesbrfs.vfs.tree import BackupTree
 from tests.support.restic_repo import PASSWORD, ResticRepo, create
 from tests.support.restore_site import BACKUP, VOLUME, WRITERS, Site, names
 
-_LARGE = random.Random(11).randbytes(6 << 20)
+_LARGE = random.Random(11).randbytes(17 << 20)  # three blobs, of 8 MiB at most
 _ALL = f"/{BACKUP}/{VOLUME}"
 
 

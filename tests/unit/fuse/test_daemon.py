@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from cesbrfs.fuse.daemon import Starter
+from tests.support.rights import children
 
 
 def is_killed() -> int:
@@ -28,4 +29,7 @@ def fails() -> int:
 )
 def test_the_exit_code_of_work_that_is_never_ready(work: Callable[[], int], code: int) -> None:
     """It is that of the child; the mount does not answer, so it is never 0."""
+    before = children()
     assert Starter().in_background(work) == code
+    for child in {*children()} - {*before}:
+        os.waitpid(child, 0)

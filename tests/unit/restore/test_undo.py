@@ -25,6 +25,7 @@ from cesbrfs.restore.undo_log import (
     UndoRecord,
     find_log,
     log_file,
+    new_undo_id,
     read_log,
     read_logs,
 )
@@ -351,3 +352,10 @@ async def test_a_directory_of_another_user(site: Site, tmp_path: Path) -> None:
     with pytest.raises(RestoreError, match="belongs to another user"):
         await _restore(site, tmp_path)
     assert (site.restored / "sub/file").read_text() == "old file"
+
+
+def test_ids_sort_by_time() -> None:
+    """Restores of the same second are undone in reverse order."""
+    ids = [new_undo_id() for _ in range(50)]
+    assert ids == sorted(ids)
+    assert {len(one) for one in ids} == {len("20261122T213000Z-7f3a9c")}
