@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Final
 
-from cesbrfs.errors import CesbrError, PartialError
+from cesbrfs.errors import CesbrError, DamagedError, PartialError
+from cesbrfs.util.escape import show
 
 if TYPE_CHECKING:
     from cesbr.session import Context
+    from cesbrfs.catalog.backups import Backup
+    from cesbrfs.vfs.tree import BackupTree
 
 _CONCERNED: Final = {
     "snapshots": "Snapshot {} cannot be read; a backup may be missing or incomplete: {}",
@@ -32,6 +36,22 @@ async def report_damaged(context: Context, *, again: bool = False) -> int:
             await report(CesbrError(message), context.out)
     session.reported = frozenset(damaged)
     return PartialError.exit_code if damaged else 0
+
+
+def require_newest(view: BackupTree, backup: Backup) -> None:
+    """Raise DamagedError if ``latest`` chose `backup`, and a snapshot cannot be read.
+
+    For commands that replace data of the instance without a question: it may be newer.
+    """
+    if not view.chose_newest:
+        return
+    for file, message in damaged_files(view.repository.damaged).items():
+        if file.startswith("snapshots/"):
+            chosen = show(os.fsencode(backup.id))
+            raise DamagedError(
+                f"Nothing was restored. {message} So {chosen} may not be the newest backup. To"
+                f" restore it, pass --backup {chosen}."
+            )
 
 
 def damaged_files(damaged: dict[str, str]) -> dict[str, str]:

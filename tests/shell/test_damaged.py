@@ -107,6 +107,14 @@ def test_what_latest_chose_is_partial(own: Cesbr, site: Site) -> None:
     ):
         said = own(*command, "--quiet")
         assert (said.code, named in said.err) == (code, True), (command, said.err)
+    for command in (
+        ("restore-registry", "redmine", "--yes"),
+        ("restore", "--backup", "latest", "redmine/volumes", "--in-place", "--yes"),
+    ):
+        said = own(*command, "--quiet")
+        assert said.code == 1
+        assert f"Nothing was restored. Snapshot {named}" in said.err
+        assert f"pass --backup {older}" in said.err
     assert own.here.joinpath("a", path).read_bytes() == own.here.joinpath("b", path).read_bytes()
 
 

@@ -12,7 +12,7 @@ import trio
 
 from cesbr.commands import Command
 from cesbr.commands.navigate import choose_backup, locate_all
-from cesbr.damage import report_damaged
+from cesbr.damage import report_damaged, require_newest
 from cesbr.restore_arguments import parse_request, plan_arguments, restore_arguments
 from cesbr.restore_dogus import affected
 from cesbr.restore_undo import keep_plan, new_undo, undo_text
@@ -142,6 +142,8 @@ async def _ask_and_restore(
     planned = await _planned(context, view, request, selection, journal)
     if request.in_place:
         backup = await _only_backup(view, selection)
+        if request.yes:
+            require_newest(view, backup)
         instance = (await context.session.settings()).instance()
         await require_same_blueprint(view, backup, instance, config)
         await require_own_host(context, backup, unless=request.other_host)

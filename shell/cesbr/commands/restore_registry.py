@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from cesbr.commands import Command
 from cesbr.commands.navigate import choose_backup
+from cesbr.damage import require_newest
 from cesbr.ui import humanize
 from cesbr.ui.restore_origin import add_other_host_flag, other_host, require_own_host
 from cesbr.ui.table import pairs
@@ -58,6 +59,8 @@ async def _restore(context: Context, arguments: argparse.Namespace) -> int:
         config.require_active()
     view = await context.view(may_init=not arguments.dry_run)
     backup = await _backup(context, view, arguments)
+    if arguments.yes and not arguments.dry_run:
+        require_newest(view, backup)
     owners: list[str | None] = [what for what in arguments.what if not what.startswith("/")]
     keys = [what for what in arguments.what if what.startswith("/")]
     if arguments.instance:
