@@ -239,5 +239,4 @@ def _prune(directory: PlannedDirectory, patterns: Patterns) -> bool:
 def _looks(entry: Entry, node: Node) -> Looks:
     if not isinstance(entry, SnapshotEntry):
         return Looks(FILE_MODE)
-    owner = (node.uid, node.gid)
-    return Looks(node.mode, owner, node.rdev, len(node.target), tuple(node.xattrs))
+    return Looks(node.mode, (node.uid, node.gid), node.rdev, len(node.target), tuple(node.xattrs))
