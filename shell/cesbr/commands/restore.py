@@ -139,11 +139,11 @@ async def _ask_and_restore(
     journal: Journal | None = None,
 ) -> int:
     view = await context.view()
+    if request.in_place and request.yes:
+        require_newest(view, await _only_backup(view, selection))
     planned = await _planned(context, view, request, selection, journal)
     if request.in_place:
         backup = await _only_backup(view, selection)
-        if request.yes:
-            require_newest(view, backup)
         instance = (await context.session.settings()).instance()
         await require_same_blueprint(view, backup, instance, config)
         await require_own_host(context, backup, unless=request.other_host)
