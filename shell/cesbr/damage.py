@@ -43,15 +43,19 @@ def require_newest(view: BackupTree, backup: Backup) -> None:
 
     For commands that replace data of the instance without a question: it may be newer.
     """
-    if not view.chose_newest:
-        return
-    for file, message in damaged_files(view.repository.damaged).items():
-        if file.startswith("snapshots/"):
-            chosen = show(os.fsencode(backup.id))
-            raise DamagedError(
-                f"Nothing was restored. {message} So {chosen} may not be the newest backup. To"
-                f" restore it, pass --backup {chosen}."
-            )
+    message = unreadable_snapshot(view) if view.chose_newest else None
+    if message is not None:
+        chosen = show(os.fsencode(backup.id))
+        raise DamagedError(
+            f"Nothing was restored. {message} So {chosen} may not be the newest backup. To restore"
+            f" it, pass --backup {chosen}."
+        )
+
+
+def unreadable_snapshot(view: BackupTree) -> str | None:
+    """Return the sentence for a snapshot that cannot be read, None if all can."""
+    damaged = damaged_files(view.repository.damaged)
+    return next((text for file, text in damaged.items() if file.startswith("snapshots/")), None)
 
 
 def damaged_files(damaged: dict[str, str]) -> dict[str, str]:

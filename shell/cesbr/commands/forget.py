@@ -101,14 +101,13 @@ async def _forget(context: Context, arguments: argparse.Namespace) -> int:
 
 def _require_readable(view: BackupTree) -> None:
     """Raise DamagedError where a policy would judge by a list that lacks a snapshot."""
-    from cesbr.damage import damaged_files
+    from cesbr.damage import unreadable_snapshot
 
-    for file, message in damaged_files(view.repository.damaged).items():
-        if file.startswith("snapshots/"):
-            raise DamagedError(
-                f"Nothing was removed. {message} Repair the repository, or name the backups to"
-                " remove."
-            )
+    message = unreadable_snapshot(view)
+    if message is not None:
+        raise DamagedError(
+            f"Nothing was removed. {message} Repair the repository, or name the backups to remove."
+        )
 
 
 def _rules(arguments: argparse.Namespace) -> Policy | None:
