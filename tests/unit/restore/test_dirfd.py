@@ -38,22 +38,6 @@ from tests.support.restore_site import as_nobody
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can do this")
 
 
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """An empty directory."""
-    made = tmp_path / "directory"
-    made.mkdir()
-    return made
-
-
-@pytest.fixture
-def opened(directory: Path) -> Iterator[int]:
-    """A file descriptor of that directory, as `DirFd` returns it."""
-    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY)
-    yield descriptor
-    os.close(descriptor)
-
-
 def _identity(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_dev, status.st_ino

@@ -7,7 +7,6 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,22 +28,6 @@ from cesbrfs.restore.writer import (
 )
 
 _PLAIN = FileMetadata(Node(b"f", "file", stat.S_IFREG | 0o640, mtime_ns=1, atime_ns=2), b"f", False)
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """An empty directory to restore into."""
-    made = tmp_path / "target"
-    made.mkdir()
-    return made
-
-
-@pytest.fixture
-def opened(directory: Path) -> Iterator[int]:
-    """A file descriptor of that directory."""
-    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY)
-    yield descriptor
-    os.close(descriptor)
 
 
 def _written(directory: int, content: bytes) -> NewFile:
