@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import logging
+import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
+
+import trio
 
 from cesbrfs.catalog.backups import REPAIRED, Backup, Backups, tag_value
 from cesbrfs.catalog.completeness import is_complete, missing_points
@@ -22,8 +24,8 @@ from cesbrfs.repo.format.timestamps import format_time
 from cesbrfs.repo.repository import Repository
 from cesbrfs.util.escape import show
 
-_log = logging.getLogger(__name__)
-
+RETRY_SECONDS: Final = 60.0
+"""After how long data that could not be read is read again."""
 _MANIFEST_MAX_BYTES: Final = 64 << 20
 
 
@@ -37,10 +39,14 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The status of a backup, and its manifest if there is a readable one."""
+    """The status of a backup, and its manifest if there is a readable one.
+
+    `problem` is why the status could not be determined; it is then ``incomplete``.
+    """
 
     status: Status
     manifest: Manifest | None
+    problem: str | None = None
 
     def size(self, backup: Backup) -> int | None:
         """Return the backed-up bytes from the manifest or restic's summaries, None if uncached."""
@@ -97,9 +103,7 @@ async def make_report(repository: Repository, backup: Backup) -> Report:
     except RepositoryUnreachableError:  # temporary: do not cache a status
         raise
     except CesbrError as error:
-        what = "A snapshot" if manifest else "The manifest"
-        _log.warning("%s of backup %s cannot be read: %s", what, backup.id, error)
-        return Report(Status.INCOMPLETE, manifest)
+        return Report(Status.INCOMPLETE, manifest, error.message)
     return Report(Status.COMPLETE if whole else Status.INCOMPLETE, manifest)
 
 
@@ -118,12 +122,33 @@ Holds = Callable[[Backup, Report], Awaitable[bool]]
 """A predicate: whether a backup contains the requested data."""
 
 
-class Reports:
-    """A cache of reports, valid while the snapshots of a backup are the same."""
+@dataclass(frozen=True, slots=True)
+class _Cached:
+    """A report for the snapshots `identity`, and while the index is `index` unless that is None."""
 
-    def __init__(self, repository: Repository) -> None:
+    identity: frozenset[str]
+    index: Index | None
+    expires: float
+    report: Report
+
+
+class Reports:
+    """A cache of reports, valid while the snapshots of a backup are the same.
+
+    A status that could not be determined is determined again after a minute.
+    """
+
+    def __init__(
+        self, repository: Repository, clock: Callable[[], float] = trio.current_time
+    ) -> None:
         self._repository = repository
-        self._cache: dict[str, tuple[frozenset[str], Index | None, Report]] = {}
+        self._clock = clock
+        self._cache: dict[str, _Cached] = {}
+
+    @property
+    def has_problems(self) -> bool:
+        """Whether a cached status could not be determined."""
+        return any(cached.report.problem is not None for cached in self._cache.values())
 
     async def of(self, backup: Backup) -> Report:
         """Return the report of `backup`, cached if possible.
@@ -133,17 +158,32 @@ class Reports:
         cached = self._cache.get(backup.id)
         if (
             cached is None
-            or cached[0] != backup.identity
-            or cached[1] not in (None, await self._repository.index())
+            or cached.identity != backup.identity
+            or cached.expires <= self._clock()
+            or cached.index not in (None, await self._repository.index())
         ):
-            report = await make_report(self._repository, backup)
-            index = None
-            if await self._repository.without_tree(backup.snapshots, show(backup.name)):
-                report = replace(report, status=Status.INCOMPLETE)
-                index = await self._repository.index()
-            cached = (backup.identity, index, report)
+            cached = await self._determine(backup)
             self._cache[backup.id] = cached
-        return cached[2]
+        return cached.report
+
+    async def _determine(self, backup: Backup) -> _Cached:
+        report = await make_report(self._repository, backup)
+        self._note(backup, report)
+        index = None
+        if await self._repository.without_tree(backup.snapshots, show(backup.name)):
+            report = replace(report, status=Status.INCOMPLETE)
+            index = await self._repository.index()
+        expires = math.inf if report.problem is None else self._clock() + RETRY_SECONDS
+        return _Cached(backup.identity, index, expires, report)
+
+    def _note(self, backup: Backup, report: Report) -> None:
+        if backup.manifest is None:
+            return
+        reason = report.problem and (
+            f"Backup {show(backup.name)} counts as incomplete, because its manifest cannot be"
+            f" checked: {report.problem}"
+        )
+        self._repository.note_manifest(backup.manifest, reason)
 
     async def latest(self, backups: Backups) -> Backup | None:
         """Return the target of ``latest``, and evict reports of removed backups."""

@@ -41,6 +41,7 @@ from cesbrfs.repo.format.tree import find_node, parse_names, parse_tree
 from cesbrfs.repo.kdf import kept_keys
 from cesbrfs.repo.keys import open_config, open_keys
 from cesbrfs.repo.read.blobs import Blobs
+from cesbrfs.repo.read.damaged_files import DamagedFiles
 from cesbrfs.repo.read.directories import DirectoryCache
 from cesbrfs.repo.read.file_reader import FileReader
 from cesbrfs.repo.read.local_packs import LocalPacks
@@ -61,6 +62,7 @@ _NODE_BYTES: Final = 600
 """Memory of a decoded node in bytes, without its content IDs; measured over 82,000 nodes."""
 _PARTLY_PARSED_MAX: Final = 4096
 _TREES: Final = "trees"
+_MANIFESTS: Final = "manifests"
 _WORTH_KEEPING: Final = 64
 """Minimum number of new snapshot files of a local repository that are cached on disk."""
 
@@ -185,13 +187,19 @@ class Repository:
         return isinstance(self.storage, HasAvailability) and self.storage.is_offline
 
     @property
-    def damaged(self) -> dict[str, str]:
-        """Snapshot and index files that could not be read, with the reason.
+    def damaged_files(self) -> DamagedFiles:
+        """Snapshot and index files that could not be read.
 
         Snapshots that `without_tree` returns, or that `note_trees` was called for, are included as
-        ``trees/<snapshot ID>``.
+        ``trees/<snapshot ID>``, those that `note_manifest` was called for as
+        ``manifests/<snapshot ID>``.
         """
         return self._files.damaged
+
+    @property
+    def damaged(self) -> dict[str, str]:
+        """Those of `damaged_files` whose last attempt failed, with the reason."""
+        return self.damaged_files.current
 
     @property
     def is_gone(self) -> bool:
@@ -238,7 +246,7 @@ class Repository:
         self._identify(keys, config)
         self._snapshots.clear()
         self._listed_once = False
-        self._files.damaged.clear()
+        self.damaged_files.clear()
         self.blobs.start_over(keys, self._packs(), self._disk)
         self.listings.start_over(self._segments())
         self._note_back()
@@ -278,7 +286,8 @@ class Repository:
         self._note_back()
         for name in self._snapshots.keys() - listed:
             del self._snapshots[name]
-            self.damaged.pop(f"{_TREES}/{name}", None)
+            self.damaged_files.remove(f"{_TREES}/{name}")
+            self.damaged_files.remove(f"{_MANIFESTS}/{name}")
         raws: dict[str, bytes] = {}
         if self._disk is not None and not self._listed_once and len(listed) >= self._worth_keeping:
             raws = await trio.to_thread.run_sync(self._disk.snapshots)
@@ -424,11 +433,11 @@ class Repository:
         treeless: list[Snapshot] = []
         for snapshot in snapshots:
             if snapshot.tree is not None and snapshot.tree not in missing:
-                self.damaged.pop(f"{_TREES}/{snapshot.id}", None)
+                self.damaged_files.note_readable(f"{_TREES}/{snapshot.id}")
                 continue
             reason = "it has no tree" if snapshot.tree is None else "its tree is not in the index"
-            self.damaged[f"{_TREES}/{snapshot.id}"] = (
-                f"{reason} (backup {backup}). Run 'cesbr check'."
+            self.damaged_files.add(
+                f"{_TREES}/{snapshot.id}", f"{reason} (backup {backup}). Run 'cesbr check'."
             )
             treeless.append(snapshot)
         return treeless
@@ -440,9 +449,20 @@ class Repository:
         """
         file = f"{_TREES}/{snapshot.id}"
         if reason is None:
-            self.damaged.pop(file, None)
+            self.damaged_files.note_readable(file)
+        elif file not in self.damaged:
+            self.damaged_files.add(file, reason)
+
+    def note_manifest(self, snapshot: Snapshot, reason: str | None) -> None:
+        """Add a snapshot with a manifest that cannot be read or checked to `damaged`.
+
+        With None, the manifest could be read.
+        """
+        file = f"{_MANIFESTS}/{snapshot.id}"
+        if reason is None:
+            self.damaged_files.note_readable(file)
         else:
-            self.damaged.setdefault(file, reason)
+            self.damaged_files.add(file, reason)
 
     async def top(self, tree_id: bytes) -> Tree:
         """Return the tree with this ID as the root directory of a snapshot.

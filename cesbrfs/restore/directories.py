@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from cesbrfs.errors import CesbrError, RestoreError
 from cesbrfs.restore.content import directory_metadata
-from cesbrfs.restore.dirfd import DirFd, explain_flags, one_file, spelled, tell
+from cesbrfs.restore.dirfd import DirFd, explain_flags, one_file, spelled
 from cesbrfs.restore.files import Parts, RestoreContext
 from cesbrfs.restore.journal import PreviousRun
 from cesbrfs.restore.metadata import handle
@@ -126,8 +126,11 @@ def remove_by_prefix(directory: int, prefixes: tuple[bytes, ...]) -> None:
         os.close(descriptor)
 
 
-def finish_directories(context: RestoreContext, directories: Iterable[PlannedDirectory]) -> None:
-    """Apply the metadata of directories after everything in them was written."""
+def finish_directories(
+    context: RestoreContext, directories: Iterable[PlannedDirectory]
+) -> list[tuple[PlannedDirectory, OSError]]:
+    """Apply the metadata of directories after everything in them was written; return failures."""
+    failed: list[tuple[PlannedDirectory, OSError]] = []
     with context.directories() as dirfd:
         for directory in directories:
             if not directory.exists or directory.lost:
@@ -141,7 +144,5 @@ def finish_directories(context: RestoreContext, directories: Iterable[PlannedDir
                 elif directory.closed_mode is not None:
                     close_again(dirfd.open(directory.parts), directory)
             except OSError as error:
-                reason = tell(error)
-                context.warnings.add(
-                    f"A directory's attributes could not be set ({reason})", directory.path
-                )
+                failed.append((directory, error))
+    return failed

@@ -35,6 +35,7 @@ _NEW_TARGET_MODE: Final = 0o700
 _HINTS: Final[Mapping[int, str]] = {
     errno.ENOSPC: "free some space and restore again",
     errno.EDQUOT: "raise the quota or free some space, and restore again",
+    errno.EIO: "check the disk, and restore again",
     errno.EROFS: "choose a writable target",
     errno.EBUSY: "unmount it, or end the process that uses it, and restore again",
     errno.ENAMETOOLONG: "choose a shorter target, or one on another file system",

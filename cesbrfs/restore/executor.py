@@ -132,9 +132,7 @@ class _Run:
                         await salvager.salvage(file, report)
         finally:  # also when interrupted: no directory keeps the mode it had during the restore
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(
-                    restore_directories.finish_directories, context, plan.order[:0:-1]
-                )
+                await self._finish_directories()
                 if context.keeper and self._undo:
                     await trio.to_thread.run_sync(prepare_undo.end, context.keeper, self._undo)
                 await trio.to_thread.run_sync(files.close, context)
@@ -200,6 +198,13 @@ class _Run:
         self._results.report.directories += made
         for directory, error in failed:
             self._results.fail_directory(directory, error)
+
+    async def _finish_directories(self) -> None:
+        failed = await trio.to_thread.run_sync(
+            restore_directories.finish_directories, self._context, self._plan.order[:0:-1]
+        )
+        for directory, error in failed:
+            self._results.fail_attributes(directory, error)
 
     async def _delete(self) -> None:
         """Delete what the backup does not have, unless something could not be restored."""

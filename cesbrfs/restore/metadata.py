@@ -1,6 +1,7 @@
 """Apply owner, extended attributes, mode and times to restored files. Blocking.
 
-What cannot be set is reported once for all files of a kind, and the file stays restored. The order
+What the file system does not support or the user may not set is reported once for all files of a
+kind, and the file stays restored. If the file system fails, the OSError is raised. The order
 matters: chown clears set-user-ID bits and capabilities, an ACL changes the mode, and all of them
 change times.
 """
@@ -20,6 +21,8 @@ from cesbrfs.util.escape import show
 ACLS: Final = ("system.posix_acl_access", "system.posix_acl_default")
 ROOTS: Final = ("trusted.", "security.")
 _UNSUPPORTED: Final = frozenset({errno.ENOTSUP, errno.ENOSYS})
+_FAILURES: Final = frozenset({errno.EIO, errno.ENXIO, errno.ENODEV, errno.ENOMEM, errno.ESTALE})
+"""Errors of a file system that fails, as opposed to one that does not support something."""
 _REPLACEMENT: Final = "\ufffd".encode()
 
 
@@ -76,6 +79,8 @@ class FileMetadata:
     def apply(self, at: int | bytes, warnings: Warnings, *, inherits_acl: bool = True) -> None:
         """Apply everything to a descriptor, a path from `handle`, or the path of a symlink.
 
+        Raises OSError if the file system fails.
+
         Without `inherits_acl` it cannot have ACLs of its directory, which would be removed.
         """
         node = self.node
@@ -108,6 +113,8 @@ class FileMetadata:
 
     def _note(self, warnings: Warnings, what: str, error: Exception, hint: str = "") -> None:
         number = error.errno if isinstance(error, OSError) else None
+        if number in _FAILURES:
+            raise error
         warnings.add(f"{what} ({os.strerror(number or errno.EINVAL)})", self.path, hint)
 
     def _own(self, at: int | bytes, warnings: Warnings, *, follow: bool) -> tuple[bool, bool]:

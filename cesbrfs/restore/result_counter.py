@@ -103,6 +103,11 @@ class ResultCounter:
         """Report a directory that could not be created."""
         self.fail(directory.path, f"{reason(error)} Nothing in this directory was restored.")
 
+    def fail_attributes(self, directory: PlannedDirectory, error: OSError) -> None:
+        """Report a directory whose attributes could not be set."""
+        what = "The attributes of the directory could not be set."
+        self.fail(directory.path, f"{what} {tell(error)}")
+
     def fail(self, path: bytes, error: str) -> None:
         """Report a failure."""
         self.report.failed.append(Failure(path, error))

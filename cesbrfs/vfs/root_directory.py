@@ -18,7 +18,7 @@ import trio
 
 from cesbrfs.catalog import directory_names
 from cesbrfs.catalog.backups import Backup, Backups
-from cesbrfs.catalog.status import Reports, may_be_latest
+from cesbrfs.catalog.status import RETRY_SECONDS, Reports, may_be_latest
 from cesbrfs.errors import CesbrError
 from cesbrfs.vfs.entries import Entry, PendingSymlink, VirtualDir, VirtualSymlink
 from cesbrfs.vfs.virtual import VirtualEntries, snapshot_directories
@@ -98,6 +98,8 @@ class RootDirectory:
         # A backup with a time in the future may become the latest at that time.
         times = (backup.time_ns for backup in backups.by_name.values())
         until_ns = min((ns for ns in times if ns > now_ns), default=math.inf)
+        if self._reports.has_problems:
+            until_ns = min(until_ns, now_ns + RETRY_SECONDS * 1e9)
         self._complete = _Complete(backups, entries, until_ns)
         return entries
 

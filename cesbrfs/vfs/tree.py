@@ -29,7 +29,15 @@ from cesbrfs.catalog.backups import Backup, Backups
 from cesbrfs.catalog.layout import REVISION, Layout, lay_out
 from cesbrfs.catalog.refresh import BackupListing
 from cesbrfs.catalog.rules import DEFAULT_BACKUP_TAG, DEFAULT_RULES, Rule
-from cesbrfs.catalog.status import Holds, Report, Reports, Status, describe, dogus_of
+from cesbrfs.catalog.status import (
+    RETRY_SECONDS,
+    Holds,
+    Report,
+    Reports,
+    Status,
+    describe,
+    dogus_of,
+)
 from cesbrfs.errors import IsDirectoryError, NotDirectoryError, NotFoundError
 from cesbrfs.repo.format.model import Node, Tree
 from cesbrfs.repo.repository import FileReader, Repository
@@ -56,9 +64,6 @@ from cesbrfs.vfs.virtual import VirtualEntries, snapshot_directories
 
 REFRESH_SECONDS: Final = 1.0
 """How long a listing of snapshots is cached."""
-
-_UNREADABLE_SECONDS: Final = 60.0
-"""How long a layout is cached of which something could not be read; it may have been repaired."""
 
 _max_age: Final = ContextVar("_max_age", default=REFRESH_SECONDS)
 
@@ -105,7 +110,7 @@ class BackupTree:
     ) -> None:
         self.repository: Final = repository
         self.stored: Final = SnapshotReader(repository)
-        self.reports: Final = Reports(repository)
+        self.reports: Final = Reports(repository, clock)
         self.listing: Final = BackupListing(repository, backup_tag, clock)
         self._rules = rules
         self.virtual: Final = VirtualEntries(uid, gid)
@@ -440,7 +445,7 @@ class BackupTree:
             cached = _CachedLayout(backup.identity, report, layout)
             if layout.unreadable:
                 cached.report = replace(report, status=Status.INCOMPLETE)
-                cached.expires = self._clock() + _UNREADABLE_SECONDS
+                cached.expires = self._clock() + RETRY_SECONDS
             cached.entries = self._entries(backup, cached)
             self._layouts[backup.id] = cached
         return cached

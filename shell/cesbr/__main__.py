@@ -131,6 +131,8 @@ def _log_to_stderr(arguments: argparse.Namespace) -> None:
     logging.basicConfig(level=level, handlers=[handler])
     for chatty in ("httpx2", "httpcore2"):  # a line for each request, with its address
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # Commands report damaged files themselves.
+    logging.getLogger("cesbrfs.repo.read.damaged_files").setLevel(logging.ERROR)
 
 
 def _end(number: int, _frame: FrameType | None) -> NoReturn:

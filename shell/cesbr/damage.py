@@ -9,6 +9,8 @@ from cesbrfs.errors import CesbrError, DamagedError, PartialError
 from cesbrfs.util.escape import show
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cesbr.session import Context
     from cesbrfs.catalog.backups import Backup
     from cesbrfs.vfs.tree import BackupTree
@@ -16,34 +18,44 @@ if TYPE_CHECKING:
 _CONCERNED: Final = {
     "snapshots": "Snapshot {} cannot be read; a backup may be missing or incomplete: {}",
     "trees": "Snapshot {} cannot be read completely: {}",
+    "manifests": "{1}",
     "index": "Index {} cannot be read; data of backups may be missing: {}",
 }
 
 
 async def report_damaged(context: Context, *, again: bool = False) -> int:
-    """Report snapshot and index files that could not be read; return 3 where there are any.
+    """Report what could not be read while the command ran; return 3 where there is anything.
 
-    One that this session has reported before is left out, unless `again` is set.
+    What the command has reported is left out, and what the session has, unless `again` is set.
     """
     session = context.session
     if session.view is None:
         return 0
-    damaged = damaged_files(session.view.repository.damaged)
+    damaged = damaged_files(session.view.repository.damaged_files.all)
     for file, message in damaged.items():
-        if again or file not in session.reported:
+        if file not in context.reported and (again or file not in session.reported):
             from cesbr.ui.errors import report
 
             await report(CesbrError(message), context.out)
+    context.reported.update(damaged)
     session.reported = frozenset(damaged)
     return PartialError.exit_code if damaged else 0
 
 
-def require_newest(view: BackupTree, backup: Backup) -> None:
-    """Raise DamagedError if ``latest`` chose `backup`, and a snapshot cannot be read.
+async def require_newest(context: Context, view: BackupTree, backup: Backup) -> None:
+    """Raise DamagedError if ``latest`` chose `backup`, but what cannot be read may be newer.
 
-    For commands that replace data of the instance without a question: it may be newer.
+    For commands that replace data of the instance without a question.
     """
-    message = unreadable_snapshot(view) if view.chose_newest else None
+    if not view.chose_newest:
+        return
+    newer = {
+        snapshot.id
+        for other in (await view.backups()).by_name.values()
+        if other.time_ns > backup.time_ns
+        for snapshot in other.members
+    }
+    message = _first(context, view, lambda kind, name: kind == "snapshots" or name in newer)
     if message is not None:
         chosen = show(os.fsencode(backup.id))
         raise DamagedError(
@@ -52,10 +64,25 @@ def require_newest(view: BackupTree, backup: Backup) -> None:
         )
 
 
-def unreadable_snapshot(view: BackupTree) -> str | None:
-    """Return the sentence for a snapshot that cannot be read, None if all can."""
-    damaged = damaged_files(view.repository.damaged)
-    return next((text for file, text in damaged.items() if file.startswith("snapshots/")), None)
+def require_statuses(context: Context, view: BackupTree) -> None:
+    """Raise DamagedError if a status may be wrong because a snapshot could not be read.
+
+    For commands that remove backups by their status.
+    """
+    message = _first(context, view, lambda kind, _: kind in {"snapshots", "manifests"})
+    if message is not None:
+        raise DamagedError(
+            f"Nothing was removed. {message} Repair the repository, or name the backups to remove."
+        )
+
+
+def _first(context: Context, view: BackupTree, concerns: Callable[[str, str], bool]) -> str | None:
+    """Return the sentence for a damaged file that is a concern; an error with it will report it."""
+    for file, message in damaged_files(view.repository.damaged_files.all).items():
+        if concerns(*file.split("/")):
+            context.reported.add(file)
+            return message
+    return None
 
 
 def damaged_files(damaged: dict[str, str]) -> dict[str, str]:

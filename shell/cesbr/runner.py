@@ -32,6 +32,7 @@ def run_command(
                 await take_back_maintenance(context)
             if session.view is not None:
                 session.view.chose_newest = False
+                session.view.repository.damaged_files.drop_readable()
             try:
                 code = await command.run(context, arguments)
             except CesbrError:

@@ -176,6 +176,8 @@ class Context:
     session: Session
     out: Output
     no_init: bool = False
+    reported: set[str] = field(default_factory=set)
+    """Damaged files of the repository that the command has reported."""
 
     async def view(self, *, may_init: bool = True) -> BackupTree:
         """Return the view of the repository; a missing one is initialised first, with a note.

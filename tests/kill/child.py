@@ -28,10 +28,11 @@ _POLL_SECONDS: Final = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A fault at a step, numbered from 0 among those that it applies to."""
+    """A fault at a step, numbered from 0 among those that it applies to, or those in `only`."""
 
     fault: Fault
     step: int
+    only: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ def _work(work: Callable[[], int], place: Path, planned: Planned | None, top: st
             def note(text: str) -> None:
                 write(hit, text.encode())  # not `os.write`, which will announce itself
 
-            announcer = Announcer(planned.fault, planned.step, top, note)
+            announcer = Announcer(planned.fault, planned.step, top, note, planned.only)
             announcer.install()
         code = work()
     except BaseException:  # noqa: BLE001 - as above

@@ -1,9 +1,9 @@
 """Interrupt operations at random steps: ``make kill COUNT=1000 SEED=1``.
 
-An operation is killed, killed together with restic, or gets ENOSPC, EIO or EACCES at one of the
-steps that `tests.support.steps` announces. Then the repository, caches, restored files and state
-are checked, and the operation runs again: it must succeed, and leave what it leaves without a
-fault.
+An operation is killed, killed together with restic, gets ENOSPC, EIO or EACCES, or writes only half
+of its data, at one of the steps that `tests.support.steps` announces. Then the repository, caches,
+restored files and state are checked, and the operation runs again: it must succeed, and leave what
+it leaves without a fault.
 
 `--each` takes all steps of all operations in turn. `--only "backup/kill/7"` runs one again. The
 exit code is 1 if something was wrong.
@@ -58,12 +58,17 @@ def at_random(
                 break  # no step of this kind
 
 
-def each(campaign: Campaign, operations: Sequence[Operation]) -> Iterator[Result]:
-    """Yield the results of all faults at all steps of `operations`."""
+def each(
+    campaign: Campaign,
+    operations: Sequence[Operation],
+    faults: Sequence[Fault] = tuple(Fault),
+    only: frozenset[str] | None = None,
+) -> Iterator[Result]:
+    """Yield the results of `faults` at all steps of `operations`, or at the kinds in `only`."""
     for operation in operations:
-        for fault in Fault:
+        for fault in faults:
             step = 0
-            while (result := campaign.run(operation, Planned(fault, step))).hit:
+            while (result := campaign.run(operation, Planned(fault, step, only))).hit:
                 yield result
                 step += 1
 
@@ -93,7 +98,7 @@ def _chosen(campaign: Campaign, arguments: argparse.Namespace) -> Iterator[Resul
         name, fault, step = arguments.only.rsplit("/", 2)
         return iter([campaign.run(BY_NAME[name], Planned(Fault(fault), int(step)))])
     if arguments.each:
-        return each(campaign, operations)
+        return each(campaign, operations, arguments.fault or tuple(Fault))
     return at_random(campaign, arguments.seed, arguments.count, operations)
 
 
@@ -106,6 +111,9 @@ def main() -> int:
     parser.add_argument("--only", metavar="OPERATION/FAULT/STEP", help="run one fault")
     parser.add_argument(
         "--operation", action="append", default=[], choices=BY_NAME, help="interrupt only these"
+    )
+    parser.add_argument(
+        "--fault", action="append", default=[], type=Fault, help="take only these with --each"
     )
     parser.add_argument("--restic", type=Path, help="the restic that writes (the one in PATH)")
     arguments = parser.parse_args()

@@ -11,7 +11,7 @@ import pytest
 from tests.kill.campaign import Campaign
 from tests.kill.child import Planned
 from tests.kill.operations import BY_NAME, Operation, _each, _files
-from tests.kill.run import describe
+from tests.kill.run import describe, each
 from tests.kill.sandbox import Sandbox
 from tests.support.steps import Fault
 
@@ -37,6 +37,16 @@ def test_interrupted_operations_are_completed_by_the_next_run(campaign: Campaign
     assert all(result.hit for result in results)
     wrong = [describe(result) for result in results if result.faults]
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("step", ["os.chmod", "os.utime"])
+def test_metadata_that_cannot_be_set(campaign: Campaign, step: str) -> None:
+    """If the disk fails, the restore and its undo do not succeed."""
+    for name in ("restore in place", "undo"):
+        results = list(each(campaign, [BY_NAME[name]], [Fault.FAILING], frozenset({step})))
+        assert results
+        wrong = [describe(result) for result in results if result.faults]
+        assert not wrong, "\n".join(wrong)
 
 
 def _write_carelessly(sandbox: Sandbox) -> int:

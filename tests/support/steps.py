@@ -45,9 +45,13 @@ class Fault(StrEnum):
     FULL = "ENOSPC"
     FAILING = "EIO"
     DENIED = "EACCES"
+    SHORT = "short write"
+    """Only the first half of the data is written, and the call says so."""
 
     def applies(self, step: str) -> bool:
         """Return whether this can happen at a step of this kind."""
+        if self is Fault.SHORT:
+            return step == "write"
         if self is Fault.FULL:
             return step in _GROWS
         if self is Fault.FAILING:
@@ -100,12 +104,11 @@ class Announcer:
         """Ignore later steps, for example those of a coverage measurement at exit."""
         self._paused = True
 
-    def _writes(self, descriptor: int, *_: object) -> None:
+    def _writes(self, descriptor: int, *_: object) -> bool:
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISREG(mode):
-            self._at("write", descriptor)
-        elif stat.S_ISFIFO(mode):
-            self._at("pipe", descriptor)
+            return self._at("write", descriptor)
+        return stat.S_ISFIFO(mode) and self._at("pipe", descriptor)
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
@@ -115,22 +118,24 @@ class Announcer:
         elif event in CHANGES or event in _READS or event in {_START, "fcntl.flock", "os.truncate"}:
             self._at(event, arguments[0])
 
-    def _at(self, step: str, path: object) -> None:
-        """Let the fault happen if it is time."""
+    def _at(self, step: str, path: object) -> bool:
+        """Let the fault happen if it is time; return whether to write only a part of the data."""
         counts = self.fault.applies(step) and (self.only is None or step in self.only)
         if self._paused or not counts or not self._is_ours(step, path):
-            return
+            return False
         number = next(self._numbers)
         lasts = self.fault in {Fault.FULL, Fault.DENIED}
         if number < self.step or (number > self.step and not lasts):
-            return
+            return False
         if number == self.step:
             self._paused = True
             self.note(f"{step} {os.fsdecode(path) if isinstance(path, str | bytes) else path}")
             self._paused = False
         if self.fault in _NUMBERS:
             raise OSError(_NUMBERS[self.fault], os.strerror(_NUMBERS[self.fault]), path)
-        os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault is not Fault.SHORT:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return True
 
     def _is_ours(self, step: str, path: object) -> bool:
         if step == _START or not isinstance(path, str | bytes | os.PathLike):
@@ -139,13 +144,13 @@ class Announcer:
         return text.startswith(self.top) or not text.startswith("/")
 
 
-def _announce_files(announce: Callable[[str, object], None]) -> None:
+def _announce_files(announce: Callable[[str, object], bool]) -> None:
     """Announce what Python's files write, for which they do not call `os.write`."""
 
     class Announced(io.FileIO):
         def write(self, data: Any, /) -> int:
-            announce("write", self.fileno())
-            return super().write(data)
+            partly = announce("write", self.fileno())
+            return super().write(_first_half(data) if partly else data)
 
     opening = builtins.open
 
@@ -158,11 +163,17 @@ def _announce_files(announce: Callable[[str, object], None]) -> None:
     io.open = announced
 
 
-def _wrap(module: Any, name: str, before: Callable[..., object]) -> None:
+def _first_half(data: Any) -> Any:
+    return memoryview(data)[: max(len(data) // 2, 1)]
+
+
+def _wrap(module: Any, name: str, before: Callable[..., bool]) -> None:
     function = getattr(module, name)
 
     def wrapper(*arguments: Any) -> Any:
-        before(*arguments)
+        if before(*arguments) and len(arguments) > 1:
+            descriptor, data, *rest = arguments
+            return function(descriptor, _first_half(data), *rest)
         return function(*arguments)
 
     setattr(module, name, wrapper)

@@ -15,6 +15,7 @@ from cesbrfs.errors import (
     RepositoryMissingError,
     StorageError,
 )
+from cesbrfs.repo.read.damaged_files import DamagedFiles
 from cesbrfs.repo.storage import SIZE_MAX, FileInfo, FileType, Storage, SyncReadable
 from cesbrfs.util.tasks import gather
 
@@ -85,8 +86,7 @@ class UnpackedFiles:
         self._confirm: Final = confirm
         self._listed: dict[FileType, set[str]] = {}
         self._too_large: dict[str, FileInfo] = {}
-        self.damaged: Final[dict[str, str]] = {}
-        """Files that could not be read, as ``snapshots/<name>``, with the reason."""
+        self.damaged: Final = DamagedFiles()
 
     async def list(self, kind: FileType) -> set[str]:
         """Return the names of the files of one kind; what is gone is not damaged any more.
@@ -104,10 +104,10 @@ class UnpackedFiles:
         if doubtful and (await self._confirm() or before):
             listed = await self._names(kind)  # the storage may have come back in between
         self._listed[kind] = listed
-        for file in list(self.damaged):
+        for file in list(self.damaged.all):
             directory, _, name = file.partition("/")
             if directory == kind and name not in listed:
-                del self.damaged[file]
+                self.damaged.remove(file)
         return listed
 
     async def _names(self, kind: FileType) -> set[str]:
@@ -148,19 +148,14 @@ class UnpackedFiles:
         except FileMissingError:  # removed since it was listed
             return False
         except (DamagedError, StorageError) as error:
-            self._note(file, error.message)
+            self.damaged.add(file, error.message)
         except CesbrError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's alone
-            self._note(file, unforeseen(error))
+            self.damaged.add(file, unforeseen(error))
         else:
-            self.damaged.pop(file, None)
+            self.damaged.note_readable(file)
         return True
-
-    def _note(self, file: str, reason: str) -> None:
-        if file not in self.damaged:
-            _log.warning("Skipping %s: %s", file, reason)
-        self.damaged[file] = reason
 
 
 def unforeseen(error: Exception) -> str:

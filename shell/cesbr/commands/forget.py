@@ -11,7 +11,7 @@ from cesbr.commands import Command
 from cesbr.commands.navigate import note_future
 from cesbr.ui import humanize
 from cesbr.ui.table import fitted
-from cesbrfs.errors import DamagedError, UsageError
+from cesbrfs.errors import UsageError
 
 if TYPE_CHECKING:
     from cesbr.session import Context
@@ -77,7 +77,9 @@ async def _forget(context: Context, arguments: argparse.Namespace) -> int:
         )
         return 0
     if policy is not None and planned.going:
-        _require_readable(view)
+        from cesbr.damage import require_statuses
+
+        require_statuses(context, view)
     if planned.going and not arguments.yes:
         context.out.note(_plan_text(planned, context.out.room), always=True, lines=True)
         number = humanize.count(len(planned.going), "backup")
@@ -97,17 +99,6 @@ async def _forget(context: Context, arguments: argparse.Namespace) -> int:
     shown = _plan_text(planned, context.out.room) if arguments.yes or not planned.going else ""
     await context.out.result(result, lambda: shown + _result_text(planned, removed, pruned))
     return 0
-
-
-def _require_readable(view: BackupTree) -> None:
-    """Raise DamagedError where a policy would judge by a list that lacks a snapshot."""
-    from cesbr.damage import unreadable_snapshot
-
-    message = unreadable_snapshot(view)
-    if message is not None:
-        raise DamagedError(
-            f"Nothing was removed. {message} Repair the repository, or name the backups to remove."
-        )
 
 
 def _rules(arguments: argparse.Namespace) -> Policy | None:

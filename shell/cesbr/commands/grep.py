@@ -116,7 +116,7 @@ async def _grep(context: Context, arguments: argparse.Namespace) -> int:
     code = 0
     for line in run.timelines:
         code = await tell_troubles(context, line) or code
-    if damaged_files(view.repository.damaged):  # reported after the command
+    if damaged_files(view.repository.damaged_files.all):  # reported after the command
         code = PartialError.exit_code
     return code or (0 if run.matched else _NOTHING_FOUND)
 

@@ -140,7 +140,7 @@ async def _ask_and_restore(
 ) -> int:
     view = await context.view()
     if request.in_place and request.yes:
-        require_newest(view, await _only_backup(view, selection))
+        await require_newest(context, view, await _only_backup(view, selection))
     planned = await _planned(context, view, request, selection, journal)
     if request.in_place:
         backup = await _only_backup(view, selection)
@@ -211,7 +211,8 @@ async def _chosen(context: Context, view: BackupTree, request: RestoreRequest) -
             for path in request.paths or ["."]
             for _, place in await locate_all(context, path, backup)
         ]
-        await report_damaged(context)  # before the question: it may have been the latest
+        if not request.yes:  # before the question: it may have been the latest
+            await report_damaged(context)
         return select(located)
     paths = context.session.basket(view).paths
     if not paths:

@@ -60,7 +60,7 @@ async def _restore(context: Context, arguments: argparse.Namespace) -> int:
     view = await context.view(may_init=not arguments.dry_run)
     backup = await _backup(context, view, arguments)
     if arguments.yes and not arguments.dry_run:
-        require_newest(view, backup)
+        await require_newest(context, view, backup)
     owners: list[str | None] = [what for what in arguments.what if not what.startswith("/")]
     keys = [what for what in arguments.what if what.startswith("/")]
     if arguments.instance:

@@ -11,7 +11,12 @@ from cesbrfs.catalog.backups import Backups, group
 from cesbrfs.catalog.layout import lay_out
 from cesbrfs.catalog.manifest import FailedPath, Manifest, Point, write_manifest
 from cesbrfs.catalog.status import Reports, Status, describe, make_report, may_be_latest
-from cesbrfs.errors import BlobMissingError, DamagedError, RepositoryUnreachableError
+from cesbrfs.errors import (
+    BlobMissingError,
+    DamagedError,
+    RepositoryUnreachableError,
+    StorageError,
+)
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import FileType
 from cesbrfs.vfs.entries import SnapshotEntry, TreeRef
@@ -163,14 +168,16 @@ class TestSuccessors:
         repo.snapshot(tree, [VOLUME], tags=[*self.TAGS, "x=z"], original=tagged)
         assert await status(repo) is Status.COMPLETE
 
-    async def test_one_whose_tree_cannot_be_read(self, caplog: pytest.LogCaptureFixture) -> None:
+    async def test_one_whose_tree_cannot_be_read(self) -> None:
         """The tree is needed because the size must be computed."""
         repo = MemoryRepo()
         old, _ = self.backed_up(repo, with_tree=False)
         repo.snapshot("ab" * 32, [VOLUME], tags=self.TAGS, original=old)
         repo.forget(old)
-        assert await status(repo) is Status.INCOMPLETE
-        assert "A snapshot of backup A cannot be read" in caplog.text
+        repository, backups = await opened(repo)
+        report = await make_report(repository, backups.find("A"))
+        assert report.status is Status.INCOMPLETE
+        assert report.problem is not None
 
     async def test_trees_that_double_are_counted_once_each(self) -> None:
         """2**60 paths: each tree is read once."""
@@ -192,14 +199,17 @@ class TestSuccessors:
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "other.json"])
-async def test_a_manifest_that_cannot_be_read(name: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_manifest_that_cannot_be_read(name: str) -> None:
     """A backup with an unreadable manifest is incomplete."""
     repo = MemoryRepo()
     tree = repo.tree(repo.file(name, b"no json"))
     repo.snapshot(tree, ["/manifest.json"], tags=["A", "kind=manifest"])
     save_volume(repo)
-    assert await status(repo) is Status.INCOMPLETE
-    assert "manifest" in caplog.text
+    repository, backups = await opened(repo)
+    report = await make_report(repository, backups.find("A"))
+    assert (report.status, report.manifest) == (Status.INCOMPLETE, None)
+    assert report.problem is not None
+    assert "manifest" in report.problem
 
 
 async def test_a_manifest_whose_blob_is_damaged(caplog: pytest.LogCaptureFixture) -> None:
@@ -209,8 +219,57 @@ async def test_a_manifest_whose_blob_is_damaged(caplog: pytest.LogCaptureFixture
     for (kind, name), data in repo.storage.files.items():
         if kind is FileType.PACK:
             repo.storage.files[kind, name] = bytes(len(data))
-    assert await status(repo) is Status.INCOMPLETE
-    assert "cannot be read" in caplog.text
+    repository, backups = await opened(repo)
+    reports = Reports(repository)
+    assert (await reports.of(backups.find("A"))).status is Status.INCOMPLETE
+    said = caplog.records[-1].getMessage()
+    assert said.startswith("Cannot read manifests/")
+    assert "Backup A counts as incomplete" in said
+
+
+async def test_a_manifest_that_can_be_read_again() -> None:
+    """`latest` is an older backup for a minute, and that is remembered until it is reported."""
+    repo = MemoryRepo()
+    volume = save_volume(repo, "A", time="2026-01-01T00:00:00Z")
+    save_manifest(repo, Point("configuration", None, volume, 7))
+    files = repo.storage.files
+    first = set(files)
+    volume = save_volume(repo, "B", time="2026-01-02T00:00:00Z")
+    manifest = save_manifest(repo, Point("configuration", None, volume, 7), backup="B")
+    repository = await repo.open()
+    later = [key for key in files.keys() - first if key[0] is FileType.PACK]
+    now = [0.0]
+    view = BackupTree(repository, clock=lambda: now[0])
+    repo.storage.fail.update(dict.fromkeys(later, StorageError("I/O error")))
+    assert (await view.find_backup("latest")).id == "A"
+    entry = await view.at((b"latest",))
+    assert entry.node.target == b"A"
+    reason = "Backup B counts as incomplete, because its manifest cannot be checked: I/O error"
+    damaged = {f"manifests/{manifest}": reason}
+    assert repository.damaged == damaged
+    repo.storage.fail.clear()
+    now[0] = 30
+    assert (await view.find_backup("latest")).id == "A"
+    now[0] = 61
+    assert (await view.find_backup("latest")).id == "B"
+    assert repository.damaged == {}
+    assert repository.damaged_files.all == damaged
+    repository.damaged_files.drop_readable()
+    assert repository.damaged_files.all == {}
+
+
+async def test_a_damaged_manifest_that_is_removed() -> None:
+    """It is not reported any more."""
+    repo = MemoryRepo()
+    manifest = save_manifest(repo, Point("volumes", "redmine", save_volume(repo), 7))
+    repository, backups = await opened(repo)
+    for key in [key for key in repo.storage.files if key[0] is FileType.PACK]:
+        repo.storage.fail[key] = StorageError("I/O error")
+    await Reports(repository).of(backups.find("A"))
+    assert f"manifests/{manifest}" in repository.damaged_files.all
+    repo.forget(manifest)
+    await repository.snapshots()
+    assert repository.damaged_files.all == {}
 
 
 async def test_an_unreachable_storage_is_not_cached() -> None:

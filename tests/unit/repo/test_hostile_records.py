@@ -94,7 +94,7 @@ async def test_an_error_that_nothing_foresees(monkeypatch: pytest.MonkeyPatch) -
 
     await files.load(FileType.SNAPSHOT, names, take)
     assert set(taken) == {names[0], names[2]}
-    (reason,) = files.damaged.values()
+    (reason,) = files.damaged.current.values()
     assert "ZeroDivisionError: nobody thought of this" in reason
 
     def fail(*_: object) -> Keys:

@@ -657,7 +657,7 @@ class TestDamage:
             await repository.root(await only(repository))
         assert await repository.data(other.id) == b"other"
         assert list(repository.damaged) == [f"index/{name}"]
-        assert caplog.text.count(f"Skipping index/{name}") == 1
+        assert caplog.text.count(f"Cannot read index/{name}") == 1
         repo.storage.files[FileType.INDEX, name] = whole
         root = await repository.root(await only(repository))
         assert await content(repository, root, b"d", b"f.txt") == FILE
