@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -88,6 +89,28 @@ def test_the_daemon_returns_once_the_mount_answers(repo: ResticRepo, mountpoint:
     wait_until(lambda: not serving(mountpoint))
     assert not is_mounted(mountpoint)
     assert os.listdir(mountpoint) == []
+
+
+def test_interrupting_the_start(mountpoint: Path, tmp_path: Path) -> None:
+    """^C while the server does not answer: exit code 130, and no process stays."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(_SECONDS)
+        url = f"rest:http://127.0.0.1:{server.getsockname()[1]}/"
+        with (tmp_path / "errors").open("w+b") as errors:
+            starting = subprocess.Popen(
+                [sys.executable, "-m", "cesbrfs", mountpoint],
+                env=environment(Access(url, Secret(b"key"))),
+                stderr=errors,
+                start_new_session=True,
+            )
+            connection, _ = server.accept()
+            with connection:
+                os.killpg(starting.pid, signal.SIGINT)
+                assert starting.wait(_SECONDS) == 130
+            errors.seek(0)
+            assert errors.read() == b""
+    assert not serving(mountpoint)
+    assert not is_mounted(mountpoint)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])

@@ -19,11 +19,13 @@ from cesbrfs.repo.location import Access
 from cesbrfs.restic.events import RepositoryKey
 from cesbrfs.util.secret import Secret
 from tests.sample import registry as sample_registry
-from tests.shell.conftest import KEY, Inside, Site
+from tests.shell.conftest import KEY, Cesbr, Inside, Site
+from tests.shell.terminal import terminal
 from tests.support.killed import killed_at_each_step
 from tests.support.restic_repo import ResticRepo, cheapen_key, reseal
 
 NEW = "another password"
+TYPED = "typed by hand"
 HOST = os.uname().nodename
 
 
@@ -85,6 +87,35 @@ def test_add_and_remove(own: Inside, empty_site: Site, new_file: Path) -> None:
         assert own("key", *wrong, "-y").code == 2
     new_file.write_text(" \n")
     assert own("key", "change", "--new-password-file", str(new_file), "-y").code == 2
+
+
+@pytest.mark.parametrize("repeated", [TYPED, "a typing error", ""])
+def test_a_password_that_is_typed(
+    cesbr: Cesbr, empty_site: Site, tmp_path: Path, repeated: str
+) -> None:
+    """It is asked for twice, and never shown."""
+    here = cesbr.having(CESBR_ROOT=str(empty_site.root))
+    with terminal(here, tmp_path, "key", "add", "-y") as typing:
+        typing.wait_for(r"^New password:\Z")
+        typing.line(TYPED if repeated else "")
+        typing.wait_for(r"^Repeat new password:\Z")
+        typing.line(repeated)
+        code = typing.exit_code()
+        screen = typing.screen()
+    assert TYPED not in screen
+    if repeated == TYPED:
+        assert (code, "Added key " in screen) == (0, True), screen
+        assert _opened(empty_site, TYPED.encode()) is not None
+    else:
+        why = "The passwords differ." if repeated else "The new password is empty."
+        assert (code, why in screen) == (2, True), screen
+        assert len(list((empty_site.repository / "keys").iterdir())) == 1
+
+
+def test_a_password_without_a_terminal(own: Inside) -> None:
+    """Nobody can type it."""
+    said = own("key", "add", "-y")
+    assert (said.code, "There is no terminal" in said.err) == (2, True)
 
 
 def _is_step(event: str, arguments: Any) -> bool:
