@@ -76,14 +76,14 @@ async def _holds_point(
 
 async def _bytes_in(repository: Repository, snapshot: Snapshot, sizes: dict[bytes, int]) -> int:
     """Return the total file size of a snapshot; `sizes` caches subtree totals by tree ID."""
-    top = (await repository.root(snapshot)).nodes.values()
+    top = (await repository.trees.root(snapshot)).nodes.values()
     pending: list[tuple[bytes | None, list[bytes], int]]
     pending = [(None, [n.subtree for n in top if n.subtree], sum(n.size for n in top))]
     while True:
         tree, below, own = pending[-1]
         missing = next((sub for sub in below if sub not in sizes), None)
         if missing is not None:
-            nodes = (await repository.tree(missing)).nodes.values()
+            nodes = (await repository.trees.get(missing)).nodes.values()
             subtrees = [node.subtree for node in nodes if node.subtree]
             pending.append((missing, subtrees, sum(node.size for node in nodes)))
             continue

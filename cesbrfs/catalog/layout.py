@@ -228,7 +228,7 @@ async def _find(
         return (), _root(snapshot)
     if len(parts) > _PARTS_MAX:
         return None
-    top = (await repository.root(snapshot)).nodes
+    top = (await repository.trees.root(snapshot)).nodes
     for start in range(len(parts)):
         at = parts[start:]
         node = top.get(at[0])
@@ -236,7 +236,7 @@ async def _find(
             if node is None or node.subtree is None:
                 node = None
                 break
-            node = (await repository.tree(node.subtree)).nodes.get(name)
+            node = (await repository.trees.get(node.subtree)).nodes.get(name)
         if node is not None:
             return at, node
     return None
@@ -247,7 +247,7 @@ async def _covers(repository: Repository, snapshot: Snapshot, located: Collectio
     if () in located:
         return True
     leading = {at[:length] for at in located for length in range(1, len(at))}
-    directories: list[tuple[_Names, Tree]] = [((), await repository.root(snapshot))]
+    directories: list[tuple[_Names, Tree]] = [((), await repository.trees.root(snapshot))]
     while directories:
         above, tree = directories.pop()
         if tree.refused:  # an entry that cannot be placed: show the snapshot unchanged
@@ -258,7 +258,7 @@ async def _covers(repository: Repository, snapshot: Snapshot, located: Collectio
                 continue
             if at not in leading or node.subtree is None:
                 return False
-            directories.append((at, await repository.tree(node.subtree)))
+            directories.append((at, await repository.trees.get(node.subtree)))
     return True
 
 
@@ -418,9 +418,9 @@ class _Placer:
         if node.subtree is None:
             return {}
         if node.name:
-            tree = await self._repository.tree(node.subtree)
+            tree = await self._repository.trees.get(node.subtree)
         else:
-            tree = await self._repository.root(self._snapshot)
+            tree = await self._repository.trees.root(self._snapshot)
         if tree.refused:  # an entry that cannot be placed
             self._complete = False
         return tree.nodes

@@ -35,7 +35,9 @@ LATEST: Final = Family(
 )
 BACKUPS: Final = Family("cesbrfs_backups", Kind.GAUGE, "Backups by status.", ("status",))
 DAMAGED: Final = Family(
-    "cesbrfs_damaged_files", Kind.GAUGE, "Snapshot and index files, trees and manifests that cannot be read."
+    "cesbrfs_damaged_files",
+    Kind.GAUGE,
+    "Snapshot and index files, trees and manifests that cannot be read.",
 )
 STORAGE_UP: Final = Family(
     "cesbrfs_storage_up", Kind.GAUGE, "1 if the snapshots could be listed the last time, else 0."

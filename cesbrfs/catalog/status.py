@@ -20,6 +20,7 @@ from cesbrfs.catalog.manifest import FILE_NAME, Manifest, parse_manifest
 from cesbrfs.errors import CesbrError, DamagedError, RepositoryUnreachableError
 from cesbrfs.repo.format.index import Index
 from cesbrfs.repo.format.model import Snapshot
+from cesbrfs.repo.format.pack import BlobType
 from cesbrfs.repo.format.timestamps import format_time
 from cesbrfs.repo.repository import Repository
 from cesbrfs.util.escape import show
@@ -109,7 +110,7 @@ async def make_report(repository: Repository, backup: Backup) -> Report:
 
 async def read_manifest(repository: Repository, snapshot: Snapshot) -> Manifest:
     """Read the manifest from a manifest snapshot; raises DamagedError if it has none."""
-    node = (await repository.root(snapshot)).nodes.get(FILE_NAME.encode())
+    node = (await repository.trees.root(snapshot)).nodes.get(FILE_NAME.encode())
     if node is None or node.type != "file":
         raise DamagedError(f"Snapshot {snapshot.id[:8]} contains no {FILE_NAME}.")
     content = await repository.open_file(node)
@@ -168,22 +169,32 @@ class Reports:
 
     async def _determine(self, backup: Backup) -> _Cached:
         report = await make_report(self._repository, backup)
-        self._note(backup, report)
+        if backup.manifest is not None:
+            reason = report.problem and (
+                f"Backup {show(backup.name)} counts as incomplete, because its manifest cannot be"
+                f" checked: {report.problem}"
+            )
+            self._repository.damaged_files.note(f"manifests/{backup.manifest.id}", reason)
         index = None
-        if await self._repository.without_tree(backup.snapshots, show(backup.name)):
+        if await self._lacks_tree(backup):
             report = replace(report, status=Status.INCOMPLETE)
             index = await self._repository.index()
         expires = math.inf if report.problem is None else self._clock() + RETRY_SECONDS
         return _Cached(backup.identity, index, expires, report)
 
-    def _note(self, backup: Backup, report: Report) -> None:
-        if backup.manifest is None:
-            return
-        reason = report.problem and (
-            f"Backup {show(backup.name)} counts as incomplete, because its manifest cannot be"
-            f" checked: {report.problem}"
-        )
-        self._repository.note_manifest(backup.manifest, reason)
+    async def _lacks_tree(self, backup: Backup) -> bool:
+        """Return whether a snapshot has no tree in an index file; those are noted as damaged."""
+        trees = {snapshot.tree for snapshot in backup.snapshots if snapshot.tree is not None}
+        missing = await self._repository.blobs.not_indexed(BlobType.TREE, trees)
+        lacks = False
+        for snapshot in backup.snapshots:
+            reason = None
+            if snapshot.tree is None or snapshot.tree in missing:
+                lacks = True
+                what = "it has no tree" if snapshot.tree is None else "its tree is not in the index"
+                reason = f"{what} (backup {show(backup.name)}). Run 'cesbr check'."
+            self._repository.damaged_files.note(f"trees/{snapshot.id}", reason)
+        return lacks
 
     async def latest(self, backups: Backups) -> Backup | None:
         """Return the target of ``latest``, and evict reports of removed backups."""

@@ -111,7 +111,8 @@ class TreeScan:
         """Return the content of a directory; raises like `Repository.tree`."""
         if key.tree is None:
             raise DamagedError("It has no tree.")
-        read = self._repository.top if key.top else self._repository.tree
+        trees = self._repository.trees
+        read = trees.top if key.top else trees.get
         return await read(key.tree)
 
     async def file(self, node: Node) -> Fault | None:

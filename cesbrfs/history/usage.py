@@ -171,7 +171,8 @@ class UsageReport:
         self._seen += 1
         if self._progress is not None:
             self._progress(self._seen)
-        read = self._repository.top if is_root else self._repository.tree
+        trees = self._repository.trees
+        read = trees.top if is_root else trees.get
         try:
             return await read(tree)
         except RepositoryUnreachableError:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Collection, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,9 +34,8 @@ from cesbrfs.repo.cache.known_repositories import known_key_file, note_known
 from cesbrfs.repo.cache.metadata import MetadataCache
 from cesbrfs.repo.format.crypto import Keys
 from cesbrfs.repo.format.index import Index
-from cesbrfs.repo.format.model import Config, Lock, Node, Snapshot, Tree, parse_lock, parse_snapshot
+from cesbrfs.repo.format.model import Config, Lock, Node, Snapshot, parse_lock, parse_snapshot
 from cesbrfs.repo.format.pack import SNAPSHOT_MAX, BlobType, decode_unpacked, encode_unpacked
-from cesbrfs.repo.format.tree import find_node, parse_names, parse_tree
 from cesbrfs.repo.kdf import kept_keys
 from cesbrfs.repo.keys import open_config, open_keys
 from cesbrfs.repo.read.blobs import Blobs
@@ -45,8 +43,9 @@ from cesbrfs.repo.read.damaged_files import DamagedFiles
 from cesbrfs.repo.read.directories import DirectoryCache
 from cesbrfs.repo.read.file_reader import FileReader
 from cesbrfs.repo.read.local_packs import LocalPacks
-from cesbrfs.repo.read.packs import THREAD_BYTES, Packs
+from cesbrfs.repo.read.packs import Packs
 from cesbrfs.repo.read.remote_packs import RemotePacks
+from cesbrfs.repo.read.trees import Trees
 from cesbrfs.repo.read.unpacked import UnpackedFiles, through_network
 from cesbrfs.repo.storage import FileType, HasAvailability, Storage, SyncReadable, is_file_name
 from cesbrfs.util.lru import LruCache
@@ -56,13 +55,6 @@ __all__ = ["CacheConfig", "FileReader", "Repository"]
 
 _log = logging.getLogger(__name__)
 
-_LARGE_TREES: Final = 2
-"""Number of oversized trees that are cached as well: decoding them per request is too slow."""
-_NODE_BYTES: Final = 600
-"""Memory of a decoded node in bytes, without its content IDs; measured over 82,000 nodes."""
-_PARTLY_PARSED_MAX: Final = 4096
-_TREES: Final = "trees"
-_MANIFESTS: Final = "manifests"
 _WORTH_KEEPING: Final = 64
 """Minimum number of new snapshot files of a local repository that are cached on disk."""
 
@@ -96,9 +88,7 @@ class Repository:
         self._identify(keys, config)
         self.blobs: Final = Blobs(self._files, keys, caching, self._packs(), self._disk)
         self.listings: Final = DirectoryCache(self.blobs, self._segments(), caching)
-        self._trees: LruCache[bytes, Tree] = LruCache(caching.trees, _tree_bytes, _LARGE_TREES)
-        self._partly_parsed: set[bytes] = set()
-        """Trees of which one node was parsed."""
+        self.trees: Final = Trees(self.blobs, caching)
         self.blobs.on_pruned = self._evict_pruned
 
     def _identify(self, keys: Keys, config: Config) -> None:
@@ -179,7 +169,7 @@ class Repository:
     @property
     def caches(self) -> Mapping[str, LruCache[bytes, Any]]:
         """The caches in memory, by what they contain."""
-        return {"trees": self._trees, **self.blobs.caches, **self.listings.caches}
+        return {"trees": self.trees.cache, **self.blobs.caches, **self.listings.caches}
 
     @property
     def is_offline(self) -> bool:
@@ -190,9 +180,8 @@ class Repository:
     def damaged_files(self) -> DamagedFiles:
         """Snapshot and index files that could not be read.
 
-        Snapshots that `without_tree` returns, or that `note_trees` was called for, are included as
-        ``trees/<snapshot ID>``, those that `note_manifest` was called for as
-        ``manifests/<snapshot ID>``.
+        Others may note ``trees/<snapshot ID>`` and ``manifests/<snapshot ID>``; they are removed
+        with the snapshot.
         """
         return self._files.damaged
 
@@ -286,8 +275,8 @@ class Repository:
         self._note_back()
         for name in self._snapshots.keys() - listed:
             del self._snapshots[name]
-            self.damaged_files.remove(f"{_TREES}/{name}")
-            self.damaged_files.remove(f"{_MANIFESTS}/{name}")
+            self.damaged_files.remove(f"trees/{name}")
+            self.damaged_files.remove(f"manifests/{name}")
         raws: dict[str, bytes] = {}
         if self._disk is not None and not self._listed_once and len(listed) >= self._worth_keeping:
             raws = await trio.to_thread.run_sync(self._disk.snapshots)
@@ -335,159 +324,15 @@ class Repository:
                 f"Snapshot {snapshot.id[:8]} was forgotten, and its data was removed."
             ) from error
 
-    def tree_nowait(self, tree_id: bytes) -> Tree | None:
-        """Like `tree`, but never blocks. None means "not cached", not "missing"."""
-        tree = self._trees.peek(tree_id)
-        if tree is None:
-            data = self.blobs.tree_nowait(tree_id)
-            if data is None:
-                return None
-            try:
-                tree = _parsed(data, tree_id)
-            except DamagedError:  # `tree` reports it
-                return None
-            self._trees.put(tree_id, tree)
-        return None if b"." in tree.nodes or b"/" in tree.nodes else tree
-
-    async def tree(self, tree_id: bytes) -> Tree:
-        """Return the directory with this tree ID (32 bytes).
-
-        Raises BlobMissingError if the tree is missing, and DamagedError if it is damaged.
-        """
-        tree = await self._tree(tree_id)
-        if b"." in tree.nodes or b"/" in tree.nodes:  # valid only in the root of a snapshot
-            nodes = {name: node for name, node in tree.nodes.items() if name not in (b".", b"/")}
-            refused = (*tree.refused, "'.' or '/': invalid file name")
-            return Tree.of(nodes, refused, tree.unknown)
-        return tree
-
-    async def _tree(self, tree_id: bytes) -> Tree:
-        return self._trees.peek(tree_id) or await self._trees.get(
-            tree_id, partial(self._load_tree, tree_id)
-        )
-
-    async def _load_tree(self, tree_id: bytes) -> Tree:
-        return await self.parsed(tree_id, await self.tree_data(tree_id))
-
-    async def tree_data(self, tree_id: bytes) -> bytes:
-        """Return a tree blob, checked; raises as `tree`."""
-        return await self.blobs.load(BlobType.TREE, tree_id)
-
-    async def parsed(self, tree_id: bytes, data: bytes) -> Tree:
-        """Parse a tree blob. Unlike `tree`, it may have the names ``.`` and ``/``."""
-        if len(data) > THREAD_BYTES:
-            return await trio.to_thread.run_sync(_parsed, data, tree_id)
-        return _parsed(data, tree_id)
-
-    async def node(self, tree_id: bytes, name: bytes) -> Node | None:
-        """Return one node of a directory, None if it does not exist; raises as `tree`.
-
-        The first one of a directory is parsed alone; the whole tree with the second.
-        """
-        if tree_id in self._partly_parsed or self._trees.peek(tree_id) is not None:
-            return (await self._tree(tree_id)).nodes.get(name)
-        if len(self._partly_parsed) >= _PARTLY_PARSED_MAX:
-            self._partly_parsed.clear()
-        self._partly_parsed.add(tree_id)
-        data = await self.tree_data(tree_id)
-        what = f"tree {tree_id.hex()[:8]}"
-        if len(data) > THREAD_BYTES:
-            return await trio.to_thread.run_sync(find_node, data, name, what)
-        return find_node(data, name, what)
-
     async def _evict_pruned(self, index: Index) -> None:
         """Evict trees that a prune removed; otherwise they accumulate up to the cache bounds.
 
         Data blobs are not evicted, because their files may still be open.
         """
-        cached = self.listings.trees().union(tree for tree, _ in self._trees.items())
+        cached = self.listings.trees().union(self.trees.cached_ids())
         gone = await trio.to_thread.run_sync(index.lacking, BlobType.TREE, cached)
-        self._trees.drop(gone.__contains__)
+        self.trees.cache.drop(gone.__contains__)
         self.listings.drop(gone)
-
-    async def names(self, tree_id: bytes) -> dict[bytes, int]:
-        """Return the names in a directory in the form of `parse_names`; raises like `tree`."""
-        data = await self.blobs.load(BlobType.TREE, tree_id)
-        what = f"tree {tree_id.hex()[:8]}"
-        if len(data) > THREAD_BYTES:
-            return await trio.to_thread.run_sync(parse_names, data, what)
-        return parse_names(data, what)
-
-    async def root(self, snapshot: Snapshot) -> Tree:
-        """Return the root directory of a snapshot, as described at `top`.
-
-        Raises DamagedError for a snapshot without a tree, and otherwise like `tree`.
-        """
-        if snapshot.tree is None:
-            raise no_tree()
-        return await self.top(snapshot.tree)
-
-    async def without_tree(self, snapshots: Collection[Snapshot], backup: str) -> list[Snapshot]:
-        """Return the `snapshots` that have no tree, or whose tree is in no index file.
-
-        They are added to `damaged`, with the name of their `backup`. A later call removes those
-        whose tree is indexed again.
-        """
-        trees = {snapshot.tree for snapshot in snapshots if snapshot.tree is not None}
-        missing = await self.blobs.not_indexed(BlobType.TREE, trees)
-        treeless: list[Snapshot] = []
-        for snapshot in snapshots:
-            if snapshot.tree is not None and snapshot.tree not in missing:
-                self.damaged_files.note_readable(f"{_TREES}/{snapshot.id}")
-                continue
-            reason = "it has no tree" if snapshot.tree is None else "its tree is not in the index"
-            self.damaged_files.add(
-                f"{_TREES}/{snapshot.id}", f"{reason} (backup {backup}). Run 'cesbr check'."
-            )
-            treeless.append(snapshot)
-        return treeless
-
-    def note_trees(self, snapshot: Snapshot, reason: str | None) -> None:
-        """Add a snapshot of which a tree cannot be read to `damaged`, with the reason.
-
-        With None, its trees could be read.
-        """
-        file = f"{_TREES}/{snapshot.id}"
-        if reason is None:
-            self.damaged_files.note_readable(file)
-        elif file not in self.damaged:
-            self.damaged_files.add(file, reason)
-
-    def note_manifest(self, snapshot: Snapshot, reason: str | None) -> None:
-        """Add a snapshot with a manifest that cannot be read or checked to `damaged`.
-
-        With None, the manifest could be read.
-        """
-        file = f"{_MANIFESTS}/{snapshot.id}"
-        if reason is None:
-            self.damaged_files.note_readable(file)
-        else:
-            self.damaged_files.add(file, reason)
-
-    async def top(self, tree_id: bytes) -> Tree:
-        """Return the tree with this ID as the root directory of a snapshot.
-
-        Nodes named ``.`` or ``/`` are replaced by the content of their subtrees.
-        """
-        tree = await self._tree(tree_id)
-        if not any(name in tree.nodes for name in (b".", b"/")):
-            return tree
-        nodes = {name: n for name, n in tree.nodes.items() if name not in (b".", b"/")}
-        refused = list(tree.refused)
-        unknown = dict(tree.unknown)
-        for name, node in tree.nodes.items():
-            if name not in (b".", b"/"):
-                continue
-            if node.subtree is not None:
-                inner = await self.tree(node.subtree)
-                for below, entry in inner.nodes.items():
-                    if nodes.setdefault(below, entry) is not entry:
-                        refused.append(f"{below!r}: duplicate name in the root of the snapshot")
-                refused += inner.refused
-                unknown |= inner.unknown
-            else:
-                refused.append(f"{name.decode()!r}: invalid file name")
-        return Tree.of(nodes, refused, unknown)
 
     # Data derived from trees, cached on disk by name
 
@@ -541,26 +386,6 @@ class Repository:
         except BlobMissingError as error:
             await missing(error)
             raise
-
-
-def no_tree() -> DamagedError:
-    """Return the error for a snapshot or a directory without a tree."""
-    return DamagedError("Its tree is missing or cannot be read. Run 'cesbr check'.")
-
-
-def _parsed(data: bytes, tree_id: bytes) -> Tree:
-    """Parse a tree blob; log entries that cannot be shown."""
-    what = f"tree {tree_id.hex()[:8]}"
-    tree = parse_tree(data, what)
-    for name in tree.refused:
-        _log.warning("%s has an entry that cannot be shown: %s", what, name)
-    return tree
-
-
-def _tree_bytes(tree: Tree) -> int:
-    nodes = tree.listed
-    xattrs = sum(len(value) for node in nodes if node.xattrs for _, value in node.xattrs)
-    return 200 + xattrs + sum(_NODE_BYTES + len(node.content) for node in nodes)
 
 
 def _keep_key(directory: Path, name: str, raw: bytes) -> None:

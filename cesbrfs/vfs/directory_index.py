@@ -17,7 +17,8 @@ import trio
 
 from cesbrfs.repo.format.model import ID_BYTES, Node, Snapshot, Tree
 from cesbrfs.repo.format.tree import parse_node, split_nodes
-from cesbrfs.repo.repository import Repository, no_tree
+from cesbrfs.repo.read.trees import no_tree
+from cesbrfs.repo.repository import Repository
 from cesbrfs.util.lru import LruCache
 
 _NS: Final = 1_000_000_000
@@ -304,14 +305,14 @@ class DirectoryIndex:
 
     async def _from_nodes(self, key: bytes) -> bytes | None:
         """Return the listing of a tree, parsing only its new nodes; None if one is unusual."""
-        data = await self.repository.tree_data(key)
+        data = await self.repository.trees.read(key)
         nodes = split_nodes(data, f"tree {key.hex()[:8]}")
         new = [node for node in nodes if node not in self._encoded]
         if len(new) <= _PARSED_SINGLY:
             parsed = [parse_node(node) for node in new]
         else:
             new = nodes
-            parsed = list((await self.repository.parsed(key, data)).listed)
+            parsed = list((await self.repository.trees.parse(key, data)).listed)
         if len(parsed) != len(new):
             return None
         entries: dict[bytes, tuple[bytes, bytes]] = {}
@@ -354,7 +355,7 @@ class DirectoryIndex:
     async def node(self, key: bytes, name: bytes) -> Node | None:
         """Return the complete node of an entry of a stored directory, None if there is none."""
         if len(key) == ID_BYTES:
-            return await self.repository.node(key, name)
+            return await self.repository.trees.node(key, name)
         return (await self.tree(key)).nodes.get(name)
 
     async def tree(self, key: bytes) -> Tree:
@@ -362,8 +363,8 @@ class DirectoryIndex:
         if key == _ROOT_PREFIX:
             raise no_tree()
         if len(key) == ID_BYTES:
-            return await self.repository.tree(key)
-        return await self.repository.top(key.removeprefix(_ROOT_PREFIX))
+            return await self.repository.trees.get(key)
+        return await self.repository.trees.top(key.removeprefix(_ROOT_PREFIX))
 
     @staticmethod
     def top(snapshot: Snapshot) -> bytes:

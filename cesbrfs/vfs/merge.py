@@ -26,7 +26,7 @@ from cesbrfs.errors import (
     RepositoryUnreachableError,
 )
 from cesbrfs.repo.format.model import Node, Snapshot
-from cesbrfs.repo.repository import no_tree
+from cesbrfs.repo.read.trees import no_tree
 from cesbrfs.util.escape import show
 from cesbrfs.util.lru import LruCache
 from cesbrfs.util.tasks import gather

@@ -9,7 +9,8 @@ from typing import Final, TypeVar
 from cesbrfs.errors import BlobMissingError
 from cesbrfs.repo.format.direntry import DirEntries
 from cesbrfs.repo.format.model import Snapshot, Tree
-from cesbrfs.repo.repository import Repository, no_tree
+from cesbrfs.repo.read.trees import no_tree
+from cesbrfs.repo.repository import Repository
 from cesbrfs.vfs.entries import TreeRef
 
 _T = TypeVar("_T")
@@ -25,14 +26,14 @@ class SnapshotReader:
         """Return the parsed tree of a directory, with complete metadata."""
         if ref.tree is None:
             raise no_tree()
-        if not ref.top and (tree := self._repository.tree_nowait(ref.tree)) is not None:
+        if not ref.top and (tree := self._repository.trees.get_nowait(ref.tree)) is not None:
             return tree
-        read = self._repository.top if ref.top else self._repository.tree
+        read = self._repository.trees.top if ref.top else self._repository.trees.get
         return await self._check_forgotten(ref.snapshot, partial(read, ref.tree))
 
     def tree_nowait(self, ref: TreeRef) -> Tree | None:
         """Like `tree`, but never blocks. None means "not cached", not "missing"."""
-        return self._repository.tree_nowait(ref.tree) if ref.tree is not None else None
+        return self._repository.trees.get_nowait(ref.tree) if ref.tree is not None else None
 
     async def entries(self, ref: TreeRef) -> DirEntries:
         """Return the compact entries of a directory."""
@@ -41,7 +42,7 @@ class SnapshotReader:
         listings = self._repository.listings
         read = partial(listings.get, ref.tree)
         if ref.top:
-            read = partial(listings.get_top, ref.tree, self._repository.top)
+            read = partial(listings.get_top, ref.tree, self._repository.trees.top)
         return await self._check_forgotten(ref.snapshot, read)
 
     def entries_nowait(self, ref: TreeRef) -> DirEntries | None:

@@ -441,7 +441,7 @@ class BackupTree:
             for snapshot in backup.snapshots:
                 error = layout.unreadable.get(snapshot.id)
                 reason = f"{error.message} (backup {show(backup.name)})" if error else None
-                self.repository.note_trees(snapshot, reason)
+                self.repository.damaged_files.note(f"trees/{snapshot.id}", reason)
             cached = _CachedLayout(backup.identity, report, layout)
             if layout.unreadable:
                 cached.report = replace(report, status=Status.INCOMPLETE)

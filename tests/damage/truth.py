@@ -136,7 +136,7 @@ async def _walk(
     assert snapshot.tree is not None
     root = frozenset([("tree", snapshot.tree)])
     pending: list[tuple[bytes, Tree, frozenset[Blob]]]
-    pending = [(b"", await repository.root(snapshot), root)]
+    pending = [(b"", await repository.trees.root(snapshot), root)]
     while pending:
         above, tree, trees = pending.pop()
         for name, node in tree.nodes.items():
@@ -146,7 +146,7 @@ async def _walk(
             yield path, record_of(node, content), Needs(snapshot.id, trees, blobs)
             if node.subtree is not None:
                 inner = trees | {("tree", node.subtree)}
-                pending.append((path, await repository.tree(node.subtree), inner))
+                pending.append((path, await repository.trees.get(node.subtree), inner))
 
 
 async def _digest(repository: Repository, node: Node) -> str:

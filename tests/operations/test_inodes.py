@@ -43,7 +43,7 @@ async def deep() -> tuple[Operations, tuple[bytes, ...]]:
 def evict(operations: Operations) -> None:
     """Evict all directories and trees from the caches."""
     repository = operations.tree.view.repository
-    for cache in (repository.listings._cached, repository.listings._packed, repository._trees):
+    for cache in (repository.listings._cached, repository.listings._packed, repository.trees.cache):
         cache.drop(lambda _tree: True)
 
 

@@ -101,7 +101,7 @@ async def test_an_interrupted_open_ends_with_eintr(
     nursery.start_soon(operations.interrupts.run)
     note = await walk(operations, b"b1", b"redmine", b"volumes", b"files", b"note.txt")
     repository = operations.tree.view.repository
-    repository._trees.drop(lambda _tree: True)
+    repository.trees.cache.drop(lambda _tree: True)
     packs = repository.blobs._packs
     assert isinstance(packs, LocalPacks)
     packs._blocks._blocks.drop(lambda _block: True)

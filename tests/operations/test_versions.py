@@ -172,13 +172,13 @@ async def test_each_tree_is_read_once(kernel: Kernel, monkeypatch: pytest.Monkey
     await names(operations, kernel, *FILES[:-1])
     repository = operations.tree.view.repository
     reads: list[bytes] = []
-    read = repository.tree_data
+    read = repository.trees.read
 
     async def counted(tree: bytes) -> bytes:
         reads.append(tree)
         return await read(tree)
 
-    monkeypatch.setattr(repository, "tree_data", counted)
+    monkeypatch.setattr(repository.trees, "read", counted)
     for expected in (2, 2):
         assert await names(operations, kernel, *FILES) == [b"f"]
         assert len(reads) == len(set(reads)) == expected
@@ -270,7 +270,7 @@ async def test_a_directory_that_cannot_be_read(
     operations = await mounted(repo)
     await names(operations, kernel, *FILES[:-1])
     repository = operations.tree.view.repository
-    read = repository.tree_data
+    read = repository.trees.read
     unreadable: set[bytes] = set()
 
     async def failing(tree: bytes) -> bytes:
@@ -279,7 +279,7 @@ async def test_a_directory_that_cannot_be_read(
             raise BlobMissingError("Blob 1234 is missing.")
         return data
 
-    monkeypatch.setattr(repository, "tree_data", failing)
+    monkeypatch.setattr(repository.trees, "read", failing)
     unreadable |= {b'"name": "f"', b'"name": "g"'}
     inode = (await walk(operations, *FILES)).st_ino
     with pytest.raises(pyfuse3.FUSEError) as caught:

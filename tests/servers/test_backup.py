@@ -85,7 +85,7 @@ class Site:
     async def document(self, snapshot: str | None, name: str) -> bytes:
         """Return the only file of a snapshot that was made from memory."""
         (found,) = [s for s in await self.repository.snapshots() if s.id == snapshot]
-        nodes = (await self.repository.root(found)).nodes
+        nodes = (await self.repository.trees.root(found)).nodes
         assert list(nodes) == [name.encode()]
         content = await self.repository.open_file(nodes[name.encode()])
         return await content.read(0, content.size)

@@ -115,7 +115,7 @@ async def test_cancelled_readers_leave_nothing(
     repository = await Repository.open(open_storage(access), access.key, caching)
     (snapshot,) = await repository.snapshots()
     assert snapshot.tree is not None
-    nodes = (await repository.root(snapshot)).nodes.values()
+    nodes = (await repository.trees.root(snapshot)).nodes.values()
     reader = Reader(repository, snapshot.tree, nodes, source)
     await reader.read_large()
     living = tasks()

@@ -84,9 +84,9 @@ class Read:
             for name in parts[length:]:
                 assert node.subtree is not None
                 tree = (
-                    await self.repository.tree(node.subtree)
+                    await self.repository.trees.get(node.subtree)
                     if node.name
-                    else await self.repository.root(placement.snapshot)
+                    else await self.repository.trees.root(placement.snapshot)
                 )
                 node = tree.nodes[name]
             opened = await self.repository.open_file(node)
@@ -176,7 +176,10 @@ async def test_base_names_that_restic_had_to_change(host: Host) -> None:
     snapshot = host.repo.backup("files", "../files", cwd=host.ces / "redmine/volumes", tags=["x"])
     found = await read(host, "x")
     assert (found.places, found.whole) == (set(), [snapshot])
-    assert set((await found.repository.root(found.layout.whole[0])).nodes) == {b"files", b"files-1"}
+    assert set((await found.repository.trees.root(found.layout.whole[0])).nodes) == {
+        b"files",
+        b"files-1",
+    }
 
 
 async def test_dumps_through_stdin(host: Host) -> None:
@@ -270,7 +273,7 @@ async def test_what_restic_rewrites(restic_new: Path, tmp_path: Path, *, forget:
         found = await read(host, backup.id)
         assert await found.content("redmine/volumes/files/report") == b"report"
         (placement,) = found.layout.placed.values()
-        nodes = (await found.repository.tree(placement.node.subtree or b"")).nodes
+        nodes = (await found.repository.trees.get(placement.node.subtree or b"")).nodes
         assert list(nodes) == [b"report"]
         assert len(found.whole) == (0 if forget else 1)
 

@@ -115,7 +115,7 @@ async def test_gone_and_back(place: Place, repos: tuple[ResticRepo, ResticRepo])
     place.put(repos[0].directory)
     assert await _tags(repository) == ["one"]
     (snapshot,) = await repository.snapshots()
-    assert (await repository.root(snapshot)).nodes
+    assert (await repository.trees.root(snapshot)).nodes
     await repository.aclose()
 
 
@@ -141,5 +141,5 @@ async def test_another_one(place: Place, repos: tuple[ResticRepo, ResticRepo]) -
     place.put(repos[1].directory)
     assert await _tags(repository) == ["two"]
     (snapshot,) = await repository.snapshots()
-    assert (await repository.root(snapshot)).nodes
+    assert (await repository.trees.root(snapshot)).nodes
     await repository.aclose()

@@ -60,7 +60,7 @@ async def walked(repository: Repository, tree: Tree, above: bytes = b"") -> dict
                 twins.setdefault((node.device_id, node.inode), set()).add(path)
             if node.type == "dir":
                 assert node.subtree is not None
-                await walk(await repository.tree(node.subtree), path + b"/")
+                await walk(await repository.trees.get(node.subtree), path + b"/")
 
     await walk(tree, above)
     for alike in twins.values():
@@ -93,11 +93,11 @@ async def described(repository: Repository, node: Node) -> Record:
 
 async def below(repository: Repository, snapshot: Snapshot, path: Path) -> Tree:
     """Return the directory that was backed up as the absolute `path`."""
-    tree = await repository.root(snapshot)
+    tree = await repository.trees.root(snapshot)
     for name in path.parts[1:]:
         subtree = tree.nodes[name.encode()].subtree
         assert subtree is not None
-        tree = await repository.tree(subtree)
+        tree = await repository.trees.get(subtree)
     return tree
 
 
@@ -312,7 +312,7 @@ async def read_only_file(repo: ResticRepo) -> bytes:
     if not snapshots:
         raise DamagedError(*repository.damaged.values())
     (snapshot,) = snapshots
-    node = (await repository.root(snapshot)).nodes[b"file"]
+    node = (await repository.trees.root(snapshot)).nodes[b"file"]
     opened = await repository.open_file(node)
     return await opened.read(0, opened.size)
 

@@ -67,7 +67,7 @@ def _ours(node: Node) -> tuple[object, ...]:
 
 
 async def _read(repo: MemoryRepo, tree: str) -> dict[bytes, Node]:
-    return dict((await (await repo.open()).tree(bytes.fromhex(tree))).nodes)
+    return dict((await (await repo.open()).trees.get(bytes.fromhex(tree))).nodes)
 
 
 def test_any_node_is_read_as_by_restic(restic_binary: Path, tmp_path: Path) -> None:

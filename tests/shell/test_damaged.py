@@ -142,11 +142,11 @@ def test_a_newer_backup_whose_manifest_cannot_be_read(own: Cesbr, site: Site) ->
     ):
         said = own(*command, "--quiet")
         assert (said.code, said.err.count(why)) == (code, bool(code)), (command, said.err)
-    for command in (
+    for refused in (
         ("restore-registry", "redmine", "--yes"),
         ("restore", "--backup", "latest", "redmine/volumes", "--in-place", "--yes"),
     ):
-        said = own(*command, "--quiet")
+        said = own(*refused, "--quiet")
         assert said.code == 1
         assert said.err.count(why) == 1
         assert f"So {older} may not be the newest backup" in said.err

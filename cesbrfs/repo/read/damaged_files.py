@@ -25,9 +25,12 @@ class DamagedFiles:
             _log.warning("Cannot read %s: %s", file, reason)
         self.current[file] = self.all[file] = reason
 
-    def note_readable(self, file: str) -> None:
-        """Note that a file could be read."""
-        self.current.pop(file, None)
+    def note(self, file: str, reason: str | None) -> None:
+        """Add a file; with None, note that it could be read."""
+        if reason is None:
+            self.current.pop(file, None)
+        else:
+            self.add(file, reason)
 
     def remove(self, file: str) -> None:
         """Forget a file that the repository does not contain any more."""

@@ -154,7 +154,7 @@ class UnpackedFiles:
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this file's alone
             self.damaged.add(file, unforeseen(error))
         else:
-            self.damaged.note_readable(file)
+            self.damaged.note(file, None)
         return True
 
 

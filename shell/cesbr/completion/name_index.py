@@ -108,7 +108,7 @@ async def names_in(
     tree = directory.node.subtree
 
     async def read() -> NameIndex:
-        return NameIndex.of(await view.repository.names(tree))
+        return NameIndex.of(await view.repository.trees.names(tree))
 
     return await cache.get(tree, read)
 

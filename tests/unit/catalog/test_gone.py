@@ -50,7 +50,7 @@ async def tags(repository: Repository) -> set[str]:
 
 async def content(repository: Repository) -> bytes:
     """Read the file of the newest snapshot."""
-    tree = await repository.root((await repository.snapshots())[-1])
+    tree = await repository.trees.root((await repository.snapshots())[-1])
     opened = await repository.open_file(tree.nodes[b"f"])
     return await opened.read(0, opened.size)
 
@@ -83,7 +83,7 @@ async def test_the_index_of_a_repository_that_is_gone_is_not_taken_for_empty() -
     files = dict(repo.storage.files)
     repo.storage.files.clear()
     with pytest.raises(RepositoryGoneError):
-        await repository.root(snapshot)
+        await repository.trees.root(snapshot)
     repo.storage.files.update(files)
     assert await content(repository) == b"a"
 

@@ -148,7 +148,7 @@ class TestPathsInTrees:
         assert placement.node.name == (b"" if depth == 6 else b"files")
         repository = await repo.open()
         assert placement.node.subtree is not None
-        assert list((await repository.tree(placement.node.subtree)).nodes) == [b"f.txt"]
+        assert list((await repository.trees.get(placement.node.subtree)).nodes) == [b"f.txt"]
 
     async def test_relative_paths_from_the_same_directory(self) -> None:
         """Each is found by its suffix, although the base names are equal."""

@@ -484,7 +484,7 @@ async def test_a_tree_that_an_index_names_again() -> None:
     assert (await reports.of(backup)).status is Status.INCOMPLETE
     assert list(repository.damaged) == [f"trees/{snapshot}"]
     files.update(lost)
-    await repository.root(backup.snapshots[0])
+    await repository.trees.root(backup.snapshots[0])
     assert (await reports.of(backup)).status is Status.UNVERIFIED
     assert not repository.damaged
 

@@ -31,7 +31,7 @@ async def test_nested_json_in_snapshots_and_indexes() -> None:
     }
     repository = await repo.open()
     (snapshot,) = await repository.snapshots()
-    assert b"f" in (await repository.root(snapshot)).nodes
+    assert b"f" in (await repository.trees.root(snapshot)).nodes
     assert repository.damaged.keys() == deep
 
 
@@ -51,13 +51,13 @@ async def test_nested_json_in_a_tree() -> None:
     repo.snapshot(repo.tree(repo.directory("d", subtree=deep), repo.file("f", b"content")))
     repository = await repo.open()
     (snapshot,) = await repository.snapshots()
-    assert set((await repository.root(snapshot)).nodes) == {b"d", b"f"}
+    assert set((await repository.trees.root(snapshot)).nodes) == {b"d", b"f"}
     with pytest.raises(DamagedError):
-        await repository.tree(bytes.fromhex(deep))
+        await repository.trees.get(bytes.fromhex(deep))
     with pytest.raises(DamagedError):
         await repository.listings.get(bytes.fromhex(deep))
     with pytest.raises(DamagedError):
-        await repository.names(bytes.fromhex(deep))
+        await repository.trees.names(bytes.fromhex(deep))
 
 
 def test_nested_json_in_a_manifest() -> None:

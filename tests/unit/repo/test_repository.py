@@ -61,7 +61,7 @@ async def content(repository: Repository, tree: Tree, *path: bytes) -> bytes:
     for name in directories:
         subtree = tree.nodes[name].subtree
         assert subtree is not None
-        tree = await repository.tree(subtree)
+        tree = await repository.trees.get(subtree)
     opened = await repository.open_file(tree.nodes[last])
     return await opened.read(0, opened.size)
 
@@ -74,7 +74,9 @@ async def only(repository: Repository) -> Snapshot:
 async def read_all(repo: MemoryRepo, password: bytes = PASSWORD) -> bytes:
     """Open the repository of `simple` and read its file."""
     repository = await repo.open(password)
-    return await content(repository, await repository.root(await only(repository)), b"d", b"f.txt")
+    return await content(
+        repository, await repository.trees.root(await only(repository)), b"d", b"f.txt"
+    )
 
 
 class TestOpening:
@@ -314,7 +316,7 @@ class TestTrees:
         tree = repo.tree(repo.file("good", FILE), *nodes, repo.file("good", b"second"))
         repo.snapshot(tree)
         repository = await repo.open()
-        root = await repository.root(await only(repository))
+        root = await repository.trees.root(await only(repository))
         assert list(root.nodes) == [b"good"]
         assert len(root.refused) == len(hostile) + 1
         assert caplog.text.count("cannot be shown") == len(hostile) + 1
@@ -329,7 +331,7 @@ class TestTrees:
         )
         repo.snapshot(repo.tree(inner, repo.file("h", b"")))
         repository = await repo.open()
-        root = await repository.root(await only(repository))
+        root = await repository.trees.root(await only(repository))
         assert sorted(root.nodes) == [b"f", b"h"]
         assert len(root.refused) == 1
         assert await content(repository, root, b"f") == FILE
@@ -340,7 +342,7 @@ class TestTrees:
         repo = MemoryRepo()
         repo.snapshot(repo.tree(repo.file(name, b"evil"), repo.file("good", FILE)))
         repository = await repo.open()
-        root = await repository.root(await only(repository))
+        root = await repository.trees.root(await only(repository))
         assert list(root.nodes) == [b"good"]
         assert len(root.refused) == 1
 
@@ -351,7 +353,7 @@ class TestTrees:
         inside = repo.directory(special, repo.file("a", b"inside"), repo.file("b", b"only inside"))
         repo.snapshot(repo.tree(inside, repo.file("a", FILE)))
         repository = await repo.open()
-        root = await repository.root(await only(repository))
+        root = await repository.trees.root(await only(repository))
         assert await content(repository, root, b"a") == FILE
         assert set(root.nodes) == {b"a", b"b"}
         (reason,) = root.refused
@@ -363,7 +365,7 @@ class TestTrees:
         dot = repo.directory(".", repo.file("a", FILE))
         repo.snapshot(repo.tree(dot, repo.directory("/", repo.file("a", b"other"))))
         repository = await repo.open()
-        root = await repository.root(await only(repository))
+        root = await repository.trees.root(await only(repository))
         assert await content(repository, root, b"a") == FILE
         assert len(root.refused) == 1
 
@@ -373,7 +375,7 @@ class TestTrees:
         repo.snapshot(None)
         repository = await repo.open()
         with pytest.raises(DamagedError, match="tree is missing"):
-            await repository.root(await only(repository))
+            await repository.trees.root(await only(repository))
 
     async def test_a_tree_that_is_none(self) -> None:
         """The blob matches its ID, but is not a tree."""
@@ -381,7 +383,7 @@ class TestTrees:
         repo.snapshot(repo.save(BlobType.TREE, b"no tree"))
         repository = await repo.open()
         with pytest.raises(DamagedError):
-            await repository.root(await only(repository))
+            await repository.trees.root(await only(repository))
 
     async def test_a_large_directory(self) -> None:
         """It is decoded in a thread, and cached by the memory size of its nodes."""
@@ -389,10 +391,10 @@ class TestTrees:
         nodes = [repo.file(f"file {number}") for number in range(2000)]
         repo.snapshot(repo.tree(*nodes))
         repository = await repo.open()
-        root = await repository.root(await only(repository))
+        root = await repository.trees.root(await only(repository))
         assert len(root.nodes) == 2000
         repo.storage.reads.clear()
-        assert await repository.root(await only(repository)) is root
+        assert await repository.trees.root(await only(repository)) is root
         assert repo.storage.reads == []
 
     async def test_a_data_blob_is_no_tree(self) -> None:
@@ -402,10 +404,10 @@ class TestTrees:
         repo.snapshot(repo.save(BlobType.DATA, data))
         repository = await repo.open()
         with pytest.raises(BlobMissingError):
-            await repository.root(await only(repository))
+            await repository.trees.root(await only(repository))
         repo.save(BlobType.TREE, data)
         repo.flush()
-        assert (await repository.root(await only(repository))).nodes == {}
+        assert (await repository.trees.root(await only(repository))).nodes == {}
 
 
 class TestContent:
@@ -420,7 +422,7 @@ class TestContent:
             repo = MemoryRepo()
             repo.snapshot(repo.tree(repo.file("f", *parts)))
             repository = await repo.open()
-            node = (await repository.root(await only(repository))).nodes[b"f"]
+            node = (await repository.trees.root(await only(repository))).nodes[b"f"]
             opened = await repository.open_file(node)
             assert opened.size == sum(map(len, parts))
             assert await opened.read(offset, size) == b"".join(parts)[offset : offset + size]
@@ -439,7 +441,7 @@ class TestContent:
             repo.storage, Secret(PASSWORD), CacheConfig(memory=cache_bytes)
         )
         opened = await repository.open_file(
-            (await repository.root(await only(repository))).nodes[b"f"]
+            (await repository.trees.root(await only(repository))).nodes[b"f"]
         )
         repo.storage.reads.clear()
         async with trio.open_nursery() as nursery:
@@ -461,7 +463,7 @@ class TestContent:
         flip(repo, FileType.PACK, pack_of(repo), len(repo.blob(BlobType.DATA, parts[0]).record) + 9)
         repository = await repo.open()
         opened = await repository.open_file(
-            (await repository.root(await only(repository))).nodes[b"f"]
+            (await repository.trees.root(await only(repository))).nodes[b"f"]
         )
         async with trio.open_nursery() as nursery:
             repository.blobs.read_ahead_in(nursery)
@@ -475,7 +477,7 @@ class TestContent:
         repo = MemoryRepo()
         repo.snapshot(repo.tree(repo.file("f", FILE, size=1 << 40)))
         repository = await repo.open()
-        node = (await repository.root(await only(repository))).nodes[b"f"]
+        node = (await repository.trees.root(await only(repository))).nodes[b"f"]
         assert (await repository.open_file(node)).size == len(FILE)
 
     async def test_only_the_blob_is_read_and_only_once(self) -> None:
@@ -484,7 +486,7 @@ class TestContent:
         large = [bytes((n,)) * 200_000 for n in range(3)]  # decoded in a thread
         repo.snapshot(repo.tree(repo.file("f", *large)))
         repository = await repo.open()
-        node = (await repository.root(await only(repository))).nodes[b"f"]
+        node = (await repository.trees.root(await only(repository))).nodes[b"f"]
         opened = await repository.open_file(node)
         repo.storage.reads.clear()
 
@@ -510,7 +512,7 @@ class TestContent:
         repo.snapshot(repo.tree(node))
         repository = await repo.open()
         opened = await repository.open_file(
-            (await repository.root(await only(repository))).nodes[b"f"]
+            (await repository.trees.root(await only(repository))).nodes[b"f"]
         )
         with pytest.raises(DamagedError, match="disagree"):
             await opened.read(0, 100)
@@ -522,7 +524,7 @@ class TestContent:
         lost["content"] = ["ab" * 32]
         repo.snapshot(repo.tree(lost, repo.file("good", FILE)))
         repository = await repo.open()
-        root = await repository.root(await only(repository))
+        root = await repository.trees.root(await only(repository))
         with pytest.raises(BlobMissingError, match="abababab"):
             await repository.open_file(root.nodes[b"lost"])
         assert await content(repository, root, b"good") == FILE
@@ -654,12 +656,12 @@ class TestDamage:
             flip(repo, FileType.INDEX, name, at)
         repository = await repo.open()
         with pytest.raises(BlobMissingError):
-            await repository.root(await only(repository))
+            await repository.trees.root(await only(repository))
         assert await repository.data(other.id) == b"other"
         assert list(repository.damaged) == [f"index/{name}"]
         assert caplog.text.count(f"Cannot read index/{name}") == 1
         repo.storage.files[FileType.INDEX, name] = whole
-        root = await repository.root(await only(repository))
+        root = await repository.trees.root(await only(repository))
         assert await content(repository, root, b"d", b"f.txt") == FILE
         assert repository.damaged == {}
 
@@ -707,7 +709,7 @@ class TestChangesMeanwhile:
         """The index is listed again, and the blob is found at its new location."""
         repo = simple()
         repository = await repo.open()
-        root = await repository.root(await only(repository))
+        root = await repository.trees.root(await only(repository))
         self.rewrite(repo, keep_indexes=keep_indexes)
         assert await content(repository, root, b"d", b"f.txt") == FILE
         index = await repository.index()
@@ -719,17 +721,17 @@ class TestChangesMeanwhile:
         removed = bytes.fromhex(repo.tree(repo.file("g.txt", b"other content")))
         repo.flush()
         repository = await repo.open()
-        root = await repository.root(await only(repository))
+        root = await repository.trees.root(await only(repository))
         kept = root.nodes[b"d"].subtree
         assert kept is not None
         for tree in (kept, removed):
-            await repository.tree(tree)
+            await repository.trees.get(tree)
             await repository.listings.get(tree)
         self.rewrite(repo)
         assert await content(repository, root, b"d", b"f.txt") == FILE
         assert repository.listings.trees() == {kept}
-        assert repository._trees.peek(kept) is not None
-        assert repository._trees.peek(removed) is None
+        assert repository.trees.cache.peek(kept) is not None
+        assert repository.trees.cache.peek(removed) is None
 
     async def test_a_stale_index_whose_other_place_is_damaged(self) -> None:
         """A missing pack causes a reload of the index, even if the other copy is damaged."""
@@ -754,7 +756,7 @@ class TestChangesMeanwhile:
             repo.tree(repo.file("new", b"new content")), ["/new"], time="2027-01-01T00:00:00Z"
         )
         *_, newest = await repository.snapshots()
-        root = await repository.root(newest)
+        root = await repository.trees.root(newest)
         assert await content(repository, root, b"new") == b"new content"
 
     async def test_a_file_of_a_new_backup_is_opened_first_of_all(self) -> None:
@@ -789,10 +791,10 @@ class TestChangesMeanwhile:
         repo = simple()
         repository = await repo.open()
         snapshot = await only(repository)
-        root = await repository.root(snapshot)
+        root = await repository.trees.root(snapshot)
         directory = root.nodes[b"d"].subtree
         assert directory is not None
-        node = (await repository.tree(directory)).nodes[b"f.txt"]
+        node = (await repository.trees.get(directory)).nodes[b"f.txt"]
         opened = await repository.open_file(node, snapshot)
         for name in names(repo, FileType.PACK):
             del repo.storage.files[FileType.PACK, name]
@@ -818,7 +820,7 @@ class TestChangesMeanwhile:
                 self.rewrite(repo)
 
         repo.storage.before_read = replace
-        root = await repository.root(snapshot)
+        root = await repository.trees.root(snapshot)
         assert await content(repository, root, b"d", b"f.txt") == FILE
         assert repository.damaged == {}
 
@@ -837,7 +839,7 @@ class TestChangesMeanwhile:
                 self.rewrite(repo)
 
         repo.storage.before_read = replace
-        root = await repository.root(snapshot)
+        root = await repository.trees.root(snapshot)
         assert await content(repository, root, b"d", b"f.txt") == FILE
         assert not left
 
@@ -855,7 +857,7 @@ class TestChangesMeanwhile:
             else None
         )
         with pytest.raises(BlobMissingError) as caught:
-            await repository.root(snapshot)
+            await repository.trees.root(snapshot)
         assert "being replaced" in caught.value.message
         assert "cesbr check" not in caught.value.message + caplog.text
 
@@ -878,9 +880,9 @@ class TestChangesMeanwhile:
 
         repo.storage.before_read = give_back
         if ask == "tree":
-            assert b"d" in (await repository.root(snapshot)).nodes
+            assert b"d" in (await repository.trees.root(snapshot)).nodes
         elif ask == "known":
-            assert await repository.without_tree([snapshot], "A") == []
+            assert not await repository.blobs.not_indexed(BlobType.TREE, {snapshot.tree or b""})
         else:
             node = Node(
                 name=b"f", type="file", mode=0o100644, content=hashlib.sha256(FILE).digest()

@@ -246,7 +246,7 @@ def test_names_that_are_one_file(name: bytes, other: bytes, shown: str) -> None:
         (errno.EDQUOT, "raise the quota or free some space, and restore again"),
         (errno.EROFS, "choose a writable target"),
         (errno.ELOOP, "move the symbolic link aside"),
-        (errno.EIO, "check the file"),
+        (errno.EIO, "check the disk, and restore again"),
         (None, "check the file"),
     ],
 )

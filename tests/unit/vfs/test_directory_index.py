@@ -36,7 +36,7 @@ async def test_known_nodes_make_the_same_listing(odd: str) -> None:
         expected = msgspec.msgpack.encode(list((await alone.listing(tree)).values()))
         assert msgspec.msgpack.encode(list((await shared.listing(tree)).values())) == expected
         assert shared.refused(tree) == alone.refused(tree)
-        parsed = await repository.tree(tree)
+        parsed = await repository.trees.get(tree)
         assert set(await alone.listing(tree)) == {*parsed.nodes, *parsed.unknown}
 
 
@@ -61,5 +61,5 @@ async def test_new_nodes_are_parsed_once(monkeypatch: pytest.MonkeyPatch) -> Non
     async def parsed(tree: bytes, data: bytes) -> None:
         raise AssertionError(tree, data)
 
-    monkeypatch.setattr(repository, "parsed", parsed)
+    monkeypatch.setattr(repository.trees, "parse", parsed)
     assert len(await index.listing(bytes.fromhex(trees[1]))) == 201

@@ -69,7 +69,7 @@ class TestInPlaceOfAFile:
         with trio.fail_after(20):
             repository = await Repository.open(storage, Secret(PASSWORD))
             (snapshot,) = await repository.snapshots()
-            assert b"f" in (await repository.root(snapshot)).nodes
+            assert b"f" in (await repository.trees.root(snapshot)).nodes
         bad = {f"{kind}/{name}" for name in ("0" * 64, "f" * 64)}
         assert repository.damaged.keys() == (set() if kind is FileType.KEY else bad)
 
@@ -159,7 +159,7 @@ class TestBombs:
         bad = repo.put(FileType.INDEX, repo.seal(b"\x02" + zstandard.compress(bomb)))
         repository = await repo.open()
         (snapshot,) = await repository.snapshots()
-        assert b"f" in (await repository.root(snapshot)).nodes
+        assert b"f" in (await repository.trees.root(snapshot)).nodes
         assert list(repository.damaged) == [f"index/{bad}"]
 
     @pytest.mark.parametrize("fields", [{"tags": ["t"] * 1025}, {"paths": ["/p"] * 65_537}])

@@ -93,8 +93,8 @@ async def test_what_cannot_be_read_beside_a_tree(
     monkeypatch.setattr(LocalStorage, "read", broken)
     (found,) = await repository.snapshots()
     assert found.id == snapshot
-    root = await repository.root(found)
-    assert (await repository.tree(root.nodes[b"d"].subtree or b"")).nodes.keys() == {b"f"}
+    root = await repository.trees.root(found)
+    assert (await repository.trees.get(root.nodes[b"d"].subtree or b"")).nodes.keys() == {b"f"}
 
 
 async def test_a_pack_that_was_damaged_and_mended(tmp_path: Path) -> None:
@@ -109,6 +109,6 @@ async def test_a_pack_that_was_damaged_and_mended(tmp_path: Path) -> None:
     pack.write_bytes(bytes(len(whole)))
     (snapshot,) = await repository.snapshots()
     with pytest.raises(DamagedError):
-        await repository.root(snapshot)
+        await repository.trees.root(snapshot)
     pack.write_bytes(whole)
-    assert (await repository.root(snapshot)).nodes.keys() == {b"d"}
+    assert (await repository.trees.root(snapshot)).nodes.keys() == {b"d"}

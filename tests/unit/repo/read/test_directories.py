@@ -366,7 +366,7 @@ async def test_roots_with_special_names() -> None:
 
     async def load(tree: bytes) -> Tree:
         loaded.append(tree)
-        return await repository.top(tree)
+        return await repository.trees.top(tree)
 
     for tree, expected in ((special, [b"f", b"inner"]), (plain, [b"d", b"f"])):
         key = bytes.fromhex(tree)

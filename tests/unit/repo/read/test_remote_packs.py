@@ -61,7 +61,7 @@ async def opened(repo: MemoryRepo, directory: Path, **bounds: int | Path) -> Rep
 async def nodes_of(repository: Repository) -> dict[bytes, Node]:
     """Return the nodes in the root of the only snapshot."""
     (snapshot,) = await repository.snapshots()
-    return dict((await repository.root(snapshot)).nodes)
+    return dict((await repository.trees.root(snapshot)).nodes)
 
 
 async def content(repository: Repository, name: bytes) -> bytes:
@@ -297,7 +297,7 @@ class TestTreesOnDisk:
         repository = await opened(repo, tmp_path)
         again = await nodes_of(repository)
         assert again == first
-        assert (await repository.tree(again[b"d"].subtree or b"")).nodes.keys() == {b"f"}
+        assert (await repository.trees.get(again[b"d"].subtree or b"")).nodes.keys() == {b"f"}
         assert not packs_read(repo)
 
     async def test_at_rest_nothing_can_be_read(self, tmp_path: Path) -> None:

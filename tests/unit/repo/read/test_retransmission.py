@@ -64,7 +64,7 @@ def repo() -> MemoryRepo:
 
 async def _contents(repository: Repository) -> list[bytes]:
     (snapshot,) = await repository.snapshots()
-    tree = await repository.root(snapshot)
+    tree = await repository.trees.root(snapshot)
     found = []
     for number in range(len(_SMALL)):
         content = await repository.open_file(tree.nodes[b"%d" % number])
@@ -90,7 +90,7 @@ async def test_a_window_with_a_changed_byte_is_given_up(repo: MemoryRepo) -> Non
     wire = _Wire(repo.storage, 0)
     repository = await Repository.open(wire, Secret(PASSWORD))
     (snapshot,) = await repository.snapshots()
-    tree = await repository.root(snapshot)
+    tree = await repository.trees.root(snapshot)
     for number, content in enumerate(_SMALL):
         wire.faults[FileType.PACK] = 1 if number % 3 else 0
         file = await repository.open_file(tree.nodes[b"%d" % number])
@@ -102,7 +102,7 @@ async def test_what_is_damaged_twice_is_damaged(repo: MemoryRepo) -> None:
     wire = _Wire(repo.storage, 0)
     repository = await Repository.open(wire, Secret(PASSWORD))
     (snapshot,) = await repository.snapshots()
-    tree = await repository.root(snapshot)
+    tree = await repository.trees.root(snapshot)
     file = await repository.open_file(tree.nodes[b"50"])
     repo.storage.reads.clear()
     wire.faults[FileType.PACK] = 2
