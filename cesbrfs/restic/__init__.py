@@ -1,8 +1,9 @@
 """Run the restic binary. No other package starts restic processes.
 
-`driver` contains the commands, `binary` finds the program, `environment` builds its environment,
-`process` runs and stops it, `output` handles its output, and `diagnose` finds causes that restic
-does not print. `events` (its JSON events) and `errors` (classification of its failures) are pure.
+`driver` contains the commands, `program` runs them on a repository, `binary` finds the program,
+`environment` builds its environment, `process` starts and stops it, `output` handles its output,
+and `diagnose` finds causes that restic does not print. `events` (its JSON events) and `errors`
+(classification of its failures) are pure.
 """
 
 from cesbrfs.restic.binary import OLDEST, Version, find_restic, read_version
