@@ -380,7 +380,14 @@ class _Placer:
         if kind in ("metadata", "registry"):
             if node.type != "file":
                 return False
-            dogu = self._dogu or await self._owner(kind, node) or dogu
+            try:
+                dogu = self._dogu or await self._owner(kind, node) or dogu
+            except RepositoryUnreachableError:
+                raise
+            except CesbrError as error:
+                self.error = self.error or error
+                if dogu is None:
+                    return False
         if dogu is None and kind in ("volumes", "metadata"):
             return False
         owner = owner_directory(dogu if dogu != "_instance" else None)
@@ -400,15 +407,14 @@ class _Placer:
         return self._add((owner, leaf), node, path, base)
 
     async def _owner(self, kind: str, node: Node) -> str | None:
-        """Read the owning dogu from a dogu.json or registry JSON; None if unknown."""
+        """Read the owning dogu from a dogu.json or registry JSON; None if it names none."""
+        content = await self._repository.open_file(node)
+        if content.size > _DOCUMENT_MAX_BYTES:
+            return None
+        data = await content.read(0, content.size)
         try:
-            content = await self._repository.open_file(node)
-            if content.size > _DOCUMENT_MAX_BYTES:
-                return None
-            document = json.loads(await content.read(0, content.size))
-        except RepositoryUnreachableError:
-            raise
-        except (CesbrError, ValueError, RecursionError):
+            document = json.loads(data)
+        except (ValueError, RecursionError):
             return None
         if not isinstance(document, dict):
             return None

@@ -319,8 +319,9 @@ async def of_backups(
         if kept is not None:
             return kept
         row = await _row(view, index, (), await view.at((backup.name,)))
-        # Do not cache a layout with whole snapshots: they may have been unreadable.
-        if row is not None and row.subtree and not (await view.layout(backup)).whole:
+        layout = await view.layout(backup)
+        # Do not cache a layout with whole snapshots either: they may have been unreadable.
+        if row is not None and row.subtree and not (layout.whole or layout.unreadable):
             index.save_root(label, row.subtree)
         return row.subtree if row else None
 

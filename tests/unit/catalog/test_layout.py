@@ -299,6 +299,19 @@ class TestRules:
         layout = await laid_out(repo)
         assert shown(layout) == {place: f"/{name}"}
 
+    @pytest.mark.parametrize("name", ["dogu.json", "registry.json"])
+    @pytest.mark.parametrize("above", ["", "redmine"])
+    async def test_documents_that_cannot_be_read(self, name: str, above: str) -> None:
+        """They are not shown as another owner's, and the layout is not final."""
+        repo = MemoryRepo()
+        lost = repo.file(name) | {"content": ["ab" * 32], "size": 7}
+        tree = repo.tree(repo.directory(above, lost) if above else lost)
+        snapshot = repo.snapshot(tree, [f"/{above}" if above else f"/{name}"], tags=["A"])
+        layout = await laid_out(repo)
+        assert layout.unreadable.keys() == {snapshot}
+        assert shown(layout) == ({f"redmine/{name}": f"/redmine/{name}"} if above else {})
+        assert whole(layout) == ([] if above else [snapshot])
+
     @pytest.mark.parametrize(
         "content",
         [
