@@ -12,7 +12,7 @@ from cesbrfs.restore.content import directory_metadata
 from cesbrfs.restore.dirfd import DirFd, explain_flags, one_file, spelled
 from cesbrfs.restore.files import Parts, RestoreContext
 from cesbrfs.restore.journal import PreviousRun
-from cesbrfs.restore.metadata import handle
+from cesbrfs.restore.metadata import handle, read_attributes
 from cesbrfs.restore.owners import OwnerNames
 from cesbrfs.restore.permissions import close_again, open_up
 from cesbrfs.restore.plan import PlannedDirectory
@@ -90,9 +90,8 @@ def _looks_same(directory: PlannedDirectory, opened: int, owners: OwnerNames | N
     modes = stat.S_IMODE(node.mode) == stat.S_IMODE(status.st_mode)
     if not (same_owner and modes and node.mtime_ns == status.st_mtime_ns):
         return False
-    path = handle(opened)
-    found = {os.fsencode(name): os.getxattr(path, name) for name in os.listxattr(path)}
-    return found == dict(node.xattrs)
+    found = read_attributes(handle(opened))
+    return {os.fsencode(name): value for name, value in found.items()} == dict(node.xattrs)
 
 
 def remove_stale_temp_files(context: RestoreContext, past: PreviousRun) -> None:

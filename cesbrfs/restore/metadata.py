@@ -60,6 +60,29 @@ class Warnings:
         ]
 
 
+def read_attributes(at: int | bytes, *, follow: bool = True) -> dict[str, bytes]:
+    """Return those extended attributes of a file that the user may read.
+
+    Raises OSError if the file system fails.
+    """
+    found: dict[str, bytes] = {}
+    try:
+        for name in os.listxattr(at, follow_symlinks=follow):
+            try:
+                found[name] = os.getxattr(at, name, follow_symlinks=follow)
+            except OSError as error:  # removed meanwhile, or for root only
+                raise_failure(error)
+    except OSError as error:  # not supported
+        raise_failure(error)
+    return found
+
+
+def raise_failure(error: Exception) -> None:
+    """Raise `error` if the file system fails."""
+    if isinstance(error, OSError) and error.errno in _FAILURES:
+        raise error
+
+
 def handle(descriptor: int) -> bytes:
     """Return a path to the file of an O_PATH descriptor, for calls that need a path."""
     return b"/proc/self/fd/%d" % descriptor
@@ -112,9 +135,8 @@ class FileMetadata:
             self._note(warnings, "The times could not be set", error)
 
     def _note(self, warnings: Warnings, what: str, error: Exception, hint: str = "") -> None:
+        raise_failure(error)
         number = error.errno if isinstance(error, OSError) else None
-        if number in _FAILURES:
-            raise error
         warnings.add(f"{what} ({os.strerror(number or errno.EINVAL)})", self.path, hint)
 
     def _own(self, at: int | bytes, warnings: Warnings, *, follow: bool) -> tuple[bool, bool]:

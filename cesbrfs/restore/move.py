@@ -10,7 +10,7 @@ from typing import Final
 
 from cesbrfs.repo.format.model import Node, NodeType
 from cesbrfs.restore.dirfd import lookup
-from cesbrfs.restore.metadata import FileMetadata, Warnings, handle
+from cesbrfs.restore.metadata import FileMetadata, Warnings, handle, read_attributes
 from cesbrfs.restore.writer import NewEntry, NewFile, NewSpecial
 
 _CHUNK_BYTES: Final = 1 << 20
@@ -97,11 +97,7 @@ def _copy(source: int, name: bytes, target: int, warnings: Warnings) -> NewEntry
 
 
 def _node(source: int, name: bytes, status: os.stat_result) -> Node:
-    path = handle(source) + b"/" + name
-    try:
-        attributes = os.listxattr(path, follow_symlinks=False)
-    except OSError:
-        attributes = []
+    attributes = read_attributes(handle(source) + b"/" + name, follow=False)
     link = stat.S_ISLNK(status.st_mode)
     return Node(
         name,
@@ -112,8 +108,6 @@ def _node(source: int, name: bytes, status: os.stat_result) -> Node:
         uid=status.st_uid,
         gid=status.st_gid,
         target=os.readlink(name, dir_fd=source) if link else b"",
-        xattrs=tuple(
-            (os.fsencode(one), os.getxattr(path, one, follow_symlinks=False)) for one in attributes
-        ),
+        xattrs=tuple((os.fsencode(one), value) for one, value in attributes.items()),
         rdev=status.st_rdev,
     )

@@ -17,7 +17,13 @@ from typing import Final, Self
 from cesbrfs.errors import CesbrError, RestoreError
 from cesbrfs.restore.directories import remove_by_prefix
 from cesbrfs.restore.dirfd import DirFd, ForbiddenTargets, Room, follow, lookup, open_target, tell
-from cesbrfs.restore.metadata import FileMetadata, Warnings, handle
+from cesbrfs.restore.metadata import (
+    FileMetadata,
+    Warnings,
+    handle,
+    raise_failure,
+    read_attributes,
+)
 from cesbrfs.restore.move import TAG, link_or_move, move
 from cesbrfs.restore.replaced import (
     CHANGED,
@@ -269,10 +275,11 @@ class Undo:
             with self._reporting(report.failed, path), contextlib.suppress(FileNotFoundError):
                 opened = self._directories.open(_parts(path))
                 recorded = {os.fsdecode(name) for name, _ in node.xattrs}
-                for name in os.listxattr(handle(opened)):
-                    if name not in recorded:
-                        with contextlib.suppress(OSError):
-                            os.removexattr(handle(opened), name)
+                for name in read_attributes(handle(opened)).keys() - recorded:
+                    try:
+                        os.removexattr(handle(opened), name)
+                    except OSError as error:
+                        raise_failure(error)
                 apply_to_directory(opened, FileMetadata(node, path), self._warnings)
 
     def _finish(self, report: UndoReport) -> None:

@@ -20,6 +20,7 @@ import msgspec
 
 from cesbrfs.errors import NotFoundError, RestoreError
 from cesbrfs.repo.format.model import Node
+from cesbrfs.restore.metadata import handle, read_attributes
 from cesbrfs.util.append import append_lines
 from cesbrfs.util.escape import show, unshow
 
@@ -192,21 +193,19 @@ class UndoLog:
 
 
 def attributes_of(opened: int, mode: int | None = None) -> dict[str, object]:
-    """Return the attributes of an open directory (O_PATH) for the log, with `mode` if given."""
+    """Return the attributes of an open directory (O_PATH) for the log, with `mode` if given.
+
+    Raises OSError if the file system fails.
+    """
     status = os.stat(opened)
-    path = b"/proc/self/fd/%d" % opened
-    xattrs: dict[str, str] = {}
-    with suppress(OSError):  # not supported, or not readable
-        for name in os.listxattr(path):
-            with suppress(OSError):
-                xattrs[show(os.fsencode(name))] = os.getxattr(path, name).hex()
+    xattrs = read_attributes(handle(opened))
     return {
         "mode": status.st_mode if mode is None else mode | (status.st_mode & ~0o7777),
         "uid": status.st_uid,
         "gid": status.st_gid,
         "atime": status.st_atime_ns,
         "mtime": status.st_mtime_ns,
-        "xattrs": xattrs,
+        "xattrs": {show(os.fsencode(name)): value.hex() for name, value in xattrs.items()},
     }
 
 

@@ -39,8 +39,8 @@ def test_interrupted_operations_are_completed_by_the_next_run(campaign: Campaign
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("step", ["os.chmod", "os.utime"])
-def test_metadata_that_cannot_be_set(campaign: Campaign, step: str) -> None:
+@pytest.mark.parametrize("step", ["os.chmod", "os.utime", "os.listxattr"])
+def test_metadata_that_cannot_be_read_or_set(campaign: Campaign, step: str) -> None:
     """If the disk fails, the restore and its undo do not succeed."""
     for name in ("restore in place", "undo"):
         results = list(each(campaign, [BY_NAME[name]], [Fault.FAILING], frozenset({step})))

@@ -27,7 +27,7 @@ CHANGES: Final = frozenset({
     "os.chown", "os.utime", "os.setxattr", "os.removexattr",
 })  # fmt: skip
 """Audit events that change the file system."""
-_READS: Final = frozenset({"read", "os.listdir", "os.scandir"})
+_READS: Final = frozenset({"read", "os.listdir", "os.scandir", "os.listxattr", "os.getxattr"})
 _GROWS: Final = frozenset({
     "create", "write", "fsync", "os.link", "os.rename", "os.mkdir", "os.symlink", "os.setxattr",
 })  # fmt: skip
