@@ -238,6 +238,7 @@ class TestReading:
                     nursery.start_soon(fail, FileType.PACK, pack.name)
                     for _ in range(3):
                         nursery.start_soon(read_config)
+                await read_config()  # in a new session, unless one of the others has opened it
                 (second,) = storage._sessions
                 assert second is not first
                 await fail(FileType.PACK, pack.name)
