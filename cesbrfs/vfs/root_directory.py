@@ -30,11 +30,15 @@ _LATEST_WAIT_SECONDS: Final = 0.1
 
 
 class _Complete(NamedTuple):
-    """All entries for `backups`, with ``latest`` unless there is none; valid until `until_ns`."""
+    """All entries for `backups`, with ``latest`` unless there is none.
+
+    Valid until the time `until_ns`, and until the clock shows `expires`.
+    """
 
     backups: Backups
     entries: Mapping[bytes, Entry]
     until_ns: float
+    expires: float
 
 
 class RootDirectory:
@@ -45,10 +49,12 @@ class RootDirectory:
         reports: Reports,
         virtual: VirtualEntries,
         directory: Callable[[Backup], VirtualDir],
+        clock: Callable[[], float],
     ) -> None:
         self._reports = reports
         self._virtual = virtual
         self._directory = directory
+        self._clock = clock
         self._directories: tuple[Backups, dict[bytes, Entry]] | None = None
         self._complete: _Complete | None = None
         self._background: trio.Nursery | None = None
@@ -98,15 +104,16 @@ class RootDirectory:
         # A backup with a time in the future may become the latest at that time.
         times = (backup.time_ns for backup in backups.by_name.values())
         until_ns = min((ns for ns in times if ns > now_ns), default=math.inf)
-        if self._reports.has_problems:
-            until_ns = min(until_ns, now_ns + RETRY_SECONDS * 1e9)
-        self._complete = _Complete(backups, entries, until_ns)
+        expires = self._clock() + RETRY_SECONDS if self._reports.has_problems else math.inf
+        self._complete = _Complete(backups, entries, until_ns, expires)
         return entries
 
     def _complete_nowait(self, backups: Backups) -> Mapping[bytes, Entry] | None:
         """Return all entries if they are cached."""
         cached = self._complete
-        if cached is None or cached.backups is not backups or time.time_ns() >= cached.until_ns:
+        if cached is None or cached.backups is not backups:
+            return None
+        if time.time_ns() >= cached.until_ns or self._clock() >= cached.expires:
             return None
         return cached.entries
 

@@ -122,7 +122,7 @@ class BackupTree:
         """Callback that receives the backups when snapshots were added or removed."""
         self.chose_newest = False
         """Whether ``latest`` or a time chose a backup; an unreadable one may be newer."""
-        self._top: Final = RootDirectory(self.reports, self.virtual, self._backup_directory)
+        self._top: Final = RootDirectory(self.reports, self.virtual, self._backup_directory, clock)
         self.root: Final = self.virtual.directory(b"", 0, self._root, self._root_child_nowait)
         self.root.child = self._root_child
 
@@ -445,6 +445,7 @@ class BackupTree:
             cached = _CachedLayout(backup.identity, report, layout)
             if layout.unreadable:
                 cached.report = replace(report, status=Status.INCOMPLETE)
+            if layout.unreadable or report.problem is not None:
                 cached.expires = self._clock() + RETRY_SECONDS
             cached.entries = self._entries(backup, cached)
             self._layouts[backup.id] = cached

@@ -67,6 +67,43 @@ class Reading:
     faults: list[str] = field(default_factory=list)
 
 
+class FailingStorage:
+    """Fails the request number `fails_at`, counted from 0, with `error`; `requests` have been made.
+
+    `failed` is set by the failure.
+    """
+
+    def __init__(self, storage: Storage, fails_at: int, error: CesbrError) -> None:
+        self._storage: Final = storage
+        self._fails_at: Final = fails_at
+        self._error: Final = error
+        self.display_url = storage.display_url
+        self.requests = 0
+        self.failed = ""
+
+    def _count(self, what: str) -> None:
+        self.requests += 1
+        if self.requests == self._fails_at + 1:
+            self.failed = what
+            raise self._error
+
+    async def list(self, kind: FileType) -> list[FileInfo]:
+        """List the files of one kind."""
+        self._count(f"list {kind}")
+        return list(await self._storage.list(kind))
+
+    async def read(
+        self, kind: FileType, name: str = "", offset: int = 0, length: int | None = None
+    ) -> bytes:
+        """Read a part of a file, or all of it."""
+        self._count(f"{kind}/{name}")
+        return await self._storage.read(kind, name, offset, length)
+
+    async def aclose(self) -> None:
+        """Close the storage."""
+        await self._storage.aclose()
+
+
 class NetworkStorage:
     """A local storage that is read like one behind a network: no reads in the caller's thread."""
 
@@ -133,6 +170,37 @@ def read_everything(access: Access, *, remote: bool, cache: Path | None) -> Read
         if reason.startswith("Unexpected error (")
     ]
     return reading
+
+
+def read_twice(access: Access, fails_at: int, error: CesbrError) -> tuple[Reading, Reading, str]:
+    """Read everything while one request fails, and again in the same process after a minute.
+
+    Returns both readings, and which request has failed ("": there were fewer).
+    """
+    first, second = Reading(), Reading()
+
+    async def read() -> str:
+        with trio.fail_after(SECONDS_MAX):
+            storage = FailingStorage(open_storage(access), fails_at, error)
+            try:
+                repository = await Repository.open(storage, access.key)
+            except CesbrError as refused:
+                first.failed = refused.message
+                repository = await Repository.open(storage, access.key)
+            now = [0.0]
+            view = BackupTree(repository, clock=lambda: now[0])
+            await _Reader(first, view).read()
+            first.damaged = dict(repository.damaged_files.all)
+            failed = storage.failed
+            now[0] = 61.0
+            await _Reader(second, view).read()
+            second.damaged = dict(repository.damaged)
+            await repository.aclose()
+            return failed
+
+    with _logging(first):
+        failed = trio.run(read)
+    return first, second, failed
 
 
 async def _run(reading: Reading, access: Access, remote: bool, cache: Path | None) -> None:
@@ -207,12 +275,15 @@ class _Reader:
         if not isinstance(entry, SnapshotEntry):
             return dict(await self._view.children(entry))
         ref = TreeRef.of(entry)
+        entries = self._view.stored.entries
         try:
-            listed = (await self._view.stored.entries(ref)).listed
+            listed = (await entries(ref)).listed
         except CesbrError:
             listed = None
         children = dict(await self._view.children(entry))
-        if listed is None or listed != entries_of(c.node for c in children.values()).listed:
+        if listed is None:  # the error was temporary, or this one raises it
+            listed = (await entries(ref)).listed
+        if listed != entries_of(c.node for c in children.values()).listed:
             self._reading.faults.append(f"{path!r}: a mount lists other entries than the shell")
         return children
 
