@@ -237,18 +237,21 @@ class BackupMerger:
     def __init__(self, view: BackupTree) -> None:
         self._view = view
         self._index: Final = DirectoryIndex(view.repository, long_lived=True)
-        self._current: tuple[Backups, MergedBackups] | None = None
+        self._current: tuple[Backups, float, MergedBackups] | None = None
         self._lock = trio.Lock()
 
     async def merged(self) -> MergedBackups:
-        """Return the merged directories; the same object until the list of backups changes."""
+        """Return the merged directories; the same object until the list of backups changes.
+
+        If a backup could not be read, they are merged again after a minute.
+        """
         while True:
             backups = await self._view.backups(_REFRESH_SECONDS)
-            if self._current is not None and self._current[0] is backups:
-                return self._current[1]
+            if (merged := self._merged_nowait(backups)) is not None:
+                return merged
             async with self._lock:
-                if self._current is not None and self._current[0] is backups:
-                    return self._current[1]
+                if (merged := self._merged_nowait(backups)) is not None:
+                    return merged
                 try:
                     line = await of_backups(self._view, self._index, backups.by_name.values())
                 except NotFoundError:  # one of the backups was removed during this time
@@ -256,8 +259,16 @@ class BackupMerger:
                         raise
                     continue
                 self._index.prune_virtual_except(line.roots)
-                self._current = backups, MergedBackups(self._view, backups, line)
+                merged = MergedBackups(self._view, backups, line)
+                self._current = backups, self._view.layouts_expire(), merged
                 await self._index.save()
+
+    def _merged_nowait(self, backups: Backups) -> MergedBackups | None:
+        """Return the cached directories if they are of these backups, and have not expired."""
+        if self._current is None:
+            return None
+        known, expires, merged = self._current
+        return merged if known is backups and self._view.clock() < expires else None
 
 
 def version_name(moment: BackupSlot, parts: Parts) -> bytes:

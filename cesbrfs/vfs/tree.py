@@ -116,7 +116,7 @@ class BackupTree:
         self.virtual: Final = VirtualEntries(uid, gid)
         self._last_backups: Backups | None = None
         self._layouts: dict[str, _CachedLayout] = {}
-        self._clock = clock
+        self.clock: Final = clock
         self._root_refreshed_at = -math.inf
         self.on_change: Callable[[Backups], None] | None = None
         """Callback that receives the backups when snapshots were added or removed."""
@@ -170,7 +170,7 @@ class BackupTree:
 
     def refresh_root_nowait(self) -> None:
         """Apply the cached list of backups; refresh it in the background if it is stale."""
-        now = self._clock()
+        now = self.clock()
         if now - self._root_refreshed_at >= REFRESH_SECONDS:
             self._root_refreshed_at = now
             self.listing.refresh()
@@ -271,6 +271,10 @@ class BackupTree:
     async def layout(self, backup: Backup) -> Layout:
         """Return the layout of `backup`; cached while its snapshots are the same."""
         return (await self._cached_layout(backup)).layout
+
+    def layouts_expire(self) -> float:
+        """Return when a cached layout must be determined again, as a time of `clock`."""
+        return min((cached.expires for cached in self._layouts.values()), default=math.inf)
 
     async def prepare(self) -> None:
         """Determine ``latest``, and cache its layout if the repository is remote."""
@@ -431,7 +435,7 @@ class BackupTree:
         return (await self._cached_layout(now)).entries if now else {}
 
     def _is_current(self, cached: _CachedLayout, backup: Backup) -> bool:
-        return cached.identity == backup.identity and self._clock() < cached.expires
+        return cached.identity == backup.identity and self.clock() < cached.expires
 
     async def _cached_layout(self, backup: Backup) -> _CachedLayout:
         cached = self._layouts.get(backup.id)
@@ -446,7 +450,7 @@ class BackupTree:
             if layout.unreadable:
                 cached.report = replace(report, status=Status.INCOMPLETE)
             if layout.unreadable or report.problem is not None:
-                cached.expires = self._clock() + RETRY_SECONDS
+                cached.expires = self.clock() + RETRY_SECONDS
             cached.entries = self._entries(backup, cached)
             self._layouts[backup.id] = cached
         return cached

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import trio
+from trio.testing import MockClock
 
 from cesbrfs.catalog import directory_names
 from cesbrfs.errors import CesbrError
@@ -23,6 +24,7 @@ from cesbrfs.repo.format.model import Node
 from cesbrfs.repo.location import Access
 from cesbrfs.repo.repository import FileReader, Repository
 from cesbrfs.repo.storage import FileInfo, FileType, Storage, open_storage
+from cesbrfs.vfs.across import AcrossBackups
 from cesbrfs.vfs.entries import Entry, SnapshotEntry, TreeRef, VirtualDir, VirtualFile
 from cesbrfs.vfs.tree import BackupTree
 
@@ -55,13 +57,15 @@ class Reading:
 
     `failed` is the error if the repository cannot be opened or its backups cannot be listed, and
     `damaged` contains what the repository reported as damaged. `statuses` has the status of each
-    backup, and `latest` the target of that link. `faults` are results that no repository may cause.
+    backup, `across` describes the entries of ``_dogus`` and ``_versions`` where they were read, and
+    `latest` is the target of that link. `faults` are results that no repository may cause.
     """
 
     records: dict[bytes, Record] = field(default_factory=dict)
     errors: dict[bytes, str] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
     statuses: dict[bytes, str] = field(default_factory=dict)
+    across: dict[bytes, str] = field(default_factory=dict)
     latest: bytes = b""
     failed: str = ""
     faults: list[str] = field(default_factory=list)
@@ -178,28 +182,28 @@ def read_twice(access: Access, fails_at: int, error: CesbrError) -> tuple[Readin
     Returns both readings, and which request has failed ("": there were fewer).
     """
     first, second = Reading(), Reading()
+    clock = MockClock()
 
     async def read() -> str:
-        with trio.fail_after(SECONDS_MAX):
-            storage = FailingStorage(open_storage(access), fails_at, error)
-            try:
-                repository = await Repository.open(storage, access.key)
-            except CesbrError as refused:
-                first.failed = refused.message
-                repository = await Repository.open(storage, access.key)
-            now = [0.0]
-            view = BackupTree(repository, clock=lambda: now[0])
-            await _Reader(first, view).read()
-            first.damaged = dict(repository.damaged_files.all)
-            failed = storage.failed
-            now[0] = 61.0
-            await _Reader(second, view).read()
-            second.damaged = dict(repository.damaged)
-            await repository.aclose()
-            return failed
+        storage = FailingStorage(open_storage(access), fails_at, error)
+        try:
+            repository = await Repository.open(storage, access.key)
+        except CesbrError as refused:
+            first.failed = refused.message
+            repository = await Repository.open(storage, access.key)
+        view = BackupTree(repository)
+        across = AcrossBackups(view)
+        await _Reader(first, view).read_all(across)
+        first.damaged = dict(repository.damaged_files.all)
+        failed = storage.failed
+        clock.jump(61.0)
+        await _Reader(second, view).read_all(across)
+        second.damaged = dict(repository.damaged)
+        await repository.aclose()
+        return failed
 
     with _logging(first):
-        failed = trio.run(read)
+        failed = trio.run(read, clock=clock)
     return first, second, failed
 
 
@@ -245,6 +249,23 @@ class _Reader:
                 self._reading.latest = entry.node.target
             else:
                 await self._entry(name, entry)
+
+    async def read_all(self, across: AcrossBackups) -> None:
+        """Read the tree from its root, then what covers all backups."""
+        await self.read()
+        for name in (directory_names.DOGUS, directory_names.VERSIONS):
+            top = across.directory(name)
+            assert top is not None
+            pending: list[tuple[bytes, Entry]] = [(name, top)]
+            while pending:
+                path, entry = pending.pop()
+                what = f"{entry.node.mode:o} {entry.node.target!r}"
+                if stat.S_ISREG(entry.node.mode):
+                    what += f" {await self._attempt(path, self._content(path, entry))}"
+                self._reading.across[path] = what
+                if isinstance(entry, VirtualDir):
+                    children = await self._attempt(path + b"/", self._view.children(entry)) or {}
+                    pending += [(os.path.join(path, below), e) for below, e in children.items()]
 
     async def _entry(self, path: bytes, entry: Entry) -> None:
         if isinstance(entry, VirtualFile):

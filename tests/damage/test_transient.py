@@ -36,13 +36,18 @@ def truth(sample: Sample) -> Truth:
 def test_a_failed_request(sample: Sample, truth: Truth, error: str) -> None:
     """Nothing is missing without an error, and a minute later nothing is missing at all."""
     wrong: list[str] = []
+    _, expected, _ = read_twice(sample.access, 1 << 20, ERRORS[error])
     for number in itertools.count():
         first, second, failed = read_twice(sample.access, number, ERRORS[error])
         if not failed:
             break
         wrong += [f"{number}, {failed}: {what}" for what in _faults(truth, first)]
         wrong += [f"{number}, {failed}, later: {what}" for what in _differences(truth, second)]
+        changed = dict(second.across.items() ^ expected.across.items())
+        wrong += [f"{number}, {failed}, later: {path!r} differs" for path in changed]
     assert number > 50
+    assert b"_dogus/redmine/latest" in expected.across
+    assert any(path.startswith(b"_versions/redmine/volumes") for path in expected.across)
     assert not wrong, "\n".join(wrong[:40])
 
 
