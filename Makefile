@@ -23,7 +23,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install check test coverage mutation demo bench bench-remote soak damage hostile fuzz kill man deb wheel reproducible sbom \
+.PHONY: help install check test coverage mutation demo bench bench-remote soak damage damaged hostile fuzz kill man deb wheel reproducible sbom \
   audit lock record docs clean system test-tools servers
 
 help: ## Show this help
@@ -83,6 +83,11 @@ soak: install ## Use one mount hard and compare every byte (SECONDS=60)
 
 damage: install ## Damage copies of a repository and read them (COUNT=1000 SEED=1)
 	$(PY) -m tests.damage.run --count $(COUNT) --seed $(SEED) $(ARGS)
+
+damaged: DIR = build/damaged
+damaged: install ## Write damaged repositories for other readers to DIR (COUNT=1000 SEED=1)
+	rm -rf build/damaged
+	$(PY) -m tests.damage.publish --count $(COUNT) --seed $(SEED) $(DIR) $(ARGS)
 
 hostile: install ## Write hostile repositories to DIR, and read them (DIR=build/hostile)
 	rm -rf build/hostile

@@ -63,7 +63,7 @@ class Campaign:
 
     def __post_init__(self) -> None:
         copy = self.work / "copy"
-        _link(self.sample.directory, copy)
+        link_tree(self.sample.directory, copy)
         self._copy = replace(self.sample, repo=replace(self.sample.repo, directory=copy))
         self._files = files_by_kind(self.sample.directory, self.truth.places)
         for remote in (False, True):
@@ -79,6 +79,13 @@ class Campaign:
     def _read(sample: Sample, *, remote: bool, cache: Path | None) -> Reading:
         return read_everything(sample.access, remote=remote, cache=cache)
 
+    def damage_copy(self, chosen: random.Random, directory: Path) -> Damage:
+        """Write a damaged copy of the repository to a new directory, with hard links."""
+        damage, others = choose(chosen, {**self._files, "cache": []})
+        link_tree(self.sample.directory, directory)
+        Damager(directory, damage, chosen, others).apply()
+        return damage
+
     def run(self, chosen: random.Random) -> Result:
         """Damage one file, read everything, check, and return the result."""
         remote, warm = chosen.random() < 0.5, chosen.random() < 0.5
@@ -86,7 +93,7 @@ class Campaign:
         damage, others = choose(chosen, self._files | {"cache": cached})
         cache = self.work / "cache"
         if warm:
-            _link(self._caches[remote], cache)
+            link_tree(self._caches[remote], cache)
         top = cache if damage.kind == "cache" else self._copy.directory
         began = time.monotonic()
         try:
@@ -105,7 +112,7 @@ class Campaign:
         return Result(damage, mode, Outcome.FAULT if faults else checker.outcome(), faults, seconds)
 
 
-def _link(source: Path, target: Path) -> None:
+def link_tree(source: Path, target: Path) -> None:
     """Copy a directory with hard links, without its empty directories."""
     target.mkdir(parents=True)
     for top, _, names in os.walk(source):
@@ -116,44 +123,55 @@ def _link(source: Path, target: Path) -> None:
             os.link(os.path.join(top, name), place / name)
 
 
+class Consequences:
+    """What a damage may cost a reader.
+
+    `snapshots` may not be readable, and `removed` are gone. `prevents_opening`: nothing may be.
+    """
+
+    def __init__(self, truth: Truth, damage: Damage) -> None:
+        changed = {} if damage.kind == "cache" else damage.changed
+        self.snapshots = {
+            os.path.basename(path) for path in changed if path.startswith("snapshots/")
+        }
+        self.removed = self.snapshots if damage.what == "removal" else set()
+        self.lost = set(_lost_blobs(truth, changed))
+        self.prevents_opening = "config" in changed or truth.keys <= changed.keys()
+
+    def hit(self, needs: Needs) -> bool:
+        """Return whether a path that needs this may not be readable."""
+        return needs.snapshot in self.snapshots or bool(self.lost & (needs.trees | needs.content))
+
+
+def _lost_blobs(truth: Truth, changed: dict[str, tuple[float, float]]) -> Iterator[Blob]:
+    """Yield the blobs of which the damage leaves no intact copy that an index names."""
+    for blob, found in truth.places.items():
+        intact = False
+        for place in found:
+            start, end = changed.get(place.pack, (math.inf, math.inf))
+            hit = start < place.offset + place.length and end > place.offset
+            intact |= not hit and place.index not in changed
+        if not intact:
+            yield blob
+
+
 class Checker:
     """Compares the reading of a damaged repository with the truth."""
 
     def __init__(self, truth: Truth, damage: Damage, reading: Reading) -> None:
         self._truth = truth
-        self._damage = damage
         self._reading = reading
-        changed = {} if damage.kind == "cache" else damage.changed
-        self._snapshots = {
-            os.path.basename(path) for path in changed if path.startswith("snapshots/")
-        }
-        self._removed = self._snapshots if damage.what == "removal" else set()
-        self._lost = set(self._lost_blobs(changed))
-        self._may_fail = "config" in changed or truth.keys <= changed.keys()
+        self._damage = Consequences(truth, damage)
         self._reported = {
             name
             for kind, _, name in (file.partition("/") for file in reading.damaged)
             if kind in _REPORTED
         }
 
-    def _lost_blobs(self, changed: dict[str, tuple[float, float]]) -> Iterator[Blob]:
-        """Yield the blobs of which the damage leaves no intact copy that an index names."""
-        for blob, found in self._truth.places.items():
-            intact = False
-            for place in found:
-                start, end = changed.get(place.pack, (math.inf, math.inf))
-                hit = start < place.offset + place.length and end > place.offset
-                intact |= not hit and place.index not in changed
-            if not intact:
-                yield blob
-
-    def _is_hit(self, needs: Needs) -> bool:
-        return needs.snapshot in self._snapshots or bool(self._lost & (needs.trees | needs.content))
-
     def faults(self) -> list[str]:
         """Return what must not be."""
         if self._reading.failed:
-            if self._may_fail:
+            if self._damage.prevents_opening:
                 return []
             return [f"nothing can be read: {self._reading.failed}"]
         return [*self._missing(), *self._wrong(), *self._backups(), *self._latest()]
@@ -165,7 +183,7 @@ class Checker:
             return Outcome.ERROR
         if reading.records == truth.records and reading.statuses == truth.statuses:
             return Outcome.NONE
-        return Outcome.FORGOTTEN if self._removed else Outcome.ERROR
+        return Outcome.FORGOTTEN if self._damage.removed else Outcome.ERROR
 
     def _failed_above(self, path: bytes) -> bool:
         """Return whether reading `path`, or listing a directory above it, gave an error."""
@@ -180,9 +198,9 @@ class Checker:
             if path in self._reading.records:
                 continue
             if self._failed_above(path):
-                if not self._is_hit(needs):
+                if not self._damage.hit(needs):
                     yield f"{path!r} cannot be read, but nothing that it needs is damaged"
-            elif needs.snapshot not in self._reported | self._removed:
+            elif needs.snapshot not in self._reported | self._damage.removed:
                 yield f"{path!r} is missing, and nothing reports it"
 
     def _wrong(self) -> Iterator[str]:
@@ -196,7 +214,7 @@ class Checker:
                 continue
             if wanted is not None and record != wanted:
                 yield f"{path!r} differs: {record} instead of {wanted}"
-        if not self._lost and not self._snapshots:
+        if not self._damage.lost and not self._damage.snapshots:
             for path, error in self._reading.errors.items():
                 yield f"{path!r} cannot be read, but nothing is damaged: {error}"
 
@@ -222,17 +240,17 @@ class Checker:
         """Yield each missing backup, and each that is called complete and is not."""
         for backup, snapshots in self._truth.snapshots.items():
             status = self._reading.statuses.get(backup)
-            if status is None and not snapshots <= self._reported | self._removed:
+            if status is None and not snapshots <= self._reported | self._damage.removed:
                 if not self._failed_above(backup + b"/x"):
                     yield f"backup {backup!r} is missing, and nothing reports it"
-            elif status == Status.COMPLETE and snapshots & (self._reported | self._removed):
+            elif status == Status.COMPLETE and snapshots & (self._reported | self._damage.removed):
                 yield f"backup {backup!r} is called complete without all of its snapshots"
 
     def _latest(self) -> Iterator[str]:
         """Check that ``latest`` points to the same backup, unless that one is damaged."""
         wanted, latest = self._truth.reading.latest, self._reading.latest
         hit = any(
-            self._is_hit(needs)
+            self._damage.hit(needs)
             for snapshot in self._truth.snapshots[wanted]
             for needs in self._truth.stored[snapshot].values()
         )

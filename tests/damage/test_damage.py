@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,8 +18,11 @@ from cesbrfs.repo.format.model import parse_key_file
 from cesbrfs.repo.kdf import derive_keys
 from tests.damage.campaign import Campaign, Checker
 from tests.damage.damages import Damage
+from tests.damage.publish import write
 from tests.damage.reading import Reading
 from tests.damage.run import VERSIONS, describe, prepare, run
+from tests.support import compare
+from tests.support.restic_repo import ResticRepo
 
 _COUNT = 60
 _FILE = b"two/redmine/volumes/files/large"
@@ -49,6 +54,35 @@ def test_no_damage_is_a_fault(campaigns: Sequence[Campaign]) -> None:
     ]
     assert not faults, "\n".join(faults)
     assert len({result.outcome for result in results}) > 1
+
+
+def _files(top: Path) -> dict[str, bytes]:
+    found = (path for path in top.rglob("*") if path.is_file())
+    return {str(path.relative_to(top)): path.read_bytes() for path in found}
+
+
+def test_damaged_repositories_as_data(
+    campaigns: Sequence[Campaign], restic_new: Path, tmp_path: Path
+) -> None:
+    """Each has one damage, and the list says what a reader may not be able to read."""
+    top = tmp_path / "data"
+    write(campaigns, top, seed=1, count=6)
+    listed = json.loads((top / "cases.json").read_text())
+    intact = {repository["directory"]: repository for repository in listed["intact"]}
+    assert [repository["format"] for repository in intact.values()] == list(VERSIONS)
+    for name, repository in intact.items():
+        snapshot, entries = next(iter(repository["snapshots"].items()))
+        repo = ResticRepo(restic_new, top / name, listed["password"])
+        repo.run("restore", snapshot, "--target", tmp_path / name)
+        restored = compare.records(str(tmp_path / name))
+        assert {os.fsencode(entry["path"]) for entry in entries} == restored.keys() - {b""}
+        for entry in entries:
+            assert restored[os.fsencode(entry["path"])].content == entry["sha256"]
+    assert len(listed["cases"]) == 6
+    for case in listed["cases"]:
+        assert _files(top / case["directory"]) != _files(top / case["intact"]), case
+        assert case["may_fail"].keys() <= intact[case["intact"]]["snapshots"].keys()
+    assert any(case["may_fail"] for case in listed["cases"])
 
 
 def _lose_a_name(reading: Reading) -> None:

@@ -52,7 +52,7 @@ def test_a_failed_request(sample: Sample, truth: Truth, error: str) -> None:
 
 
 def _faults(truth: Truth, reading: Reading) -> Iterator[str]:
-    """Yield what is missing or wrong without an error that says so."""
+    """Yield what is missing or wrong without an error."""
     yield from reading.faults
     said = bool(reading.failed or reading.damaged)
     for path, record in truth.reading.records.items():
