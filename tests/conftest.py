@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
 
+import hypothesis
 import pytest
 
 from cesbrfs.ces.registry import FileRegistry, Registry
@@ -30,6 +31,9 @@ from tests.support.sshd import Sshd, find_sshd, prepare, running
 # Background jobs and nohup ignore SIGINT and SIGHUP, and child processes inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # machines may be busy
+hypothesis.settings.load_profile("untimed")
 
 _OUTSIDE = dict(os.environ)  # the environment before any test changes it
 _TAKEN_AWAY = ("RESTIC_", "CESBR_", "AWS_")

@@ -102,7 +102,7 @@ def nodes_of(repo: MemoryRepo, tree: dict[str, object]) -> list[Json]:
     ]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(trees=st.lists(TREES, min_size=1, max_size=4), glob=st.sampled_from(["*", "a", "[ab]", "?"]))
 def test_the_memoised_find_equals_a_plain_walk(trees: list[dict[str, object]], glob: str) -> None:
     """Every match in every backup is found exactly once, whatever the backups share."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import trio
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cesbrfs.errors import (
@@ -413,7 +413,6 @@ class TestTrees:
 class TestContent:
     """Reading files."""
 
-    @settings(deadline=None)  # opens a repository each time, on a machine that may be busy
     @given(st.lists(st.binary(max_size=6), max_size=8), st.integers(0, 60), st.integers(0, 60))
     def test_any_part_of_any_file(self, parts: list[bytes], offset: int, size: int) -> None:
         """Across blobs, with empty and repeated ones, past the end."""
