@@ -32,7 +32,7 @@ from tests.support.sshd import Sshd, find_sshd, prepare, running
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-hypothesis.settings.register_profile("untimed", deadline=None)  # machines may be busy
+hypothesis.settings.register_profile("untimed", hypothesis.settings(), deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 _OUTSIDE = dict(os.environ)  # the environment before any test changes it
