@@ -41,7 +41,7 @@ from cesbrfs.util.escape import show
 
 _log = logging.getLogger(__name__)
 
-REVISION: Final = 4
+REVISION: Final = 5
 """Version of the placement algorithm; part of the key of cached layouts."""
 _PARTS_MAX: Final = 2048
 """Maximum number of names in a path, as in a path of 4,096 bytes."""
