@@ -169,7 +169,7 @@ def _mount(
     async def run() -> None:
         access = await settings.access()
         directory = local_directory(access.url)
-        real = check_mountpoint(mountpoint, directory)
+        real = check_mountpoint(mountpoint, directory, settings.cache_dir)
         resolved = await settings.resolve()
         id_map = read_id_map(options.id_map) if options.id_map is not None else None
         owner = os.getuid(), os.getgid()

@@ -31,7 +31,7 @@ MS_NOSYMFOLLOW: Final = 256
 _MS_BIND: Final = 4096
 
 
-def check_mountpoint(mountpoint: str, repository: str | None) -> str:
+def check_mountpoint(mountpoint: str, repository: str | None, cache_dir: Path) -> str:
     """Return the real path of a usable mountpoint; MountError otherwise.
 
     `repository` is the directory of a local repository, None for a remote one. A dead mount of ours
@@ -60,6 +60,12 @@ def check_mountpoint(mountpoint: str, repository: str | None) -> str:
             )
     if repository is not None:
         _check_apart(mountpoint, real, repository)
+    # The mount would wait for itself as soon as it used its cache.
+    if Path(os.path.realpath(cache_dir)).is_relative_to(real):
+        raise MountError(
+            f"The mount point {mountpoint} contains the cache at {cache_dir}. Choose another"
+            " directory, or pass -o cache_dir=DIR."
+        )
     return real
 
 

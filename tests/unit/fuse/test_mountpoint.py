@@ -29,6 +29,8 @@ from cesbrfs.fuse.mountpoint import (
         ("repo/data", "overlaps the repository"),
         ("link", "overlaps the repository"),
         (".", "overlaps the repository"),
+        ("home", "contains the cache at"),
+        ("home/.cache", "contains the cache at"),
         ("/proc", "already a mount point (of proc)"),
     ],
 )
@@ -38,8 +40,10 @@ def test_what_is_no_mountpoint(tmp_path: Path, name: str, reason: str) -> None:
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "link").symlink_to("repo/data")
     (tmp_path / "repo/data").mkdir(parents=True)
+    (tmp_path / "home/.cache").mkdir(parents=True)
+    cache = tmp_path / "home/.cache/cesbrfs"  # not created yet
     with pytest.raises(MountError) as caught:
-        check_mountpoint(str(tmp_path / name), str(tmp_path / "repo"))
+        check_mountpoint(str(tmp_path / name), str(tmp_path / "repo"), cache)
     assert reason in caught.value.message
 
 
