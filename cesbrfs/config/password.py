@@ -82,9 +82,9 @@ def read_text(file: Path, what: str) -> bytes:
     try:
         data = file.read_bytes()
     except OSError as error:
-        raise UsageError(
-            f"Cannot read the {what} {file}: {error.strerror}. Check its permissions."
-        ) from None
+        is_path = isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+        remedy = "Correct the path" if is_path else "Check its permissions"
+        raise UsageError(f"Cannot read the {what} {file}: {error.strerror}. {remedy}.") from None
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         data = data.decode("utf-16", "replace").encode()
     return _trim(data.removeprefix(codecs.BOM_UTF8))

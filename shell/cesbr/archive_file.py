@@ -6,12 +6,15 @@ import contextlib
 import os
 import stat
 import tempfile
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
 import trio
+
+from cesbrfs.errors import CesbrError
+from cesbrfs.util.escape import show
 
 _BUFFER_BYTES: Final = 512 << 10
 _NAME_CHARACTERS: Final = 60
@@ -89,15 +92,32 @@ class ArchiveFile:
 
 @asynccontextmanager
 async def archive_file(path: Path) -> AsyncGenerator[Write, None]:
-    """Write an `ArchiveFile`, and commit it at the end of the block."""
-    file = await trio.to_thread.run_sync(ArchiveFile, path)
+    """Write an `ArchiveFile`, and commit it at the end of the block.
+
+    Raises CesbrError if the file cannot be written.
+    """
+    with _naming(path):
+        file = await trio.to_thread.run_sync(ArchiveFile, path)
 
     async def write(data: bytes) -> None:
-        await trio.to_thread.run_sync(file.write, data)
+        with _naming(path):
+            await trio.to_thread.run_sync(file.write, data)
 
     try:
         yield write
-        await trio.to_thread.run_sync(file.commit)
+        with _naming(path):
+            await trio.to_thread.run_sync(file.commit)
     finally:
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(file.discard)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Generator[None, None, None]:
+    """Turn an OSError, which has the temporary name or none, into an error that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise CesbrError(
+            f"Cannot write {show(bytes(path))}: {error.strerror}. Pass another file with -o."
+        ) from error

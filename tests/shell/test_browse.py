@@ -185,6 +185,21 @@ def test_a_reader_that_had_enough_is_no_noise(kept: Cesbr) -> None:
     assert error == b""
 
 
+def test_a_closed_pipe_is_no_json_error(kept: Cesbr) -> None:
+    """With `--json`, the reader of stderr gets no empty message."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [*kept.command, "--json", "backups"],
+        env=kept.environ,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 def test_a_full_disk_is_told(kept: Cesbr) -> None:
     """A write error on stdout is reported once."""
     with open("/dev/full", "wb") as full:

@@ -100,3 +100,15 @@ def test_a_terminal_gets_no_archive(kept: Cesbr, tmp_path: Path) -> None:
     """Without a file, standard output must not be a terminal."""
     with terminal(kept, tmp_path, "export", "/latest") as screen:
         screen.wait_for("An archive would confuse the terminal")
+
+
+def test_errors_of_the_file_name_it(inside: Inside, tmp_path: Path) -> None:
+    """Not the temporary name, and also when the disk is full."""
+    missing = tmp_path / "missing/a.tar"
+    for file, reason in (
+        (missing, "No such file or directory"),
+        (Path("/dev/full"), "No space left on device"),
+    ):
+        said = inside("export", "/latest/redmine", "-o", str(file))
+        assert said.code == 1
+        assert said.err == f"cesbr: Cannot write {file}: {reason}. Pass another file with -o.\n"

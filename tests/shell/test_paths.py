@@ -59,6 +59,7 @@ def test_with_backup_an_absolute_path_may_begin_with_it(inside: Inside) -> None:
     first, second = _ids(inside)
     for path in (f"/{second}/{FILE}", f"/latest/{FILE}"):
         assert inside("cat", "--backup", second, path).out == "hello again\n"
+    assert inside("cat", "--backup", "latest~1", f"/latest~1/{FILE}").out == "hello\n"
     assert inside("ls", "--backup", "latest", f"/latest/{VOLUME}/hello*").code == 0
     said = inside("cat", "--backup", first, f"/latest/{FILE}")
     assert said.code == 2

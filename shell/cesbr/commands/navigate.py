@@ -20,6 +20,7 @@ from cesbr.commands import Command
 from cesbr.ui import humanize
 from cesbr.ui.progress import duration
 from cesbr.ui.table import fitted
+from cesbrfs.catalog import directory_names
 from cesbrfs.errors import CesbrError, NotDirectoryError, NotFoundError, PartialError, UsageError
 from cesbrfs.util.escape import for_json, printable, show
 
@@ -90,7 +91,8 @@ async def _inside(view: BackupTree, path: str, backup: Backup | None) -> str:
     inside = path.lstrip("/") or "."
     first, _, rest = inside.partition("/")
     backups = await view.backups()
-    known = first == "latest" or os.fsencode(first) in backups.by_name or backups.starting(first)
+    is_latest = directory_names.steps_back(first) is not None
+    known = is_latest or os.fsencode(first) in backups.by_name or backups.starting(first)
     if not known or os.fsencode(first) in await view.children(await view.at((backup.name,))):
         return inside
     try:

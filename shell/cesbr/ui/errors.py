@@ -45,7 +45,7 @@ def show_error(error: BaseException, *, as_json: bool, debug: bool = False) -> i
     with contextlib.suppress(OSError):  # where nobody reads, the exit code still tells
         if debug:
             sys.stderr.write(traceback_text(error))
-        if message or as_json:
+        if message:
             sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
     return code

@@ -11,9 +11,10 @@ import trio
 
 from cesbrfs.ces.registry import FileRegistry
 from cesbrfs.ces.repository_config import ENCRYPTION_KEY
+from cesbrfs.config.password import read_text
 from cesbrfs.config.password_stores import PasswordFile, manual_source, password_stores
 from cesbrfs.config.settings import Flags, load
-from cesbrfs.errors import CesbrError, RegistryUnreachableError
+from cesbrfs.errors import CesbrError, RegistryUnreachableError, UsageError
 from cesbrfs.util.secret import Secret
 from tests.support.killed import killed_at_each_step
 from tests.support.rights import open_directory, without_rights
@@ -140,3 +141,15 @@ async def test_a_registry_that_cannot_be_reached(tmp_path: Path) -> None:
 def test_what_is_set_by_hand(flags: Flags, environ: dict[str, str], expected: str | None) -> None:
     """A variable and the output of a command cannot be replaced."""
     assert manual_source(load(flags, environ)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("missing", "Correct the path."), (".", "Correct the path."), ("loop", "permissions.")],
+)
+def test_the_remedy_fits_the_error(tmp_path: Path, name: str, remedy: str) -> None:
+    """A wrong path is not a matter of permissions."""
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UsageError) as caught:
+        read_text(tmp_path / name, "password file (flag)")
+    assert caught.value.message.endswith(remedy)
