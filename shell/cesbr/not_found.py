@@ -42,6 +42,8 @@ async def _explained(context: Context, path: str, backup: Backup | None) -> NotF
     view = await context.view()
     backups = await view.backups()
     line = await timeline.of_backups(view, context.session.memo(view), backups.by_name.values())
+    if hint := await _on_instance(context, line, path, backup):
+        return hint
     if backup is not None:
         return await _elsewhere(line, backup, typed_at((), path), flag=True)
     place = context.session.place
@@ -60,6 +62,30 @@ async def _explained(context: Context, path: str, backup: Backup | None) -> NotF
                 )
         return await _elsewhere(line, named, typed.below(1), flag=False)
     return await _inside(context, line, typed)
+
+
+async def _on_instance(
+    context: Context, line: Timeline, path: str, backup: Backup | None
+) -> NotFoundError | None:
+    """Explain a path of the instance, such as ``/var/lib/ces/redmine/volumes/files``."""
+    if backup is None and not path.startswith("/"):
+        return None
+    full = "/" + path.lstrip("/")  # with --backup, `path` has lost its slash
+    root = str((await context.session.settings()).root).rstrip("/")
+    match typed_at((), full.removeprefix(root)).parts:
+        case (b"var", b"lib", b"ces", dogu, *rest):
+            parts = (dogu, *rest)
+        case (b"etc", *rest):
+            parts = (directory_names.INSTANCE, directory_names.CONFIGURATION, b"etc", *rest)
+        case _:
+            return None
+    _, have, _ = await _traced(line, TypedPath(parts, 0))
+    if not have:
+        return None
+    write = shown(parts) if backup else _absolute((directory_names.LATEST, *parts))
+    return NotFoundError(
+        f"{show(os.fsencode(full))} is a path on the instance. Write {write} for its backup."
+    )
 
 
 async def _inside(context: Context, line: Timeline, typed: TypedPath) -> NotFoundError | None:

@@ -38,6 +38,21 @@ def test_a_path_inside_the_backups_is_completed_by_the_error(inside: Inside, com
         assert inside(command, "--backup", "latest", path).code == 0
 
 
+@pytest.mark.parametrize("below_root", [True, False])
+def test_a_path_on_the_instance_is_translated(
+    inside: Inside, kept_site: Site, *, below_root: bool
+) -> None:
+    """The error has the path in a backup."""
+    root = str(kept_site.root) if below_root else ""
+    said = inside("ls", f"{root}/var/lib/ces/{FILE}")
+    assert said.code == 1
+    assert f"is a path on the instance. Write /latest/{FILE} " in said.err
+    said = inside("plan", "--backup", "latest", f"{root}/etc/ces/type")
+    assert f"{root}/etc/ces/type is a path on" in said.err
+    assert "Write _instance/configuration/etc/ces/type " in said.err
+    assert "on the instance" not in inside("ls", f"{root}/var/lib/ces/nothing").err
+
+
 def test_wildcards_inside_the_backups_are_completed_by_the_error(inside: Inside) -> None:
     """The suggestion works for wildcards, too."""
     said = inside("ls", f"{VOLUME}/hel*")

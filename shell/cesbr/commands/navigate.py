@@ -20,7 +20,6 @@ from cesbr.commands import Command
 from cesbr.ui import humanize
 from cesbr.ui.progress import duration
 from cesbr.ui.table import fitted
-from cesbrfs.catalog import directory_names
 from cesbrfs.errors import CesbrError, NotDirectoryError, NotFoundError, PartialError, UsageError
 from cesbrfs.util.escape import for_json, printable, show
 
@@ -86,6 +85,8 @@ async def _inside(view: BackupTree, path: str, backup: Backup | None) -> str:
     It may begin with the backup itself, where that has no such name.  Raises UsageError where it
     begins with another one.
     """
+    from cesbrfs.catalog import directory_names
+
     if backup is None or not path.startswith("/"):
         return path
     inside = path.lstrip("/") or "."
