@@ -25,7 +25,7 @@ from cesbrfs.restic import Restic
 from cesbrfs.restic.events import RepositoryKey
 from cesbrfs.util.secret import Secret
 
-_MARK: Final = re.compile(r"replaces ([0-9a-f]{8})$")
+_MARK: Final = re.compile(r"(?:, )?replaces ([0-9a-f]{8})$")
 _ID: Final = re.compile(r"[0-9a-f]{4,64}")
 _NOT_OPENED: Final = (
     "The new password does not open {display_url} after restic has added a key for it. Nothing was"
@@ -67,6 +67,11 @@ def replaced_by(key: RepositoryKey) -> str | None:
     """Return the ID (8 hex digits) of the key that `key` was added to replace."""
     mark = _MARK.search(key.user_name)
     return mark[1] if mark else None
+
+
+def owner(key: RepositoryKey) -> str:
+    """Return ``user@host`` of a key, without the ID of the key that it was added to replace."""
+    return f"{_MARK.sub('', key.user_name)}@{key.host_name}"
 
 
 def current_key(keys: Iterable[RepositoryKey]) -> RepositoryKey:

@@ -14,7 +14,7 @@ import trio
 from cesbrfs.ces.private_keys import PrivateKeys
 from cesbrfs.ces.registry import FileRegistry
 from cesbrfs.ces.repository_config import ENCRYPTION_KEY, configured_key
-from cesbrfs.key_rotation import obsolete_keys, opened_key
+from cesbrfs.key_rotation import obsolete_keys, opened_key, owner
 from cesbrfs.repo.location import Access
 from cesbrfs.restic.events import RepositoryKey
 from cesbrfs.util.secret import Secret
@@ -216,3 +216,4 @@ def test_what_an_interrupted_change_leaves() -> None:
     assert obsolete_keys(keys, "aaaaaaaa") == []
     new = RepositoryKey("eeeeeeee", current=True, user_name="x, replaces dddddddd")
     assert obsolete_keys([spare, new], "eeeeeeee") == [spare]
+    assert owner(lost) == f"root@{HOST}"

@@ -175,7 +175,9 @@ async def _remove(context: Context, restic: Restic, arguments: argparse.Namespac
 
 
 def _text(key: RepositoryKey) -> str:
-    return f"key {key.short_id} ({printable(f'{key.user_name}@{key.host_name}, {key.created}')})"
+    from cesbrfs.key_rotation import owner
+
+    return f"key {key.short_id} ({printable(owner(key))}, {printable(key.created)})"
 
 
 # add
