@@ -50,6 +50,7 @@ from cesbrfs.errors import (
 )
 from cesbrfs.init_guard import require_creatable
 from cesbrfs.repo.cache.config import CacheConfig
+from cesbrfs.repo.cache.known_repositories import is_known
 from cesbrfs.repo.location import Access, local_directory
 from cesbrfs.repo.repository import Repository
 from cesbrfs.repo.storage import FileType, Storage, open_storage
@@ -141,6 +142,14 @@ async def open_in(
     """
     try:
         return Verdict(State.READY), await _open(storage, access, caching)
+    except RepositoryMissingError as error:
+        if caching.directory is None or not is_known(storage.display_url, caching.directory):
+            return _verdict(error), None
+        gone = RepositoryMissingError(
+            f"There is no repository at {access.display_url}, but this user has opened one there"
+            " before. Mount its disk, or correct the address."
+        )
+        return _verdict(gone), None
     except RepositoryError as error:
         return _verdict(error), None
 

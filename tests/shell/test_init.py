@@ -53,6 +53,11 @@ def test_a_repository_whose_disk_is_away(own: Cesbr, site: Site) -> None:
         assert said.code == 10
         assert "existed when this user last opened it" in said.err
         assert not site.repository.exists()
+    for command in (("status",), ("doctor",), ("--no-init", "backups")):
+        said = own(*command)
+        text = " ".join((said.out + said.err).split())
+        assert "but this user has opened one there before. Mount its disk" in text
+        assert "Create it with" not in text
     away.rename(site.repository)
     assert own("backups").code == 0
     shutil.rmtree(site.repository)
