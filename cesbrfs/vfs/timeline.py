@@ -180,7 +180,10 @@ class Timeline:
             return self.roots
         found = await self.at(parts)
         if not found:
-            raise NotFoundError(f"None of the searched backups contains {shown(parts)!r}.")
+            raise NotFoundError(
+                f"None of the searched backups contains {shown(parts)!r}. Search for the name with"
+                " 'cesbr find --name'."
+            )
         level = directories(found)
         if not level:
             raise NotDirectoryError(f"{shown(parts)!r} is not a directory.")

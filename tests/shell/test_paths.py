@@ -38,6 +38,13 @@ def test_a_path_inside_the_backups_is_completed_by_the_error(inside: Inside, com
         assert inside(command, "--backup", "latest", path).code == 0
 
 
+def test_find_of_a_bare_name_suggests_the_option(inside: Inside) -> None:
+    """`find hello.txt` searches a path, as find(1) does."""
+    said = inside("find", "hello.txt")
+    assert said.code == 1
+    assert "Search for the name with 'cesbr find --name'." in said.err
+
+
 @pytest.mark.parametrize("below_root", [True, False])
 def test_a_path_on_the_instance_is_translated(
     inside: Inside, kept_site: Site, *, below_root: bool
