@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Final
 
 from cesbrfs.catalog import directory_names
@@ -139,6 +139,8 @@ class _Finder:
     def add(self, opened: int, above: Parts, name: bytes, status: os.stat_result) -> bool:
         """Add a file, or a directory and its content; return False if a part of it stays."""
         parts = (*above, name)
+        if stat.S_ISSOCK(status.st_mode):  # no backup has them; programs may listen on it
+            return False
         if not stat.S_ISDIR(status.st_mode):
             self.found.append(Extra(parts, status.st_size, is_directory=False))
             return True
@@ -188,9 +190,13 @@ def delete_extras(context: RestoreContext, plan: RestorePlan, report: RestoreRep
     directories = [extra for extra in plan.extras if extra.is_directory]
     with context.directories() as dirfd:
         if context.keeper:
-            for extra in directories:
-                with suppress(OSError):
+            for extra in list(directories):
+                try:
                     attributes = attributes_of(dirfd.open(extra.parts))
+                except OSError as error:  # an undo could not restore them
+                    report.failed.append(_failure(extra, tell(error)))
+                    directories.remove(extra)
+                else:
                     context.keeper.log.add(("removes", show(extra.path), attributes))
         for extra in files:
             context.check_cancelled()
@@ -221,6 +227,10 @@ def _reporting(report: RestoreReport, extra: Extra) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        report.failed.append(Failure(extra.path, f"Cannot delete it: {tell(error)}"))
+        report.failed.append(_failure(extra, tell(error)))
     except RestoreError as error:
-        report.failed.append(Failure(extra.path, f"Cannot delete it: {error.message}"))
+        report.failed.append(_failure(extra, error.message))
+
+
+def _failure(extra: Extra, reason: str) -> Failure:
+    return Failure(extra.path, f"Cannot delete it: {reason}")

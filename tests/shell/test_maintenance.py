@@ -166,6 +166,19 @@ def test_a_suspended_instance(own: Cesbr, site: Site, tmp_path: Path) -> None:
     assert "Set it to true or false" in said.err
 
 
+def test_a_key_that_cannot_be_read(own: Cesbr, site: Site, tmp_path: Path) -> None:
+    """Whether restores are suspended is then not known: files are restored elsewhere only."""
+    key = site.root / "var/lib/cesbr/registry/config/backup/active"
+    key.unlink(missing_ok=True)
+    key.symlink_to(key)
+    restore = ("restore", "--backup", "latest", "redmine/volumes", "--yes")
+    said = own(*restore, "--target", str(tmp_path / "back"))
+    assert (said.code, "Whether restores are suspended is not known: " in said.err) == (0, True)
+    assert (tmp_path / "back/redmine/volumes/files").is_dir()
+    said = own(*restore, "--in-place")
+    assert (said.code, said.err.count("config/backup/active")) == (1, 1), said.err
+
+
 def test_dry_run_shows_the_plan(kept: Cesbr, kept_site: Site) -> None:
     """It lists the data to be backed up, as text and as JSON."""
     assert str(kept_site.files) in kept("backup", "--dry-run").out

@@ -32,6 +32,7 @@ from cesbrfs.errors import (
     InterruptedByUserError,
     NotFoundError,
     PartialError,
+    RegistryError,
     RegistryUnreachableError,
     UsageError,
 )
@@ -313,7 +314,8 @@ async def _only_backup(view: BackupTree, selection: Selection) -> Backup:
 async def _config(context: Context, request: RestoreRequest) -> BackupConfig:
     """Return what the instance wants of restores, as far as this one has to do with it.
 
-    SuspendedError when it wants none.  A registry that is lost must not keep data lost, too.
+    SuspendedError when it wants none.  A registry that is lost must not keep data lost, too, and a
+    user who may not read it can restore elsewhere.
     """
     registry = (await context.session.settings()).open_registry()
     asks = not (request.force or request.dry_run)
@@ -321,7 +323,9 @@ async def _config(context: Context, request: RestoreRequest) -> BackupConfig:
         return BackupConfig(registry.address)
     try:
         config = await backup_config(registry)
-    except RegistryUnreachableError as error:
+    except RegistryError as error:
+        if request.in_place and not isinstance(error, RegistryUnreachableError):
+            raise
         context.out.note(f"Whether restores are suspended is not known: {error.message}")
         if request.in_place:
             context.out.note("So no script runs, and a backup of any blueprint is restored.")

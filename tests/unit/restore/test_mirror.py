@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import socket
 from functools import partial
 from pathlib import Path
 
@@ -115,6 +116,18 @@ async def test_the_named_directory_equals_the_backup(site: Site) -> None:
     assert found == {"kept", "sub", "sub/file", "sub/empty"}
     assert (site.restored.parent / "other/file").exists()
     assert (site.restored.parent / "outside").exists()
+    assert _extras(await _plan(site)) == set()
+
+
+async def test_sockets_stay(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No backup has them, and a running program may listen on one."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        monkeypatch.chdir(site.restored / "sub/old/deep")  # a longer path is too long for bind
+        listening.bind("socket")
+        await _mirror(site)
+    found = {str(path.relative_to(site.restored)) for path in site.restored.rglob("*")}
+    stay = {"sub/old", "sub/old/deep", "sub/old/deep/socket"}
+    assert found == {"kept", "sub", "sub/file", "sub/empty"} | stay
     assert _extras(await _plan(site)) == set()
 
 
