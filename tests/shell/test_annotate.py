@@ -48,7 +48,7 @@ def test_a_protected_backup_is_shown_and_kept(own: Inside) -> None:
     assert own("protect", first, "--json").json == [
         {"id": first, "protected": True, "changed": False}
     ]
-    assert own("unprotect", first).out == f"Backup {first} is now not protected.\n"
+    assert own("unprotect", first).out == f"Backup {first} is no longer protected.\n"
     assert own("forget", first, "--yes").code == 0
     assert len(listed(own)) == 1
 

@@ -42,11 +42,11 @@ async def _change(context: Context, wanted: Sequence[str], *, protected: bool) -
         changed = await act(chosen, restic=restic, repository=view.repository)
     await view.backups(max_age=0)
     names = {backup.id for backup in changed}
-    word = "protected" if protected else "not protected"
+    new, old = ("now", "already") if protected else ("no longer", "not")
     await context.out.result(
         [{"id": b.id, "protected": protected, "changed": b.id in names} for b in chosen],
         "".join(
-            f"Backup {_shown(backup)} is {'now' if backup.id in names else 'already'} {word}.\n"
+            f"Backup {_shown(backup)} is {new if backup.id in names else old} protected.\n"
             for backup in chosen
         ),
     )
