@@ -16,7 +16,7 @@ from typing import Final
 
 from cesbrfs.catalog.annotations import is_protected
 from cesbrfs.catalog.backups import MANIFEST, Backup, Backups, SnapshotList, id_tags, tag_value
-from cesbrfs.catalog.status import Report, dogus_of
+from cesbrfs.catalog.status import Report, Status, dogus_of
 from cesbrfs.ces.retention import Candidate, Decision, Policy, decide, last_resort
 from cesbrfs.errors import RepositoryLockedError, ResticError, UsageError
 from cesbrfs.repo.format.model import Snapshot
@@ -131,11 +131,13 @@ def by_name(
     *,
     force: bool,
     pattern: re.Pattern[str],
+    unread: str = "",
 ) -> ForgetPlan:
     """Plan the removal of the `chosen` backups.
 
     Raises UsageError for a protected backup. Without `force`, also raises it if a host would lose
-    its last complete backup, or its last unverified one if it has no complete backup.
+    its last complete backup, or its last unverified one if it has no complete backup. `unread` is
+    a sentence about a snapshot that cannot be read: an incomplete backup may then be complete.
     """
     for backup in chosen:
         if backup.protected:
@@ -152,6 +154,10 @@ def by_name(
                 f"{max(resort)} is the last {_kind(reports, resort)} backup of"
                 f" {host or 'its host'}. Pass --force to remove it anyway."
             )
+        doubt = _doubt([m for m in members if m.id in going], reports, unread)
+        left = (m for m in past if m.id not in going and not m.safety and m.dogus is None)
+        if doubt and not force and not any(m.status == Status.COMPLETE for m in left):
+            raise UsageError(f"{doubt} Pass --force to remove it anyway.")
     return _plan(
         [
             BackupDecision(
@@ -161,6 +167,14 @@ def by_name(
         ],
         pattern,
     )
+
+
+def _doubt(going: Sequence[Candidate], reports: Mapping[str, Report], unread: str) -> str:
+    """Return why one of these backups may be complete although it does not count as such."""
+    for backup in going:
+        if backup.status == Status.INCOMPLETE and (reason := reports[backup.id].problem or unread):
+            return f"{backup.id} may be the last complete backup of its host: {reason}"
+    return ""
 
 
 def _kind(reports: Mapping[str, Report], ids: Collection[str]) -> str:

@@ -25,6 +25,19 @@ async def require_creatable(
     `cache_dir` is this user's cache; with `may_replace_known` a repository that it knows there
     counts as removed on purpose.
     """
+    try:
+        await _require_creatable(access, cache_dir, may_replace_known=may_replace_known)
+    except OSError as error:
+        raise _refused(
+            access,
+            f"whether one existed there is not known, because {error.filename} cannot be read:"
+            f" {error.strerror}. Check the disk.",
+        ) from error
+
+
+async def _require_creatable(
+    access: Access, cache_dir: Path | None, *, may_replace_known: bool
+) -> None:
     directory = local_directory(access.url)
     if directory is not None:
         point = await trio.to_thread.run_sync(unmounted_mountpoint, directory)

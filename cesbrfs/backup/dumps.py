@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from cesbrfs.backup.plan import DumpCommand, PointStep
+from cesbrfs.backup.plan import DumpCommand, Failure, PointStep
 from cesbrfs.ces.dogu import PRIVATE_VOLUME
 from cesbrfs.ces.dogu_control import words_of
 from cesbrfs.ces.instance import InstalledDogu, Instance
@@ -55,7 +55,8 @@ async def plan_dumps(
 ) -> list[PointStep]:
     """Return a step for each of the `chosen` dogus and each dogu with a database of it.
 
-    A dogu has one if the consumer depends on it, or has a service account there.
+    A dogu has one if the consumer depends on it, or has a service account there. If it has an
+    account of a dogu whose dogu.json cannot be read, the dump is a failure of the step.
     """
     exposed = {
         found.name: found.dogu.commands[_EXPOSED]
@@ -75,7 +76,20 @@ async def plan_dumps(
                 steps.append(
                     PointStep("dump", consumer.name, document=f"{provider}.dump", dump=dump)
                 )
+        steps += [
+            PointStep("dump", consumer.name, failed=(_unknown_dump(provider),))
+            for provider in installed
+            if provider.dogu is None
+            and provider.name != consumer.name
+            and await _has_account(instance, consumer.name, provider.name)
+        ]
     return steps
+
+
+def _unknown_dump(provider: InstalledDogu) -> Failure:
+    """Return the failure for a dump that `provider` may provide."""
+    path = f"{DIRECTORY}/{provider.name}.dump"
+    return Failure(path.encode(), f"no dump by {provider.name}: {provider.problem}")
 
 
 async def _has_account(instance: Instance, consumer: str, provider: str) -> bool:

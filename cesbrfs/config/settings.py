@@ -11,7 +11,6 @@ import re
 import shlex
 import stat
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -344,12 +343,20 @@ def _registry(layers: ConfigLayers, root: Path) -> str:
     if given:
         return given.text() if "://" in given.text() else str(given.path())
     embedded, node_master = root / "var/lib/cesbr/registry", root / "etc/ces/node_master"
-    with suppress(OSError, ValueError, IndexError):
-        if not os.path.isdir(embedded):  # nor hidden by a directory that only root may enter
-            host = node_master.read_text().split()[0]
-            layers.sources["registry"] = f"file {node_master}"
-            return f"http://[{host}]:4001" if ":" in host else f"http://{host}:4001"
-    return str(embedded)
+    try:
+        if os.path.isdir(embedded):
+            return str(embedded)
+        # Nor is one hidden by a directory that only root may enter.
+        host = node_master.read_text().split()[0]
+    except (FileNotFoundError, NotADirectoryError, PermissionError, ValueError, IndexError):
+        return str(embedded)
+    except OSError as error:  # the embedded registry would be an empty one
+        raise UsageError(
+            f"Cannot read {node_master}, which has the address of the registry: {error.strerror}."
+            " Check the disk, or pass --registry."
+        ) from error
+    layers.sources["registry"] = f"file {node_master}"
+    return f"http://[{host}]:4001" if ":" in host else f"http://{host}:4001"
 
 
 def _program(given: RawSetting) -> str:

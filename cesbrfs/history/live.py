@@ -33,6 +33,8 @@ _TYPES: Final[Mapping[int, NodeType]] = {
     stat.S_IFSOCK: "socket",
 }
 _DEVICES: Final = ("dev", "chardev")
+_FAILURES: Final = frozenset({errno.EIO, errno.ENXIO, errno.ENODEV, errno.ENOMEM, errno.ESTALE})
+"""Errors of a file system that fails, as opposed to one without extended attributes."""
 
 
 class LiveError(CesbrError):
@@ -260,8 +262,10 @@ def _xattrs(path: bytes) -> tuple[tuple[bytes, bytes], ...]:
     try:
         names = os.listxattr(path, follow_symlinks=False)
         found = [(os.fsencode(n), os.getxattr(path, n, follow_symlinks=False)) for n in names]
-    except OSError:  # the file system has no extended attributes
-        return ()
+    except OSError as error:
+        if error.errno in _FAILURES:
+            raise
+        return ()  # the file system has no extended attributes
     return tuple(sorted(found))
 
 

@@ -56,7 +56,8 @@ def _unescape(text: str) -> str:
 def unmounted_mountpoint(directory: str) -> str | None:
     """Return a mountpoint of fstab(5) at or above `directory` that is not mounted.
 
-    LIBMOUNT_FSTAB overrides the path /etc/fstab, as in mount(8).
+    LIBMOUNT_FSTAB overrides the path /etc/fstab, as in mount(8). Raises OSError if the file exists
+    but cannot be read.
     """
     mounted = {each.mountpoint for each in mounts()}
     real = os.path.realpath(directory)
@@ -71,7 +72,7 @@ def _fstab_mountpoints(fstab: str) -> list[str]:
     try:
         with open(fstab, encoding="utf-8", errors="surrogateescape") as lines:
             fields = [line.split() for line in lines]
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return []
     return [
         _unescape(words[1])

@@ -321,10 +321,11 @@ async def of_backups(
         kept = index.root(label)
         if kept is not None:
             return kept
-        row = await _row(view, index, (), await view.at((backup.name,)))
         layout = await view.layout(backup)
+        row = await _row(view, index, (), await view.at((backup.name,)))
         # Do not cache a layout with whole snapshots either: they may have been unreadable.
-        if row is not None and row.subtree and not (layout.whole or layout.unreadable):
+        lasting = not (layout.whole or layout.unreadable) and await view.layout(backup) is layout
+        if row is not None and row.subtree and lasting:
             index.save_root(label, row.subtree)
         return row.subtree if row else None
 

@@ -76,6 +76,12 @@ def require_statuses(context: Context, view: BackupTree) -> None:
         )
 
 
+def unread_snapshot(view: BackupTree) -> str:
+    """Return the sentence for a snapshot that could not be read, empty if there is none."""
+    damaged = damaged_files(view.repository.damaged_files.all)
+    return next((text for file, text in damaged.items() if file.startswith("snapshots/")), "")
+
+
 def _first(context: Context, view: BackupTree, concerns: Callable[[str, str], bool]) -> str | None:
     """Return the sentence for a damaged file that is a concern; an error with it will report it."""
     for file, message in damaged_files(view.repository.damaged_files.all).items():

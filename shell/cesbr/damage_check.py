@@ -52,6 +52,7 @@ async def check(context: Context, *, read_data: bool, read_data_subset: str | No
     with context.out.progress("Checking") as progress:
         errors: tuple[str, ...] = ()
         incomplete = False
+        unread: CesbrError | None = None
 
         async def run_restic() -> None:
             nonlocal errors
@@ -63,13 +64,15 @@ async def check(context: Context, *, read_data: bool, read_data_subset: str | No
             errors = report.errors
 
         async def look_for_snapshots() -> None:
-            nonlocal incomplete
+            nonlocal incomplete, unread
             try:
                 incomplete = await lacks_snapshots(await context.view())
-            except CesbrError:  # restic reports what is wrong, or cannot reach it either
-                incomplete = False
+            except CesbrError as error:  # mostly reported by restic, too
+                unread = error
 
         await gather([run_restic, look_for_snapshots])
+    if not errors and unread is not None:
+        raise unread
     if not errors and not incomplete:
         return CheckResult(errors)
     with context.out.progress("Looking for affected files") as progress:

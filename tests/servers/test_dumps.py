@@ -107,6 +107,24 @@ async def test_what_is_dumped(instance: Instance, tmp_path: Path) -> None:
     assert [s.document for s in plan.steps if s.kind == "dump"] == ["postgresql.dump"]
 
 
+async def test_the_dogu_json_of_a_provider_that_cannot_be_read(
+    instance: Instance, tmp_path: Path
+) -> None:
+    """A backup of the consumer alone is incomplete, instead of having no dump silently."""
+    key = "/dogu_v2/postgresql/current"
+    version = await instance.registry.get(key) or await instance.registry.get(
+        key := "/dogu/postgresql/current"
+    )
+    await instance.registry.set(f"{key.removesuffix('current')}{version}", "{")
+    plan = await plan_backup(instance, ["redmine"], runner(tmp_path, ""))
+    (step,) = [step for step in plan.steps if step.kind == "dump"]
+    ((path, error),) = [(failed.path, failed.error) for failed in step.failed]
+    assert (step.dogu, step.document, path) == ("redmine", None, b"dumps/postgresql.dump")
+    assert "Invalid dogu.json" in error
+    plan = await plan_backup(instance, ["cas"], runner(tmp_path, ""))
+    assert all(step.kind != "dump" for step in plan.steps)
+
+
 async def test_a_dump_is_streamed_into_the_backup(
     instance: Instance, restic: Restic, tmp_path: Path
 ) -> None:

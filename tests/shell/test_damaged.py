@@ -90,6 +90,38 @@ def test_commands_over_all_backups_name_a_damaged_snapshot(
     assert own(script=2 * line).err.count(f"Snapshot {named}") == 1
 
 
+def test_an_age_is_not_fine_if_something_cannot_be_read(own: Cesbr, site: Site) -> None:
+    """An older backup is young enough, but the newest one may be incomplete."""
+    assert own("status", "--max-age", "1h").code == 0
+    newest = _newest(own)
+    named = _damage(site.repository / "snapshots" / _snapshot(own, newest, "volumes"))
+    said = own("status", "--max-age", "1h", "--json")
+    assert (said.code, named in str(said.error["error"])) == (3, True)
+    assert isinstance(said.json, dict)
+    assert said.json["latest"]["id"] != newest
+    assert not said.json["max_age"]["ok"]
+    assert named in own("status").out
+
+
+def test_the_last_complete_backup_is_not_removed_because_it_cannot_be_read(
+    own: Cesbr, site: Site
+) -> None:
+    """Its manifest, or a snapshot of it: it may be complete."""
+    older, newest = [str(backup["id"]) for backup in own("backups", "--json").json]
+    assert own("forget", older, "--yes").code == 0
+    kept = set((site.repository / "snapshots").iterdir())
+    file = site.repository / "snapshots" / _snapshot(own, newest, "volumes")
+    data = file.read_bytes()
+    named = _damage(file)
+    said = own("forget", newest, "--yes")
+    assert (said.code, named in said.err, "Pass --force" in said.err) == (2, True, True)
+    file.write_bytes(data)
+    _damage_manifest(site)
+    said = own("forget", newest, "--yes")
+    assert (said.code, "Pass --force" in said.err) == (2, True), said.err
+    assert set((site.repository / "snapshots").iterdir()) == kept
+
+
 def test_what_latest_chose_is_partial(own: Cesbr, site: Site) -> None:
     """The unreadable backup may be the newest, and its snapshot keeps its old tags."""
     older = _newest(own)

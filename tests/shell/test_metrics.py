@@ -97,11 +97,11 @@ def test_the_sentence_for_an_old_backup() -> None:
     last = {"id": "b1", "age": 27 * 3600.0, "status": "complete"}
     status = {"repository": {"state": "ready"}, "latest": last, "last_complete": last}
     assert age_problem(status, "2d", 2 * 86_400) is None
-    told = age_problem(status, "26h", 26 * 3600)
+    told = str(age_problem(status, "26h", 26 * 3600))
     assert told is not None
     assert "instance, b1, is 27 h old, more than 26h." in told
     unverified = status | {"last_complete": None, "latest": last | {"status": "unverified"}}
-    told = age_problem(unverified, "2d", 2 * 86_400)
+    told = str(age_problem(unverified, "2d", 2 * 86_400))
     assert told is not None
     assert told.endswith("The newest one, b1, is unverified.")
 

@@ -30,8 +30,15 @@ def known_key_file(shown: str, cache_dir: Path) -> str | None:
 
 
 def is_known(shown: str, cache_dir: Path) -> bool:
-    """Return whether a repository has been opened at the address `shown` before."""
-    return os.path.exists(cache_dir / _DIRECTORY / _name(shown))
+    """Return whether a repository has been opened at the address `shown` before.
+
+    Raises OSError if that cannot be determined.
+    """
+    try:
+        os.stat(cache_dir / _DIRECTORY / _name(shown))
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return False
+    return True
 
 
 def _name(shown: str) -> str:

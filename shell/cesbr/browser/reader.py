@@ -38,7 +38,7 @@ from cesbr.browser.queries import diff_lines, plan_lines, preview_lines, version
 from cesbr.browser.texts import backup_lines
 from cesbr.commands.navigate import describe, status_text
 from cesbr.damage import damaged_files
-from cesbr.state.drills import DrillHistory, read_drills
+from cesbr.state.drills import DrillHistory, shown_drills
 from cesbr.state.state_dir import state_directory
 from cesbr.ui import humanize
 from cesbr.ui.errors import describe as describe_error
@@ -155,7 +155,7 @@ class Reader:
         yield Listed(request, rows, damaged[0] + more if damaged else "")
         latest = await view.latest()
         directory = state_directory(self._context.session.environ)
-        drills = await trio.to_thread.run_sync(read_drills, directory, view.repository.id)
+        drills = await trio.to_thread.run_sync(shown_drills, directory, view.repository.id)
         for at in range(0, len(newest), _DESCRIBED):
             some = newest[at : at + _DESCRIBED]
             infos = await gather([partial(_info, view, backup, latest, drills) for backup in some])

@@ -154,6 +154,7 @@ async def _reports(view: BackupTree) -> dict[str, Report]:
 async def _plan(
     context: Context, view: BackupTree, arguments: argparse.Namespace, policy: Policy | None
 ) -> ForgetPlan:
+    from cesbr.damage import unread_snapshot
     from cesbrfs.forget import by_name, by_policy
     from cesbrfs.util.dates import LOCAL
 
@@ -164,7 +165,14 @@ async def _plan(
     note_future(context, list(backups.by_name.values()))
     if policy is None:
         chosen = [await view.find_backup(wanted) for wanted in arguments.backups]
-        return by_name(chosen, backups, reports, force=arguments.force, pattern=pattern)
+        return by_name(
+            chosen,
+            backups,
+            reports,
+            force=arguments.force,
+            pattern=pattern,
+            unread=unread_snapshot(view),
+        )
     return by_policy(policy, backups, reports, now_ns=time.time_ns(), zone=LOCAL, pattern=pattern)
 
 

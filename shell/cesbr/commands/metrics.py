@@ -11,6 +11,8 @@ from cesbrfs.config.layers import absolute_path
 from cesbrfs.errors import CesbrError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cesbr.session import Context
     from cesbrfs.catalog.backups import Backup
     from cesbrfs.catalog.metrics import BackupFigures
@@ -33,16 +35,23 @@ async def _metrics(context: Context, arguments: argparse.Namespace) -> int:
 
     figures: BackupFigures | None = None
     damaged = 0
+    dogus: Sequence[str] = ()
     drills: dict[str, float] = {}
     problem: CesbrError | None = None
     try:
         view = await context.view(may_init=False)
         figures = await backup_figures(view.reports, await view.backups())
-        damaged = len(view.repository.damaged)
-        drills = await _drills(context, view, figures.latest)
+        dogus = () if figures.latest is None else await view.dogus(figures.latest)
+        damaged = len(view.repository.damaged)  # with what finding the dogus could not read
     except CesbrError as error:
         problem = error
-    metrics = [*backup_metrics(figures, damaged, up=problem is None), drill_metric(drills)]
+    metrics = [*backup_metrics(figures, damaged, up=problem is None)]
+    if problem is None:
+        try:
+            drills = _drills(context, view, dogus)
+            metrics.append(drill_metric(drills))
+        except CesbrError as error:  # without the metric: 0 would be "never"
+            problem = error
     text = render(metrics)
     file = None if arguments.output is None else Path(absolute_path(arguments.output))
     if file is not None:
@@ -55,13 +64,12 @@ async def _metrics(context: Context, arguments: argparse.Namespace) -> int:
     return 0
 
 
-async def _drills(context: Context, view: BackupTree, latest: Backup | None) -> dict[str, float]:
-    """Return when each dogu of a backup was last restored without errors, 0 if never."""
+def _drills(context: Context, view: BackupTree, dogus: Sequence[str]) -> dict[str, float]:
+    """Return when each dogu was last restored without errors, 0 if never."""
     from cesbr.state.drills import read_drills
     from cesbr.state.state_dir import state_directory
 
     history = read_drills(state_directory(context.session.environ), view.repository.id)
-    dogus = [] if latest is None else await view.dogus(latest)
     return {dogu: drill.time if (drill := history.valid(dogu)) else 0 for dogu in dogus}
 
 

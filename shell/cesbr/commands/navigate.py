@@ -204,13 +204,13 @@ class DescribedBackup:
 
 
 async def _backups(context: Context, _arguments: argparse.Namespace) -> int:
-    from cesbr.state.drills import read_drills
+    from cesbr.state.drills import shown_drills
     from cesbr.state.state_dir import state_directory
     from cesbrfs.util.tasks import gather
 
     view = await context.view()
     backups = list((await view.backups()).by_name.values())
-    drills = read_drills(state_directory(context.session.environ), view.repository.id)
+    drills = shown_drills(state_directory(context.session.environ), view.repository.id)
     described = await gather([partial(describe, view, backup, drills) for backup in backups])
     await context.out.result(
         [asdict(description) for description in described],

@@ -231,10 +231,11 @@ async def _status(context: Context, arguments: argparse.Namespace) -> int:
     }
     failed = age_problem(status, limit, seconds) if limit is not None else None
     if limit is not None:
-        status["max_age"] = {"seconds": seconds, "ok": failed is None, "message": failed}
+        message = failed.message if failed is not None else None
+        status["max_age"] = {"seconds": seconds, "ok": failed is None, "message": message}
     await context.out.result(status, lambda: status_text(status, context.out.room))
     if failed is not None:
-        raise CesbrError(failed)
+        raise failed
     return 0
 
 
@@ -245,6 +246,7 @@ async def _repository_state(
     settings: Settings, problem: CesbrError | None
 ) -> tuple[_Found, _Found | None]:
     """Return the repository's state, and its latest backup where that can be read."""
+    from cesbr.damage import damaged_files
     from cesbr.ui.status import latest_backup
     from cesbrfs.readiness import look
 
@@ -265,6 +267,7 @@ async def _repository_state(
                 state["id"] = repository.id
                 try:
                     latest = await latest_backup(repository, settings)
+                    state["damaged"] = list(damaged_files(repository.damaged_files.all).values())
                 finally:
                     await repository.aclose()
     except trio.TooSlowError:

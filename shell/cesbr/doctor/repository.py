@@ -14,7 +14,7 @@ import trio
 
 from cesbr.doctor.finding import SECONDS as KEY_SECONDS
 from cesbr.doctor.finding import Finding, error, failure, in_thread, ok, skipped, warning
-from cesbr.state.drills import read_drills
+from cesbr.state.drills import shown_drills
 from cesbr.state.state_dir import state_directory
 from cesbr.ui import humanize
 from cesbr.ui.status import latest_backup
@@ -209,7 +209,7 @@ async def check_drill(settings: Settings, found: Opened, environ: Mapping[str, s
     latest = await latest_backup(found.repository, settings)
     dogus = latest["dogus"] if latest is not None else []
     assert isinstance(dogus, list)
-    oldest = read_drills(state_directory(environ), found.repository.id).oldest(dogus)
+    oldest = shown_drills(state_directory(environ), found.repository.id).oldest(dogus)
     if oldest is None:
         return ok(DRILL, "there is no dogu to restore")
     dogu, drill = oldest

@@ -57,19 +57,40 @@ def _file(directory: Path, repository: str) -> Path:
 
 
 def read_drills(directory: Path | None, repository: str) -> DrillHistory:
-    """Return what is recorded for a repository; nothing if that cannot be read."""
-    if directory is not None:
-        with suppress(OSError, ValueError, RecursionError):
-            found = msgspec.json.decode(_file(directory, repository).read_bytes(), type=_File)
-            if found.format == _FORMAT:
-                return found.history
+    """Return what is recorded for a repository; nothing if it is not a valid record.
+
+    Raises CesbrError if the file cannot be read.
+    """
+    if directory is None:
+        return DrillHistory()
+    file = _file(directory, repository)
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        return DrillHistory()
+    except OSError as error:
+        raise CesbrError(
+            f"Cannot read the recorded drills in {file}: {error.strerror}. Check the disk and the"
+            " permissions."
+        ) from error
+    with suppress(ValueError, RecursionError):
+        found = msgspec.json.decode(data, type=_File)
+        if found.format == _FORMAT:
+            return found.history
+    return DrillHistory()
+
+
+def shown_drills(directory: Path | None, repository: str) -> DrillHistory:
+    """Like `read_drills`, but return nothing if the file cannot be read."""
+    with suppress(CesbrError):
+        return read_drills(directory, repository)
     return DrillHistory()
 
 
 def record_drill(
     directory: Path | None, repository: str, dogu: str, drill: Drill, *, passed: bool
 ) -> None:
-    """Record a drill; raises CesbrError if it cannot be written."""
+    """Record a drill; raises CesbrError if the record cannot be read or written."""
     kept = private_directory(directory / "drills") if directory is not None else None
     if directory is None or kept is None:
         raise CesbrError(

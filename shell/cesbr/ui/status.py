@@ -9,10 +9,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cesbr.state.drills import read_drills
+from cesbr.state.drills import shown_drills
 from cesbr.ui import humanize
 from cesbr.ui.table import pairs
 from cesbrfs.ces.systemd_units import SERVICE, TIMER, next_run
+from cesbrfs.errors import CesbrError, PartialError
 from cesbrfs.repo.format.timestamps import format_time
 from cesbrfs.util.escape import show
 
@@ -68,7 +69,7 @@ def scheduled(directory: Path = UNIT_DIR) -> dict[str, object]:
 
 def drill_state(directory: Path | None, repository: str, dogus: Sequence[str]) -> _Json | None:
     """Return the dogu whose last successful drill is the oldest, None without dogus."""
-    oldest = read_drills(directory, repository).oldest(dogus)
+    oldest = shown_drills(directory, repository).oldest(dogus)
     if oldest is None:
         return None
     dogu, drill = oldest
@@ -92,6 +93,7 @@ def status_text(status: Mapping[str, object], available: int | None) -> str:
     rows = [("Repository:", repository["url"] or "none"), ("State:", repository["state"])]
     if repository["message"]:
         rows.append(("", repository["message"]))
+    rows += [("", message) for message in repository.get("damaged", ())]
     rows += _backup_rows(status)
     rows.append(("Registry:", registry["address"]))
     if registry["message"]:
@@ -135,28 +137,38 @@ def _backup_rows(status: Mapping[str, object]) -> list[tuple[str, str]]:
     return rows
 
 
-def age_problem(status: Mapping[str, object], limit: str, seconds: float) -> str | None:
-    """Return why the last complete backup is not younger than `limit`, which is in `seconds`."""
+def age_problem(status: Mapping[str, object], limit: str, seconds: float) -> CesbrError | None:
+    """Return why the last complete backup is not younger than `limit`, which is in `seconds`.
+
+    A young one is not enough if something could not be read: a newer one may be incomplete.
+    """
     repository, last = status["repository"], status["last_complete"]
     assert isinstance(repository, dict)
     if repository["state"] != "ready":
         reason = repository["message"] or f"the repository is {repository['state']}."
-        return f"The age of the last complete backup is not known: {reason}"
+        return CesbrError(f"The age of the last complete backup is not known: {reason}")
+    damaged = repository.get("damaged", ())
     if not isinstance(last, dict):
-        latest = status["latest"]
-        if not isinstance(latest, dict):
-            return "There is no complete backup of the whole instance. Run 'cesbr backup'."
-        shown = show(os.fsencode(str(latest["id"])))
-        return (
-            f"There is no complete backup of the whole instance. The newest one, {shown}, is"
-            f" {latest['status']}."
+        problem = _no_complete(status["latest"])
+    elif last["age"] > seconds:
+        shown = show(os.fsencode(str(last["id"])))
+        problem = (
+            f"The last complete backup of the whole instance, {shown}, is {_old(last['age'])} old,"
+            f" more than {limit}. 'journalctl -u {SERVICE}' shows why no newer one was made."
         )
-    if last["age"] <= seconds:
-        return None
-    shown = show(os.fsencode(str(last["id"])))
+    else:
+        return PartialError(damaged[0]) if damaged else None
+    return CesbrError(f"{problem} {damaged[0]}" if damaged else problem)
+
+
+def _no_complete(latest: object) -> str:
+    """Return the sentences for an instance without a complete backup."""
+    if not isinstance(latest, dict):
+        return "There is no complete backup of the whole instance. Run 'cesbr backup'."
+    shown = show(os.fsencode(str(latest["id"])))
     return (
-        f"The last complete backup of the whole instance, {shown}, is {_old(last['age'])} old,"
-        f" more than {limit}. 'journalctl -u {SERVICE}' shows why no newer one was made."
+        f"There is no complete backup of the whole instance. The newest one, {shown}, is"
+        f" {latest['status']}."
     )
 
 

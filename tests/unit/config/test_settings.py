@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -580,6 +581,18 @@ async def test_which_registry_is_asked(tmp_path: Path) -> None:
     embedded.mkdir(parents=True)
     settings = load(flags, {})
     assert (settings.registry, settings.sources) == (str(embedded), {"root": "flag"})
+
+
+def test_a_node_master_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embedded registry, which is empty, is not used instead."""
+    node_master = write(tmp_path / "etc/ces/node_master", "192.0.2.10\n")
+
+    def fail(file: Path) -> str:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(file))
+
+    monkeypatch.setattr(Path, "read_text", fail)
+    with pytest.raises(UsageError, match=f"Cannot read {node_master}.*Input/output error"):
+        load(Flags(root=str(tmp_path)), {})
 
 
 def test_a_closed_directory_hides_no_etcd() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+from pathlib import Path
 
 import pytest
 
@@ -49,3 +51,22 @@ def test_what_cannot_be_read() -> None:
         assert live_row(top + b"/secret/below") is None
         with pytest.raises(NotFoundError, match="No such file"):
             _listing(top + b"/missing")
+
+
+def test_attributes_that_a_failing_disk_does_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are not none: that would be a difference from the backup."""
+    path = os.fsencode(tmp_path)
+
+    def fail(number: int) -> None:
+        def listxattr(_path: bytes, *, follow_symlinks: bool) -> list[str]:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "listxattr", listxattr)
+
+    fail(errno.ENOTSUP)
+    assert live_row(path)
+    fail(errno.EIO)
+    with pytest.raises(LiveError, match="Input/output error"):
+        live_row(path)

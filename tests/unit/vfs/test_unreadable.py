@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,9 @@ from cesbrfs.catalog.manifest import Point
 from cesbrfs.catalog.rules import DEFAULT_RULES
 from cesbrfs.errors import BlobMissingError, CesbrError, DamagedError
 from cesbrfs.repo.storage import FileType
+from cesbrfs.vfs.directory_index import DirectoryIndex
 from cesbrfs.vfs.entries import SnapshotEntry, VirtualFile
+from cesbrfs.vfs.timeline import of_backups
 from cesbrfs.vfs.tree import BackupTree
 from tests.support.memory_repo import Json, MemoryRepo
 from tests.support.restore_site import Site, names
@@ -119,6 +123,30 @@ async def test_it_is_shown_once_it_can_be_read() -> None:
     entry = await view.at(at)
     assert isinstance(entry, SnapshotEntry)
     assert not entry.unreadable
+
+
+async def test_a_root_is_saved_only_from_one_layout() -> None:
+    """Whenever the layout is computed again, no placeholder gets into the cache on disk."""
+    repo = MemoryRepo()
+    path, _ = KINDS["one volume"]
+    tree = repo.tree(repo.path(path, repo.directory("files", repo.file("f.txt", b"content"))))
+    repo.snapshot(tree, [path], tags=["A", "kind=volumes", "dogu=redmine"])
+    (pack,) = [key for key in repo.storage.files if key[0] is FileType.PACK]
+    whole = repo.storage.files[pack]
+    saved = set()
+    for start in range(61, 20, -1):
+        now: Iterator[float] = itertools.repeat(0.0)
+        repository = await repo.open()
+        view = BackupTree(repository, clock=lambda: next(now))  # noqa: B023 - used in this turn
+        backup = await view.find_backup("A")
+        del repo.storage.files[pack]
+        assert (await view.layout(backup)).unreadable
+        repo.storage.files[pack] = whole
+        now = itertools.count(float(start))
+        index = DirectoryIndex(repository)
+        await of_backups(view, index, [backup])
+        saved.add(index.root(view.layout_key(backup)))
+    assert len(saved - {None}) == 1
 
 
 async def test_a_restore_names_it(tmp_path: Path) -> None:
