@@ -29,7 +29,7 @@ from cesbrfs.backup.planner import REGISTRY_JSON, registry_data
 from cesbrfs.catalog.backups import SnapshotList
 from cesbrfs.catalog.manifest import FILE_NAME, FORMAT, FailedPath, Manifest, Point, write_manifest
 from cesbrfs.ces.backup_lock import backup_lock
-from cesbrfs.ces.instance import Instance, RegistryData
+from cesbrfs.ces.instance import FQDN, Instance, RegistryData
 from cesbrfs.errors import (
     NotFoundError,
     RegistryError,
@@ -98,7 +98,8 @@ async def run_backup(
     started = time.time_ns()
     backup_id = new_backup_id(started)
     with backup_lock(instance.root, backup_id, format_time(started)):
-        run = _Run(instance, restic, backup_id, await _host(instance), on_progress, safety=safety)
+        host, unknown = await _host(instance)
+        run = _Run(instance, restic, backup_id, host, on_progress, safety=safety)
         if prepare is not None:
             plan = await prepare(backup_id)
         total = len(plan.steps) + 1
@@ -118,16 +119,23 @@ async def run_backup(
         if not any(point.snapshot for point in points):
             raise ResticError(_nothing(points))
         points = _confirm(plan.steps, points, backup_id, await repository.snapshots())
+        if unknown:
+            points[0] = _with_failures(points[0], [Path(FQDN)], unknown)
         manifest = await run.manifest(started, points)
         failed = [failure for point in (*points, manifest) for failure in point.failed]
         return BackupResult(backup_id, tuple(points), tuple(failed))
 
 
-async def _host(instance: Instance) -> str:
+async def _host(instance: Instance) -> tuple[str, str]:
+    """Return the host name for the snapshots, and why it may be another one than usual."""
     try:
-        return await instance.fqdn() or socket.gethostname()
-    except RegistryError:  # it fails the registry's point, which reports it
-        return socket.gethostname()
+        return await instance.fqdn() or socket.gethostname(), ""
+    except RegistryError as error:
+        host = socket.gethostname()
+        return (
+            host,
+            f"the backup counts as one of the host {show(os.fsencode(host))}: {error.message}",
+        )
 
 
 def _nothing(points: Sequence[PointResult]) -> str:
@@ -188,6 +196,8 @@ class _Run:
             data = RegistryData({}, ((REGISTRY_JSON, error.message),))
         failed = tuple(Failure(key.encode(), error) for key, error in data.failed)
         step = replace(step, failed=failed)
+        if not data.values and step.document is not None and not failed:
+            failed = (Failure(REGISTRY_JSON.encode(), "its keys vanished while the backup ran"),)
         if not data.values and failed:
             return PointResult(step.kind, step.dogu, failed=failed)
         return await self._snapshot(step, progress, (), (REGISTRY_JSON, data.to_json()))

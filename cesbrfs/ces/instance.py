@@ -19,13 +19,16 @@ import trio
 
 from cesbrfs.ces.dogu import PRIVATE_VOLUME, Dogu, parse_dogu
 from cesbrfs.ces.registry import Registry
-from cesbrfs.errors import DoguError, RegistryError, RegistryUnreachableError
+from cesbrfs.errors import CesbrError, DoguError, RegistryError, RegistryUnreachableError
 
 _DOGU_DIRECTORIES: Final = ("/dogu_v2", "/dogu")
 """Registry directories with the dogu.json files: the v2 form is preferred to v1."""
 
 _HIDDEN_DIRECTORIES: Final = ("_global", "_host")
 """Directories of /config that etcd does not list, because their names begin with ``_``."""
+
+FQDN: Final = "/config/_global/fqdn"
+"""Registry key with the host name of the instance."""
 
 _MISSING: Final = "no such directory"
 
@@ -93,7 +96,7 @@ class Instance:
 
     async def fqdn(self) -> str | None:
         """Return the host name of the instance; None if the registry has none."""
-        return (await self.registry.get("/config/_global/fqdn") or "").strip() or None
+        return (await self.registry.get(FQDN) or "").strip() or None
 
     async def dogus(self) -> list[InstalledDogu]:
         """Return the installed dogus, sorted by name.
@@ -141,7 +144,10 @@ class Instance:
         return await trio.to_thread.run_sync(_configuration, directories)
 
     async def orphaned_volumes(self, installed: Iterable[str]) -> list[Path]:
-        """Return the volume directories of dogus that are not among `installed`."""
+        """Return the volume directories of dogus that are not among `installed`.
+
+        Raises CesbrError if they cannot be listed.
+        """
         names = frozenset(installed)
         return await trio.to_thread.run_sync(_orphaned_volumes, self.dogus_directory, names)
 
@@ -243,10 +249,14 @@ def _configuration(directories: tuple[Path, ...]) -> tuple[InstalledVolume, ...]
 def _orphaned_volumes(directory: Path, installed: frozenset[str]) -> list[Path]:
     try:
         names = sorted(os.listdir(directory))
-    except OSError:
+        return [
+            directory / name / "volumes"
+            for name in names
+            if name not in installed and (directory / name / "volumes").is_dir()
+        ]
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return []
-    return [
-        directory / name / "volumes"
-        for name in names
-        if name not in installed and (directory / name / "volumes").is_dir()
-    ]
+    except OSError as error:
+        raise CesbrError(
+            f"Cannot list the volumes in {directory}: {error.strerror}. Check the disk."
+        ) from error

@@ -371,7 +371,9 @@ async def test_damage_in_the_registry_costs_only_itself(site: Site) -> None:
     (site.registry.path / "config/_global").mkdir()
     (site.registry.path / "config/_global/fqdn").write_bytes(b"\xff")
     result = await site.run("redmine")
-    assert [f.path for f in result.failed] == [b"dogu.json", b"/config/redmine/bad"]
+    host = b"/config/_global/fqdn"
+    assert [f.path for f in result.failed] == [b"dogu.json", host, b"/config/redmine/bad"]
+    assert f"one of the host {os.uname().nodename}: " in result.failed[1].error
     by_kind = {p.kind: p for p in result.points}
     assert await site.document(by_kind["metadata"].snapshot, "dogu.json") == b"{ damaged"
     saved = json.loads(await site.document(by_kind["registry"].snapshot, "registry.json"))
@@ -383,6 +385,16 @@ async def test_damage_in_the_registry_costs_only_itself(site: Site) -> None:
     volumes = next(s for s in (await site.backup()).snapshots if tag_of(s, "kind") == "volumes")
     assert volumes.paths == (str(site.instance.volumes_directory("redmine") / "data"),)
     assert volumes.hostname == os.uname().nodename
+
+
+async def test_keys_that_vanish_are_told(site: Site) -> None:
+    """A registry that is not mounted any more is not an empty one."""
+    await add_dogu(site, "redmine", "data")
+    plan = await plan_backup(site.instance, ["redmine"])
+    shutil.rmtree(site.registry.path)
+    result = await site.run_plan(plan)
+    assert [f.path for f in result.failed] == [b"registry.json"]
+    assert "vanished" in result.failed[0].error
 
 
 @pytest.mark.parametrize("trouble", [WrongKeyError, RepositoryMissingError])

@@ -107,7 +107,9 @@ def test_the_last_complete_backup_is_not_removed_because_it_cannot_be_read(
     own: Cesbr, site: Site
 ) -> None:
     """Its manifest, or a snapshot of it: it may be complete."""
-    older, newest = [str(backup["id"]) for backup in own("backups", "--json").json]
+    backups = own("backups", "--json").json
+    assert isinstance(backups, list)
+    older, newest = (str(backup["id"]) for backup in backups)
     assert own("forget", older, "--yes").code == 0
     kept = set((site.repository / "snapshots").iterdir())
     file = site.repository / "snapshots" / _snapshot(own, newest, "volumes")

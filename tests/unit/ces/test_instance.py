@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 
 from cesbrfs.ces.instance import Instance
 from cesbrfs.ces.registry import FileRegistry, Registry
+from cesbrfs.errors import CesbrError
 from tests.sample.dogus import DOGUS, REMOVED
 from tests.sample.instance import Instance as Sample
 
@@ -228,6 +230,19 @@ async def test_missing_configuration_is_excluded(instance: Instance) -> None:
     assert ces.needs_backup
     assert "symbolic link" in ces.reason
     assert (cesapp.needs_backup, cesapp.reason) == (False, "no such directory")
+
+
+async def test_orphaned_volumes_that_cannot_be_listed(
+    instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are not none."""
+
+    def fail(directory: Path) -> list[str]:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(directory))
+
+    monkeypatch.setattr(os, "listdir", fail)
+    with pytest.raises(CesbrError, match=r"Cannot list the volumes .*Input/output error"):
+        await instance.orphaned_volumes([])
 
 
 async def test_orphaned_volumes(instance: Instance, registry: Registry) -> None:
