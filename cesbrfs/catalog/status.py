@@ -136,7 +136,7 @@ class _Cached:
 class Reports:
     """A cache of reports, valid while the snapshots of a backup are the same.
 
-    A status that could not be determined is determined again after a minute.
+    A status is determined again after a minute if that failed, or if a tree was in no index file.
     """
 
     def __init__(
@@ -148,8 +148,13 @@ class Reports:
 
     @property
     def has_problems(self) -> bool:
-        """Whether a cached status could not be determined."""
-        return any(cached.report.problem is not None for cached in self._cache.values())
+        """Whether a cached status is determined again after a minute."""
+        return any(cached.expires < math.inf for cached in self._cache.values())
+
+    def is_provisional(self, backup: Backup) -> bool:
+        """Return whether the cached status of `backup` is determined again after a minute."""
+        cached = self._cache.get(backup.id)
+        return cached is not None and cached.expires < math.inf
 
     async def of(self, backup: Backup) -> Report:
         """Return the report of `backup`, cached if possible.
@@ -179,7 +184,8 @@ class Reports:
         if await self._lacks_tree(backup):
             report = replace(report, status=Status.INCOMPLETE)
             index = await self._repository.index()
-        expires = math.inf if report.problem is None else self._clock() + RETRY_SECONDS
+        lasts = report.problem is None and index is None
+        expires = math.inf if lasts else self._clock() + RETRY_SECONDS
         return _Cached(backup.identity, index, expires, report)
 
     async def _lacks_tree(self, backup: Backup) -> bool:

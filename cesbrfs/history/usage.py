@@ -270,9 +270,21 @@ class UsageReport:
         return self._sums[tree]
 
     async def _stored(self, blobs: Iterable[_Blob]) -> int:
-        """Return the stored size of blobs in bytes."""
+        """Return the stored size of blobs in bytes; those in no index file are a trouble."""
+        wanted = set(blobs)
+        lost = 0
+        for kind in BlobType:  # lists the index files again if one is missing
+            ids = {blob for of, blob in wanted if of is kind}
+            lost += len(await self._repository.blobs.not_indexed(kind, ids))
         index = await self._repository.index()
-        locations = (index.places(kind, blob) for kind, blob in blobs)
+        if lost:
+            self.troubles.append(
+                CesbrError(
+                    f"{self._measured}: the stored size lacks {lost:,} of the blobs, which no index"
+                    " file contains. Run 'cesbr check'."
+                )
+            )
+        locations = (index.places(kind, blob) for kind, blob in wanted)
         return sum(found[0].length for found in locations if found)
 
 

@@ -449,7 +449,7 @@ class BackupTree:
             cached = _CachedLayout(backup.identity, report, layout)
             if layout.unreadable:
                 cached.report = replace(report, status=Status.INCOMPLETE)
-            if layout.unreadable or report.problem is not None:
+            if layout.unreadable or self.reports.is_provisional(backup):
                 cached.expires = self.clock() + RETRY_SECONDS
             cached.entries = self._entries(backup, cached)
             self._layouts[backup.id] = cached

@@ -9,10 +9,11 @@ from cesbrfs.errors import CesbrError, DamagedError, PartialError
 from cesbrfs.util.escape import show
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from cesbr.session import Context
     from cesbrfs.catalog.backups import Backup
+    from cesbrfs.vfs.entries import ResolvedPath
     from cesbrfs.vfs.tree import BackupTree
 
 _CONCERNED: Final = {
@@ -62,6 +63,29 @@ async def require_newest(context: Context, view: BackupTree, backup: Backup) -> 
             f"Nothing was restored. {message} So {chosen} may not be the newest backup. To restore"
             f" it, pass --backup {chosen}."
         )
+
+
+async def report_lacking(context: Context, listed: Iterable[ResolvedPath]) -> int:
+    """Report damaged files where a listing may lack their data; return the exit code.
+
+    That is a listing of the root, which shows all backups, and one of the points of data of a
+    backup that is not known to be complete.
+    """
+    view = await context.view()
+    for place in listed:
+        if not place.parts or await _may_lack_points(view, place):
+            return await report_damaged(context, again=True)
+    return 0
+
+
+async def _may_lack_points(view: BackupTree, place: ResolvedPath) -> bool:
+    from cesbrfs.catalog.status import Status
+    from cesbrfs.vfs.entries import VirtualDir
+
+    backup = (await view.backups()).by_name.get(place.parts[0])
+    if backup is None or not isinstance(place.entry, VirtualDir):
+        return False
+    return (await view.reports.of(backup)).status is not Status.COMPLETE
 
 
 def require_statuses(context: Context, view: BackupTree) -> None:

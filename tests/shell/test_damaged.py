@@ -103,6 +103,19 @@ def test_an_age_is_not_fine_if_something_cannot_be_read(own: Cesbr, site: Site) 
     assert named in own("status").out
 
 
+def test_a_listing_of_points_is_partial(own: Cesbr, site: Site) -> None:
+    """Of the backup with the unreadable snapshot: an entry may be missing."""
+    backups = own("backups", "--json").json
+    assert isinstance(backups, list)
+    older, newest = (str(backup["id"]) for backup in backups)
+    named = _damage(site.repository / "snapshots" / _snapshot(own, newest, "metadata"))
+    for command in (("ls", "redmine"), ("tree", "."), ("du", ".")):
+        for backup, code in ((newest, 3), (older, 0)):
+            said = own(command[0], f"/{backup}/{command[1]}", "--quiet")
+            assert (said.code, named in said.err) == (code, True), (command, said.err)
+    assert own("ls", f"/{newest}/redmine/volumes/files").code == 0
+
+
 def test_the_last_complete_backup_is_not_removed_because_it_cannot_be_read(
     own: Cesbr, site: Site
 ) -> None:

@@ -15,6 +15,7 @@ import trio
 
 from cesbr.commands import Command
 from cesbr.commands.navigate import add_backup_flag, choose_backup, locate_some
+from cesbr.damage import report_lacking
 from cesbr.paths import LIVE, TypedPath, compared, settle
 from cesbr.ui import humanize
 from cesbr.ui.diff import change_json, change_line, for_terminal, summary
@@ -340,7 +341,8 @@ async def _du(context: Context, arguments: argparse.Namespace) -> int:
     )
     for error in sizes.troubles:
         await report(error, context.out)
-    return _PARTIAL if sizes.troubles else missing
+    code = _PARTIAL if sizes.troubles else missing
+    return code or await report_lacking(context, [place for _, place in places])
 
 
 COMMANDS: Final = (

@@ -6,14 +6,14 @@ import argparse
 import os
 import stat
 import sys
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from cesbr.commands import Command
 from cesbr.commands.navigate import add_backup_flag, choose_backup, locate_one, locate_some
-from cesbr.damage import report_damaged
+from cesbr.damage import report_lacking
 from cesbr.paths import nothing_to_look_at
 from cesbr.ui import humanize
 from cesbr.ui.errors import report
@@ -111,7 +111,7 @@ async def _ls(context: Context, arguments: argparse.Namespace) -> int:
                     _entry_json(child) async for _, children in levels for child in children
                 ]
         await context.out.result(entries, "")
-        code = await _tell(context, troubles) or await _damaged(context, directories.values())
+        code = await _tell(context, troubles) or await report_lacking(context, directories.values())
         return code or missing
     if single:
         listed = style.order((shown, place.entry) for shown, place in single.items())
@@ -129,7 +129,7 @@ async def _ls(context: Context, arguments: argparse.Namespace) -> int:
                 between = "\n"
     if () in {place.parts for place in directories.values()} and not (await view.backups()).by_name:
         context.out.note(await nothing_to_look_at(context))
-    code = await _tell(context, troubles) or await _damaged(context, directories.values())
+    code = await _tell(context, troubles) or await report_lacking(context, directories.values())
     return code or missing
 
 
@@ -138,13 +138,6 @@ async def _tell(context: Context, troubles: dict[str, None]) -> int:
     for message in troubles:
         await report(CesbrError(message), context.out)
     return _PARTIAL if troubles else 0
-
-
-async def _damaged(context: Context, listed: Iterable[ResolvedPath]) -> int:
-    """Report damaged files where the root is listed, which shows all backups; return the code."""
-    if any(not place.parts for place in listed):
-        return await report_damaged(context, again=True)
-    return 0
 
 
 async def _held(
@@ -230,7 +223,7 @@ async def _tree(context: Context, arguments: argparse.Namespace) -> int:
     walk = _Tree(context, await context.view(), style, arguments.level, arguments.directory)
     if context.out.as_json:
         await context.out.result(await walk.as_json(place, 1), "")
-        return await _tell(context, walk.troubles) or await _damaged(context, [place])
+        return await _tell(context, walk.troubles) or await report_lacking(context, [place])
     await context.out.text(
         style.colours.paint(show(os.fsencode(arguments.path)), place.entry.node) + "\n",
         painted=True,
@@ -240,7 +233,7 @@ async def _tree(context: Context, arguments: argparse.Namespace) -> int:
     if not arguments.directory:
         counted.append(humanize.count(walk.files, "file"))
     await context.out.text(f"\n{', '.join(counted)}\n")
-    return await _tell(context, walk.troubles) or await _damaged(context, [place])
+    return await _tell(context, walk.troubles) or await report_lacking(context, [place])
 
 
 class _Tree:

@@ -51,6 +51,26 @@ async def status(repo: MemoryRepo) -> Status:
     return (await make_report(repository, backups.find("A"))).status
 
 
+async def test_an_index_file_that_comes_back() -> None:
+    """A tree in no index file is looked for again after a minute."""
+    repo = MemoryRepo()
+    volume = save_volume(repo)
+    (index,) = [key for key in repo.storage.files if key[0] is FileType.INDEX]
+    save_manifest(repo, Point("volumes", "redmine", volume, 7))
+    kept = repo.storage.files.pop(index)
+    repository, backups = await opened(repo)
+    now = [0.0]
+    reports = Reports(repository, lambda: now[0])
+    (backup,) = backups.by_name.values()
+    assert (await reports.of(backup)).status is Status.INCOMPLETE
+    repo.storage.files[index] = kept
+    now[0] = 59
+    assert (await reports.of(backup)).status is Status.INCOMPLETE
+    now[0] = 61
+    assert (await reports.of(backup)).status is Status.COMPLETE
+    assert not repository.damaged
+
+
 async def test_a_complete_backup() -> None:
     """Every item has a snapshot and no path failed."""
     repo = MemoryRepo()

@@ -379,3 +379,24 @@ async def test_what_backups_share_is_measured_once() -> None:
     (shared,) = await sizes.measure((b"b3", *FILES, b"d7"), 0)
     assert alone.added > 0
     assert (shared.files, shared.size, shared.added) == (1, 100, 0)
+
+
+async def test_sizes_of_blobs_that_no_index_names() -> None:
+    """They are a trouble, not 0 bytes; an index file that came back is found."""
+    repo = MemoryRepo()
+    node = repo.file("f", b"content" * 100)
+    repo.flush()
+    (index,) = [key for key in repo.storage.files if key[0] is FileType.INDEX]
+    save(repo, "A", node)
+    kept = repo.storage.files.pop(index)
+    view = BackupTree(await repo.open())
+    lost = UsageReport(view)
+    (row,) = await lost.measure((b"A", *FILES, b"f"), 0)
+    assert row.added == 0
+    (trouble,) = lost.troubles
+    assert "f: the stored size lacks 1 of the blobs" in trouble.message
+    repo.storage.files[index] = kept
+    whole = UsageReport(view)
+    (row,) = await whole.measure((b"A", *FILES, b"f"), 0)
+    assert row.added > 0
+    assert not whole.troubles
