@@ -49,6 +49,8 @@ class LocalStorage:
         self.directory: Final = os.path.abspath(directory)
         self.display_url = self.directory
         self.counters: Final = StorageCounters()
+        self._seen: Final[set[FileType]] = set()
+        """The kinds of files whose directories existed."""
 
     @classmethod
     def from_access(cls, access: Access, *, timeout: float = math.inf) -> LocalStorage:  # noqa: ARG003 - of the protocol
@@ -82,10 +84,16 @@ class LocalStorage:
                         files.extend(self._files(entry.path))
                     else:
                         files.extend(_file(entry))
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            # No command removes a directory of a repository, so its files are not removed ones.
+            if kind in self._seen and os.path.exists(self._path(FileType.CONFIG, "")):
+                raise StorageError(
+                    f"{top} does not exist any more. Check what is mounted at the repository."
+                ) from error
             return []
         except OSError as error:
             raise self._translate(error, top) from error
+        self._seen.add(kind)
         return files
 
     @staticmethod
