@@ -25,7 +25,7 @@ import hashlib
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -143,7 +143,12 @@ async def open_in(
     try:
         return Verdict(State.READY), await _open(storage, access, caching)
     except RepositoryMissingError as error:
-        if caching.directory is None or not is_known(storage.display_url, caching.directory):
+        known = False
+        with suppress(OSError):  # the message is then less helpful; nothing is created
+            known = caching.directory is not None and is_known(
+                storage.display_url, caching.directory
+            )
+        if not known:
             return _verdict(error), None
         gone = RepositoryMissingError(
             f"There is no repository at {access.display_url}, but this user has opened one there"
