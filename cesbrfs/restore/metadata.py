@@ -17,12 +17,11 @@ from typing import Final
 
 from cesbrfs.repo.format.model import Node
 from cesbrfs.util.escape import show
+from cesbrfs.util.os_errors import raise_failure
 
 ACLS: Final = ("system.posix_acl_access", "system.posix_acl_default")
 ROOTS: Final = ("trusted.", "security.")
 _UNSUPPORTED: Final = frozenset({errno.ENOTSUP, errno.ENOSYS})
-_FAILURES: Final = frozenset({errno.EIO, errno.ENXIO, errno.ENODEV, errno.ENOMEM, errno.ESTALE})
-"""Errors of a file system that fails, as opposed to one that does not support something."""
 _REPLACEMENT: Final = "\ufffd".encode()
 
 
@@ -75,12 +74,6 @@ def read_attributes(at: int | bytes, *, follow: bool = True) -> dict[str, bytes]
     except OSError as error:  # not supported
         raise_failure(error)
     return found
-
-
-def raise_failure(error: Exception) -> None:
-    """Raise `error` if the file system fails."""
-    if isinstance(error, OSError) and error.errno in _FAILURES:
-        raise error
 
 
 def handle(descriptor: int) -> bytes:

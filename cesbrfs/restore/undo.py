@@ -21,7 +21,6 @@ from cesbrfs.restore.metadata import (
     FileMetadata,
     Warnings,
     handle,
-    raise_failure,
     read_attributes,
 )
 from cesbrfs.restore.move import TAG, link_or_move, move
@@ -39,6 +38,7 @@ from cesbrfs.restore.undo_log import UndoLog, UndoRecord
 from cesbrfs.restore.undo_report import Parts, PutBack, Remove, UndoPlan, UndoReport
 from cesbrfs.restore.writer import apply_to_directory, temp_prefix
 from cesbrfs.util.escape import show
+from cesbrfs.util.os_errors import raise_failure
 
 
 class Undo:
