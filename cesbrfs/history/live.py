@@ -18,6 +18,7 @@ from cesbrfs.errors import CesbrError, NotFoundError, RepositoryUnreachableError
 from cesbrfs.history.diff import BackupSide, Change, Remarks, change_of, diff
 from cesbrfs.repo.format.model import Node, NodeType
 from cesbrfs.repo.repository import Repository
+from cesbrfs.util.os_errors import raise_failure
 from cesbrfs.vfs.compare import node_of
 from cesbrfs.vfs.directory_index import DirectoryIndex, IndexedEntry, row_of
 from cesbrfs.vfs.timeline import BackupSlot, Parts, Timeline, directories
@@ -33,8 +34,6 @@ _TYPES: Final[Mapping[int, NodeType]] = {
     stat.S_IFSOCK: "socket",
 }
 _DEVICES: Final = ("dev", "chardev")
-_FAILURES: Final = frozenset({errno.EIO, errno.ENXIO, errno.ENODEV, errno.ENOMEM, errno.ESTALE})
-"""Errors of a file system that fails, as opposed to one without extended attributes."""
 
 
 class LiveError(CesbrError):
@@ -263,8 +262,7 @@ def _xattrs(path: bytes) -> tuple[tuple[bytes, bytes], ...]:
         names = os.listxattr(path, follow_symlinks=False)
         found = [(os.fsencode(n), os.getxattr(path, n, follow_symlinks=False)) for n in names]
     except OSError as error:
-        if error.errno in _FAILURES:
-            raise
+        raise_failure(error)
         return ()  # the file system has no extended attributes
     return tuple(sorted(found))
 

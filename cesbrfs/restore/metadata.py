@@ -69,7 +69,7 @@ def read_attributes(at: int | bytes, *, follow: bool = True) -> dict[str, bytes]
         for name in os.listxattr(at, follow_symlinks=follow):
             try:
                 found[name] = os.getxattr(at, name, follow_symlinks=follow)
-            except OSError as error:  # removed meanwhile, or for root only
+            except OSError as error:  # just removed, or for root only
                 raise_failure(error)
     except OSError as error:  # not supported
         raise_failure(error)
