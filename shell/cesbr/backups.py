@@ -44,23 +44,31 @@ async def choose_safety_backup(
 ) -> SafetyBackup | None:
     """Return a backup of the dogus that the restore changes if that is `wanted`.
 
-    None: a person is asked where something is replaced.
+    None: a person is asked where something is replaced.  Raises RestoreError if it is `wanted`, and
+    a dogu with data on the instance is not installed.
     """
     if wanted is False or (wanted is None and not (planned.will_overwrite or planned.extras)):
         return None
     touched = {landing.source[1] for landing in planned.landings if len(landing.source) > 1}
-    settings = await context.session.settings()
+    instance = (await context.session.settings()).instance()
     try:
-        installed = {dogu.name for dogu in await settings.instance().dogus()}
+        installed = {dogu.name for dogu in await instance.dogus()}
     except RegistryUnreachableError as error:
         if wanted:
             raise
         context.out.note(f"The current data cannot be backed up: {error.message}")
         return None
-    dogus = sorted(installed & {os.fsdecode(name) for name in touched})
-    everything = (
-        directory_names.INSTANCE in touched
-    )  # its configuration is part of whole backups alone
+    names = {os.fsdecode(name) for name in touched - {directory_names.INSTANCE}}
+    dogus = sorted(installed & names)
+    others = [name for name in names - installed if (instance.dogus_directory / name).exists()]
+    if wanted and others:
+        raise RestoreError(
+            f"The current data of {show(os.fsencode(min(others)))} cannot be backed up, because the"
+            " registry does not have this dogu. Nothing was restored. Leave out --safety-backup:"
+            " 'cesbr undo' puts back what a restore replaces."
+        )
+    # The configuration of the instance is part of whole backups alone.
+    everything = directory_names.INSTANCE in touched
     if not dogus and not everything:
         return None
     what = "the instance" if everything else " and ".join(show(os.fsencode(d)) for d in dogus)

@@ -119,6 +119,17 @@ def test_safety_backup(own: Cesbr, site: Site) -> None:
     assert own("restore", "x", "--safety-backup", "--target", "y").code == 2
 
 
+def test_a_safety_backup_of_a_dogu_that_is_not_installed(own: Cesbr, site: Site) -> None:
+    """Its files cannot be backed up as those of a dogu, so they are not replaced."""
+    (site.root / "var/lib/cesbr/registry/dogu/redmine/current").unlink()
+    (site.files / "hello.txt").write_text("precious")
+    restore = ("restore", "--backup", "latest", f"{FILES}/hello.txt", "--in-place", "--yes")
+    said = own(*restore, "--safety-backup")
+    assert (said.code, "data of redmine cannot be backed up" in said.err) == (1, True), said.err
+    assert (site.files / "hello.txt").read_text() == "precious"
+    assert own(*restore).code == 0
+
+
 def test_the_same_restore_again_restores_the_same(own: Cesbr, site: Site) -> None:
     """A second restore does not treat the safety backup of the first as the latest."""
     restore = ("restore", "--backup", "latest", f"{FILES}/hello.txt", "--in-place", "--yes")
