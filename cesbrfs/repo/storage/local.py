@@ -85,16 +85,27 @@ class LocalStorage:
                     else:
                         files.extend(_file(entry))
         except FileNotFoundError as error:
-            # No command removes a directory of a repository, so its files are not removed ones.
-            if kind in self._seen and os.path.exists(self._path(FileType.CONFIG, "")):
+            if self._is_lost(kind):
                 raise StorageError(
-                    f"{top} does not exist any more. Check what is mounted at the repository."
+                    f"{top} does not exist. Check what is mounted at the repository, or get the"
+                    " directory from a copy of it."
                 ) from error
             return []
         except OSError as error:
             raise self._translate(error, top) from error
         self._seen.add(kind)
         return files
+
+    def _is_lost(self, kind: FileType) -> bool:
+        """Return whether a directory is missing that the repository had.
+
+        No command removes a directory. One without snapshots keeps its index files until a prune.
+        """
+        if not os.path.exists(self._path(FileType.CONFIG, "")):
+            return False
+        if kind is FileType.SNAPSHOT and self._files(os.path.join(self.directory, "index")):
+            return True
+        return kind in self._seen
 
     @staticmethod
     def _files(directory: str) -> Sequence[FileInfo]:
