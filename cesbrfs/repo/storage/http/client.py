@@ -414,15 +414,19 @@ async def _closed_when_failed(
 
 
 async def _error(response: httpx2.Response, read_body: _BodyReader) -> Answer:
-    """Return an unsuccessful response with the beginning of its body."""
+    """Return an unsuccessful response with the beginning of its body.
+
+    The status is known even if the body is cut off: rclone promises the length of a removed file.
+    """
     body = bytearray()
     too_large = RepositoryUnreachableError(
         f"The server responded with HTTP {response.status_code} and an explanation of more than"
         f" {_ERROR_MAX:,} bytes. Check the server."
     )
-    async for chunk in read_body(_ERROR_MAX, too_large):
-        if len(body) < _ERROR_BYTES:
-            body += chunk
+    with contextlib.suppress(httpx2.HTTPError, httpx2.StreamError):
+        async for chunk in read_body(_ERROR_MAX, too_large):
+            if len(body) < _ERROR_BYTES:
+                body += chunk
     return Answer(response.status_code, response.headers, bytes(body[:_ERROR_BYTES]))
 
 

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler
 
 import pytest
 
-from cesbrfs.errors import RepositoryUnreachableError
+from cesbrfs.errors import FileMissingError, RepositoryUnreachableError
 from cesbrfs.repo.location import Access
 from cesbrfs.repo.storage import FileType
 from cesbrfs.repo.storage.http.client import number_in
@@ -71,6 +71,28 @@ async def test_listings(connect: Callable[[int], Storage], content_type: str, bo
         storage = connect(port)
         with pytest.raises(RepositoryUnreachableError, match="Check the address"):
             await storage.list(FileType.KEY)
+        await storage.aclose()
+
+
+@pytest.mark.parametrize("connect", [_rest, _s3])
+async def test_a_status_with_half_a_body(connect: Callable[[int], Storage]) -> None:
+    """Rclone answers so after a file was removed behind its back."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(404)
+            self.send_header("Content-Length", "10000")
+            self.end_headers()
+            self.wfile.write(b"Not Found\n")
+            self.close_connection = True
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with serving(Handler) as port:
+        storage = connect(port)
+        with pytest.raises(FileMissingError):
+            await storage.read(FileType.PACK, _NAME, 5, 10)
         await storage.aclose()
 
 
