@@ -40,6 +40,11 @@ _TAKEN_AWAY = ("RESTIC_", "CESBR_", "AWS_")
 _NEW_SINCE = (0, 17)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest tests first, so that no worker waits for one in the end."""
+    items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
+
+
 def _missing(reason: str) -> NoReturn:
     """Skip the test; in CI, where every program must be installed, fail it."""
     if _OUTSIDE.get("CI"):

@@ -9,6 +9,7 @@ import pytest
 from tests.soak import run
 
 
+@pytest.mark.timeout(300)
 def test_a_minute_of_use_while_the_server_is_restarted(
     restic_old: Path, rclone: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
