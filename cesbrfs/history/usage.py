@@ -15,6 +15,7 @@ from typing import Final
 from cesbrfs.catalog import directory_names
 from cesbrfs.catalog.backups import Backup
 from cesbrfs.errors import CesbrError, RepositoryUnreachableError, UsageError
+from cesbrfs.repo.format.index import Index
 from cesbrfs.repo.format.model import Node, Snapshot, Tree, hard_link_id
 from cesbrfs.repo.format.pack import BlobType
 from cesbrfs.util.escape import show
@@ -271,21 +272,32 @@ class UsageReport:
 
     async def _stored(self, blobs: Iterable[_Blob]) -> int:
         """Return the stored size of blobs in bytes; those in no index file are a trouble."""
-        wanted = set(blobs)
-        lost = 0
-        for kind in BlobType:  # lists the index files again if one is missing
-            ids = {blob for of, blob in wanted if of is kind}
-            lost += len(await self._repository.blobs.not_indexed(kind, ids))
-        index = await self._repository.index()
+        size, missing = _sum_stored(await self._repository.index(), set(blobs))
+        for kind in BlobType:  # lists the index files again if a blob is missing
+            ids = {blob for of, blob in missing if of is kind}
+            if ids:
+                await self._repository.blobs.not_indexed(kind, ids)
+        more, lost = _sum_stored(await self._repository.index(), missing)
         if lost:
             self.troubles.append(
                 CesbrError(
-                    f"{self._measured}: the stored size lacks {lost:,} of the blobs, which no index"
-                    " file contains. Run 'cesbr check'."
+                    f"{self._measured}: the stored size lacks {len(lost):,} of the blobs, which no"
+                    " index file contains. Run 'cesbr check'."
                 )
             )
-        locations = (index.places(kind, blob) for kind, blob in wanted)
-        return sum(found[0].length for found in locations if found)
+        return size + more
+
+
+def _sum_stored(index: Index, blobs: Iterable[_Blob]) -> tuple[int, set[_Blob]]:
+    """Return the stored size of blobs in bytes, and those that the index does not contain."""
+    size = 0
+    missing: set[_Blob] = set()
+    for kind, blob in blobs:
+        if places := index.places(kind, blob):
+            size += places[0].length
+        else:
+            missing.add((kind, blob))
+    return size, missing
 
 
 def _claim(owners: dict[_Blob, int], blob: _Blob, number: int) -> bool:
