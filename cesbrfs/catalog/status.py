@@ -147,7 +147,7 @@ class Reports:
         self._cache: dict[str, _Cached] = {}
 
     @property
-    def has_problems(self) -> bool:
+    def has_provisional(self) -> bool:
         """Whether a cached status is determined again after a minute."""
         return any(cached.expires < math.inf for cached in self._cache.values())
 

@@ -104,7 +104,7 @@ class RootDirectory:
         # A backup with a time in the future may become the latest at that time.
         times = (backup.time_ns for backup in backups.by_name.values())
         until_ns = min((ns for ns in times if ns > now_ns), default=math.inf)
-        expires = self._clock() + RETRY_SECONDS if self._reports.has_problems else math.inf
+        expires = self._clock() + RETRY_SECONDS if self._reports.has_provisional else math.inf
         self._complete = _Complete(backups, entries, until_ns, expires)
         return entries
 

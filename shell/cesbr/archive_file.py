@@ -96,16 +96,16 @@ async def archive_file(path: Path) -> AsyncGenerator[Write, None]:
 
     Raises CesbrError if the file cannot be written.
     """
-    with _naming(path):
+    with _write_errors(path):
         file = await trio.to_thread.run_sync(ArchiveFile, path)
 
     async def write(data: bytes) -> None:
-        with _naming(path):
+        with _write_errors(path):
             await trio.to_thread.run_sync(file.write, data)
 
     try:
         yield write
-        with _naming(path):
+        with _write_errors(path):
             await trio.to_thread.run_sync(file.commit)
     finally:
         with trio.CancelScope(shield=True):
@@ -113,7 +113,7 @@ async def archive_file(path: Path) -> AsyncGenerator[Write, None]:
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Generator[None, None, None]:
+def _write_errors(path: Path) -> Generator[None, None, None]:
     """Turn an OSError, which has the temporary name or none, into an error that names `path`."""
     try:
         yield
